@@ -1,0 +1,1 @@
+"""Neural architecture search as a plugin for Optuna."""

@@ -1,0 +1,87 @@
+"""Pruners by name, with settings that make sense when a step is an epoch and there are few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nas_optuna import plugins
+from nas_optuna.errors import SpecError
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+GROUP = "nas_optuna.pruners"
+
+
+def none(epochs: int) -> BasePruner:
+    """Train every architecture to the end."""
+    import optuna
+
+    return optuna.pruners.NopPruner()
+
+
+def median(epochs: int, *, n_startup_trials: int = 5, n_warmup_steps: int = 1) -> BasePruner:
+    """Stop a trial whose best so far is below the median of the others at the same epoch."""
+    import optuna
+
+    return optuna.pruners.MedianPruner(n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps)
+
+
+def percentile(
+    epochs: int, *, percentile: float = 25.0, n_startup_trials: int = 5, n_warmup_steps: int = 1
+) -> BasePruner:
+    """As median, but keep only this best percentage."""
+    import optuna
+
+    return optuna.pruners.PercentilePruner(
+        percentile, n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps
+    )
+
+
+def asha(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) -> BasePruner:
+    """Asynchronous successive halving: at epochs 1, 3, 9, … go on only with the best third."""
+    import optuna
+
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=reduction_factor)
+
+
+def hyperband(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) -> BasePruner:
+    """Several successive halvings that start at different epochs."""
+    import optuna
+
+    return optuna.pruners.HyperbandPruner(
+        min_resource=min_epochs, max_resource=epochs, reduction_factor=reduction_factor
+    )
+
+
+def patient(epochs: int, *, patience: int = 2, min_delta: float = 0.0) -> BasePruner:
+    """As median, but only once a trial has not improved for `patience` epochs."""
+    import optuna
+
+    return optuna.pruners.PatientPruner(median(epochs), patience=patience, min_delta=min_delta)
+
+
+BUILTIN = {
+    function.__name__: f"{__name__}:{function.__name__}"
+    for function in (none, median, percentile, asha, hyperband, patient)
+}
+
+
+def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePruner:
+    """Make the pruner of that name.
+
+    Args:
+        name: Built-in name, entry point, or ``package.module:factory``.
+        epochs: The recipe's epochs, the largest step a trial can reach.
+        options: The pruner's own options.
+
+    Raises:
+        SpecError: The name or an option is unknown, or a value is refused.
+    """
+    factory: Callable[..., BasePruner] = plugins.find("pruner", name, BUILTIN, GROUP)
+    plugins.check_options("pruner", name, factory, options, reserved=("epochs",))
+    try:
+        return factory(epochs, **options)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"pruner {name!r} refuses {dict(options)!r}: {error}") from error

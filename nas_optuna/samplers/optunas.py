@@ -1,0 +1,82 @@
+"""Optuna's own samplers, seeded so that a study can be stopped and resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from nas_optuna.errors import SpecError
+from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
+from nas_optuna.spaces import SearchSpace
+
+GRID_LIMIT = 10_000
+"""The largest space that ``grid`` accepts. It lists every point before the first trial."""
+
+
+def random(space: SearchSpace, seed: int) -> BaseSampler:
+    """Uniformly at random: the baseline."""
+    return PerTrialSeedSampler(lambda s: optuna.samplers.RandomSampler(seed=s), seed)
+
+
+def tpe(
+    space: SearchSpace,
+    seed: int,
+    *,
+    n_startup_trials: int = 10,
+    multivariate: bool = True,
+    constant_liar: bool = True,
+) -> BaseSampler:
+    """Tree-structured Parzen estimator."""
+
+    def make(s: int) -> BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=s,
+            n_startup_trials=n_startup_trials,
+            multivariate=multivariate,
+            constant_liar=constant_liar,
+            warn_independent_sampling=False,
+        )
+
+    return PerTrialSeedSampler(make, seed)
+
+
+def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
+    """Gaussian process."""
+
+    def make(s: int) -> BaseSampler:
+        return optuna.samplers.GPSampler(seed=s, n_startup_trials=n_startup_trials, warn_independent_sampling=False)
+
+    return PerTrialSeedSampler(make, seed)
+
+
+def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
+    """Genetic algorithm for several objectives; good for one as well."""
+    return PerTrialSeedSampler(lambda s: optuna.samplers.NSGAIISampler(seed=s, population_size=population_size), seed)
+
+
+def qmc(space: SearchSpace, seed: int) -> BaseSampler:
+    """Quasi-random points. Its position in the sequence lives in the study, so it keeps the study's seed."""
+    return optuna.samplers.QMCSampler(
+        seed=seed,
+        scramble=True,
+        independent_sampler=random(space, seed),
+        warn_independent_sampling=False,
+        warn_asynchronous_seeding=False,
+    )
+
+
+def grid(space: SearchSpace, seed: int) -> BaseSampler:
+    """Every architecture once, in a shuffled order.
+
+    Raises:
+        SpecError: The space has more than `GRID_LIMIT` architectures.
+    """
+    if space.size > GRID_LIMIT:
+        raise SpecError(
+            f"sampler 'grid' lists every architecture, and this space has {space.size:,}"
+            f" (more than {GRID_LIMIT:,}); use random, or a smaller space"
+        )
+    choices: dict[str, Any] = {name: list(p.choices) for name, p in space.parameters.items()}
+    return optuna.samplers.GridSampler(choices, seed=seed)

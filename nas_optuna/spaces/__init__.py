@@ -1,0 +1,44 @@
+"""Search spaces: one folder each, its parameters, its network and its supernet side by side.
+
+A new space is a folder here and a line in `BUILTIN`; a third party registers the entry point group
+``nas_optuna.spaces`` or is named as ``package.module:Class``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas_optuna import plugins
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.base import Operation, Parameter, SearchSpace, Shape
+
+__all__ = ["BUILTIN", "GROUP", "Operation", "Parameter", "SearchSpace", "Shape", "create_space"]
+
+GROUP = "nas_optuna.spaces"
+BUILTIN = {"conv": "nas_optuna.spaces.conv:ConvSpace"}
+
+
+def create_space(
+    name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: int
+) -> SearchSpace:
+    """Make the space of that name.
+
+    Args:
+        name: Built-in name, entry point, or ``package.module:Class``.
+        options: The space's own options, e.g. ``{"depth": 3}``.
+        in_channels: Channels of an input image.
+        classes: Number of classes.
+        input_size: Side length of the square input in pixels.
+
+    Raises:
+        SpecError: The name or an option is unknown, or an option's value is refused.
+    """
+    factory = plugins.find("space", name, BUILTIN, GROUP)
+    figures = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
+    plugins.check_options("space", name, factory, options, reserved=figures)
+    try:
+        space = factory(**options, **figures)
+    except TypeError as error:
+        raise SpecError(f"space {name!r} cannot be made from {options!r}: {error}") from error
+    assert isinstance(space, SearchSpace)
+    return space

@@ -1,0 +1,161 @@
+"""The conv space: how many filters, which kernel and which stride each convolution has."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nas_optuna.architecture import Architecture
+from nas_optuna.errors import ArchitectureError
+from nas_optuna.spaces.base import (
+    Operation,
+    Parameter,
+    SearchSpace,
+    require_choices,
+    require_positive,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_LAYER = re.compile(r"f(\d+)k(\d+)s(\d+)")
+
+
+def output_side(side: int, kernel: int, stride: int) -> int:
+    """Side length after a convolution with padding ``(kernel + 1) // 2`` and a 2×2 max pooling."""
+    return ((side + 2 * ((kernel + 1) // 2) - kernel) // stride + 1) // 2
+
+
+class ConvSpace(SearchSpace):
+    """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
+
+    Its parameters are ``conv1.filters``, ``conv1.kernel``, ``conv1.stride``, ``conv2.filters``, …; all of
+    them ordered. Padding is ``(kernel + 1) // 2``, one more than same padding, which keeps every side at 1 or
+    more however deep the chain is.
+
+    Args:
+        depth: Number of convolutions.
+        filters: Choices for a layer's output channels.
+        kernels: Choices for its kernel's side, odd.
+        strides: Choices for its stride.
+        in_channels: Channels of an input image.
+        classes: Number of classes.
+        input_size: Side length of the square input in pixels.
+
+    Raises:
+        SpecError: An option is not positive, a list of choices is empty or repeats itself.
+    """
+
+    name: ClassVar[str] = "conv"
+
+    def __init__(
+        self,
+        *,
+        depth: int = 5,
+        filters: Sequence[int] = (16, 24, 32, 48),
+        kernels: Sequence[int] = (3, 5, 7),
+        strides: Sequence[int] = (1, 2),
+        in_channels: int = 1,
+        classes: int = 10,
+        input_size: int = 28,
+    ) -> None:
+        require_positive(depth=depth, in_channels=in_channels, classes=classes, input_size=input_size)
+        choices = {"filters": filters, "kernel": kernels, "stride": strides}
+        for option, values in choices.items():
+            require_choices(option, values)
+            for value in values:
+                require_positive(**{option: value})
+        self.depth = depth
+        self.in_channels = in_channels
+        self.classes = classes
+        self.input_size = input_size
+        self.parameters = {
+            f"conv{layer}.{part}": Parameter(tuple(values), ordered=True)
+            for layer in range(1, depth + 1)
+            for part, values in choices.items()
+        }
+
+    def format(self, params: Mapping[str, Any]) -> str:
+        """E.g. ``"f16k3s1-f48k5s2"`` for two layers."""
+        return "-".join(
+            f"f{params[f'conv{i}.filters']}k{params[f'conv{i}.kernel']}s{params[f'conv{i}.stride']}"
+            for i in range(1, self.depth + 1)
+        )
+
+    def parse(self, text: str) -> Architecture:
+        """The architecture of a string such as ``"f16k3s1-f48k5s2"``.
+
+        Raises:
+            ArchitectureError: The string has another form or depth, or a value is outside its choices.
+        """
+        layers = [_LAYER.fullmatch(part) for part in text.strip().lower().split("-")]
+        if len(layers) != self.depth or not all(layers):
+            raise ArchitectureError(
+                f"{text!r} is not {self.depth} layers of the form f16k3s1, joined by '-' (filters, kernel, stride)"
+            )
+        params: dict[str, int] = {}
+        for i, layer in enumerate(layers, start=1):
+            assert layer is not None
+            params |= {
+                f"conv{i}.{part}": int(value)
+                for part, value in zip(("filters", "kernel", "stride"), layer.groups(), strict=True)
+            }
+        return self.architecture(params)
+
+    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+        """One ``conv`` operation a layer, then the ``head``."""
+        params = architecture.params
+        operations = []
+        channels, side = self.in_channels, self.input_size
+        for i in range(1, self.depth + 1):
+            filters, kernel, stride = (int(params[f"conv{i}.{p}"] or 0) for p in ("filters", "kernel", "stride"))
+            operations.append(_conv(channels, side, filters, kernel, stride))
+            channels, side = filters, output_side(side, kernel, stride)
+        return (*operations, _head(channels, side, self.classes))
+
+    def reachable_operations(self) -> Iterator[Operation]:
+        """Walk the (channels, side) pairs that can reach each layer."""
+        states = {(self.in_channels, self.input_size)}
+        seen: set[Operation] = set()
+        for i in range(1, self.depth + 1):
+            following = set()
+            choices = [self.parameters[f"conv{i}.{part}"].choices for part in ("filters", "kernel", "stride")]
+            for (channels, side), (filters, kernel, stride) in itertools.product(
+                sorted(states), itertools.product(*choices)
+            ):
+                assert isinstance(filters, int)
+                assert isinstance(kernel, int)
+                assert isinstance(stride, int)
+                operation = _conv(channels, side, filters, kernel, stride)
+                following.add((filters, output_side(side, kernel, stride)))
+                if operation not in seen:
+                    seen.add(operation)
+                    yield operation
+            states = following
+        for channels, side in sorted(states):
+            yield _head(channels, side, self.classes)
+
+    def build_operation(self, operation: Operation) -> nn.Module:
+        """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
+        from nas_optuna.spaces.conv import network
+
+        options = dict(operation.options)
+        if operation.kind == "head":
+            return network.head(operation.input_shape, self.classes)
+        return network.ConvLayer(operation.input_shape[0], **options)
+
+
+def _conv(channels: int, side: int, filters: int, kernel: int, stride: int) -> Operation:
+    after = output_side(side, kernel, stride)
+    return Operation(
+        "conv",
+        (("filters", filters), ("kernel", kernel), ("stride", stride)),
+        (channels, side, side),
+        (filters, after, after),
+    )
+
+
+def _head(channels: int, side: int, classes: int) -> Operation:
+    return Operation("head", (), (channels, side, side), (classes,))

@@ -1,0 +1,254 @@
+"""A study spec: the TOML file that says what is searched, on which data, and how each network is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nas_optuna.errors import SpecError, unknown
+
+SUFFIX = ".toml"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(_Part):
+    """Which images, and how many of them.
+
+    Attributes:
+        name: A registered data set, ``folder:PATH``, ``npz:FILE`` or ``package.module:function``.
+        train_limit: Use only this many training images (validation included), stratified; for quick looks.
+        validation_fraction: Share of the training images held out to select architectures.
+        split_seed: Seed of that split and of `train_limit`; the same for every trial.
+        select_on: What ranks architectures. ``"test"`` is the document's way: it trains on all training
+            images and ranks by test accuracy, so that the winner's figure is no longer an honest estimate.
+    """
+
+    name: str = "digits"
+    train_limit: int | None = Field(default=None, ge=2)
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    split_seed: int = 0
+    select_on: Literal["validation", "test"] = "validation"
+
+
+class Recipe(_Part):
+    """How one network is trained.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        learning_rate: Peak learning rate.
+        momentum: SGD's momentum.
+        weight_decay: Decoupled for AdamW, L2 for SGD.
+        schedule: ``"constant"``, or ``"cosine"`` to zero over all steps.
+        init: ``"default"`` is torch's own; ``"kaiming"`` is normal with fan-in for ReLU, zero biases.
+        input_size: Side in pixels that images are resized to; None keeps the data set's.
+        precision: ``"auto"`` is bfloat16 autocast on CUDA that has it, float16 with a gradient scaler on CUDA
+            that has not, and float32 elsewhere.
+        seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that
+            architectures differ by nothing else.
+        repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
+        shift: Augmentation: shift by up to this many pixels of the raw image.
+        flip: Augmentation: mirror half of the images.
+        cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
+        cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
+        compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
+    """
+
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=3e-3, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    init: Literal["default", "kaiming"] = "kaiming"
+    input_size: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    repeats: int = Field(default=1, ge=1)
+    shift: int = Field(default=0, ge=0)
+    flip: bool = False
+    cutout: int = Field(default=0, ge=0)
+    cuda_graphs: bool = True
+    compile: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that differ whenever two recipes would give different networks."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Plugin(_Part):
+    """A name and the options that belong to it; what the name stands for checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key beside `name`."""
+        return dict(self.model_extra or {})
+
+
+class SpaceSpec(_Plugin):
+    """Which search space, with its own options (`depth`, `filters`, …)."""
+
+    name: str = "conv"
+
+
+class SamplerSpec(_Plugin):
+    """Which sampler, with its own options, and the seed that all its proposals derive from."""
+
+    name: str = "tpe"
+    seed: int = Field(default=0, ge=0)
+
+
+class PrunerSpec(_Plugin):
+    """Which pruner, with its own options."""
+
+    name: str = "median"
+
+
+class StudySpec(_Part):
+    """Everything that a study remembers about itself.
+
+    Attributes:
+        data: The images.
+        space: The search space.
+        recipe: The training of each network.
+        sampler: What proposes architectures.
+        pruner: What stops unpromising trials.
+        objectives: What is optimised, in order.
+        reuse_duplicates: Whether a repeated architecture takes over the value of its first training.
+    """
+
+    data: DataSpec = DataSpec()
+    space: SpaceSpec = SpaceSpec()
+    recipe: Recipe = Recipe()
+    sampler: SamplerSpec = SamplerSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    objectives: tuple[str, ...] = ("accuracy",)
+    reuse_duplicates: bool = True
+
+    @field_validator("objectives")
+    @classmethod
+    def _some_objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError('name at least one objective, e.g. ["accuracy"]')
+        if len(set(value)) != len(value):
+            raise ValueError("an objective is named twice")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_for_sections(cls, values: Any) -> Any:
+        """Let ``sampler = "random"`` stand for ``[sampler]`` with that name."""
+        if not isinstance(values, Mapping):
+            return values
+        plugins = ("data", "space", "sampler", "pruner")
+        return {
+            key: {"name": value} if key in plugins and isinstance(value, str) else value
+            for key, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the study spec") -> StudySpec:
+        """Validate parsed values.
+
+        Args:
+            values: Nested dicts, as `tomllib` or JSON gives them.
+            source: Where they came from, for the error message.
+
+        Raises:
+            SpecError: One line that names the first wrong key or value, and the remedy.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SpecError(f"{source}: {_first_problem(error)}") from None
+
+    @classmethod
+    def from_toml(cls, path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+        """Read a spec file.
+
+        Args:
+            path: The TOML file.
+            overrides: ``"section.key=value"`` strings that win over the file, values written as in TOML.
+
+        Raises:
+            SpecError: The file is missing, is not TOML, or holds a key or value that is refused.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SpecError(f"cannot read study spec {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} is not TOML: {error}") from error
+        return cls.from_dict(with_overrides(values, overrides), str(path))
+
+    def override(self, overrides: Sequence[str]) -> StudySpec:
+        """This spec with ``"section.key=value"`` strings applied.
+
+        Raises:
+            SpecError: As `from_toml`.
+        """
+        return self.from_dict(with_overrides(self.to_dict(), overrides), "--set") if overrides else self
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready nested dicts that `from_dict` takes back."""
+        return self.model_dump(mode="json")
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A deep copy of `values` with dotted assignments applied.
+
+    Args:
+        values: Nested dicts.
+        overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side
+            is TOML; what is not TOML is taken as text.
+
+    Raises:
+        SpecError: An override has no ``=`` or reaches into something that is not a section.
+    """
+    result = json.loads(json.dumps(values))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path.strip():
+            raise SpecError(f"--set needs section.key=value, got {override!r}; e.g. --set recipe.epochs=3")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        *sections, key = (part.strip() for part in path.split("."))
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SpecError(f"--set {override}: {section!r} is not a section")
+        place[key] = value
+    return dict(result)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        section: Any = StudySpec
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation
+        where = f"in [{'.'.join(location[:-1])}]" if location[:-1] else "at the top"
+        return f"{unknown('key', location[-1], section.model_fields)} ({where})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(location)}: {message}, got {problem['input']!r}"
