@@ -1,0 +1,1 @@
+"""What a network costs: devices, compute, memory, and measured latency."""

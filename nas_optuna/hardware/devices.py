@@ -1,0 +1,100 @@
+"""Which devices this machine has, and which one a name means."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_optuna.errors import DeviceError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+_TYPES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device of this machine.
+
+    Attributes:
+        device: The name that `resolve_device` takes, e.g. ``"cuda:0"``.
+        index: Its number among the devices of its type; None for the CPU.
+        name: What its maker calls it.
+        memory_bytes: Its memory; for the CPU and MPS the machine's, 0 where the system does not say.
+        capability: CUDA's compute capability (``"8.6"``), the CPU's vector instructions (``"AVX2"``), or ``""``.
+    """
+
+    device: str
+    index: int | None
+    name: str
+    memory_bytes: int
+    capability: str
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that a name means here.
+
+    Args:
+        name: ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+
+    Raises:
+        DeviceError: The name is unknown, or this machine has no such device.
+    """
+    import torch
+
+    kind, _, index = name.strip().lower().partition(":")
+    if kind not in _TYPES or (index and not index.isdigit()):
+        raise DeviceError(unknown("device", name, _TYPES))
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind == "auto":
+        kind = next(k for k in ("cuda", "mps", "cpu") if counts[k])
+    if int(index or 0) >= counts[kind]:
+        present = [f"{k}:{i}" for k, n in counts.items() if k != "cpu" for i in range(n)]
+        raise DeviceError(f"device {name!r} is not on this machine; choose auto, {', '.join(['cpu', *present])}")
+    return torch.device(kind, int(index)) if index else torch.device(kind)
+
+
+def list_devices() -> list[DeviceInfo]:
+    """Every GPU of this machine, then the CPU, which is always there."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        capability = f"{properties.major}.{properties.minor}"
+        found.append(DeviceInfo(f"cuda:{index}", index, properties.name, properties.total_memory, capability))
+    if torch.backends.mps.is_available():
+        found.append(DeviceInfo("mps", 0, device_name(torch.device("mps")), _machine_memory(), ""))
+    cpu = device_name(torch.device("cpu"))
+    return [*found, DeviceInfo("cpu", None, cpu, _machine_memory(), torch.backends.cpu.get_cpu_capability())]
+
+
+def device_name(device: torch.device) -> str:
+    """What the device's maker calls it, e.g. ``"NVIDIA GeForce RTX 3060"`` or the CPU's model."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = _cpu_model()
+    return f"Apple GPU ({model})" if device.type == "mps" else model
+
+
+def _cpu_model() -> str:
+    """`platform.processor` is empty on most Linux systems; the kernel knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _machine_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 0
