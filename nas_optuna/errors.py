@@ -30,6 +30,10 @@ class DeviceError(NasOptunaError):
     """A device that is not there."""
 
 
+class TableError(NasOptunaError):
+    """A latency table that is damaged, incomplete, or was measured elsewhere."""
+
+
 class TrainingError(NasOptunaError):
     """A training that cannot go on; `cause` is the short word kept with the trial.
 
