@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.objectives import COSTS, parse_amount, parse_objective
 
 SUFFIX = ".toml"
 
@@ -121,6 +122,26 @@ class PrunerSpec(_Plugin):
     name: str = "median"
 
 
+class LatencySpec(_Part):
+    """How the cost ``latency_ms`` is known.
+
+    Attributes:
+        table: A latency table's file. Without one each network is measured before it is trained, on the device
+            that trains it.
+        force: Use the table although another device or version has measured it; right where the networks will
+            run on that device.
+        threads: Threads of one operation on the CPU.
+        batch_size: Images a call; also what the cost ``memory`` counts activations for.
+        precision: Of weights and activations.
+    """
+
+    table: str | None = None
+    force: bool = False
+    threads: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
 class StudySpec(_Part):
     """Everything that a study remembers about itself.
 
@@ -130,7 +151,9 @@ class StudySpec(_Part):
         recipe: The training of each network.
         sampler: What proposes architectures.
         pruner: What stops unpromising trials.
-        objectives: What is optimised, in order.
+        objectives: What is optimised, in order; see `nas_optuna.objectives`.
+        limits: The most that an architecture may cost, by name of the cost. What is above costs no training.
+        latency: How the cost ``latency_ms`` is known.
         reuse_duplicates: Whether a repeated architecture takes over the value of its first training.
     """
 
@@ -140,6 +163,8 @@ class StudySpec(_Part):
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     objectives: tuple[str, ...] = ("accuracy",)
+    limits: dict[str, float] = {}
+    latency: LatencySpec = LatencySpec()
     reuse_duplicates: bool = True
 
     @field_validator("objectives")
@@ -149,7 +174,27 @@ class StudySpec(_Part):
             raise ValueError('name at least one objective, e.g. ["accuracy"]')
         if len(set(value)) != len(value):
             raise ValueError("an objective is named twice")
+        try:
+            objectives = [parse_objective(text) for text in value]
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+        if not any(objective.needs_accuracy for objective in objectives):
+            raise ValueError("costs alone need no search; add accuracy")
         return value
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits_on_costs(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        try:
+            limits = {name: parse_amount(amount) for name, amount in value.items()}
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+        for name in limits:
+            if name not in COSTS:
+                raise ValueError(unknown("cost", name, COSTS))
+        return limits
 
     @model_validator(mode="before")
     @classmethod

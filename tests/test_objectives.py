@@ -1,0 +1,68 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_optuna.errors import SpecError
+from nas_optuna.objectives import COSTS, parse_amount, parse_objective
+
+VALUES = {"latency_ms": 2.0, "macs": 5e6, "params": 300.0, "memory": 4096.0}
+
+
+def test_plain_names() -> None:
+    accuracy = parse_objective("accuracy")
+    assert (accuracy.direction, accuracy.cost, accuracy.value(0.75, {})) == ("maximize", None, 0.75)
+    for name in COSTS:
+        cost = parse_objective(name)
+        assert (cost.direction, cost.needs_accuracy, cost.value(0.75, VALUES)) == ("minimize", False, VALUES[name])
+
+
+def test_a_soft_target_is_mnasnets() -> None:
+    soft = parse_objective("accuracy*(latency_ms/0.5)^-0.07")
+    assert (soft.direction, soft.cost, soft.needs_accuracy) == ("maximize", "latency_ms", True)
+    assert soft.value(0.9, {"latency_ms": 0.5}) == 0.9
+    assert soft.value(0.9, {"latency_ms": 1.0}) == pytest.approx(0.9 * 2**-0.07)
+    assert soft.value(0.9, {"latency_ms": 0.25}) > 0.9
+    assert parse_objective(" accuracy * (macs / 2M) ^ -0.5 ").target == 2e6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("acuracy", "unknown objective 'acuracy'; did you mean 'accuracy'"),
+        ("latency", "did you mean 'latency_ms'"),
+        ("accuracy:minimize", "has one direction, maximize"),
+        ("macs:maximize", "has one direction, minimize"),
+        ("accuracy*(latncy_ms/0.5)^-0.07", "unknown cost 'latncy_ms'; did you mean 'latency_ms'"),
+        ("accuracy*(latency_ms/0.5)^0.07", "must be negative"),
+        ("accuracy*(latency_ms/0)^-0.07", "not a positive amount"),
+        ("accuracy*(latency_ms/0.5)^-0.0.7", "could not convert"),
+        ("accuracy*latency_ms", "is not of the form"),
+        ("", "unknown objective ''"),
+    ],
+)
+def test_other_objectives_are_refused(text: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_objective(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("2M", 2e6), ("300k", 3e5), ("1.5G", 1.5e9), ("0.5", 0.5), (".5", 0.5), (7, 7.0), ("2e6", 2e6)],
+)
+def test_amounts(text: str | float, amount: float) -> None:
+    assert parse_amount(text) == amount
+
+
+@given(st.floats(min_value=1e-9, max_value=1e30))
+def test_every_positive_number_is_an_amount(number: float) -> None:
+    assert parse_amount(number) == number
+
+
+@given(
+    st.one_of(st.floats(max_value=0), st.text("kMGeE.,-+ ab", max_size=5), st.sampled_from(["inf", "nan", "2 MB"]))
+)
+def test_other_amounts_are_refused(text: str | float) -> None:
+    with pytest.raises(SpecError, match="is not a positive amount"):
+        parse_amount(text)
