@@ -1,1 +1,63 @@
-"""Neural architecture search as a plugin for Optuna."""
+"""Neural architecture search as a plugin for Optuna.
+
+The names below are imported on first use, so that ``import nas_optuna`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+# torch reads this at its first allocation. Activations of large images are allocated and freed in every step; with huge
+# pages the kernel clears them hundreds of times faster (measured in benchmarks/training.py). Linux only, harmless
+# elsewhere.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+if TYPE_CHECKING:
+    from nas_optuna.architecture import Architecture
+    from nas_optuna.data import ImageSet, SearchData, load_data
+    from nas_optuna.errors import NasOptunaError
+    from nas_optuna.running import Objective, TrialRecord
+    from nas_optuna.samplers import create_sampler
+    from nas_optuna.spaces import SearchSpace, create_space
+    from nas_optuna.spaces.conv import ConvSpace
+    from nas_optuna.spec import Recipe, StudySpec
+
+_HOMES = {
+    "Architecture": "nas_optuna.architecture",
+    "ConvSpace": "nas_optuna.spaces.conv",
+    "ImageSet": "nas_optuna.data",
+    "NasOptunaError": "nas_optuna.errors",
+    "Objective": "nas_optuna.running",
+    "Recipe": "nas_optuna.spec",
+    "SearchData": "nas_optuna.data",
+    "SearchSpace": "nas_optuna.spaces",
+    "StudySpec": "nas_optuna.spec",
+    "TrialRecord": "nas_optuna.running",
+    "create_sampler": "nas_optuna.samplers",
+    "create_space": "nas_optuna.spaces",
+    "load_data": "nas_optuna.data",
+}
+
+__all__ = [
+    "Architecture",
+    "ConvSpace",
+    "ImageSet",
+    "NasOptunaError",
+    "Objective",
+    "Recipe",
+    "SearchData",
+    "SearchSpace",
+    "StudySpec",
+    "TrialRecord",
+    "create_sampler",
+    "create_space",
+    "load_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'nas_optuna' has no attribute {name!r}")

@@ -58,3 +58,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
     return f"unknown {kind} {name!r}; {hint}"
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Training stopped between two steps because it was asked to; its last checkpoint is kept."""

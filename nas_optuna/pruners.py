@@ -34,9 +34,7 @@ def percentile(
     """As median, but keep only this best percentage."""
     import optuna
 
-    return optuna.pruners.PercentilePruner(
-        percentile, n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps
-    )
+    return optuna.pruners.PercentilePruner(percentile, n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps)
 
 
 def asha(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) -> BasePruner:

@@ -191,7 +191,7 @@ def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
         known[storage] = True
     live = _Live()
 
-    class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Tracker(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
             for storage in storages(tree_leaves(result)):

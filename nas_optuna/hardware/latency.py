@@ -184,8 +184,8 @@ def _host_call(module: nn.Module, images: torch.Tensor) -> Callable[[], float]:
 def _cuda_call(module: nn.Module, images: torch.Tensor) -> Callable[[], float]:
     import torch
 
-    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
 
     def call() -> float:
         with torch.inference_mode():

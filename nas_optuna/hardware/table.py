@@ -148,9 +148,7 @@ def measure_table(
                 f"latency table {path} is of space {table.space!r}, not {space.name!r}; choose another file"
             )
     else:
-        table = LatencyTable(
-            space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds")
-        )
+        table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
     operations = {operation.key: partial(_build, space, operation) for operation in space.reachable_operations()}
     visits = {key: len(table.entries.get(key, ())) for key in operations}
     done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(operations)

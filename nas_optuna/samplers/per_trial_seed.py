@@ -64,8 +64,6 @@ class PerTrialSeedSampler(BaseSampler):
         """As the wrapped sampler does."""
         self._sampler(trial).before_trial(study, trial)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As the wrapped sampler does."""
         self._sampler(trial).after_trial(study, trial, state, values)

@@ -18,9 +18,7 @@ GROUP = "nas_optuna.spaces"
 BUILTIN = {"conv": "nas_optuna.spaces.conv:ConvSpace"}
 
 
-def create_space(
-    name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: int
-) -> SearchSpace:
+def create_space(name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: int) -> SearchSpace:
     """Make the space of that name.
 
     Args:

@@ -118,9 +118,7 @@ class SearchSpace(ABC):
                 raise ArchitectureError(f"parameter {name!r} has no value; choose one of {parameter.choices}")
             value = params[name]
             if isinstance(value, bool) or value not in parameter.choices:
-                raise ArchitectureError(
-                    f"{name} = {value!r} is outside its choices; choose one of {parameter.choices}"
-                )
+                raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {parameter.choices}")
             items.append((name, value))
         return Architecture(tuple(items), self.format(dict(items)))
 

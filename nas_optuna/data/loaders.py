@@ -1,0 +1,217 @@
+"""Batches, ready for a network: resident on the device where they fit, streamed from the host where not."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nas_optuna.data.images import ImageSet
+from nas_optuna.data.prepare import Augmentation, Preparation
+
+RESIDENT_SHARE = 0.25
+"""The share of a device's free memory that resident images may take; the rest is for networks."""
+
+PREFETCHED = 3
+"""Batches that a streaming loader keeps ready."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``[batch, channels, side, side]``, float32, channels last; labels ``[batch]``, int64; both on the device."""
+
+
+class BatchLoader(Protocol):
+    """What a training loop needs of a loader.
+
+    Attributes:
+        kind: ``"resident"`` or ``"streaming"``.
+        size: Number of images.
+        batch_size: Images a batch; the last may be smaller.
+    """
+
+    kind: str
+    size: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def epoch(self, seed: int | None = None) -> Iterator[Batch]:
+        """All images once.
+
+        Args:
+            seed: Draws the order and the augmentation; None is the stored order and no augmentation.
+        """
+
+
+class ResidentLoader:
+    """The raw images live on the device; a batch is an index, a cast, a normalisation and a resize there.
+
+    Args:
+        images: The images.
+        batch_size: Images a batch.
+        input_size: Side of the square output in pixels.
+        device: Where images live and batches are made.
+        augmentation: Applied when an epoch has a seed.
+    """
+
+    kind = "resident"
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        input_size: int,
+        device: torch.device,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.size = len(images)
+        self.batch_size = batch_size
+        self._device = device
+        self._images = images.images.to(device)
+        self._labels = images.labels.to(device)
+        self._prepare = Preparation(images, input_size, device)
+        self._augmentation = augmentation
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def epoch(self, seed: int | None = None) -> Iterator[Batch]:
+        """As `BatchLoader.epoch`."""
+        if seed is None:
+            for images, labels in zip(
+                self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True
+            ):
+                yield self._prepare(images), labels
+            return
+        generator = torch.Generator(self._device).manual_seed(seed)
+        order = torch.randperm(self.size, device=self._device, generator=generator)
+        for index in order.split(self.batch_size):
+            images = self._images[index]
+            if self._augmentation is not None:
+                images = self._augmentation(images, generator)
+            yield self._prepare(images), self._labels[index]
+
+
+class StreamingLoader:
+    """The raw images stay on the host; a thread gathers batches ahead and, on CUDA, a side stream copies them.
+
+    The same arguments and iteration as `ResidentLoader`; on the CPU with the same batches.
+    """
+
+    kind = "streaming"
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        input_size: int,
+        device: torch.device,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.size = len(images)
+        self.batch_size = batch_size
+        self._device = device
+        self._images = images
+        self._prepare = Preparation(images, input_size, device)
+        self._augmentation = augmentation
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def epoch(self, seed: int | None = None) -> Iterator[Batch]:
+        """As `BatchLoader.epoch`."""
+        generator = torch.Generator(self._device).manual_seed(seed or 0)
+        order = torch.arange(self.size)
+        if seed is not None:
+            # On the CPU one generator serves order and augmentation, as in ResidentLoader; a CUDA one cannot
+            # draw an order for the host.
+            host = generator if self._device.type == "cpu" else torch.Generator().manual_seed(seed)
+            order = torch.randperm(self.size, generator=host)
+        for images, labels in self._on_device(self._gathered(order)):
+            varied = images
+            if seed is not None and self._augmentation is not None:
+                varied = self._augmentation(images, generator)
+            yield self._prepare(varied), labels
+
+    def _gathered(self, order: Tensor) -> Iterator[Batch]:
+        """Raw host batches, gathered (and pinned for CUDA) by a thread that stays `PREFETCHED` ahead."""
+        batches: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCHED)
+        stopped = threading.Event()
+        pin = self._device.type == "cuda"
+
+        def put(item: Batch | BaseException | None) -> bool:
+            while not stopped.is_set():
+                try:
+                    batches.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+                return True
+            return False
+
+        def gather() -> None:
+            try:
+                for index in order.split(self.batch_size):
+                    images, labels = self._images.images[index], self._images.labels[index]
+                    if not put((images.pin_memory(), labels.pin_memory()) if pin else (images, labels)):
+                        return
+                put(None)
+            except BaseException as error:  # handed to the consumer, who raises it
+                put(error)
+
+        thread = threading.Thread(target=gather, name="nas-optuna-gather", daemon=True)
+        thread.start()
+        try:
+            while (item := batches.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Copy each batch one step ahead of its use, on a side stream where the device has streams."""
+        if self._device.type != "cuda":
+            for images, labels in batches:
+                yield images.to(self._device), labels.to(self._device)
+            return
+        side = torch.cuda.Stream(self._device)
+        ahead: Batch | None = None
+        for images, labels in batches:
+            with torch.cuda.stream(side):
+                copied = (
+                    images.to(self._device, non_blocking=True),
+                    labels.to(self._device, non_blocking=True),
+                )
+            if ahead is not None:
+                yield ahead
+            torch.cuda.current_stream(self._device).wait_stream(side)
+            for tensor in copied:  # made on the side stream, used (and freed) on this one
+                tensor.record_stream(torch.cuda.current_stream(self._device))
+            ahead = copied
+        if ahead is not None:
+            yield ahead
+
+
+def make_loader(
+    images: ImageSet,
+    batch_size: int,
+    input_size: int,
+    device: torch.device,
+    augmentation: Augmentation | None = None,
+) -> BatchLoader:
+    """A resident loader where the images take at most `RESIDENT_SHARE` of the free memory, else a streaming one."""
+    loader = ResidentLoader if fits(images, device) else StreamingLoader
+    return loader(images, batch_size, input_size, device, augmentation)
+
+
+def fits(images: ImageSet, device: torch.device) -> bool:
+    """Whether the raw images may live on the device; on the CPU they already do."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.images.nbytes + images.labels.nbytes <= RESIDENT_SHARE * free

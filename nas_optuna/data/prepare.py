@@ -1,0 +1,112 @@
+"""From raw pixels to a network's input, in batches, on whatever device the pixels are on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas_optuna.data.images import ImageSet
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is varied at random in training images, in raw pixels.
+
+    Attributes:
+        shift: Move each image by up to this many pixels each way; what comes in is black.
+        flip: Mirror half of the images.
+        cutout: Blank a square of this side at a random place (DeVries & Taylor 2017); 0 is off.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Vary each image on its own.
+
+        Args:
+            images: ``[batch, channels, height, width]``, uint8.
+            generator: Of the images' device.
+
+        Returns:
+            The same shape and type.
+        """
+        if self.shift:
+            images = self._shifted(images, generator)
+        if self.flip:
+            mirrored = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        if self.cutout:
+            images = images.masked_fill(self._squares(images, generator), 0)
+        return images
+
+    def _shifted(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, channels, height, width = images.shape
+        offsets = torch.randint(0, 2 * self.shift + 1, (2, batch, 1), device=images.device, generator=generator)
+        padded = F.pad(images, [self.shift] * 4)
+        rows = offsets[0] + torch.arange(height, device=images.device)
+        columns = offsets[1] + torch.arange(width, device=images.device)
+        image = torch.arange(batch, device=images.device)[:, None, None, None]
+        channel = torch.arange(channels, device=images.device)[:, None, None]
+        return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def _squares(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image."""
+        corner = torch.rand((2, len(images), 1), device=images.device, generator=generator)
+        inside = []
+        for axis, size in enumerate(images.shape[2:]):
+            first = (corner[axis] * (max(size - self.cutout, 0) + 1)).floor()
+            distance = torch.arange(size, device=images.device) - first
+            inside.append((distance >= 0) & (distance < self.cutout))
+        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+
+class Preparation:
+    """Scale to [0, 1], normalise, then resize bilinearly: the document's order, for a whole batch at once.
+
+    A bilinear resize is linear in rows and in columns, so enlarging is two matrix products with fixed matrices; on the
+    CPU that is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
+    torchvision's per-image pipeline) within rounding.
+
+    Args:
+        images: Their statistics and raw size are used.
+        input_size: Side of the square output in pixels.
+        device: Where batches will be prepared.
+    """
+
+    def __init__(self, images: ImageSet, input_size: int, device: torch.device) -> None:
+        self.input_size = input_size
+        shape = (1, images.channels, 1, 1)
+        self._mean = torch.tensor(images.mean, device=device).reshape(shape)
+        self._std = torch.tensor(images.std, device=device).reshape(shape)
+        height, width = images.images.shape[2:]
+        self._rows = None if height == input_size else bilinear_matrix(height, input_size).to(device)
+        self._columns = None if width == input_size else bilinear_matrix(width, input_size).T.contiguous().to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` uint8 → ``[batch, channels, input_size, input_size]`` float32.
+
+        The result is in channels-last memory format.
+        """
+        x = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        if self._rows is not None:
+            x = self._rows @ x
+        if self._columns is not None:
+            x = x @ self._columns
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def bilinear_matrix(size: int, output_size: int) -> Tensor:
+    """The ``[output_size, size]`` float32 matrix by which ``F.interpolate`` resizes one axis.
+
+    Antialiased when it shrinks, as torchvision's ``Resize`` is.
+    """
+    basis = torch.eye(size).reshape(1, size, size, 1)
+    resized = F.interpolate(
+        basis, size=(output_size, 1), mode="bilinear", align_corners=False, antialias=output_size < size
+    )
+    return resized[0, :, :, 0].T.contiguous()

@@ -1,0 +1,138 @@
+"""The loop that asks for trials, runs them and tells their outcome, and that can be stopped and resumed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.running.records import Attribute
+from nas_optuna.running.worker import release, release_abandoned, this_worker
+
+
+class Watcher(Protocol):
+    """Told what the loop does, to show it."""
+
+    def trial_began(self, trial: Trial) -> None:
+        """Before a trial's objective runs."""
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """After it was told; the trial is as the storage has it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        trials: Trials that it finished, whatever their state.
+        interrupted: Whether it was asked to stop.
+        resumed: Numbers of abandoned trials that it put back into the queue at its beginning.
+    """
+
+    trials: int
+    interrupted: bool
+    resumed: tuple[int, ...]
+
+
+class StopRequest:
+    """Whether somebody asked to stop. `interruptible` sets it on Ctrl-C and on SIGTERM."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.asked
+
+
+@contextmanager
+def interruptible(stop: StopRequest) -> Iterator[None]:
+    """Within it the first Ctrl-C or SIGTERM asks to stop after the current step; a second Ctrl-C interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    previous: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def run(
+    study: Study,
+    objective: Callable[[Trial], Any],
+    *,
+    trials: int | None = None,
+    timeout: float | None = None,
+    stop: StopRequest | None = None,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Run trials of a study until there were enough, time is up, or somebody asks to stop.
+
+    As ``study.optimize``, with three differences. A trial that is interrupted goes back into the queue rather than to
+    waste. So do, at the beginning, trials whose process died. A trial that fails (`TrainingError`) does not end it.
+
+    Args:
+        study: Its sampler and pruner are used.
+        objective: A plain Optuna objective; it may raise `Interrupted`.
+        trials: Finish this many; None is no limit.
+        timeout: Begin no trial after this many seconds; None is no limit.
+        stop: Looked at between trials; give the same one to the objective, as ``interrupted``.
+        watcher: Told of every trial.
+    """
+    stop = stop or StopRequest()
+    resumed = tuple(release_abandoned(study))
+    finished, started = 0, time.monotonic()
+    while not stop.asked and (trials is None or finished < trials):
+        if timeout is not None and time.monotonic() - started >= timeout:
+            break
+        trial = study.ask()
+        trial.set_user_attr(Attribute.WORKER, this_worker())
+        if watcher:
+            watcher.trial_began(trial)
+        try:
+            _evaluate(study, objective, trial)
+        except (Interrupted, KeyboardInterrupt):
+            release(study, trial)
+            stop.asked = True
+            break
+        except BaseException:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        finished += 1
+        if watcher:
+            watcher.trial_ended(_as_stored(study, trial))
+    return Outcome(finished, stop.asked, resumed)
+
+
+def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> None:
+    try:
+        value = objective(trial)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    except TrainingError:
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, value)
+
+
+def _as_stored(study: Study, trial: Trial) -> FrozenTrial:
+    return study._storage.get_trial(trial._trial_id)

@@ -1,0 +1,208 @@
+"""The objective: what one trial does, from suggested choices to a value."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
+
+from nas_optuna.architecture import Architecture
+from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
+from nas_optuna.errors import TrainingError
+from nas_optuna.hardware.devices import device_name, resolve_device
+from nas_optuna.hardware.figures import figures
+from nas_optuna.running.records import Attribute
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spec import Recipe
+from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[BaseTrial, EpochResult], None]
+"""Told each epoch's result as it comes; with several repeats, the first seed's with the mean accuracy."""
+
+
+class Objective:
+    """Train the architecture that a trial chooses and return its validation accuracy: a plain Optuna objective.
+
+    Reports the accuracy after each epoch (step = epochs finished, from 1), obeys the study's pruner, and records what
+    it did as trial user attributes (`Attribute`). A loss that is not finite ends the trial as pruned with its cause.
+
+    Works under a bare ``study.optimize(objective, n_trials=20)`` and on an ``optuna.trial.FixedTrial``.
+
+    Args:
+        space: The search space; its input size must be the recipe's.
+        data: Training and validation images.
+        recipe: How each network is trained.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        reuse_duplicates: Take over the value of an architecture that the study has finished under the same recipe,
+            rather than train it again; recorded as ``duplicate_of``.
+        checkpoints: Folder for the state of running trials; without it an interrupted trial begins anew.
+        interrupted: Asked between steps; `fit` raises `Interrupted` when it says so.
+        on_epoch: Told of each epoch.
+
+    Raises:
+        DeviceError: The device is not there.
+        SpecError: The recipe asks for a precision that the device has not (on the first trial).
+        TrainingError: Memory ran out twice (on a trial).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: SearchData,
+        recipe: Recipe | None = None,
+        *,
+        device: str = "auto",
+        reuse_duplicates: bool = True,
+        checkpoints: Path | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+        on_epoch: Listener | None = None,
+    ) -> None:
+        self.space = space
+        self.data = data
+        self.recipe = recipe or Recipe()
+        self.device = resolve_device(device)
+        self._reuse_duplicates = reuse_duplicates
+        self._checkpoints = checkpoints
+        self._interrupted = interrupted
+        self._on_epoch = on_epoch
+
+    def __call__(self, trial: BaseTrial) -> float:
+        """Evaluate one trial.
+
+        Returns:
+            The validation accuracy after the last epoch, 0 … 1; the mean over the recipe's repeats.
+        """
+        architecture = self.space.suggest(trial)
+        self._record_choice(trial, architecture)
+        earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
+        if earlier is not None:
+            return self._reused(trial, earlier)
+        try:
+            return self._trained(trial, architecture)
+        except TrainingError as error:
+            trial.set_user_attr(Attribute.CAUSE, error.cause)
+            if error.cause != "non-finite loss":
+                raise
+            logger.warning("trial %d: %s", trial.number, error)
+            raise optuna.TrialPruned(str(error)) from error
+
+    @cached_property
+    def train_loader(self) -> BatchLoader:
+        """Training batches, made once and shared by all trials of this process."""
+        recipe = self.recipe
+        augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
+        return make_loader(
+            self.data.train,
+            recipe.batch_size,
+            self.space.input_size,
+            self.device,
+            None if augmentation == Augmentation() else augmentation,
+        )
+
+    @cached_property
+    def validation_loader(self) -> BatchLoader:
+        """Validation batches, likewise."""
+        return make_loader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
+
+    def _trained(self, trial: BaseTrial, architecture: Architecture) -> float:
+        """Train all repeats side by side, an epoch at a time, so that their mean can be pruned."""
+        folder = self._checkpoint_folder(trial, architecture)
+        seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
+        trainings = [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
+        epochs, seconds, value = 0, 0.0, 0.0
+        try:
+            for results in zip(*trainings, strict=True):
+                accuracies = [result.accuracy for result in results]
+                value = statistics.fmean(accuracies)
+                epochs += len(results)
+                seconds += sum(result.seconds for result in results)
+                if self._on_epoch:
+                    self._on_epoch(trial, results[0])
+                with warnings.catch_warnings():
+                    # A trial that goes on after a crash may have reported its last epoch already.
+                    warnings.filterwarnings("ignore", message=".*already reported.*")
+                    trial.report(value, results[0].epoch)
+                if results[0].epoch < self.recipe.epochs and trial.should_prune():
+                    raise optuna.TrialPruned
+            if len(accuracies) > 1:
+                trial.set_user_attr(Attribute.SPREAD, statistics.stdev(accuracies))
+            if results[0].micro_batches > 1:
+                trial.set_user_attr(Attribute.MICRO_BATCHES, results[0].micro_batches)
+        finally:
+            trial.set_user_attr(Attribute.EPOCHS, epochs)
+            trial.set_user_attr(Attribute.SECONDS, round(seconds, 3))
+        return value
+
+    def _training(self, architecture: Architecture, seed: int, folder: Path | None) -> Iterator[EpochResult]:
+        return fit(
+            make_network(self.space, architecture, self.recipe, self.device, seed),
+            self.train_loader,
+            self.validation_loader,
+            self.recipe,
+            self.device,
+            seed=seed,
+            checkpoints=CheckpointFolder(folder) if folder else None,
+            interrupted=self._interrupted,
+        )
+
+    def _checkpoint_folder(self, trial: BaseTrial, architecture: Architecture) -> Path | None:
+        """A folder that no other trial, architecture or recipe shares."""
+        if self._checkpoints is None:
+            return None
+        identity = hashlib.sha256(f"{architecture}/{self.recipe.fingerprint}".encode()).hexdigest()[:12]
+        return self._checkpoints / f"trial-{trial.number}-{identity}"
+
+    def _record_choice(self, trial: BaseTrial, architecture: Architecture) -> None:
+        figure = figures(self.space, architecture)
+        attributes = {
+            Attribute.ARCHITECTURE: str(architecture),
+            Attribute.MACS: figure.macs,
+            Attribute.PARAMS: figure.params,
+            Attribute.RECIPE: self.recipe.fingerprint,
+            Attribute.SEED: self.recipe.seed,
+            Attribute.DEVICE: self._device_name,
+        }
+        if Attribute.ORIGIN not in trial.user_attrs:
+            study = getattr(trial, "study", None)  # a FixedTrial has none
+            attributes[Attribute.ORIGIN] = str(study.sampler) if study else "fixed"
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+
+    @cached_property
+    def _device_name(self) -> str:
+        return device_name(self.device)
+
+    def _finished_before(self, trial: BaseTrial, architecture: Architecture) -> FrozenTrial | None:
+        """The trial of this study that trained this architecture by this recipe to the end or to its pruning."""
+        if not isinstance(trial, optuna.Trial):
+            return None
+        wanted = {Attribute.ARCHITECTURE: str(architecture), Attribute.RECIPE: self.recipe.fingerprint}
+        for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            attributes = other.user_attrs
+            if (
+                other.number != trial.number
+                and Attribute.DUPLICATE_OF not in attributes
+                and all(attributes.get(key) == value for key, value in wanted.items())
+            ):
+                return other
+        return None
+
+    def _reused(self, trial: BaseTrial, earlier: FrozenTrial) -> float:
+        trial.set_user_attr(Attribute.DUPLICATE_OF, earlier.number)
+        if Attribute.CAUSE in earlier.user_attrs:
+            trial.set_user_attr(Attribute.CAUSE, earlier.user_attrs[Attribute.CAUSE])
+        if earlier.state == TrialState.COMPLETE:
+            assert earlier.value is not None
+            return earlier.value
+        if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
+            trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
+        raise optuna.TrialPruned(f"as trial {earlier.number}")

@@ -1,0 +1,111 @@
+"""What a trial of ours carries beside its params and values: typed, and readable in any Optuna tool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+
+class Attribute:
+    """Names of the trial user attributes that we write."""
+
+    ARCHITECTURE = "architecture"
+    """The canonical string."""
+    MACS = "macs"
+    """Multiply-accumulates of one image's forward pass."""
+    PARAMS = "params"
+    """Number of weights."""
+    RECIPE = "recipe"
+    """The recipe's fingerprint."""
+    SEED = "seed"
+    """Seed of the training."""
+    DEVICE = "device"
+    """Name of the device that trained it."""
+    ORIGIN = "origin"
+    """Who proposed it: a sampler's name, ``"enqueued"``, …"""
+    WORKER = "worker"
+    """The process that runs it."""
+    EPOCHS = "epochs"
+    """Epochs trained, over all seeds."""
+    SECONDS = "seconds"
+    """Training time, over all processes that worked on it."""
+    SPREAD = "spread"
+    """Standard deviation of the accuracy over the recipe's repeats."""
+    MICRO_BATCHES = "micro_batches"
+    """Parts that a batch was divided into, where it did not fit in memory whole."""
+    CAUSE = "cause"
+    """Why it was stopped, where neither the pruner nor the end did it."""
+    DUPLICATE_OF = "duplicate_of"
+    """Number of the trial whose training was reused."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial, as a row of a table.
+
+    Attributes:
+        number: Its number in the study.
+        state: ``"complete"``, ``"pruned"``, ``"fail"``, ``"running"`` or ``"waiting"``.
+        values: The objectives' values; empty where it has none.
+        architecture: The canonical string; empty where it was not reached.
+        epochs: Epochs trained.
+        seconds: Training time.
+        macs: Multiply-accumulates of one image's forward pass.
+        params: Number of weights.
+        origin: Who proposed it.
+        cause: Why it was stopped, where neither the pruner nor the end did it.
+        duplicate_of: Number of the trial whose training was reused.
+        spread: Standard deviation over the recipe's repeats, where there are several.
+    """
+
+    number: int
+    state: str
+    values: tuple[float, ...]
+    architecture: str
+    epochs: int
+    seconds: float
+    macs: int | None
+    params: int | None
+    origin: str
+    cause: str | None
+    duplicate_of: int | None
+    spread: float | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRecord:
+        """Read a trial's attributes; a trial that is not ours gives empty fields."""
+        attribute = trial.user_attrs.get
+        return cls(
+            number=trial.number,
+            state=trial.state.name.lower(),
+            values=tuple(trial.values or ()),
+            architecture=attribute(Attribute.ARCHITECTURE, ""),
+            epochs=attribute(Attribute.EPOCHS, 0),
+            seconds=attribute(Attribute.SECONDS, 0.0),
+            macs=attribute(Attribute.MACS),
+            params=attribute(Attribute.PARAMS),
+            origin=attribute(Attribute.ORIGIN, ""),
+            cause=attribute(Attribute.CAUSE),
+            duplicate_of=attribute(Attribute.DUPLICATE_OF),
+            spread=attribute(Attribute.SPREAD),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:
+    """Records, best first value first: complete trials, then pruned ones, then the rest by number."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+
+    def key(trial: FrozenTrial) -> tuple[int, float, int]:
+        if trial.state not in states or not trial.values:
+            return len(states), 0.0, trial.number
+        value = trial.values[0]
+        return states.index(trial.state), -value if maximize else value, trial.number
+
+    return [TrialRecord.of(trial) for trial in sorted(trials, key=key)]

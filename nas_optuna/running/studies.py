@@ -1,0 +1,169 @@
+"""Studies that remember their spec."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState
+
+from nas_optuna.errors import StudyError, unknown
+from nas_optuna.running.records import Attribute
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spec import StudySpec
+
+FORMAT = 1
+"""Raised when studies are written that older versions would misread."""
+
+_FORMAT_KEY = "nas_optuna:format"
+_SPEC_KEY = "nas_optuna:spec"
+_SPACE_KEY = "nas_optuna:space"
+
+
+def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
+    """Create an Optuna study that holds its spec and its space's identity.
+
+    Args:
+        storage: Where.
+        name: A name that is still free there.
+        spec: What the study remembers.
+        space: The spec's space.
+
+    Raises:
+        StudyError: The name is taken.
+    """
+    if name in study_names(storage):
+        raise StudyError(f"study {name!r} exists; run continues it, study delete removes it")
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    study.set_metric_names(list(spec.objectives))
+    study.set_user_attr(_FORMAT_KEY, FORMAT)
+    study.set_user_attr(_SPEC_KEY, spec.to_dict())
+    study.set_user_attr(_SPACE_KEY, space_identity(space))
+    return study
+
+
+def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
+    """Load a study by name, ours or any other.
+
+    Raises:
+        StudyError: Nobody has that name (the nearest is named), or it was made by a newer version.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        raise StudyError(unknown("study", name, study_names(storage))) from None
+    found = study.user_attrs.get(_FORMAT_KEY, FORMAT)
+    if found > FORMAT:
+        raise StudyError(
+            f"study {name!r} was made by a newer nas-optuna (format {found}, this one knows {FORMAT});"
+            " upgrade with pip install -U nas-optuna"
+        )
+    return study
+
+
+def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
+    """Names of all studies in a storage."""
+    return [study.study_name for study in storage.get_all_studies()]
+
+
+def study_spec(study: Study) -> StudySpec:
+    """The spec that a study remembers.
+
+    Raises:
+        StudyError: It is an Optuna study of another kind.
+    """
+    values = study.user_attrs.get(_SPEC_KEY)
+    if values is None:
+        raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
+    return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
+
+
+def space_identity(space: SearchSpace) -> dict[str, Any]:
+    """What must not change while a study goes on, JSON-ready."""
+    return {
+        "name": space.name,
+        "version": space.version,
+        "in_channels": space.in_channels,
+        "classes": space.classes,
+        "input_size": space.input_size,
+        "parameters": {name: list(parameter.choices) for name, parameter in space.parameters.items()},
+    }
+
+
+def require_same_space(study: Study, space: SearchSpace) -> None:
+    """Refuse to continue a study in another space than it began with.
+
+    Raises:
+        StudyError: Naming what differs.
+    """
+    began: Mapping[str, Any] = study.user_attrs.get(_SPACE_KEY, {})
+    for key, value in space_identity(space).items():
+        if began.get(key) != value:
+            raise StudyError(
+                f"study {study.study_name!r} searches another space ({key} differs);"
+                " give the new one a study of its own: --study NAME"
+            )
+
+
+def require_same_spec(study: Study, given: StudySpec) -> None:
+    """Refuse a spec that would give a study's values another meaning; sampler and pruner may change.
+
+    Raises:
+        StudyError: Naming the section that differs.
+    """
+    began, now = study_spec(study).to_dict(), given.to_dict()
+    for section, value in now.items():
+        if section not in ("sampler", "pruner") and began[section] != value:
+            raise StudyError(
+                f"study {study.study_name!r} was made with another {section!r}, so its values could not be compared;"
+                " give the new spec a study of its own: --study NAME"
+            )
+
+
+def delete_study(storage: optuna.storages.BaseStorage, name: str, files: Path) -> None:
+    """Remove a study and the checkpoints of its trials.
+
+    Raises:
+        StudyError: Nobody has that name.
+    """
+    if name not in study_names(storage):
+        raise StudyError(unknown("study", name, study_names(storage)))
+    optuna.delete_study(study_name=name, storage=storage)
+    shutil.rmtree(checkpoint_folder(files, name), ignore_errors=True)
+
+
+def checkpoint_folder(files: Path, study_name: str) -> Path:
+    """Where a study's running trials keep their checkpoints."""
+    safe = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in study_name)
+    return files / "checkpoints" / safe
+
+
+def maximizes(study: Study) -> bool:
+    """Whether the first objective is to be maximised."""
+    return study.directions[0] == StudyDirection.MAXIMIZE
+
+
+def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
+    """Put an architecture first in the queue.
+
+    Args:
+        study: Whose next trial evaluates it.
+        space: Checks the params.
+        params: A choice for every parameter.
+        origin: Kept with the trial.
+
+    Raises:
+        ArchitectureError: The params are not a point of the space.
+    """
+    architecture = space.architecture(params)
+    study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
+
+
+def state_counts(study: Study) -> dict[str, int]:
+    """Number of trials in each state, by lower-case name."""
+    trials = study.get_trials(deepcopy=False)
+    return {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}

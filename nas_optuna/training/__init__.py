@@ -1,0 +1,20 @@
+"""From a recipe to a trained network: one result an epoch. Knows nothing of Optuna."""
+
+from __future__ import annotations
+
+from nas_optuna.training.checkpoint import CheckpointFolder
+from nas_optuna.training.evaluate import Evaluation, evaluate
+from nas_optuna.training.fit import EpochResult, epoch_seed, fit
+from nas_optuna.training.network import make_network
+from nas_optuna.training.step import TrainStep
+
+__all__ = [
+    "CheckpointFolder",
+    "EpochResult",
+    "Evaluation",
+    "TrainStep",
+    "epoch_seed",
+    "evaluate",
+    "fit",
+    "make_network",
+]

@@ -1,0 +1,216 @@
+"""One optimiser step: the hot loop's body. It never waits on the host.
+
+Eager on every device. On CUDA full batches are replayed as one CUDA graph (forward, loss, backward, optimiser, and the
+sums that make the epoch's figures); the last, smaller batch of an epoch runs eagerly on the same weights and state.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_optuna.errors import TrainingError
+from nas_optuna.spec import Recipe
+from nas_optuna.training.precision import allow_fast_float32, autocast, resolve_precision
+
+logger = logging.getLogger(__name__)
+
+GRAPH_WARM_UP = 3
+"""Eager full batches before capture, so that cuDNN has chosen its algorithms and the optimiser has its state."""
+
+_fallbacks_logged: set[str] = set()
+
+
+class TrainStep:
+    """Callable ``(images, labels)`` that updates the network once and adds to the epoch's sums.
+
+    Out of memory halves the micro-batch: gradients of the parts are summed, so the step is the same to rounding for
+    networks without batch statistics. A second failure raises.
+
+    Args:
+        network: Trained in place.
+        recipe: Optimiser, schedule, precision and graphs.
+        device: Where the network lives.
+        total_steps: Steps of the whole training, for the cosine schedule.
+
+    Attributes:
+        micro_batches: Parts that a batch is divided into.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, total_steps: int) -> None:
+        allow_fast_float32(device)
+        self.network = network
+        self.recipe = recipe
+        self.device = device
+        self.total_steps = total_steps
+        self.steps = 0
+        self.micro_batches = 1
+        self.dtype = resolve_precision(recipe.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self._graph_reason = self._why_no_graph()
+        # A graph replays fixed addresses: what changes between steps must be a tensor.
+        rate: float | Tensor = recipe.learning_rate
+        if self._graph_reason is None:
+            rate = torch.tensor(recipe.learning_rate, device=device)
+        self.optimizer = make_optimizer(network, recipe, device, rate, capturable=self._graph_reason is None)
+        self._forward = torch.compile(network) if recipe.compile else network
+        self._sums = torch.zeros(2, device=device)  # summed loss, correct predictions
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, Tensor] | None = None
+        self._full_batches = 0
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        """Update once.
+
+        Args:
+            images: ``[batch, channels, side, side]`` on the device.
+            labels: ``[batch]``, int64, on the device.
+
+        Raises:
+            TrainingError: Out of memory although the micro-batch was halved once.
+        """
+        self._set_learning_rate()
+        if self._graph_reason is None and self._is_full(images):
+            self._graphed(images, labels)
+        else:
+            self._eager(images, labels)
+        self.steps += 1
+
+    def read_sums(self) -> tuple[float, float]:
+        """Summed loss and number of correct predictions since the last call; waits for the device."""
+        loss, correct = self._sums.tolist()
+        self._sums.zero_()
+        return loss, correct
+
+    def _set_learning_rate(self) -> None:
+        if self.recipe.schedule == "constant":
+            return
+        rate = self.recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * self.steps / self.total_steps))
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _eager(self, images: Tensor, labels: Tensor) -> None:
+        try:
+            self._update(images, labels)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.micro_batches > 1 or len(images) < 2:
+                raise TrainingError(
+                    f"out of memory on {self.device} with half the batch of {len(images)}", "oom"
+                ) from error
+            out_of_memory = True
+        else:
+            out_of_memory = False
+        # Outside the handler, where the exception no longer holds the failed step's tensors.
+        if out_of_memory:
+            self.micro_batches = 2
+            self._refuse_graph("the batch did not fit in memory")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._eager(images, labels)
+
+    def _update(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        part = -(-len(images) // self.micro_batches)
+        sums = torch.zeros_like(self._sums)
+        for x, y in zip(images.split(part), labels.split(part), strict=True):
+            with autocast(self.device, self.dtype):
+                logits = self._forward(x)
+            loss = F.cross_entropy(logits.float(), y, reduction="sum")
+            self.scaler.scale(loss / len(images)).backward()
+            sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == y).sum()))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._sums += sums  # only once the step has succeeded, so that a repeated one counts once
+
+    def _why_no_graph(self) -> str | None:
+        """Why steps cannot be CUDA graphs here, or None where they can."""
+        if self.device.type != "cuda":
+            return "the device is not CUDA"
+        if not self.recipe.cuda_graphs:
+            return "recipe.cuda_graphs is off"
+        if self.recipe.compile:
+            return "recipe.compile is on"
+        if self.dtype == torch.float16:
+            return "the float16 gradient scaler decides on the host"
+        return None
+
+    def _is_full(self, images: Tensor) -> bool:
+        return len(images) == self.recipe.batch_size
+
+    def _graphed(self, images: Tensor, labels: Tensor) -> None:
+        if self._graph is None:
+            if self._full_batches < GRAPH_WARM_UP:
+                self._full_batches += 1
+                self._on_side_stream(images, labels)
+                return
+            self._capture(images, labels)
+        if self._graph is None or self._inputs is None:
+            self._eager(images, labels)
+            return
+        self._inputs[0].copy_(images)
+        self._inputs[1].copy_(labels)
+        self._graph.replay()
+
+    def _on_side_stream(self, images: Tensor, labels: Tensor) -> None:
+        """Warm-up batches are real training steps; they run where capture will, as torch asks."""
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            self._eager(images, labels)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+
+    def _capture(self, images: Tensor, labels: Tensor) -> None:
+        self._inputs = (images.clone(memory_format=torch.channels_last), labels.clone())
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            with torch.cuda.graph(graph):
+                self._update(*self._inputs)
+        except RuntimeError as error:
+            self._inputs = None
+            self.optimizer.zero_grad(set_to_none=True)
+            self._refuse_graph(" ".join(str(error).split())[:200])
+            return
+        self._graph = graph
+
+    def _refuse_graph(self, reason: str) -> None:
+        self._graph_reason = reason
+        self._graph = None
+        if self.device.type == "cuda" and reason not in _fallbacks_logged:
+            _fallbacks_logged.add(reason)
+            logger.warning("training without CUDA graphs: %s", reason)
+
+
+def make_optimizer(
+    network: nn.Module, recipe: Recipe, device: torch.device, rate: float | Tensor, capturable: bool
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser, fused into one kernel where the device has that.
+
+    Args:
+        network: Whose parameters it updates.
+        recipe: `optimizer`, `momentum` and `weight_decay` are used.
+        device: Where the network lives.
+        rate: The first learning rate; a tensor on the device where steps are captured in a graph.
+        capturable: Whether steps will be captured.
+    """
+    parameters = list(network.parameters())
+    fused = device.type in ("cuda", "cpu", "mps")
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+        )
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=fused, capturable=capturable)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: CUDA has an exception for it, the CPU's allocator only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
