@@ -28,6 +28,11 @@ HELD_OUT_FOR_TEST = 0.2
 Loader = Callable[[bool, Path], ImageSet]
 
 
+def set_names() -> list[str]:
+    """Every registered name."""
+    return plugins.names(BUILTIN, GROUP)
+
+
 def data_directory() -> Path:
     """``NAS_OPTUNA_DATA``, else the user's cache directory."""
     import platformdirs
@@ -108,6 +113,19 @@ _TORCHVISION: dict[str, tuple[Callable[[Any, str, bool], Any], str]] = {
         lambda sets, root, train: sets.CIFAR100(root, train, download=True),
         "the folder cifar-100-python",
     ),
+}
+
+DESCRIPTIONS = {
+    "digits": "1,797 8×8 grey digits, built in (scikit-learn)",
+    "mnist": "70,000 28×28 grey digits",
+    "fashion-mnist": "70,000 28×28 grey garments",
+    "kmnist": "70,000 28×28 grey Kuzushiji characters",
+    "emnist": "131,600 28×28 grey digits and letters, 47 classes",
+    "qmnist": "MNIST rebuilt, 28×28 grey",
+    "usps": "9,298 16×16 grey digits",
+    "svhn": "99,289 32×32 colour house numbers",
+    "cifar10": "60,000 32×32 colour images, 10 classes",
+    "cifar100": "60,000 32×32 colour images, 100 classes",
 }
 
 BUILTIN = {"digits": f"{__name__}:digits"} | {name: f"{__name__}:{name}" for name in _TORCHVISION}

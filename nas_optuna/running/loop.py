@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -26,8 +26,8 @@ class Watcher(Protocol):
     def trial_began(self, trial: Trial) -> None:
         """Before a trial's objective runs."""
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
-        """After it was told; the trial is as the storage has it."""
+    def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
+        """After it was told; `ended` is the trial as the storage has it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run(
     trials: int | None = None,
     timeout: float | None = None,
     stop: StopRequest | None = None,
-    watcher: Watcher | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Outcome:
     """Run trials of a study until there were enough, time is up, or somebody asks to stop.
 
@@ -96,7 +96,7 @@ def run(
         trials: Finish this many; None is no limit.
         timeout: Begin no trial after this many seconds; None is no limit.
         stop: Looked at between trials; give the same one to the objective, as ``interrupted``.
-        watcher: Told of every trial.
+        watchers: Told of every trial, in order.
     """
     stop = stop or StopRequest()
     resumed = tuple(release_abandoned(study))
@@ -106,7 +106,7 @@ def run(
             break
         trial = study.ask()
         trial.set_user_attr(Attribute.WORKER, this_worker())
-        if watcher:
+        for watcher in watchers:
             watcher.trial_began(trial)
         try:
             _evaluate(study, objective, trial)
@@ -118,8 +118,9 @@ def run(
             study.tell(trial, state=TrialState.FAIL)
             raise
         finished += 1
-        if watcher:
-            watcher.trial_ended(_as_stored(study, trial))
+        ended = _as_stored(study, trial)
+        for watcher in watchers:
+            watcher.trial_ended(trial, ended)
     return Outcome(finished, stop.asked, resumed)
 
 

@@ -22,6 +22,7 @@ from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
+from nas_optuna.training.precision import resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,11 @@ class Objective:
     def validation_loader(self) -> BatchLoader:
         """Validation batches, likewise."""
         return make_loader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
+
+    def describe_device(self) -> str:
+        """One line: the device, its number format, and where the images live."""
+        precision = str(resolve_precision(self.recipe.precision, self.device)).removeprefix("torch.")
+        return f"{self._device_name} ({self.device}), {precision}, images {self.train_loader.kind}"
 
     def _trained(self, trial: BaseTrial, architecture: Architecture) -> float:
         """Train all repeats side by side, an epoch at a time, so that their mean can be pruned."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,9 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     if name in study_names(storage):
         raise StudyError(f"study {name!r} exists; run continues it, study delete removes it")
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    study.set_metric_names(list(spec.objectives))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(spec.objectives))
     study.set_user_attr(_FORMAT_KEY, FORMAT)
     study.set_user_attr(_SPEC_KEY, spec.to_dict())
     study.set_user_attr(_SPACE_KEY, space_identity(space))
@@ -163,7 +167,47 @@ def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin:
     study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
 
 
-def state_counts(study: Study) -> dict[str, int]:
-    """Number of trials in each state, by lower-case name."""
+@dataclass(frozen=True)
+class StudySummary:
+    """A study as a row of a table.
+
+    Attributes:
+        name: Its name.
+        objectives: Names of what it optimises.
+        trials: Number of trials in any state.
+        complete: Trials trained to the end.
+        pruned: Trials stopped early.
+        best: The best value of the only objective; None where there are several, or no complete trial.
+    """
+
+    name: str
+    objectives: tuple[str, ...]
+    trials: int
+    complete: int
+    pruned: int
+    best: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
+    """A summary of every study in a storage, by name."""
+    return [_summary(optuna.load_study(study_name=name, storage=storage)) for name in sorted(study_names(storage))]
+
+
+def _summary(study: Study) -> StudySummary:
     trials = study.get_trials(deepcopy=False)
-    return {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+    states = [trial.state for trial in trials]
+    complete = states.count(TrialState.COMPLETE)
+    single = len(study.directions) == 1
+    names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
+    return StudySummary(
+        name=study.study_name,
+        objectives=tuple(names),
+        trials=len(trials),
+        complete=complete,
+        pruned=states.count(TrialState.PRUNED),
+        best=study.best_value if single and complete else None,
+    )

@@ -1,0 +1,39 @@
+"""``nas-optuna dashboard``: optuna-dashboard on this machine's own address."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import say
+from nas_optuna.errors import StudyError
+
+HOST = "127.0.0.1"
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command."""
+    parent.command(epilog="Example: nas-optuna dashboard --port 8080")(dashboard)
+
+
+def dashboard(
+    storage: options.Storage = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
+) -> None:
+    """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C."""
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import run_server
+
+    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+
+    url = storage_url(storage)
+    opened = open_storage(url)
+    artifacts = files_folder(url) / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
+    try:
+        run_server(opened, host=HOST, port=port, artifact_store=FileSystemArtifactStore(artifacts))
+    except OSError as error:
+        raise StudyError(f"cannot serve on {HOST}:{port} ({error.strerror}); choose another --port") from error

@@ -1,0 +1,55 @@
+"""``nas-optuna data``: data sets by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table, say
+
+app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, epilog="Example: nas-optuna data fetch mnist")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app, name="data")
+
+
+@app.command("list", epilog="Example: nas-optuna data list")
+def list_(json: options.Json = False) -> None:
+    """List the data sets that have a name; beside them there are folder:PATH, npz:FILE and package.module:function."""
+    from nas_optuna.data.sets import DESCRIPTIONS, set_names
+
+    rows = [(name, DESCRIPTIONS.get(name, "from an installed plugin")) for name in set_names()]
+    rows += [
+        ("folder:PATH", "images in one directory a class; train/ and test/ where they exist"),
+        ("npz:FILE", "arrays images and labels; test_images and test_labels where they exist"),
+        ("package.module:function", "your own: function(train, directory) returns an ImageSet"),
+    ]
+    if json:
+        print_json([{"name": name, "what": what} for name, what in rows])
+        return
+    print_table("data sets", ("name", "what"), rows)
+
+
+@app.command(epilog="Example: nas-optuna data fetch mnist --data-dir data")
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Download a data set where it is absent, check it, and say what it holds."""
+    from nas_optuna.data import data_directory, load_images
+
+    rows = []
+    for part, train in (("train", True), ("test", False)):
+        images = load_images(name, train, data_dir)
+        rows.append((part, len(images), "×".join(map(str, images.images.shape[1:])), len(images.classes)))
+    if json:
+        keys = ("part", "images", "shape", "classes")
+        print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        return
+    print_table(f"data set {name}", ("part", "images", "channels×height×width", "classes"), rows, right=(1, 3))
+    say(f"kept in {data_dir or data_directory()}")

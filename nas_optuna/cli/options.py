@@ -1,0 +1,50 @@
+"""Options that several commands share, worded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Database; NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db.",
+        show_default=False,
+    ),
+]
+StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON rather than a table.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Where data sets are kept; NAS_OPTUNA_DATA, else the user cache.",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps.")]
+Spec = Annotated[
+    str | None,
+    typer.Option("--spec", metavar="NAME|FILE", help="Study spec: a preset's name or a TOML file.", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. recipe.epochs=3; repeatable."),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option("--sampler", metavar="NAME", help="What proposes architectures.", show_default=False),
+]
+Pruner = Annotated[
+    str | None,
+    typer.Option("--pruner", metavar="NAME", help="What stops unpromising trials.", show_default=False),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="Seed of the sampler's proposals.", show_default=False),
+]

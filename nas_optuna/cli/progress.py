@@ -1,0 +1,163 @@
+"""Watching a run: a live display on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nas_optuna.cli.printing import say, seconds
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import BaseTrial, FrozenTrial, Trial
+    from rich.progress import Progress, TaskID
+
+    from nas_optuna.training import EpochResult
+
+
+@dataclass
+class Score:
+    """What a run has reached.
+
+    Attributes:
+        total: Trials it shall run, if that is known.
+        timeout: Seconds after which it begins no more, if there is such a limit.
+        done: Trials finished.
+        pruned: How many of them were stopped early.
+        best: The best value and the number of its trial, over the whole study.
+    """
+
+    total: int | None
+    timeout: float | None
+    done: int = 0
+    pruned: int = 0
+    best: tuple[float, int] | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, study: Study, trial: FrozenTrial) -> None:
+        """Count a finished trial."""
+        self.done += 1
+        self.pruned += trial.state.name == "PRUNED"
+        self.look_up_best(study)
+
+    def look_up_best(self, study: Study) -> None:
+        """Ask the study for its best trial, where it has one objective and a complete trial."""
+        if len(study.directions) == 1 and any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
+            self.best = (study.best_value, study.best_trial.number)
+
+    def __str__(self) -> str:
+        parts = [f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no best yet"]
+        parts.append(f"{self.pruned} pruned")
+        left = self._left()
+        parts += [f"{seconds(left)} left"] if left is not None else []
+        return " · ".join(parts)
+
+    def _left(self) -> float | None:
+        """Seconds until the end, from the mean time of the trials so far."""
+        elapsed = time.monotonic() - self.started
+        estimates = [self.timeout - elapsed] if self.timeout is not None else []
+        if self.total is not None and self.done:
+            estimates.append(elapsed / self.done * (self.total - self.done))
+        return max(0.0, min(estimates)) if estimates else None
+
+
+class RunDisplay:
+    """Shows a run as it goes.
+
+    Args:
+        score: What is counted.
+        progress: The live display; None prints a line a trial.
+    """
+
+    def __init__(self, score: Score, progress: Progress | None) -> None:
+        self._score = score
+        self._progress = progress
+        self._study: Study | None = None
+        self._run: TaskID | None = None
+        self._trial: TaskID | None = None
+        if progress is not None:
+            self._run = progress.add_task("trials", total=score.total, note="")
+            self._trial = progress.add_task("", total=None, note="", visible=False)
+
+    def of(self, study: Study) -> RunDisplay:
+        """Begin to watch this study."""
+        self._study = study
+        self._score.look_up_best(study)
+        self._refresh()
+        return self
+
+    def trial_began(self, trial: Trial) -> None:
+        """As `Watcher.trial_began`."""
+        if self._progress is not None and self._trial is not None:
+            self._progress.reset(self._trial, total=None, visible=True, description=f"trial {trial.number}", note="")
+
+    def epoch_ended(self, trial: BaseTrial, result: EpochResult) -> None:
+        """Move the trial's own bar."""
+        if self._progress is None or self._trial is None:
+            return
+        architecture = trial.user_attrs.get("architecture", "")
+        self._progress.update(
+            self._trial,
+            completed=result.epoch,
+            total=self._epochs(),
+            note=f"epoch {result.epoch} · {result.accuracy:.4f} · {architecture}",
+        )
+
+    def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
+        """As `Watcher.trial_ended`."""
+        from nas_optuna.running.records import TrialRecord
+
+        assert self._study is not None
+        self._score.add(self._study, ended)
+        self._refresh()
+        if self._progress is None:
+            record = TrialRecord.of(ended)
+            values = " ".join(f"{value:.4f}" for value in record.values) or "-"
+            note = f"  ({record.cause})" if record.cause else ""
+            note += f"  (as trial {record.duplicate_of})" if record.duplicate_of is not None else ""
+            say(
+                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {record.epochs:2d} epochs"
+                f"  {seconds(record.seconds):>8s}  {record.architecture}{note}  [{self._score}]"
+            )
+
+    def _refresh(self) -> None:
+        if self._progress is not None and self._run is not None:
+            self._progress.update(self._run, completed=self._score.done, note=str(self._score))
+
+    def _epochs(self) -> int | None:
+        from nas_optuna.running.studies import study_spec
+
+        return study_spec(self._study).recipe.epochs if self._study is not None else None
+
+
+@contextmanager
+def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
+    """A display for one run.
+
+    Args:
+        total: Trials it shall run, if that is known.
+        timeout: Seconds after which it begins no more, if there is such a limit.
+    """
+    import optuna
+    from rich.console import Console
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    score = Score(total, timeout)
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield RunDisplay(score, None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield RunDisplay(score, progress)

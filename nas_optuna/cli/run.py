@@ -1,0 +1,158 @@
+"""``nas-optuna run``: train and rank architectures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, say
+from nas_optuna.errors import SpecError
+
+if TYPE_CHECKING:
+    import optuna
+
+    from nas_optuna.running.loop import Outcome
+    from nas_optuna.spec import StudySpec
+
+DEFAULT_TRIALS = 20
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command."""
+    parent.command(epilog="Example: nas-optuna run --sampler random --trials 20")(run)
+
+
+def run(
+    study: options.StudyName = "nas",
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", help="Trials to run now; 20 without --timeout.", show_default=False),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", help="Begin no trial after S seconds.", show_default=False),
+    ] = None,
+    spec: options.Spec = None,
+    set_: options.Set = None,
+    sampler: options.Sampler = None,
+    pruner: options.Pruner = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    enqueue: Annotated[
+        Path | None,
+        typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
+    ] = None,
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> int:
+    """Search: train and rank architectures, and go on where an earlier run of the study stopped.
+
+    A study that does not exist is created from --spec (without one, and without a name, from the preset
+    digits-quick). Ctrl-C ends after the current step; nothing is lost. The file of --enqueue holds a
+    params dict or an architecture string, or a JSON list of them.
+    """
+    from nas_optuna.cli.progress import watch
+    from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.report.notes import NoteWriter
+    from nas_optuna.running.loop import StopRequest, interruptible
+    from nas_optuna.running.loop import run as run_trials
+    from nas_optuna.running.objective import Objective
+    from nas_optuna.running.queue import read_architectures
+    from nas_optuna.running.records import ranked
+    from nas_optuna.running.search import prepare
+    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+    from nas_optuna.running.studies import checkpoint_folder, create_study, maximizes, require_same_space
+    from nas_optuna.running.studies import enqueue as enqueue_architecture
+
+    if trials is not None and trials < 1:
+        raise SpecError(f"--trials must be at least 1, got {trials}")
+    if timeout is not None and timeout <= 0:
+        raise SpecError(f"--timeout must be positive, got {timeout:g}")
+    if trials is None and timeout is None:
+        trials = DEFAULT_TRIALS
+
+    url = storage_url(storage)
+    existing, wanted = _existing(url, study, spec, set_, sampler=sampler, pruner=pruner, seed=seed)
+    search = prepare(wanted, data_dir)
+    queued = read_architectures(enqueue, search.space) if enqueue else []
+    stop = StopRequest()
+    files = files_folder(url)
+    with watch(trials, timeout) as display:
+        objective = Objective(
+            search.space,
+            search.data,
+            wanted.recipe,
+            device=device,
+            reuse_duplicates=wanted.reuse_duplicates,
+            checkpoints=checkpoint_folder(files, study),
+            interrupted=stop,
+            on_epoch=display.epoch_ended,
+        )
+        if existing is None:
+            existing = create_study(open_storage(url, create=True), study, wanted, search.space)
+            say(f"created study {study!r}")
+        require_same_space(existing, search.space)
+        existing.sampler, existing.pruner = search.sampler, search.pruner
+        for architecture in queued:
+            enqueue_architecture(existing, search.space, architecture.params, origin="enqueued")
+        say(f"{study}: {search.describe()}")
+        say(f"training on {objective.describe_device()}")
+        watchers = (NoteWriter(), display.of(existing))
+        with interruptible(stop):
+            outcome = run_trials(existing, objective, trials=trials, timeout=timeout, stop=stop, watchers=watchers)
+    if json:
+        print_json([r.to_dict() for r in ranked(existing.get_trials(deepcopy=False), maximizes(existing))])
+    else:
+        print_ranking(existing)
+    _say_what_next(study, storage, trials, outcome)
+    return 130 if outcome.interrupted else 0
+
+
+def _existing(
+    url: str,
+    name: str,
+    spec: str | None,
+    overrides: list[str] | None,
+    *,
+    sampler: str | None,
+    pruner: str | None,
+    seed: int | None,
+) -> tuple[optuna.Study | None, StudySpec]:
+    """The study, where it exists, and the spec to run it by."""
+    from nas_optuna.cli.specs import read_spec, with_options
+    from nas_optuna.running.storage import open_storage, sqlite_file
+    from nas_optuna.running.studies import load_study, require_same_spec, study_names, study_spec
+
+    database = sqlite_file(url)
+    storage = None if database is not None and not database.exists() else open_storage(url)
+    if storage is not None and name in study_names(storage):
+        study = load_study(storage, name)
+        remembered = study_spec(study)
+        if spec is not None:
+            remembered = read_spec(spec, overrides)
+        elif overrides:
+            remembered = remembered.override(overrides)
+        require_same_spec(study, remembered)
+        return study, with_options(remembered, sampler=sampler, pruner=pruner, seed=seed)
+    if name != "nas" and spec is None and not overrides and storage is not None:
+        load_study(storage, name)  # says which name was meant
+    if name != "nas" and spec is None and not overrides:
+        raise SpecError(f"there is no study {name!r} yet; say what it is to be, e.g. --spec digits-quick")
+    if spec is None:
+        say("no --spec: using the preset digits-quick")
+    return None, with_options(read_spec(spec, overrides), sampler=sampler, pruner=pruner, seed=seed)
+
+
+def _say_what_next(study: str, storage: str | None, trials: int | None, outcome: Outcome) -> None:
+    place = ("" if study == "nas" else f" --study {study}") + (" --storage …" if storage else "")
+    if outcome.interrupted:
+        left = f" --trials {trials - outcome.trials}" if trials is not None else ""
+        say(f"stopped; nothing is lost. Continue: nas-optuna run{place}{left}")
+        return
+    say(f"next: nas-optuna best{place}      the winner, its figures and how to use it")
+    say(f"      nas-optuna run{place} --trials 20      go on searching")
+    say(f"      nas-optuna dashboard{' --storage …' if storage else ''}      browse in optuna-dashboard")

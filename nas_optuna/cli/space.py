@@ -1,0 +1,45 @@
+"""``nas-optuna space``: what can be chosen."""
+
+from __future__ import annotations
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table
+
+app = typer.Typer(
+    help="Show search spaces.", no_args_is_help=True, epilog="Example: nas-optuna space show --set space.depth=20"
+)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app, name="space")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``show`` a command of its own although it is the only one."""
+
+
+@app.command(epilog="Example: nas-optuna space show --set space.depth=20")
+def show(spec: options.Spec = None, set_: options.Set = None, json: options.Json = False) -> None:
+    """Show a spec's search space: its parameters, their choices and how many architectures there are."""
+    from nas_optuna.cli.specs import read_spec
+    from nas_optuna.spaces import create_space
+
+    given = read_spec(spec, set_)
+    # The parameters do not depend on the images, so none are loaded.
+    space = create_space(given.space.name, given.space.options, in_channels=1, classes=10, input_size=28)
+    if json:
+        parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in space.parameters.items()}
+        print_json({"name": space.name, "size": space.size, "parameters": parameters})
+        return
+    rows = [
+        (name, ", ".join(map(str, p.choices)), "yes" if p.ordered else "no") for name, p in space.parameters.items()
+    ]
+    print_table(f"space {space.name}: {_size(space.size)}", ("parameter", "choices", "ordered"), rows)
+
+
+def _size(size: int) -> str:
+    return f"{size:,} architectures" + (f" ({size:.2e})" if size >= 1e9 else "")

@@ -1,0 +1,141 @@
+"""``nas-optuna study``: create, list, show, delete, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table, say
+from nas_optuna.errors import SpecError
+
+app = typer.Typer(
+    help="Create, list, show, delete and export studies.",
+    no_args_is_help=True,
+    epilog="Example: nas-optuna study create mine --spec mnist-fast",
+)
+Name = Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the study.", show_default=True)]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app, name="study")
+
+
+@app.command(epilog="Example: nas-optuna study create mine --spec mnist-fast --set recipe.epochs=3")
+def create(
+    name: Name = "nas",
+    spec: options.Spec = None,
+    set_: options.Set = None,
+    sampler: options.Sampler = None,
+    pruner: options.Pruner = None,
+    seed: options.Seed = None,
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+) -> None:
+    """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
+    from nas_optuna.cli.specs import read_spec, with_options
+    from nas_optuna.running.search import prepare
+    from nas_optuna.running.storage import masked, open_storage, storage_url
+    from nas_optuna.running.studies import create_study
+
+    given = with_options(read_spec(spec, set_), sampler=sampler, pruner=pruner, seed=seed)
+    search = prepare(given, data_dir)
+    url = storage_url(storage)
+    create_study(open_storage(url, create=True), name, given, search.space)
+    say(f"created study {name!r} in {masked(url)}: {search.describe()}")
+    say(f"next: nas-optuna run --study {name} --trials 20")
+
+
+@app.command("list", epilog="Example: nas-optuna study list --json")
+def list_(storage: options.Storage = None, json: options.Json = False) -> None:
+    """List the studies of a storage."""
+    from nas_optuna.running.storage import open_storage, storage_url
+    from nas_optuna.running.studies import summaries
+
+    rows = summaries(open_storage(storage_url(storage)))
+    if json:
+        print_json([row.to_dict() for row in rows])
+        return
+    print_table(
+        f"{len(rows)} studies",
+        ("study", "trials", "complete", "pruned", "best", "objectives"),
+        [(r.name, r.trials, r.complete, r.pruned, _best(r.best), ", ".join(r.objectives)) for r in rows],
+        right=(1, 2, 3, 4),
+    )
+
+
+@app.command(epilog="Example: nas-optuna study show nas")
+def show(name: Name = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
+    """Show a study's spec and its ranked trials."""
+    from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.running.records import ranked
+    from nas_optuna.running.storage import open_storage, storage_url
+    from nas_optuna.running.studies import load_study, maximizes, study_spec
+
+    study = load_study(open_storage(storage_url(storage)), name)
+    spec = study_spec(study).to_dict()
+    trials = study.get_trials(deepcopy=False)
+    if json:
+        records = [record.to_dict() for record in ranked(trials, maximizes(study))]
+        print_json({"study": name, "spec": spec, "trials": records})
+        return
+    rows = [
+        (section, ", ".join(f"{k} = {v}" for k, v in value.items() if v is not None))
+        for section, value in spec.items()
+        if isinstance(value, dict)
+    ]
+    print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
+    print_ranking(study)
+
+
+@app.command(epilog="Example: nas-optuna study delete nas --yes")
+def delete(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")],
+    storage: options.Storage = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study with its trials and checkpoints; asks first."""
+    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+    from nas_optuna.running.studies import delete_study, load_study
+
+    url = storage_url(storage)
+    opened = open_storage(url)
+    trials = len(load_study(opened, name).get_trials(deepcopy=False))
+    if not yes:
+        typer.confirm(f"Delete study {name!r} with its {trials} trials?", abort=True, err=True)
+    delete_study(opened, name, files_folder(url))
+    say(f"deleted study {name!r}")
+
+
+@app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")
+def export(
+    name: Name = "nas",
+    storage: options.Storage = None,
+    format_: Annotated[str, typer.Option("--format", help="csv or json.")] = "csv",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="File; stdout without it.", show_default=False)
+    ] = None,
+) -> None:
+    """Export every trial: number, state, values, params and figures."""
+    from nas_optuna.report.export import FORMATS
+    from nas_optuna.running.storage import open_storage, storage_url
+    from nas_optuna.running.studies import load_study
+
+    if format_ not in FORMATS:
+        raise SpecError(f"--format {format_!r} is not known; choose csv or json")
+    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), name))
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot write {out}: {error.strerror}") from error
+    say(f"wrote {out}")
+
+
+def _best(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"

@@ -1,0 +1,38 @@
+"""The study specs that ship with the package, found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.spec import SUFFIX
+
+DEFAULT = "digits-quick"
+
+# In an installed wheel the specs lie inside the package, in a checkout beside it.
+_FOLDERS = (Path(__file__).parent / "studies", Path(__file__).parent.parent / "studies")
+
+
+def preset_names() -> list[str]:
+    """Names of all specs that ship with the package."""
+    return sorted({path.stem for folder in _FOLDERS for path in folder.glob(f"*{SUFFIX}")})
+
+
+def find_spec(name: str) -> Path:
+    """The file of a spec.
+
+    Args:
+        name: A preset's name, or the path of a TOML file.
+
+    Raises:
+        SpecError: There is no such preset and no such file.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == SUFFIX or path.is_file():
+        if not path.is_file():
+            raise SpecError(f"study spec {path} does not exist; presets are: {', '.join(preset_names())}")
+        return path
+    for folder in _FOLDERS:
+        if (preset := folder / f"{name}{SUFFIX}").is_file():
+            return preset
+    raise SpecError(unknown("study spec", name, preset_names()))

@@ -1,0 +1,1 @@
+"""What a study looks like: notes, figures and exports."""

@@ -1,0 +1,52 @@
+"""Notes for optuna-dashboard: one short one a trial, its architecture as a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial, Trial
+
+from nas_optuna.running.records import TrialRecord
+
+_PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
+
+
+def trial_note(trial: FrozenTrial) -> str:
+    """Markdown of a finished trial: what it was, what it cost, how it ended."""
+    record = TrialRecord.of(trial)
+    facts = [f"**{record.architecture}**", record.state]
+    facts += [f"{record.epochs} epochs"] if record.epochs else []
+    facts += [f"{record.macs:,} MACs"] if record.macs is not None else []
+    facts += [f"{record.params:,} parameters"] if record.params is not None else []
+    facts += [f"value of trial {record.duplicate_of}"] if record.duplicate_of is not None else []
+    facts += [record.cause] if record.cause else []
+    return " · ".join(facts) + "\n\n" + architecture_table(trial.params)
+
+
+def architecture_table(params: Mapping[str, Any]) -> str:
+    """A Markdown table of a params dict: ``conv1.filters`` is row ``conv1``, column ``filters``."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, choice in params.items():
+        match = _PART.fullmatch(name)
+        place, what = (match["place"], match["what"]) if match else (name, "choice")
+        table.setdefault(place, {})[what] = choice
+    columns = list(dict.fromkeys(what for row in table.values() for what in row))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for place, row in table.items():
+        lines.append(f"| {place} | " + " | ".join(str(row.get(what, "")) for what in columns) + " |")
+    return "\n".join(lines)
+
+
+class NoteWriter:
+    """A `Watcher` that writes the note of each trial when it has ended."""
+
+    def trial_began(self, trial: Trial) -> None:
+        """Nothing to write yet."""
+
+    def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
+        """Write the note to the study, where the dashboard looks for it."""
+        from optuna_dashboard import save_note
+
+        save_note(trial, trial_note(ended))
