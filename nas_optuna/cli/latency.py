@@ -1,0 +1,159 @@
+"""``nas-optuna latency``: measure a space's operations, and check the table against whole networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nas_optuna.spaces import SearchSpace
+
+app = typer.Typer(help="Measure latency tables, and check them.", no_args_is_help=True)
+
+SpaceName = Annotated[str, typer.Option("--space", help="Search space.")]
+SpaceOptions = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the space, e.g. depth=3.")
+]
+InputSize = Annotated[int, typer.Option(help="Side of the square input in pixels.", min=1)]
+InChannels = Annotated[int, typer.Option(help="Channels of the input.", min=1)]
+Classes = Annotated[int, typer.Option(help="Number of classes.", min=1)]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog="Example: nas-optuna latency measure --space conv --device cpu --out table.json")
+def measure(
+    out: Annotated[Path, typer.Option(help="The table's file; one that is there is continued.")],
+    space: SpaceName = "conv",
+    set_: SpaceOptions = None,
+    input_size: InputSize = 28,
+    in_channels: InChannels = 1,
+    classes: Classes = 10,
+    device: DeviceName = "auto",
+    runtime: Annotated[str, typer.Option(help="torch, or onnx for ONNX Runtime on the CPU.")] = "torch",
+    threads: Annotated[int, typer.Option(help="Threads of one operation on the CPU.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images a call.", min=1)] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    rounds: Annotated[int, typer.Option(help="Visits of each operation.", min=1)] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
+    from nas_optuna.errors import TableError
+    from nas_optuna.hardware.devices import resolve_device
+    from nas_optuna.hardware.latency import Conditions
+    from nas_optuna.hardware.table import measure_table
+
+    if not out.parent.is_dir():
+        raise TableError(f"directory {out.parent} does not exist; make it, or choose another --out")
+    conditions = Conditions.here(
+        resolve_device(device), runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
+    )
+    made = _space(space, set_, input_size, in_channels, classes)
+    try:
+        with _bar("measuring") as progress:
+            table = measure_table(made, conditions, out, rounds=rounds, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {out} is kept, and the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps({"table": str(out), "operations": len(table.entries), **_conditions(table.conditions)}))
+        return
+    typer.echo(f"{len(table.entries)} operations of space {space!r} in {out}, {_sentence(table.conditions)}")
+
+
+@app.command(epilog="Example: nas-optuna latency check table.json --save-overhead")
+def check(
+    table: Annotated[Path, typer.Argument(help="A latency table.")],
+    set_: SpaceOptions = None,
+    input_size: InputSize = 28,
+    in_channels: InChannels = 1,
+    classes: Classes = 10,
+    device: DeviceName = "auto",
+    networks: Annotated[int, typer.Option(help="Random networks to measure.", min=3)] = 30,
+    seed: Annotated[int, typer.Option(help="Seed of the networks.", min=0)] = 0,
+    save_overhead: Annotated[bool, typer.Option(help="Write a fitted overhead into the table, if it helps.")] = False,
+    force: Annotated[bool, typer.Option(help="Compare although another device or version measured it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the sums of a table with whole networks, measured on the spot."""
+    from nas_optuna.hardware.devices import resolve_device
+    from nas_optuna.hardware.latency import Conditions
+    from nas_optuna.hardware.table import LatencyTable, check_table
+
+    loaded = LatencyTable.load(table)
+    theirs = loaded.conditions
+    here = Conditions.here(
+        resolve_device(device),
+        runtime=theirs.runtime,
+        threads=theirs.threads,
+        batch_size=theirs.batch_size,
+        precision=theirs.precision,
+    )
+    if not force:
+        loaded.require(here, table)
+    made = _space(loaded.space, set_, input_size, in_channels, classes)
+    measured = loaded.model_copy(update={"conditions": here})
+    with _bar("measuring") as progress:
+        result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
+    if save_overhead and result.overhead_helps:
+        loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
+    without, fitted = result.error
+    figures = {
+        "networks": len(result.measured_ms),
+        "spearman": result.spearman,
+        "median_relative_error": without,
+        "median_relative_error_with_overhead": fitted,
+        "overhead_ms": result.overhead_ms,
+        "overhead_helps": result.overhead_helps,
+    }
+    if as_json:
+        pairs = {"measured_ms": result.measured_ms, "table_ms": result.table_ms}
+        typer.echo(json.dumps(figures | pairs | _conditions(here)))
+        return
+    typer.echo(f"{figures['networks']} networks, {_sentence(here)}")
+    typer.echo(f"Spearman rank correlation   {result.spearman:.3f}")
+    typer.echo(f"median relative error       {without:.1%}")
+    verdict = "helps" if result.overhead_helps else "does not help"
+    typer.echo(
+        f"with overhead {result.overhead_ms:+.3f} ms    {fitted:.1%} (fitted to the other networks; it {verdict})"
+    )
+    if save_overhead and result.overhead_helps:
+        typer.echo(f"overhead written to {table}")
+
+
+def _space(name: str, options: list[str] | None, input_size: int, in_channels: int, classes: int) -> SearchSpace:
+    from nas_optuna.spaces import create_space
+    from nas_optuna.spec import with_overrides
+
+    given = with_overrides({}, options or [])
+    return create_space(name, given, in_channels=in_channels, classes=classes, input_size=input_size)
+
+
+def _conditions(conditions: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"conditions": asdict(conditions)}
+
+
+def _sentence(conditions: Any) -> str:
+    return (
+        f"measured on {conditions.device_name} with {conditions.runtime} {conditions.version},"
+        f" {conditions.precision}, batch {conditions.batch_size}, threads {conditions.threads}"
+    )
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with the time left, on the error stream, so that what is printed can be piped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,149 @@
+"""What each architecture of a study costs, known before it is trained, and the limits on it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_optuna.architecture import Architecture
+from nas_optuna.errors import SpecError
+from nas_optuna.hardware.figures import figures
+from nas_optuna.hardware.latency import Conditions, measure
+from nas_optuna.hardware.table import LatencyTable
+from nas_optuna.objectives import parse_objective
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spec import StudySpec
+
+if TYPE_CHECKING:
+    import torch
+
+_STARTS = 4
+_ENUMERATED = 1024
+
+
+class Costs:
+    """The costs of architectures, by name, and how far each is above its limit.
+
+    ``macs``, ``params`` and ``memory`` are always known. ``latency_ms`` is, where an objective or a limit needs it
+    or the spec names a table.
+
+    Args:
+        space: The study's space.
+        spec: Its objectives, limits and latency section are used.
+        device: Where networks are measured, if there is no table.
+
+    Attributes:
+        limits: The most that each cost may be, by name.
+
+    Raises:
+        TableError: The table is damaged, or was measured elsewhere and ``latency.force`` is not set.
+        SpecError: The settings in the latency section are refused.
+    """
+
+    def __init__(self, space: SearchSpace, spec: StudySpec, device: torch.device) -> None:
+        self.limits = dict(spec.limits)
+        self._space = space
+        self._batch_size = spec.latency.batch_size
+        needed = {*spec.limits, *(parse_objective(text).cost for text in spec.objectives)}
+        self._knows_latency = "latency_ms" in needed or spec.latency.table is not None
+        self._table: LatencyTable | None = None
+        self._measured: dict[Architecture, float] = {}
+        if self._knows_latency:
+            self._conditions = Conditions.here(
+                device,
+                threads=spec.latency.threads,
+                batch_size=spec.latency.batch_size,
+                precision=spec.latency.precision,
+            )
+        if spec.latency.table is not None:
+            self._table = LatencyTable.load(Path(spec.latency.table))
+            if not spec.latency.force:
+                self._table.require(self._conditions, Path(spec.latency.table))
+
+    def __call__(self, architecture: Architecture) -> dict[str, float]:
+        """Every known cost, by name."""
+        counted = figures(self._space, architecture, self._batch_size)
+        costs: dict[str, float] = {
+            "macs": counted.macs,
+            "params": counted.params,
+            "memory": counted.weight_bytes + counted.activation_bytes,
+        }
+        return costs | {"latency_ms": self._latency_ms(architecture)} if self._knows_latency else costs
+
+    def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """How far each limited cost is above its limit, as a share of the limit; feasible at 0 and below.
+
+        Shares, because samplers add up what is above limits of different units.
+        """
+        return {name: costs[name] / limit - 1 for name, limit in self.limits.items()}
+
+    def check_limits(self) -> None:
+        """Refuse a limit that no architecture meets.
+
+        Raises:
+            SpecError: Naming the smallest possible.
+        """
+        for name, limit in self.limits.items():
+            architecture = self._smallest(name, limit)
+            cost = self(architecture)[name]
+            if cost > limit:
+                raise SpecError(
+                    f"no architecture has {name} of at most {limit:,.7g};"
+                    f" the smallest possible is {cost:,.7g}, of {architecture}"
+                )
+
+    def _latency_ms(self, architecture: Architecture) -> float:
+        if self._table is not None:
+            return self._table.architecture_ms(self._space, architecture)
+        if architecture not in self._measured:
+            shape = (self._space.in_channels, self._space.input_size, self._space.input_size)
+            latency = measure(self._space.build(architecture), shape, self._conditions)
+            self._measured[architecture] = latency.median_ms
+        return self._measured[architecture]
+
+    def _smallest(self, name: str, enough: float) -> Architecture:
+        """The architecture with the least of a cost, or one that has little enough.
+
+        MACs decide between equals, since a peak of memory does not show what lies beside it. Where latency has to
+        be measured, the architecture with the fewest MACs stands for the fastest.
+        """
+        counted = name != "latency_ms" or self._table is not None
+
+        def key(architecture: Architecture) -> tuple[float, float]:
+            macs = figures(self._space, architecture).macs
+            return (self(architecture)[name] if counted else macs, macs)
+
+        best = None
+        for candidate in _candidates(self._space, key):
+            if best is None or key(candidate) < key(best):
+                best = candidate
+            if counted and key(best)[0] <= enough:
+                break
+        assert best is not None
+        return best
+
+
+def _candidates(space: SearchSpace, key: Callable[[Architecture], tuple[float, float]]) -> Iterator[Architecture]:
+    """Every architecture of a small space; of a larger one, where descents from several starts end.
+
+    In a descent each parameter in turn takes the choice with the least key, until none gets better.
+    """
+    choices = {name: parameter.choices for name, parameter in space.parameters.items()}
+    if space.size <= _ENUMERATED:
+        for values in itertools.product(*choices.values()):
+            yield space.architecture(dict(zip(choices, values, strict=True)))
+        return
+    rng = random.Random(0)
+    for start in range(_STARTS):
+        params = {name: values[0] if start == 0 else rng.choice(values) for name, values in choices.items()}
+        best = space.architecture(params)
+        improved = True
+        while improved:
+            before = key(best)
+            for name, values in choices.items():
+                best = min((space.architecture({**best.params, name: value}) for value in values), key=key)
+            improved = key(best) < before
+        yield best
