@@ -78,20 +78,32 @@ def test_a_block_mixture_is_the_weighted_sum() -> None:
 
 def test_entangled_filters_and_kernels_mix_as_a_weighted_sum() -> None:
     """A layer's mixed output is the sum over kernels in weight space, and over filters on the output."""
-    supernet = CONV.supernet()
-    layer = supernet.layers[0]
+    layer = CONV.supernet().layers[0]
     x = torch.randn(2, 1, 28, 28)
     filters, kernels = torch.softmax(torch.randn(4), 0), torch.softmax(torch.randn(3), 0)
     out = layer(x, Pick(None, filters), Pick(None, kernels), Pick(1, None))
     before_pool = sum(
-        p * torch.conv2d(x, layer.crop(48, 1, k), layer.bias, stride=2, padding=(k + 1) // 2)
+        p * torch.conv2d(x, layer.crop(48, 1, k)[0], layer.crop(48, 1, k)[1], stride=2, padding=(k + 1) // 2)
         for p, k in zip(kernels, layer.kernels, strict=True)
     )
     full = torch.relu(torch.max_pool2d(before_pool, 2))
     expected = torch.zeros_like(full)
     for p, f in zip(filters, layer.filters, strict=True):
-        expected[:, :f] += p * full[:, :f]
+        expected[:, :f] += p * full[:, :f] * math.sqrt(48 / f)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_small_and_large_architectures_start_at_one_scale() -> None:
+    """Without gains the smallest one's signal would be hundreds of times weaker than the largest one's."""
+    torch.manual_seed(0)
+    space = ConvSpace(input_size=28, depth=4)
+    supernet = space.supernet()
+    images = torch.randn(64, 1, 28, 28)
+    scales = [
+        supernet.extract(space.parse("-".join([layer] * 4)))[:-1](images).norm(dim=1).mean().item()
+        for layer in ("f16k3s1", "f24k5s1", "f48k7s1")
+    ]
+    assert max(scales) < 3 * min(scales)
 
 
 @space_case

@@ -4,11 +4,17 @@ Weight entanglement (Cai et al. 2020, once-for-all; Stamoulis et al. 2019, singl
 of the largest size. A smaller kernel is its centred crop, fewer filters are its first ones. Mixing choices then mixes
 masks on weights and channels, not feature maps, so that a step costs about as much as the largest single network's,
 however many choices there are. A stride changes the size of what follows and is always drawn.
+
+Without norm layers a shared weight cannot suit a small and a large fan-in at once: signals would shrink or grow from
+layer to layer with the choice drawn. So each choice has a constant gain, which `extract` multiplies into the weights:
+``1 / kernel`` and ``1 / sqrt(filters)``, relative to the choices' geometric means. Every architecture then starts
+with He initialisation (He et al. 2015, section 2.2).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -20,6 +26,13 @@ from nas_optuna.architecture import Architecture, Choice
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.conv.space import ConvSpace, conv_operation, head_operation, output_side
 from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
+
+_LayerChoices = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def geometric_mean(values: Sequence[int]) -> float:
+    """The middle of a list of factors."""
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 class EntangledConv(nn.Module):
@@ -41,12 +54,15 @@ class EntangledConv(nn.Module):
         super().__init__()
         self.filters, self.kernels, self.strides = filters, kernels, strides
         self.side = max(kernels)
+        self.mean_filters, self.mean_kernel = geometric_mean(filters), geometric_mean(kernels)
         self.weight = nn.Parameter(torch.empty(max(filters), in_channels, self.side, self.side))
         self.bias = nn.Parameter(torch.zeros(max(filters)))
         kernel_masks = torch.zeros(len(kernels), self.side, self.side)
         for mask, kernel in zip(kernel_masks, kernels, strict=True):
-            mask[self.centre(kernel)] = 1
-        filter_masks = (torch.arange(max(filters)) < torch.tensor(filters)[:, None]).float()
+            mask[self.centre(kernel)] = self.kernel_gain(kernel)
+        filter_masks = torch.zeros(len(filters), max(filters))
+        for mask, width in zip(filter_masks, filters, strict=True):
+            mask[:width] = self.filter_gain(width)
         self.register_buffer("kernel_masks", kernel_masks, persistent=False)
         self.register_buffer("filter_masks", filter_masks, persistent=False)
 
@@ -55,9 +71,22 @@ class EntangledConv(nn.Module):
         border = (self.side - kernel) // 2
         return (slice(border, border + kernel),) * 2
 
-    def crop(self, filters: int, channels: int, kernel: int) -> Tensor:
-        """The weight of one choice, ``[filters, channels, kernel, kernel]``: a view."""
-        return self.weight[(slice(filters), slice(channels), *self.centre(kernel))]
+    def kernel_gain(self, kernel: int) -> float:
+        """What the weights of a kernel side are multiplied with."""
+        return self.mean_kernel / kernel
+
+    def filter_gain(self, filters: int) -> float:
+        """What the output of a number of filters is multiplied with."""
+        return math.sqrt(self.mean_filters / filters)
+
+    def crop(self, filters: int, channels: int, kernel: int) -> tuple[Tensor, Tensor]:
+        """Weight ``[filters, channels, kernel, kernel]`` and bias ``[filters]`` of one choice, gains included.
+
+        The output's gain goes into them, since pooling and ReLU commute with a positive factor.
+        """
+        gain = self.filter_gain(filters)
+        weight = self.weight[(slice(filters), slice(channels), *self.centre(kernel))]
+        return weight * (gain * self.kernel_gain(kernel)), self.bias[:filters] * gain
 
     def forward(self, x: Tensor, filters: Pick, kernel: Pick, stride: Pick) -> Tensor:
         """``[batch, channels, side, side]`` → ``[batch, filters, side', side']``; mixed filters give the most."""
@@ -67,8 +96,8 @@ class EntangledConv(nn.Module):
             assert filters.index is not None
             assert kernel.index is not None
             width, size = self.filters[filters.index], self.kernels[kernel.index]
-            weight = self.crop(width, x.shape[1], size)
-            return F.relu(F.max_pool2d(F.conv2d(x, weight, self.bias[:width], step, (size + 1) // 2), 2))
+            weight, bias = self.crop(width, x.shape[1], size)
+            return F.relu(F.max_pool2d(F.conv2d(x, weight, bias, step, (size + 1) // 2), 2))
         mask = (kernel.weights @ self.kernel_masks.flatten(1)).view(self.side, self.side)
         y = F.conv2d(x, self.weight[:, : x.shape[1]] * mask, self.bias, step, (self.side + 1) // 2)
         scale = filters.weights @ self.filter_masks
@@ -130,20 +159,15 @@ class ConvSupernet(Supernet):
 
     @torch.no_grad()
     def reset_weights(self) -> None:
-        """He initialisation for the mixture of equal weights, so that it keeps the signal's scale.
-
-        The masks of an undecided layer pass only a part of the largest kernel and of the channels; the fan-in
-        counts what passes (He et al. 2015, section 2.2).
-        """
-        before = torch.ones(self.space.in_channels, device=self._alphas[0].device)
+        """He initialisation of every architecture at once: the gains make up for its fan-in."""
+        channels: float = self.space.in_channels
         for layer in self.layers:
             assert isinstance(layer, EntangledConv)
-            fan_in = before.square().sum() * layer.kernel_masks.mean(0).square().sum()
-            layer.weight.normal_().mul_((2 / fan_in).sqrt())
+            layer.weight.normal_(std=math.sqrt(2 / channels) / layer.mean_kernel)
             layer.bias.zero_()
-            before = layer.filter_masks.mean(0)
+            channels = layer.mean_filters
         for side, weight in self.heads.weight.items():
-            weight.normal_().mul_((1 / (before.square().sum() * int(side) ** 2)).sqrt())
+            weight.normal_(std=1 / (math.sqrt(channels) * int(side)))
             self.heads.bias[side].zero_()
 
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
@@ -169,8 +193,8 @@ class ConvSupernet(Supernet):
         for operation, layer, module in zip(operations, self.layers, network, strict=False):
             assert isinstance(layer, EntangledConv)
             options = dict(operation.options)
-            weight = layer.crop(options["filters"], operation.input_shape[0], options["kernel"])
-            module.load_state_dict({"conv.weight": weight, "conv.bias": layer.bias[: options["filters"]]})
+            weight, bias = layer.crop(options["filters"], operation.input_shape[0], options["kernel"])
+            module.load_state_dict({"conv.weight": weight, "conv.bias": bias})
         channels, side, _ = head.input_shape
         weight = self.heads.weight[str(side)][:, :channels].flatten(1)
         network[-1].load_state_dict({"1.weight": weight, "1.bias": self.heads.bias[str(side)]})
@@ -185,8 +209,9 @@ class ConvSupernet(Supernet):
         return params
 
 
-def _choices(space: ConvSpace, names: Sequence[str]) -> list[tuple[int, ...]]:
-    return [cast(tuple[int, ...], space.parameters[name].choices) for name in names]
+def _choices(space: ConvSpace, names: Sequence[str]) -> _LayerChoices:
+    """The choices of one layer's filters, kernel and stride."""
+    return cast(_LayerChoices, tuple(space.parameters[name].choices for name in names))
 
 
 class _Chain(CostModel):
