@@ -142,6 +142,75 @@ class LatencySpec(_Part):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
+class SupernetSpec(_Part):
+    """How a supernet is trained to find alphas; `Recipe` still says how its result is trained.
+
+    An option that the mode, update or loss cannot honour is refused when the search begins.
+
+    Attributes:
+        mode: ``"mixture"`` computes the weighted sum of all candidates (DARTS); ``"sampled"`` draws one by
+            Gumbel-softmax, straight-through (FBNet, GDAS).
+        update: ``"alternating"`` trains weights on one half of the training images and alphas on the other;
+            ``"joint"`` trains both on the same batches with the same optimizer, as the document does.
+        order: 2 differentiates the alphas' loss through one step of the weights (DARTS, equations 7 and 8).
+        epochs: Passes over the images that weights are trained on.
+        warmup_epochs: Epochs before alphas move.
+        batch_size: Images a step.
+        learning_rate: Of the weights' SGD, at its peak.
+        momentum: Of the weights' SGD.
+        weight_decay: Of the weights' SGD.
+        schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
+        clip: Largest norm of the weights' gradient; 0 is off.
+        alpha_learning_rate: Of the alphas' Adam; by default 3e-4, and in a joint update `learning_rate`.
+        alpha_weight_decay: Of the alphas; by default 1e-3, and in a joint update 0.
+        alpha_init: ``"zero"``, or ``"uniform"`` in [0, 1) as the document has it.
+        temperature: Of the Gumbel-softmax in the first epoch; by default 5, as FBNet has it.
+        temperature_decay: Its factor from epoch to epoch; by default 0.956.
+        latency_loss: ``"linear"`` adds weight · E[latency] to the cross entropy; ``"fbnet"`` multiplies it by
+            weight · log(1 + 1000 · E[latency])^power; ``"target"`` adds weight · max(0, E[latency] / target - 1).
+        latency_weight: The weight in it; 0 leaves latency out.
+        latency_power: The power of ``"fbnet"``; by default 0.6.
+        latency_target: The target of ``"target"``, in milliseconds, or millions of MACs where the study has no latency table.
+        seed: Of weights, batch order and draws.
+    """
+
+    mode: Literal["mixture", "sampled"] = "mixture"
+    update: Literal["alternating", "joint"] = "alternating"
+    order: Literal[1, 2] = 1
+    epochs: int = Field(default=30, ge=1)
+    warmup_epochs: int = Field(default=3, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=0.025, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=3e-4, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip: float = Field(default=5.0, ge=0)
+    alpha_learning_rate: float | None = Field(default=None, gt=0)
+    alpha_weight_decay: float | None = Field(default=None, ge=0)
+    alpha_init: Literal["zero", "uniform"] = "zero"
+    temperature: float | None = Field(default=None, gt=0)
+    temperature_decay: float | None = Field(default=None, gt=0, le=1)
+    latency_loss: Literal["linear", "fbnet", "target"] = "linear"
+    latency_weight: float = Field(default=0.0, ge=0)
+    latency_power: float | None = Field(default=None, gt=0)
+    latency_target: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _honourable(self) -> SupernetSpec:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas")
+        if self.update == "joint" and self.order == 2:
+            raise ValueError('order = 2 needs update = "alternating"')
+        if self.latency_power is not None and self.latency_loss != "fbnet":
+            raise ValueError('latency_power belongs to latency_loss = "fbnet"')
+        if (self.latency_target is not None) != (self.latency_loss == "target"):
+            raise ValueError('latency_loss = "target" and latency_target need each other')
+        if self.latency_loss != "linear" and self.latency_weight == 0:
+            raise ValueError(f'latency_loss = "{self.latency_loss}" needs a latency_weight above 0')
+        return self
+
+
 class StudySpec(_Part):
     """Everything that a study remembers about itself.
 
@@ -151,6 +220,7 @@ class StudySpec(_Part):
         recipe: The training of each network.
         sampler: What proposes architectures.
         pruner: What stops unpromising trials.
+        supernet: How a supernet of the space is trained.
         objectives: What is optimised, in order; see `nas_optuna.objectives`.
         limits: The most that an architecture may cost, by name of the cost. What is above costs no training.
         latency: How the cost ``latency_ms`` is known.
@@ -162,6 +232,7 @@ class StudySpec(_Part):
     recipe: Recipe = Recipe()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
+    supernet: SupernetSpec = SupernetSpec()
     objectives: tuple[str, ...] = ("accuracy",)
     limits: dict[str, float] = {}
     latency: LatencySpec = LatencySpec()

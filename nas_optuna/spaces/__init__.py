@@ -15,7 +15,7 @@ from nas_optuna.spaces.base import Operation, Parameter, SearchSpace, Shape
 __all__ = ["BUILTIN", "GROUP", "Operation", "Parameter", "SearchSpace", "Shape", "create_space"]
 
 GROUP = "nas_optuna.spaces"
-BUILTIN = {"conv": "nas_optuna.spaces.conv:ConvSpace"}
+BUILTIN = {"conv": "nas_optuna.spaces.conv:ConvSpace", "block": "nas_optuna.spaces.block:BlockSpace"}
 
 
 def create_space(name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: int) -> SearchSpace:

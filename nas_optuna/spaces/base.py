@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nas_optuna import plugins
 from nas_optuna.architecture import Architecture, Choice
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 
 if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spaces may take
     import optuna
     from torch import nn
+
+    from nas_optuna.spaces.supernet import Supernet
 
 Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
@@ -69,6 +72,7 @@ class SearchSpace(ABC):
         name: The name it is registered under.
         version: Raised whenever the same options would give other parameters or other networks, so that a
             study made with the old ones is not continued by mistake.
+        supernet_class: ``package.module:Class`` of the space's supernet, for a space that has one.
         parameters: Optuna parameter name → `Parameter`, in the order in which they are suggested.
         in_channels: Channels of an input image.
         classes: Number of classes.
@@ -77,6 +81,7 @@ class SearchSpace(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    supernet_class: ClassVar[str | None] = None
 
     parameters: Mapping[str, Parameter]
     in_channels: int
@@ -138,6 +143,22 @@ class SearchSpace(ABC):
         from torch import nn
 
         return nn.Sequential(*map(self.build_operation, self.operations(architecture)))
+
+    def supernet(self, **options: Any) -> Supernet:
+        """One network that holds every architecture of the space with shared weights.
+
+        Args:
+            options: The supernet's own options, e.g. ``alpha_init="uniform"``.
+
+        Raises:
+            SpecError: The space has no supernet, or an option is unknown.
+        """
+        if self.supernet_class is None:
+            raise SpecError(f"space {self.name!r} has no supernet; search it with a sampler instead")
+        factory = plugins.find("supernet", self.supernet_class, {}, "nas_optuna.supernets")
+        plugins.check_options("supernet", self.name, factory, options, reserved=("space",))
+        supernet: Supernet = factory(self, **options)
+        return supernet
 
     @abstractmethod
     def format(self, params: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ class ConvSpace(SearchSpace):
     """
 
     name: ClassVar[str] = "conv"
+    supernet_class = "nas_optuna.spaces.conv.supernet:ConvSupernet"
 
     def __init__(
         self,
@@ -111,9 +112,9 @@ class ConvSpace(SearchSpace):
         channels, side = self.in_channels, self.input_size
         for i in range(1, self.depth + 1):
             filters, kernel, stride = (int(params[f"conv{i}.{p}"] or 0) for p in ("filters", "kernel", "stride"))
-            operations.append(_conv(channels, side, filters, kernel, stride))
+            operations.append(conv_operation(channels, side, filters, kernel, stride))
             channels, side = filters, output_side(side, kernel, stride)
-        return (*operations, _head(channels, side, self.classes))
+        return (*operations, head_operation(channels, side, self.classes))
 
     def reachable_operations(self) -> Iterator[Operation]:
         """Walk the (channels, side) pairs that can reach each layer."""
@@ -128,14 +129,14 @@ class ConvSpace(SearchSpace):
                 assert isinstance(filters, int)
                 assert isinstance(kernel, int)
                 assert isinstance(stride, int)
-                operation = _conv(channels, side, filters, kernel, stride)
+                operation = conv_operation(channels, side, filters, kernel, stride)
                 following.add((filters, output_side(side, kernel, stride)))
                 if operation not in seen:
                     seen.add(operation)
                     yield operation
             states = following
         for channels, side in sorted(states):
-            yield _head(channels, side, self.classes)
+            yield head_operation(channels, side, self.classes)
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
@@ -147,7 +148,8 @@ class ConvSpace(SearchSpace):
         return network.ConvLayer(operation.input_shape[0], **options)
 
 
-def _conv(channels: int, side: int, filters: int, kernel: int, stride: int) -> Operation:
+def conv_operation(channels: int, side: int, filters: int, kernel: int, stride: int) -> Operation:
+    """One layer, for an input of that many channels and that side length."""
     after = output_side(side, kernel, stride)
     return Operation(
         "conv",
@@ -157,5 +159,6 @@ def _conv(channels: int, side: int, filters: int, kernel: int, stride: int) -> O
     )
 
 
-def _head(channels: int, side: int, classes: int) -> Operation:
+def head_operation(channels: int, side: int, classes: int) -> Operation:
+    """The linear layer at the end."""
     return Operation("head", (), (channels, side, side), (classes,))

@@ -1,0 +1,305 @@
+"""A supernet's alphas as a sampler's prior: drawn from, or used for the first trials of another sampler.
+
+The alphas reach every worker through the study's user attributes. Nothing here knows the supernet itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.spaces import SearchSpace
+
+SUMMARY = "supernet"
+"""Study user attribute: what the search was and what it found; written last."""
+_ALPHAS = "supernet:alphas:"
+_ATTRIBUTE_LENGTH = 2000
+"""Characters that a study attribute may hold on every storage, with a margin (MySQL and the dashboard: 2,046)."""
+_REDRAWS = 50
+"""Draws before an architecture that the study has seen is proposed again."""
+_FLATTEN = 1.1
+"""Factor of the temperature after each draw of such an architecture."""
+WARM_START = "warm_start"
+"""Trial user attribute of a trial that a supernet's prior proposed."""
+
+Alphas = Mapping[str, Sequence[float]]
+"""Parameter name → logits, one a choice."""
+
+
+def write_alphas(study: Study, alphas: Alphas, summary: Mapping[str, Any]) -> None:
+    """Store alphas in a study, in as many attributes as they need.
+
+    Args:
+        study: The study.
+        alphas: The logits; kept to four decimals.
+        summary: What else to remember, JSON-ready and short.
+    """
+    chunks: list[dict[str, list[float]]] = [{}]
+    length = 2
+    for name, logits in alphas.items():
+        values = [round(x, 4) for x in logits]
+        more = len(json.dumps({name: values}))
+        if length + more > _ATTRIBUTE_LENGTH and chunks[-1]:
+            chunks.append({})
+            length = 2
+        chunks[-1][name] = values
+        length += more
+    for i, chunk in enumerate(chunks):
+        study.set_user_attr(f"{_ALPHAS}{i}", chunk)
+    start = len(_trials(study))
+    study.set_user_attr(SUMMARY, {**summary, "chunks": len(chunks), "first_trial": start})
+
+
+def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """The alphas and the summary that `write_alphas` stored.
+
+    Raises:
+        StudyError: The study has none.
+    """
+    attributes = study._storage.get_study_user_attrs(study._study_id)
+    summary = attributes.get(SUMMARY)
+    if summary is None:
+        raise StudyError(
+            f"study {study.study_name!r} has no trained supernet;"
+            f" run: nas-optuna supernet train --study {study.study_name}"
+        )
+    alphas: dict[str, list[float]] = {}
+    for i in range(summary["chunks"]):
+        alphas |= attributes[f"{_ALPHAS}{i}"]
+    return alphas, summary
+
+
+def top(alphas: Alphas, count: int) -> list[tuple[dict[str, int], float]]:
+    """The most probable combinations of choices, best first.
+
+    Args:
+        alphas: The logits.
+        count: How many.
+
+    Returns:
+        ``(parameter name → index of the choice, log probability)``, fewer where there are fewer.
+    """
+    best: list[tuple[dict[str, int], float]] = [({}, 0.0)]
+    for name, logits in alphas.items():
+        logs = [math.log(p) if p > 0 else -math.inf for p in probabilities(logits)]
+        grown = [({**indices, name: i}, log + more) for indices, log in best for i, more in enumerate(logs)]
+        best = sorted(grown, key=lambda item: -item[1])[:count]
+    return best
+
+
+def probabilities(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    """``softmax(logits / temperature)``."""
+    largest = max(logits)
+    powers = [math.exp((x - largest) / temperature) for x in logits]
+    return [p / sum(powers) for p in powers]
+
+
+def propose(
+    study: Study,
+    distributions: Mapping[str, CategoricalDistribution],
+    *,
+    seed: int,
+    temperature: float,
+) -> dict[str, Any]:
+    """The alphas' argmax while the study has not seen it, then draws from the prior, new ones where possible.
+
+    Args:
+        study: The study; its trials and its alphas are read.
+        distributions: Optuna's distribution of each parameter.
+        seed: Of this draw.
+        temperature: Above 1 flattens the prior, below 1 sharpens it.
+
+    Raises:
+        StudyError: The study has no alphas, or they are of another space.
+    """
+    alphas, _ = read_alphas(study)
+    if {name: len(logits) for name, logits in alphas.items()} != {
+        n: len(d.choices) for n, d in distributions.items()
+    }:
+        raise StudyError(
+            f"the supernet of study {study.study_name!r} was trained for another space;"
+            f" run: nas-optuna supernet train --study {study.study_name} --restart"
+        )
+    seen = {tuple(map(trial.params.get, distributions)) for trial in _trials(study)}
+    rng = random.Random(seed)
+    indices = {name: max(range(len(logits)), key=logits.__getitem__) for name, logits in alphas.items()}
+    params: dict[str, Any] = {}
+    for _ in range(_REDRAWS):
+        params = {name: d.choices[indices[name]] for name, d in distributions.items()}
+        if tuple(params.values()) not in seen:
+            break
+        indices = {
+            name: rng.choices(range(len(logits)), probabilities(logits, temperature))[0]
+            for name, logits in alphas.items()
+        }
+        temperature *= _FLATTEN
+    return params
+
+
+def _trials(study: Study) -> list[FrozenTrial]:
+    """Every trial: what Hyperband hands to samplers shows those of one bracket, and no user attributes."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
+class SupernetSampler(BaseSampler):
+    """Draws every parameter from the study's supernet, at a temperature that anneals from trial to trial.
+
+    Args:
+        distributions: The space's distributions.
+        seed: The study's seed; each draw's comes from it and the trial's number.
+        start_temperature: Temperature of the first trial after the supernet's training.
+        end_temperature: Temperature from `anneal_trials` trials on.
+        anneal_trials: How many trials the geometric way from one to the other takes.
+
+    Raises:
+        SpecError: A temperature or `anneal_trials` is not positive.
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, CategoricalDistribution],
+        seed: int,
+        *,
+        start_temperature: float = 2.0,
+        end_temperature: float = 0.5,
+        anneal_trials: int = 50,
+    ) -> None:
+        if min(start_temperature, end_temperature, anneal_trials) <= 0:
+            raise SpecError("sampler 'supernet' needs temperatures and anneal_trials above 0")
+        self._distributions = dict(distributions)
+        self._seed = seed
+        self._start, self._end, self._trials = start_temperature, end_temperature, anneal_trials
+
+    def temperature(self, trials: int) -> float:
+        """The temperature when that many trials have begun since the supernet's training."""
+        return float(self._start * (self._end / self._start) ** min(1.0, trials / self._trials))
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The argmax first, then draws; raises as `propose`."""
+        if not search_space:
+            return {}
+        begun = max(0, trial.number - read_alphas(study)[1]["first_trial"])
+        return propose(
+            study, self._distributions, seed=seed_for(self._seed, trial.number), temperature=self.temperature(begun)
+        )
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """At random, for a parameter that the space does not have."""
+        sampler = optuna.samplers.RandomSampler(seed=seed_for(self._seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class WarmStartSampler(BaseSampler):
+    """Begins with the supernet's argmax and draws from its prior, then goes on with another sampler.
+
+    The trials it proposes are marked with the user attribute `WARM_START`; workers count those of all.
+
+    Args:
+        sampler: What goes on.
+        distributions: The space's distributions.
+        seed: The study's seed.
+        trials: How many trials the supernet proposes.
+        temperature: Of the prior.
+
+    Raises:
+        SpecError: `trials` or `temperature` is not positive.
+    """
+
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        distributions: Mapping[str, CategoricalDistribution],
+        seed: int,
+        *,
+        trials: int = 5,
+        temperature: float = 1.0,
+    ) -> None:
+        if trials < 1 or temperature <= 0:
+            raise SpecError("a warm start needs at least one trial and a temperature above 0")
+        self._sampler = sampler
+        self._distributions = dict(distributions)
+        self._seed = seed
+        self._trials = trials
+        self._temperature = temperature
+        self._warm: set[int] = set()
+
+    def __str__(self) -> str:
+        return f"{self._sampler}, warm-started by a supernet"
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Decide who proposes this trial."""
+        marked = sum(WARM_START in t.user_attrs for t in _trials(study))
+        if marked < self._trials and "fixed_params" not in trial.system_attrs:
+            self._warm.add(trial.number)
+            study._storage.set_trial_user_attr(trial._trial_id, WARM_START, "supernet")
+        else:
+            self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space while warm, then the other sampler's."""
+        if trial.number in self._warm:
+            return dict(self._distributions)
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The supernet's proposal while warm, then the other sampler's."""
+        if trial.number in self._warm:
+            seed = seed_for(self._seed, trial.number, "warm start")
+            return propose(study, self._distributions, seed=seed, temperature=self._temperature)
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the other sampler does."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As the other sampler does; it learns from warm trials too."""
+        self._warm.discard(trial.number)
+        self._sampler.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """As the other sampler does."""
+        self._sampler.reseed_rng()
+
+
+def supernet(
+    space: SearchSpace,
+    seed: int,
+    *,
+    start_temperature: float = 2.0,
+    end_temperature: float = 0.5,
+    anneal_trials: int = 50,
+) -> BaseSampler:
+    """Draws from the prior of the study's supernet; train one first."""
+    return SupernetSampler(
+        space.distributions(),
+        seed,
+        start_temperature=start_temperature,
+        end_temperature=end_temperature,
+        anneal_trials=anneal_trials,
+    )

@@ -1,0 +1,176 @@
+"""What every supernet is: shared weights, one alpha vector for each Optuna parameter name, and its costs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nas_optuna.architecture import Architecture, Choice
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.base import SearchSpace
+
+Mode = Literal["mixture", "sampled"]
+"""How a forward pass treats a choice: the weighted sum of all, or one of them drawn."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for one step.
+
+    Attributes:
+        indices: Parameter name → index of the drawn choice.
+        noise: Parameter name → the Gumbel noise it was drawn with, ``[choices]``, on the alphas' device.
+        temperature: Of the Gumbel-softmax.
+    """
+
+    indices: Mapping[str, int]
+    noise: Mapping[str, Tensor]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Pick:
+    """How the choices of one parameter enter one forward pass.
+
+    Attributes:
+        index: The one choice to compute, or None to mix them all.
+        weights: ``[choices]``, non-negative, sum 1; or None where a drawn choice needs no gradient.
+    """
+
+    index: int | None
+    weights: Tensor | None
+
+
+class CostModel(ABC):
+    """The expected cost of a network drawn from the alphas' probabilities: exact, and differentiable."""
+
+    @abstractmethod
+    def __call__(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """The expectation, a scalar in the table's unit, for one ``[choices]`` vector a parameter."""
+
+
+class Supernet(nn.Module, ABC):
+    """One network that holds every architecture of a space with shared weights.
+
+    Each parameter of the space has a vector of logits, its alpha. So ``derive()`` is a params dict for
+    ``optuna.trial.FixedTrial``, and ``prior()`` a distribution that a sampler can draw from.
+
+    Args:
+        space: The space.
+        alpha_init: ``"zero"`` starts without a preference; ``"uniform"`` draws every logit from [0, 1).
+
+    Raises:
+        SpecError: `alpha_init` is neither.
+
+    Attributes:
+        space: The space.
+        must_draw: Parameters whose choices cannot be mixed, since they change the shape of what follows.
+    """
+
+    must_draw: frozenset[str] = frozenset()
+
+    def __init__(self, space: SearchSpace, *, alpha_init: str = "zero") -> None:
+        super().__init__()
+        if alpha_init not in ("zero", "uniform"):
+            raise SpecError(f"alpha_init {alpha_init!r} is unknown; choose 'zero' or 'uniform'")
+        self.space = space
+        start = torch.zeros if alpha_init == "zero" else torch.rand
+        # A list beside the space's names, because a ParameterDict refuses names with a dot.
+        self._alphas = nn.ParameterList(nn.Parameter(start(len(p.choices))) for p in space.parameters.values())
+
+    @property
+    def alphas(self) -> Mapping[str, nn.Parameter]:
+        """Parameter name → logits ``[choices]`` (float32), in the space's order."""
+        return dict(zip(self.space.parameters, self._alphas, strict=True))
+
+    def weights(self) -> Iterator[nn.Parameter]:
+        """Every trainable parameter that is not an alpha."""
+        alphas = set(map(id, self._alphas))
+        return (p for p in self.parameters() if id(p) not in alphas)
+
+    def probabilities(self, temperature: float = 1.0) -> dict[str, Tensor]:
+        """Parameter name → ``softmax(alpha / temperature)``, ``[choices]``, differentiable."""
+        return {name: torch.softmax(alpha / temperature, 0) for name, alpha in self.alphas.items()}
+
+    def prior(self, temperature: float = 1.0) -> dict[str, list[float]]:
+        """The probabilities as plain numbers: parameter name → one for each choice, in order."""
+        return {name: p.detach().cpu().double().tolist() for name, p in self.probabilities(temperature).items()}
+
+    def entropy(self) -> dict[str, float]:
+        """Parameter name → entropy of its probabilities in nats; 0 is decided, ``log(choices)`` undecided."""
+        return {name: float(torch.special.entr(p.detach()).sum()) for name, p in self.probabilities().items()}
+
+    def derive(self) -> dict[str, Choice]:
+        """The most probable choice of every parameter: a params dict, valid for ``optuna.trial.FixedTrial``."""
+        return {name: self.space.parameters[name].choices[int(alpha.argmax())] for name, alpha in self.alphas.items()}
+
+    def expected_cost(self, table: Mapping[str, float]) -> Tensor:
+        """The expected cost under ``softmax(alpha)``: a differentiable scalar in the table's unit.
+
+        Compiles the table on every call; a loop calls `cost_model` once.
+
+        Args:
+            table: ``Operation.key`` → cost, for every reachable operation of the space.
+
+        Raises:
+            SpecError: The table lacks an operation.
+        """
+        return self.cost_model(table)(self.probabilities())
+
+    def picks(self, mode: Mode, draw: Draw, *, differentiable: bool) -> dict[str, Pick]:
+        """How every parameter enters the next forward pass.
+
+        A drawn choice that needs a gradient is straight-through: the forward pass sees one-hot weights, the
+        backward pass those of the Gumbel-softmax (Jang et al. 2017, section 2.2).
+
+        Args:
+            mode: ``"mixture"`` mixes what can be mixed (DARTS); ``"sampled"`` draws everything.
+            draw: What was drawn. Mixed parameters do not use it.
+            differentiable: Whether alphas get a gradient.
+        """
+        return {
+            name: self._pick(alpha, draw, name, mode == "mixture" and name not in self.must_draw, differentiable)
+            for name, alpha in self.alphas.items()
+        }
+
+    def _pick(self, alpha: Tensor, draw: Draw, name: str, mix: bool, differentiable: bool) -> Pick:
+        if mix:
+            return Pick(None, torch.softmax(alpha if differentiable else alpha.detach(), 0))
+        index = draw.indices[name]
+        if not differentiable:
+            return Pick(index, None)
+        soft = torch.softmax((alpha + draw.noise[name]) / draw.temperature, 0)
+        hard = torch.zeros_like(soft)
+        hard[index] = 1
+        return Pick(index, hard + soft - soft.detach())
+
+    def missing(self, table: Mapping[str, float]) -> SpecError | None:
+        """The error for a table that does not cover the space; None if it does."""
+        absent = [op.key for op in self.space.reachable_operations() if op.key not in table]
+        if not absent:
+            return None
+        return SpecError(
+            f"the cost table lacks {len(absent)} operations of this space, e.g. {absent[0]!r};"
+            " measure one for this space, its options and its input size"
+        )
+
+    @abstractmethod
+    def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
+        """Logits ``[batch, classes]`` of images ``[batch, in_channels, input_size, input_size]``."""
+
+    @abstractmethod
+    def cost_model(self, table: Mapping[str, float]) -> CostModel:
+        """Compile a cost table for the alphas' device and dtype; raises as `expected_cost`."""
+
+    @abstractmethod
+    def extract(self, architecture: Architecture) -> nn.Sequential:
+        """One architecture's own network, as ``space.build`` makes it, with a copy of the shared weights."""
+
+    @abstractmethod
+    def smallest(self) -> dict[str, Choice]:
+        """The params with the least work; an identity where the space has one."""
