@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
 
 GROUP = "nas_optuna.samplers"
-BUILTIN = {
-    name: f"nas_optuna.samplers.optunas:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")
-} | {"supernet": "nas_optuna.samplers.prior:supernet"}
+BUILTIN = {name: f"nas_optuna.samplers.optunas:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")}
+BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("controller", "evolution")}
+BUILTIN["supernet"] = "nas_optuna.samplers.prior:supernet"
 
 
 def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[str, Any]) -> BaseSampler:

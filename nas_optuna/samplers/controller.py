@@ -1,0 +1,176 @@
+"""The RNN controller: an LSTM proposes architectures and learns from their accuracy by reinforcement."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from nas_optuna.samplers import snapshot
+from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens
+from nas_optuna.samplers.learner import LOG_PROB, Learner, Settings
+from nas_optuna.samplers.policy import Policy
+from nas_optuna.spaces import SearchSpace
+
+ENTROPY = "controller:entropy"
+"""Trial user attribute: nats of the policy that proposed the trial, averaged over the tokens of its candidates."""
+
+SNAPSHOT = "controller:snapshot"
+"""Prefix of the study's system attributes that hold the policy."""
+
+SNAPSHOT_EVERY = 250
+"""Finished trials between two snapshots; a fresh process learns again from about so many at most."""
+
+CANDIDATES = 64
+"""Sequences drawn for a proposal; the first unseen one is taken."""
+
+TEMPERATURES = (1.0, 2.0, 4.0, 1e9)
+"""Where all candidates were seen, the policy is flattened step by step, at last to uniform."""
+
+
+class ControllerSampler(CategoricalSampler):
+    """An LSTM policy trained by REINFORCE.
+
+    Zoph & Le, "Neural Architecture Search with Reinforcement Learning" (2017), with details of ENAS
+    (Pham et al. 2018).
+
+    Each categorical parameter is one token, in the natural order of the parameters' names, with its own embedding
+    and soft-max head. After every `batch_size` finished trials the policy takes one Adam step along the gradient of
+    reward minus a bias-corrected moving average, plus an entropy bonus. A trial
+    that an older policy proposed, as happens with asynchronous workers, is weighted by the truncated ratio of its
+    probabilities now and then. An architecture that was seen is not proposed again while the policy, flattened if
+    need be, offers another.
+
+    The policy is a function of the finished trials in their order of completion, so any process can rebuild it. In
+    long studies, snapshots in the study's system attributes (safetensors) spare it most of that.
+
+    For one objective. Parameters that are not categorical are sampled uniformly.
+
+    Args:
+        seed: The study's seed; None draws one.
+        hidden: Units of the LSTM.
+        learning_rate: Of Adam.
+        batch_size: Finished trials an update.
+        entropy: Weight of a nat of entropy against the reward, whose standard deviation is about 0.3.
+        reward: ``"rank"`` is the share of recent trials that a trial beats, which no outlier distorts.
+            ``"standardised"`` is the value's distance from their mean in standard deviations, clipped to ±3.
+            A pruned trial is compared with the others at the last epoch that it reached.
+        failures: ``"ignore"`` failed trials, or reward them as ``"worst"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        hidden: int = 32,
+        learning_rate: float = 0.05,
+        batch_size: int = 5,
+        entropy: float = 0.03,
+        reward: Literal["rank", "standardised"] = "rank",
+        failures: Literal["ignore", "worst"] = "ignore",
+    ) -> None:
+        if hidden < 1 or batch_size < 1:
+            raise ValueError(f"hidden and batch_size must be at least 1, got {hidden} and {batch_size}")
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        if entropy < 0:
+            raise ValueError(f"entropy must not be negative, got {entropy}")
+        if reward not in ("rank", "standardised"):
+            raise ValueError(f"reward must be 'rank' or 'standardised', got {reward!r}")
+        if failures not in ("ignore", "worst"):
+            raise ValueError(f"failures must be 'ignore' or 'worst', got {failures!r}")
+        super().__init__(seed)
+        self._settings = Settings(hidden, learning_rate, batch_size, entropy, reward, failures)
+        self._learner: Learner | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_learner": None}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the base class.
+
+        Raises:
+            ValueError: The study has several objectives.
+        """
+        self._raise_error_if_multi_objective(study)
+        return super().infer_relative_search_space(study, trial)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the base class.
+
+        Raises:
+            ValueError: The study has several objectives.
+        """
+        self._raise_error_if_multi_objective(study)
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+    def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
+        """Learn from what has finished since, then draw."""
+        policy = self._learn(history, study).policy
+        rng = self._rng(trial)
+        exhausted = len(history.seen) >= math.prod(history.sizes)
+        for temperature in TEMPERATURES:
+            rollout = policy.sample(CANDIDATES, rng, temperature)
+            candidates = [tuple(tokens) for tokens in rollout.tokens.tolist()]
+            if temperature == TEMPERATURES[0]:
+                entropy = rollout.entropy.mean()
+            unseen = next((i for i, tokens in enumerate(candidates) if tokens not in history.seen), None)
+            if unseen is not None or exhausted:
+                break
+        chosen = unseen or 0
+        for name, value in ((LOG_PROB, rollout.log_prob[chosen]), (ENTROPY, entropy)):
+            study._storage.set_trial_user_attr(trial._trial_id, name, float(value))
+        return candidates[chosen]
+
+    def policy(self, study: Study) -> Policy:
+        """The policy after all finished trials of `study`, to look at its probabilities.
+
+        Raises:
+            ValueError: No trial has finished, or the trials have no categorical parameter in common.
+        """
+        trials = study.get_trials(deepcopy=False)
+        space = self.infer_relative_search_space(study, trials[-1]) if trials else {}
+        if not space:
+            raise ValueError("the study has no finished trials with a categorical parameter in common")
+        with self._lock:
+            return self._learn(self._read(study, space), study).policy
+
+    def _learn(self, history: History, study: Study) -> Learner:
+        if self._learner is None or self._learner.history is not history:
+            self._learner = Learner(history, self._settings, self._seed, study.direction)
+            if len(history.finished) >= SNAPSHOT_EVERY:
+                any(self._learner.restore(state) for state in snapshot.load(study, SNAPSHOT))
+        before = self._learner.learned
+        self._learner.learn()
+        after = self._learner.learned
+        if after // SNAPSHOT_EVERY > before // SNAPSHOT_EVERY:
+            snapshot.save(study, SNAPSHOT, after, self._learner.state())
+        return self._learner
+
+
+def controller(
+    space: SearchSpace,
+    seed: int,
+    *,
+    hidden: int = 32,
+    learning_rate: float = 0.05,
+    batch_size: int = 5,
+    entropy: float = 0.03,
+    reward: Literal["rank", "standardised"] = "rank",
+    failures: Literal["ignore", "worst"] = "ignore",
+) -> ControllerSampler:
+    """The RNN controller, trained by REINFORCE with the accuracies; one objective."""
+    return ControllerSampler(
+        seed=seed,
+        hidden=hidden,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        entropy=entropy,
+        reward=reward,
+        failures=failures,
+    )

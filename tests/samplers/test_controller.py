@@ -1,0 +1,211 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas_optuna.errors import SpecError
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.controller import ENTROPY, SNAPSHOT_EVERY, ControllerSampler
+from nas_optuna.samplers.learner import LOG_PROB, rank, standardised
+from nas_optuna.samplers.policy import Policy
+from nas_optuna.spaces.conv import ConvSpace
+
+NAMES = ("a", "b", "c", "d")
+CHOICES = (0, 1, 2)
+TARGET = (2, 0, 1, 2)
+
+
+def suggest(trial: optuna.Trial) -> tuple[int, ...]:
+    return tuple(trial.suggest_categorical(name, CHOICES) for name in NAMES)
+
+
+def distance(trial: optuna.Trial) -> float:
+    return float(sum(x != y for x, y in zip(suggest(trial), TARGET, strict=True)))
+
+
+def probability(sampler: ControllerSampler, study: optuna.Study, tokens: tuple[int, ...]) -> float:
+    return float(np.exp(sampler.policy(study).evaluate(np.array([tokens])).log_prob[0]))
+
+
+def journal(path: Path) -> optuna.storages.BaseStorage:
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("reward", "left"), [("rank", 0.1), ("standardised", 0.6)])
+def test_learns_the_one_rewarded_sequence_and_unlearns_it_when_the_reward_flips(
+    seed: int, reward: Any, left: float
+) -> None:
+    sampler = ControllerSampler(seed=seed, reward=reward)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda t: float(suggest(t) == TARGET), n_trials=300)
+    assert probability(sampler, study, TARGET) > 0.9
+    study.optimize(lambda t: float(suggest(t) != TARGET), n_trials=300)
+    assert probability(sampler, study, TARGET) < left
+
+
+@pytest.mark.parametrize(("direction", "towards"), [("minimize", True), ("maximize", False)])
+def test_the_direction_is_respected(direction: str, towards: bool) -> None:
+    sampler = ControllerSampler(seed=0)
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    study.optimize(distance, n_trials=60)
+    assert (probability(sampler, study, TARGET) > len(CHOICES) ** -4) == towards
+
+
+def test_ten_trials_and_ten_in_a_second_process_are_twenty_in_one(tmp_path: Path) -> None:
+    whole = optuna.create_study(storage=journal(tmp_path / "whole"), sampler=ControllerSampler(seed=3))
+    whole.optimize(distance, n_trials=20)
+    for _ in range(2):
+        part = optuna.create_study(
+            storage=journal(tmp_path / "part"), study_name="s", sampler=ControllerSampler(seed=3), load_if_exists=True
+        )
+        part.optimize(distance, n_trials=10)
+    assert [t.params for t in part.trials] == [t.params for t in whole.trials]
+    assert [t.user_attrs for t in part.trials] == [t.user_attrs for t in whole.trials]
+
+
+def test_a_snapshot_spares_most_of_the_learning_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = ControllerSampler(seed=0)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(distance, n_trials=2 * SNAPSHOT_EVERY + 30)
+    theta = sampler.policy(study).theta
+    updates = 0
+    gradient = Policy.gradient
+
+    def counted(self: Policy, *args: Any) -> Any:
+        nonlocal updates
+        updates += 1
+        return gradient(self, *args)
+
+    monkeypatch.setattr(Policy, "gradient", counted)
+    np.testing.assert_array_equal(ControllerSampler(seed=0).policy(study).theta, theta)
+    assert 0 < updates <= 10
+
+    updates = 0
+    ControllerSampler(seed=0, entropy=0.5).policy(study)  # another learner's snapshot is not its own
+    assert updates > 100
+
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    assert all(len(json.dumps(value)) < 2046 for value in attributes.values())
+    for slot in (0, 1):
+        study._storage.set_study_system_attr(study._study_id, f"controller:snapshot:{slot}:3", "AAAA")
+    updates = 0
+    np.testing.assert_array_equal(ControllerSampler(seed=0).policy(study).theta, theta)
+    assert updates > 100
+
+
+def test_sampling_is_from_the_policy_and_says_so() -> None:
+    sampler = ControllerSampler(seed=0)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(distance, n_trials=15)
+    policy = sampler.policy(study)
+    tokens = suggest(study.ask())
+    attributes = study.trials[-1].user_attrs
+    assert attributes[LOG_PROB] == pytest.approx(float(policy.evaluate(np.array([tokens])).log_prob[0]), rel=1e-5)
+    entropy = policy.sample(2000, np.random.default_rng(1)).entropy.mean()
+    assert entropy < 0.99 * np.log(len(CHOICES))
+    assert attributes[ENTROPY] == pytest.approx(float(entropy), rel=0.05)
+
+
+def finished(value: float | None, curve: dict[int, float], state: TrialState) -> FrozenTrial:
+    return create_trial(state=state, value=value, intermediate_values=curve)
+
+
+def test_pruned_trials_are_ranked_at_their_last_epoch() -> None:
+    best = finished(0.9, {1: 0.5, 2: 0.8, 3: 0.9}, TrialState.COMPLETE)
+    worst = finished(0.6, {1: 0.4, 2: 0.5, 3: 0.6}, TrialState.COMPLETE)
+    early = finished(None, {1: 0.2}, TrialState.PRUNED)
+    late = finished(None, {1: 0.3, 2: 0.6}, TrialState.PRUNED)
+    failed = finished(None, {}, TrialState.FAIL)
+    everyone = [best, worst, early, late, failed]
+    ranks = [rank(t, everyone, 1.0) for t in everyone]
+    assert ranks == [0.9, 0.5, 0.3, 0.7, 0.1]  # `late` was above `worst` at epoch 2
+    assert [rank(t, everyone[:4], -1.0) for t in everyone[:4]] == [0.125, 0.625, 0.875, 0.375]
+    assert standardised(best, everyone, 1.0) > standardised(late, everyone, 1.0) > standardised(early, everyone, 1.0)
+    assert standardised(failed, everyone, 1.0) < standardised(early, everyone, 1.0)
+
+
+def test_infeasible_trials_rank_last_by_violation() -> None:
+    trials = [
+        create_trial(state=TrialState.COMPLETE, value=value, constraints={"latency": over})
+        for value, over in ((0.5, -1.0), (0.9, 0.2), (0.9, 0.1))
+    ]
+    assert np.argsort([rank(t, trials, 1.0) for t in trials]).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("failures", ["ignore", "worst"])
+def test_failed_trials_teach_only_if_asked_to(failures: Any) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        if suggest(trial)[0] == 0:
+            raise RuntimeError
+        return 1.0
+
+    sampler = ControllerSampler(seed=0, failures=failures)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    study.optimize(objective, n_trials=60, catch=(RuntimeError,))
+    p = sampler.policy(study).probabilities(np.array([TARGET]))[0, 0, 0]
+    assert p < 0.15 if failures == "worst" else p > 0.15
+
+
+def test_infinite_values_do_not_break_the_policy() -> None:
+    for reward in ("rank", "standardised"):
+        sampler = ControllerSampler(seed=0, reward=reward)  # type: ignore[arg-type]
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda t: float("inf") if suggest(t)[0] == 0 else 1.0, n_trials=40)
+        assert np.isfinite(sampler.policy(study).theta).all()
+
+
+def test_a_pickled_sampler_goes_on_the_same() -> None:
+    sampler = ControllerSampler(seed=0)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(distance, n_trials=20)
+    copy = pickle.loads(pickle.dumps(sampler))
+    np.testing.assert_array_equal(copy.policy(study).theta, sampler.policy(study).theta)
+
+
+def test_an_instance_may_move_to_another_study() -> None:
+    sampler = ControllerSampler(seed=0)
+    for name in ("first", "second"):
+        study = optuna.create_study(sampler=sampler, study_name=name)
+        study.optimize(distance, n_trials=20)
+    alone = optuna.create_study(sampler=ControllerSampler(seed=0))
+    alone.optimize(distance, n_trials=20)
+    assert [t.params for t in study.trials] == [t.params for t in alone.trials]
+
+
+def test_enqueued_trials_and_trials_of_other_samplers_are_learned_from() -> None:
+    sampler = ControllerSampler(seed=0)
+    study = optuna.create_study(sampler=sampler)
+    distributions = {name: CategoricalDistribution(CHOICES) for name in NAMES}
+    for _ in range(20):
+        params = dict(zip(NAMES, TARGET, strict=True))
+        study.add_trial(create_trial(params=params, distributions=distributions, value=0.0))
+        study.add_trial(create_trial(params=dict.fromkeys(NAMES, 1), distributions=distributions, value=1.0))
+    assert probability(sampler, study, TARGET) > 5 * len(CHOICES) ** -4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"entropy": -1},
+        {"reward": "value"},
+        {"failures": "count"},
+        {"hidden": 0},
+        {"learning_rate": 0},
+        {"entropie": 1},
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        create_sampler("controller", ConvSpace(), 0, options)
+
+
+def test_the_policy_of_an_empty_study_is_refused() -> None:
+    with pytest.raises(ValueError, match="no finished trials"):
+        ControllerSampler(seed=0).policy(optuna.create_study())
