@@ -170,7 +170,7 @@ class SupernetSpec(_Part):
             weight · log(1 + 1000 · E[latency])^power; ``"target"`` adds weight · max(0, E[latency] / target - 1).
         latency_weight: The weight in it; 0 leaves latency out.
         latency_power: The power of ``"fbnet"``; by default 0.6.
-        latency_target: The target of ``"target"``, in milliseconds, or millions of MACs where the study has no latency table.
+        latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
         seed: Of weights, batch order and draws.
     """
 

@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import optuna
@@ -25,8 +26,7 @@ def formula(side: int, layers: list[tuple[int, int, int]]) -> tuple[int, int]:
 def layer_lists() -> list[list[tuple[int, int, int]]]:
     rng = random.Random(0)
     drawn = [
-        [(rng.choice((16, 24, 32, 48)), rng.choice((3, 5, 7)), rng.choice((1, 2))) for _ in range(5)]
-        for _ in range(20)
+        [(rng.choice((16, 24, 32, 48)), rng.choice((3, 5, 7)), rng.choice((1, 2))) for _ in range(5)] for _ in range(20)
     ]
     extremes = [[(f, k, s)] * 5 for f in (16, 48) for k in (3, 7) for s in (1, 2)]
     return extremes + drawn
@@ -82,7 +82,7 @@ def test_every_network_is_made_of_reachable_operations() -> None:
         architecture = SPACE.parse("-".join(f"f{f}k{k}s{s}" for f, k, s in layers))
         operations = SPACE.operations(architecture)
         assert set(operations) <= set(reachable)
-        for before, after in zip(operations, operations[1:], strict=False):
+        for before, after in itertools.pairwise(operations):
             assert before.output_shape == after.input_shape
 
 

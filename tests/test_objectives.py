@@ -60,9 +60,7 @@ def test_every_positive_number_is_an_amount(number: float) -> None:
     assert parse_amount(number) == number
 
 
-@given(
-    st.one_of(st.floats(max_value=0), st.text("kMGeE.,-+ ab", max_size=5), st.sampled_from(["inf", "nan", "2 MB"]))
-)
+@given(st.one_of(st.floats(max_value=0), st.text("kMGeE.,-+ ab", max_size=5), st.sampled_from(["inf", "nan", "2 MB"])))
 def test_other_amounts_are_refused(text: str | float) -> None:
     with pytest.raises(SpecError, match="is not a positive amount"):
         parse_amount(text)

@@ -88,9 +88,7 @@ def test_draws_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_with()
     study.add_trial(optuna.create_trial(params=ARGMAX, distributions=DISTRIBUTIONS, value=0.0))
     monkeypatch.setattr(prior, "_FLATTEN", 1.0)
-    counts = Counter(
-        propose(study, DISTRIBUTIONS, seed=seed, temperature=2.0)["conv1.kernel"] for seed in range(3000)
-    )
+    counts = Counter(propose(study, DISTRIBUTIONS, seed=seed, temperature=2.0)["conv1.kernel"] for seed in range(3000))
     # softmax of (1, 0, 0), given that the architecture is not the argmax
     p = math.e / (math.e + 2)
     rest = math.prod(math.e / (math.e + len(x.choices) - 1) for x in SPACE.parameters.values())

@@ -139,9 +139,7 @@ def test_alphas_weights_and_prior(space: SearchSpace) -> None:
         assert p.index(max(p)) == space.parameters[name].choices.index(params[name])
         assert max(p) > max(supernet.prior()[name]) - 1e-9
     undecided = space.supernet().entropy()
-    assert all(
-        math.isclose(e, math.log(len(space.parameters[n].choices)), rel_tol=1e-5) for n, e in undecided.items()
-    )
+    assert all(math.isclose(e, math.log(len(space.parameters[n].choices)), rel_tol=1e-5) for n, e in undecided.items())
 
 
 @space_case

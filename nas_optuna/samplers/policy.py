@@ -187,9 +187,7 @@ class Policy:
                 chosen[:, t] = np.minimum(below.sum(1), self.sizes[t] - 1)
             log_prob += log_p[rows, chosen[:, t]]
             entropy[:, t] = -(p * np.where(p > 0, log_p, 0)).sum(1)
-            steps.append(
-                _Step(inputs, (i, f, o, g), cell_before, cell, state, squashed, p, np.where(p > 0, log_p, 0))
-            )
+            steps.append(_Step(inputs, (i, f, o, g), cell_before, cell, state, squashed, p, np.where(p > 0, log_p, 0)))
         return Rollout(chosen, log_prob, entropy), steps
 
 

@@ -124,9 +124,7 @@ def propose(
         StudyError: The study has no alphas, or they are of another space.
     """
     alphas, _ = read_alphas(study)
-    if {name: len(logits) for name, logits in alphas.items()} != {
-        n: len(d.choices) for n, d in distributions.items()
-    }:
+    if {name: len(logits) for name, logits in alphas.items()} != {n: len(d.choices) for n, d in distributions.items()}:
         raise StudyError(
             f"the supernet of study {study.study_name!r} was trained for another space;"
             f" run: nas-optuna supernet train --study {study.study_name} --restart"
@@ -275,9 +273,7 @@ class WarmStartSampler(BaseSampler):
         """As the other sampler does."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As the other sampler does; it learns from warm trials too."""
         self._warm.discard(trial.number)
         self._sampler.after_trial(study, trial, state, values)

@@ -71,9 +71,7 @@ def test_excess_is_a_share_of_the_limit() -> None:
 def test_a_limit_that_nothing_meets_is_refused_with_the_smallest_possible(name: str, depth: int) -> None:
     space = ConvSpace(depth=depth)
     smallest = costs(space)(space.parse("-".join(["f16k3s2"] * depth)))[name]
-    with pytest.raises(
-        SpecError, match=rf"no architecture has {name} .*smallest possible is {smallest:,.7g}, of f16k"
-    ):
+    with pytest.raises(SpecError, match=rf"no architecture has {name} .*smallest possible is {smallest:,.7g}, of f16k"):
         costs(space, limits={name: smallest - 1}).check_limits()
     costs(space, limits={name: smallest}).check_limits()
 
