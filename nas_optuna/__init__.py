@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from nas_optuna.architecture import Architecture
     from nas_optuna.data import ImageSet, SearchData, load_data
     from nas_optuna.errors import NasOptunaError
-    from nas_optuna.running import Objective, TrialRecord
+    from nas_optuna.running.objective import Objective
+    from nas_optuna.running.records import TrialRecord
     from nas_optuna.samplers import create_sampler
     from nas_optuna.spaces import SearchSpace, create_space
     from nas_optuna.spaces.conv import ConvSpace
@@ -29,12 +30,12 @@ _HOMES = {
     "ConvSpace": "nas_optuna.spaces.conv",
     "ImageSet": "nas_optuna.data",
     "NasOptunaError": "nas_optuna.errors",
-    "Objective": "nas_optuna.running",
+    "Objective": "nas_optuna.running.objective",
     "Recipe": "nas_optuna.spec",
     "SearchData": "nas_optuna.data",
     "SearchSpace": "nas_optuna.spaces",
     "StudySpec": "nas_optuna.spec",
-    "TrialRecord": "nas_optuna.running",
+    "TrialRecord": "nas_optuna.running.records",
     "create_sampler": "nas_optuna.samplers",
     "create_space": "nas_optuna.spaces",
     "load_data": "nas_optuna.data",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -37,10 +38,29 @@ def find(kind: str, name: str, builtin: Mapping[str, str], group: str) -> Any:
     if target is None:
         raise SpecError(unknown(kind, name, names(builtin, group)))
     module, _, attribute = target.partition(":")
+    if target == name and "" not in sys.path:
+        sys.path.append("")  # the current folder, which an installed command does not look in
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SpecError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # somebody else's module may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SpecError(f"{kind} {name!r} cannot be imported: {reason}") from error
+
+
+def require_type(kind: str, name: str, made: object, wanted: type) -> None:
+    """Refuse what a plugin gave, where it is something else than it should be.
+
+    Args:
+        kind: What was asked for (``"sampler"``), for the message.
+        name: Its name, for the message.
+        made: What came back.
+        wanted: The class that it should be of.
+
+    Raises:
+        SpecError: It is not.
+    """
+    if not isinstance(made, wanted):
+        raise SpecError(f"{kind} {name!r} gave a {type(made).__name__}, not a {wanted.__name__}")
 
 
 def check_options(
@@ -58,7 +78,12 @@ def check_options(
     Raises:
         SpecError: Naming the option and the nearest right one.
     """
-    parameters = inspect.signature(function).parameters
+    if not callable(function):
+        raise SpecError(f"{kind} {name!r} is a {type(function).__name__}, which cannot be called")
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some of what is written in C does not say
+        return
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     accepted = [

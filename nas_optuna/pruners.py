@@ -77,9 +77,13 @@ def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePru
     Raises:
         SpecError: The name or an option is unknown, or a value is refused.
     """
+    import optuna
+
     factory: Callable[..., BasePruner] = plugins.find("pruner", name, BUILTIN, GROUP)
     plugins.check_options("pruner", name, factory, options, reserved=("epochs",))
     try:
-        return factory(epochs, **options)
+        pruner = factory(epochs, **options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"pruner {name!r} refuses {dict(options)!r}: {error}") from error
+    plugins.require_type("pruner", name, pruner, optuna.pruners.BasePruner)
+    return pruner

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -37,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         0; 2 where the user has to change something, said in one line on stderr; 130 after an interruption.
     """
     try:
-        result = app(arguments, standalone_mode=False)
+        with _without_chatter():
+            result = app(arguments, standalone_mode=False)
+            sys.stdout.flush()
     except NasOptunaError as error:
         print_error(str(error))
         return 2
@@ -50,9 +57,47 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(f"{_message(error)}; see nas-optuna --help")
         return 2
     except BrokenPipeError:  # e.g. `nas-optuna study list | head -1`
-        sys.stderr.close()
+        _discard_stdout()
         return 0
+    except OSError as error:
+        print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        _discard_stdout()
+        return 2
+    except Exception as error:
+        if (problem := _storage_problem(error)) is None:
+            raise
+        print_error(problem)
+        return 2
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hide Optuna's lines on what our tables show anyway, and its remarks that a feature which we use is experimental.
+
+    By their text, since importing Optuna's classes would cost every command half a second.
+    """
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* is experimental")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _storage_problem(error: Exception) -> str | None:
+    """One line for a database that failed amid a command; None for any other error."""
+    if "optuna" not in sys.modules:
+        return None
+    from nas_optuna.running.storage import failure
+
+    return failure(error)
+
+
+def _discard_stdout() -> None:
+    """Let nobody write what is still in the buffer: the reader is gone, or the disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _message(error: Exception) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from socketserver import ThreadingMixIn
 from typing import Annotated
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
@@ -24,7 +27,7 @@ def dashboard(
 ) -> None:
     """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C."""
     from optuna.artifacts import FileSystemArtifactStore
-    from optuna_dashboard import run_server
+    from optuna_dashboard import wsgi
 
     from nas_optuna.running.storage import files_folder, open_storage, storage_url
 
@@ -32,8 +35,24 @@ def dashboard(
     opened = open_storage(url)
     artifacts = files_folder(url) / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
+    application = wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts))
     try:
-        run_server(opened, host=HOST, port=port, artifact_store=FileSystemArtifactStore(artifacts))
+        server = make_server(HOST, port, application, server_class=_Server, handler_class=_Handler)
     except OSError as error:
         raise StudyError(f"cannot serve on {HOST}:{port} ({error.strerror}); choose another --port") from error
+    say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request: a page asks for several things at once."""
+
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    """Requests of a person's own browser are no news."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,3 +49,23 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="Seed of the sampler's proposals.", show_default=False),
 ]
+
+
+def command_line(context: typer.Context, **changed: Any) -> str:
+    """The command line that runs a command once more, with its options as they were given.
+
+    Args:
+        context: The command's.
+        changed: Options, by the name of their Python parameter, with another value; None leaves one out.
+    """
+    from nas_optuna.running.storage import masked
+
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        value = changed.get(parameter.name, context.params[parameter.name])
+        if value in (None, False) or value == parameter.default:
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            text = masked(item) if parameter.name == "storage" else str(item)
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
+    return shlex.join(["nas-optuna", *words[1:]])

@@ -12,8 +12,8 @@ PIPE_WIDTH = 200
 
 
 def print_error(message: str) -> None:
-    """One line on stderr."""
-    print(f"error: {message}", file=sys.stderr)
+    """One line on stderr, whatever line breaks a driver or a file name put into the message."""
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
 
 
 def say(message: str) -> None:

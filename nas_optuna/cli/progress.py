@@ -142,10 +142,8 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
         total: Trials it shall run, if that is known.
         timeout: Seconds after which it begins no more, if there is such a limit.
     """
-    import optuna
     from rich.console import Console
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     score = Score(total, timeout)
     console = Console(stderr=True)
     if not sys.stderr.isatty():

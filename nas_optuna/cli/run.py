@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from nas_optuna.errors import SpecError
 if TYPE_CHECKING:
     import optuna
 
-    from nas_optuna.running.loop import Outcome
     from nas_optuna.spec import StudySpec
 
 DEFAULT_TRIALS = 20
@@ -26,6 +26,7 @@ def register(parent: typer.Typer) -> None:
 
 
 def run(
+    context: typer.Context,
     study: options.StudyName = "nas",
     trials: Annotated[
         int | None,
@@ -57,6 +58,7 @@ def run(
     """
     from nas_optuna.cli.progress import watch
     from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.presets import DEFAULT
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.running.loop import StopRequest, interruptible
     from nas_optuna.running.loop import run as run_trials
@@ -78,6 +80,8 @@ def run(
     url = storage_url(storage)
     existing, wanted = _existing(url, study, spec, set_, sampler=sampler, pruner=pruner, seed=seed)
     search = prepare(wanted, data_dir)
+    if existing is not None:
+        require_same_space(existing, search.space)
     queued = read_architectures(enqueue, search.space) if enqueue else []
     stop = StopRequest()
     files = files_folder(url)
@@ -94,8 +98,7 @@ def run(
         )
         if existing is None:
             existing = create_study(open_storage(url, create=True), study, wanted, search.space)
-            say(f"created study {study!r}")
-        require_same_space(existing, search.space)
+            say(f"created study {study!r}" + (f" from the preset {DEFAULT}" if spec is None else ""))
         existing.sampler, existing.pruner = search.sampler, search.pruner
         for architecture in queued:
             enqueue_architecture(existing, search.space, architecture.params, origin="enqueued")
@@ -108,7 +111,11 @@ def run(
         print_json([r.to_dict() for r in ranked(existing.get_trials(deepcopy=False), maximizes(existing))])
     else:
         print_ranking(existing)
-    _say_what_next(study, storage, trials, outcome)
+    if outcome.interrupted:
+        left = None if trials is None else trials - outcome.trials
+        say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
+    else:
+        _say_what_next(study, storage)
     return 130 if outcome.interrupted else 0
 
 
@@ -142,17 +149,14 @@ def _existing(
         load_study(storage, name)  # says which name was meant
     if name != "nas" and spec is None and not overrides:
         raise SpecError(f"there is no study {name!r} yet; say what it is to be, e.g. --spec digits-quick")
-    if spec is None:
-        say("no --spec: using the preset digits-quick")
     return None, with_options(read_spec(spec, overrides), sampler=sampler, pruner=pruner, seed=seed)
 
 
-def _say_what_next(study: str, storage: str | None, trials: int | None, outcome: Outcome) -> None:
-    place = ("" if study == "nas" else f" --study {study}") + (" --storage …" if storage else "")
-    if outcome.interrupted:
-        left = f" --trials {trials - outcome.trials}" if trials is not None else ""
-        say(f"stopped; nothing is lost. Continue: nas-optuna run{place}{left}")
-        return
-    say(f"next: nas-optuna best{place}      the winner, its figures and how to use it")
-    say(f"      nas-optuna run{place} --trials 20      go on searching")
-    say(f"      nas-optuna dashboard{' --storage …' if storage else ''}      browse in optuna-dashboard")
+def _say_what_next(study: str, storage: str | None) -> None:
+    from nas_optuna.running.storage import masked
+
+    where = [f"--storage {shlex.quote(masked(storage))}"] if storage else []
+    which = [f"--study {shlex.quote(study)}"] if study != "nas" else []
+    say(f"next: {' '.join(('nas-optuna best', *which, *where))}      the winner, its figures and how to use it")
+    say(f"      {' '.join(('nas-optuna run --trials 20', *which, *where))}      go on searching")
+    say(f"      {' '.join(('nas-optuna dashboard', *where))}      browse in optuna-dashboard")

@@ -45,7 +45,8 @@ class ImageSet:
         if len(self.classes) < 2:
             raise DataError(f"the data set has {len(self.classes)} class; a classifier needs at least two")
         if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
-            raise DataError(f"labels must lie in 0 … {len(self.classes) - 1}, got {self.labels.max().item()}")
+            found = f"{self.labels.min().item()} … {self.labels.max().item()}"
+            raise DataError(f"labels must lie in 0 … {len(self.classes) - 1}, got {found}")
         if not self.mean:
             mean, std = _pixel_statistics(self.images)
             object.__setattr__(self, "mean", mean)

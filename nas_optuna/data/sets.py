@@ -8,10 +8,13 @@ Each function takes ``(train, directory)``: which part is wanted, and where file
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ from nas_optuna.errors import DataError, NasOptunaError
 
 GROUP = "nas_optuna.datasets"
 LARGEST_FOLDER_SIDE = 224
+NETWORK_TIMEOUT = 15.0
+"""Seconds to wait for an answer of a server that offers a data set."""
 HELD_OUT_FOR_TEST = 0.2
 """Share held out for test where a source comes as one part."""
 
@@ -57,11 +62,12 @@ def _torchvision(name: str, train: bool, directory: Path) -> ImageSet:
     make, needs = _TORCHVISION[name]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        data = make(torchvision.datasets, str(directory), train)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        with _network_timeout():
+            data = make(torchvision.datasets, str(directory), train)
+    except Exception as error:  # torchvision meets a damaged file with whatever its reader raises
         raise DataError(
-            f"data set {name!r} is not complete in {directory} and could not be downloaded"
-            f" ({_one_line(error)}); put {needs} there, or use the spec digits-quick, which needs no download"
+            f"it is absent from {directory} or damaged there, and could not be downloaded ({_one_line(error)});"
+            f" put {needs} there (remove damaged files), or use the spec digits-quick, which needs no download"
         ) from error
     images = torch.as_tensor(np.asarray(data.data))
     if images.dim() == 3:
@@ -69,12 +75,25 @@ def _torchvision(name: str, train: bool, directory: Path) -> ImageSet:
     elif images.shape[-1] == 3:
         images = images.permute(0, 3, 1, 2)
     labels = torch.as_tensor(np.asarray(data.labels if name == "svhn" else data.targets), dtype=torch.int64)
+    if name == "qmnist":  # its other columns say who wrote the digit
+        labels = labels[:, 0].contiguous()
     classes = tuple(map(str, getattr(data, "classes", range(int(labels.max()) + 1))))
     if name == "emnist":  # torchvision keeps EMNIST's images transposed
         images = images.transpose(2, 3)
     # The document's figures for MNIST; the others are measured.
     statistics = {"mean": (0.1307,), "std": (0.3081,)} if name == "mnist" else {}
     return ImageSet(images.contiguous(), labels, classes, **statistics)
+
+
+@contextmanager
+def _network_timeout() -> Iterator[None]:
+    """Torchvision sets none, so a mirror that never answers would be waited for without end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 # Name → how torchvision makes it, and which files it wants in the data directory.
@@ -153,9 +172,9 @@ def folder(path: Path, train: bool) -> ImageSet:
     root = path / ("train" if train else "test") if divided else path
     if not root.is_dir():
         raise DataError(f"image folder {root} does not exist; it should hold one directory a class")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(classes) < 2:
-        raise DataError(f"image folder {root} has {len(classes)} class directories; at least two are needed")
+    classes = _class_names(path / "train" if divided else path)
+    if unknown := set(_class_names(root)) - set(classes):
+        raise DataError(f"image folder {root} holds {min(unknown)!r}, but there is no such class in train")
     extensions = torchvision.datasets.folder.IMG_EXTENSIONS
     files = [
         (file, label)
@@ -168,8 +187,15 @@ def folder(path: Path, train: bool) -> ImageSet:
         raise DataError(f"image folder {root} holds no image ({', '.join(extensions)})")
     images = torch.stack(_same_size(pictures))
     labels = torch.tensor([label for _, label in files])
-    whole = ImageSet(images, labels, tuple(classes))
+    whole = ImageSet(images, labels, classes)
     return whole if divided else _part(whole, train)
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) < 2:
+        raise DataError(f"image folder {root} has {len(names)} class directories; at least two are needed")
+    return tuple(names)
 
 
 def npz(path: Path, train: bool) -> ImageSet:
@@ -183,17 +209,18 @@ def npz(path: Path, train: bool) -> ImageSet:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            prefix = "test_" if not train and "test_images" in arrays else ""
+            divided = "test_images" in arrays
+            prefix = "test_" if divided and not train else ""
             images = torch.from_numpy(arrays[f"{prefix}images"])
             labels = torch.from_numpy(arrays[f"{prefix}labels"].astype(np.int64))
-            divided = "test_images" in arrays
-    except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
+            last = max(int(arrays[name].max(initial=0)) for name in ("labels", "test_labels") if name in arrays)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} is not an .npz file with arrays 'images' and 'labels' ({_one_line(error)})") from error
     if images.dim() == 3:
         images = images.unsqueeze(1)
     elif images.dim() == 4 and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
-    whole = ImageSet(images.contiguous(), labels, tuple(map(str, range(int(labels.max()) + 1))))
+    whole = ImageSet(images.contiguous(), labels, tuple(map(str, range(last + 1))))
     return whole if divided else _part(whole, train)
 
 
@@ -210,18 +237,28 @@ def load_images(name: str, train: bool, directory: Path | None = None) -> ImageS
         DataError: It is absent and cannot be downloaded, or is not usable.
     """
     kind, _, path = name.partition(":")
-    if kind == "folder":
-        return folder(Path(path).expanduser(), train)
-    if kind == "npz":
-        return npz(Path(path).expanduser(), train)
-    function = plugins.find("data set", name, BUILTIN, GROUP)
+    function: Loader
+    if kind in _FROM_FILES:
+        function = partial(_from_files, _FROM_FILES[kind], Path(path).expanduser())
+    else:
+        function = plugins.find("data set", name, BUILTIN, GROUP)
     try:
-        images: ImageSet = function(train, directory or data_directory())
+        images = function(train, directory or data_directory())
+    except DataError as error:
+        raise DataError(f"data set {name!r}: {error}") from error
     except NasOptunaError:
         raise
     except Exception as error:  # somebody else's function: say whose it was
         raise DataError(f"data set {name!r} failed to load: {_one_line(error)}") from error
+    plugins.require_type("data set", name, images, ImageSet)
     return images
+
+
+_FROM_FILES: dict[str, Callable[[Path, bool], ImageSet]] = {"folder": folder, "npz": npz}
+
+
+def _from_files(read: Callable[[Path, bool], ImageSet], path: Path, train: bool, directory: Path) -> ImageSet:
+    return read(path, train)
 
 
 def _part(whole: ImageSet, train: bool) -> ImageSet:
@@ -230,12 +267,12 @@ def _part(whole: ImageSet, train: bool) -> ImageSet:
 
 
 def _read_picture(file: Path) -> torch.Tensor:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as picture:
             array = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} is not an image that can be read ({_one_line(error)}); mend or remove it") from error
     return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
 

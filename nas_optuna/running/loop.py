@@ -15,7 +15,7 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
 from nas_optuna.running.records import Attribute
 from nas_optuna.running.worker import release, release_abandoned, this_worker
 
@@ -114,6 +114,9 @@ def run(
             release(study, trial)
             stop.asked = True
             break
+        except (NasOptunaError, OSError):
+            release(study, trial)  # not the architecture's fault, e.g. a full disk
+            raise
         except BaseException:
             study.tell(trial, state=TrialState.FAIL)
             raise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -51,7 +53,7 @@ class Objective:
 
     Raises:
         DeviceError: The device is not there.
-        SpecError: The recipe asks for a precision that the device has not (on the first trial).
+        SpecError: The recipe asks for a precision that the device has not.
         TrainingError: Memory ran out twice (on a trial).
     """
 
@@ -71,6 +73,7 @@ class Objective:
         self.data = data
         self.recipe = recipe or Recipe()
         self.device = resolve_device(device)
+        self._precision = str(resolve_precision(self.recipe.precision, self.device)).removeprefix("torch.")
         self._reuse_duplicates = reuse_duplicates
         self._checkpoints = checkpoints
         self._interrupted = interrupted
@@ -116,14 +119,17 @@ class Objective:
 
     def describe_device(self) -> str:
         """One line: the device, its number format, and where the images live."""
-        precision = str(resolve_precision(self.recipe.precision, self.device)).removeprefix("torch.")
-        return f"{self._device_name} ({self.device}), {precision}, images {self.train_loader.kind}"
+        return f"{self._device_name} ({self.device}), {self._precision}, images {self.train_loader.kind}"
 
     def _trained(self, trial: BaseTrial, architecture: Architecture) -> float:
+        with self._checkpoint_folder(trial, architecture) as folder:
+            seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
+            return self._result(
+                trial, [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
+            )
+
+    def _result(self, trial: BaseTrial, trainings: Sequence[Iterator[EpochResult]]) -> float:
         """Train all repeats side by side, an epoch at a time, so that their mean can be pruned."""
-        folder = self._checkpoint_folder(trial, architecture)
-        seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
-        trainings = [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
         epochs, seconds, value = 0, 0.0, 0.0
         try:
             for results in zip(*trainings, strict=True):
@@ -160,12 +166,20 @@ class Objective:
             interrupted=self._interrupted,
         )
 
-    def _checkpoint_folder(self, trial: BaseTrial, architecture: Architecture) -> Path | None:
-        """A folder that no other trial, architecture or recipe shares."""
+    @contextmanager
+    def _checkpoint_folder(self, trial: BaseTrial, architecture: Architecture) -> Iterator[Path | None]:
+        """A folder that no other trial, architecture or recipe shares; kept only where the training is to go on."""
         if self._checkpoints is None:
-            return None
+            yield None
+            return
         identity = hashlib.sha256(f"{architecture}/{self.recipe.fingerprint}".encode()).hexdigest()[:12]
-        return self._checkpoints / f"trial-{trial.number}-{identity}"
+        folder = self._checkpoints / f"trial-{trial.number}-{identity}"
+        try:
+            yield folder
+        except (optuna.TrialPruned, TrainingError):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture) -> None:
         figure = figures(self.space, architecture)

@@ -35,6 +35,8 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
     Raises:
         SpecError: The name or an option is unknown, or the sampler refuses the space or a value.
     """
+    from optuna.samplers import BaseSampler as Sampler
+
     factory = plugins.find("sampler", name, BUILTIN, GROUP)
     plugins.check_options("sampler", name, factory, options, reserved=("space", "seed"))
     try:
@@ -43,4 +45,5 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
         raise
     except (TypeError, ValueError) as error:
         raise SpecError(f"sampler {name!r} refuses {dict(options)!r}: {error}") from error
+    plugins.require_type("sampler", name, sampler, Sampler)
     return sampler

@@ -32,11 +32,7 @@ def tpe(
 
     def make(s: int) -> BaseSampler:
         return optuna.samplers.TPESampler(
-            seed=s,
-            n_startup_trials=n_startup_trials,
-            multivariate=multivariate,
-            constant_liar=constant_liar,
-            warn_independent_sampling=False,
+            seed=s, n_startup_trials=n_startup_trials, multivariate=multivariate, constant_liar=constant_liar
         )
 
     return PerTrialSeedSampler(make, seed)

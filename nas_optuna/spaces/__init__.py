@@ -38,5 +38,6 @@ def create_space(name: str, options: dict[str, Any], *, in_channels: int, classe
         space = factory(**options, **figures)
     except TypeError as error:
         raise SpecError(f"space {name!r} cannot be made from {options!r}: {error}") from error
-    assert isinstance(space, SearchSpace)
-    return space
+    plugins.require_type("space", name, space, SearchSpace)
+    made: SearchSpace = space
+    return made

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nas_optuna.errors import StudyError
+
 
 class CheckpointFolder:
     """One training's latest checkpoint, as ``epoch-N/`` inside a folder of its own.
@@ -37,16 +39,18 @@ class CheckpointFolder:
             weights: The network's ``state_dict``.
             state: Nested dicts and lists of tensors and plain values.
             progress: JSON-ready.
+
+        Raises:
+            StudyError: It cannot be written, e.g. because the disk is full; the one before it is kept.
         """
         target = self.path / f"epoch-{epoch}"
         partial = self.path / f"partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / "weights.safetensors")
-        torch.save(dict(state), partial / "state.pt")
-        (partial / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        for file in (*partial.iterdir(), partial):
-            _flush(file)
+        try:
+            _write(partial, weights, state, progress)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = " ".join(str(error).split())[:200]
+            raise StudyError(f"cannot keep a checkpoint in {self.path} ({reason}); free some space there") from error
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         _flush(self.path)
@@ -76,6 +80,16 @@ class CheckpointFolder:
     def remove(self) -> None:
         """Delete it: the training is over."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _write(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
+    torch.save(dict(state), folder / "state.pt")
+    (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+    for file in (*folder.iterdir(), folder):
+        _flush(file)
 
 
 def _flush(path: Path) -> None:

@@ -1,0 +1,424 @@
+"""Whatever a user gets wrong: one line on stderr that names it and the remedy, exit code 2, and nothing changed."""
+
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from PIL import Image
+
+from nas_optuna.running import storage
+from tests.cli.conftest import Command, tiny
+
+DATABASE = Path("nas-optuna.db")
+UNWRITABLE = "/proc/nas-optuna"  # not even for root
+
+
+def content() -> list[str] | None:
+    """All that a database holds, its log included; None where there is none."""
+    if not DATABASE.exists():
+        return None
+    with closing(sqlite3.connect(DATABASE)) as connection:
+        return list(connection.iterdump())
+
+
+def refused(command: Command, *arguments: object, says: tuple[str, ...]) -> None:
+    """Run, and check all that every refusal has in common."""
+    before, files = content(), sorted(Path.cwd().iterdir())
+    result = command(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert len(result.err.splitlines()) == 1, result.err
+    assert result.err.startswith("error: ")
+    for part in says:
+        assert part in result.err
+    assert content() == before
+    if before is None:
+        assert sorted(Path.cwd().iterdir()) == files
+
+
+RUN = ("run", "--trials", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "--trials", 0), ("--trials must be at least 1",)),
+        (("run", "--trials", "many"), ("--trials", "see nas-optuna --help")),
+        (("run", "--timeout", 0), ("--timeout must be positive",)),
+        (("run", "--trails", 3), ("--trails", "--trials")),
+        (("rnu",), ("rnu", "run")),
+        ((*RUN, "--sampler", "tqe"), ("unknown sampler 'tqe'; did you mean 'tpe'?",)),
+        ((*RUN, "--pruner", "medain"), ("unknown pruner 'medain'; did you mean 'median'?",)),
+        ((*RUN, "--device", "cuda:99"), ("'cuda:99' is not on this machine; choose auto, cpu",)),
+        ((*RUN, "--device", "gpu"), ("unknown device 'gpu'",)),
+        ((*RUN, "--seed", -1), ("sampler.seed", "greater than or equal to 0")),
+        ((*RUN, "--spec", "digit-quick"), ("unknown study spec 'digit-quick'; did you mean 'digits-quick'?",)),
+        ((*RUN, "--spec", "absent.toml"), ("absent.toml does not exist", "digits-quick")),
+        ((*RUN, "--set", "data.name=digit"), ("unknown data set 'digit'; did you mean 'digits'?",)),
+        ((*RUN, "--set", "recipe.epoch=3"), ("unknown key 'epoch'; did you mean 'epochs'? (in [recipe])",)),
+        ((*RUN, "--set", "recipe.epochs=0"), ("recipe.epochs", "greater than or equal to 1, got 0")),
+        ((*RUN, "--set", "recipe.epochs"), ("--set needs section.key=value",)),
+        ((*RUN, "--set", "recipe.epochs.x=3"), ("'epochs' is not a section",)),
+        ((*RUN, "--set", "recipe=3"), ("recipe",)),
+        ((*RUN, "--set", "recipe.precision=fp16"), ("recipe.precision = 'fp16' needs CUDA",)),
+        ((*RUN, "--set", "space.name=convv"), ("unknown space 'convv'; did you mean 'conv'?",)),
+        ((*RUN, "--set", "space.depht=3"), ("unknown option of space 'conv': 'depht'; did you mean 'depth'?",)),
+        ((*RUN, "--set", "space.depth=0"), ("'depth' must be a whole number of at least 1",)),
+        ((*RUN, "--set", "sampler.n_startup=3"), ("did you mean 'n_startup_trials'?",)),
+        ((*RUN, "--set", "pruner.min_epoch=3"), ("did you mean 'min_epochs'?",)),
+        ((*RUN, "--sampler", "grid"), ("'grid' lists every architecture", "7,962,624", "use random")),
+        ((*RUN, "--sampler", "no_such_module:make"), ("'no_such_module:make' cannot be imported",)),
+        ((*RUN, "--sampler", "math:cos"), ("sampler 'math:cos' refuses {}",)),
+        ((*RUN, "--sampler", "math:pi"), ("sampler 'math:pi' is a float, which cannot be called",)),
+        ((*RUN, "--pruner", "math:cos"), ("pruner 'math:cos' gave a float, not a BasePruner",)),
+        ((*RUN, "--set", "space.name=builtins:dict"), ("space 'builtins:dict' gave a dict, not a SearchSpace",)),
+        ((*RUN, "--set", "data.name=math:cos"), ("data set 'math:cos' failed to load",)),
+        ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath' failed to load",)),
+        ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
+        ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),
+        ((*RUN, "--study", "mine"), ("no study 'mine' yet", "--spec digits-quick")),
+        (("study", "list"), ("there is no database nas-optuna.db; nas-optuna study create makes it",)),
+        (("best",), ("there is no database",)),
+        (("dashboard",), ("there is no database",)),
+        (("study", "export", "--format", "xml"), ("--format 'xml' is not known; choose csv or json",)),
+        (("data", "fetch", "mnst"), ("unknown data set 'mnst'; did you mean 'mnist'?",)),
+        (("space", "show", "--set", "space.kernels=[3,3]"), ("'kernel' needs at least one choice and no repetition",)),
+        (("study", "create", "--spec", "mnist_fast"), ("did you mean 'mnist-fast'?",)),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_options_that_cannot_be_honoured(
+    command: Command, arguments: tuple[object, ...], says: tuple[str, ...]
+) -> None:
+    refused(command, *arguments, says=says)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--trials", 1, "--study", "nsa"),
+        ("best", "--study", "nsa"),
+        ("study", "show", "nsa"),
+        ("study", "export", "nsa"),
+        ("study", "delete", "nsa", "--yes"),
+    ],
+    ids=str,
+)
+def test_an_unknown_study_is_named_with_the_nearest(
+    command: Command, study: str, arguments: tuple[object, ...]
+) -> None:
+    refused(command, *arguments, says=("unknown study 'nsa'; did you mean 'nas'?",))
+
+
+def test_a_study_is_not_made_twice(command: Command, study: str) -> None:
+    refused(command, "study", "create", *tiny(), says=("study 'nas' exists; run continues it",))
+
+
+@pytest.mark.parametrize("text", ["objectives = [", "just words", "\x00", "a = 1\na = 2"])
+def test_a_spec_that_is_not_toml(command: Command, text: str) -> None:
+    Path("s.toml").write_text(text)
+    refused(command, *RUN, "--spec", "s.toml", says=("s.toml is not TOML",))
+
+
+def test_a_spec_that_is_not_text(command: Command) -> None:
+    Path("s.toml").write_bytes(b"\xff\xfe\x00")
+    refused(command, *RUN, "--spec", "s.toml", says=("s.toml is not TOML",))
+    Path("folder.toml").mkdir()
+    refused(command, *RUN, "--spec", "folder.toml", says=("folder.toml",))
+
+
+@pytest.mark.parametrize("key", ["recpie", "objective"])
+def test_an_unknown_section(command: Command, key: str) -> None:
+    Path("s.toml").write_text(f"{key} = 1")
+    refused(command, *RUN, "--spec", "s.toml", says=("s.toml: unknown key", "did you mean", "(at the top)"))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql+psycopg://me:se/cret@127.0.0.1:1/nas", "onnection"),
+        ("postgresql+psycopg://me:se/c@ret@127.0.0.1:1/nas", "write one in a user name or password as %40"),
+        ("postgresql+nodriver://me:se/cret@127.0.0.1/nas", "is not a database URL; e.g. sqlite:///nas-optuna.db"),
+        ("nonsense", "is not a database URL; e.g. sqlite:///nas-optuna.db"),
+        (f"sqlite:///{UNWRITABLE}/x.db", "is the folder there, and may you write to it?"),
+        ("sqlite:///no/such/folder/x.db", "is the folder there, and may you write to it?"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened(command: Command, url: str, reason: str) -> None:
+    for arguments in (("study", "create", *tiny()), (*RUN, *tiny())):
+        refused(command, *arguments, "--storage", url, says=(reason,))
+        error = command(*arguments, "--storage", url).err
+        assert "se/c" not in error
+        assert "ret" not in error.replace("interpret", "")
+
+
+def test_a_storage_from_the_environment_is_masked_as_well(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_OPTUNA_STORAGE", "postgresql+psycopg://me:hidden@127.0.0.1:1/nas?sslpassword=hidden")
+    refused(command, "study", "list", says=("cannot open storage postgresql+psycopg://me:***@127.0.0.1:1/nas",))
+    assert "hidden" not in command("study", "list").err
+
+
+def test_a_file_that_is_no_database(command: Command) -> None:
+    Path("notes.txt").write_text("not a database " * 100)
+    refused(command, "study", "list", "--storage", "sqlite:///notes.txt", says=("file is not a database",))
+    refused(command, *RUN, *tiny(), "--storage", "sqlite:///notes.txt", says=("--storage names another",))
+    assert Path("notes.txt").read_text() == "not a database " * 100
+
+
+def test_a_read_only_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/proc/self")
+    refused(
+        command, *RUN, *tiny(), says=("unable to open database file; is the folder there, and may you write to it?",)
+    )
+
+
+def test_files_that_cannot_be_written(command: Command, study: str) -> None:
+    refused(command, "study", "export", "--out", UNWRITABLE, says=(f"cannot write {UNWRITABLE}",))
+    refused(
+        command,
+        *("run", "--study", "m", "--spec", "mnist-fast", "--data-dir", UNWRITABLE),
+        says=(UNWRITABLE, "digits-quick, which needs no download"),
+    )
+
+
+def test_mnist_absent_with_no_network(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:1/", "http://no.invalid/"])
+    says = (
+        str(tmp_path / "data"),
+        "train-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte in MNIST/raw",
+        "digits-quick, which needs no download",
+    )
+    for arguments in (("run", "--study", "m"), ("study", "create", "m")):
+        refused(command, *arguments, "--spec", "mnist-fast", says=says)
+    refused(command, "data", "fetch", "mnist", says=says)
+
+
+def test_a_mirror_that_never_answers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    from nas_optuna.data import sets
+
+    monkeypatch.setattr(sets, "NETWORK_TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+        started = time.monotonic()
+        refused(command, "data", "fetch", "mnist", says=("timed out", "put train-images-idx3-ubyte"))
+        assert time.monotonic() - started < 5
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("damage", ["short header", "short images", "no digits"])
+def test_mnist_damaged(command: Command, tmp_path: Path, damage: str) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    header = {
+        "short header": b"\x00\x00\x08",
+        "short images": b"\x00\x00\x08\x03\x00\x00\x00\x02\x00\x00\x00\x1c\x00\x00\x00\x1c" + bytes(784),
+        "no digits": b"\x1f\x8b\x08\x00compressed",
+    }[damage]
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x02\x01\x02")
+    refused(command, "data", "fetch", "mnist", says=("'mnist'", "MNIST/raw", str(tmp_path / "data"), "remove"))
+
+
+def image_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((8, 8), 100 * label + i, np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_image_folders(command: Command, tmp_path: Path) -> None:
+    def refuses(root: Path, *says: str) -> None:
+        refused(command, *RUN, *tiny(data__train_limit=16), "--set", f"data.name=folder:{root}", says=says)
+
+    refuses(tmp_path / "absent", "absent does not exist; it should hold one directory a class")
+    refuses(image_folder(tmp_path / "one", ("cat",)), "1 class directories; at least two are needed")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    (tmp_path / "empty" / "dog").mkdir()
+    refuses(tmp_path / "empty", "holds no image")
+    good = image_folder(tmp_path / "good")
+    for content in (b"", b"GIF", (good / "dog" / "3.png").read_bytes()[:45]):
+        (good / "dog" / "3.png").write_bytes(content)
+        refuses(good, str(good / "dog" / "3.png"), "not an image that can be read", "mend or remove it")
+
+
+def test_a_class_that_only_the_test_part_has(command: Command, tmp_path: Path) -> None:
+    image_folder(tmp_path / "train")
+    image_folder(tmp_path / "test", ("cat", "cow"))
+    refused(command, "data", "fetch", f"folder:{tmp_path}", says=("'cow'", "no such class in train"))
+
+
+def test_npz_files(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+
+    def refuses(*says: str) -> None:
+        refused(command, *RUN, "--set", f"data.name=npz:{file}", says=(str(file), *says))
+
+    refuses("not an .npz file with arrays 'images' and 'labels'")
+    file.write_bytes(b"PK\x03\x04 broken")
+    refuses("not an .npz file")
+    with file.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    refuses("not an .npz file")
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    np.savez(file, images=images)
+    refuses("labels")
+    np.savez(file, images=np.array([{}], dtype=object), labels=labels)
+    refuses("not an .npz file")  # and nothing is unpickled
+    for wrong in (images.astype(np.float32), images.astype(np.uint16), images[0, 0]):
+        np.savez(file, images=wrong, labels=labels)
+        refuses("images must be uint8")
+    np.savez(file, images=images, labels=labels[:3])
+    refuses("labels must be int64 [4]")
+    np.savez(file, images=images, labels=[0, 1, 1, -1])
+    refuses("labels must lie in 0")
+    np.savez(file, images=images[:0], labels=labels[:0])
+    refuses("no image")
+
+
+def test_another_spec_for_a_study_that_exists(command: Command, study: str) -> None:
+    refused(command, *RUN, "--set", "space.depth=3", says=("another 'space'", "--study NAME"))
+    refused(command, *RUN, "--set", "recipe.epochs=2", says=("another 'recipe'",))
+    refused(command, *RUN, "--spec", "digits-quick", says=("study 'nas' was made with another",))
+
+
+def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> None:
+    data = ("--set", f"data.name=folder:{image_folder(tmp_path / 'pets')}")
+    settings = tiny(data__train_limit=16)
+    assert command(*RUN, *settings, *data).code == 0
+    (tmp_path / "pets" / "cow").mkdir()
+    refused(command, *RUN, says=("study 'nas' searches another space (classes differs)", "--study NAME"))
+
+
+def test_a_study_of_a_newer_version(command: Command, study: str) -> None:
+    opened = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    opened.set_user_attr("nas_optuna:format", 99)
+    for arguments in (RUN, ("best",), ("study", "show"), ("study", "export")):
+        refused(command, *arguments, says=("made by a newer nas-optuna", "pip install -U nas-optuna"))
+
+
+def test_a_database_of_a_newer_optuna(command: Command, study: str) -> None:
+    with closing(sqlite3.connect(DATABASE)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    for arguments in (RUN, ("best",), ("study", "list")):
+        refused(command, *arguments, says=("cannot open storage sqlite:///nas-optuna.db", "pip install -U optuna"))
+
+
+def test_a_study_that_is_not_ours(command: Command) -> None:
+    optuna.create_study(study_name="theirs", storage="sqlite:///nas-optuna.db")
+    refused(command, *RUN, "--study", "theirs", says=("was not made by nas-optuna; study create makes one",))
+    refused(command, "study", "show", "theirs", says=("was not made by nas-optuna",))
+    refused(command, "best", "--study", "theirs", says=("no complete trial yet",))
+    assert "theirs" in command("study", "list").out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '{"conv1.filters": 17, "conv1.kernel": 3, "conv1.stride": 1, "conv2.filters": 16, "conv2.kernel": 3,'
+            ' "conv2.stride": 1}',
+            ("conv1.filters = 17 is outside its choices", "(16, 24, 32, 48)"),
+        ),
+        ('{"conv1.filter": 16}', ("did you mean 'conv1.filters'?",)),
+        ('{"conv1.filters": 16}', ("'conv1.kernel' has no value",)),
+        ("f16k3s1-f16k3s1\nf17k3s1-f16k3s1", ("entry 2", "conv1.filters = 17")),
+        ("f16k3s1", ("is not 2 layers of the form f16k3s1",)),
+        ("[3]", ("entry 1: 3 is neither",)),
+        ("", ("holds no architecture",)),
+        ("[]", ("holds no architecture",)),
+    ],
+)
+def test_architectures_to_try_first(command: Command, text: str, says: tuple[str, ...]) -> None:
+    Path("first.json").write_text(text)
+    refused(command, *RUN, *tiny(), "--enqueue", "first.json", says=("first.json", *says))
+
+
+def test_a_queue_that_cannot_be_read(command: Command) -> None:
+    refused(command, *RUN, *tiny(), "--enqueue", "absent.json", says=("cannot read absent.json: No such file",))
+    Path("binary").write_bytes(b"\xff\xfe")
+    refused(command, *RUN, *tiny(), "--enqueue", "binary", says=("cannot read binary: not text",))
+
+
+def test_a_locked_database(command: Command, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT", 0.2)
+    with closing(sqlite3.connect(DATABASE)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert "nas" in command("study", "list").out, "reading goes on"
+        result = command(*RUN)
+        assert result.code == 2
+        assert result.err.splitlines()[-1].startswith("error: the storage failed: database is locked; another process")
+        other.execute("ROLLBACK")
+    assert command(*RUN).code == 0
+
+
+FULL_DISK = """
+import resource, sys
+from nas_optuna.cli import main
+from nas_optuna.running import search
+prepare = search.prepare
+def limited(*arguments):
+    made = prepare(*arguments)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+    return made
+search.prepare = limited
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("size", "says"), [(2_000_000, "cannot keep a checkpoint"), (4096, "the storage failed")])
+def test_a_full_disk(command: Command, size: int, says: str) -> None:
+    """The kernel refuses to let files of this process grow beyond `size`, as it would on a full disk."""
+    Path("large").write_text("f128k7s1-f128k7s1")
+    assert command(*RUN, *tiny(space__filters="[16,128]")).code == 0
+    before = command("study", "show", "--json").json["trials"]
+    found = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(size), "run", "--trials", "1", "--enqueue", "large"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+    assert found.stderr.splitlines()[-1].startswith(f"error: {says}")
+    trials = command("study", "show", "--json").json["trials"]
+    assert [trial for trial in trials if trial["state"] != "waiting"] == before
+    assert command(*RUN).code == 0
+    assert {trial["state"] for trial in command("study", "show", "--json").json["trials"]} == {"complete"}
+
+
+def test_a_reader_that_leaves_and_a_full_device(command: Command, study: str) -> None:
+    list_ = [sys.executable, "-c", "from nas_optuna.cli import main; raise SystemExit(main(['study', 'list']))"]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(list_, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr) == (2, "error: No space left on device\n")
+    with subprocess.Popen(list_, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_a_port_in_use(command: Command, study: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = command("dashboard", "--port", port)
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert f"cannot serve on 127.0.0.1:{port}" in result.err
+    assert "choose another --port" in result.err
