@@ -92,6 +92,16 @@ class Costs:
         """
         return {name: costs[name] / limit - 1 for name, limit in self._limits.items()}
 
+    def total_excess(self, architecture: Architecture) -> float:
+        """How far an architecture is above its limits, added up; feasible at 0 and below."""
+        excess = self.excess(self(architecture)).values()
+        return sum(max(0.0, value) for value in excess)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there are limits."""
+        return bool(self._limits)
+
     def check_limits(self) -> None:
         """Refuse a limit that no architecture meets.
 
