@@ -72,13 +72,9 @@ def test_ctrl_c_keeps_what_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "table.json"
     start = [sys.executable, "-c", "from nas_optuna.cli import main; raise SystemExit(main())"]
     command = [*start, "latency", "measure", "--out", str(out), "--rounds", "50"]
-    process = subprocess.Popen(
-        [*command, "latency", "measure", "--out", str(out), "--rounds", "50"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not out.exists() and time.monotonic() < deadline:
+    while not out.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
