@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import typer
 
-from nas_optuna.cli import best, dashboard, data, devices, run, space, study
+from nas_optuna.cli import best, dashboard, data, devices, latency, pareto, run, space, study
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -26,6 +26,8 @@ app = typer.Typer(
 study.register(app)
 run.register(app)
 best.register(app)
+pareto.register(app)
+latency.register(app)
 space.register(app)
 data.register(app)
 devices.register(app)

@@ -15,14 +15,15 @@ def register(parent: typer.Typer) -> None:
 
 
 def best(study: options.StudyName = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
-    """Show the best complete trial of a study: its architecture, figures and params."""
+    """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
+    from nas_optuna.running.front import is_feasible
     from nas_optuna.running.records import ranked
     from nas_optuna.running.storage import open_storage, storage_url
     from nas_optuna.running.studies import load_study, maximizes
 
     loaded = load_study(open_storage(storage_url(storage)), study)
     trials = loaded.get_trials(deepcopy=False)
-    records = ranked(trials, maximizes(loaded))
+    records = ranked(filter(is_feasible, trials), maximizes(loaded))
     if not records or records[0].state != "complete":
         raise StudyError(f"study {study!r} has no complete trial yet; nas-optuna run --study {study} makes some")
     record = records[0]
@@ -41,4 +42,6 @@ def best(study: options.StudyName = "nas", storage: options.Storage = None, json
         *params.items(),
     ]
     print_table(f"best of study {study}", ("", ""), rows)
+    if len(names) > 1:
+        say(f"It is the best in {names[0]} alone; nas-optuna pareto --study {study} shows the front.")
     say("These are validation figures, which selected it.")

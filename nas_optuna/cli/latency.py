@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table, say
+
 if TYPE_CHECKING:
+    from nas_optuna.hardware.latency import Conditions
     from nas_optuna.spaces import SearchSpace
 
-app = typer.Typer(help="Measure latency tables, and check them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure latency tables, and check them.",
+    no_args_is_help=True,
+    epilog="Example: nas-optuna latency measure --space conv --device cpu --out table.json",
+)
 
 SpaceName = Annotated[str, typer.Option("--space", help="Search space.")]
 SpaceOptions = Annotated[
@@ -22,8 +30,11 @@ SpaceOptions = Annotated[
 InputSize = Annotated[int, typer.Option(help="Side of the square input in pixels.", min=1)]
 InChannels = Annotated[int, typer.Option(help="Channels of the input.", min=1)]
 Classes = Annotated[int, typer.Option(help="Number of classes.", min=1)]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app, name="latency")
 
 
 @app.command(epilog="Example: nas-optuna latency measure --space conv --device cpu --out table.json")
@@ -34,13 +45,13 @@ def measure(
     input_size: InputSize = 28,
     in_channels: InChannels = 1,
     classes: Classes = 10,
-    device: DeviceName = "auto",
+    device: options.Device = "auto",
     runtime: Annotated[str, typer.Option(help="torch, or onnx for ONNX Runtime on the CPU.")] = "torch",
     threads: Annotated[int, typer.Option(help="Threads of one operation on the CPU.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Images a call.", min=1)] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Visits of each operation.", min=1)] = 3,
-    as_json: AsJson = False,
+    json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
     from nas_optuna.errors import TableError
@@ -58,12 +69,12 @@ def measure(
         with _bar("measuring") as progress:
             table = measure_table(made, conditions, out, rounds=rounds, progress=progress)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; {out} is kept, and the same command goes on from there", err=True)
+        say(f"stopped; {out} is kept, and the same command goes on from there")
         raise typer.Exit(130) from None
-    if as_json:
-        typer.echo(json.dumps({"table": str(out), "operations": len(table.entries), **_conditions(table.conditions)}))
+    if json:
+        print_json({"table": str(out), "operations": len(table.entries), "conditions": asdict(table.conditions)})
         return
-    typer.echo(f"{len(table.entries)} operations of space {space!r} in {out}, {_sentence(table.conditions)}")
+    say(f"{len(table.entries)} operations of space {space!r} in {out}, {_sentence(table.conditions)}")
 
 
 @app.command(epilog="Example: nas-optuna latency check table.json --save-overhead")
@@ -73,12 +84,12 @@ def check(
     input_size: InputSize = 28,
     in_channels: InChannels = 1,
     classes: Classes = 10,
-    device: DeviceName = "auto",
+    device: options.Device = "auto",
     networks: Annotated[int, typer.Option(help="Random networks to measure.", min=3)] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the networks.", min=0)] = 0,
     save_overhead: Annotated[bool, typer.Option(help="Write a fitted overhead into the table, if it helps.")] = False,
     force: Annotated[bool, typer.Option(help="Compare although another device or version measured it.")] = False,
-    as_json: AsJson = False,
+    json: options.Json = False,
 ) -> None:
     """Compare the sums of a table with whole networks, measured on the spot."""
     from nas_optuna.hardware.devices import resolve_device
@@ -111,19 +122,20 @@ def check(
         "overhead_ms": result.overhead_ms,
         "overhead_helps": result.overhead_helps,
     }
-    if as_json:
+    if json:
         pairs = {"measured_ms": result.measured_ms, "table_ms": result.table_ms}
-        typer.echo(json.dumps(figures | pairs | _conditions(here)))
-        return
-    typer.echo(f"{figures['networks']} networks, {_sentence(here)}")
-    typer.echo(f"Spearman rank correlation   {result.spearman:.3f}")
-    typer.echo(f"median relative error       {without:.1%}")
-    verdict = "helps" if result.overhead_helps else "does not help"
-    typer.echo(
-        f"with overhead {result.overhead_ms:+.3f} ms    {fitted:.1%} (fitted to the other networks; it {verdict})"
-    )
+        print_json(figures | pairs | {"conditions": asdict(here)})
+    else:
+        rows = [
+            ("networks", figures["networks"]),
+            ("Spearman rank correlation", f"{result.spearman:.3f}"),
+            ("median relative error", f"{without:.1%}"),
+            ("the same with an overhead fitted to the other networks", f"{fitted:.1%}"),
+            ("overhead", f"{result.overhead_ms:+.3f} ms"),
+        ]
+        print_table(f"{table}, {_sentence(here)}", ("", ""), rows)
     if save_overhead and result.overhead_helps:
-        typer.echo(f"overhead written to {table}")
+        say(f"overhead written to {table}")
 
 
 def _space(name: str, options: list[str] | None, input_size: int, in_channels: int, classes: int) -> SearchSpace:
@@ -134,13 +146,7 @@ def _space(name: str, options: list[str] | None, input_size: int, in_channels: i
     return create_space(name, given, in_channels=in_channels, classes=classes, input_size=input_size)
 
 
-def _conditions(conditions: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"conditions": asdict(conditions)}
-
-
-def _sentence(conditions: Any) -> str:
+def _sentence(conditions: Conditions) -> str:
     return (
         f"measured on {conditions.device_name} with {conditions.runtime} {conditions.version},"
         f" {conditions.precision}, batch {conditions.batch_size}, threads {conditions.threads}"

@@ -49,6 +49,41 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="Seed of the sampler's proposals.", show_default=False),
 ]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective",
+        metavar="NAME",
+        help="What to optimise: accuracy, latency_ms, macs, params, memory, or accuracy*(latency_ms/0.5)^-0.07;"
+        " repeatable.",
+        show_default=False,
+    ),
+]
+MaxMacs = Annotated[
+    str | None, typer.Option("--max-macs", metavar="N", help="Limit of MACs, e.g. 2M.", show_default=False)
+]
+MaxParams = Annotated[
+    str | None, typer.Option("--max-params", metavar="N", help="Limit of weights, e.g. 50k.", show_default=False)
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory", metavar="N", help="Limit of bytes of weights and activations, e.g. 1M.", show_default=False
+    ),
+]
+MaxLatency = Annotated[
+    str | None,
+    typer.Option("--max-latency", metavar="MS", help="Limit of an inference's milliseconds.", show_default=False),
+]
+LatencyTable = Annotated[
+    str | None,
+    typer.Option(
+        "--latency-table",
+        metavar="FILE",
+        help="Look latency up in this table rather than measure it.",
+        show_default=False,
+    ),
+]
 
 
 def command_line(context: typer.Context, **changed: Any) -> str:

@@ -28,7 +28,8 @@ class Score:
         timeout: Seconds after which it begins no more, if there is such a limit.
         done: Trials finished.
         pruned: How many of them were stopped early.
-        best: The best value and the number of its trial, over the whole study.
+        best: The best value and the number of its trial, over the whole study, if it has one objective.
+        front: Trials on the study's front, if it has several.
     """
 
     total: int | None
@@ -36,6 +37,7 @@ class Score:
     done: int = 0
     pruned: int = 0
     best: tuple[float, int] | None = None
+    front: int | None = None
     started: float = field(default_factory=time.monotonic)
 
     def add(self, study: Study, trial: FrozenTrial) -> None:
@@ -45,12 +47,16 @@ class Score:
         self.look_up_best(study)
 
     def look_up_best(self, study: Study) -> None:
-        """Ask the study for its best trial, where it has one objective and a complete trial."""
-        if len(study.directions) == 1 and any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
+        """Ask the study for its best trial, where it has one objective and a complete trial, or for its front."""
+        if len(study.directions) > 1:
+            self.front = len(study.best_trials)
+        elif any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
             self.best = (study.best_value, study.best_trial.number)
 
     def __str__(self) -> str:
         parts = [f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no best yet"]
+        if self.front is not None:
+            parts = [f"{self.front} on the front"]
         parts.append(f"{self.pruned} pruned")
         left = self._left()
         parts += [f"{seconds(left)} left"] if left is not None else []

@@ -38,6 +38,12 @@ def run(
     ] = None,
     spec: options.Spec = None,
     set_: options.Set = None,
+    objectives: options.Objectives = None,
+    max_macs: options.MaxMacs = None,
+    max_params: options.MaxParams = None,
+    max_memory: options.MaxMemory = None,
+    max_latency: options.MaxLatency = None,
+    latency_table: options.LatencyTable = None,
     sampler: options.Sampler = None,
     pruner: options.Pruner = None,
     seed: options.Seed = None,
@@ -56,8 +62,10 @@ def run(
     digits-quick). Ctrl-C ends after the current step; nothing is lost. The file of --enqueue holds a
     params dict or an architecture string, or a JSON list of them.
     """
+    from nas_optuna.cli.pareto import print_front, say_feasible
     from nas_optuna.cli.progress import watch
     from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.cli.specs import cost_overrides
     from nas_optuna.presets import DEFAULT
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.running.loop import StopRequest, interruptible
@@ -77,8 +85,17 @@ def run(
     if trials is None and timeout is None:
         trials = DEFAULT_TRIALS
 
+    costs = cost_overrides(
+        objectives,
+        max_macs=max_macs,
+        max_params=max_params,
+        max_memory=max_memory,
+        max_latency=max_latency,
+        latency_table=latency_table,
+    )
     url = storage_url(storage)
-    existing, wanted = _existing(url, study, spec, set_, sampler=sampler, pruner=pruner, seed=seed)
+    overrides = [*(set_ or ()), *costs]
+    existing, wanted = _existing(url, study, spec, overrides, sampler=sampler, pruner=pruner, seed=seed)
     search = prepare(wanted, data_dir)
     if existing is not None:
         require_same_space(existing, search.space)
@@ -90,6 +107,9 @@ def run(
             search.space,
             search.data,
             wanted.recipe,
+            objectives=wanted.objectives,
+            limits=wanted.limits,
+            latency=wanted.latency,
             device=device,
             reuse_duplicates=wanted.reuse_duplicates,
             checkpoints=checkpoint_folder(files, study),
@@ -99,7 +119,7 @@ def run(
         if existing is None:
             existing = create_study(open_storage(url, create=True), study, wanted, search.space)
             say(f"created study {study!r}" + (f" from the preset {DEFAULT}" if spec is None else ""))
-        existing.sampler, existing.pruner = search.sampler, search.pruner
+        existing.sampler, existing.pruner = search.sampler_within(objective.costs), search.pruner
         for architecture in queued:
             enqueue_architecture(existing, search.space, architecture.params, origin="enqueued")
         say(f"{study}: {search.describe()}")
@@ -111,6 +131,8 @@ def run(
         print_json([r.to_dict() for r in ranked(existing.get_trials(deepcopy=False), maximizes(existing))])
     else:
         print_ranking(existing)
+        print_front(existing)
+    say_feasible(existing)
     if outcome.interrupted:
         left = None if trials is None else trials - outcome.trials
         say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
@@ -123,7 +145,7 @@ def _existing(
     url: str,
     name: str,
     spec: str | None,
-    overrides: list[str] | None,
+    overrides: list[str],
     *,
     sampler: str | None,
     pruner: str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,28 @@ def read_spec(name: str | None, overrides: Sequence[str] | None) -> StudySpec:
     from nas_optuna.spec import StudySpec
 
     return StudySpec.from_toml(find_spec(name or DEFAULT), overrides or ())
+
+
+def cost_overrides(
+    objectives: Sequence[str] | None,
+    *,
+    max_macs: str | None,
+    max_params: str | None,
+    max_memory: str | None,
+    max_latency: str | None,
+    latency_table: str | None,
+) -> list[str]:
+    """The options on objectives and limits, as overrides of a spec."""
+    values = {
+        "objectives": list(objectives) if objectives else None,
+        "limits.macs": max_macs,
+        "limits.params": max_params,
+        "limits.memory": max_memory,
+        "limits.latency_ms": max_latency,
+        "latency.table": latency_table,
+    }
+    # JSON's strings and lists of strings are TOML's too.
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def with_options(spec: StudySpec, *, sampler: str | None, pruner: str | None, seed: int | None) -> StudySpec:

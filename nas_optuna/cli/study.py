@@ -29,6 +29,12 @@ def create(
     name: Name = "nas",
     spec: options.Spec = None,
     set_: options.Set = None,
+    objectives: options.Objectives = None,
+    max_macs: options.MaxMacs = None,
+    max_params: options.MaxParams = None,
+    max_memory: options.MaxMemory = None,
+    max_latency: options.MaxLatency = None,
+    latency_table: options.LatencyTable = None,
     sampler: options.Sampler = None,
     pruner: options.Pruner = None,
     seed: options.Seed = None,
@@ -36,13 +42,24 @@ def create(
     data_dir: options.DataDir = None,
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
-    from nas_optuna.cli.specs import read_spec, with_options
+    from nas_optuna.cli.specs import cost_overrides, read_spec, with_options
+    from nas_optuna.hardware.devices import resolve_device
+    from nas_optuna.running.costs import Costs
     from nas_optuna.running.search import prepare
     from nas_optuna.running.storage import masked, open_storage, storage_url
     from nas_optuna.running.studies import create_study
 
-    given = with_options(read_spec(spec, set_), sampler=sampler, pruner=pruner, seed=seed)
+    costs = cost_overrides(
+        objectives,
+        max_macs=max_macs,
+        max_params=max_params,
+        max_memory=max_memory,
+        max_latency=max_latency,
+        latency_table=latency_table,
+    )
+    given = with_options(read_spec(spec, [*(set_ or ()), *costs]), sampler=sampler, pruner=pruner, seed=seed)
     search = prepare(given, data_dir)
+    Costs(search.space, resolve_device(), given.objectives, given.limits, given.latency).check_limits()
     url = storage_url(storage)
     create_study(open_storage(url, create=True), name, given, search.space)
     say(f"created study {name!r} in {masked(url)}: {search.describe()}")

@@ -139,21 +139,35 @@ def _operation_figures(
 def _peaks(module: nn.Module, x: Tensor, training: bool) -> tuple[int, int, int]:
     import torch
 
-    for tensor in module.parameters() if training else ():
-        tensor.grad = torch.empty_like(tensor)  # as from the step before: gradients are not activations
+    # Weights have gradients from the step before, which are not activations. The input gets one too, so that its
+    # gradient is added to it and not copied, as at the edge of the graph it would be.
+    for tensor in [x, *module.parameters()] if training else ():
+        tensor.grad = torch.empty_like(tensor)
     if not training:
         with torch.no_grad(), _tracked(module, x) as live:
             y = module(x)
             return live.peak, live.bytes, 0
+
+    class NextOperation(torch.autograd.Function):
+        """Takes the output and, in backward, makes its gradient, which nobody holds once it has been used."""
+
+        @staticmethod
+        def forward(ctx: Any, y: Tensor) -> Tensor:
+            ctx.shape = y.shape
+            return torch.empty((), device="meta")
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            return torch.empty(ctx.shape, device="meta")
+
     with _tracked(module, x) as live:
         y = module(x)
         forward_peak, retained = live.peak, live.bytes
         live.peak = 0
-        gradient = torch.empty_like(y)
-        edge = torch.autograd.graph.get_gradient_edge(y) if y.requires_grad else None
+        loss = NextOperation.apply(y) if y.requires_grad else None
         del y  # in a network nobody but autograd holds it
-        if edge is not None:
-            torch.autograd.backward(edge, gradient)
+        if loss is not None:
+            torch.autograd.backward(loss)
         return forward_peak, retained, live.peak
 
 
@@ -187,7 +201,7 @@ def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
 
     weights = list(module.parameters())
     known = WeakIdKeyDictionary()
-    for storage in storages([x, *weights, *(w.grad for w in weights), *module.buffers()]):
+    for storage in storages([x, x.grad, *weights, *(w.grad for w in weights), *module.buffers()]):
         known[storage] = True
     live = _Live()
 

@@ -20,6 +20,7 @@ def trial_note(trial: FrozenTrial) -> str:
     facts += [f"{record.epochs} epochs"] if record.epochs else []
     facts += [f"{record.macs:,} MACs"] if record.macs is not None else []
     facts += [f"{record.params:,} parameters"] if record.params is not None else []
+    facts += [f"{record.latency_ms:.3g} ms"] if record.latency_ms is not None else []
     facts += [f"value of trial {record.duplicate_of}"] if record.duplicate_of is not None else []
     facts += [record.cause] if record.cause else []
     return " · ".join(facts) + "\n\n" + architecture_table(trial.params)

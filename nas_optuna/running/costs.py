@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from nas_optuna.errors import SpecError
 from nas_optuna.hardware.figures import figures
 from nas_optuna.hardware.latency import Conditions, measure
 from nas_optuna.hardware.table import LatencyTable
-from nas_optuna.objectives import parse_objective
+from nas_optuna.objectives import COSTS, parse_objective
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spec import StudySpec
+from nas_optuna.spec import LatencySpec
 
 if TYPE_CHECKING:
     import torch
@@ -32,36 +32,48 @@ class Costs:
 
     Args:
         space: The study's space.
-        spec: Its objectives, limits and latency section are used.
-        device: Where networks are measured, if there is no table.
-
-    Attributes:
+        objectives: Names of what is optimised.
         limits: The most that each cost may be, by name.
+        latency: How latency is known.
+        device: Where networks are measured, if there is no table.
 
     Raises:
         TableError: The table is damaged, or was measured elsewhere and ``latency.force`` is not set.
         SpecError: The settings in the latency section are refused.
     """
 
-    def __init__(self, space: SearchSpace, spec: StudySpec, device: torch.device) -> None:
-        self.limits = dict(spec.limits)
+    def __init__(
+        self,
+        space: SearchSpace,
+        device: torch.device,
+        objectives: Sequence[str] = (),
+        limits: Mapping[str, float] | None = None,
+        latency: LatencySpec | None = None,
+    ) -> None:
+        latency = latency or LatencySpec()
         self._space = space
-        self._batch_size = spec.latency.batch_size
-        needed = {*spec.limits, *(parse_objective(text).cost for text in spec.objectives)}
-        self._knows_latency = "latency_ms" in needed or spec.latency.table is not None
+        self._limits = dict(limits or {})
+        self._batch_size = latency.batch_size
+        needed = {*self._limits, *(parse_objective(text).cost for text in objectives)}
+        self._knows_latency = "latency_ms" in needed or latency.table is not None
         self._table: LatencyTable | None = None
         self._measured: dict[Architecture, float] = {}
         if self._knows_latency:
             self._conditions = Conditions.here(
                 device,
-                threads=spec.latency.threads,
-                batch_size=spec.latency.batch_size,
-                precision=spec.latency.precision,
+                threads=latency.threads,
+                batch_size=latency.batch_size,
+                precision=latency.precision,
             )
-        if spec.latency.table is not None:
-            self._table = LatencyTable.load(Path(spec.latency.table))
-            if not spec.latency.force:
-                self._table.require(self._conditions, Path(spec.latency.table))
+        if latency.table is not None:
+            self._table = LatencyTable.load(Path(latency.table))
+            if not latency.force:
+                self._table.require(self._conditions, Path(latency.table))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The costs that are known."""
+        return tuple(name for name in COSTS if name != "latency_ms" or self._knows_latency)
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """Every known cost, by name."""
@@ -78,7 +90,17 @@ class Costs:
 
         Shares, because samplers add up what is above limits of different units.
         """
-        return {name: costs[name] / limit - 1 for name, limit in self.limits.items()}
+        return {name: costs[name] / limit - 1 for name, limit in self._limits.items()}
+
+    def total_excess(self, architecture: Architecture) -> float:
+        """How far an architecture is above its limits, added up; feasible at 0 and below."""
+        excess = self.excess(self(architecture)).values()
+        return sum(max(0.0, value) for value in excess)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there are limits."""
+        return bool(self._limits)
 
     def check_limits(self) -> None:
         """Refuse a limit that no architecture meets.
@@ -86,7 +108,7 @@ class Costs:
         Raises:
             SpecError: Naming the smallest possible.
         """
-        for name, limit in self.limits.items():
+        for name, limit in self._limits.items():
             architecture = self._smallest(name, limit)
             cost = self(architecture)[name]
             if cost > limit:

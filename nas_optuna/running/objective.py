@@ -7,7 +7,7 @@ import logging
 import shutil
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,12 @@ from nas_optuna.architecture import Architecture
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
 from nas_optuna.errors import TrainingError
 from nas_optuna.hardware.devices import device_name, resolve_device
-from nas_optuna.hardware.figures import figures
+from nas_optuna.objectives import parse_objective
+from nas_optuna.running.costs import Costs
+from nas_optuna.running.pruning import report, should_prune
 from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spec import Recipe
+from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.precision import resolve_precision
 
@@ -33,10 +35,13 @@ Listener = Callable[[BaseTrial, EpochResult], None]
 
 
 class Objective:
-    """Train the architecture that a trial chooses and return its validation accuracy: a plain Optuna objective.
+    """Train the architecture that a trial chooses and return its objectives' values: a plain Optuna objective.
 
-    Reports the accuracy after each epoch (step = epochs finished, from 1), obeys the study's pruner, and records what
-    it did as trial user attributes (`Attribute`). A loss that is not finite ends the trial as pruned with its cause.
+    Reports after each epoch (step = epochs finished, from 1), obeys the study's pruner, and records what it did as
+    trial user attributes (`Attribute`). A loss that is not finite ends the trial as pruned with its cause.
+
+    An architecture above a limit is not trained. Its trial ends as pruned, with the constraint that it violates: no
+    value has to be made up for it, and it is nobody's best, not even in tools that do not know of constraints.
 
     Works under a bare ``study.optimize(objective, n_trials=20)`` and on an ``optuna.trial.FixedTrial``.
 
@@ -44,8 +49,11 @@ class Objective:
         space: The search space; its input size must be the recipe's.
         data: Training and validation images.
         recipe: How each network is trained.
+        objectives: What is returned, in order; see `nas_optuna.objectives`. The study's directions must be theirs.
+        limits: The most that each cost may be, by name.
+        latency: How the cost ``latency_ms`` is known.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
-        reuse_duplicates: Take over the value of an architecture that the study has finished under the same recipe,
+        reuse_duplicates: Take over the values of an architecture that the study has finished under the same recipe,
             rather than train it again; recorded as ``duplicate_of``.
         checkpoints: Folder for the state of running trials; without it an interrupted trial begins anew.
         interrupted: Asked between steps; `fit` raises `Interrupted` when it says so.
@@ -53,7 +61,9 @@ class Objective:
 
     Raises:
         DeviceError: The device is not there.
-        SpecError: The recipe asks for a precision that the device has not.
+        SpecError: An objective is unknown, no architecture meets a limit, or the recipe asks for a precision that the
+            device has not.
+        TableError: The latency table is damaged, or was measured elsewhere.
         TrainingError: Memory ran out twice (on a trial).
     """
 
@@ -63,6 +73,9 @@ class Objective:
         data: SearchData,
         recipe: Recipe | None = None,
         *,
+        objectives: Sequence[str] = ("accuracy",),
+        limits: Mapping[str, float] | None = None,
+        latency: LatencySpec | None = None,
         device: str = "auto",
         reuse_duplicates: bool = True,
         checkpoints: Path | None = None,
@@ -74,30 +87,37 @@ class Objective:
         self.recipe = recipe or Recipe()
         self.device = resolve_device(device)
         self._precision = str(resolve_precision(self.recipe.precision, self.device)).removeprefix("torch.")
+        self.objectives = tuple(map(parse_objective, objectives))
+        self.costs = Costs(space, self.device, objectives, limits, latency)
+        self.costs.check_limits()
         self._reuse_duplicates = reuse_duplicates
         self._checkpoints = checkpoints
         self._interrupted = interrupted
         self._on_epoch = on_epoch
 
-    def __call__(self, trial: BaseTrial) -> float:
+    def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
         """Evaluate one trial.
 
         Returns:
-            The validation accuracy after the last epoch, 0 … 1; the mean over the recipe's repeats.
+            The objectives' values; accuracy is that of the validation images after the last epoch, 0 … 1, the mean
+            over the recipe's repeats.
         """
         architecture = self.space.suggest(trial)
-        self._record_choice(trial, architecture)
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
+        costs = self._costs_of(trial, earlier, architecture)
+        self._record_choice(trial, architecture, costs)
+        self._obey_limits(trial, costs)
         if earlier is not None:
             return self._reused(trial, earlier)
         try:
-            return self._trained(trial, architecture)
+            accuracy = self._trained(trial, architecture, costs)
         except TrainingError as error:
             trial.set_user_attr(Attribute.CAUSE, error.cause)
             if error.cause != "non-finite loss":
                 raise
             logger.warning("trial %d: %s", trial.number, error)
             raise optuna.TrialPruned(str(error)) from error
+        return _one_or_all([objective.value(accuracy, costs) for objective in self.objectives])
 
     @cached_property
     def train_loader(self) -> BatchLoader:
@@ -121,20 +141,47 @@ class Objective:
         """One line: the device, its number format, and where the images live."""
         return f"{self._device_name} ({self.device}), {self._precision}, images {self.train_loader.kind}"
 
-    def _trained(self, trial: BaseTrial, architecture: Architecture) -> float:
+    def _costs_of(self, trial: BaseTrial, earlier: FrozenTrial | None, architecture: Architecture) -> dict[str, float]:
+        """The costs; a measured one is measured once, though the trial goes on after a crash or repeats another."""
+        for attributes in (trial.user_attrs, earlier.user_attrs if earlier else {}):
+            if all(name in attributes for name in self.costs.names):
+                return {name: attributes[name] for name in self.costs.names}
+        return self.costs(architecture)
+
+    def _obey_limits(self, trial: BaseTrial, costs: Mapping[str, float]) -> None:
+        excess = self.costs.excess(costs)
+        if not excess:
+            return
+        for name, value in excess.items():
+            if name not in trial.constraints:  # where the trial goes on after a crash it is
+                trial.set_constraint(name, value)
+        above = [name for name, value in excess.items() if value > 0]
+        trial.set_user_attr(Attribute.FEASIBLE, not above)
+        if above:
+            trial.set_user_attr(Attribute.CAUSE, f"above the limit of {' and '.join(above)}")
+            raise optuna.TrialPruned(trial.user_attrs[Attribute.CAUSE])
+
+    def _trained(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> float:
         with self._checkpoint_folder(trial, architecture) as folder:
             seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
             return self._result(
-                trial, [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
+                trial, costs, [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
             )
 
-    def _result(self, trial: BaseTrial, trainings: Sequence[Iterator[EpochResult]]) -> float:
-        """Train all repeats side by side, an epoch at a time, so that their mean can be pruned."""
-        epochs, seconds, value = 0, 0.0, 0.0
+    def _result(
+        self, trial: BaseTrial, costs: Mapping[str, float], trainings: Sequence[Iterator[EpochResult]]
+    ) -> float:
+        """Train all repeats side by side, an epoch at a time, so that their mean accuracy can be pruned.
+
+        Pruned is by the first objective that training decides.
+        """
+        decided = next(objective for objective in self.objectives if objective.needs_accuracy)
+        others = {o.name: costs[o.name] for o in self.objectives if not o.needs_accuracy}
+        epochs, seconds, accuracy = 0, 0.0, 0.0
         try:
             for results in zip(*trainings, strict=True):
                 accuracies = [result.accuracy for result in results]
-                value = statistics.fmean(accuracies)
+                accuracy = statistics.fmean(accuracies)
                 epochs += len(results)
                 seconds += sum(result.seconds for result in results)
                 if self._on_epoch:
@@ -142,17 +189,19 @@ class Objective:
                 with warnings.catch_warnings():
                     # A trial that goes on after a crash may have reported its last epoch already.
                     warnings.filterwarnings("ignore", message=".*already reported.*")
-                    trial.report(value, results[0].epoch)
-                if results[0].epoch < self.recipe.epochs and trial.should_prune():
+                    report(trial, decided.value(accuracy, costs), results[0].epoch)
+                if results[0].epoch < self.recipe.epochs and should_prune(trial, others):
                     raise optuna.TrialPruned
             if len(accuracies) > 1:
                 trial.set_user_attr(Attribute.SPREAD, statistics.stdev(accuracies))
             if results[0].micro_batches > 1:
                 trial.set_user_attr(Attribute.MICRO_BATCHES, results[0].micro_batches)
         finally:
+            if epochs:
+                trial.set_user_attr(Attribute.ACCURACY, accuracy)
             trial.set_user_attr(Attribute.EPOCHS, epochs)
             trial.set_user_attr(Attribute.SECONDS, round(seconds, 3))
-        return value
+        return accuracy
 
     def _training(self, architecture: Architecture, seed: int, folder: Path | None) -> Iterator[EpochResult]:
         return fit(
@@ -181,12 +230,10 @@ class Objective:
             raise
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _record_choice(self, trial: BaseTrial, architecture: Architecture) -> None:
-        figure = figures(self.space, architecture)
-        attributes = {
+    def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> None:
+        attributes: dict[str, object] = {
+            **costs,
             Attribute.ARCHITECTURE: str(architecture),
-            Attribute.MACS: figure.macs,
-            Attribute.PARAMS: figure.params,
             Attribute.RECIPE: self.recipe.fingerprint,
             Attribute.SEED: self.recipe.seed,
             Attribute.DEVICE: self._device_name,
@@ -216,13 +263,18 @@ class Objective:
                 return other
         return None
 
-    def _reused(self, trial: BaseTrial, earlier: FrozenTrial) -> float:
+    def _reused(self, trial: BaseTrial, earlier: FrozenTrial) -> float | tuple[float, ...]:
         trial.set_user_attr(Attribute.DUPLICATE_OF, earlier.number)
-        if Attribute.CAUSE in earlier.user_attrs:
-            trial.set_user_attr(Attribute.CAUSE, earlier.user_attrs[Attribute.CAUSE])
+        for name in (Attribute.CAUSE, Attribute.ACCURACY):
+            if name in earlier.user_attrs:
+                trial.set_user_attr(name, earlier.user_attrs[name])
         if earlier.state == TrialState.COMPLETE:
-            assert earlier.value is not None
-            return earlier.value
+            return _one_or_all(earlier.values)
         if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
             trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
         raise optuna.TrialPruned(f"as trial {earlier.number}")
+
+
+def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
+    """As Optuna takes them: a number, or several."""
+    return values[0] if len(values) == 1 else tuple(values)

@@ -18,6 +18,16 @@ class Attribute:
     """Multiply-accumulates of one image's forward pass."""
     PARAMS = "params"
     """Number of weights."""
+    MEMORY = "memory"
+    """Bytes of weights and of the peak of activations in inference."""
+    LATENCY = "latency_ms"
+    """Milliseconds of one inference, where the study asks for it."""
+    FEASIBLE = "feasible"
+    """Whether it is inside the study's limits, where there are any; the dashboard does not read constraints yet."""
+    ACCURACY = "accuracy"
+    """Validation accuracy after the last epoch trained, whatever the objectives."""
+    REPORTS = "reports"
+    """What a study with several objectives is pruned by: epoch → value."""
     RECIPE = "recipe"
     """The recipe's fingerprint."""
     SEED = "seed"
@@ -55,6 +65,10 @@ class TrialRecord:
         seconds: Training time.
         macs: Multiply-accumulates of one image's forward pass.
         params: Number of weights.
+        memory: Bytes of weights and of the peak of activations in inference.
+        latency_ms: Milliseconds of one inference, where the study asks for it.
+        accuracy: Validation accuracy after the last epoch trained.
+        feasible: Whether it is inside the study's limits, where there are any.
         origin: Who proposed it.
         cause: Why it was stopped, where neither the pruner nor the end did it.
         duplicate_of: Number of the trial whose training was reused.
@@ -69,6 +83,10 @@ class TrialRecord:
     seconds: float
     macs: int | None
     params: int | None
+    memory: int | None
+    latency_ms: float | None
+    accuracy: float | None
+    feasible: bool | None
     origin: str
     cause: str | None
     duplicate_of: int | None
@@ -87,6 +105,10 @@ class TrialRecord:
             seconds=attribute(Attribute.SECONDS, 0.0),
             macs=attribute(Attribute.MACS),
             params=attribute(Attribute.PARAMS),
+            memory=attribute(Attribute.MEMORY),
+            latency_ms=attribute(Attribute.LATENCY),
+            accuracy=attribute(Attribute.ACCURACY),
+            feasible=attribute(Attribute.FEASIBLE),
             origin=attribute(Attribute.ORIGIN, ""),
             cause=attribute(Attribute.CAUSE),
             duplicate_of=attribute(Attribute.DUPLICATE_OF),

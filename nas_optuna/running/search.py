@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.pruners import create_pruner
+from nas_optuna.running.costs import Costs
 from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spec import StudySpec
 
@@ -32,6 +34,18 @@ class Search:
     space: SearchSpace
     sampler: BaseSampler
     pruner: BasePruner
+
+    def sampler_within(self, costs: Costs) -> BaseSampler:
+        """The sampler; in a study with limits, one that proposes inside them."""
+        # A grid hands out its points in order, whatever it is asked.
+        if not costs.limited or isinstance(self.sampler, GridSampler):
+            return self.sampler
+        spec = self.spec.sampler
+
+        def make(seed: int) -> BaseSampler:
+            return create_sampler(spec.name, self.space, seed, spec.options)
+
+        return WithinLimitsSampler(make, self.space, costs.total_excess, spec.seed)
 
     def describe(self) -> str:
         """One line for a person."""

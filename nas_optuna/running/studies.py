@@ -14,6 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
 from nas_optuna.errors import StudyError, unknown
+from nas_optuna.objectives import parse_objective
 from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
@@ -40,7 +41,8 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     """
     if name in study_names(storage):
         raise StudyError(f"study {name!r} exists; run continues it, study delete removes it")
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    directions = [parse_objective(text).direction for text in spec.objectives]
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(spec.objectives))

@@ -17,7 +17,8 @@ ARCHITECTURE = SPACE.parse("f4k3s1-f8k5s2")
 
 
 def costs(space: ConvSpace = SPACE, **values: object) -> Costs:
-    return Costs(space, StudySpec.from_dict(values), CPU)
+    spec = StudySpec.from_dict(values)
+    return Costs(space, CPU, spec.objectives, spec.limits, spec.latency)
 
 
 def test_counted_costs_are_always_known() -> None:

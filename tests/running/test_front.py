@@ -33,4 +33,4 @@ def trial(**constraints: float) -> optuna.trial.FrozenTrial:
 def test_share_of_feasible_proposals() -> None:
     assert feasible_share([trial(), trial()]) is None
     trials = [trial(macs=0.5), trial(macs=0.0), trial(macs=-1.0, params=0.1), *[trial(macs=-0.1)] * 9]
-    assert feasible_share(trials) == FeasibleShare(feasible=10, proposals=12, recent=9)
+    assert feasible_share(trials) == FeasibleShare(feasible=10, proposals=12, recent=0.9)

@@ -9,8 +9,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from nas_optuna.pruners import BUILTIN, create_pruner
-from nas_optuna.running.pruning import COSTS, REPORTS, report, should_prune
+from nas_optuna.running.pruning import report, should_prune
+from nas_optuna.running.records import Attribute
 
+REPORTS = Attribute.REPORTS
 EPOCHS = 9
 
 
@@ -19,10 +21,10 @@ def objective(trial: Trial) -> tuple[float, float]:
     size = trial.suggest_categorical("size", list(range(1, 6)))
     waste = trial.suggest_categorical("waste", list(range(4)))
     accuracy = 0.5 + 0.1 * size - 0.1 * waste
-    trial.set_user_attr(COSTS, {"macs": float(size)})
+    trial.set_user_attr("macs", size)
     for epoch in range(1, EPOCHS + 1):
         report(trial, accuracy * (1 - 0.5**epoch), epoch)
-        if epoch < EPOCHS and should_prune(trial):
+        if epoch < EPOCHS and should_prune(trial, {"macs": size}):
             raise optuna.TrialPruned
     return accuracy * (1 - 0.5**EPOCHS), size
 

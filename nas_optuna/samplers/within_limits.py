@@ -1,0 +1,105 @@
+"""Proposals inside a study's limits, from any sampler."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.architecture import Architecture
+from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.spaces import SearchSpace
+
+PROPOSALS = "proposals"
+"""Trial user attribute: how many proposals were looked at for the trial."""
+
+_OWN_DRAWS = 8
+_UNIFORM_DRAWS = 248
+
+
+class WithinLimitsSampler(BaseSampler):
+    """Ask a sampler until it proposes an architecture inside the limits.
+
+    A cost is known before training, so a proposal outside costs next to nothing, where a trial outside costs a place
+    among the trials. It costs TPE more than that (optuna #2969): told of trials outside, as pruned or as complete,
+    it keeps further away from the limit than it needs to, and finds worse networks with as many trainings.
+
+    Where several draws in a row are outside, uniform ones follow: a sampler that has one favourite (GP) would
+    propose it forever. If these are outside as well, the one that is least so is proposed.
+
+    Args:
+        make: Makes the sampler for a seed. Each further draw for a trial is asked of one with a seed of its own.
+        space: The space.
+        excess: How far an architecture is outside, inside at 0 and below.
+        seed: The study's seed.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        space: SearchSpace,
+        excess: Callable[[Architecture], float],
+        seed: int,
+    ) -> None:
+        self._sampler = cache(lambda draw: make(seed_for(seed, "draw", draw) if draw else seed))
+        self._space = space
+        self._distributions = space.distributions()
+        self._excess = excess
+        self._seed = seed
+
+    def __str__(self) -> str:
+        return str(self._sampler(0))
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, because limits are on whole architectures."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The first of the sampler's proposals that is inside."""
+        if "fixed_params" in trial.system_attrs:  # enqueued: the choice is made
+            return {}
+        best: tuple[float, dict[str, Any]] | None = None
+        for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
+            params = self._draw(study, trial, draw) if draw < _OWN_DRAWS else self._uniform(trial, draw)
+            excess = self._excess(self._space.architecture(params))
+            if best is None or excess < best[0]:
+                best = excess, params
+            if excess <= 0:
+                break
+        assert best is not None
+        study._storage.set_trial_user_attr(trial._trial_id, PROPOSALS, draw + 1)
+        return best[1]
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the sampler does; only for a parameter that an enqueued trial leaves open."""
+        return self._sampler(0).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """As the sampler does."""
+        self._sampler(0).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """As the sampler does."""
+        self._sampler(0).after_trial(study, trial, state, values)
+
+    def _draw(self, study: Study, trial: FrozenTrial, draw: int) -> dict[str, Any]:
+        sampler = self._sampler(draw)
+        relative = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
+        return {
+            name: relative[name] if name in relative else sampler.sample_independent(study, trial, name, distribution)
+            for name, distribution in self._distributions.items()
+        }
+
+    def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
+        rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))
+        return {name: rng.choice(parameter.choices) for name, parameter in self._space.parameters.items()}

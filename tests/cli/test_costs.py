@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas_optuna.cli import main
+
+TINY = [
+    *("--set", "data.train_limit=300", "--set", "recipe.epochs=3", "--set", "space.depth=2"),
+    *("--set", "space.filters=[4, 16]", "--set", "recipe.input_size=8"),
+]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def load(storage: str) -> optuna.Study:
+    return optuna.load_study(study_name="costs", storage=storage)
+
+
+def test_a_run_with_two_objectives_prints_its_front(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--study", "costs", "--storage", storage]
+    code, out, err = call(
+        capsys,
+        *("run", *at, "--objective", "accuracy", "--objective", "macs", "--sampler", "random", "--trials", "14", *TINY),
+    )
+    assert code == 0
+    assert "front of study costs" in out
+    assert "hypervolume" in err
+    study = load(storage)
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["accuracy", "macs"]
+    states = [t.state.name for t in study.trials]
+    assert states.count("PRUNED") > 0, "the preset's ASHA prunes"
+    assert all(t.values is None for t in study.trials if t.state.name == "PRUNED")
+
+    code, out, _ = call(capsys, "pareto", *at, "--json")
+    front = json.loads(out)
+    assert code == 0
+    assert {r["number"] for r in front["records"]} == {t.number for t in study.best_trials}
+    assert 0 < front["hypervolume"] < 1
+    assert front["reference"] == [0.0, max(t.user_attrs["macs"] for t in study.trials)]
+
+    wide = json.loads(call(capsys, "pareto", *at, "--reference", "macs=1e9", "--json")[1])
+    assert wide["reference"] == [0.0, 1e9]
+    assert wide["hypervolume"] > front["hypervolume"]
+    for reference, message in (("mac=3", "unknown objective 'mac'"), ("macs", "NAME=VALUE"), ("macs=0", "no room")):
+        code, _, err = call(capsys, "pareto", *at, "--reference", reference)
+        assert code == 2
+        assert message in err
+
+    code, _, err = call(capsys, "best", *at)
+    assert code == 0
+    assert "best in accuracy alone" in err
+
+
+def test_nothing_above_a_limit_is_trained(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(
+        capsys,
+        *("run", "--study", "costs", "--storage", storage, "--max-macs", "20k", "--trials", "6", "--json", *TINY),
+    )
+    assert code == 0
+    assert "inside the limits: 6 of" in err
+    trials = load(storage).trials
+    assert all(t.user_attrs["macs"] <= 20_000 and t.constraints["macs"] <= 0 for t in trials)
+    assert sum(t.user_attrs["proposals"] for t in trials) > 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "acuracy"], "unknown objective 'acuracy'; did you mean 'accuracy'"),
+        (["--objective", "accuracy", "--objective", "accuracy:minimize"], "has one direction, maximize"),
+        (["--max-macs", "10"], "no architecture has macs of at most 10; the smallest possible is "),
+        (["--max-params", "lots"], "'lots' is not a positive amount"),
+        (["--objective", "accuracy", "--latency-table", "absent.json"], "cannot read latency table absent.json"),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "--study", "costs"], ["study", "create", "costs"]])
+def test_bad_input_is_one_line_and_leaves_no_study(
+    command: list[str], options: list[str], message: str, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, *command, "--storage", storage, *options, *TINY)
+    errors = [line for line in err.splitlines() if not line.startswith("no --spec")]
+    assert (code, out, len(errors)) == (2, "", 1)
+    assert message in errors[0]
+    assert not Path(storage.removeprefix("sqlite:///")).exists()
+
+
+def test_a_study_keeps_its_limits(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["run", "--study", "costs", "--storage", storage, "--trials", "1"]
+    assert call(capsys, *at, "--max-macs", "20k", *TINY)[0] == 0
+    assert call(capsys, *at)[0] == 0
+    code, _, err = call(capsys, *at, "--max-macs", "30k")
+    assert code == 2
+    assert "made with another 'limits'" in err

@@ -1,0 +1,66 @@
+import optuna
+import pytest
+
+from nas_optuna.architecture import Architecture
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.within_limits import PROPOSALS, WithinLimitsSampler
+from nas_optuna.spaces.conv import ConvSpace
+
+SPACE = ConvSpace(depth=3)
+
+
+def filters(architecture: Architecture) -> float:
+    return sum(int(value or 0) for name, value in architecture.items if name.endswith("filters"))
+
+
+def create(name: str, limit: float, seed: int = 0) -> optuna.Study:
+    sampler = WithinLimitsSampler(
+        lambda s: create_sampler(name, SPACE, s, {}), SPACE, lambda a: max(0.0, filters(a) / limit - 1), seed
+    )
+    return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+def objective(trial: optuna.Trial) -> float:
+    return filters(SPACE.suggest(trial)) + trial.params["conv1.kernel"]
+
+
+@pytest.mark.parametrize(
+    "name", ["random", "tpe", "nsga2", "qmc", "evolution", "controller", pytest.param("gp", marks=pytest.mark.slow)]
+)
+def test_proposals_are_inside(name: str) -> None:
+    study = create(name, limit=64)  # one architecture in six
+    study.optimize(objective, n_trials=25)
+    assert all(filters(SPACE.architecture(t.params)) <= 64 for t in study.trials)
+    assert sum(t.user_attrs[PROPOSALS] for t in study.trials) > 30
+    assert len({tuple(t.params.items()) for t in study.trials}) > 3
+
+
+def test_a_limit_that_is_never_met_gives_the_nearest() -> None:
+    study = create("random", limit=1)
+    study.optimize(objective, n_trials=2)
+    assert [filters(SPACE.architecture(t.params)) for t in study.trials] == [48, 48]
+    assert len({t.user_attrs[PROPOSALS] for t in study.trials}) == 1
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
+def test_a_study_in_two_processes_is_the_study_in_one(name: str) -> None:
+    whole, parts = create(name, 64), create(name, 64)
+    whole.optimize(objective, n_trials=24)
+    parts.optimize(objective, n_trials=12)
+    parts.sampler = create(name, 64).sampler
+    parts.optimize(objective, n_trials=12)
+    assert [t.params for t in whole.trials] == [t.params for t in parts.trials]
+
+
+def test_an_enqueued_architecture_is_left_alone() -> None:
+    study = create("tpe", limit=64)
+    large = dict(SPACE.parse("f48k7s1-f48k7s1-f48k7s1").params)
+    study.enqueue_trial(large)
+    study.enqueue_trial({"conv1.filters": 48})
+    study.optimize(objective, n_trials=2)
+    assert study.trials[0].params == large
+    assert study.trials[1].params["conv1.filters"] == 48
+
+
+def test_it_is_called_by_the_name_of_its_sampler() -> None:
+    assert str(create("tpe", 64).sampler) == "TPESampler"
