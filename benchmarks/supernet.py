@@ -23,7 +23,7 @@ from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.supernet.search import Search
+from nas_optuna.supernet.search import SupernetSearch
 
 CHOICES = {
     2: {"filters": (24, 48), "kernels": (7,), "strides": (1,)},
@@ -106,7 +106,9 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
                         supernet,
                         {n: max(p.choices) for n, p in supernet.space.parameters.items() if "stride" not in n},
                     )
-                search = Search(supernet.to(memory_format=torch.channels_last), loader, loader, SupernetSpec(mode=mode))
+                search = SupernetSearch(
+                    supernet.to(memory_format=torch.channels_last), loader, loader, SupernetSpec(mode=mode)
+                )
                 steps[f"{mode}, {count} choices"] = lambda s=search: s._weight_step(batch, 1.0, False)
                 if count == 24:
                     steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s._alpha_step(batch, batch, 1.0)
@@ -126,7 +128,7 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
             supernet = space.supernet().to(memory_format=torch.channels_last)
             if mode == "sampled":
                 decide(supernet, path)
-            search = Search(supernet, loader, loader, SupernetSpec(mode=mode))
+            search = SupernetSearch(supernet, loader, loader, SupernetSpec(mode=mode))
             steps[mode] = lambda s=search: s._weight_step(batch, 1.0, False)
             steps[f"{mode}, alphas"] = lambda s=search: s._alpha_step(batch, batch, 1.0)
     return steps

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nas_optuna.cli import best, dashboard, data, devices, run, space, study
+from nas_optuna.cli import best, dashboard, data, devices, run, space, study, supernet
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -25,6 +25,7 @@ space.register(app)
 data.register(app)
 devices.register(app)
 dashboard.register(app)
+supernet.register(app)
 
 
 def main(arguments: list[str] | None = None) -> int:
