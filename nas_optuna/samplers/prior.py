@@ -249,6 +249,7 @@ class WarmStartSampler(BaseSampler):
         if self._is_warm(study, trial):
             self._warm.add(trial.number)
             study._storage.set_trial_user_attr(trial._trial_id, _ORIGIN, WARM_START)
+            trial.set_user_attr(_ORIGIN, WARM_START)  # the running trial reads this copy
         else:
             self._sampler.before_trial(study, trial)
 
