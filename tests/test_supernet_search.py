@@ -16,7 +16,7 @@ from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.supernet import latency
 from nas_optuna.supernet.draws import Draws
 from nas_optuna.supernet.gradients import unrolled_gradient
-from nas_optuna.supernet.search import Search
+from nas_optuna.supernet.search import SupernetSearch
 from nas_optuna.supernet.watch import ExplosionWatch, require_no_collapse
 
 BLOCK = BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "k5_f16"), input_size=8)
@@ -46,11 +46,13 @@ def unit_table(space: SearchSpace) -> dict[str, float]:
     }
 
 
-def search(space: SearchSpace, table: dict[str, float] | None = None, **options: object) -> Search:
+def search(space: SearchSpace, table: dict[str, float] | None = None, **options: object) -> SupernetSearch:
     torch.manual_seed(0)
     spec = SupernetSpec(**{"epochs": 3, "warmup_epochs": 1, "learning_rate": 0.05} | options)
     supernet = space.supernet(alpha_init=spec.alpha_init)
-    return Search(supernet, images(0, 640), images(640, 1280) if spec.update == "alternating" else None, spec, table)
+    return SupernetSearch(
+        supernet, images(0, 640), images(640, 1280) if spec.update == "alternating" else None, spec, table
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -277,7 +279,7 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
     with pytest.raises(SpecError, match="table"):
         search(BLOCK, latency_weight=1.0)
     with pytest.raises(SpecError, match="joint one has no use"):
-        Search(BLOCK.supernet(), images(0, 64), images(0, 64), SupernetSpec(update="joint"))
+        SupernetSearch(BLOCK.supernet(), images(0, 64), images(0, 64), SupernetSpec(update="joint"))
 
 
 @pytest.mark.parametrize(

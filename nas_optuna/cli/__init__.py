@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import typer
 
-from nas_optuna.cli import best, dashboard, data, devices, latency, pareto, run, space, study
+from nas_optuna.cli import best, dashboard, data, devices, latency, pareto, run, space, study, supernet
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -32,6 +32,7 @@ space.register(app)
 data.register(app)
 devices.register(app)
 dashboard.register(app)
+supernet.register(app)
 
 
 def main(arguments: list[str] | None = None) -> int:

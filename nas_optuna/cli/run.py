@@ -10,11 +10,13 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, say
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, unknown
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.samplers import BaseSampler
 
+    from nas_optuna.running.search import Search
     from nas_optuna.spec import StudySpec
 
 DEFAULT_TRIALS = 20
@@ -52,6 +54,18 @@ def run(
         Path | None,
         typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
     ] = None,
+    fixed: Annotated[
+        Path | None,
+        typer.Option("--fixed", metavar="FILE", help="Train these architectures and no more.", show_default=False),
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option("--warm-start", metavar="supernet", help="What proposes the first trials.", show_default=False),
+    ] = None,
+    warm_trials: Annotated[
+        int | None,
+        typer.Option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, show_default=False),
+    ] = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     json: options.Json = False,
@@ -59,7 +73,7 @@ def run(
     """Search: train and rank architectures, and go on where an earlier run of the study stopped.
 
     A study that does not exist is created from --spec (without one, and without a name, from the preset
-    digits-quick). Ctrl-C ends after the current step; nothing is lost. The file of --enqueue holds a
+    digits-quick). Ctrl-C ends after the current step; nothing is lost. The file of --enqueue or --fixed holds a
     params dict or an architecture string, or a JSON list of them.
     """
     from nas_optuna.cli.pareto import print_front, say_feasible
@@ -75,13 +89,26 @@ def run(
     from nas_optuna.running.records import ranked
     from nas_optuna.running.search import prepare
     from nas_optuna.running.storage import files_folder, open_storage, storage_url
-    from nas_optuna.running.studies import checkpoint_folder, create_study, maximizes, require_same_space
+    from nas_optuna.running.studies import (
+        checkpoint_folder,
+        create_study,
+        enqueue_once,
+        maximizes,
+        require_same_space,
+    )
     from nas_optuna.running.studies import enqueue as enqueue_architecture
+    from nas_optuna.samplers.prior import read_alphas
 
     if trials is not None and trials < 1:
         raise SpecError(f"--trials must be at least 1, got {trials}")
     if timeout is not None and timeout <= 0:
         raise SpecError(f"--timeout must be positive, got {timeout:g}")
+    if fixed and (trials or timeout or enqueue):
+        raise SpecError("--fixed trains what its file holds and no more; leave out --trials, --timeout and --enqueue")
+    if warm_start not in (None, "supernet"):
+        raise SpecError(unknown("warm start", str(warm_start), ["supernet"]))
+    if warm_trials is not None and warm_start is None:
+        raise SpecError("--warm-trials needs --warm-start supernet")
     if trials is None and timeout is None:
         trials = DEFAULT_TRIALS
 
@@ -95,14 +122,15 @@ def run(
     )
     url = storage_url(storage)
     overrides = [*(set_ or ()), *costs]
-    existing, wanted = _existing(url, study, spec, overrides, sampler=sampler, pruner=pruner, seed=seed)
+    existing, wanted = existing_or_new(url, study, spec, overrides, sampler=sampler, pruner=pruner, seed=seed)
     search = prepare(wanted, data_dir)
     if existing is not None:
         require_same_space(existing, search.space)
     queued = read_architectures(enqueue, search.space) if enqueue else []
+    only = read_architectures(fixed, search.space) if fixed else []
     stop = StopRequest()
     files = files_folder(url)
-    with watch(trials, timeout) as display:
+    with watch(len(only) or trials, timeout) as display:
         objective = Objective(
             search.space,
             search.data,
@@ -120,8 +148,14 @@ def run(
             existing = create_study(open_storage(url, create=True), study, wanted, search.space)
             say(f"created study {study!r}" + (f" from the preset {DEFAULT}" if spec is None else ""))
         existing.sampler, existing.pruner = search.sampler_within(objective.costs), search.pruner
+        if warm_start:
+            existing.sampler = _warm_started(search, existing.sampler, warm_trials)
+        if warm_start or wanted.sampler.name == "supernet":
+            read_alphas(existing)  # says what to run where there are none
         for architecture in queued:
             enqueue_architecture(existing, search.space, architecture.params, origin="enqueued")
+        if only:
+            trials = max(enqueue_once(existing, search.space, a.params, origin="fixed") for a in only)
         say(f"{study}: {search.describe()}")
         say(f"training on {objective.describe_device()}")
         watchers = (NoteWriter(), display.of(existing))
@@ -141,15 +175,22 @@ def run(
     return 130 if outcome.interrupted else 0
 
 
-def _existing(
+def _warm_started(search: Search, sampler: BaseSampler, trials: int | None) -> BaseSampler:
+    from nas_optuna.samplers.prior import WarmStartSampler
+
+    options = {} if trials is None else {"trials": trials}
+    return WarmStartSampler(sampler, search.space.distributions(), search.spec.sampler.seed, **options)
+
+
+def existing_or_new(
     url: str,
     name: str,
     spec: str | None,
     overrides: list[str],
     *,
-    sampler: str | None,
-    pruner: str | None,
-    seed: int | None,
+    sampler: str | None = None,
+    pruner: str | None = None,
+    seed: int | None = None,
 ) -> tuple[optuna.Study | None, StudySpec]:
     """The study, where it exists, and the spec to run it by."""
     from nas_optuna.cli.specs import read_spec, with_options

@@ -116,14 +116,14 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
 
 
 def require_same_spec(study: Study, given: StudySpec) -> None:
-    """Refuse a spec that would give a study's values another meaning; sampler and pruner may change.
+    """Refuse a spec that would give a study's values another meaning; sampler, pruner and supernet may change.
 
     Raises:
         StudyError: Naming the section that differs.
     """
     began, now = study_spec(study).to_dict(), given.to_dict()
     for section, value in now.items():
-        if section not in ("sampler", "pruner") and began[section] != value:
+        if section not in ("sampler", "pruner", "supernet") and began[section] != value:
             raise StudyError(
                 f"study {study.study_name!r} was made with another {section!r}, so its values could not be compared;"
                 " give the new spec a study of its own: --study NAME"
@@ -167,6 +167,20 @@ def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin:
     """
     architecture = space.architecture(params)
     study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
+
+
+def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
+    """As `enqueue`, unless these params wait in the queue already.
+
+    Returns:
+        How many trials have to run until it has: itself, and those that wait before it.
+    """
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    for place, trial in enumerate(waiting, start=1):
+        if trial.system_attrs.get("fixed_params", trial.params) == dict(params):
+            return place
+    enqueue(study, space, params, origin)
+    return len(waiting) + 1
 
 
 @dataclass(frozen=True)

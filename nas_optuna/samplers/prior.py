@@ -30,8 +30,9 @@ _REDRAWS = 50
 """Draws before an architecture that the study has seen is proposed again."""
 _FLATTEN = 1.1
 """Factor of the temperature after each draw of such an architecture."""
-WARM_START = "warm_start"
-"""Trial user attribute of a trial that a supernet's prior proposed."""
+_ORIGIN = "origin"
+WARM_START = "supernet warm start"
+"""What the trial user attribute ``origin`` of a warm-started trial says."""
 
 Alphas = Mapping[str, Sequence[float]]
 """Parameter name → logits, one a choice."""
@@ -209,7 +210,7 @@ class SupernetSampler(BaseSampler):
 class WarmStartSampler(BaseSampler):
     """Begins with the supernet's argmax and draws from its prior, then goes on with another sampler.
 
-    The trials it proposes are marked with the user attribute `WARM_START`; workers count those of all.
+    The trials it proposes have the origin `WARM_START`; every worker counts those of all.
 
     Args:
         sampler: What goes on.
@@ -245,12 +246,18 @@ class WarmStartSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Decide who proposes this trial."""
-        marked = sum(WARM_START in t.user_attrs for t in _trials(study))
-        if marked < self._trials and "fixed_params" not in trial.system_attrs:
+        if self._is_warm(study, trial):
             self._warm.add(trial.number)
-            study._storage.set_trial_user_attr(trial._trial_id, WARM_START, "supernet")
+            study._storage.set_trial_user_attr(trial._trial_id, _ORIGIN, WARM_START)
+            trial.set_user_attr(_ORIGIN, WARM_START)  # the running trial reads this copy
         else:
             self._sampler.before_trial(study, trial)
+
+    def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
+        if _ORIGIN in trial.user_attrs:  # it was begun before, or enqueued
+            return bool(trial.user_attrs[_ORIGIN] == WARM_START)
+        begun = sum(t.user_attrs.get(_ORIGIN) == WARM_START for t in _trials(study))
+        return begun < self._trials and "fixed_params" not in trial.system_attrs
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space while warm, then the other sampler's."""

@@ -62,7 +62,7 @@ class Epoch:
     seconds: float
 
 
-class Search:
+class SupernetSearch:
     """Alternating (or joint) optimisation of a supernet.
 
     Args:

@@ -31,11 +31,11 @@ def make_network(
         torch.manual_seed(seed)
         network = space.build(architecture)
         if recipe.init == "kaiming":
-            network.apply(_kaiming)
+            network.apply(kaiming)
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-def _kaiming(module: nn.Module) -> None:
+def kaiming(module: nn.Module) -> None:
     """He et al. 2015, section 2.2: keeps the variance of activations through layers with ReLU."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,0 +1,323 @@
+"""``nas-optuna supernet``: train, export, check."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table, say, seconds
+from nas_optuna.errors import Interrupted, SpecError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nas_optuna.running.search import Search
+    from nas_optuna.running.supernet import SupernetTraining
+    from nas_optuna.supernet.search import Epoch
+
+app = typer.Typer(
+    help="The differentiable strategy: train a supernet, export its argmax, check whether it can be believed.",
+    no_args_is_help=True,
+    epilog="Example: nas-optuna supernet train --study s --spec digits-supernet",
+)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app, name="supernet")
+
+
+@app.command(epilog="Example: nas-optuna supernet train --study s --spec digits-supernet --latency-weight 0.1")
+def train(
+    study: options.StudyName = "nas",
+    spec: options.Spec = None,
+    set_: options.Set = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="supernet.epochs.", show_default=False)
+    ] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="mixture or sampled.", show_default=False)] = None,
+    latency_weight: Annotated[
+        float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
+    ] = None,
+    target_latency: Annotated[
+        float | None,
+        typer.Option(
+            "--target-latency",
+            metavar="T",
+            help="Penalise expected latency only above T ms (millions of MACs without a table).",
+            show_default=False,
+        ),
+    ] = None,
+    latency_table: Annotated[
+        Path | None,
+        typer.Option(
+            "--latency-table", metavar="FILE", help="Rather than the spec's; MACs without any.", show_default=False
+        ),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew rather than go on.")] = False,
+    device: options.Device = "auto",
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> int:
+    """Train a supernet on the study's images and store its alphas with the study.
+
+    Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not exist is created from
+    --spec. Every key of the spec's [supernet] section can be set: --set supernet.alpha_learning_rate=0.02.
+    """
+    from nas_optuna.cli.run import existing_or_new
+    from nas_optuna.hardware.devices import resolve_device
+    from nas_optuna.report.supernet import save_alpha_figure
+    from nas_optuna.running.loop import StopRequest, interruptible
+    from nas_optuna.running.search import prepare
+    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+    from nas_optuna.running.studies import create_study, require_same_space
+    from nas_optuna.running.supernet import SupernetTraining, cost_table
+
+    given = {"epochs": epochs, "mode": mode, "latency_weight": latency_weight, "latency_target": target_latency}
+    overrides = [*(set_ or ()), *(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
+    if target_latency is not None:
+        overrides.append("supernet.latency_loss=target")
+    url, where = storage_url(storage), resolve_device(device)
+    loaded, wanted = existing_or_new(url, study, spec, overrides)
+    search = prepare(wanted, data_dir)
+    table = cost_table(search.space, latency_table or wanted.latency.table)
+    stop = StopRequest()
+    with _progress(wanted.supernet.epochs) as bar:
+        if loaded is None:
+            loaded = create_study(open_storage(url, create=True), study, wanted, search.space)
+            say(f"created study {study!r}")
+        require_same_space(loaded, search.space)
+
+        def interrupted() -> bool:
+            bar.step()
+            return stop()
+
+        training = SupernetTraining(
+            loaded,
+            search,
+            wanted.supernet,
+            table,
+            where,
+            files_folder(url),
+            restart=restart,
+            interrupted=interrupted,
+        )
+        say(f"{study}: supernet of space {search.space.name}, {wanted.supernet.mode}, costs from {table.source}")
+        bar.begin(training, table.unit)
+        stopped: TrainingError | None = None
+        try:
+            with interruptible(stop):
+                summary = training.run(bar.epoch)
+        except Interrupted:
+            say(f"stopped after epoch {len(training.history)}; the same command goes on from there")
+            return 130
+        except TrainingError as error:
+            stopped = error
+    if training.history:
+        save_alpha_figure(loaded, search.space, training.start, training.history)
+    if stopped is not None:
+        raise stopped
+    if json:
+        print_json(summary | {"start": training.start, "history": [asdict(epoch) for epoch in training.history]})
+        return 0
+    _print_alphas(study, search, training)
+    say(
+        f"argmax {summary['argmax']}: {summary['shared_accuracy']:.4f} on validation images with shared weights;"
+        f" {seconds(summary['seconds'])}"
+    )
+    say(f"next: nas-optuna supernet export --study {study}      the argmax, to be trained on its own")
+    say(f"      nas-optuna run --study {study} --sampler tpe --warm-start supernet      search from its prior")
+    return 0
+
+
+@app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
+def export(
+    study: options.StudyName = "nas",
+    top: Annotated[int, typer.Option("--top", metavar="K", help="The K most probable.", min=1)] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="STUDY-fixed.json by default.", show_default=False)
+    ] = None,
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Write the argmax as a fixed trial's params (with --top a list, best first) and put it into the queue."""
+    import json as json_format
+
+    from nas_optuna.running.search import prepare
+    from nas_optuna.running.storage import open_storage, storage_url
+    from nas_optuna.running.studies import enqueue_once, load_study, study_spec
+    from nas_optuna.running.supernet import ORIGIN, most_probable
+
+    loaded = load_study(open_storage(storage_url(storage)), study)
+    space = prepare(study_spec(loaded), data_dir).space
+    found = most_probable(loaded, space, top)
+    params = [dict(architecture.params) for architecture, _ in found]
+    path = out or Path(f"{study}-fixed.json")
+    try:
+        path.write_text(json_format.dumps(params if top > 1 else params[0], indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    for choices in params:
+        enqueue_once(loaded, space, choices, ORIGIN)
+    if json:
+        print_json([{"architecture": str(a), "probability": p, "params": dict(a.params)} for a, p in found])
+    else:
+        rows = [(i, f"{p:.3g}", a) for i, (a, p) in enumerate(found, start=1)]
+        print_table(f"study {study}: most probable", ("rank", "probability", "architecture"), rows, right=(0, 1))
+    say(f"wrote {path}; next: nas-optuna run --study {study} --fixed {path}")
+
+
+@app.command(epilog="Example: nas-optuna supernet check --study s --architectures 20")
+def check(
+    study: options.StudyName = "nas",
+    architectures: Annotated[int, typer.Option("--architectures", metavar="N", help="Random ones.", min=3)] = 20,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random ones.", min=0)] = 0,
+    device: options.Device = "auto",
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> int:
+    """Train N random architectures and the argmax on their own, and compare with what the supernet says of them.
+
+    Prints rank correlations with 95 % bootstrap intervals, the argmax's rank, and whether random search in the same
+    seconds did better. The trainings are trials of the study; Ctrl-C loses none, and the same command goes on.
+    """
+    import optuna
+
+    from nas_optuna.cli.progress import watch
+    from nas_optuna.hardware.devices import resolve_device
+    from nas_optuna.running import supernet_check as checking
+    from nas_optuna.running.loop import StopRequest, interruptible
+    from nas_optuna.running.loop import run as run_trials
+    from nas_optuna.running.objective import Objective
+    from nas_optuna.running.search import prepare
+    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+    from nas_optuna.running.studies import checkpoint_folder, load_study, study_spec
+    from nas_optuna.running.supernet import trained_supernet
+    from nas_optuna.samplers.prior import read_alphas
+
+    url, where = storage_url(storage), resolve_device(device)
+    loaded = load_study(open_storage(url), study)
+    search = prepare(study_spec(loaded), data_dir)
+    supernet = trained_supernet(loaded, search, where, files_folder(url))
+    argmax = search.space.architecture(supernet.derive())
+    drawn = checking.random_architectures(search, architectures, seed)
+    loaded.sampler, loaded.pruner = search.sampler, optuna.pruners.NopPruner()
+    waiting = checking.queue_untrained(loaded, search, [argmax, *drawn])
+    stop = StopRequest()
+    with watch(waiting, None) as display, interruptible(stop):
+        objective = Objective(
+            search.space,
+            search.data,
+            search.spec.recipe,
+            device=device,
+            reuse_duplicates=False,
+            checkpoints=checkpoint_folder(files_folder(url), study),
+            interrupted=stop,
+            on_epoch=display.epoch_ended,
+        )
+        outcome = run_trials(loaded, objective, trials=waiting, stop=stop, watchers=(display.of(loaded),))
+    if outcome.interrupted:
+        say("stopped; nothing is lost, and the same command goes on")
+        return 130
+    shared = checking.shared_accuracies(supernet, search, drawn, where)
+    verdict = checking.judge(loaded, search, drawn, argmax, shared, read_alphas(loaded)[1]["seconds"])
+    if json:
+        print_json(asdict(verdict) | {"sentence": verdict.sentence})
+        return 0
+    rows = [
+        (name, f"{c.value:.3f}", f"{c.lower:.3f} … {c.upper:.3f}")
+        for name, c in (("Kendall τ", verdict.kendall), ("Spearman ρ", verdict.spearman))
+    ]
+    rows.append(("argmax's rank", f"{verdict.argmax_rank} of {verdict.architectures + 1}", ""))
+    rows.append(("argmax's accuracy", f"{verdict.argmax_accuracy:.4f}", ""))
+    best = "" if verdict.random_accuracy is None else f"{verdict.random_accuracy:.4f}"
+    rows.append((f"best of {verdict.random_trained} random", best, f"in {seconds(verdict.budget_seconds)}"))
+    print_table(f"study {study}: supernet against own training", ("", "", "95 % interval"), rows)
+    say(verdict.sentence)
+    return 0
+
+
+class _Bar:
+    """Epochs and steps of a supernet's training: a live bar on a terminal, a line an epoch everywhere."""
+
+    def __init__(self, epochs: int, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
+        self._epochs = epochs
+        self._advance = advance
+        self._show = show
+        self._unit = ""
+        self._done = self._total = 0
+
+    def begin(self, training: SupernetTraining, unit: str) -> None:
+        """Say what the columns are and where the training stands."""
+        self._unit = unit
+        self._done, self._total = len(training.history) * training.steps, self._epochs * training.steps
+        self._advance(self._done, self._total)
+        if training.history:
+            self._show(f"going on after epoch {len(training.history)}")
+        self._show(f"entropy, nats: {' '.join(training.supernet.alphas)}")
+
+    def step(self) -> None:
+        """Count a step."""
+        self._done += 1
+        self._advance(self._done, self._total)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Print an epoch's figures, with the entropy of every alpha."""
+        alpha_loss = "" if epoch.alpha_loss is None else f"  alphas' {epoch.alpha_loss:.4f}"
+        cost = "" if epoch.cost is None else f"  E[cost] {epoch.cost:.4g} {self._unit}"
+        entropy = " ".join(f"{value:.2f}" for value in epoch.entropy.values())
+        self._show(
+            f"epoch {epoch.number:3d}/{self._epochs}  loss {epoch.loss:.4f}{alpha_loss}  accuracy {epoch.accuracy:.4f}"
+            f"{cost}  {seconds(epoch.seconds)}  entropy {entropy}"
+        )
+
+
+@contextmanager
+def _progress(epochs: int) -> Iterator[_Bar]:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not sys.stderr.isatty():
+        yield _Bar(epochs, lambda done, total: None, say)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("supernet"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("supernet", total=None)
+        yield _Bar(
+            epochs, lambda done, total: progress.update(task, completed=done, total=total), progress.console.print
+        )
+
+
+def _print_alphas(study: str, search: Search, training: SupernetTraining) -> None:
+    """Probabilities of every choice before and after."""
+    from nas_optuna.samplers.prior import probabilities
+
+    last = training.history[-1]
+    rows = [
+        (
+            name,
+            _shares(parameter.choices, probabilities(training.start[name])),
+            _shares(parameter.choices, probabilities(last.alphas[name])),
+            f"{last.entropy[name]:.2f}",
+            last.derived[name],
+        )
+        for name, parameter in search.space.parameters.items()
+    ]
+    print_table(f"study {study}: alphas", ("parameter", "before", "after", "entropy", "argmax"), rows, right=(3,))
+
+
+def _shares(choices: Sequence[object], shares: Sequence[float]) -> str:
+    return "  ".join(f"{choice} {share:.2f}" for choice, share in zip(choices, shares, strict=True))

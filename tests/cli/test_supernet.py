@@ -1,0 +1,171 @@
+"""The supernet commands, on the real thing: digits, two small blocks, seconds of training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas_optuna.cli import main
+
+SPEC = """
+[data]
+name = "digits"
+train_limit = 300
+[space]
+name = "block"
+depth = 2
+candidates = ["k3_f16", "k3_f24", "skip"]
+[recipe]
+epochs = 1
+input_size = 8
+[supernet]
+epochs = 3
+warmup_epochs = 1
+alpha_learning_rate = 0.05
+[sampler]
+name = "random"
+[pruner]
+name = "none"
+"""
+STORAGE = "sqlite:///nas-optuna.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(SPEC)
+    return tmp_path
+
+
+def study(name: str = "s") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=STORAGE)
+
+
+def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--study", "s", "--spec", "tiny.toml", "--trials", "2"]) == 0
+    capsys.readouterr()
+    assert main(["supernet", "train", "--study", "s", "--json"]) == 0
+    out, err = capsys.readouterr()
+    trained = json.loads(out)
+    assert len(trained["history"]) == 3
+    assert trained["start"]["block1"] == [0.0, 0.0, 0.0]
+    assert trained["history"][-1]["alphas"]["block1"] != [0.0, 0.0, 0.0]
+    assert "entropy 1.1" in err
+    attributes = study().user_attrs
+    assert attributes["supernet"]["argmax"] == trained["argmax"]
+    plots = study()._storage.get_study_system_attrs(study()._study_id)
+    assert any("supernet-alphas" in name for name in plots), "the dashboard has no alpha figure"
+
+    assert main(["supernet", "export", "--study", "s"]) == 0
+    params = json.loads(Path("s-fixed.json").read_text())
+    assert optuna.trial.FixedTrial(params).suggest_categorical("block1", ["k3_f16", "k3_f24", "skip"])
+    assert main(["run", "--study", "s", "--fixed", "s-fixed.json"]) == 0
+    trials = study().trials
+    assert [t.user_attrs["origin"] for t in trials][2:] == ["supernet"]
+    assert trials[2].params == params
+    assert trials[2].user_attrs["architecture"] == trained["argmax"]
+    assert "-".join(params.values()) == trained["argmax"]
+
+
+def test_export_lists_the_most_probable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
+    capsys.readouterr()
+    assert main(["supernet", "export", "--study", "s", "--top", "4", "--out", "top.json", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+    assert json.loads(Path("top.json").read_text()) == [row["params"] for row in rows]
+    assert main(["supernet", "export", "--study", "s", "--top", "4"]) == 0
+    assert len(study().trials) == 4, "an export that is repeated queues nothing twice"
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_warm_start_and_prior_sampler(folder: Path, sampler: str) -> None:
+    main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
+    run = ["run", "--study", "s", "--trials", "3", "--sampler"]
+    assert main([*run, sampler, "--warm-start", "supernet", "--warm-trials", "2"]) == 0
+    origins = [t.user_attrs["origin"] for t in study().trials]
+    assert origins[:2] == ["supernet warm start"] * 2
+    assert origins[2] != "supernet warm start"
+    assert study().trials[0].user_attrs["architecture"] == study().user_attrs["supernet"]["argmax"]
+    assert main(["run", "--study", "s", "--trials", "1", "--sampler", "supernet"]) == 0
+
+
+def test_check_compares_with_own_trainings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
+    capsys.readouterr()
+    assert main(["supernet", "check", "--study", "s", "--architectures", "4", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["architectures"] == 4
+    assert 1 <= verdict["argmax_rank"] <= 5
+    assert -1 <= verdict["kendall"]["lower"] <= verdict["kendall"]["value"] <= verdict["kendall"]["upper"] <= 1
+    trained = len(study().trials)
+    assert main(["supernet", "check", "--study", "s", "--architectures", "4"]) == 0
+    assert len(study().trials) == trained, "what is trained is not trained again"
+    assert "Kendall" in capsys.readouterr().out
+
+
+def test_training_resumes_after_a_kill(folder: Path) -> None:
+    """The killed and resumed search ends with the alphas of an undisturbed one."""
+    train = ["supernet", "train", "--spec", "tiny.toml", "--epochs", "8", "--study"]
+    assert main([*train, "whole"]) == 0
+    command = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main())", *train, "killed"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch   3/8"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.1)
+    assert "supernet" not in study("killed").user_attrs
+    assert main([*train, "killed"]) == 0
+    whole, killed = study("whole").user_attrs, study("killed").user_attrs
+    assert killed["supernet:alphas:0"] == whole["supernet:alphas:0"]
+    assert killed["supernet"]["epochs"] == 8
+
+
+def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = ["--set", "supernet.learning_rate=1e6", "--set", "supernet.clip=0", "--set", "supernet.schedule=constant"]
+    assert main(["supernet", "train", "--study", "s", "--spec", "tiny.toml", *wild]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "learning_rate" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["supernet", "export", "--study", "s"], "nas-optuna supernet train --study s"),
+        (["supernet", "check", "--study", "s"], "nas-optuna supernet train --study s"),
+        (["run", "--study", "s", "--sampler", "supernet"], "nas-optuna supernet train --study s"),
+        (["run", "--study", "s", "--warm-start", "supernet"], "nas-optuna supernet train --study s"),
+        (["run", "--study", "s", "--warm-start", "supernt"], "did you mean 'supernet'"),
+        (["run", "--study", "s", "--warm-trials", "2"], "--warm-start"),
+        (["run", "--study", "s", "--fixed", "none.json"], "none.json"),
+        (["run", "--study", "s", "--fixed", "none.json", "--trials", "2"], "--fixed"),
+        (["supernet", "train", "--study", "s", "--mode", "mixed"], "supernet.mode"),
+        (["supernet", "train", "--study", "s", "--epochs", "1"], "warmup_epochs"),
+        (["supernet", "train", "--study", "s", "--set", "supernet.temperature=1"], "supernet.temperature"),
+        (["supernet", "train", "--study", "s", "--set", "supernet.epoch=1"], "did you mean 'epochs'"),
+        (["supernet", "train", "--study", "s", "--latency-table", "none.json"], "none.json"),
+        (["supernet", "train", "--study", "t"], "study"),
+    ],
+)
+def test_bad_input_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["study", "create", "s", "--spec", "tiny.toml"]) == 0
+    capsys.readouterr()
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert message in err[-1]
+    assert err[-1].startswith("error: ")
+    assert not study().trials
