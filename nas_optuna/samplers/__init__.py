@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUP = "nas_optuna.samplers"
 BUILTIN = {name: f"nas_optuna.samplers.optunas:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")}
-BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("controller", "evolution")}
+BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("evolution", "controller", "arch")}
 BUILTIN["supernet"] = "nas_optuna.samplers.prior:supernet"
 
 

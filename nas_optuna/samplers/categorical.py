@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,6 +45,7 @@ class History:
 
     Attributes:
         finished: In order of completion, as far as this process could know it.
+        running: What unfinished trials chose, as far as they have chosen.
         seen: Every token sequence that was evaluated or is being evaluated.
     """
 
@@ -52,6 +53,7 @@ class History:
         self.space = {name: d for name, d in space.items() if isinstance(d, CategoricalDistribution)}
         self.sizes = tuple(len(d.choices) for d in self.space.values())
         self.finished: list[Finished] = []
+        self.running: list[Tokens] = []
         self.seen: set[Tokens] = set()
         self._unfinished: list[int] = []
         self._count = 0
@@ -61,13 +63,16 @@ class History:
         trials = study.get_trials(deepcopy=False)
         news = [trials[number] for number in self._unfinished] + trials[self._count :]
         self._count = len(trials)
-        self._unfinished = [trial.number for trial in news if not trial.state.is_finished()]
+        unfinished = [trial for trial in news if not trial.state.is_finished()]
+        self._unfinished = [trial.number for trial in unfinished]
+        self.running = [tokens for trial in unfinished if (tokens := self.tokens(trial)) is not None]
         finished = [trial for trial in news if trial.state.is_finished()]
         for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
             tokens = self.tokens(trial)
             if tokens is not None:
                 self.finished.append(Finished(tokens, trial))
-        self.seen.update(tokens for trial in news if (tokens := self.tokens(trial)) is not None)
+                self.seen.add(tokens)
+        self.seen.update(self.running)
 
     def tokens(self, trial: FrozenTrial) -> Tokens | None:
         """What a trial chose, or None while a parameter is missing or has other choices."""
@@ -174,9 +179,11 @@ def unseen_at_random(history: History, rng: np.random.Generator, attempts: int =
     return next((tokens for tokens in candidates if tokens not in history.seen), candidates[0])
 
 
-def violation(trial: FrozenTrial) -> float:
-    """By how much a trial breaks its constraints in sum; 0 where it is feasible."""
-    return sum(max(0.0, value) for value in trial.constraints.values())
+def is_ordered(name: str, distribution: CategoricalDistribution, ordered: Collection[str] | None) -> bool:
+    """Whether neighbouring choices are alike: where `ordered` does not say, whether all choices are numbers."""
+    if ordered is not None:
+        return name in ordered
+    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.categorical import CategoricalSampler, Finished, History, Tokens, unseen_at_random, violation
+from nas_optuna.samplers.categorical import CategoricalSampler, Finished, History, Tokens, is_ordered, unseen_at_random
+from nas_optuna.samplers.standing import nondominated_ranks, teaches
 from nas_optuna.spaces import SearchSpace
 
 
@@ -93,8 +93,7 @@ class EvolutionSampler(CategoricalSampler):
         for finished in reversed(history.finished):
             if len(members) == self._population_size:
                 break
-            state = finished.trial.state
-            if state == TrialState.COMPLETE or (state == TrialState.PRUNED and finished.trial.intermediate_values):
+            if teaches(finished.trial):
                 members.append(finished)
         return members
 
@@ -106,7 +105,7 @@ class EvolutionSampler(CategoricalSampler):
         """Change one parameter so that the result was not seen, or None where every neighbour was."""
         children, weights = [], []
         for i, (name, distribution) in enumerate(history.space.items()):
-            ordered = is_ordered(distribution.choices) if self._ordered is None else name in self._ordered
+            ordered = is_ordered(name, distribution, self._ordered)
             for token in range(history.sizes[i]):
                 child = (*parent[:i], token, *parent[i + 1 :])
                 if token != parent[i] and child not in history.seen:
@@ -116,46 +115,6 @@ class EvolutionSampler(CategoricalSampler):
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
         return children[int(rng.choice(len(children), p=probabilities))]
-
-
-def is_ordered(choices: Sequence[Any]) -> bool:
-    """Whether all choices are numbers; booleans are not."""
-    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
-
-
-def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> NDArray[np.int64]:
-    """Rank complete and pruned trials; 0 is the first front.
-
-    Args:
-        trials: Complete ones, or pruned ones with at least one intermediate value.
-        directions: One for each objective.
-
-    Returns:
-        ``[trials]`` int64. Where there is one objective, trials of equal value share a rank.
-    """
-    signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
-    # Compared first, as a tuple: complete before pruned, then by violation, or by the last step that was reached.
-    tiers: list[tuple[int, float]] = []
-    losses = np.empty((len(trials), len(signs)))
-    for i, trial in enumerate(trials):
-        if trial.state == TrialState.COMPLETE:
-            tiers.append((0, violation(trial)))
-            losses[i] = signs * np.asarray(trial.values)
-        else:
-            step = max(trial.intermediate_values)
-            tiers.append((1, -step))
-            losses[i] = signs * trial.intermediate_values[step]
-    losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    order = {tier: i for i, tier in enumerate(sorted(set(tiers)))}
-    tier = np.array([order[t] for t in tiers])
-    better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
-    dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
-    ranks = np.full(len(trials), -1)
-    rank = 0
-    while (left := ranks < 0).any():
-        ranks[left & ~dominates[left].any(0)] = rank
-        rank += 1
-    return ranks
 
 
 def evolution(
