@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nas_optuna.cli import best, dashboard, data, devices, run, space, study
+from nas_optuna.cli import best, dashboard, data, devices, run, samplers, space, study
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -22,6 +22,7 @@ study.register(app)
 run.register(app)
 best.register(app)
 space.register(app)
+samplers.register(app)
 data.register(app)
 devices.register(app)
 dashboard.register(app)

@@ -6,7 +6,9 @@ Third parties register the entry point group ``nas_optuna.samplers`` or are name
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna import plugins
@@ -44,3 +46,37 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
     except (TypeError, ValueError) as error:
         raise SpecError(f"sampler {name!r} refuses {dict(options)!r}: {error}") from error
     return sampler
+
+
+@dataclass(frozen=True)
+class SamplerDescription:
+    """What a user needs to choose a sampler.
+
+    Attributes:
+        name: For ``--sampler`` and ``[sampler] name``.
+        advice: When to use it, in one line: the first of its factory's docstring.
+        options: What ``[sampler]`` may set, with the defaults; ``"required"`` where there is none.
+    """
+
+    name: str
+    advice: str
+    options: dict[str, Any]
+
+
+def describe_samplers() -> list[SamplerDescription]:
+    """Every sampler that has a name, built-in ones first. A plugin that cannot be imported says so as its advice."""
+    found = []
+    for name in plugins.names(BUILTIN, GROUP):
+        try:
+            factory = plugins.find("sampler", name, BUILTIN, GROUP)
+        except SpecError as error:
+            found.append(SamplerDescription(name, str(error), {}))
+            continue
+        advice = (inspect.getdoc(factory) or "").split("\n")[0]
+        options = {
+            parameter.name: "required" if parameter.default is parameter.empty else parameter.default
+            for parameter in inspect.signature(factory).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        found.append(SamplerDescription(name, advice, options))
+    return found

@@ -35,6 +35,9 @@ DISTANT_CANDIDATES = 150
 
 RANDOM_CANDIDATES = 300
 
+MOST_AHEAD = 16
+"""Among so many trials before ours, those without a choice are taken to be choosing now; older ones are dead."""
+
 
 class ArchSampler(CategoricalSampler):
     """Bayesian optimisation with a Gaussian process that compares architectures parameter by parameter.
@@ -46,7 +49,8 @@ class ArchSampler(CategoricalSampler):
     tenth of a second. Among unseen neighbours of the best architectures and random ones, the candidate of the highest
     expected improvement (Jones et al. 1998) is proposed.
 
-    Running trials count as finished with the value that the process expects of them, so that workers do not crowd.
+    Running trials count as finished with the value that the process expects of them, so that workers do not crowd;
+    likewise what other workers, proposing at this moment, are expected to propose.
     A pruned trial counts as the quantile of the complete ones at which it stood when it was pruned, an infeasible one
     as the worst. Several objectives are weighted at random for each trial (ParEGO, Knowles 2006).
 
@@ -82,8 +86,17 @@ class ArchSampler(CategoricalSampler):
         process = GaussianProcess(history.sizes, ordered, tokens, merit)
         if history.running:
             process.believe(np.array(history.running))
-        mean, deviation = process.predict(np.array(candidates))
-        return candidates[int(np.argmax(expected_improvement(mean, deviation, merit.max())))]
+        ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.undecided)
+        for _ in range(min(ahead, len(candidates) - 1)):  # what the workers ahead of us are about to choose
+            choice = _best(process, candidates, merit.max())
+            process.believe(np.array([choice]))
+            candidates.remove(choice)
+        return _best(process, candidates, merit.max())
+
+
+def _best(process: GaussianProcess, candidates: Sequence[Tokens], best: float) -> Tokens:
+    mean, deviation = process.predict(np.array(candidates))
+    return candidates[int(np.argmax(expected_improvement(mean, deviation, best)))]
 
 
 class GaussianProcess:

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.per_trial_seed import seed_for
 
@@ -46,6 +46,7 @@ class History:
     Attributes:
         finished: In order of completion, as far as this process could know it.
         running: What unfinished trials chose, as far as they have chosen.
+        undecided: Numbers of running trials that have not chosen everything yet, as while another worker proposes.
         seen: Every token sequence that was evaluated or is being evaluated.
     """
 
@@ -54,18 +55,23 @@ class History:
         self.sizes = tuple(len(d.choices) for d in self.space.values())
         self.finished: list[Finished] = []
         self.running: list[Tokens] = []
+        self.undecided: list[int] = []
         self.seen: set[Tokens] = set()
         self._unfinished: list[int] = []
         self._count = 0
 
     def read(self, study: Study) -> None:
         """Take in what has been started or has finished since the last call."""
-        trials = study.get_trials(deepcopy=False)
+        # Not study.get_trials: under Hyperband that shows one bracket, and a number is not a position in it.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         news = [trials[number] for number in self._unfinished] + trials[self._count :]
         self._count = len(trials)
         unfinished = [trial for trial in news if not trial.state.is_finished()]
         self._unfinished = [trial.number for trial in unfinished]
         self.running = [tokens for trial in unfinished if (tokens := self.tokens(trial)) is not None]
+        self.undecided = [
+            trial.number for trial in unfinished if trial.state == TrialState.RUNNING and self.tokens(trial) is None
+        ]
         finished = [trial for trial in news if trial.state.is_finished()]
         for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
             tokens = self.tokens(trial)
