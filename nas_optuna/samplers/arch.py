@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.special import ndtr
 
-from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, is_ordered, unseen_at_random
-from nas_optuna.samplers.standing import rank, teaches, violation
+from nas_optuna.samplers.categorical import CategoricalSampler, Finished, History, Tokens, is_ordered, unseen_at_random
+from nas_optuna.samplers.standing import rank
 from nas_optuna.spaces import SearchSpace
 
 Array = NDArray[np.float64]
@@ -73,10 +73,10 @@ class ArchSampler(CategoricalSampler):
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The unseen candidate of the highest expected improvement."""
         rng = self._rng(trial)
-        members = [finished for finished in history.finished if teaches(finished.trial)]
+        members = history.teaching
         if len(members) < self._n_startup_trials:
             return unseen_at_random(history, rng)
-        kept, merit = merits([member.trial for member in members], study.directions, rng)
+        kept, merit = merits(members, study.directions, rng)
         tokens = np.array([members[i].tokens for i in kept])
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
         candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
@@ -91,6 +91,8 @@ class ArchSampler(CategoricalSampler):
             choice = _best(process, candidates, merit.max())
             process.believe(np.array([choice]))
             candidates.remove(choice)
+        history.read(study)  # a worker may have chosen meanwhile
+        candidates = [c for c in candidates if c not in history.seen] or candidates
         return _best(process, candidates, merit.max())
 
 
@@ -176,12 +178,12 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
 
 
 def merits(
-    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], rng: np.random.Generator
+    members: Sequence[Finished], directions: Sequence[StudyDirection], rng: np.random.Generator
 ) -> tuple[list[int], Array]:
     """One figure for each trial, the higher the better, standardised over those that are kept.
 
     Args:
-        trials: Complete, or pruned after at least one epoch.
+        members: Trials that are complete, or were pruned after at least one epoch.
         directions: One for each objective.
         rng: Draws the objectives' weights where there are several.
 
@@ -190,17 +192,17 @@ def merits(
     """
     signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
     unknown = [np.nan] * len(signs)
-    gains = signs * np.array([t.values if t.state == TrialState.COMPLETE else unknown for t in trials], dtype=float)
+    gains = signs * np.array([m.trial.values or unknown for m in members], dtype=float)
     merit = _scalarise(gains, rng) if len(signs) > 1 else _finite(gains)[:, 0]
-    bad = [t.state == TrialState.COMPLETE and violation(t) > 0 for t in trials]
+    infeasible = [m.violation > 0 for m in members]
     if np.isfinite(merit).any():
-        merit[bad] = np.nanmin(merit)
+        merit[infeasible] = np.nanmin(merit)
     best = np.argsort(-np.nan_to_num(merit, nan=-np.inf), kind="stable")[: MAX_POINTS // 2]
-    latest = range(max(0, len(trials) - MAX_POINTS // 2), len(trials))
+    latest = range(max(0, len(members) - MAX_POINTS // 2), len(members))
     kept = sorted({*best.tolist(), *latest})
     merit = merit[kept]
     complete = merit[~np.isnan(merit)]
-    others = [trials[i] for i in kept]
+    others = [members[i].trial for i in kept]
     for i in np.flatnonzero(np.isnan(merit)):
         standing = rank(others[i], others, signs[0])
         merit[i] = np.quantile(complete, standing) if len(complete) else standing

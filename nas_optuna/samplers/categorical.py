@@ -19,6 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.samplers.standing import teaches, violation
 
 Tokens = tuple[int, ...]
 """One index into its choices for every categorical parameter, in the natural order of their names."""
@@ -31,10 +32,12 @@ class Finished:
     Attributes:
         tokens: What it chose.
         trial: The trial; complete, pruned or failed.
+        violation: By how much it breaks its constraints, see `standing.violation`; asked for often, reckoned once.
     """
 
     tokens: Tokens
     trial: FrozenTrial
+    violation: float
 
 
 class History:
@@ -45,6 +48,7 @@ class History:
 
     Attributes:
         finished: In order of completion, as far as this process could know it.
+        teaching: Those of them that have a value, be it that of the last epoch before they were pruned.
         running: What unfinished trials chose, as far as they have chosen.
         undecided: Numbers of running trials that have not chosen everything yet, as while another worker proposes.
         seen: Every token sequence that was evaluated or is being evaluated.
@@ -54,6 +58,7 @@ class History:
         self.space = {name: d for name, d in space.items() if isinstance(d, CategoricalDistribution)}
         self.sizes = tuple(len(d.choices) for d in self.space.values())
         self.finished: list[Finished] = []
+        self.teaching: list[Finished] = []
         self.running: list[Tokens] = []
         self.undecided: list[int] = []
         self.seen: set[Tokens] = set()
@@ -76,8 +81,10 @@ class History:
         for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
             tokens = self.tokens(trial)
             if tokens is not None:
-                self.finished.append(Finished(tokens, trial))
+                self.finished.append(Finished(tokens, trial, violation(trial)))
                 self.seen.add(tokens)
+                if teaches(trial):
+                    self.teaching.append(self.finished[-1])
         self.seen.update(self.running)
 
     def tokens(self, trial: FrozenTrial) -> Tokens | None:

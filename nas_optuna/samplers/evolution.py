@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.categorical import CategoricalSampler, Finished, History, Tokens, is_ordered, unseen_at_random
-from nas_optuna.samplers.standing import nondominated_ranks, teaches
+from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, is_ordered, unseen_at_random
+from nas_optuna.samplers.standing import nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 
@@ -71,7 +71,7 @@ class EvolutionSampler(CategoricalSampler):
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A mutated winner of a tournament."""
         rng = self._rng(trial)
-        members = self._population(history)
+        members = history.teaching[-self._population_size :]
         if len(members) < self._n_startup_trials:
             return unseen_at_random(history, rng)
         ranks = nondominated_ranks([m.trial for m in members], study.directions)
@@ -87,15 +87,6 @@ class EvolutionSampler(CategoricalSampler):
             if child is not None:
                 return child
         return unseen_at_random(history, rng)
-
-    def _population(self, history: History) -> list[Finished]:
-        members: list[Finished] = []
-        for finished in reversed(history.finished):
-            if len(members) == self._population_size:
-                break
-            if teaches(finished.trial):
-                members.append(finished)
-        return members
 
     def _winner(self, merit: NDArray[np.int64], rng: np.random.Generator) -> int:
         size = min(self._tournament_size, len(merit))

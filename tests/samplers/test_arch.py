@@ -4,11 +4,13 @@ import numpy as np
 import optuna
 import pytest
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.arch import MAX_POINTS, NOISES, ArchSampler, GaussianProcess, expected_improvement, merits
+from nas_optuna.samplers.categorical import Finished
+from nas_optuna.samplers.standing import violation
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=3)
@@ -73,24 +75,28 @@ def test_expected_improvement_is_the_mean_of_what_exceeds_the_best() -> None:
     np.testing.assert_allclose(expected_improvement(mean, deviation, 0.5), expected, rtol=0.02)
 
 
+def members(*trials: FrozenTrial) -> list[Finished]:
+    return [Finished((0,), trial, violation(trial)) for trial in trials]
+
+
 def test_merits_of_pruned_and_infeasible_trials() -> None:
     complete = [create_trial(value=v, intermediate_values={1: v - 0.1}) for v in (0.5, 0.6, 0.7, 0.8, 0.9)]
     low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=None) for v in (0.1, 0.75))
     infeasible = create_trial(value=0.99, constraints={"latency": 1.0})
-    kept, merit = merits([*complete, low, high, infeasible], MAXIMIZE, rng())
+    kept, merit = merits(members(*complete, low, high, infeasible), MAXIMIZE, rng())
     assert kept == list(range(8))
     assert merit.mean() == pytest.approx(0)
     assert merit.std() == pytest.approx(1)
     assert merit[5] <= merit[0] + 0.3  # below all at its epoch
     assert merit[3] <= merit[6] <= merit[4]
     assert merit[7] == merit[0]
-    _, minimised = merits([*complete, low, high], [StudyDirection.MINIMIZE], rng())
+    _, minimised = merits(members(*complete, low, high), [StudyDirection.MINIMIZE], rng())
     assert np.argmax(minimised) in (0, 5)
 
 
 def test_merits_of_infinite_values_are_finite() -> None:
     values = (0.1, float("-inf"), float("inf"), 0.3)
-    _, merit = merits([create_trial(value=v) for v in values], MAXIMIZE, rng())
+    _, merit = merits(members(*(create_trial(value=v) for v in values)), MAXIMIZE, rng())
     assert np.isfinite(merit).all()
     assert merit[1] == merit[0] == merit.min()
     assert merit[2] == merit[3] == merit.max()
@@ -98,7 +104,7 @@ def test_merits_of_infinite_values_are_finite() -> None:
 
 def test_merits_keep_the_best_and_the_latest() -> None:
     trials = [create_trial(value=float(v)) for v in range(1000, 0, -1)]
-    kept, _ = merits(trials, MAXIMIZE, rng())
+    kept, _ = merits(members(*trials), MAXIMIZE, rng())
     half = MAX_POINTS // 2
     assert kept == [*range(half), *range(1000 - half, 1000)]
 

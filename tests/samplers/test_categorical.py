@@ -83,10 +83,10 @@ def work(name: str, folder: Path, start: Any) -> None:
 
     def slow(trial: optuna.Trial) -> float:
         value = objective(trial)
-        time.sleep(0.02)
+        time.sleep(0.05 * (1 + trial.number % 4))  # storing nine choices takes a few hundredths already
         return value
 
-    study.optimize(slow, n_trials=15)
+    study.optimize(slow, n_trials=12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,10 +101,10 @@ def test_four_processes_on_one_study(name: str, tmp_path: Path) -> None:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * 4
     trials = optuna.load_study(study_name="s", storage=database(tmp_path)).trials
-    assert [t.number for t in trials] == list(range(60))
+    assert [t.number for t in trials] == list(range(48))
     assert all(t.state == TrialState.COMPLETE for t in trials)
-    # A process does not see what another is just about to propose, so a few may coincide.
-    assert len({tuple(t.params.values()) for t in trials}) >= 56
+    # A process does not see what another is just about to store, so a few may coincide.
+    assert len({tuple(t.params.values()) for t in trials}) >= 46
 
 
 @pytest.mark.parametrize("name", NAMES)
