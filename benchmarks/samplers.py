@@ -14,6 +14,7 @@ Runs are kept in the results file and not done again; several processes may fill
 from __future__ import annotations
 
 import argparse
+import bisect
 import heapq
 import itertools
 import json
@@ -79,10 +80,22 @@ def run_missing(options: argparse.Namespace) -> list[dict]:
     ):
         regrets, milliseconds = simulate(tables[name], sampler, seed, workers, trials)
         line = {"table": name, "sampler": sampler, "workers": workers, "seed": seed, "trials": trials}
-        line |= {"ms": round(milliseconds, 3), "regret": [round(r, 4) for r in regrets]}
+        line |= {"ms": round(milliseconds, 3), "steps": steps(regrets)}
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
     return [line for line in read(options.results) if tuple(line[k] for k in keys) in {w[:4] for w in wanted}]
+
+
+def steps(regrets: list[float]) -> list[tuple[int, float]]:
+    """Where a curve falls: (number of finished trials, regret from there on)."""
+    changes = (i for i, regret in enumerate(regrets) if i == 0 or regret < regrets[i - 1])
+    return [(i + 1, round(regrets[i], 3)) for i in changes]
+
+
+def curve(steps: list[tuple[int, float]], trials: int) -> list[float]:
+    """The regret after each finished trial."""
+    starts = [start for start, _ in steps]
+    return [steps[bisect.bisect_right(starts, n) - 1][1] for n in range(1, trials + 1)]
 
 
 def read(path: Path) -> list[dict]:
@@ -90,6 +103,7 @@ def read(path: Path) -> list[dict]:
     lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
     longest: dict[tuple, dict] = {}
     for line in sorted(lines, key=lambda line: line["trials"]):
+        line["regret"] = curve(line.pop("steps"), line["trials"])
         longest[line["table"], line["sampler"], line["workers"], line["seed"]] = line
     return list(longest.values())
 
