@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import typer
 
-from nas_optuna.cli import best, dashboard, data, devices, latency, pareto, run, space, study, supernet
+from nas_optuna.cli import best, dashboard, data, devices, latency, pareto, run, samplers, space, study, supernet
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -29,6 +29,7 @@ best.register(app)
 pareto.register(app)
 latency.register(app)
 space.register(app)
+samplers.register(app)
 data.register(app)
 devices.register(app)
 dashboard.register(app)

@@ -6,7 +6,9 @@ Third parties register the entry point group ``nas_optuna.samplers`` or are name
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna import plugins
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 GROUP = "nas_optuna.samplers"
 BUILTIN = {name: f"nas_optuna.samplers.optunas:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")}
-BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("controller", "evolution")}
+BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("evolution", "controller", "arch")}
 BUILTIN["supernet"] = "nas_optuna.samplers.prior:supernet"
 
 
@@ -47,3 +49,37 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
         raise SpecError(f"sampler {name!r} refuses {dict(options)!r}: {error}") from error
     plugins.require_type("sampler", name, sampler, Sampler)
     return sampler
+
+
+@dataclass(frozen=True)
+class SamplerDescription:
+    """What a user needs to choose a sampler.
+
+    Attributes:
+        name: For ``--sampler`` and ``[sampler] name``.
+        advice: When to use it, in one line: the first of its factory's docstring.
+        options: What ``[sampler]`` may set, with the defaults; ``"required"`` where there is none.
+    """
+
+    name: str
+    advice: str
+    options: dict[str, Any]
+
+
+def describe_samplers() -> list[SamplerDescription]:
+    """Every sampler that has a name, built-in ones first. A plugin that cannot be imported says so as its advice."""
+    found = []
+    for name in plugins.names(BUILTIN, GROUP):
+        try:
+            factory = plugins.find("sampler", name, BUILTIN, GROUP)
+        except SpecError as error:
+            found.append(SamplerDescription(name, str(error), {}))
+            continue
+        advice = (inspect.getdoc(factory) or "").split("\n")[0]
+        options = {
+            parameter.name: "required" if parameter.default is parameter.empty else parameter.default
+            for parameter in inspect.signature(factory).parameters.values()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        found.append(SamplerDescription(name, advice, options))
+    return found

@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,9 +16,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.samplers.standing import teaches, violation
 
 Tokens = tuple[int, ...]
 """One index into its choices for every categorical parameter, in the natural order of their names."""
@@ -31,10 +32,12 @@ class Finished:
     Attributes:
         tokens: What it chose.
         trial: The trial; complete, pruned or failed.
+        violation: By how much it breaks its constraints, see `standing.violation`; asked for often, reckoned once.
     """
 
     tokens: Tokens
     trial: FrozenTrial
+    violation: float
 
 
 class History:
@@ -45,6 +48,9 @@ class History:
 
     Attributes:
         finished: In order of completion, as far as this process could know it.
+        teaching: Those of them that have a value, be it that of the last epoch before they were pruned.
+        running: What unfinished trials chose, as far as they have chosen.
+        undecided: Numbers of running trials that have not chosen everything yet, as while another worker proposes.
         seen: Every token sequence that was evaluated or is being evaluated.
     """
 
@@ -52,22 +58,34 @@ class History:
         self.space = {name: d for name, d in space.items() if isinstance(d, CategoricalDistribution)}
         self.sizes = tuple(len(d.choices) for d in self.space.values())
         self.finished: list[Finished] = []
+        self.teaching: list[Finished] = []
+        self.running: list[Tokens] = []
+        self.undecided: list[int] = []
         self.seen: set[Tokens] = set()
         self._unfinished: list[int] = []
         self._count = 0
 
     def read(self, study: Study) -> None:
         """Take in what has been started or has finished since the last call."""
-        trials = study.get_trials(deepcopy=False)
+        # Not study.get_trials: under Hyperband that shows one bracket, and a number is not a position in it.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         news = [trials[number] for number in self._unfinished] + trials[self._count :]
         self._count = len(trials)
-        self._unfinished = [trial.number for trial in news if not trial.state.is_finished()]
+        unfinished = [trial for trial in news if not trial.state.is_finished()]
+        self._unfinished = [trial.number for trial in unfinished]
+        self.running = [tokens for trial in unfinished if (tokens := self.tokens(trial)) is not None]
+        self.undecided = [
+            trial.number for trial in unfinished if trial.state == TrialState.RUNNING and self.tokens(trial) is None
+        ]
         finished = [trial for trial in news if trial.state.is_finished()]
         for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
             tokens = self.tokens(trial)
             if tokens is not None:
-                self.finished.append(Finished(tokens, trial))
-        self.seen.update(tokens for trial in news if (tokens := self.tokens(trial)) is not None)
+                self.finished.append(Finished(tokens, trial, violation(trial)))
+                self.seen.add(tokens)
+                if teaches(trial):
+                    self.teaching.append(self.finished[-1])
+        self.seen.update(self.running)
 
     def tokens(self, trial: FrozenTrial) -> Tokens | None:
         """What a trial chose, or None while a parameter is missing or has other choices."""
@@ -174,9 +192,11 @@ def unseen_at_random(history: History, rng: np.random.Generator, attempts: int =
     return next((tokens for tokens in candidates if tokens not in history.seen), candidates[0])
 
 
-def violation(trial: FrozenTrial) -> float:
-    """By how much a trial breaks its constraints in sum; 0 where it is feasible."""
-    return sum(max(0.0, value) for value in trial.constraints.values())
+def is_ordered(name: str, distribution: CategoricalDistribution, ordered: Collection[str] | None) -> bool:
+    """Whether neighbouring choices are alike: where `ordered` does not say, whether all choices are numbers."""
+    if ordered is not None:
+        return name in ordered
+    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.categorical import CategoricalSampler, Finished, History, Tokens, unseen_at_random, violation
+from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, is_ordered, unseen_at_random
+from nas_optuna.samplers.standing import nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 
@@ -71,7 +71,7 @@ class EvolutionSampler(CategoricalSampler):
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A mutated winner of a tournament."""
         rng = self._rng(trial)
-        members = self._population(history)
+        members = history.teaching[-self._population_size :]
         if len(members) < self._n_startup_trials:
             return unseen_at_random(history, rng)
         ranks = nondominated_ranks([m.trial for m in members], study.directions)
@@ -88,16 +88,6 @@ class EvolutionSampler(CategoricalSampler):
                 return child
         return unseen_at_random(history, rng)
 
-    def _population(self, history: History) -> list[Finished]:
-        members: list[Finished] = []
-        for finished in reversed(history.finished):
-            if len(members) == self._population_size:
-                break
-            state = finished.trial.state
-            if state == TrialState.COMPLETE or (state == TrialState.PRUNED and finished.trial.intermediate_values):
-                members.append(finished)
-        return members
-
     def _winner(self, merit: NDArray[np.int64], rng: np.random.Generator) -> int:
         size = min(self._tournament_size, len(merit))
         return int(merit[rng.choice(len(merit), size, replace=False).min()])
@@ -106,7 +96,7 @@ class EvolutionSampler(CategoricalSampler):
         """Change one parameter so that the result was not seen, or None where every neighbour was."""
         children, weights = [], []
         for i, (name, distribution) in enumerate(history.space.items()):
-            ordered = is_ordered(distribution.choices) if self._ordered is None else name in self._ordered
+            ordered = is_ordered(name, distribution, self._ordered)
             for token in range(history.sizes[i]):
                 child = (*parent[:i], token, *parent[i + 1 :])
                 if token != parent[i] and child not in history.seen:
@@ -116,46 +106,6 @@ class EvolutionSampler(CategoricalSampler):
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
         return children[int(rng.choice(len(children), p=probabilities))]
-
-
-def is_ordered(choices: Sequence[Any]) -> bool:
-    """Whether all choices are numbers; booleans are not."""
-    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
-
-
-def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> NDArray[np.int64]:
-    """Rank complete and pruned trials; 0 is the first front.
-
-    Args:
-        trials: Complete ones, or pruned ones with at least one intermediate value.
-        directions: One for each objective.
-
-    Returns:
-        ``[trials]`` int64. Where there is one objective, trials of equal value share a rank.
-    """
-    signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
-    # Compared first, as a tuple: complete before pruned, then by violation, or by the last step that was reached.
-    tiers: list[tuple[int, float]] = []
-    losses = np.empty((len(trials), len(signs)))
-    for i, trial in enumerate(trials):
-        if trial.state == TrialState.COMPLETE:
-            tiers.append((0, violation(trial)))
-            losses[i] = signs * np.asarray(trial.values)
-        else:
-            step = max(trial.intermediate_values)
-            tiers.append((1, -step))
-            losses[i] = signs * trial.intermediate_values[step]
-    losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    order = {tier: i for i, tier in enumerate(sorted(set(tiers)))}
-    tier = np.array([order[t] for t in tiers])
-    better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
-    dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
-    ranks = np.full(len(trials), -1)
-    rank = 0
-    while (left := ranks < 0).any():
-        ranks[left & ~dominates[left].any(0)] = rank
-        rank += 1
-    return ranks
 
 
 def evolution(

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.categorical import Finished, History, violation
+from nas_optuna.samplers.categorical import Finished, History
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.samplers.policy import Policy
 from nas_optuna.samplers.snapshot import fingerprint
+from nas_optuna.samplers.standing import rank, standardised, teaches
 
 LOG_PROB = "controller:log_prob"
 """Trial user attribute: natural log of the probability with which the policy drew the trial's architecture."""
@@ -32,9 +33,6 @@ MAX_IMPORTANCE = 2.0
 
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.999)
-
-SPREAD = 0.29
-"""Standard deviation of a rank that is uniform in [0, 1]; standardised rewards are scaled to the same."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,7 @@ class Learner:
             self._update([self._pending.popleft() for _ in range(self.settings.batch_size)])
 
     def _counts(self, trial: FrozenTrial) -> bool:
-        if trial.state == TrialState.COMPLETE:
-            return True
-        if trial.state == TrialState.PRUNED:
-            return bool(trial.intermediate_values)
-        return self.settings.failures == "worst"
+        return teaches(trial) or (trial.state == TrialState.FAIL and self.settings.failures == "worst")
 
     def _update(self, batch: Sequence[Finished]) -> None:
         trials = [finished.trial for finished in batch]
@@ -142,45 +136,3 @@ class Learner:
         self._already = frozenset(range(last + 1)) - frozenset(state["not_learned"].tolist())
         self._recent.extend(f.trial for f in self.history.finished if f.trial.number in self._already)
         return True
-
-
-def rank(trial: FrozenTrial, others: Sequence[FrozenTrial] | deque[FrozenTrial], sign: float) -> float:
-    """The share of `others` that a trial beats, from 0 to 1; equals, such as itself, count by half."""
-    return sum(_beats(trial, other, sign) for other in others) / len(others)
-
-
-def standardised(trial: FrozenTrial, others: Sequence[FrozenTrial] | deque[FrozenTrial], sign: float) -> float:
-    """How far a trial is above the mean of `others`, in standard deviations within ±3, times `SPREAD`.
-
-    A pruned trial is compared at its last epoch, with all that reached it.
-    """
-    if trial.state == TrialState.FAIL:
-        return -3 * SPREAD
-    step = _last_step(trial)
-    values = np.array([v for other in others if (v := _value_at(other, step)) is not None])
-    values = values[np.isfinite(values)]
-    value = _value_at(trial, step)
-    assert value is not None
-    mean, deviation = (values.mean(), values.std()) if len(values) else (0.0, 0.0)
-    return SPREAD * float(np.clip(sign * (value - mean) / (deviation + 1e-12), -3, 3))
-
-
-def _beats(a: FrozenTrial, b: FrozenTrial, sign: float) -> float:
-    """1, ½ or 0. The first difference decides: failed, infeasible by how much, value at the last common epoch."""
-    step = min(_last_step(a), _last_step(b))
-    x, y = _value_at(a, step), _value_at(b, step)
-    if x is None or y is None:  # the epochs differ, so neither can be compared: the one that came further wins
-        x, y, sign = _last_step(a), _last_step(b), 1.0
-    mine = (a.state != TrialState.FAIL, -violation(a), sign * x)
-    theirs = (b.state != TrialState.FAIL, -violation(b), sign * y)
-    return 0.5 if mine == theirs else float(mine > theirs)
-
-
-def _last_step(trial: FrozenTrial) -> float:
-    return math.inf if trial.state == TrialState.COMPLETE else max(trial.intermediate_values, default=-1)
-
-
-def _value_at(trial: FrozenTrial, step: float) -> float | None:
-    if step == math.inf:
-        return trial.value if trial.state == TrialState.COMPLETE else None
-    return trial.intermediate_values.get(int(step))

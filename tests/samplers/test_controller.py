@@ -7,12 +7,12 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import create_trial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.controller import ENTROPY, SNAPSHOT_EVERY, ControllerSampler
-from nas_optuna.samplers.learner import LOG_PROB, rank, standardised
+from nas_optuna.samplers.learner import LOG_PROB
 from nas_optuna.samplers.policy import Policy
 from nas_optuna.spaces.conv import ConvSpace
 
@@ -111,32 +111,6 @@ def test_sampling_is_from_the_policy_and_says_so() -> None:
     entropy = policy.sample(2000, np.random.default_rng(1)).entropy.mean()
     assert entropy < 0.99 * np.log(len(CHOICES))
     assert attributes[ENTROPY] == pytest.approx(float(entropy), rel=0.05)
-
-
-def finished(value: float | None, curve: dict[int, float], state: TrialState) -> FrozenTrial:
-    return create_trial(state=state, value=value, intermediate_values=curve)
-
-
-def test_pruned_trials_are_ranked_at_their_last_epoch() -> None:
-    best = finished(0.9, {1: 0.5, 2: 0.8, 3: 0.9}, TrialState.COMPLETE)
-    worst = finished(0.6, {1: 0.4, 2: 0.5, 3: 0.6}, TrialState.COMPLETE)
-    early = finished(None, {1: 0.2}, TrialState.PRUNED)
-    late = finished(None, {1: 0.3, 2: 0.6}, TrialState.PRUNED)
-    failed = finished(None, {}, TrialState.FAIL)
-    everyone = [best, worst, early, late, failed]
-    ranks = [rank(t, everyone, 1.0) for t in everyone]
-    assert ranks == [0.9, 0.5, 0.3, 0.7, 0.1]  # `late` was above `worst` at epoch 2
-    assert [rank(t, everyone[:4], -1.0) for t in everyone[:4]] == [0.125, 0.625, 0.875, 0.375]
-    assert standardised(best, everyone, 1.0) > standardised(late, everyone, 1.0) > standardised(early, everyone, 1.0)
-    assert standardised(failed, everyone, 1.0) < standardised(early, everyone, 1.0)
-
-
-def test_infeasible_trials_rank_last_by_violation() -> None:
-    trials = [
-        create_trial(state=TrialState.COMPLETE, value=value, constraints={"latency": over})
-        for value, over in ((0.5, -1.0), (0.9, 0.2), (0.9, 0.1))
-    ]
-    assert np.argsort([rank(t, trials, 1.0) for t in trials]).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("failures", ["ignore", "worst"])

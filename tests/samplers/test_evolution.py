@@ -1,16 +1,14 @@
-import math
 import pickle
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.evolution import EvolutionSampler, nondominated_ranks
+from nas_optuna.samplers.evolution import EvolutionSampler
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=2)
@@ -110,28 +108,6 @@ def test_resuming_changes_nothing(tmp_path: Any) -> None:
     part.sampler = pickle.loads(pickle.dumps(part.sampler))
     part.optimize(objective, n_trials=15)
     assert [t.params for t in part.trials] == [t.params for t in whole.trials]
-
-
-def trial(values: tuple[float, ...], **options: Any) -> optuna.trial.FrozenTrial:
-    return create_trial(values=values, **options)
-
-
-def test_ranks_of_several_objectives_are_fronts() -> None:
-    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
-    trials = [trial(v) for v in ((0.9, 5.0), (0.8, 2.0), (0.8, 6.0), (0.7, 2.0), (0.6, 9.0), (0.9, 5.0))]
-    assert nondominated_ranks(trials, directions).tolist() == [0, 0, 1, 1, 2, 0]
-
-
-def test_ranks_put_feasible_before_infeasible_before_pruned() -> None:
-    trials = [
-        trial((0.1,), constraints={"c": 0.0}),
-        trial((0.9,), constraints={"c": 2.0}),
-        trial((0.2,), constraints={"c": 1.0}),
-        create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}),
-        create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.1, 2: 0.2}),
-        trial((math.inf,)),
-    ]
-    assert nondominated_ranks(trials, [StudyDirection.MAXIMIZE]).tolist() == [1, 3, 2, 5, 4, 0]
 
 
 def test_two_objectives_are_searched() -> None:
