@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace, create_space
     from nas_optuna.spaces.conv import ConvSpace
     from nas_optuna.spec import Recipe, StudySpec
+    from nas_optuna.training import load_network
 
 _HOMES = {
     "Architecture": "nas_optuna.architecture",
@@ -39,6 +40,7 @@ _HOMES = {
     "create_sampler": "nas_optuna.samplers",
     "create_space": "nas_optuna.spaces",
     "load_data": "nas_optuna.data",
+    "load_network": "nas_optuna.training",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "create_sampler",
     "create_space",
     "load_data",
+    "load_network",
 ]
 
 

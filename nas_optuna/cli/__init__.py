@@ -11,7 +11,20 @@ from contextlib import contextmanager
 
 import typer
 
-from nas_optuna.cli import best, dashboard, data, devices, latency, pareto, run, samplers, space, study, supernet
+from nas_optuna.cli import (
+    best,
+    dashboard,
+    data,
+    devices,
+    latency,
+    pareto,
+    retrain,
+    run,
+    samplers,
+    space,
+    study,
+    supernet,
+)
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -26,6 +39,7 @@ app = typer.Typer(
 study.register(app)
 run.register(app)
 best.register(app)
+retrain.register(app)
 pareto.register(app)
 latency.register(app)
 space.register(app)

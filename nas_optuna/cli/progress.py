@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -165,3 +165,33 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield RunDisplay(score, progress)
+
+
+@contextmanager
+def epoch_bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
+    """A bar over epochs: a live one on a terminal, a line an epoch elsewhere.
+
+    Args:
+        total: Epochs.
+        what: Stands before the bar.
+
+    Yields:
+        What to call after each epoch, with a remark on it.
+    """
+    if not sys.stderr.isatty():
+        done = iter(range(1, total + 1))
+        yield lambda note: say(f"{what} {next(done)}/{total}  {note}")
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, note="")
+        yield lambda note: progress.update(task, advance=1, note=note)

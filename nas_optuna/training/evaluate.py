@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
+from nas_optuna.training.parts import part_size
 from nas_optuna.training.precision import autocast
 
 
@@ -41,13 +42,17 @@ def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtyp
     network.eval()
     loss = torch.zeros((), device=device)
     confusion: Tensor | None = None
+    part: int | None = None
     for images, labels in loader.epoch():
+        part = part or part_size(network, images)
         with autocast(device, dtype):
-            logits = network(images)
+            logits = torch.cat([network(some) for some in images.split(part)])
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         classes = logits.shape[1]
-        counts = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
-        confusion = counts if confusion is None else confusion + counts
+        if confusion is None:
+            confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+        # Not bincount: on CUDA that waits for the device to learn the largest value.
+        confusion.index_add_(0, labels * classes + logits.argmax(1), torch.ones_like(labels))
     network.train(was_training)
     assert confusion is not None, "a loader has at least one batch"
     table = confusion.cpu().reshape(classes, classes)

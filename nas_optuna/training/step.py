@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas_optuna.errors import TrainingError
 from nas_optuna.spec import Recipe
+from nas_optuna.training.parts import part_size
 from nas_optuna.training.precision import allow_fast_float32, autocast, resolve_precision
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class TrainStep:
         total_steps: Steps of the whole training, for the cosine schedule.
 
     Attributes:
-        micro_batches: Parts that a batch is divided into.
+        micro_batches: Parts that a batch is divided into to fit in memory.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, total_steps: int) -> None:
@@ -62,6 +63,7 @@ class TrainStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._full_batches = 0
+        self._part_size: int | None = None  # known once a batch has been seen
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """Update once.
@@ -119,7 +121,9 @@ class TrainStep:
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        part = -(-len(images) // self.micro_batches)
+        if self._part_size is None:
+            self._part_size = part_size(self.network, images)
+        part = min(self._part_size, -(-len(images) // self.micro_batches))
         sums = torch.zeros_like(self._sums)
         for x, y in zip(images.split(part), labels.split(part), strict=True):
             with autocast(self.device, self.dtype):

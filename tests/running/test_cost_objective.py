@@ -8,7 +8,7 @@ from nas_optuna.data import SearchData, load_data
 from nas_optuna.errors import SpecError
 from nas_optuna.hardware.figures import figures
 from nas_optuna.pruners import create_pruner
-from nas_optuna.running import Objective
+from nas_optuna.running.objective import Objective
 from nas_optuna.running.records import Attribute, TrialRecord
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe

@@ -1,0 +1,133 @@
+"""``nas-optuna retrain``: the chosen architecture, trained in full and scored on the test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table, say, seconds
+from nas_optuna.errors import Interrupted, SpecError, StudyError
+
+if TYPE_CHECKING:
+    import optuna
+
+    from nas_optuna.running.retrain import TestReport
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command."""
+    parent.command(epilog="Example: nas-optuna retrain --trial best --seeds 3")(retrain)
+
+
+def retrain(
+    context: typer.Context,
+    study: options.StudyName = "nas",
+    trial: Annotated[str, typer.Option("--trial", metavar="best|N", help="Whose architecture.")] = "best",
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Train with this many seeds.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="STUDY-trial-N.safetensors by default.", show_default=False),
+    ] = None,
+    device: options.Device = "auto",
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> int:
+    """Train a trial's architecture on training and validation images together, and report its test figures.
+
+    The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
+    """
+    from nas_optuna.cli.progress import epoch_bar
+    from nas_optuna.running.loop import StopRequest, interruptible
+    from nas_optuna.running.retrain import record
+    from nas_optuna.running.retrain import retrain as train_and_test
+    from nas_optuna.running.search import prepare
+    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+    from nas_optuna.running.studies import checkpoint_folder, load_study, require_same_space, study_spec
+    from nas_optuna.training import save_network
+
+    if seeds < 1:
+        raise SpecError(f"--seeds must be at least 1, got {seeds}")
+    url = storage_url(storage)
+    loaded = load_study(open_storage(url), study)
+    spec = study_spec(loaded)
+    if epochs is not None:
+        spec = spec.override([f"recipe.epochs={epochs}"])
+    chosen = _chosen_trial(loaded, trial)
+    space = prepare(spec, data_dir).space
+    require_same_space(loaded, space)
+    architecture = space.architecture(chosen.params)
+    path = out or Path(f"{study}-trial-{chosen.number}.safetensors")
+    if not path.parent.is_dir():
+        raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
+    stop = StopRequest()
+    say(f"{study}: retraining trial {chosen.number}, {architecture}")
+    try:
+        with epoch_bar(seeds * spec.recipe.epochs, "retraining") as advance, interruptible(stop):
+            report, network, images = train_and_test(
+                space,
+                architecture,
+                spec,
+                seeds=seeds,
+                device=device,
+                data_directory=data_dir,
+                checkpoints=checkpoint_folder(files_folder(url), study),
+                interrupted=stop,
+                on_epoch=lambda seed, result: advance(f"seed {seed} · loss {result.train_loss:.4f}"),
+            )
+    except Interrupted:
+        say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
+        return 130
+    save_network(path, network, architecture, spec, images)
+    looks = record(loaded, report)
+    if json:
+        print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
+    else:
+        _print_report(report)
+    if looks:
+        say(f"This study's test set was looked at {looks} times before: do not choose by these figures.")
+    say(f"saved {path}; in Python:")
+    say(f'    network = nas_optuna.load_network("{path}")')
+    say("    network.predict(images)  # uint8 [n, channels, height, width]")
+    return 0
+
+
+def _chosen_trial(study: optuna.Study, which: str) -> optuna.trial.FrozenTrial:
+    from nas_optuna.running.front import is_feasible
+    from nas_optuna.running.records import ranked
+    from nas_optuna.running.studies import maximizes
+
+    trials = study.get_trials(deepcopy=False)
+    if which == "best":
+        records = ranked(filter(is_feasible, trials), maximizes(study))
+        if not records or records[0].state != "complete":
+            raise StudyError(f"study {study.study_name!r} has no complete trial yet; nas-optuna run makes some")
+        return trials[records[0].number]
+    if not which.isdigit() or int(which) >= len(trials):
+        raise StudyError(f"--trial {which!r} is not a trial of this study; choose best or a number below {len(trials)}")
+    return trials[int(which)]
+
+
+def _print_report(report: TestReport) -> None:
+    spread = f" ± {report.spread:.4f} over {len(report.seeds)} seeds" if report.spread is not None else ""
+    rows = [
+        ("architecture", report.architecture),
+        ("test accuracy", f"{report.mean:.4f}{spread}"),
+        *((f"  seed {s}", f"{a:.4f}") for s, a in zip(report.seeds, report.accuracies, strict=True)),
+        ("images", f"{report.images:,} for training, {report.test_images:,} for test"),
+        ("time", seconds(report.seconds)),
+        ("device", report.device),
+    ]
+    print_table("test figures", ("", ""), rows)
+    columns = ("true class", "accuracy", *report.classes)
+    cells = [
+        (name, f"{accuracy:.4f}", *counts)
+        for name, accuracy, counts in zip(report.classes, report.class_accuracies, report.confusion, strict=True)
+    ]
+    print_table("confusion: predictions of each true class", columns, cells, right=range(1, len(columns)))
