@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a file that it refuses
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class CheckpointFolder:
                 weights = load_file(folder / "weights.safetensors", device=str(device))
                 state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
                 progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-            except (OSError, RuntimeError, ValueError, SafetensorError):
+            except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError):
                 continue  # damaged by something other than us: the one before it, or a fresh start
             return weights, state, progress
         return None

@@ -1,0 +1,321 @@
+"""Images per second of the document's training loop and of ours, in one alternating run.
+
+The document's side is written afresh from its text: torchvision's MNIST through PIL (to tensor, normalise, resize) in a
+DataLoader, the network in its default memory format with ReLU before pooling, `.item()` in every step. Ours is
+`nas_optuna.data` and `nas_optuna.training` as a trial uses them, data included.
+
+Each side runs in a process of its own, started once and asked in turn (ABABAB), because the allocator's huge pages,
+which ours switches on, are a setting of the whole process. Both have the same number of threads. Ratios are of
+medians; the spread is the range over the rounds.
+
+    python benchmarks/training.py --input-size 224 --images 400 --rounds 3
+    python benchmarks/training.py --input-size 28 --images 4000 --json
+
+Without MNIST in NAS_OPTUNA_DATA the built-in digits are enlarged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+# From the smallest to the largest, both strides and every kernel and width at every place.
+ARCHITECTURES = (
+    "f16k3s2-f16k3s2-f16k3s2-f16k3s2-f16k3s2",
+    "f16k3s1-f16k3s1-f16k3s1-f16k3s1-f16k3s1",
+    "f32k5s2-f24k3s1-f32k5s1-f24k3s1-f16k3s1",
+    "f24k7s2-f48k5s1-f16k3s2-f32k7s1-f24k5s2",
+    "f16k5s1-f32k3s2-f48k7s1-f24k5s2-f32k3s1",
+    "f48k3s2-f16k7s2-f24k5s1-f48k3s1-f48k7s2",
+    "f32k3s1-f48k7s1-f32k3s1-f16k5s1-f24k7s1",
+    "f48k7s1-f48k7s1-f48k7s1-f48k7s1-f48k7s1",
+)
+BATCH = 200
+RATE, MOMENTUM = 0.05, 0.5
+MEAN, STD = 0.1307, 0.3081
+
+
+def layers_of(text: str) -> list[tuple[int, int, int]]:
+    """``"f16k3s1-…"`` as (filters, kernel, stride) of each layer."""
+    layers = []
+    for part in text.split("-"):
+        filters, rest = part[1:].split("k")
+        kernel, stride = rest.split("s")
+        layers.append((int(filters), int(kernel), int(stride)))
+    return layers
+
+
+def document_side(images: int, input_size: int) -> Any:
+    """What the document does; returns a function from an architecture to (seconds, last loss)."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, Subset
+    from torchvision import datasets, transforms
+
+    pipeline = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Normalize((MEAN,), (STD,)),
+            transforms.Resize((input_size, input_size)),
+        ]
+    )
+    root = os.environ.get("NAS_OPTUNA_DATA")
+    if root and (Path(root) / "MNIST").is_dir():
+        whole: Any = datasets.MNIST(root, train=True, transform=pipeline)
+    else:
+        whole = EnlargedDigits(pipeline)
+    loader = DataLoader(Subset(whole, range(min(images, len(whole)))), shuffle=True, batch_size=BATCH)
+
+    class Network(nn.Module):
+        def __init__(self, layers: list[tuple[int, int, int]]) -> None:
+            super().__init__()
+            channels, side = 1, input_size
+            self.convs = nn.ModuleList()
+            for filters, kernel, stride in layers:
+                padding = (kernel + 1) // 2
+                self.convs.append(nn.Conv2d(channels, filters, kernel, stride, padding))
+                channels, side = filters, int(((side - kernel + 2 * padding) // stride + 1) / 2)
+            self.pool, self.relu = nn.MaxPool2d(2), nn.ReLU()
+            self.fc = nn.Linear(channels * side * side, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for conv in self.convs:
+                x = self.pool(self.relu(conv(x)))
+            return self.fc(x.view(x.size(0), -1))
+
+    def epoch(text: str) -> tuple[float, float]:
+        torch.manual_seed(0)
+        model = Network(layers_of(text))
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
+        criterion = nn.CrossEntropyLoss()
+        model.train()
+        began, running = time.perf_counter(), 0.0
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+        return time.perf_counter() - began, running / len(loader)
+
+    def load_only() -> float:
+        began = time.perf_counter()
+        for _ in loader:
+            pass
+        return time.perf_counter() - began
+
+    return epoch, load_only, len(loader.dataset)
+
+
+class EnlargedDigits:
+    """scikit-learn's digits, repeated to 6,000 images, behind the interface of a torchvision data set."""
+
+    def __init__(self, pipeline: Any) -> None:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        self.images, self.labels, self.pipeline = bunch.images, bunch.target, pipeline
+
+    def __len__(self) -> int:
+        return 6000
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        import numpy as np
+        from PIL import Image
+
+        at = index % len(self.images)
+        picture = Image.fromarray(np.rint(self.images[at] * (255 / 16)).astype(np.uint8))
+        return self.pipeline(picture.resize((28, 28))), int(self.labels[at])
+
+
+def our_side(images: int, input_size: int) -> Any:
+    """What a trial of ours does; the same shape of answer."""
+    import torch
+
+    import nas_optuna  # noqa: F401 - first, so that its allocator setting is in place
+    from nas_optuna.data import ResidentLoader, load_images
+    from nas_optuna.spaces.conv import ConvSpace
+    from nas_optuna.spec import Recipe
+    from nas_optuna.training import TrainStep, make_network
+
+    device = torch.device("cpu")
+    root = os.environ.get("NAS_OPTUNA_DATA")
+    if root and (Path(root) / "MNIST").is_dir():
+        whole = load_images("mnist", True, Path(root))
+    else:
+        digits = load_images("digits", True)
+        whole = digits.subset([i % len(digits) for i in range(6000)])
+    part = whole.subset(range(min(images, len(whole))))
+    space = ConvSpace(input_size=input_size)
+    recipe = Recipe(
+        batch_size=BATCH,
+        optimizer="sgd",
+        learning_rate=RATE,
+        momentum=MOMENTUM,
+        schedule="constant",
+        init="default",
+        precision="fp32",
+    )
+    loader = ResidentLoader(part, BATCH, input_size, device)
+
+    def epoch(text: str) -> tuple[float, float]:
+        network = make_network(space, space.parse(text), recipe, device, seed=0)
+        step = TrainStep(network, recipe, device, total_steps=len(loader))
+        began = time.perf_counter()
+        for batch, labels in loader.epoch(0):
+            step(batch, labels)
+        loss, _ = step.read_sums()
+        return time.perf_counter() - began, loss / loader.size
+
+    def load_only() -> float:
+        began = time.perf_counter()
+        for _ in loader.epoch(0):
+            pass
+        return time.perf_counter() - began
+
+    return epoch, load_only, len(part)
+
+
+def serve(side: str, pipe: Connection, images: int, input_size: int, threads: int) -> None:
+    """Answer one question after another until there are no more."""
+    if side == "document":
+        os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
+    make = our_side if side == "ours" else document_side
+    epoch, load_only, size = make(images, input_size)
+    import torch
+
+    torch.set_num_threads(threads)
+    pipe.send(size)
+    while (question := pipe.recv()) is not None:
+        if question == "load":
+            pipe.send(load_only())
+        elif question == "memory":
+            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        elif question == "peak":
+            pipe.send(gemm_peak())
+        else:
+            pipe.send(epoch(question))
+
+
+def gemm_peak() -> float:
+    """GFLOP/s of a large float32 matrix product here, the best of five."""
+    import torch
+
+    n = 1536
+    a, b = torch.rand(n, n), torch.rand(n, n)
+    best = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best / 1e9
+
+
+def training_flops(text: str, input_size: int) -> float:
+    """Floating-point operations of one image's step: forward, weight gradients, and input gradients but the first."""
+    from nas_optuna.hardware.figures import operation_macs
+    from nas_optuna.spaces.conv import ConvSpace
+
+    space = ConvSpace(input_size=input_size)
+    macs = [operation_macs(space, operation) for operation in space.operations(space.parse(text))]
+    return 2.0 * (3 * sum(macs) - macs[0])
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ask both sides in turn."""
+    context = multiprocessing.get_context("spawn")
+    pipes, sizes = {}, {}
+    for side in ("document", "ours"):
+        here, there = context.Pipe()
+        values = (side, there, arguments.images, arguments.input_size, arguments.threads)
+        context.Process(target=serve, args=values, daemon=True).start()
+        pipes[side], sizes[side] = here, here.recv()
+
+    def ask(side: str, question: str) -> Any:
+        pipes[side].send(question)
+        return pipes[side].recv()
+
+    loads: dict[str, list[float]] = {"document": [], "ours": []}
+    for _ in range(arguments.rounds):
+        for side in pipes:
+            loads[side].append(sizes[side] / ask(side, "load"))
+    rows = []
+    for text in ARCHITECTURES:
+        rates: dict[str, list[float]] = {"document": [], "ours": []}
+        losses = {}
+        for _ in range(arguments.rounds):
+            for side in pipes:
+                seconds, losses[side] = ask(side, text)
+                rates[side].append(sizes[side] / seconds)
+        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["document"], strict=True)]
+        row = {
+            "architecture": text,
+            "document_images_per_second": statistics.median(rates["document"]),
+            "images_per_second": statistics.median(rates["ours"]),
+            "ratio": statistics.median(rates["ours"]) / statistics.median(rates["document"]),
+            "ratio_range": [min(ratios), max(ratios)],
+            "gflops": statistics.median(rates["ours"]) * training_flops(text, arguments.input_size) / 1e9,
+            "loss": losses["ours"],
+            "document_loss": losses["document"],
+        }
+        rows.append(row)
+        if not arguments.json:
+            print(
+                f"{text}  document {row['document_images_per_second']:8.1f}/s  ours {row['images_per_second']:8.1f}/s"
+                f"  ratio {row['ratio']:5.2f} ({min(ratios):.2f} … {max(ratios):.2f})  {row['gflops']:6.1f} GFLOP/s",
+                flush=True,
+            )
+    peak = ask("ours", "peak")
+    loader_ratio = statistics.median(loads["ours"]) / statistics.median(loads["document"])
+    result = {
+        "input_size": arguments.input_size,
+        "images": sizes["ours"],
+        "threads": arguments.threads,
+        "geometric_mean_ratio": statistics.geometric_mean(row["ratio"] for row in rows),
+        "geometric_mean_range": [statistics.geometric_mean(row["ratio_range"][end] for row in rows) for end in (0, 1)],
+        "loader_ratio": loader_ratio,
+        "loader_images_per_second": {side: statistics.median(values) for side, values in loads.items()},
+        "gemm_gflops": peak,
+        "share_of_gemm": [row["gflops"] / peak for row in rows],
+        "peak_memory_bytes": {side: ask(side, "memory") for side in pipes},
+        "architectures": rows,
+    }
+    for pipe in pipes.values():
+        pipe.send(None)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input-size", type=int, default=224)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    if arguments.json:
+        json.dump(result, sys.stdout, indent=2)
+        print()
+        return
+    low, high = result["geometric_mean_range"]
+    print(f"geometric mean ratio {result['geometric_mean_ratio']:.2f} ({low:.2f} … {high:.2f})")
+    print(f"loader alone {result['loader_ratio']:.1f} times as fast: {result['loader_images_per_second']}")
+    print(
+        f"share of the GEMM peak ({result['gemm_gflops']:.0f} GFLOP/s): {[f'{s:.0%}' for s in result['share_of_gemm']]}"
+    )
+    print(f"peak memory { ({k: f'{v / 2**20:.0f} MiB' for k, v in result['peak_memory_bytes'].items()}) }")
+
+
+if __name__ == "__main__":
+    main()

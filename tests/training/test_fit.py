@@ -1,0 +1,105 @@
+"""The loop: one result an epoch, nothing lost when it stops."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_optuna.data import ResidentLoader, load_data
+from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import DataSpec, Recipe
+from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
+
+CPU = torch.device("cpu")
+SPACE = ConvSpace(depth=2, input_size=8)
+ARCHITECTURE = SPACE.parse("f16k3s1-f24k3s1")
+RECIPE = Recipe(epochs=4, batch_size=50)
+DATA = load_data(DataSpec(train_limit=400))
+TRAIN = ResidentLoader(DATA.train, 50, 8, CPU)
+VALIDATION = ResidentLoader(DATA.validation, 50, 8, CPU)
+
+
+def trained(recipe: Recipe = RECIPE, **options: object) -> tuple[torch.nn.Module, list[EpochResult]]:
+    network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
+    results = list(fit(network, TRAIN, VALIDATION, recipe, CPU, seed=0, **options))  # type: ignore[arg-type]
+    return network, results
+
+
+def figures(results: list[EpochResult]) -> list[tuple[float, float, float, float]]:
+    return [(r.train_loss, r.train_accuracy, r.loss, r.accuracy) for r in results]
+
+
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_it_learns() -> None:
+    _, results = trained(Recipe(epochs=8, batch_size=50, learning_rate=5e-3))
+    assert [r.epoch for r in results] == list(range(1, 9))
+    assert results[-1].accuracy > 0.8
+    assert results[-1].train_loss < results[0].train_loss / 2
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    trained()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stop_in", [1, 2, 4])
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, stop_in: int, optimizer: str) -> None:
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer})
+    whole, expected = trained(recipe)
+    steps = itertools.count()
+    stop_at = (stop_in - 1) * len(TRAIN) + 2
+    checkpoints = CheckpointFolder(tmp_path / "c")
+    with pytest.raises(Interrupted):
+        trained(recipe, checkpoints=checkpoints, interrupted=lambda: next(steps) == stop_at)
+    saved = [path.name for path in (tmp_path / "c").glob("*")]
+    assert saved == ([f"epoch-{stop_in - 1}"] if stop_in > 1 else [])
+    resumed, results = trained(recipe, checkpoints=checkpoints)
+    assert figures(results) == figures(expected)
+    assert same_weights(whole, resumed)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = CheckpointFolder(tmp_path)
+    _, expected = trained(checkpoints=checkpoints)
+    (file,) = tmp_path.glob("epoch-*/weights.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    _, results = trained(checkpoints=checkpoints)
+    assert figures(results) == figures(expected)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    import pickle
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (pytest.fail, ("a checkpoint was unpickled",))
+
+    checkpoints = CheckpointFolder(tmp_path)
+    trained(checkpoints=checkpoints)
+    (file,) = tmp_path.glob("epoch-*/state.pt")
+    file.write_bytes(pickle.dumps(Trap()))
+    assert checkpoints.load(CPU) is None
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_cause() -> None:
+    with pytest.raises(TrainingError) as caught:
+        trained(RECIPE.model_copy(update={"optimizer": "sgd", "learning_rate": 1e9}))
+    assert caught.value.cause == "non-finite loss"
+
+
+def test_confusion_adds_up_and_agrees_with_accuracy() -> None:
+    network, results = trained()
+    network.train()
+    found = evaluate(network, VALIDATION, CPU, torch.float32)
+    assert network.training
+    assert found.confusion.sum() == len(DATA.validation)
+    assert torch.equal(found.confusion.sum(1), torch.bincount(DATA.validation.labels, minlength=10))
+    assert found.accuracy == results[-1].accuracy == found.confusion.diagonal().sum().item() / len(DATA.validation)

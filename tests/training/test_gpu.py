@@ -1,0 +1,99 @@
+"""What only a CUDA device can show; run with  pytest -m gpu."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_optuna.data import Augmentation, ResidentLoader, StreamingLoader, load_data
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import Recipe
+from nas_optuna.training import CheckpointFolder, EpochResult, TrainStep, fit, make_network
+from nas_optuna.training.precision import resolve_precision
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SPACE = ConvSpace(input_size=16)
+ARCHITECTURE = SPACE.parse("f16k3s1-f24k5s2-f32k3s1-f16k5s1-f24k3s2")
+RECIPE = Recipe(epochs=3, batch_size=64, precision="fp32")
+
+
+def run(recipe: Recipe, checkpoints: CheckpointFolder | None = None) -> tuple[torch.nn.Module, list[EpochResult]]:
+    device = torch.device("cuda")
+    data = load_data()
+    network = make_network(SPACE, ARCHITECTURE, recipe, device, seed=0)
+    train = ResidentLoader(data.train, recipe.batch_size, 16, device)
+    validation = ResidentLoader(data.validation, 256, 16, device)
+    return network, list(fit(network, train, validation, recipe, device, seed=0, checkpoints=checkpoints))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_graphs_train_as_eager_steps_do(optimizer: str) -> None:
+    rate = 0.02 if optimizer == "sgd" else 1e-3
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "learning_rate": rate})
+    _, graphed = run(recipe)
+    _, eager = run(recipe.model_copy(update={"cuda_graphs": False}))
+    for a, b in zip(graphed, eager, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, rel=0.05)
+
+
+def test_full_batches_are_replayed_from_a_graph() -> None:
+    device = torch.device("cuda")
+    network = make_network(SPACE, ARCHITECTURE, RECIPE, device, seed=0)
+    step = TrainStep(network, RECIPE, device, total_steps=100)
+    data = load_data()
+    for images, labels in ResidentLoader(data.train, RECIPE.batch_size, 16, device).epoch(0):
+        step(images, labels)
+    assert step._graph is not None
+
+
+def test_auto_precision_trains_to_the_same_accuracy() -> None:
+    assert resolve_precision("auto", torch.device("cuda")) in (torch.bfloat16, torch.float16)
+    _, fast = run(RECIPE.model_copy(update={"precision": "auto", "epochs": 6}))
+    _, exact = run(RECIPE.model_copy(update={"epochs": 6}))
+    assert fast[-1].accuracy == pytest.approx(exact[-1].accuracy, abs=0.05)
+
+
+def test_checkpoints_restore_graphed_training(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    run(RECIPE.model_copy(update={"epochs": 3}), folder)
+    _, results = run(RECIPE.model_copy(update={"epochs": 4}), folder)
+    assert [r.epoch for r in results] == [1, 2, 3, 4]
+
+
+def test_out_of_memory_halves_the_micro_batch(caplog: pytest.LogCaptureFixture) -> None:
+    device = torch.device("cuda")
+    space = ConvSpace(input_size=224)
+    recipe = Recipe(batch_size=256, precision="fp32")
+    network = make_network(space, space.parse("-".join(["f48k7s1"] * 5)), recipe, device, seed=0)
+    step = TrainStep(network, recipe, device, total_steps=1)
+    images = torch.zeros(256, 1, 224, 224, device=device)
+    labels = torch.zeros(256, dtype=torch.int64, device=device)
+    total = torch.cuda.get_device_properties(device).total_memory
+    need = 256 * 48 * 226 * 226 * 4 * 1.5  # between what half a batch and a whole one take
+    torch.cuda.set_per_process_memory_fraction(min(1.0, need / total))
+    try:
+        with caplog.at_level(logging.WARNING):
+            step(images, labels)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert step.micro_batches == 2
+    assert "without CUDA graphs" in caplog.text
+
+
+def test_streaming_gives_the_resident_batches() -> None:
+    device = torch.device("cuda")
+    images = load_data().train
+    for seed in (None,):
+        pairs = zip(
+            ResidentLoader(images, 64, 16, device, Augmentation()).epoch(seed),
+            StreamingLoader(images, 64, 16, device, Augmentation()).epoch(seed),
+            strict=True,
+        )
+        for (a, b), (c, d) in pairs:
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)

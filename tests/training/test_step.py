@@ -1,0 +1,168 @@
+"""The step: the same weights as the plainest loop, whatever it does to be fast."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import Recipe
+from nas_optuna.training import TrainStep, make_network, parts
+from nas_optuna.training.precision import resolve_precision
+
+CPU = torch.device("cpu")
+SPACE = ConvSpace(input_size=28)
+ARCHITECTURE = SPACE.parse("f16k3s1-f24k5s2-f32k3s1-f16k5s1-f24k3s2")
+DOCUMENTS = Recipe(
+    batch_size=20, optimizer="sgd", learning_rate=0.05, momentum=0.5, schedule="constant", init="default"
+)
+
+
+def batches(count: int, size: int = 20) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    digits = load_images("digits", True).subset(range(count * size))
+    return list(ResidentLoader(digits, size, 28, CPU).epoch(0))
+
+
+def document_network(ours: nn.Module) -> nn.Sequential:
+    """ReLU before pooling, default memory format, with copies of our initial weights."""
+    layers: list[nn.Module] = []
+    for layer in ours[:-1]:  # type: ignore[index]
+        conv = nn.Conv2d(
+            layer.conv.in_channels,
+            layer.conv.out_channels,
+            layer.conv.kernel_size,
+            layer.conv.stride,
+            layer.conv.padding,
+        )
+        layers += [conv, nn.ReLU(), nn.MaxPool2d(2)]
+    linear = nn.Linear(ours[-1][1].in_features, 10)  # type: ignore[index]
+    network = nn.Sequential(*layers, nn.Flatten(), linear)
+    with torch.no_grad():
+        for theirs, mine in zip(network.parameters(), ours.parameters(), strict=True):
+            theirs.copy_(mine)
+    return network
+
+
+def test_weights_after_20_steps_are_those_of_the_documents_loop() -> None:
+    ours = make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=3)
+    theirs = document_network(ours)
+    step = TrainStep(ours, DOCUMENTS, CPU, total_steps=20)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.5)
+    for images, labels in batches(20):
+        step(images, labels)
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(images.contiguous()), labels).backward()
+        optimizer.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (mine - other).norm() <= 1e-4 * other.norm()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_batch_in_parts_gives_the_weights_of_the_whole(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = DOCUMENTS.model_copy(update={"optimizer": optimizer, "learning_rate": 1e-3})
+    results = []
+    for cache in (1, 10**12):  # one image at a time; everything at once
+        monkeypatch.setattr(parts, "CACHE_BYTES", cache)
+        network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
+        step = TrainStep(network, recipe, CPU, total_steps=5)
+        for images, labels in batches(5):
+            step(images, labels)
+        results.append((torch.cat([p.detach().flatten() for p in network.parameters()]), step.read_sums()))
+    assert torch.allclose(results[0][0], results[1][0], atol=2e-4)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
+
+
+def test_batch_normalisation_is_never_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "CACHE_BYTES", 1)
+    images = torch.zeros(8, 1, 4, 4)
+    assert parts.part_size(nn.Sequential(nn.Conv2d(1, 2, 3)), images) == 1
+    assert parts.part_size(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), images) == 8
+
+
+def test_cosine_goes_from_the_peak_to_nothing() -> None:
+    recipe = DOCUMENTS.model_copy(update={"schedule": "cosine"})
+    step = TrainStep(make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0), recipe, CPU, total_steps=10)
+    rates = []
+    for images, labels in batches(10):
+        step(images, labels)
+        rates.append(step.optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.05)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[5] == pytest.approx(0.025)
+    assert rates[-1] < 0.002
+
+
+class OutOfMemoryAbove(nn.Module):
+    """Fails as CUDA's allocator does when a batch is larger than it can take."""
+
+    def __init__(self, inner: nn.Module, limit: int) -> None:
+        super().__init__()
+        self.inner, self.limit = inner, limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else() -> None:
+    results = []
+    for limit in (1000, 10):
+        inner = make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=0)
+        step = TrainStep(OutOfMemoryAbove(inner, limit), DOCUMENTS, CPU, total_steps=4)
+        for images, labels in batches(4):
+            step(images, labels)
+        results.append((step.micro_batches, torch.cat([p.detach().flatten() for p in inner.parameters()])))
+        loss, correct = step.read_sums()
+        assert 0 <= correct <= 80
+        assert loss > 0
+    assert [micro for micro, _ in results] == [1, 2]
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-5)
+
+
+def test_a_second_out_of_memory_is_told_with_its_cause() -> None:
+    network = OutOfMemoryAbove(make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=0), limit=3)
+    step = TrainStep(network, DOCUMENTS, CPU, total_steps=1)
+    with pytest.raises(TrainingError) as caught:
+        step(*batches(1)[0])
+    assert caught.value.cause == "oom"
+
+
+def test_other_failures_are_not_taken_for_lack_of_memory() -> None:
+    step = TrainStep(make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=0), DOCUMENTS, CPU, total_steps=1)
+    with pytest.raises(RuntimeError, match="channels"):
+        step(torch.zeros(20, 3, 28, 28), torch.zeros(20, dtype=torch.int64))
+
+
+def test_bf16_trains_on_the_cpu_and_fp16_is_refused() -> None:
+    recipe = DOCUMENTS.model_copy(update={"precision": "bf16"})
+    step = TrainStep(make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0), recipe, CPU, total_steps=2)
+    for images, labels in batches(2):
+        step(images, labels)
+    assert step.network[0].conv.weight.dtype == torch.float32  # type: ignore[index, union-attr]
+    with pytest.raises(SpecError, match="needs CUDA"):
+        resolve_precision("fp16", CPU)
+
+
+def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from nas_optuna.data.prepare import Augmentation, Preparation
+
+    digits = load_images("digits", True).subset(range(8))
+    with FakeTensorMode():
+        cuda = torch.device("cuda")
+        with cuda:
+            network = SPACE.build(ARCHITECTURE).to(memory_format=torch.channels_last)
+        images = torch.empty(8, 1, 8, 8, dtype=torch.uint8, device=cuda)
+        labels = torch.empty(8, dtype=torch.int64, device=cuda)
+        prepared = Preparation(digits, 28, cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
+        assert prepared.device.type == "cuda"
+        logits = network(prepared)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        sums = torch.zeros(2, device=cuda)
+        sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == labels).sum()))
+        assert {logits.device.type, loss.device.type, sums.device.type} == {"cuda"}
