@@ -156,7 +156,7 @@ def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
     with FakeTensorMode():
         cuda = torch.device("cuda")
         with cuda:
-            network = SPACE.build(ARCHITECTURE).to(memory_format=torch.channels_last)
+            network = SPACE.build(ARCHITECTURE)
         images = torch.empty(8, 1, 8, 8, dtype=torch.uint8, device=cuda)
         labels = torch.empty(8, dtype=torch.int64, device=cuda)
         prepared = Preparation(digits, 28, cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
