@@ -96,10 +96,9 @@ def main() -> None:
     print("pruner       best            points lost (most)   epochs spent (range)")
     for name, row in summary.items():
         low, high = row["share_range"]
-        print(
-            f"{name:11s}  {row['best']:.4f} ± {row['best_spread']:.4f}  {row['points_lost']:5.2f} ({row['points_lost_most']:.2f})"
-            f"          {row['share_of_epochs']:4.0%} ({low:.0%} … {high:.0%})"
-        )
+        best = f"{row['best']:.4f} ± {row['best_spread']:.4f}"
+        lost = f"{row['points_lost']:5.2f} ({row['points_lost_most']:.2f})"
+        print(f"{name:11s}  {best}  {lost}          {row['share_of_epochs']:4.0%} ({low:.0%} … {high:.0%})")
 
 
 if __name__ == "__main__":

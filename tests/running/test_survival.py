@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 import pytest
 
-TRIALS = 6
-SETTINGS = ["space.depth=2", "data.train_limit=700", "recipe.epochs=6", "recipe.input_size=16", "pruner=median"]
+TRIALS = 5
+SETTINGS = ["space.depth=2", "data.train_limit=700", "recipe.epochs=6", "recipe.input_size=8", "pruner=median"]
 COMMAND = [sys.executable, "-m", "nas_optuna", "run", "--study", "s", "--spec", "digits-quick", "--sampler", "random"]
 COMMAND += [word for setting in SETTINGS for word in ("--set", setting)]
 
@@ -40,6 +40,7 @@ def outcome(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_ten_times_a_study_ends_with_the_same_values(tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
@@ -78,6 +79,7 @@ def _finished(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_memory_is_flat_over_200_trials() -> None:
     program = """
 import resource, optuna, nas_optuna as nas
