@@ -51,8 +51,10 @@ class Search:
         """One line for a person."""
         size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
         side = self.space.input_size
+        goal = " and ".join(self.spec.objectives)
+        goal += "".join(f", {name} at most {limit:,.6g}" for name, limit in self.spec.limits.items())
         return (
-            f"{self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
+            f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
             f" {self.spec.data.select_on} images, {side}×{side}), space {self.space.name} ({size} architectures),"
             f" sampler {self.spec.sampler.name}, pruner {self.spec.pruner.name}, {self.spec.recipe.epochs} epochs"
         )
