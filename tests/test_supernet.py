@@ -8,6 +8,7 @@ import optuna
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_optuna.errors import SpecError
@@ -206,6 +207,22 @@ def test_a_table_of_another_space_is_refused(space: SearchSpace) -> None:
     table.popitem()
     with pytest.raises(SpecError, match="lacks 1 operations"):
         space.supernet().expected_cost(table)
+
+
+@space_case
+@pytest.mark.parametrize("mode", ["mixture", "sampled"])
+def test_forward_and_cost_stay_on_the_device(space: SearchSpace, mode: str) -> None:
+    """Fake CUDA tensors refuse to meet one that was left on the CPU."""
+    table = macs(space)
+    with FakeTensorMode(), torch.device("cuda"):
+        supernet = space.supernet()
+        noise = {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}
+        drawn = Draw(dict.fromkeys(supernet.alphas, 0), noise, 1.0)
+        images = torch.empty(4, space.in_channels, space.input_size, space.input_size)
+        for differentiable in (True, False):
+            logits = supernet(images, supernet.picks(mode, drawn, differentiable=differentiable))
+            assert logits.device.type == "cuda"
+        assert supernet.expected_cost(table).device.type == "cuda"
 
 
 def test_twenty_blocks_of_nine_candidates_train_and_derive() -> None:
