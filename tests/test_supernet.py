@@ -1,5 +1,6 @@
 """Both spaces' supernets: the same networks as the space builds, and exact expected costs."""
 
+import functools
 import itertools
 import math
 import random
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nas_optuna.errors import SpecError
+from nas_optuna.hardware.figures import macs_table
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
@@ -23,14 +24,10 @@ SPACES = [BLOCK, CONV, ConvSpace(depth=3, in_channels=3, classes=7, input_size=2
 space_case = pytest.mark.parametrize("space", SPACES, ids=["block", "conv", "conv-odd"])
 
 
+@functools.cache
 def macs(space: SearchSpace) -> dict[str, float]:
     """Millions of multiply-accumulates of every operation."""
-    table = {}
-    for operation in space.reachable_operations():
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            space.build_operation(operation)(torch.empty(1, *operation.input_shape))
-        table[operation.key] = counter.get_total_flops() / 2e6
-    return table
+    return {key: count / 1e6 for key, count in macs_table(space).items()}
 
 
 def randomise(supernet: Supernet, seed: int = 0) -> None:
@@ -203,7 +200,7 @@ def test_cost_alone_moves_every_alpha_towards_the_cheaper(space: SearchSpace) ->
 
 @space_case
 def test_a_table_of_another_space_is_refused(space: SearchSpace) -> None:
-    table = macs(space)
+    table = dict(macs(space))
     table.popitem()
     with pytest.raises(SpecError, match="lacks 1 operations"):
         space.supernet().expected_cost(table)
