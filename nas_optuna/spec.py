@@ -156,9 +156,10 @@ class SupernetSpec(_Part):
         epochs: Passes over the images that weights are trained on.
         warmup_epochs: Epochs before alphas move.
         batch_size: Images a step.
-        learning_rate: Of the weights' SGD, at its peak.
-        momentum: Of the weights' SGD.
-        weight_decay: Of the weights' SGD.
+        optimizer: Of the weights: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers sooner.
+        learning_rate: Of the weights, at its peak.
+        momentum: SGD's momentum.
+        weight_decay: Of the weights; decoupled for AdamW, L2 for SGD.
         schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
         clip: Largest norm of the weights' gradient; 0 is off.
         alpha_learning_rate: Of the alphas' Adam; by default 3e-4, and in a joint update `learning_rate`.
@@ -180,6 +181,7 @@ class SupernetSpec(_Part):
     epochs: int = Field(default=30, ge=1)
     warmup_epochs: int = Field(default=3, ge=0)
     batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.025, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=3e-4, ge=0)
@@ -202,6 +204,12 @@ class SupernetSpec(_Part):
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas")
         if self.update == "joint" and self.order == 2:
             raise ValueError('order = 2 needs update = "alternating"')
+        if self.optimizer == "adamw" and self.update == "joint":
+            raise ValueError(
+                'optimizer = "adamw" needs update = "alternating"; a joint update shares its SGD with alphas'
+            )
+        if self.optimizer == "adamw" and self.order == 2:
+            raise ValueError('order = 2 differentiates through a step of SGD; leave optimizer = "adamw" out')
         if self.latency_power is not None and self.latency_loss != "fbnet":
             raise ValueError('latency_power belongs to latency_loss = "fbnet"')
         if (self.latency_target is not None) != (self.latency_loss == "target"):

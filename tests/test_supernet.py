@@ -1,5 +1,6 @@
 """Both spaces' supernets: the same networks as the space builds, and exact expected costs."""
 
+import functools
 import itertools
 import math
 import random
@@ -8,9 +9,10 @@ import optuna
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas_optuna.errors import SpecError
+from nas_optuna.hardware.figures import macs_table
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
@@ -22,14 +24,10 @@ SPACES = [BLOCK, CONV, ConvSpace(depth=3, in_channels=3, classes=7, input_size=2
 space_case = pytest.mark.parametrize("space", SPACES, ids=["block", "conv", "conv-odd"])
 
 
+@functools.cache
 def macs(space: SearchSpace) -> dict[str, float]:
     """Millions of multiply-accumulates of every operation."""
-    table = {}
-    for operation in space.reachable_operations():
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            space.build_operation(operation)(torch.empty(1, *operation.input_shape))
-        table[operation.key] = counter.get_total_flops() / 2e6
-    return table
+    return {key: count / 1e6 for key, count in macs_table(space).items()}
 
 
 def randomise(supernet: Supernet, seed: int = 0) -> None:
@@ -202,10 +200,26 @@ def test_cost_alone_moves_every_alpha_towards_the_cheaper(space: SearchSpace) ->
 
 @space_case
 def test_a_table_of_another_space_is_refused(space: SearchSpace) -> None:
-    table = macs(space)
+    table = dict(macs(space))
     table.popitem()
     with pytest.raises(SpecError, match="lacks 1 operations"):
         space.supernet().expected_cost(table)
+
+
+@space_case
+@pytest.mark.parametrize("mode", ["mixture", "sampled"])
+def test_forward_and_cost_stay_on_the_device(space: SearchSpace, mode: str) -> None:
+    """Fake CUDA tensors refuse to meet one that was left on the CPU."""
+    table = macs(space)
+    with FakeTensorMode(), torch.device("cuda"):
+        supernet = space.supernet()
+        noise = {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}
+        drawn = Draw(dict.fromkeys(supernet.alphas, 0), noise, 1.0)
+        images = torch.empty(4, space.in_channels, space.input_size, space.input_size)
+        for differentiable in (True, False):
+            logits = supernet(images, supernet.picks(mode, drawn, differentiable=differentiable))
+            assert logits.device.type == "cuda"
+        assert supernet.expected_cost(table).device.type == "cuda"
 
 
 def test_twenty_blocks_of_nine_candidates_train_and_derive() -> None:

@@ -118,6 +118,11 @@ def test_every_way_of_searching_learns(space: SearchSpace, mode: str, update: st
     assert space.architecture(epochs[-1].derived).params == found.supernet.derive()
 
 
+def test_adamw_trains_the_weights_too() -> None:
+    epochs = list(search(CONV, optimizer="adamw", learning_rate=3e-3, epochs=5).epochs())
+    assert epochs[-1].loss < 0.95 * epochs[0].loss
+
+
 def test_weights_stay_while_alphas_move_and_the_other_way_round() -> None:
     found = search(BLOCK)
     batch = first_batch()
@@ -286,6 +291,8 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
     "section",
     [
         {"update": "joint", "order": 2},
+        {"optimizer": "adamw", "order": 2},
+        {"optimizer": "adamw", "update": "joint"},
         {"epochs": 3, "warmup_epochs": 3},
         {"latency_power": 0.5},
         {"latency_target": 2.0, "latency_weight": 1.0},

@@ -17,7 +17,7 @@ FIGURE_ID = "supernet-alphas"
 
 
 def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], history: Sequence[Epoch]) -> go.Figure:
-    """Probabilities before and after as two heat maps, and each parameter's entropy over the epochs below.
+    """Probabilities before and after as two heat maps, and each parameter's entropy over the epochs.
 
     Args:
         space: Names the choices.
@@ -32,16 +32,15 @@ def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], histo
     names = list(space.parameters)
     width = max(len(p.choices) for p in space.parameters.values())
     figure = make_subplots(
-        rows=2,
-        cols=2,
-        specs=[[{}, {}], [{"colspan": 2}, None]],
+        rows=3,
         subplot_titles=("before", f"after epoch {history[-1].number}", "entropy (nats)"),
-        row_heights=[0.65, 0.35],
+        row_heights=[len(names), len(names), 6],
+        vertical_spacing=0.06,
     )
-    for column, alphas in ((1, start), (2, history[-1].alphas)):
+    for place, alphas in ((1, start), (2, history[-1].alphas)):
         values = [probabilities(alphas[name]) for name in names]
         labels = [
-            [f"{choice} · {p:.2f}" for choice, p in zip(space.parameters[name].choices, row, strict=True)]
+            [f"{choice}<br>{p:.2f}" for choice, p in zip(space.parameters[name].choices, row, strict=True)]
             for name, row in zip(names, values, strict=True)
         ]
         figure.add_trace(
@@ -54,20 +53,23 @@ def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], histo
                 colorscale="Blues",
                 zmin=0,
                 zmax=1,
-                showscale=column == 2,
+                showscale=False,
             ),
-            row=1,
-            col=column,
+            row=place,
+            col=1,
         )
     epochs = [0, *(epoch.number for epoch in history)]
     for name in names:
         first = -sum(p * math.log(p) for p in probabilities(start[name]) if p > 0)
         entropy = [first, *(epoch.entropy[name] for epoch in history)]
-        figure.add_trace(go.Scatter(x=epochs, y=entropy, name=name, mode="lines"), row=2, col=1)
-    figure.update_yaxes(autorange="reversed", row=1)
-    figure.update_xaxes(showticklabels=False, row=1)
-    figure.update_xaxes(title_text="epoch", row=2, col=1)
-    figure.update_layout(title_text="supernet: alphas", height=260 + 32 * len(names))
+        figure.add_trace(go.Scatter(x=epochs, y=entropy, name=name, mode="lines"), row=3, col=1)
+    for row in (1, 2):
+        figure.update_yaxes(autorange="reversed", row=row)
+        figure.update_xaxes(showticklabels=False, row=row)
+    figure.update_xaxes(title_text="epoch", row=3, col=1)
+    figure.update_layout(
+        title_text="supernet: alphas", height=420 + 72 * len(names), legend={"y": 0, "yanchor": "bottom"}
+    )
     return figure
 
 

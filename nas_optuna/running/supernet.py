@@ -23,7 +23,7 @@ from nas_optuna.hardware.figures import macs_table
 from nas_optuna.hardware.table import LatencyTable
 from nas_optuna.running.search import Search
 from nas_optuna.running.studies import checkpoint_folder
-from nas_optuna.samplers.prior import read_alphas, top, write_alphas
+from nas_optuna.samplers.prior import SUMMARY, read_alphas, top, write_alphas
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
@@ -120,7 +120,8 @@ class SupernetTraining:
         self._table = table
         self._device = device
         self._files = files
-        self._folder = CheckpointFolder(_folder(files, study, _identity(search, spec, table)))
+        self._identity = _identity(search, spec, table)
+        self._folder = CheckpointFolder(_folder(files, study, self._identity))
         if restart:
             self._folder.remove()
         weight_images, alpha_images = self._loaders()
@@ -142,12 +143,15 @@ class SupernetTraining:
         """Train what is left, then store alphas, summary and history with the study.
 
         Returns:
-            The summary.
+            The summary; of a training that had ended before, as it is stored.
 
         Raises:
             TrainingError: Gradients exploded or the search collapsed; what its last good epoch found is stored.
             Interrupted: It was asked to stop; the same call goes on.
         """
+        stored = self._study.user_attrs.get(SUMMARY)
+        if stored is not None and stored["identity"] == self._identity and len(self.history) == self._spec.epochs:
+            return dict(stored)
         try:
             for epoch in self._optimisation.epochs():
                 self.history.append(epoch)
@@ -199,7 +203,7 @@ class SupernetTraining:
             "unit": self._table.unit,
             "costs": self._table.source,
             "stopped": stopped,
-            "identity": _identity(self._search, self._spec, self._table),
+            "identity": self._identity,
             "artifact": self._upload_history(),
             "settings": self._spec.model_dump(mode="json", exclude_defaults=True),
         }

@@ -101,10 +101,7 @@ class SupernetSearch:
         self._loss = cost_loss(spec)
         self._weights = list(supernet.weights())
         self._alphas = list(supernet.alphas.values())
-        # Not fused: that asks for the momentum of every weight, and a drawn path leaves some without.
-        self._optimizer = torch.optim.SGD(
-            self._weights, spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
-        )
+        self._optimizer = _weight_optimizer(self._weights, spec)
         self._alpha_optimizer = _alpha_optimizer(self._alphas, spec)
         self._draws = Draws(supernet, spec.seed)
         self._watch = ExplosionWatch(supernet.space.classes)
@@ -294,6 +291,13 @@ class _Meter:
 
     def mean_alpha_loss(self) -> float | None:
         return torch.stack(self.alpha_losses).mean().item() if self.alpha_losses else None
+
+
+def _weight_optimizer(weights: list[torch.nn.Parameter], spec: SupernetSpec) -> torch.optim.Optimizer:
+    """Not fused: a fused SGD asks for the momentum of every weight, and a drawn path leaves some without."""
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(weights, spec.learning_rate, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(weights, spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
 
 
 def _alpha_optimizer(alphas: list[torch.nn.Parameter], spec: SupernetSpec) -> torch.optim.Optimizer:

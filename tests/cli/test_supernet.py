@@ -58,6 +58,8 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert trained["history"][-1]["alphas"]["block1"] != [0.0, 0.0, 0.0]
     assert "entropy 1.1" in err
     attributes = study().user_attrs
+    assert main(["supernet", "train", "--study", "s"]) == 0
+    assert study().user_attrs == attributes, "a training that has ended is not stored anew"
     assert attributes["supernet"]["argmax"] == trained["argmax"]
     plots = study()._storage.get_study_system_attrs(study()._study_id)
     assert any("supernet-alphas" in name for name in plots), "the dashboard has no alpha figure"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import cast
 
 import torch
@@ -24,9 +25,8 @@ class MixedBlock(nn.ModuleList):
         """
         if pick.index is None:
             assert pick.weights is not None
-            return sum(
-                (w * candidate(x) for w, candidate in zip(pick.weights, self, strict=True)), start=x.new_zeros(())
-            )
+            parts: list[Tensor] = [w * candidate(x) for w, candidate in zip(pick.weights, self, strict=True)]
+            return reduce(torch.add, parts)
         drawn: Tensor = self[pick.index](x)
         return drawn if pick.weights is None else drawn * pick.weights[pick.index]
 
