@@ -20,11 +20,13 @@ import itertools
 import json
 import statistics
 import time
+import tomllib
 import warnings
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table as RichTable
@@ -38,17 +40,29 @@ SAMPLERS = ("random", "tpe", "gp", "nsga2", "evolution", "controller", "arch")
 BUDGETS = (25, 50, 100, 200)
 
 
-def simulate(table: Table, sampler: str, seed: int, workers: int, trials: int) -> tuple[list[float], float]:
+def simulate(
+    table: Table, sampler: str, seed: int, workers: int, trials: int, fail_below: float = 0.0
+) -> tuple[list[float], float]:
     """One search.
+
+    Args:
+        table: What is searched.
+        sampler: A sampler's name, with options if need be: ``controller,failures=worst``.
+        seed: Of the sampler.
+        workers: How many trials run at a time.
+        trials: How many in all.
+        fail_below: Trainings of a lower final accuracy fail.
 
     Returns:
         The regret after each finished trial in percentage points, and the median milliseconds of a proposal.
     """
-    study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, table, seed, {}))
+    name, *assignments = sampler.split(",")
+    options = tomllib.loads("\n".join(assignments))
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(name, table, seed, options))
     final, cost = table.final, table.seconds.sum(axis=(-1, -2))
     running: list[tuple[float, int, optuna.Trial, float]] = []
     seen, regrets, times = set(), [], []
-    now, best = 0.0, -np.inf
+    now, best = 0.0, 0.0
     while len(regrets) < trials:
         while len(running) < workers and len(times) < trials:
             started = time.perf_counter()
@@ -59,8 +73,9 @@ def simulate(table: Table, sampler: str, seed: int, workers: int, trials: int) -
             seen.add(place)
             heapq.heappush(running, (end, trial.number, trial, float(final[place])))
         now, _, trial, value = heapq.heappop(running)
-        study.tell(trial, value)
-        best = max(best, value)
+        failed = value < fail_below
+        study.tell(trial, None if failed else value, state=TrialState.FAIL if failed else TrialState.COMPLETE)
+        best = best if failed else max(best, value)
         regrets.append(100 * (float(final.max()) - best))
     return regrets, 1000 * statistics.median(times)
 
@@ -69,21 +84,21 @@ def run_missing(options: argparse.Namespace) -> list[dict]:
     """Do what the results file lacks, and give what was asked for."""
     done = read(options.results)
     wanted = list(
-        itertools.product(options.tables, options.samplers, options.workers, range(options.seeds), [options.trials])
+        itertools.product(options.tables, options.samplers, options.workers, range(options.seeds), [options.fail_below])
     )
-    keys = ("table", "sampler", "workers", "seed")
+    keys = ("table", "sampler", "workers", "seed", "fail_below")
     have = {tuple(line[k] for k in keys): line["trials"] for line in done}
-    todo = [w for w in wanted if have.get(w[:4], 0) < w[4]]
+    todo = [w for w in wanted if have.get(w, 0) < options.trials]
     tables = {name: TABLES[name]() for name in {w[0] for w in todo}}
-    for name, sampler, workers, seed, trials in track(
+    for name, sampler, workers, seed, fail_below in track(
         todo, "searching", console=Console(stderr=True), disable=not todo
     ):
-        regrets, milliseconds = simulate(tables[name], sampler, seed, workers, trials)
-        line = {"table": name, "sampler": sampler, "workers": workers, "seed": seed, "trials": trials}
+        regrets, milliseconds = simulate(tables[name], sampler, seed, workers, options.trials, fail_below)
+        line = dict(zip(keys, (name, sampler, workers, seed, fail_below), strict=True)) | {"trials": options.trials}
         line |= {"ms": round(milliseconds, 3), "steps": steps(regrets)}
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
-    return [line for line in read(options.results) if tuple(line[k] for k in keys) in {w[:4] for w in wanted}]
+    return [line for line in read(options.results) if tuple(line[k] for k in keys) in set(wanted)]
 
 
 def steps(regrets: list[float]) -> list[tuple[int, float]]:
@@ -104,7 +119,7 @@ def read(path: Path) -> list[dict]:
     longest: dict[tuple, dict] = {}
     for line in sorted(lines, key=lambda line: line["trials"]):
         line["regret"] = curve(line.pop("steps"), line["trials"])
-        longest[line["table"], line["sampler"], line["workers"], line["seed"]] = line
+        longest[line["table"], line["sampler"], line["workers"], line["seed"], line["fail_below"]] = line
     return list(longest.values())
 
 
@@ -224,10 +239,11 @@ def _transparent(colour: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
-    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), help="names as in a study spec")
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), help="e.g. tpe controller,entropy=0.1")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=max(BUDGETS))
+    parser.add_argument("--fail-below", type=float, default=0.0, metavar="ACCURACY", help="worse trainings fail")
     parser.add_argument("--results", type=Path, default=HERE / "samplers-results.jsonl", help="runs already done")
     parser.add_argument("--plot", type=Path, help="draw the curves into this .html file")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")

@@ -75,6 +75,12 @@ def test_a_simulated_search(workers: int) -> None:
     assert 0 < milliseconds < 1000
 
 
+def test_failing_trainings_are_no_results() -> None:
+    table = synthetic(layers=2)
+    regrets, _ = comparison.simulate(table, "controller,failures='worst'", 0, 1, 30, fail_below=0.99)
+    assert regrets == [pytest.approx(100 * table.final.max())] * 30
+
+
 def test_the_script_resumes_and_prints_json(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "samplers.py"), "--tables", "digits", "--samplers", "random"]
     command += ["evolution", "--workers", "1", "--seeds", "3", "--trials", "50", "--json"]

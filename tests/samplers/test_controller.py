@@ -180,6 +180,11 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
         create_sampler("controller", ConvSpace(), 0, options)
 
 
+def test_a_misspelt_option_is_named_with_the_right_one() -> None:
+    with pytest.raises(SpecError, match="'entropie'.* did you mean 'entropy'"):
+        create_sampler("controller", ConvSpace(), 0, {"entropie": 0.1})
+
+
 def test_the_policy_of_an_empty_study_is_refused() -> None:
     with pytest.raises(ValueError, match="no finished trials"):
         ControllerSampler(seed=0).policy(optuna.create_study())
