@@ -9,10 +9,12 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# torch reads this at its first allocation. Activations of large images are allocated and freed in every step; with huge
-# pages the kernel clears them hundreds of times faster (measured in benchmarks/training.py). Linux only, harmless
-# elsewhere.
+# Read when torch is loaded, so set here; a value of the user's own wins. Both matter on the CPU alone.
+# Activations of large images are allocated and freed in every step: with huge pages the kernel has far fewer to clear.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# Threads that wait for each other sleep rather than spin. Spinning costs a factor of ten and more where something else
+# (another worker, a browser) wants the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from nas_optuna.architecture import Architecture

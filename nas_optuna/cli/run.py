@@ -50,6 +50,10 @@ def run(
     pruner: options.Pruner = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads; all cores by default.", show_default=False),
+    ] = None,
     enqueue: Annotated[
         Path | None,
         typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
@@ -80,6 +84,7 @@ def run(
     from nas_optuna.cli.progress import watch
     from nas_optuna.cli.ranking import print_ranking
     from nas_optuna.cli.specs import cost_overrides
+    from nas_optuna.hardware.devices import use_threads
     from nas_optuna.presets import DEFAULT
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.running.loop import StopRequest, interruptible
@@ -111,6 +116,8 @@ def run(
         raise SpecError("--warm-trials needs --warm-start supernet")
     if trials is None and timeout is None:
         trials = DEFAULT_TRIALS
+    if threads is not None:
+        use_threads(threads)
 
     costs = cost_overrides(
         objectives,

@@ -73,6 +73,19 @@ def list_devices() -> list[DeviceInfo]:
     return [*found, DeviceInfo("cpu", None, cpu, _machine_memory(), torch.backends.cpu.get_cpu_capability())]
 
 
+def use_threads(count: int) -> None:
+    """Compute on the CPU with this many threads in this process; several workers on one machine share its cores.
+
+    Raises:
+        DeviceError: The count is not at least 1.
+    """
+    import torch
+
+    if count < 1:
+        raise DeviceError(f"the number of threads must be at least 1, got {count}")
+    torch.set_num_threads(count)
+
+
 def device_name(device: torch.device) -> str:
     """What the device's maker calls it, e.g. ``"NVIDIA GeForce RTX 3060"`` or the CPU's model."""
     import torch

@@ -181,7 +181,7 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_misspelt_option_is_named_with_the_right_one() -> None:
-    with pytest.raises(SpecError, match="'entropie'.* did you mean 'entropy'"):
+    with pytest.raises(SpecError, match=r"'entropie'.* did you mean 'entropy'"):
         create_sampler("controller", ConvSpace(), 0, {"entropie": 0.1})
 
 
