@@ -15,6 +15,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # Threads that wait for each other sleep rather than spin. Spinning costs a factor of ten and more where something else
 # (another worker, a browser) wants the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# oneDNN and torch's bridge to it keep a compiled kernel for each shape that they have met, 1,024 of them: in a search,
+# where every trial has new shapes, memory grew by a tenth over 200 trials. A deep network needs about a hundred.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
 
 if TYPE_CHECKING:
     from nas_optuna.architecture import Architecture
