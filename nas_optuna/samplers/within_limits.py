@@ -27,8 +27,8 @@ class WithinLimitsSampler(BaseSampler):
     """Ask a sampler until it proposes an architecture inside the limits.
 
     A cost is known before training, so a proposal outside costs next to nothing, where a trial outside costs a place
-    among the trials. It costs TPE more than that (optuna #2969): told of trials outside, as pruned or as complete,
-    it keeps further away from the limit than it needs to, and finds worse networks with as many trainings.
+    among the trials. And TPE is misled by trials outside (optuna #2969), told as pruned or as complete: it keeps
+    further away from the limit than it needs to. ``benchmarks/limits.py`` compares.
 
     Where several draws in a row are outside, uniform ones follow: a sampler that has one favourite (GP) would
     propose it forever. If these are outside as well, the one that is least so is proposed.
