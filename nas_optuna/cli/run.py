@@ -13,11 +13,9 @@ from nas_optuna.cli.printing import print_json, say
 from nas_optuna.errors import SpecError, unknown
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.samplers import BaseSampler
 
     from nas_optuna.running.search import Search
-    from nas_optuna.spec import StudySpec
 
 DEFAULT_TRIALS = 20
 
@@ -83,7 +81,7 @@ def run(
     from nas_optuna.cli.pareto import print_front, say_feasible
     from nas_optuna.cli.progress import watch
     from nas_optuna.cli.ranking import print_ranking
-    from nas_optuna.cli.specs import cost_overrides
+    from nas_optuna.cli.specs import cost_overrides, existing_or_new
     from nas_optuna.hardware.devices import use_threads
     from nas_optuna.presets import DEFAULT
     from nas_optuna.report.notes import NoteWriter
@@ -187,39 +185,6 @@ def _warm_started(search: Search, sampler: BaseSampler, trials: int | None) -> B
 
     options = {} if trials is None else {"trials": trials}
     return WarmStartSampler(sampler, search.space.distributions(), search.spec.sampler.seed, **options)
-
-
-def existing_or_new(
-    url: str,
-    name: str,
-    spec: str | None,
-    overrides: list[str],
-    *,
-    sampler: str | None = None,
-    pruner: str | None = None,
-    seed: int | None = None,
-) -> tuple[optuna.Study | None, StudySpec]:
-    """The study, where it exists, and the spec to run it by."""
-    from nas_optuna.cli.specs import read_spec, with_options
-    from nas_optuna.running.storage import open_storage, sqlite_file
-    from nas_optuna.running.studies import load_study, require_same_spec, study_names, study_spec
-
-    database = sqlite_file(url)
-    storage = None if database is not None and not database.exists() else open_storage(url)
-    if storage is not None and name in study_names(storage):
-        study = load_study(storage, name)
-        remembered = study_spec(study)
-        if spec is not None:
-            remembered = read_spec(spec, overrides)
-        elif overrides:
-            remembered = remembered.override(overrides)
-        require_same_spec(study, remembered)
-        return study, with_options(remembered, sampler=sampler, pruner=pruner, seed=seed)
-    if name != "nas" and spec is None and not overrides and storage is not None:
-        load_study(storage, name)  # says which name was meant
-    if name != "nas" and spec is None and not overrides:
-        raise SpecError(f"there is no study {name!r} yet; say what it is to be, e.g. --spec digits-quick")
-    return None, with_options(read_spec(spec, overrides), sampler=sampler, pruner=pruner, seed=seed)
 
 
 def _say_what_next(study: str, storage: str | None) -> None:

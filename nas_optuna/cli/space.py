@@ -28,7 +28,7 @@ def show(spec: options.Spec = None, set_: options.Set = None, json: options.Json
     from nas_optuna.cli.specs import read_spec
     from nas_optuna.spaces import create_space
 
-    given = read_spec(spec, set_)
+    given = read_spec(spec, set_ or ())
     # The parameters do not depend on the images, so none are loaded.
     space = create_space(given.space.name, given.space.options, in_channels=1, classes=10, input_size=28)
     if json:

@@ -57,7 +57,7 @@ def create(
         max_latency=max_latency,
         latency_table=latency_table,
     )
-    given = with_options(read_spec(spec, [*(set_ or ()), *costs]), sampler=sampler, pruner=pruner, seed=seed)
+    given = with_options(read_spec(spec), [*(set_ or ()), *costs], sampler=sampler, pruner=pruner, seed=seed)
     search = prepare(given, data_dir)
     Costs(search.space, resolve_device(), given.objectives, given.limits, given.latency).check_limits()
     url = storage_url(storage)

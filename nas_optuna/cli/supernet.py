@@ -72,7 +72,7 @@ def train(
     Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not exist is created from
     --spec. Every key of the spec's [supernet] section can be set: --set supernet.alpha_learning_rate=0.02.
     """
-    from nas_optuna.cli.run import existing_or_new
+    from nas_optuna.cli.specs import existing_or_new
     from nas_optuna.hardware.devices import resolve_device
     from nas_optuna.report.supernet import save_alpha_figure
     from nas_optuna.running.loop import StopRequest, interruptible
