@@ -10,6 +10,7 @@ seconds of training (the supernet's included); the best validation accuracy of b
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
@@ -19,6 +20,7 @@ import optuna
 import torch
 from scipy import stats
 
+from nas_optuna.errors import TrainingError
 from nas_optuna.hardware.figures import figures
 from nas_optuna.hardware.latency import Conditions
 from nas_optuna.hardware.table import measure_table
@@ -27,7 +29,7 @@ from nas_optuna.running.objective import Objective
 from nas_optuna.running.records import Attribute
 from nas_optuna.running.search import Search, prepare
 from nas_optuna.running.supernet import SupernetTraining, cost_table
-from nas_optuna.samplers.prior import WarmStartSampler
+from nas_optuna.samplers.prior import SUMMARY, WarmStartSampler
 from nas_optuna.spec import StudySpec
 
 CPU = torch.device("cpu")
@@ -38,9 +40,12 @@ WEIGHTS = (0.0, 0.1, 1.0, 10.0)
 def train(
     study: optuna.Study, search: Search, folder: Path, table: Path | None, **settings: object
 ) -> dict[str, object]:
-    """Train a supernet with changed settings; its summary."""
+    """Train a supernet with changed settings; its summary. One that collapsed has found something too."""
     spec = search.spec.supernet.model_copy(update=settings)
-    return SupernetTraining(study, search, spec, cost_table(search.space, table), CPU, folder).run()
+    training = SupernetTraining(study, search, spec, cost_table(search.space, table), CPU, folder)
+    with contextlib.suppress(TrainingError):
+        training.run()
+    return dict(study.user_attrs[SUMMARY])
 
 
 def sweep(search: Search, options: argparse.Namespace) -> dict[str, object]:
@@ -66,7 +71,10 @@ def sweep(search: Search, options: argparse.Namespace) -> dict[str, object]:
             if not options.json:
                 row = rows[-1]
                 figure = f"derived {row['latency_ms']:.4f} ms, expected {row['expected_ms']:.4f} ms"
-                print(f"weight {weight:5g}: {figure}, {row['macs']:,} MACs, {architecture}", flush=True)
+                print(
+                    f"weight {weight:5g}: {figure}, {row['macs']:,} MACs, {architecture} {row['stopped'] or ''}",
+                    flush=True,
+                )
     spearman = stats.spearmanr([r["weight"] for r in rows], [r["latency_ms"] for r in rows]).statistic
     return {"rows": rows, "spearman": float(spearman)}
 
