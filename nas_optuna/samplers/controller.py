@@ -68,7 +68,7 @@ class ControllerSampler(CategoricalSampler):
         hidden: int = 32,
         learning_rate: float = 0.05,
         batch_size: int = 4,
-        entropy: float = 0.03,
+        entropy: float = 0.01,
         reward: Literal["rank", "standardised"] = "rank",
         failures: Literal["ignore", "worst"] = "ignore",
     ) -> None:
@@ -160,7 +160,7 @@ def controller(
     hidden: int = 32,
     learning_rate: float = 0.05,
     batch_size: int = 4,
-    entropy: float = 0.03,
+    entropy: float = 0.01,
     reward: Literal["rank", "standardised"] = "rank",
     failures: Literal["ignore", "worst"] = "ignore",
 ) -> ControllerSampler:

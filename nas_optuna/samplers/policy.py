@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 """Floating-point values of the policy's dtype, unless said otherwise."""
 
-MAX_LOGIT = 3.0
-"""Logits are squashed into ± this by tanh (ENAS, appendix), so that no choice's probability vanishes for good."""
+LOGIT_DECAY = 0.0005
+"""Weight of the logits' squares, taken from the objective: they stay small enough to change their mind."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Policy:
         weights["gate_bias"][hidden : 2 * hidden] = 1  # the forget gate starts open
         #: ``[length, widest]``: -inf where a parameter has no such choice.
         self._mask = np.where(np.arange(widest) < np.asarray(self.sizes)[:, None], 0, -np.inf).astype(dtype)
+        self._present = np.isfinite(self._mask).astype(dtype)
 
     def views(self, vector: Array) -> dict[str, Array]:
         """The named weights (or their gradients) inside a vector like `theta`."""
@@ -99,8 +100,8 @@ class Policy:
     def gradient(self, tokens: NDArray[np.int64], advantage: Array, entropy_weight: float) -> tuple[Array, Rollout]:
         """The gradient, with respect to `theta`, of the mean over the batch of ``A · log π(a) + β · Σ_t H_t``.
 
-        That is REINFORCE with an entropy bonus (Williams 1992). `advantage` is taken as a constant, so an importance
-        weight belongs in it.
+        That is REINFORCE with an entropy bonus (Williams 1992), less `LOGIT_DECAY` times the sum of all squared
+        logits. `advantage` is taken as a constant, so an importance weight belongs in it.
 
         Args:
             tokens: ``[batch, length]``.
@@ -123,7 +124,8 @@ class Policy:
             d_logits = -p * advantage[:, None]
             d_logits[rows, tokens[:, t]] += advantage
             d_logits -= entropy_weight * p * (step.log_probabilities + entropy)
-            d_logits *= (1 - step.squashed**2) / batch
+            d_logits -= 2 * LOGIT_DECAY * step.raw * self._present[t]
+            d_logits /= batch
             grads["head"][t] = step.state.T @ d_logits
             grads["head_bias"][t] = d_logits.sum(0)
             d_state = d_state + d_logits @ weights["head"][t].T
@@ -174,8 +176,8 @@ class Policy:
             g = np.tanh(pre[:, 3 * hidden :])
             cell_before, cell = cell, f * cell + i * g
             state = o * np.tanh(cell)
-            squashed = np.tanh((state @ weights["head"][t] + weights["head_bias"][t]) / MAX_LOGIT)
-            logits = squashed * dtype.type(MAX_LOGIT / temperature) + self._mask[t]
+            raw = state @ weights["head"][t] + weights["head_bias"][t]
+            logits = raw / dtype.type(temperature) + self._mask[t]
             logits -= logits.max(1, keepdims=True)
             exp = np.exp(logits)
             total = exp.sum(1, keepdims=True)
@@ -187,7 +189,7 @@ class Policy:
                 chosen[:, t] = np.minimum(below.sum(1), self.sizes[t] - 1)
             log_prob += log_p[rows, chosen[:, t]]
             entropy[:, t] = -(p * np.where(p > 0, log_p, 0)).sum(1)
-            steps.append(_Step(inputs, (i, f, o, g), cell_before, cell, state, squashed, p, np.where(p > 0, log_p, 0)))
+            steps.append(_Step(inputs, (i, f, o, g), cell_before, cell, state, raw, p, np.where(p > 0, log_p, 0)))
         return Rollout(chosen, log_prob, entropy), steps
 
 
@@ -198,6 +200,6 @@ class _Step:
     cell_before: Array
     cell: Array
     state: Array
-    squashed: Array
+    raw: Array
     probabilities: Array
     log_probabilities: Array

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nas_optuna.samplers.policy import MAX_LOGIT, Policy
+from nas_optuna.samplers.policy import LOGIT_DECAY, Policy
 
 SIZES = (4, 3, 2, 1, 5)
 
@@ -42,10 +42,9 @@ def test_gradient_is_torchs() -> None:
         before = torch.as_tensor(tokens[:, t - 1]) if t else torch.zeros(7, dtype=torch.long)
         state = torch.func.functional_call(cell, parameters, (weights["embedding"][t][before], state))
         logits = (state[0] @ weights["head"][t] + weights["head_bias"][t])[:, :size]
-        logits = MAX_LOGIT * torch.tanh(logits / MAX_LOGIT)
         distribution = torch.distributions.Categorical(logits=logits)
         objective = objective + torch.as_tensor(advantage) * distribution.log_prob(torch.as_tensor(tokens[:, t]))
-        objective = objective + 0.3 * distribution.entropy()
+        objective = objective + 0.3 * distribution.entropy() - LOGIT_DECAY * (logits**2).sum(1)
         np.testing.assert_allclose(rollout.entropy[:, t], distribution.entropy().detach(), atol=1e-12)
     objective.mean().backward()
     assert theta.grad is not None
