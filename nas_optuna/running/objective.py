@@ -27,6 +27,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.step import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,11 @@ class Objective:
             return self._reused(trial, earlier)
         try:
             accuracy = self._trained(trial, architecture, costs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            trial.set_user_attr(Attribute.CAUSE, "oom")
+            raise TrainingError(f"{architecture} does not fit into the memory of {self.device}", "oom") from error
         except TrainingError as error:
             trial.set_user_attr(Attribute.CAUSE, error.cause)
             if error.cause != "non-finite loss":
