@@ -24,13 +24,14 @@ from typing import Any
 import optuna
 import torch
 
-from nas_optuna import ConvSpace, Objective, Recipe, load_data
+from nas_optuna import ConvSpace, Objective, Recipe, StudySpec, load_data
 from nas_optuna.cli.progress import RunDisplay, Score
 from nas_optuna.pruners import create_pruner
 from nas_optuna.report.notes import NoteWriter
 from nas_optuna.running import objective as objective_module
 from nas_optuna.running.loop import run
 from nas_optuna.running.storage import open_storage
+from nas_optuna.running.studies import create_study
 from nas_optuna.samplers import create_sampler
 from nas_optuna.training import EpochResult
 
@@ -58,13 +59,11 @@ def bare(trial: optuna.Trial) -> float:
 
 
 def study(folder: Path, name: str) -> optuna.Study:
-    return optuna.create_study(
-        study_name=name,
-        storage=open_storage(f"sqlite:///{folder / name}.db", create=True),
-        direction="maximize",
-        sampler=create_sampler("random", SPACE, 0, {}),
-        pruner=create_pruner("asha", RECIPE.epochs, {}),
+    made = create_study(
+        open_storage(f"sqlite:///{folder / name}.db", create=True), name, StudySpec(recipe=RECIPE), SPACE
     )
+    made.sampler, made.pruner = create_sampler("random", SPACE, 0, {}), create_pruner("asha", RECIPE.epochs, {})
+    return made
 
 
 def measure(trials: int, block: int) -> dict[str, list[float]]:

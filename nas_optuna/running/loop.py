@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
+from nas_optuna.running.attributes import set_trial_attributes
 from nas_optuna.running.records import Attribute
 from nas_optuna.running.worker import release, release_abandoned, this_worker
 
@@ -123,11 +124,11 @@ def _stoppable(study: Study) -> Iterator[None]:
 def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, watchers: Sequence[Watcher]) -> bool:
     """Run one trial; whether it finished, rather than was interrupted."""
     trial = study.ask()
-    trial.set_user_attr(Attribute.WORKER, this_worker())
+    set_trial_attributes(trial, {Attribute.WORKER: this_worker()})
     for watcher in watchers:
         watcher.trial_began(trial)
     try:
-        _evaluate(study, objective, trial)
+        ended = _evaluate(study, objective, trial)
     except (Interrupted, KeyboardInterrupt):
         release(study, trial)
         stop.asked = True
@@ -138,22 +139,16 @@ def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopReques
     except BaseException:
         study.tell(trial, state=TrialState.FAIL)
         raise
-    ended = _as_stored(study, trial)
     for watcher in watchers:
         watcher.trial_ended(trial, ended)
     return True
 
 
-def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> None:
+def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> FrozenTrial:
     try:
         value = objective(trial)
     except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        return study.tell(trial, state=TrialState.PRUNED)
     except TrainingError:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, value)
-
-
-def _as_stored(study: Study, trial: Trial) -> FrozenTrial:
-    return study._storage.get_trial(trial._trial_id)
+        return study.tell(trial, state=TrialState.FAIL)
+    return study.tell(trial, value)

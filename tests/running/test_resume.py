@@ -1,12 +1,10 @@
 """A study that is stopped, killed or continued elsewhere is the study that it would have been."""
 
-import json
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from nas_optuna import ConvSpace, Objective, SearchData
+from nas_optuna import ConvSpace, Objective
 from nas_optuna.running import worker
 from nas_optuna.running.loop import run
 from nas_optuna.running.records import Attribute
@@ -143,7 +141,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
         assert list(checkpoints.glob("trial-1-*/seed-0/epoch-*")), "the training goes on where it was"
         found = rest.partition("Continue: nas-optuna ")[2]
         again = shlex.split(found)
-        assert ["--trials", "2"] == again[1:3]
+        assert again[1:3] == ["--trials", "2"]
     went_on = command(tmp_path, *again)
     assert went_on.returncode == 0, went_on.stderr
     ours = trials(tmp_path)
