@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nas_optuna.training import EpochResult
 
 
+LOOK_UP_EVERY = 2.0
+"""Seconds between looks at the whole study, which other workers may have brought forward."""
+
+
 @dataclass
 class Score:
     """What a run has reached.
@@ -30,6 +34,8 @@ class Score:
         pruned: How many of them were stopped early.
         best: The best value and the number of its trial, over the whole study, if it has one objective.
         front: Trials on the study's front, if it has several.
+        started: When the run began, by `time.monotonic`.
+        looked_up: When the whole study was last looked at.
     """
 
     total: int | None
@@ -39,19 +45,33 @@ class Score:
     best: tuple[float, int] | None = None
     front: int | None = None
     started: float = field(default_factory=time.monotonic)
+    looked_up: float = 0.0
 
     def add(self, study: Study, trial: FrozenTrial) -> None:
         """Count a finished trial."""
         self.done += 1
         self.pruned += trial.state.name == "PRUNED"
-        self.look_up_best(study)
+        if time.monotonic() - self.looked_up >= LOOK_UP_EVERY:
+            self.look_up_best(study)
+        elif len(study.directions) == 1:
+            self._compare(study, [trial])
 
     def look_up_best(self, study: Study) -> None:
-        """Ask the study for its best trial, where it has one objective and a complete trial, or for its front."""
+        """Find the study's best trial, other workers' included, where it has one objective; else count its front."""
+        self.looked_up = time.monotonic()
         if len(study.directions) > 1:
             self.front = len(study.best_trials)
-        elif any(t.state.name == "COMPLETE" for t in study.get_trials(deepcopy=False)):
-            self.best = (study.best_value, study.best_trial.number)
+        else:
+            self._compare(study, study.get_trials(deepcopy=False))
+
+    def _compare(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        from nas_optuna.running.studies import maximizes
+
+        found = [(trial.values[0], trial.number) for trial in trials if trial.state.name == "COMPLETE"]
+        if self.best is not None:
+            found.insert(0, self.best)
+        if found:
+            self.best = (max if maximizes(study) else min)(found, key=lambda pair: pair[0])
 
     def __str__(self) -> str:
         parts = [f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no best yet"]
@@ -83,6 +103,7 @@ class RunDisplay:
         self._score = score
         self._progress = progress
         self._study: Study | None = None
+        self._epochs: int | None = None
         self._run: TaskID | None = None
         self._trial: TaskID | None = None
         if progress is not None:
@@ -91,7 +112,10 @@ class RunDisplay:
 
     def of(self, study: Study) -> RunDisplay:
         """Begin to watch this study."""
+        from nas_optuna.running.studies import study_spec
+
         self._study = study
+        self._epochs = study_spec(study).recipe.epochs
         self._score.look_up_best(study)
         self._refresh()
         return self
@@ -109,7 +133,7 @@ class RunDisplay:
         self._progress.update(
             self._trial,
             completed=result.epoch,
-            total=self._epochs(),
+            total=self._epochs,
             note=f"epoch {result.epoch} · {result.accuracy:.4f} · {architecture}",
         )
 
@@ -133,11 +157,6 @@ class RunDisplay:
     def _refresh(self) -> None:
         if self._progress is not None and self._run is not None:
             self._progress.update(self._run, completed=self._score.done, note=str(self._score))
-
-    def _epochs(self) -> int | None:
-        from nas_optuna.running.studies import study_spec
-
-        return study_spec(self._study).recipe.epochs if self._study is not None else None
 
 
 @contextmanager

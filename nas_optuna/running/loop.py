@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
+from nas_optuna.running.attributes import set_trial_attributes
 from nas_optuna.running.records import Attribute
 from nas_optuna.running.worker import release, release_abandoned, this_worker
 
@@ -85,7 +86,7 @@ def run(
     stop: StopRequest | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Outcome:
-    """Run trials of a study until there were enough, time is up, or somebody asks to stop.
+    """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too).
 
     As ``study.optimize``, with three differences. A trial that is interrupted goes back into the queue rather than to
     waste. So do, at the beginning, trials whose process died. A trial that fails (`TrainingError`) does not end it.
@@ -101,42 +102,53 @@ def run(
     stop = stop or StopRequest()
     resumed = tuple(release_abandoned(study))
     finished, started = 0, time.monotonic()
-    while not stop.asked and (trials is None or finished < trials):
-        if timeout is not None and time.monotonic() - started >= timeout:
-            break
-        trial = study.ask()
-        trial.set_user_attr(Attribute.WORKER, this_worker())
-        for watcher in watchers:
-            watcher.trial_began(trial)
-        try:
-            _evaluate(study, objective, trial)
-        except (Interrupted, KeyboardInterrupt):
-            release(study, trial)
-            stop.asked = True
-            break
-        except (NasOptunaError, OSError):
-            release(study, trial)  # not the architecture's fault, e.g. a full disk
-            raise
-        except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
-            raise
-        finished += 1
-        ended = _as_stored(study, trial)
-        for watcher in watchers:
-            watcher.trial_ended(trial, ended)
+    with _stoppable(study):
+        while not (stop.asked or study._stop_flag) and (trials is None or finished < trials):
+            if timeout is not None and time.monotonic() - started >= timeout:
+                break
+            finished += _run_trial(study, objective, stop, watchers)
     return Outcome(finished, stop.asked, resumed)
 
 
-def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> None:
+@contextmanager
+def _stoppable(study: Study) -> Iterator[None]:
+    """Within it an objective, or a sampler that has nothing left, may call ``study.stop()``, as in `optimize`."""
+    study._stop_flag = False
+    study._thread_local.in_optimize_loop = True
+    try:
+        yield
+    finally:
+        study._thread_local.in_optimize_loop = False
+
+
+def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, watchers: Sequence[Watcher]) -> bool:
+    """Run one trial; whether it finished, rather than was interrupted."""
+    trial = study.ask()
+    set_trial_attributes(trial, {Attribute.WORKER: this_worker()})
+    for watcher in watchers:
+        watcher.trial_began(trial)
+    try:
+        ended = _evaluate(study, objective, trial)
+    except (Interrupted, KeyboardInterrupt):
+        release(study, trial)
+        stop.asked = True
+        return False
+    except (NasOptunaError, OSError):
+        release(study, trial)  # not the architecture's fault: a full disk, say
+        raise
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    for watcher in watchers:
+        watcher.trial_ended(trial, ended)
+    return True
+
+
+def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> FrozenTrial:
     try:
         value = objective(trial)
     except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        return study.tell(trial, state=TrialState.PRUNED)
     except TrainingError:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, value)
-
-
-def _as_stored(study: Study, trial: Trial) -> FrozenTrial:
-    return study._storage.get_trial(trial._trial_id)
+        return study.tell(trial, state=TrialState.FAIL)
+    return study.tell(trial, value)

@@ -20,6 +20,7 @@ from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
 from nas_optuna.errors import TrainingError
 from nas_optuna.hardware.devices import device_name, resolve_device
 from nas_optuna.objectives import parse_objective
+from nas_optuna.running.attributes import set_trial_attributes
 from nas_optuna.running.costs import Costs
 from nas_optuna.running.pruning import report, should_prune
 from nas_optuna.running.records import Attribute
@@ -27,6 +28,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.step import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,11 @@ class Objective:
             return self._reused(trial, earlier)
         try:
             accuracy = self._trained(trial, architecture, costs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            trial.set_user_attr(Attribute.CAUSE, "oom")
+            raise TrainingError(f"{architecture} does not fit into the memory of {self.device}", "oom") from error
         except TrainingError as error:
             trial.set_user_attr(Attribute.CAUSE, error.cause)
             if error.cause != "non-finite loss":
@@ -178,6 +185,7 @@ class Objective:
         decided = next(objective for objective in self.objectives if objective.needs_accuracy)
         others = {o.name: costs[o.name] for o in self.objectives if not o.needs_accuracy}
         epochs, seconds, accuracy = 0, 0.0, 0.0
+        attributes: dict[str, object] = {}
         try:
             for results in zip(*trainings, strict=True):
                 accuracies = [result.accuracy for result in results]
@@ -193,14 +201,14 @@ class Objective:
                 if results[0].epoch < self.recipe.epochs and should_prune(trial, others):
                     raise optuna.TrialPruned
             if len(accuracies) > 1:
-                trial.set_user_attr(Attribute.SPREAD, statistics.stdev(accuracies))
+                attributes[Attribute.SPREAD] = statistics.stdev(accuracies)
             if results[0].micro_batches > 1:
-                trial.set_user_attr(Attribute.MICRO_BATCHES, results[0].micro_batches)
+                attributes[Attribute.MICRO_BATCHES] = results[0].micro_batches
         finally:
             if epochs:
-                trial.set_user_attr(Attribute.ACCURACY, accuracy)
-            trial.set_user_attr(Attribute.EPOCHS, epochs)
-            trial.set_user_attr(Attribute.SECONDS, round(seconds, 3))
+                attributes[Attribute.ACCURACY] = accuracy
+            attributes |= {Attribute.EPOCHS: epochs, Attribute.SECONDS: round(seconds, 3)}
+            set_trial_attributes(trial, attributes)
         return accuracy
 
     def _training(self, architecture: Architecture, seed: int, folder: Path | None) -> Iterator[EpochResult]:
@@ -241,8 +249,7 @@ class Objective:
         if Attribute.ORIGIN not in trial.user_attrs:
             study = getattr(trial, "study", None)  # a FixedTrial has none
             attributes[Attribute.ORIGIN] = str(study.sampler) if study else "fixed"
-        for key, value in attributes.items():
-            trial.set_user_attr(key, value)
+        set_trial_attributes(trial, attributes)
 
     @cached_property
     def _device_name(self) -> str:

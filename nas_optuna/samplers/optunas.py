@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
@@ -54,7 +58,7 @@ def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSa
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
     """Quasi-random points. Its position in the sequence lives in the study, so it keeps the study's seed."""
-    return optuna.samplers.QMCSampler(
+    return _QMCSampler(
         seed=seed,
         scramble=True,
         independent_sampler=random(space, seed),
@@ -75,4 +79,27 @@ def grid(space: SearchSpace, seed: int) -> BaseSampler:
             f" (more than {GRID_LIMIT:,}); use random, or a smaller space"
         )
     choices: dict[str, Any] = {name: list(p.choices) for name, p in space.parameters.items()}
-    return optuna.samplers.GridSampler(choices, seed=seed)
+    return _GridSampler(choices, seed=seed)
+
+
+class _QMCSampler(optuna.samplers.QMCSampler):
+    """Optuna's, which takes a point of its sequence whenever a trial begins, also where one merely goes on."""
+
+    def __str__(self) -> str:
+        return "QMCSampler"
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing for a trial that has its choices already."""
+        return {} if trial.distributions else super().infer_relative_search_space(study, trial)
+
+
+class _GridSampler(optuna.samplers.GridSampler):
+    """Optuna's, which fails at the end of a study in which some trials were enqueued."""
+
+    def __str__(self) -> str:
+        return "GridSampler"
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Stop when no point but this one was left."""
+        if not set(self._get_unvisited_grid_ids(study)) - {trial.system_attrs.get("grid_id")}:
+            study.stop()
