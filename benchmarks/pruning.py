@@ -71,8 +71,10 @@ def main() -> None:
     spec = StudySpec.from_toml(find_spec(arguments.spec), arguments.overrides)
 
     results: dict[str, list[dict[str, float]]] = {name: [] for name in PRUNERS}
+    recorded = []
     for seed in range(arguments.seeds):
         curves = curves_of(spec, seed, arguments.trials)
+        recorded.append(curves)
         print(f"seed {seed}: {len(curves)} networks trained", file=sys.stderr, flush=True)
         for name in PRUNERS:
             results[name].append(replay(curves, name))
@@ -89,7 +91,9 @@ def main() -> None:
             "runs": runs,
         }
     if arguments.json:
-        json.dump({"spec": spec.to_dict(), "trials": arguments.trials, "pruners": summary}, sys.stdout, indent=2)
+        json.dump(
+            {"spec": spec.to_dict(), "trials": arguments.trials, "pruners": summary, "curves": recorded}, sys.stdout
+        )
         print()
         return
     print(f"{arguments.spec} {' '.join(arguments.overrides)}: {arguments.trials} trials, {arguments.seeds} seeds")
