@@ -105,8 +105,9 @@ def bilinear_matrix(size: int, output_size: int) -> Tensor:
 
     Antialiased when it shrinks, as torchvision's ``Resize`` is.
     """
-    basis = torch.eye(size).reshape(1, size, size, 1)
+    # Column i of this image is where pixel i goes. (An image of width 1 would do, but torch 2.14 antialiases it wrongly.)
+    basis = torch.eye(size).reshape(1, 1, size, size)
     resized = F.interpolate(
-        basis, size=(output_size, 1), mode="bilinear", align_corners=False, antialias=output_size < size
+        basis, size=(output_size, size), mode="bilinear", align_corners=False, antialias=output_size < size
     )
-    return resized[0, :, :, 0].T.contiguous()
+    return resized[0, 0].contiguous()

@@ -271,7 +271,10 @@ def _read_picture(file: Path) -> torch.Tensor:
 
     try:
         with Image.open(file) as picture:
-            array = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB"))
+            if picture.mode.startswith("I;16"):  # which Pillow would clip rather than scale
+                array = (np.asarray(picture) >> 8).astype(np.uint8)
+            else:
+                array = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} is not an image that can be read ({_one_line(error)}); mend or remove it") from error
     return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)

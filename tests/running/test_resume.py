@@ -10,43 +10,48 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna import ConvSpace, Objective
+from nas_optuna import ConvSpace, Objective, Recipe, load_data
+from nas_optuna.cli import main
 from nas_optuna.running import worker
 from nas_optuna.running.loop import run
 from nas_optuna.running.records import Attribute
-from nas_optuna.running.storage import open_storage
 from nas_optuna.samplers import create_sampler
+from nas_optuna.spec import DataSpec
 
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "qmc", "grid", "controller", "evolution")
-OPTIONS: dict[str, dict[str, Any]] = {  # so that each has more than its random beginning within twenty trials
-    "tpe": {"n_startup_trials": 5},
-    "gp": {"n_startup_trials": 5},
+OPTIONS: dict[str, dict[str, Any]] = {  # so that each has more than its random beginning within a dozen trials
+    "tpe": {"n_startup_trials": 4},
+    "gp": {"n_startup_trials": 4},
     "nsga2": {"population_size": 4},
 }
 
 SESSION = """
-import sys, optuna
+import sys
 sys.path[:0] = {path!r}
 from tests.running.test_resume import session
-session({url!r}, 10)
+session({file!r}, {trials})
 """
 
 
-def session(url: str, trials: int) -> None:
-    """Run that many trials of a study for each sampler, as one process does."""
-    from nas_optuna import load_data
-    from nas_optuna.spec import DataSpec
-    from tests.running.conftest import RECIPE
+def journal(file: str) -> JournalStorage:
+    """Quicker than a database, and one storage more that the samplers are tried on."""
+    return JournalStorage(JournalFileBackend(file))
 
+
+def session(file: str, trials: int) -> None:
+    """Run that many trials of a study for each sampler, as one process does."""
+    recipe = Recipe(epochs=1, batch_size=64, input_size=8)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5, 7), strides=(1,), input_size=8)
-    objective = Objective(space, load_data(DataSpec(name="digits", train_limit=100)), RECIPE, device="cpu")
+    objective = Objective(space, load_data(DataSpec(name="digits", train_limit=100)), recipe, device="cpu")
     for name in SAMPLERS:
         study = optuna.create_study(
             study_name=name,
-            storage=open_storage(url, create=True),
+            storage=journal(file),
             direction="maximize",
             sampler=create_sampler(name, space, 7, OPTIONS.get(name, {})),
             load_if_exists=True,
@@ -54,35 +59,40 @@ def session(url: str, trials: int) -> None:
         run(study, objective, trials=trials)
 
 
-def history(url: str, name: str) -> list[tuple[dict[str, Any], float | None, str]]:
-    trials = optuna.load_study(study_name=name, storage=url).trials
+def history(file: str, name: str) -> list[tuple[dict[str, Any], float | None, str]]:
+    trials = optuna.load_study(study_name=name, storage=journal(file)).trials
     return [(trial.params, trial.value, trial.state.name) for trial in trials]
 
 
-@pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Twenty trials of each sampler in one process, and ten and ten in two others."""
+@pytest.fixture(scope="module", params=[6, pytest.param(10, marks=pytest.mark.slow)])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, int]:
+    """Studies of all trials in one process, and of one half and the other in two others."""
     folder = tmp_path_factory.mktemp("studies")
-    whole, parts = f"sqlite:///{folder}/whole.db", f"sqlite:///{folder}/parts.db"
-    session(whole, 20)
+    whole, parts, half = str(folder / "whole"), str(folder / "parts"), request.param
+    session(whole, 2 * half)
     for _ in range(2):
-        code = SESSION.format(path=[str(Path(__file__).parents[2])], url=parts)
+        code = SESSION.format(path=[str(Path(__file__).parents[2])], file=parts, trials=half)
         subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=200)
-    return whole, parts
+    return whole, parts, half
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_ten_trials_and_ten_more_elsewhere_are_twenty_in_one(urls: tuple[str, str], sampler: str) -> None:
-    whole, parts = (history(url, sampler) for url in urls)
-    assert len(whole) == 20
-    assert whole == parts
-    assert len({tuple(params.values()) for params, _, _ in whole}) > 5
+def test_ten_trials_and_ten_more_elsewhere_are_twenty_in_one(files: tuple[str, str, int], sampler: str) -> None:
+    whole, parts, half = files
+    trials = history(whole, sampler)
+    assert len(trials) == 2 * half
+    assert trials == history(parts, sampler)
+    assert len({tuple(params.values()) for params, _, _ in trials}) > half // 2
 
 
-def test_another_seed_gives_other_trials(space: ConvSpace, objective: Objective, urls: tuple[str, str]) -> None:
-    study = optuna.create_study(sampler=create_sampler("random", space, 8, {}), direction="maximize")
-    run(study, objective, trials=5)
-    assert [trial.params for trial in study.trials] != [params for params, _, _ in history(urls[0], "random")[:5]]
+def test_the_seed_decides_and_nothing_else(space: ConvSpace, objective: Objective) -> None:
+    def trials(seed: int) -> list[tuple[dict[str, Any], float | None]]:
+        study = optuna.create_study(sampler=create_sampler("random", space, seed, {}), direction="maximize")
+        run(study, objective, trials=5)
+        return [(trial.params, trial.value) for trial in study.trials]
+
+    assert trials(1) == trials(1)
+    assert trials(1) != trials(2)
 
 
 def test_a_grid_ends_by_itself_also_with_a_queue(space: ConvSpace, objective: Objective) -> None:
@@ -94,32 +104,35 @@ def test_a_grid_ends_by_itself_also_with_a_queue(space: ConvSpace, objective: Ob
     assert len(study.trials) <= 37
 
 
-LONG = ["--pruner", "none", *("--set", "recipe.batch_size=4", "--set", "recipe.epochs=12")]
+LONG = ["--pruner", "none", *("--set", "recipe.batch_size=4", "--set", "recipe.epochs=6")]
 TINY = ["--set", "recipe.input_size=8", "--set", "space.depth=2", "--set", "data.train_limit=200"]
 MAIN = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MAIN, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-
-
-def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+def trials(folder: Path) -> list[FrozenTrial]:
     return optuna.load_study(study_name="nas", storage=f"sqlite:///{folder}/nas-optuna.db").trials
 
 
+GIVEN = ["run", "--sampler", "random", "--seed", "5", "--trials", "3", *LONG, *TINY]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.FrozenTrial]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[FrozenTrial]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert command(folder, "run", "--sampler", "random", "--seed", "5", "--trials", "3", *LONG, *TINY).returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(GIVEN) == 0
     return trials(folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(
-    uninterrupted: list[optuna.trial.FrozenTrial], number: signal.Signals, tmp_path: Path
+    uninterrupted: list[FrozenTrial], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ["run", "--sampler", "random", "--seed", "5", "--trials", "3", *LONG, *TINY]
-    with subprocess.Popen([*MAIN, *given], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    monkeypatch.chdir(tmp_path)
+    with subprocess.Popen([*MAIN, *GIVEN], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = iter(process.stderr.readline, "")
         assert any(line.startswith("trial   0") for line in said)
@@ -133,7 +146,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     assert states[0] == TrialState.COMPLETE
     if number == signal.SIGKILL:
         assert states[1] == TrialState.RUNNING
-        again = ["run", "--trials", "2", *given[1:5]]
+        again = ["run", "--trials", "2", *GIVEN[1:5]]
     else:
         assert process.returncode == 130
         assert "Traceback" not in rest
@@ -142,13 +155,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
         found = rest.partition("Continue: nas-optuna ")[2]
         again = shlex.split(found)
         assert again[1:3] == ["--trials", "2"]
-    went_on = command(tmp_path, *again)
-    assert went_on.returncode == 0, went_on.stderr
+    assert main(again) == 0
     ours = trials(tmp_path)
     assert [(t.params, t.values, t.state, t.intermediate_values) for t in ours] == [
         (t.params, t.values, t.state, t.intermediate_values) for t in uninterrupted
     ]
-    assert ours[1].user_attrs["epochs"] == 12
+    assert ours[1].user_attrs["epochs"] == 6
     assert not list(checkpoints.glob("*")), "checkpoints of trials that have ended are removed"
 
 

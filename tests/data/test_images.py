@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_optuna import ImageSet, load_data
+from nas_optuna.data import split
+from nas_optuna.data.images import stratified_order
+from nas_optuna.errors import DataError
+from nas_optuna.spec import DataSpec
+
+
+def numbered(labels: list[int], classes: int) -> ImageSet:
+    """Images whose first two pixels are their number, so that none can be mistaken for another."""
+    images = torch.zeros(len(labels), 1, 1, 2, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(len(labels)) % 256
+    images[:, 0, 0, 1] = torch.arange(len(labels)) // 256
+    return ImageSet(images, torch.tensor(labels), tuple(map(str, range(classes))))
+
+
+def numbers(images: ImageSet) -> list[int]:
+    pixels = images.images[:, 0, 0].long()
+    return (pixels[:, 0] + 256 * pixels[:, 1]).tolist()
+
+
+label_lists = st.integers(2, 5).flatmap(
+    lambda classes: st.tuples(st.just(classes), st.lists(st.integers(0, classes - 1), min_size=10, max_size=400))
+)
+
+
+@given(label_lists, st.floats(0.1, 0.9), st.integers(0, 99))
+def test_a_split_is_a_division_stratified_and_fixed(drawn: tuple[int, list[int]], fraction: float, seed: int) -> None:
+    classes, labels = drawn
+    whole = numbered(labels, classes)
+    train, validation = split(whole, fraction, seed)
+    assert sorted(numbers(train) + numbers(validation)) == list(range(len(labels)))
+    assert len(validation) == round(len(labels) * fraction)
+    share = len(validation) / len(labels)
+    for label in range(classes):
+        count = labels.count(label)
+        assert abs(validation.labels.tolist().count(label) - count * share) <= classes
+    for part in (train, validation):
+        assert [labels[i] for i in numbers(part)] == part.labels.tolist()
+        assert (part.mean, part.std, part.classes) == (whole.mean, whole.std, whole.classes)
+    again = split(whole, fraction, seed)
+    assert (numbers(again[0]), numbers(again[1])) == (numbers(train), numbers(validation))
+
+
+@given(label_lists, st.integers(0, 99), st.data())
+def test_each_beginning_of_a_stratified_order_has_each_class_in_its_share(
+    drawn: tuple[int, list[int]], seed: int, data: st.DataObject
+) -> None:
+    classes, labels = drawn
+    order = stratified_order(torch.tensor(labels), seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    size = data.draw(st.integers(1, len(labels)))
+    for label in range(classes):
+        found = sum(labels[i] == label for i in order[:size])
+        assert abs(found - labels.count(label) * size / len(labels)) <= classes
+
+
+def test_another_seed_gives_another_split() -> None:
+    whole = numbered([0, 1] * 50, 2)
+    assert numbers(split(whole, 0.2, 0)[1]) != numbers(split(whole, 0.2, 1)[1])
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_a_split_with_an_empty_part_is_refused(fraction: float) -> None:
+    with pytest.raises(DataError, match=rf"10 images cannot be split with validation_fraction = {fraction}"):
+        split(numbered([0, 1] * 5, 2), fraction, 0)
+
+
+def test_train_limit_takes_a_stratified_part_of_the_same_images() -> None:
+    limited = load_data(DataSpec(name="digits", train_limit=200))
+    assert (len(limited.train), len(limited.validation)) == (160, 40)
+    both = torch.cat((limited.train.labels, limited.validation.labels))
+    assert torch.bincount(both).min() >= 18
+    whole = load_data("digits")
+    known = {image.numpy().tobytes() for part in (whole.train, whole.validation) for image in part.images}
+    assert {image.numpy().tobytes() for image in limited.train.images} <= known
+    same = load_data(DataSpec(name="digits", train_limit=200))
+    assert torch.equal(same.train.images, limited.train.images)
+
+
+def test_selection_by_test_accuracy_trains_on_everything() -> None:
+    usual, documents = load_data("digits"), load_data(DataSpec(name="digits", select_on="test"))
+    assert len(documents.train) == len(usual.train) + len(usual.validation) == 1438
+    assert len(documents.validation) == 359
+    seen = {image.numpy().tobytes() for image in documents.train.images}
+    unseen = [image.numpy().tobytes() not in seen for image in documents.validation.images]
+    assert np.mean(unseen) > 0.99
+    limited = load_data(DataSpec(name="digits", select_on="test", train_limit=100))
+    assert (len(limited.train), len(limited.validation)) == (100, 359)
+
+
+def test_statistics_are_those_of_the_pixels() -> None:
+    images = torch.randint(0, 256, (50, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = ImageSet(images, torch.arange(50) % 2, ("a", "b"))
+    pixels = images.double() / 255
+    assert found.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-12)
+    assert found.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-12)
+    flat = ImageSet(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+    assert flat.std == (1 / 255,), "images of one colour do not divide by zero"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "classes", "message"),
+    [
+        (torch.zeros(2, 1, 3, 3), torch.arange(2), 2, "uint8"),
+        (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.arange(2), 2, r"\[2, 3, 3\]"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3).long(), 2, r"int64 \[2\], got \[3\]"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2), 2, "int64"),
+        (torch.zeros(0, 1, 3, 3, dtype=torch.uint8), torch.zeros(0).long(), 2, "no image"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2).long(), 1, "at least two"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 2]), 2, "0 … 1, got 0 … 2"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([-1, 1]), 2, "got -1 … 1"),
+    ],
+)
+def test_what_is_no_image_set_is_refused(
+    images: torch.Tensor, labels: torch.Tensor, classes: int, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        ImageSet(images, labels, tuple(map(str, range(classes))))

@@ -1,0 +1,185 @@
+"""Batches: equal to torchvision's pipeline, image by image, however they come about."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from nas_optuna import ImageSet
+from nas_optuna.data import Augmentation, BatchLoader, ResidentLoader, StreamingLoader, make_loader
+
+CPU = torch.device("cpu")
+LOADERS = [ResidentLoader, StreamingLoader]
+
+
+def image_set(count: int = 23, channels: int = 1, height: int = 28, width: int = 28, seed: int = 0) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+    return ImageSet(images, torch.arange(count) % 3, ("a", "b", "c"))
+
+
+def collect(loader: BatchLoader, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    batches = list(loader.epoch(seed))
+    assert len(batches) == len(loader)
+    assert all(len(images) == loader.batch_size for images, _ in batches[:-1])
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def per_item(images: ImageSet, size: int) -> Tensor:
+    """The document's pipeline."""
+    pipeline = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Normalize(images.mean, images.std),
+            transforms.Resize((size, size), antialias=True),
+        ]
+    )
+    mode = "L" if images.channels == 1 else "RGB"
+    arrays = [np.ascontiguousarray(i.permute(1, 2, 0).numpy().squeeze()) for i in images.images]
+    return torch.stack([pipeline(Image.fromarray(array, mode=None if mode == "L" else "RGB")) for array in arrays])
+
+
+@pytest.mark.parametrize("make", LOADERS)
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "size"),
+    [(1, 28, 28, 224), (1, 28, 28, 28), (3, 32, 32, 64), (3, 20, 33, 24), (1, 28, 28, 14), (3, 40, 30, 7)],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_batches_are_torchvisions(
+    make: type[ResidentLoader], channels: int, height: int, width: int, size: int
+) -> None:
+    images = image_set(9, channels, height, width)
+    batches, labels = collect(make(images, 4, size, CPU))
+    torch.testing.assert_close(batches, per_item(images, size), atol=1e-5, rtol=0)
+    assert torch.equal(labels, images.labels)
+    assert batches.dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", LOADERS)
+def test_a_seed_draws_an_order_of_all_images(make: type[ResidentLoader]) -> None:
+    images = image_set()
+    loader = make(images, 4, 28, CPU)
+    stored, labels = collect(loader)
+    assert torch.equal(labels, images.labels)
+    first, again, other = (collect(loader, seed) for seed in (1, 1, 2))
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert torch.equal(_sorted(first[0]), _sorted(stored))
+    assert torch.equal(_sorted(other[0]), _sorted(stored))
+
+
+def _sorted(images: Tensor) -> Tensor:
+    return images[images.flatten(1).double().sum(1).argsort()]
+
+
+@pytest.mark.parametrize(
+    "augmentation", [None, Augmentation(shift=2), Augmentation(flip=True), Augmentation(shift=1, flip=True, cutout=3)]
+)
+@pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
+def test_streaming_gives_what_resident_gives(augmentation: Augmentation | None, batch_size: int) -> None:
+    images = image_set(channels=3, height=9, width=9)
+    resident, streaming = (make(images, batch_size, 12, CPU, augmentation) for make in LOADERS)
+    for seed in (None, 0, 7):
+        for ours, theirs in zip(resident.epoch(seed), streaming.epoch(seed), strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+
+
+def test_a_streaming_epoch_that_is_left_ends_its_thread() -> None:
+    epoch = StreamingLoader(image_set(), 2, 28, CPU).epoch(0)
+    next(epoch)
+    assert any(thread.name == "nas-optuna-gather" for thread in threading.enumerate())
+    epoch.close()
+    assert not any(thread.name == "nas-optuna-gather" for thread in threading.enumerate())
+
+
+def test_an_error_of_the_gathering_thread_is_raised() -> None:
+    images = image_set()
+    loader = StreamingLoader(images, 4, 28, CPU)
+    object.__setattr__(images, "labels", images.labels[:5])
+    with pytest.raises(IndexError):
+        list(loader.epoch(0))
+
+
+def test_the_cpu_keeps_images_where_they_are() -> None:
+    images = image_set()
+    loader = make_loader(images, 4, 28, CPU)
+    assert loader.kind == "resident"
+    assert loader._images.data_ptr() == images.images.data_ptr()  # type: ignore[attr-defined]
+
+
+batches = st.builds(
+    lambda count, channels, height, width, seed: image_set(count, channels, height, width, seed).images,
+    count=st.integers(3, 8),
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+
+
+def vary(images: Tensor, seed: int, **options: int) -> Tensor:
+    before = images.clone()
+    varied = Augmentation(**options)(images, torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    assert torch.equal(images, before), "the resident images are left alone"
+    assert varied.shape == images.shape
+    assert varied.dtype == torch.uint8
+    assert torch.equal(varied, Augmentation(**options)(images, torch.Generator().manual_seed(seed)))  # type: ignore[arg-type]
+    return varied
+
+
+@settings(deadline=None)
+@given(batches, st.integers(0, 99))
+def test_flip_mirrors_or_leaves(images: Tensor, seed: int) -> None:
+    for before, after in zip(images, vary(images, seed, flip=True), strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+
+
+@settings(deadline=None)
+@given(batches, st.integers(1, 4), st.integers(0, 99))
+def test_shift_moves_by_at_most_so_much_and_fills_with_black(images: Tensor, shift: int, seed: int) -> None:
+    def moved(image: Tensor, down: int, right: int) -> Tensor:
+        height, width = image.shape[1:]
+        canvas = torch.zeros(image.shape[0], height + 2 * shift, width + 2 * shift, dtype=torch.uint8)
+        canvas[:, shift + down : shift + down + height, shift + right : shift + right + width] = image
+        return canvas[:, shift : shift + height, shift : shift + width]
+
+    steps = range(-shift, shift + 1)
+    for before, after in zip(images, vary(images, seed, shift=shift), strict=True):
+        assert any(torch.equal(after, moved(before, down, right)) for down in steps for right in steps)
+
+
+@settings(deadline=None)
+@given(batches, st.integers(1, 12), st.integers(0, 99))
+def test_cutout_blanks_one_square_that_lies_in_the_image(images: Tensor, side: int, seed: int) -> None:
+    white = torch.full_like(images, 255)
+    height, width = images.shape[2:]
+    for after, original in zip(vary(white, seed, cutout=side), vary(images, seed, cutout=side), strict=True):
+        blank = after[0] == 0
+        assert torch.equal(after, after[:1].expand_as(after)), "the same square in every channel"
+        rows, columns = blank.any(1).nonzero().flatten(), blank.any(0).nonzero().flatten()
+        assert len(rows) == min(side, height)
+        assert len(columns) == min(side, width)
+        assert blank[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert blank.sum() == len(rows) * len(columns)
+        assert (original[:, blank] == 0).all()
+
+
+def test_images_are_varied_each_on_its_own() -> None:
+    same = image_set(1).images.expand(64, -1, -1, -1)
+    for options in ({"shift": 2}, {"flip": True}, {"cutout": 5}):
+        varied = vary(same, 0, **options)
+        assert len({image.numpy().tobytes() for image in varied}) > 1
+
+
+def test_only_training_epochs_are_varied() -> None:
+    images = image_set()
+    loader = ResidentLoader(images, 4, 28, CPU, Augmentation(shift=3, flip=True, cutout=9))
+    assert torch.equal(collect(loader)[0], collect(ResidentLoader(images, 4, 28, CPU))[0])
+    assert not torch.equal(_sorted(collect(loader, 1)[0]), _sorted(collect(loader)[0]))
