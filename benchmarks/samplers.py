@@ -5,7 +5,9 @@ several workers, asynchrony is simulated: a worker that becomes free asks at onc
 long as the table says. An architecture that was trained before costs nothing, as it does in a study. p is of a
 one-sided Wilcoxon signed-rank test over seeds, paired by seed.
 
-Runs are kept in the results file and not done again; several processes may fill one file.
+Runs are kept in the results file and not done again; several processes may fill one file. What a proposal costs is
+kept of runs with --timed, which are for an otherwise idle machine: it is the median over the first 100 trials, and
+samplers take turns.
 
     python benchmarks/samplers.py --tables digits --samplers random evolution --seeds 5
     python benchmarks/samplers.py --plot samplers.html
@@ -38,6 +40,7 @@ from nas_optuna.samplers import create_sampler
 HERE = Path(__file__).parent
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "evolution", "controller", "arch")
 BUDGETS = (25, 50, 100, 200)
+KEYS = ("table", "workers", "seed", "sampler", "fail_below")
 
 
 def simulate(
@@ -54,7 +57,8 @@ def simulate(
         fail_below: Trainings of a lower final accuracy fail.
 
     Returns:
-        The regret after each finished trial in percentage points, and the median milliseconds of a proposal.
+        The regret after each finished trial in percentage points, and the median milliseconds of a proposal
+        among the first 100.
     """
     name, *assignments = sampler.split(",")
     options = tomllib.loads("\n".join(assignments))
@@ -77,28 +81,31 @@ def simulate(
         study.tell(trial, None if failed else value, state=TrialState.FAIL if failed else TrialState.COMPLETE)
         best = best if failed else max(best, value)
         regrets.append(100 * (float(final.max()) - best))
-    return regrets, 1000 * statistics.median(times)
+    return regrets, 1000 * statistics.median(times[:100])
 
 
 def run_missing(options: argparse.Namespace) -> list[dict]:
     """Do what the results file lacks, and give what was asked for."""
     done = read(options.results)
     wanted = list(
-        itertools.product(options.tables, options.samplers, options.workers, range(options.seeds), [options.fail_below])
+        itertools.product(options.tables, options.workers, range(options.seeds), options.samplers, [options.fail_below])
     )
-    keys = ("table", "sampler", "workers", "seed", "fail_below")
-    have = {tuple(line[k] for k in keys): line["trials"] for line in done}
-    todo = [w for w in wanted if have.get(w, 0) < options.trials]
+    have = {tuple(line[k] for k in KEYS): line for line in done}
+    todo = [w for w in wanted if w not in have or not enough(have[w], options)]
     tables = {name: TABLES[name]() for name in {w[0] for w in todo}}
-    for name, sampler, workers, seed, fail_below in track(
+    for name, workers, seed, sampler, fail_below in track(
         todo, "searching", console=Console(stderr=True), disable=not todo
     ):
         regrets, milliseconds = simulate(tables[name], sampler, seed, workers, options.trials, fail_below)
-        line = dict(zip(keys, (name, sampler, workers, seed, fail_below), strict=True)) | {"trials": options.trials}
-        line |= {"ms": round(milliseconds, 3), "steps": steps(regrets)}
+        line = dict(zip(KEYS, (name, workers, seed, sampler, fail_below), strict=True)) | {"trials": options.trials}
+        line |= {"ms": round(milliseconds, 3) if options.timed else None, "steps": steps(regrets)}
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
-    return [line for line in read(options.results) if tuple(line[k] for k in keys) in set(wanted)]
+    return [line for line in read(options.results) if tuple(line[k] for k in KEYS) in set(wanted)]
+
+
+def enough(line: dict, options: argparse.Namespace) -> bool:
+    return line["trials"] >= options.trials and (line["ms"] is not None or not options.timed)
 
 
 def steps(regrets: list[float]) -> list[tuple[int, float]]:
@@ -114,12 +121,14 @@ def curve(steps: list[tuple[int, float]], trials: int) -> list[float]:
 
 
 def read(path: Path) -> list[dict]:
-    """Each search's longest run."""
+    """Each search's longest run, with its time where one of its runs was timed."""
     lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
     longest: dict[tuple, dict] = {}
     for line in sorted(lines, key=lambda line: line["trials"]):
         line["regret"] = curve(line.pop("steps"), line["trials"])
-        longest[line["table"], line["sampler"], line["workers"], line["seed"], line["fail_below"]] = line
+        key = tuple(line[k] for k in KEYS)
+        line["ms"] = line["ms"] or longest.get(key, line)["ms"]
+        longest[key] = line
     return list(longest.values())
 
 
@@ -131,7 +140,8 @@ def summarise(lines: list[dict], options: argparse.Namespace) -> list[dict]:
         if not runs:
             continue
         row = {"table": table, "workers": workers, "sampler": sampler, "seeds": len(runs)}
-        row["ms_per_proposal"] = statistics.median(run["ms"] for run in runs.values())
+        times = [run["ms"] for run in runs.values() if run["ms"] is not None]
+        row["ms_per_proposal"] = statistics.median(times) if times else None
         row["regret"] = {}
         for budget in (b for b in BUDGETS if b <= min(run["trials"] for run in runs.values())):
             regrets = at(runs, budget)
@@ -173,7 +183,7 @@ def print_rows(rows: list[dict]) -> None:
         for column in ("sampler", "seeds", *map(str, BUDGETS), "ms a proposal"):
             table.add_column(column, justify="left" if column == "sampler" else "right")
         for row in group:
-            cells = []
+            cells, milliseconds = [], row["ms_per_proposal"]
             for budget in BUDGETS:
                 figures = row["regret"].get(budget)
                 if figures is None:
@@ -182,7 +192,9 @@ def print_rows(rows: list[dict]) -> None:
                 p = figures["p_below_random"]
                 star = "*" if p is not None and p < 0.05 else ""
                 cells.append(f"{figures['mean']:.2f} ± {figures['standard_error']:.2f}{star}")
-            table.add_row(row["sampler"], str(row["seeds"]), *cells, f"{row['ms_per_proposal']:.1f}")
+            table.add_row(
+                row["sampler"], str(row["seeds"]), *cells, "-" if milliseconds is None else f"{milliseconds:.1f}"
+            )
         Console(width=118).print(table)
 
 
@@ -244,6 +256,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=max(BUDGETS))
     parser.add_argument("--fail-below", type=float, default=0.0, metavar="ACCURACY", help="worse trainings fail")
+    parser.add_argument("--timed", action="store_true", help="keep the time of proposals")
     parser.add_argument("--results", type=Path, default=HERE / "samplers-results.jsonl", help="runs already done")
     parser.add_argument("--plot", type=Path, help="draw the curves into this .html file")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
