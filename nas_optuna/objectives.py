@@ -23,7 +23,7 @@ _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True)
-class Objective:
+class Goal:
     """One thing that is optimised.
 
     Attributes:
@@ -61,7 +61,7 @@ class Objective:
         return cost if self.target is None else accuracy * (cost / self.target) ** self.exponent
 
 
-def parse_objective(text: str) -> Objective:
+def parse_objective(text: str) -> Goal:
     """The objective of a name.
 
     Beside the plain names there is the soft target, ``accuracy*(COST/TARGET)^W`` with a negative ``W``, which makes
@@ -78,9 +78,9 @@ def parse_objective(text: str) -> Objective:
         right = parse_objective(name).direction
         raise SpecError(f"objective {name!r} has one direction, {right}; write it without {':' + direction!r}")
     if text == "accuracy":
-        return Objective(text)
+        return Goal(text)
     if text in COSTS:
-        return Objective(text, cost=text)
+        return Goal(text, cost=text)
     soft = _SOFT.fullmatch(text)
     if soft is None:
         example = "accuracy*(latency_ms/0.5)^-0.07"
@@ -91,7 +91,7 @@ def parse_objective(text: str) -> Objective:
     if cost not in COSTS:
         raise SpecError(unknown("cost", cost, COSTS))
     try:
-        objective = Objective(text, cost, parse_amount(target), float(exponent))
+        objective = Goal(text, cost, parse_amount(target), float(exponent))
     except ValueError as error:
         raise SpecError(f"objective {text!r}: {error}") from None
     if objective.exponent >= 0:

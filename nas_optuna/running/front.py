@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.objectives import Objective, parse_objective
+from nas_optuna.objectives import Goal, parse_objective
 from nas_optuna.running.records import TrialRecord, ranked
 from nas_optuna.samplers.within_limits import PROPOSALS
 
@@ -95,7 +95,7 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
     return Front(tuple(o.name for o in objectives), tuple(records), tuple(worst), share)
 
 
-def _worst(objective: Objective, trials: Sequence[FrozenTrial]) -> float:
+def _worst(objective: Goal, trials: Sequence[FrozenTrial]) -> float:
     if objective.direction == "maximize":
         return 0.0
     return max(
