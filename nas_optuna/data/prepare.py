@@ -105,7 +105,7 @@ def bilinear_matrix(size: int, output_size: int) -> Tensor:
 
     Antialiased when it shrinks, as torchvision's ``Resize`` is.
     """
-    # Column i of this image is where pixel i goes. (An image of width 1 would do, but torch 2.14 antialiases it wrongly.)
+    # Column i of this image is where pixel i goes. An image of width 1 would do, but torch 2.14 antialiases it wrongly.
     basis = torch.eye(size).reshape(1, 1, size, size)
     resized = F.interpolate(
         basis, size=(output_size, size), mode="bilinear", align_corners=False, antialias=output_size < size
