@@ -352,9 +352,10 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         if not equals or not path.strip():
             raise SpecError(f"--set needs section.key=value, got {override!r}; e.g. --set recipe.epochs=3")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            parsed = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
-            value = text.strip()
+            parsed = {}
+        value = parsed["value"] if parsed.keys() == {"value"} else text.strip()
         *sections, key = (part.strip() for part in path.split("."))
         place = result
         for section in sections:

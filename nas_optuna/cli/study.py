@@ -77,7 +77,7 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
         print_json([row.to_dict() for row in rows])
         return
     print_table(
-        f"{len(rows)} studies",
+        "studies",
         ("study", "trials", "complete", "pruned", "best", "objectives"),
         [(r.name, r.trials, r.complete, r.pruned, _best(r.best), ", ".join(r.objectives)) for r in rows],
         right=(1, 2, 3, 4),

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial
 
 from nas_optuna.running.attributes import set_study_system_attributes
-from nas_optuna.running.records import TrialRecord
+from nas_optuna.running.records import TrialRecord, count
 
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
 
@@ -18,7 +18,7 @@ def trial_note(trial: FrozenTrial) -> str:
     """Markdown of a finished trial: what it was, what it cost, how it ended."""
     record = TrialRecord.of(trial)
     facts = [f"**{record.architecture}**", record.state]
-    facts += [f"{record.epochs} epochs"] if record.epochs else []
+    facts += [count(record.epochs, "epoch")] if record.epochs else []
     facts += [f"{record.macs:,} MACs"] if record.macs is not None else []
     facts += [f"{record.params:,} parameters"] if record.params is not None else []
     facts += [f"{record.latency_ms:.3g} ms"] if record.latency_ms is not None else []

@@ -52,6 +52,11 @@ class Attribute:
     """Number of the trial whose training was reused."""
 
 
+def count(number: int, noun: str) -> str:
+    """E.g. ``"1 epoch"``, ``"2 epochs"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial, as a row of a table.

@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler, GridSampler
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.pruners import create_pruner
 from nas_optuna.running.costs import Costs
+from nas_optuna.running.records import count
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace, create_space
@@ -56,7 +57,8 @@ class Search:
         return (
             f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
             f" {self.spec.data.select_on} images, {side}×{side}), space {self.space.name} ({size} architectures),"
-            f" sampler {self.spec.sampler.name}, pruner {self.spec.pruner.name}, {self.spec.recipe.epochs} epochs"
+            f" sampler {self.spec.sampler.name}, pruner {self.spec.pruner.name},"
+            f" {count(self.spec.recipe.epochs, 'epoch')}"
         )
 
 

@@ -422,3 +422,35 @@ def test_a_port_in_use(command: Command, study: str) -> None:
     assert len(result.err.splitlines()) == 1
     assert f"cannot serve on 127.0.0.1:{port}" in result.err
     assert "choose another --port" in result.err
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from nas_optuna.cli import main
+from nas_optuna.running import search
+prepare = search.prepare
+def limited(*arguments):
+    made = prepare(*arguments)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, resource.RLIM_INFINITY))
+    return made
+search.prepare = limited
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_network_that_does_not_fit_fails_alone(command: Command) -> None:
+    """Two GiB are left: too little for the first architecture, enough for the second."""
+    Path("two").write_text("f8192k7s1-f8192k7s1 f16k3s2-f16k3s2")
+    settings = tiny(space__filters="[16,8192]")
+    found = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, "run", "--trials", "2", "--enqueue", "two", *settings],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "Traceback" not in found.stderr
+    trials = sorted(command("study", "show", "--json").json["trials"], key=lambda trial: trial["number"])
+    assert [(trial["state"], trial["cause"]) for trial in trials] == [("fail", "oom"), ("complete", None)]

@@ -1,7 +1,7 @@
-"""The study in optuna-dashboard and in Optuna's own command, as a person meets it."""
+"""Other people's tools on a study of ours: optuna-dashboard in a browser, and the `optuna` command."""
 
-import os
-import shutil
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -9,76 +9,83 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import optuna
 import pytest
 
-from nas_optuna.cli import main
+from tests.cli.conftest import Command, tiny
 
-CHROMIUM = shutil.which("chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
-TINY = ["--set", "space.depth=2", "--set", "recipe.epochs=2", "--set", "recipe.input_size=8"]
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", "--sampler", "random", "--trials", "2", *TINY]) == 0
-    return optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+CHROMIUM = Path("/usr/bin/chromium")
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
+LAUNCH = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
 @pytest.fixture
-def address(study: optuna.Study) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+def trials(command: Command) -> list[dict[str, Any]]:
+    result = command("run", "--sampler", "random", "--trials", 3, "--json", *tiny())
+    assert result.code == 0, result.err
+    return sorted(result.json, key=lambda trial: trial["number"])
+
+
+@pytest.fixture
+def address(trials: list[dict[str, Any]]) -> Iterator[str]:
+    """Where `nas-optuna dashboard` serves the study, until the test is over."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "nas_optuna", "dashboard", "--port", str(port)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}/dashboard"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the dashboard ended"
-                time.sleep(0.1)
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
+    with subprocess.Popen([*LAUNCH, "dashboard", "--port", str(port)], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert f"http://127.0.0.1:{port}/dashboard" in said, said
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(2)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
-def test_the_trial_page_shows_the_architecture(study: optuna.Study, address: str, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.load(answer)
 
-    trial = study.get_trials()[0]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+
+def test_the_dashboard_knows_the_study(address: str, trials: list[dict[str, Any]]) -> None:
+    (study,) = get(f"{address}/api/studies")["study_summaries"]
+    assert study["study_name"] == "nas"
+    found = get(f"{address}/api/studies/{study['study_id']}?after=0")
+    assert found["objective_names"] == ["accuracy"]
+    for trial, ours in zip(found["trials"], trials, strict=True):
+        assert ours["architecture"] in trial["note"]["body"]
+        assert "| conv1 |" in trial["note"]["body"]
+        assert {a["key"]: a["value"] for a in trial["user_attrs"]}["architecture"].strip('"') == ours["architecture"]
+    assert found["artifacts"] == []
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to open the dashboard with")
+def test_the_trial_page_shows_the_architecture(address: str, trials: list[dict[str, Any]], tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    (study,) = get(f"{address}/api/studies")["study_summaries"]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{address}/studies/{study._study_id}/trials?numbers={trial.number}")
-        page.get_by_text(trial.user_attrs["architecture"]).first.wait_for(timeout=60_000)
-        page.get_by_role("cell", name="conv2").first.wait_for(timeout=10_000)  # the note's table
-        page.screenshot(path=os.environ.get("NAS_OPTUNA_SCREENSHOT") or tmp_path / "trial.png")
+        page.goto(f"{address}/dashboard/studies/{study['study_id']}/trials?numbers=1")
+        note = page.get_by_role("table").filter(has_text="conv1")
+        note.wait_for(timeout=60_000)
+        page.screenshot(path=str(tmp_path / "trial.png"), full_page=True)
+        text = page.inner_text("body")
+        rows = [cells.split("\t") for cells in note.inner_text().splitlines() if cells.strip()]
         browser.close()
+    assert trials[1]["architecture"] in text
+    assert "Trial 1" in text
+    layers = re.findall(r"f(\d+)k(\d+)s(\d+)", trials[1]["architecture"])
+    assert [tuple(cell.strip() for cell in row[1:]) for row in rows[1:]] == layers
 
 
-def test_optunas_own_command_lists_the_trials(study: optuna.Study) -> None:
-    program = "import sys; from optuna.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "trials", "--study-name", "nas", "-f", "json"]
-    command += ["--storage", "sqlite:///nas-optuna.db"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for trial in study.get_trials():
-        assert trial.user_attrs["architecture"] in done.stdout
-
-
-def test_a_port_in_use_gets_one_line(study: optuna.Study, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        capsys.readouterr()
-        assert main(["dashboard", "--port", str(port)]) == 2
-    assert "choose another --port" in capsys.readouterr().err
+def test_the_optuna_command_lists_the_trials(trials: list[dict[str, Any]]) -> None:
+    optuna = Path(sys.executable).with_name("optuna")
+    command = [str(optuna), "trials", "--study-name", "nas", "--storage", "sqlite:///nas-optuna.db"]
+    found = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, timeout=100, check=True)
+    listed = json.loads(found.stdout)
+    assert [row["number"] for row in listed] == [0, 1, 2]
+    for row, ours in zip(listed, trials, strict=True):
+        assert row["user_attrs"]["architecture"] == ours["architecture"]
+        assert row["value"]["accuracy"] == ours["values"][0]
+    assert time.strptime(listed[0]["datetime_start"], "%Y-%m-%d %H:%M:%S")
