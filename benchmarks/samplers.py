@@ -235,7 +235,11 @@ def plot(lines: list[dict], options: argparse.Namespace) -> None:
             figure.add_traces([band, line], rows=row, cols=column)
     figure.update_xaxes(title="finished trials")
     figure.update_yaxes(title="regret, percentage points", type="log")
-    figure.update_layout(title="Simple regret: mean over seeds ± standard error", template="plotly_white")
+    figure.update_layout(
+        title="Simple regret: mean over seeds ± standard error",
+        template="plotly_white",
+        height=420 * len(options.tables),
+    )
     if options.plot.suffix == ".html":
         figure.write_html(options.plot, include_plotlyjs="cdn")
     else:

@@ -243,6 +243,6 @@ def _candidates(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.Gene
 
 
 def arch(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> ArchSampler:
-    """A Gaussian process over architectures: the fewest trials."""
+    """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
     ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
     return ArchSampler(seed=seed, n_startup_trials=n_startup_trials, ordered=ordered)

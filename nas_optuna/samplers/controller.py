@@ -164,7 +164,7 @@ def controller(
     reward: Literal["rank", "standardised"] = "rank",
     failures: Literal["ignore", "worst"] = "ignore",
 ) -> ControllerSampler:
-    """The RNN controller, trained by REINFORCE with the accuracies; one objective."""
+    """An LSTM trained by reinforcement: for 100 trials and more of one objective."""
     return ControllerSampler(
         seed=seed,
         hidden=hidden,

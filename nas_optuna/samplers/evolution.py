@@ -118,7 +118,7 @@ def evolution(
     neighbour_bias: float = 4.0,
     crossover: float = 0.0,
 ) -> EvolutionSampler:
-    """Regularized evolution: mutate the best of the recent architectures."""
+    """Regularized evolution: for many trials, many workers or several objectives."""
     return EvolutionSampler(
         seed=seed,
         population_size=population_size,

@@ -20,7 +20,7 @@ GRID_LIMIT = 10_000
 
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
-    """Uniformly at random: the baseline."""
+    """Uniformly at random: the baseline that a search has to beat."""
     return PerTrialSeedSampler(lambda s: optuna.samplers.RandomSampler(seed=s), seed)
 
 
@@ -32,7 +32,7 @@ def tpe(
     multivariate: bool = True,
     constant_liar: bool = True,
 ) -> BaseSampler:
-    """Tree-structured Parzen estimator."""
+    """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
 
     def make(s: int) -> BaseSampler:
         return optuna.samplers.TPESampler(
@@ -43,7 +43,7 @@ def tpe(
 
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
-    """Gaussian process."""
+    """Optuna's Gaussian process: as few trials as arch, but many times its time for a proposal."""
 
     def make(s: int) -> BaseSampler:
         return optuna.samplers.GPSampler(seed=s, n_startup_trials=n_startup_trials, warn_independent_sampling=False)
@@ -52,12 +52,15 @@ def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSamp
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
-    """Genetic algorithm for several objectives; good for one as well."""
+    """NSGA-II: for several objectives and hundreds of trials."""
     return PerTrialSeedSampler(lambda s: optuna.samplers.NSGAIISampler(seed=s, population_size=population_size), seed)
 
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
-    """Quasi-random points. Its position in the sequence lives in the study, so it keeps the study's seed."""
+    """Quasi-random points: for a study that is to cover the space evenly.
+
+    Its position in the sequence lives in the study, so it keeps the study's seed.
+    """
     return _QMCSampler(
         seed=seed,
         scramble=True,
@@ -68,7 +71,7 @@ def qmc(space: SearchSpace, seed: int) -> BaseSampler:
 
 
 def grid(space: SearchSpace, seed: int) -> BaseSampler:
-    """Every architecture once, in a shuffled order.
+    """Every architecture once, in a shuffled order: for small spaces.
 
     Raises:
         SpecError: The space has more than `GRID_LIMIT` architectures.
