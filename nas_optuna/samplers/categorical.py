@@ -7,8 +7,10 @@ import secrets
 import threading
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import ThreadpoolController
 
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.samplers.standing import teaches, violation
@@ -161,7 +164,7 @@ class CategoricalSampler(BaseSampler):
         space = {name: d for name, d in search_space.items() if isinstance(d, CategoricalDistribution)}
         params: dict[str, Any] = {}
         if space:
-            with self._lock:
+            with self._lock, one_blas_thread():
                 history = self._read(study, space)
                 params = history.params(self.propose(history, study, trial))
         for name in search_space.keys() - space.keys():
@@ -183,6 +186,19 @@ class CategoricalSampler(BaseSampler):
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
         return np.random.default_rng(seed_for(self._seed, trial.number, type(self).__name__))
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Within it NumPy's matrix products use one thread: for small ones, waking others costs ten times the product."""
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limit
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401 - brings a BLAS of its own, which the controller must find loaded
+
+    return ThreadpoolController()
 
 
 def unseen_at_random(history: History, rng: np.random.Generator, attempts: int = 100) -> Tokens:

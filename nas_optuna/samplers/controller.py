@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.samplers import snapshot
-from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens
+from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, one_blas_thread
 from nas_optuna.samplers.learner import LOG_PROB, Learner, Settings
 from nas_optuna.samplers.policy import Policy
 from nas_optuna.spaces import SearchSpace
@@ -137,7 +137,7 @@ class ControllerSampler(CategoricalSampler):
         space = self.infer_relative_search_space(study, trials[-1]) if trials else {}
         if not space:
             raise ValueError("the study has no finished trials with a categorical parameter in common")
-        with self._lock:
+        with self._lock, one_blas_thread():
             return self._learn(self._read(study, space), study).policy
 
     def _learn(self, history: History, study: Study) -> Learner:
