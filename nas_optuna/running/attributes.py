@@ -1,4 +1,4 @@
-"""Several attributes in one transaction.
+"""Attributes in a database, several at once.
 
 Optuna's storages take them one at a time, each a transaction of three queries. A trial of ours has a dozen, which would
 cost more than its parameters do.
@@ -35,6 +35,25 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
             study._storage.set_study_system_attr(study._study_id, key, value)
         return
     _write(database, "study_system_attributes", "study_id", study._study_id, values)
+
+
+def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
+    """Whether some trial has this user attribute; True where that is not known without reading all of them."""
+    database = _database(study._storage)
+    if database is None:
+        return True
+    from sqlalchemy import column, select, table
+
+    trials = table("trials", column("trial_id"), column("study_id"))
+    rows = table("trial_user_attributes", column("trial_id"), column("key"), column("value_json"))
+    found = (
+        select(rows.c.trial_id)
+        .join(trials, trials.c.trial_id == rows.c.trial_id)
+        .where(trials.c.study_id == study._study_id, rows.c.key == key, rows.c.value_json == json.dumps(value))
+        .limit(1)
+    )
+    with database.engine.connect() as connection:
+        return connection.execute(found).first() is not None
 
 
 def _database(storage: BaseStorage) -> RDBStorage | None:

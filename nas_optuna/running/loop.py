@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.study import Study
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
@@ -28,7 +30,7 @@ class Watcher(Protocol):
         """Before a trial's objective runs."""
 
     def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
-        """After it was told; `ended` is the trial as the storage has it."""
+        """After it was told; `ended` has its state, values, params and user attributes."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,15 @@ def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> 
     try:
         value = objective(trial)
     except optuna.TrialPruned:
-        return study.tell(trial, state=TrialState.PRUNED)
+        return _tell(study, trial, state=TrialState.PRUNED)
     except TrainingError:
-        return study.tell(trial, state=TrialState.FAIL)
-    return study.tell(trial, value)
+        return _tell(study, trial, state=TrialState.FAIL)
+    return _tell(study, trial, value)
+
+
+def _tell(study: Study, trial: Trial, value: Any = None, state: TrialState | None = None) -> FrozenTrial:
+    """As ``study.tell``, which ends by reading from the database all that is known here."""
+    told_state, told_values, _ = _tell_with_warning(study, trial, value, state)
+    ended = copy.copy(trial._cached_frozen_trial)
+    ended.state, ended.values = told_state, told_values
+    return ended

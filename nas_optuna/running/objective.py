@@ -20,7 +20,7 @@ from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
 from nas_optuna.errors import TrainingError
 from nas_optuna.hardware.devices import device_name, resolve_device
 from nas_optuna.objectives import parse_objective
-from nas_optuna.running.attributes import set_trial_attributes
+from nas_optuna.running.attributes import may_have_trial_with, set_trial_attributes
 from nas_optuna.running.costs import Costs
 from nas_optuna.running.pruning import report, should_prune
 from nas_optuna.running.records import Attribute
@@ -258,6 +258,8 @@ class Objective:
     def _finished_before(self, trial: BaseTrial, architecture: Architecture) -> FrozenTrial | None:
         """The trial of this study that trained this architecture by this recipe to the end or to its pruning."""
         if not isinstance(trial, optuna.Trial):
+            return None
+        if not may_have_trial_with(trial.study, Attribute.ARCHITECTURE, str(architecture)):
             return None
         wanted = {Attribute.ARCHITECTURE: str(architecture), Attribute.RECIPE: self.recipe.fingerprint}
         for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):

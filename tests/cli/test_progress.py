@@ -1,0 +1,54 @@
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from nas_optuna.cli import progress
+from nas_optuna.cli.progress import Score
+
+
+def trial(value: float | None, state: TrialState = TrialState.COMPLETE) -> optuna.trial.FrozenTrial:
+    return create_trial(state=state, value=value)
+
+
+def add(score: Score, study: optuna.Study, *trials: optuna.trial.FrozenTrial) -> None:
+    for one in trials:
+        study.add_trial(one)
+        score.add(study, study.trials[-1])
+
+
+def test_it_counts_and_knows_the_best() -> None:
+    study = optuna.create_study(direction="maximize")
+    score = Score(total=4, timeout=None)
+    add(score, study, trial(None, TrialState.FAIL), trial(0.5), trial(0.7), trial(0.6, TrialState.PRUNED), trial(0.7))
+    assert (score.done, score.pruned) == (5, 1)
+    assert score.best == (0.7, 2), "the first of equals"
+    assert "best 0.7000 (trial 2) · 1 pruned" in str(score)
+
+
+def test_it_hears_of_other_workers_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(direction="maximize")
+    score = Score(total=None, timeout=None)
+    add(score, study, trial(0.5))
+    study.add_trial(trial(0.9))
+    add(score, study, trial(0.6))
+    assert score.best == (0.6, 2)
+    monkeypatch.setattr(progress, "LOOK_UP_EVERY", 0.0)
+    add(score, study, trial(0.7))
+    assert score.best == (0.9, 1)
+
+
+def test_less_is_better_where_a_study_minimises() -> None:
+    study = optuna.create_study(direction="minimize")
+    score = Score(total=None, timeout=None)
+    add(score, study, trial(2.0), trial(1.0), trial(3.0))
+    assert score.best == (1.0, 1)
+
+
+def test_with_several_objectives_it_counts_the_front() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    score = Score(total=None, timeout=None)
+    for values in ((0.5, 1.0), (0.6, 2.0), (0.4, 3.0)):
+        study.add_trial(create_trial(values=values))
+    score.look_up_best(study)
+    assert score.front == 2
+    assert "2 on the front" in str(score)
