@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from socketserver import ThreadingMixIn
 from typing import Annotated
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
@@ -29,6 +27,7 @@ def dashboard(
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
+    from nas_optuna.report.server import create_server
     from nas_optuna.running.storage import files_folder, open_storage, storage_url
 
     url = storage_url(storage)
@@ -37,22 +36,9 @@ def dashboard(
     artifacts.mkdir(parents=True, exist_ok=True)
     application = wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts))
     try:
-        server = make_server(HOST, port, application, server_class=_Server, handler_class=_Handler)
+        server = create_server(HOST, port, application)
     except OSError as error:
         raise StudyError(f"cannot serve on {HOST}:{port} ({error.strerror}); choose another --port") from error
     say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a request: a page asks for several things at once."""
-
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    """Requests of a person's own browser are no news."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing."""

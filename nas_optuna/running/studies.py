@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.study import Study, StudyDirection
@@ -17,7 +17,9 @@ from nas_optuna.errors import StudyError, unknown
 from nas_optuna.objectives import parse_objective
 from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spec import StudySpec
+
+if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
+    from nas_optuna.spec import StudySpec
 
 FORMAT = 1
 """Raised when studies are written that older versions would misread."""
@@ -85,6 +87,8 @@ def study_spec(study: Study) -> StudySpec:
     values = study.user_attrs.get(_SPEC_KEY)
     if values is None:
         raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
+    from nas_optuna.spec import StudySpec
+
     return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
 
 
