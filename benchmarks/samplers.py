@@ -10,7 +10,7 @@ kept of runs with --timed, which are for an otherwise idle machine: it is the me
 samplers take turns.
 
     python benchmarks/samplers.py --tables digits --samplers random evolution --seeds 5
-    python benchmarks/samplers.py --plot samplers.html
+    python benchmarks/samplers.py --stored --plot samplers.html
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def run_missing(options: argparse.Namespace) -> list[dict]:
         itertools.product(options.tables, options.workers, range(options.seeds), options.samplers, [options.fail_below])
     )
     have = {tuple(line[k] for k in KEYS): line for line in done}
-    todo = [w for w in wanted if w not in have or not enough(have[w], options)]
+    todo = [w for w in wanted if w not in have or not enough(have[w], options)] if not options.stored else []
     tables = {name: TABLES[name]() for name in {w[0] for w in todo}}
     for name, workers, seed, sampler, fail_below in track(
         todo, "searching", console=Console(stderr=True), disable=not todo
@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=max(BUDGETS))
     parser.add_argument("--fail-below", type=float, default=0.0, metavar="ACCURACY", help="worse trainings fail")
+    parser.add_argument("--stored", action="store_true", help="run nothing, show what the results file holds")
     parser.add_argument("--timed", action="store_true", help="keep the time of proposals")
     parser.add_argument("--results", type=Path, default=HERE / "samplers-results.jsonl", help="runs already done")
     parser.add_argument("--plot", type=Path, help="draw the curves into this .html file")

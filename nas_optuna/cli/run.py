@@ -84,6 +84,7 @@ def run(
     from nas_optuna.cli.specs import cost_overrides, existing_or_new
     from nas_optuna.hardware.devices import use_threads
     from nas_optuna.presets import DEFAULT
+    from nas_optuna.report.controller import save_entropy
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.running.loop import StopRequest, interruptible
     from nas_optuna.running.loop import run as run_trials
@@ -166,6 +167,7 @@ def run(
         watchers = (NoteWriter(), display.of(existing))
         with interruptible(stop):
             outcome = run_trials(existing, objective, trials=trials, timeout=timeout, stop=stop, watchers=watchers)
+    save_entropy(existing)
     if json:
         print_json([r.to_dict() for r in ranked(existing.get_trials(deepcopy=False), maximizes(existing))])
     else:

@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.errors import SpecError
 from nas_optuna.samplers import snapshot
 from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, one_blas_thread
 from nas_optuna.samplers.learner import LOG_PROB, Learner, Settings
@@ -29,6 +30,10 @@ CANDIDATES = 64
 
 TEMPERATURES = (1.0, 2.0, 4.0, 1e9)
 """Where all candidates were seen, the policy is flattened step by step, at last to uniform."""
+
+
+class OneObjectiveError(SpecError, ValueError):
+    """A study of several objectives; a ValueError too, as Optuna's own samplers raise."""
 
 
 class ControllerSampler(CategoricalSampler):
@@ -93,9 +98,9 @@ class ControllerSampler(CategoricalSampler):
         """As the base class.
 
         Raises:
-            ValueError: The study has several objectives.
+            OneObjectiveError: The study has several objectives.
         """
-        self._raise_error_if_multi_objective(study)
+        _require_one_objective(study)
         return super().infer_relative_search_space(study, trial)
 
     def sample_independent(
@@ -104,9 +109,9 @@ class ControllerSampler(CategoricalSampler):
         """As the base class.
 
         Raises:
-            ValueError: The study has several objectives.
+            OneObjectiveError: The study has several objectives.
         """
-        self._raise_error_if_multi_objective(study)
+        _require_one_objective(study)
         return super().sample_independent(study, trial, param_name, param_distribution)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
@@ -142,7 +147,7 @@ class ControllerSampler(CategoricalSampler):
 
     def _learn(self, history: History, study: Study) -> Learner:
         if self._learner is None or self._learner.history is not history:
-            self._learner = Learner(history, self._settings, self._seed, study.direction)
+            self._learner = Learner(history, self._settings, study.direction)
             if len(history.finished) >= SNAPSHOT_EVERY:
                 any(self._learner.restore(state) for state in snapshot.load(study, SNAPSHOT))
         before = self._learner.learned
@@ -151,6 +156,11 @@ class ControllerSampler(CategoricalSampler):
         if after // SNAPSHOT_EVERY > before // SNAPSHOT_EVERY:
             snapshot.save(study, SNAPSHOT, after, self._learner.state())
         return self._learner
+
+
+def _require_one_objective(study: Study) -> None:
+    if len(study.directions) > 1:
+        raise OneObjectiveError("sampler 'controller' learns from one objective; for several use evolution or arch")
 
 
 def controller(

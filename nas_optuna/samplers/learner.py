@@ -14,7 +14,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.categorical import Finished, History
-from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.samplers.policy import Policy
 from nas_optuna.samplers.snapshot import fingerprint
 from nas_optuna.samplers.standing import rank, standardised, teaches
@@ -48,19 +47,18 @@ class Settings:
 
 
 class Learner:
-    """A policy and the state of its training: a function of the finished trials in their order.
+    """A policy and the state of its training: a function of the finished trials in their order, whatever the seed.
 
     Args:
         history: The trials to learn from; more may be added to it.
         settings: How to learn.
-        seed: Of the initial weights.
         direction: Of the objective.
     """
 
-    def __init__(self, history: History, settings: Settings, seed: int, direction: StudyDirection) -> None:
+    def __init__(self, history: History, settings: Settings, direction: StudyDirection) -> None:
         self.history = history
         self.settings = settings
-        self.policy = Policy(history.sizes, hidden=settings.hidden, seed=seed_for(seed, "policy"))
+        self.policy = Policy(history.sizes, hidden=settings.hidden)
         self.learned = 0
         self._sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
         self._moments = np.zeros((2, len(self.policy.theta)), self.policy.theta.dtype)
@@ -71,7 +69,7 @@ class Learner:
         self._taken = 0
         self._already: frozenset[int] = frozenset()  # trial numbers that a snapshot has learned from
         choices = {name: list(d.choices) for name, d in history.space.items()}
-        self._identity = fingerprint(list(choices.items()), asdict(settings), seed, self._sign)
+        self._identity = fingerprint(list(choices.items()), asdict(settings), self._sign)
 
     def learn(self) -> None:
         """Update the policy with every full batch of trials that it has not learned from."""
