@@ -41,6 +41,8 @@ ARCHITECTURES = (
     "f48k7s1-f48k7s1-f48k7s1-f48k7s1-f48k7s1",
 )
 BATCH = 200
+LOADED = 4000
+"""Images that the loaders deliver when they are measured alone."""
 RATE, MOMENTUM = 0.05, 0.5
 MEAN, STD = 0.1307, 0.3081
 
@@ -108,11 +110,13 @@ def document_side(images: int, input_size: int) -> Any:
             running += loss.item()
         return time.perf_counter() - began, running / len(loader)
 
+    alone = DataLoader(Subset(whole, range(min(LOADED, len(whole)))), shuffle=True, batch_size=BATCH)
+
     def load_only() -> float:
         began = time.perf_counter()
-        for _ in loader:
+        for _ in alone:
             pass
-        return time.perf_counter() - began
+        return len(alone.dataset) / (time.perf_counter() - began)
 
     return epoch, load_only, len(loader.dataset)
 
@@ -177,11 +181,13 @@ def our_side(images: int, input_size: int) -> Any:
         loss, _ = step.read_sums()
         return time.perf_counter() - began, loss / loader.size
 
+    alone = ResidentLoader(whole.subset(range(min(LOADED, len(whole)))), BATCH, input_size, device)
+
     def load_only() -> float:
         began = time.perf_counter()
-        for _ in loader.epoch(0):
+        for _ in alone.epoch(0):
             pass
-        return time.perf_counter() - began
+        return alone.size / (time.perf_counter() - began)
 
     return epoch, load_only, len(part)
 
@@ -239,6 +245,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         here, there = context.Pipe()
         values = (side, there, arguments.images, arguments.input_size, arguments.threads)
         context.Process(target=serve, args=values, daemon=True).start()
+        there.close()  # so that a side that dies is noticed
         pipes[side], sizes[side] = here, here.recv()
 
     def ask(side: str, question: str) -> Any:
@@ -248,7 +255,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     loads: dict[str, list[float]] = {"document": [], "ours": []}
     for _ in range(arguments.rounds):
         for side in pipes:
-            loads[side].append(sizes[side] / ask(side, "load"))
+            loads[side].append(ask(side, "load"))
     rows = []
     for text in ARCHITECTURES:
         rates: dict[str, list[float]] = {"document": [], "ours": []}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,6 +88,7 @@ class Preparation:
         height, width = images.images.shape[2:]
         self._rows = None if height == input_size else bilinear_matrix(height, input_size).to(device)
         self._columns = None if width == input_size else bilinear_matrix(width, input_size).T.contiguous().to(device)
+        self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def __call__(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` uint8 → ``[batch, channels, input_size, input_size]`` float32.
@@ -93,11 +96,46 @@ class Preparation:
         The result is in channels-last memory format.
         """
         x = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        if self._rows is not None:
-            x = self._rows @ x
         if self._columns is not None:
-            x = x @ self._columns
+            x = (x.view(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self.input_size)
+        if self._rows is not None:
+            x = self._enlarged_rows(x)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _enlarged_rows(self, x: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` → ``[batch, channels, input_size, width]``."""
+        assert self._rows is not None
+        batch, channels, height, width = x.shape
+        rows = self._rows.expand(batch * channels, self.input_size, height)
+        out = None if self._memory is None else self._memory.take(batch * channels, self.input_size, width)
+        result = torch.bmm(rows, x.reshape(batch * channels, height, width), out=out)
+        return result.view(batch, channels, self.input_size, width)
+
+
+class ReusedMemory:
+    """Memory for large results on the CPU, used again once no tensor refers to it.
+
+    The C library hands large blocks back to the kernel, which clears each page when it is touched again: that costs
+    more than to prepare a batch.
+    """
+
+    _BLOCKS = 2  # a loop still holds one batch when it asks for the next
+
+    def __init__(self) -> None:
+        # Each block's values, and the array through which a tensor uses them; that one lives as long as the tensor.
+        self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def take(self, *shape: int) -> Tensor:
+        """An uninitialised float32 tensor that shares no memory with any other one alive."""
+        size = int(np.prod(shape))
+        self._blocks = [(values, user) for values, user in self._blocks if user() is not None or len(values) >= size]
+        place = next((i for i, (_, user) in enumerate(self._blocks) if user() is None), len(self._blocks))
+        if place == self._BLOCKS:
+            return torch.empty(shape)
+        values = np.empty(size, np.float32) if place == len(self._blocks) else self._blocks[place][0]
+        used = values[:size].reshape(shape)
+        self._blocks[place : place + 1] = [(values, weakref.ref(used))]
+        return torch.from_numpy(used)
 
 
 def bilinear_matrix(size: int, output_size: int) -> Tensor:

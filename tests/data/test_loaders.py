@@ -183,3 +183,15 @@ def test_only_training_epochs_are_varied() -> None:
     loader = ResidentLoader(images, 4, 28, CPU, Augmentation(shift=3, flip=True, cutout=9))
     assert torch.equal(collect(loader)[0], collect(ResidentLoader(images, 4, 28, CPU))[0])
     assert not torch.equal(_sorted(collect(loader, 1)[0]), _sorted(collect(loader)[0]))
+
+
+def test_a_loop_uses_the_same_memory_again_but_a_kept_batch_stays() -> None:
+    loader = ResidentLoader(image_set(40), 4, 56, CPU)
+    addresses, kept, copy = set(), None, None
+    for i, (images, _) in enumerate(loader.epoch()):
+        addresses.add(images.data_ptr())
+        if i == 3:
+            kept, copy = images[1:], images[1:].clone()
+    assert kept is not None and copy is not None
+    assert torch.equal(kept, copy)
+    assert len(addresses) < len(loader)
