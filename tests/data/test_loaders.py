@@ -192,6 +192,7 @@ def test_a_loop_uses_the_same_memory_again_but_a_kept_batch_stays() -> None:
         addresses.add(images.data_ptr())
         if i == 3:
             kept, copy = images[1:], images[1:].clone()
-    assert kept is not None and copy is not None
+    assert kept is not None
+    assert copy is not None
     assert torch.equal(kept, copy)
     assert len(addresses) < len(loader)
