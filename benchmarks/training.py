@@ -10,6 +10,10 @@ medians; the spread is the range over the rounds.
 
     python benchmarks/training.py --input-size 224 --images 400 --rounds 3
     python benchmarks/training.py --input-size 28 --images 4000 --json
+    python benchmarks/training.py --input-size 28 --images 20000 --accuracy-seeds 3
+
+The last compares what both learn in that epoch instead of their speed: accuracy on held-out training images, seed by
+seed (each side draws its own initial weights and order).
 
 Without MNIST in NAS_OPTUNA_DATA the built-in digits are enlarged.
 """
@@ -41,6 +45,8 @@ ARCHITECTURES = (
     "f48k7s1-f48k7s1-f48k7s1-f48k7s1-f48k7s1",
 )
 BATCH = 200
+HELD_OUT = 2000
+"""Training images at the end of the set that accuracy is measured on."""
 LOADED = 4000
 """Images that the loaders deliver when they are measured alone."""
 RATE, MOMENTUM = 0.05, 0.5
@@ -76,7 +82,8 @@ def document_side(images: int, input_size: int) -> Any:
         whole: Any = datasets.MNIST(root, train=True, transform=pipeline)
     else:
         whole = EnlargedDigits(pipeline)
-    loader = DataLoader(Subset(whole, range(min(images, len(whole)))), shuffle=True, batch_size=BATCH)
+    loader = DataLoader(Subset(whole, range(min(images, len(whole) - HELD_OUT))), shuffle=True, batch_size=BATCH)
+    held_out = DataLoader(Subset(whole, range(len(whole) - HELD_OUT, len(whole))), batch_size=BATCH)
 
     class Network(nn.Module):
         def __init__(self, layers: list[tuple[int, int, int]]) -> None:
@@ -95,8 +102,8 @@ def document_side(images: int, input_size: int) -> Any:
                 x = self.pool(self.relu(conv(x)))
             return self.fc(x.view(x.size(0), -1))
 
-    def epoch(text: str) -> tuple[float, float]:
-        torch.manual_seed(0)
+    def train(text: str, seed: int = 0) -> tuple[float, float, Any]:
+        torch.manual_seed(seed)
         model = Network(layers_of(text))
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
         criterion = nn.CrossEntropyLoss()
@@ -108,7 +115,12 @@ def document_side(images: int, input_size: int) -> Any:
             loss.backward()
             optimizer.step()
             running += loss.item()
-        return time.perf_counter() - began, running / len(loader)
+        return time.perf_counter() - began, running / len(loader), model
+
+    def accuracy(text: str, seed: int) -> float:
+        model = train(text, seed)[2].eval()
+        with torch.no_grad():
+            return sum((model(inputs).argmax(1) == labels).sum().item() for inputs, labels in held_out) / HELD_OUT
 
     alone = DataLoader(Subset(whole, range(min(LOADED, len(whole)))), shuffle=True, batch_size=BATCH)
 
@@ -118,7 +130,7 @@ def document_side(images: int, input_size: int) -> Any:
             pass
         return len(alone.dataset) / (time.perf_counter() - began)
 
-    return epoch, load_only, len(loader.dataset)
+    return train, accuracy, load_only, len(loader.dataset)
 
 
 class EnlargedDigits:
@@ -150,7 +162,7 @@ def our_side(images: int, input_size: int) -> Any:
     from nas_optuna.data import ResidentLoader, load_images
     from nas_optuna.spaces.conv import ConvSpace
     from nas_optuna.spec import Recipe
-    from nas_optuna.training import TrainStep, make_network
+    from nas_optuna.training import TrainStep, evaluate, make_network
 
     device = torch.device("cpu")
     root = os.environ.get("NAS_OPTUNA_DATA")
@@ -159,7 +171,7 @@ def our_side(images: int, input_size: int) -> Any:
     else:
         digits = load_images("digits", True)
         whole = digits.subset([i % len(digits) for i in range(6000)])
-    part = whole.subset(range(min(images, len(whole))))
+    part = whole.subset(range(min(images, len(whole) - HELD_OUT)))
     space = ConvSpace(input_size=input_size)
     recipe = Recipe(
         batch_size=BATCH,
@@ -171,15 +183,19 @@ def our_side(images: int, input_size: int) -> Any:
         precision="fp32",
     )
     loader = ResidentLoader(part, BATCH, input_size, device)
+    held_out = ResidentLoader(whole.subset(range(len(whole) - HELD_OUT, len(whole))), BATCH, input_size, device)
 
-    def epoch(text: str) -> tuple[float, float]:
-        network = make_network(space, space.parse(text), recipe, device, seed=0)
+    def train(text: str, seed: int = 0) -> tuple[float, float, Any]:
+        network = make_network(space, space.parse(text), recipe, device, seed)
         step = TrainStep(network, recipe, device, total_steps=len(loader))
         began = time.perf_counter()
-        for batch, labels in loader.epoch(0):
+        for batch, labels in loader.epoch(seed):
             step(batch, labels)
         loss, _ = step.read_sums()
-        return time.perf_counter() - began, loss / loader.size
+        return time.perf_counter() - began, loss / loader.size, network
+
+    def accuracy(text: str, seed: int) -> float:
+        return evaluate(train(text, seed)[2], held_out, device, torch.float32).accuracy
 
     alone = ResidentLoader(whole.subset(range(min(LOADED, len(whole)))), BATCH, input_size, device)
 
@@ -189,7 +205,7 @@ def our_side(images: int, input_size: int) -> Any:
             pass
         return alone.size / (time.perf_counter() - began)
 
-    return epoch, load_only, len(part)
+    return train, accuracy, load_only, len(part)
 
 
 def serve(side: str, pipe: Connection, images: int, input_size: int, threads: int) -> None:
@@ -197,7 +213,7 @@ def serve(side: str, pipe: Connection, images: int, input_size: int, threads: in
     if side == "document":
         os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
     make = our_side if side == "ours" else document_side
-    epoch, load_only, size = make(images, input_size)
+    train, accuracy, load_only, size = make(images, input_size)
     import torch
 
     torch.set_num_threads(threads)
@@ -209,8 +225,10 @@ def serve(side: str, pipe: Connection, images: int, input_size: int, threads: in
             pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         elif question == "peak":
             pipe.send(gemm_peak())
+        elif isinstance(question, tuple):
+            pipe.send(accuracy(*question))
         else:
-            pipe.send(epoch(question))
+            pipe.send(train(question)[:2])
 
 
 def gemm_peak() -> float:
@@ -237,8 +255,8 @@ def training_flops(text: str, input_size: int) -> float:
     return 2.0 * (3 * sum(macs) - macs[0])
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ask both sides in turn."""
+def start(arguments: argparse.Namespace) -> tuple[dict[str, Connection], dict[str, int]]:
+    """Both sides' processes: a pipe to each, and how many images each trains on."""
     context = multiprocessing.get_context("spawn")
     pipes, sizes = {}, {}
     for side in ("document", "ours"):
@@ -247,6 +265,39 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         context.Process(target=serve, args=values, daemon=True).start()
         there.close()  # so that a side that dies is noticed
         pipes[side], sizes[side] = here, here.recv()
+    return pipes, sizes
+
+
+def measure_accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Accuracy of both sides' networks after the epoch, for each architecture and seed."""
+    pipes, _ = start(arguments)
+    rows = []
+    for text in arguments.architecture or ARCHITECTURES:
+        found: dict[str, list[float]] = {"document": [], "ours": []}
+        for seed in range(arguments.accuracy_seeds):
+            for side, pipe in pipes.items():
+                pipe.send((text, seed))
+                found[side].append(pipe.recv())
+        means = {side: statistics.fmean(values) for side, values in found.items()}
+        row = {
+            "architecture": text,
+            "accuracy": found,
+            "difference": means["ours"] - means["document"],
+            "spread": math.sqrt(sum(statistics.variance(values) for values in found.values())),
+        }
+        rows.append(row)
+        if not arguments.json:
+            print(
+                f"{text}  document {means['document']:.4f}  ours {means['ours']:.4f}"
+                f"  difference {row['difference']:+.4f}, its standard deviation from seed to seed {row['spread']:.4f}",
+                flush=True,
+            )
+    return rows
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ask both sides in turn."""
+    pipes, sizes = start(arguments)
 
     def ask(side: str, question: str) -> Any:
         pipes[side].send(question)
@@ -257,7 +308,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for side in pipes:
             loads[side].append(ask(side, "load"))
     rows = []
-    for text in ARCHITECTURES:
+    for text in arguments.architecture or ARCHITECTURES:
         rates: dict[str, list[float]] = {"document": [], "ours": []}
         losses = {}
         for _ in range(arguments.rounds):
@@ -308,8 +359,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--architecture", action="append", help="this one rather than the eight; can be repeated")
+    parser.add_argument("--accuracy-seeds", type=int, default=0, help="2 or more: compare accuracy, not speed")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.accuracy_seeds:
+        rows = measure_accuracy(arguments)
+        if arguments.json:
+            json.dump(rows, sys.stdout, indent=2)
+            print()
+        return
     result = measure(arguments)
     if arguments.json:
         json.dump(result, sys.stdout, indent=2)
