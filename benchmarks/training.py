@@ -62,8 +62,19 @@ def layers_of(text: str) -> list[tuple[int, int, int]]:
     return layers
 
 
+def has_mnist() -> bool:
+    """Whether there is MNIST in NAS_OPTUNA_DATA."""
+    root = os.environ.get("NAS_OPTUNA_DATA")
+    return root is not None and (Path(root) / "MNIST").is_dir()
+
+
 def document_side(images: int, input_size: int, batch_size: int) -> Any:
-    """What the document does; returns a function from an architecture to (seconds, last loss)."""
+    """What the document does.
+
+    Returns:
+        ``train(architecture, seed)`` → seconds, mean loss and network; ``accuracy(architecture, seed)`` after the same
+        epoch; ``load_only()`` → images a second; and how many images are trained on.
+    """
     import torch
     from torch import nn
     from torch.utils.data import DataLoader, Subset
@@ -76,9 +87,8 @@ def document_side(images: int, input_size: int, batch_size: int) -> Any:
             transforms.Resize((input_size, input_size)),
         ]
     )
-    root = os.environ.get("NAS_OPTUNA_DATA")
-    if root and (Path(root) / "MNIST").is_dir():
-        whole: Any = datasets.MNIST(root, train=True, transform=pipeline)
+    if has_mnist():
+        whole: Any = datasets.MNIST(os.environ["NAS_OPTUNA_DATA"], train=True, transform=pipeline)
     else:
         whole = EnlargedDigits(pipeline)
     loader = DataLoader(Subset(whole, range(min(images, len(whole) - HELD_OUT))), shuffle=True, batch_size=batch_size)
@@ -164,9 +174,8 @@ def our_side(images: int, input_size: int, batch_size: int) -> Any:
     from nas_optuna.training import TrainStep, evaluate, make_network
 
     device = torch.device("cpu")
-    root = os.environ.get("NAS_OPTUNA_DATA")
-    if root and (Path(root) / "MNIST").is_dir():
-        whole = load_images("mnist", True, Path(root))
+    if has_mnist():
+        whole = load_images("mnist", True, Path(os.environ["NAS_OPTUNA_DATA"]))
     else:
         digits = load_images("digits", True)
         whole = digits.subset([i % len(digits) for i in range(6000)])
@@ -364,6 +373,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.accuracy_seeds:
+        if arguments.accuracy_seeds < 2:
+            parser.error("--accuracy-seeds must be 2 or more, to have a spread")
+        if not has_mnist():
+            parser.error(
+                "--accuracy-seeds needs MNIST in NAS_OPTUNA_DATA; enlarged digits repeat, so none are held out"
+            )
         rows = measure_accuracy(arguments)
         if arguments.json:
             json.dump(rows, sys.stdout, indent=2)

@@ -97,12 +97,12 @@ class Preparation:
         """
         x = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
         if self._columns is not None:
-            x = (x.view(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self.input_size)
+            x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self.input_size)
         if self._rows is not None:
-            x = self._enlarged_rows(x)
+            x = self._with_rows_resized(x)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _enlarged_rows(self, x: Tensor) -> Tensor:
+    def _with_rows_resized(self, x: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → ``[batch, channels, input_size, width]``."""
         assert self._rows is not None
         batch, channels, height, width = x.shape

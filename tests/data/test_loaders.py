@@ -196,3 +196,11 @@ def test_a_loop_uses_the_same_memory_again_but_a_kept_batch_stays() -> None:
     assert copy is not None
     assert torch.equal(kept, copy)
     assert len(addresses) < len(loader)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_images_may_lie_channels_last(seed: int | None) -> None:
+    planar = image_set(9, channels=3)
+    last = ImageSet(planar.images.contiguous(memory_format=torch.channels_last), planar.labels, planar.classes)
+    found, expected = (collect(ResidentLoader(images, 4, 40, CPU), seed)[0] for images in (last, planar))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
