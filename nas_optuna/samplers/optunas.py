@@ -51,12 +51,8 @@ def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSamp
     return PerTrialSeedSampler(make, seed)
 
 
-def nsga2(space: SearchSpace, seed: int, *, population_size: int = 8) -> BaseSampler:
-    """NSGA-II: for several objectives and a hundred trials or more.
-
-    It draws at random until `population_size` trials are complete, and pruned ones never are: with Optuna's 50, most
-    pruned studies would end before it begins.
-    """
+def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
+    """NSGA-II: for several objectives and hundreds of trials."""
     return PerTrialSeedSampler(lambda s: optuna.samplers.NSGAIISampler(seed=s, population_size=population_size), seed)
 
 
