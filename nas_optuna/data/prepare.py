@@ -70,9 +70,10 @@ class Augmentation:
 class Preparation:
     """Scale to [0, 1], normalise, then resize bilinearly: the document's order, for a whole batch at once.
 
-    A bilinear resize is linear in rows and in columns, so enlarging is two matrix products with fixed matrices; on the
-    CPU that is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
-    torchvision's per-image pipeline) within rounding.
+    A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices; on the CPU that
+    is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
+    torchvision's per-image pipeline) within rounding. The second product is most of the work and nearly all of its
+    matrix is zero: where images grow by a whole factor, `enlarge_rows` does it at the speed of memory.
 
     Args:
         images: Their statistics and raw size are used.
@@ -99,17 +100,39 @@ class Preparation:
         if self._columns is not None:
             x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self.input_size)
         if self._rows is not None:
-            x = self._with_rows_resized(x)
+            x = self._with_rows_resized(x, self._rows)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _with_rows_resized(self, x: Tensor) -> Tensor:
+    def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → ``[batch, channels, input_size, width]``."""
-        assert self._rows is not None
         batch, channels, height, width = x.shape
-        rows = self._rows.expand(batch * channels, self.input_size, height)
-        out = None if self._memory is None else self._memory.take(batch * channels, self.input_size, width)
-        result = torch.bmm(rows, x.reshape(batch * channels, height, width), out=out)
+        x = x.reshape(batch * channels, height, width)
+        shape = (batch * channels, self.input_size, width)
+        result = x.new_empty(shape) if self._memory is None else self._memory.take(*shape)
+        if self.input_size % height == 0:
+            enlarge_rows(x, out=result)
+        else:
+            torch.bmm(matrix.expand(batch * channels, self.input_size, height), x, out=result)
         return result.view(batch, channels, self.input_size, width)
+
+
+def enlarge_rows(x: Tensor, out: Tensor) -> None:
+    """Bilinear enlargement of rows by a whole factor, without a corner's alignment, as ``F.interpolate`` does it.
+
+    Args:
+        x: ``[batch, height, width]``.
+        out: ``[batch, factor * height, width]``, overwritten.
+    """
+    height, width = x.shape[1:]
+    factor = out.shape[1] // height
+    # Between the centres of two neighbouring rows lie `factor` new ones; beyond the outermost centres rows repeat.
+    above = factor // 2
+    below = above + factor * (height - 1)
+    shares = (torch.arange(above, above + factor, device=x.device) + 0.5) / factor - 0.5
+    between = out[:, above:below].view(len(x), height - 1, factor, width)
+    torch.lerp(x[:, :-1, None], x[:, 1:, None], shares[:, None], out=between)
+    out[:, :above] = x[:, :1]
+    out[:, below:] = x[:, -1:]
 
 
 class ReusedMemory:

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,6 +14,7 @@ from torchvision import transforms
 
 from nas_optuna import ImageSet
 from nas_optuna.data import Augmentation, BatchLoader, ResidentLoader, StreamingLoader, make_loader
+from nas_optuna.data.prepare import enlarge_rows
 
 CPU = torch.device("cpu")
 LOADERS = [ResidentLoader, StreamingLoader]
@@ -48,7 +50,15 @@ def per_item(images: ImageSet, size: int) -> Tensor:
 @pytest.mark.parametrize("make", LOADERS)
 @pytest.mark.parametrize(
     ("channels", "height", "width", "size"),
-    [(1, 28, 28, 224), (1, 28, 28, 28), (3, 32, 32, 64), (3, 20, 33, 24), (1, 28, 28, 14), (3, 40, 30, 7)],
+    [
+        (1, 28, 28, 224),
+        (1, 28, 28, 28),
+        (3, 32, 32, 64),
+        (3, 32, 32, 224),
+        (3, 20, 33, 24),
+        (1, 28, 28, 14),
+        (3, 40, 30, 7),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_batches_are_torchvisions(
@@ -59,6 +69,16 @@ def test_batches_are_torchvisions(
     torch.testing.assert_close(batches, per_item(images, size), atol=1e-5, rtol=0)
     assert torch.equal(labels, images.labels)
     assert batches.dtype == torch.float32
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_rows_enlarge_as_torch_enlarges_them(batch: int, height: int, width: int, factor: int) -> None:
+    rows = torch.randn(batch, height, width)
+    enlarged = torch.full((batch, factor * height, width), torch.nan)
+    enlarge_rows(rows, out=enlarged)
+    expected = F.interpolate(rows[None], size=enlarged.shape[1:], mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(enlarged, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("make", LOADERS)
