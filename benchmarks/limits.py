@@ -5,7 +5,8 @@ Limits. A proposal above the limit of MACs is told to the study as pruned, as co
 many trainings: the best accuracy, how many proposals that took, and their feasible share early and late.
 
 Fronts. A study of accuracy and MACs, random sampler, pruned against all trials or against those that cost no more.
-Compared after as many epochs: the share of the box that the front dominates.
+Compared after as many epochs: the share of the box that the front dominates. The same for several samplers, begun
+with the cheapest architecture or not; their difference is taken seed by seed.
 
     python benchmarks/limits.py --seeds 10
 """
@@ -40,6 +41,7 @@ TREATMENTS = ("pruned", "complete", "failed", "drawn again")
 QUANTILES = (0.1, 0.3)
 PRUNERS = ("none", "asha", "median", "hyperband")
 TRAININGS = 30
+EPOCHS = 150
 MOST_PROPOSALS = 1000
 
 
@@ -48,12 +50,13 @@ def macs(architecture: Architecture) -> int:
     return figures(SPACE, architecture).macs
 
 
-def all_macs() -> list[int]:
-    """Of every architecture, sorted."""
+@functools.cache
+def by_macs() -> list[Architecture]:
+    """Every architecture, the cheapest first."""
     points = np.ndindex(*(len(p.choices) for p in SPACE.parameters.values()))
     choices = [p.choices for p in SPACE.parameters.values()]
     named = (dict(zip(SPACE.parameters, map(lambda c, i: c[i], choices, point), strict=True)) for point in points)
-    return sorted(macs(SPACE.architecture(params)) for params in named)
+    return sorted((SPACE.architecture(params) for params in named), key=macs)
 
 
 def search_within(table: Table, sampler: str, treatment: str, limit: float, seed: int) -> dict[str, float]:
@@ -92,14 +95,18 @@ def search_within(table: Table, sampler: str, treatment: str, limit: float, seed
     }
 
 
-def search_front(table: Table, pruner: str, cheaper_only: bool, epochs: int, seed: int) -> dict[str, float]:
-    """One search for a front, until that many epochs were trained."""
-    most = all_macs()[-1]
+def search_front(
+    table: Table, sampler: str, pruner: str, seed: int, cheaper_only: bool = True, first: Architecture | None = None
+) -> dict[str, float]:
+    """One search for a front, until enough epochs were trained."""
+    epochs, most = EPOCHS, macs(by_macs()[-1])
     study = optuna.create_study(
         directions=["maximize", "minimize"],
-        sampler=create_sampler("random", SPACE, seed, {}),
+        sampler=create_sampler(sampler, SPACE, seed, {}),
         pruner=create_pruner(pruner, table.accuracy.shape[-1], {}),
     )
+    if first is not None:
+        study.enqueue_trial(dict(first.params))
     while epochs > 0:
         trial = study.ask()
         curve = table.accuracy[table.suggest(trial)].mean(0).tolist()
@@ -139,11 +146,11 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = digits(options.table) if options.table else digits()
-    sorted_macs = all_macs()
+    architectures = by_macs()
     seeds = range(options.seeds)
     rows = []
     for quantile in QUANTILES:
-        limit = sorted_macs[int(quantile * len(sorted_macs))]
+        limit = macs(architectures[int(quantile * len(architectures))])
         for sampler in SAMPLERS:
             for treatment in TREATMENTS if sampler != "random" else TREATMENTS[-1:]:  # all the same to it
                 name = f"{sampler}, {quantile:.0%} feasible, {treatment}"
@@ -152,8 +159,17 @@ def main() -> None:
     for pruner in PRUNERS:
         for cheaper_only in (True, False):
             name = f"front, {pruner}, against {'those that cost no more' if cheaper_only else 'all'}"
-            runs = [search_front(table, pruner, cheaper_only, 150, s) for s in track(seeds, name, transient=True)]
+            runs = [search_front(table, "random", pruner, s, cheaper_only) for s in track(seeds, name, transient=True)]
             rows.append({"case": name, **summary(runs)})
+    for sampler in SAMPLERS:
+        name = f"front, {sampler}, asha, the cheapest first"
+        plain, runs = [], []
+        for seed in track(seeds, name, transient=True):
+            plain.append(search_front(table, sampler, "asha", seed))
+            runs.append(search_front(table, sampler, "asha", seed, first=architectures[0]))
+        gains = [ours["hypervolume"] - theirs["hypervolume"] for ours, theirs in zip(runs, plain, strict=True)]
+        gain = {"hypervolume_gain": statistics.fmean(gains), "gain_error": statistics.stdev(gains) / len(gains) ** 0.5}
+        rows.append({"case": name, **summary(runs), "front_without": summary(plain)["front"], **gain})
     if options.json:
         print(json.dumps(rows, indent=2))
         return

@@ -75,8 +75,9 @@ def run(
     """Search: train and rank architectures, and go on where an earlier run of the study stopped.
 
     A study that does not exist is created from --spec (without one, and without a name, from the preset
-    digits-quick). Ctrl-C ends after the current step; nothing is lost. The file of --enqueue or --fixed holds a
-    params dict or an architecture string, or a JSON list of them.
+    digits-quick); with several objectives it begins with its cheapest architecture. Ctrl-C ends after the current
+    step; nothing is lost. The file of --enqueue or --fixed holds a params dict or an architecture string, or a JSON
+    list of them.
     """
     from nas_optuna.cli.pareto import print_front, say_feasible
     from nas_optuna.cli.progress import watch
@@ -89,18 +90,17 @@ def run(
     from nas_optuna.running.loop import StopRequest, interruptible
     from nas_optuna.running.loop import run as run_trials
     from nas_optuna.running.objective import Objective
-    from nas_optuna.running.queue import read_architectures
+    from nas_optuna.running.queue import enqueue as enqueue_architecture
+    from nas_optuna.running.queue import enqueue_cheapest, enqueue_once, read_architectures
     from nas_optuna.running.records import ranked
     from nas_optuna.running.search import prepare
     from nas_optuna.running.storage import files_folder, open_storage, storage_url
     from nas_optuna.running.studies import (
         checkpoint_folder,
         create_study,
-        enqueue_once,
         maximizes,
         require_same_space,
     )
-    from nas_optuna.running.studies import enqueue as enqueue_architecture
     from nas_optuna.samplers.prior import read_alphas
 
     if trials is not None and trials < 1:
@@ -162,6 +162,9 @@ def run(
             enqueue_architecture(existing, search.space, architecture.params, origin="enqueued")
         if only:
             trials = max(enqueue_once(existing, search.space, a.params, origin="fixed") for a in only)
+        else:
+            for architecture in enqueue_cheapest(existing, search.space, objective.costs):
+                say(f"begins with the cheapest architecture, {architecture}")
         say(f"{study}: {search.describe()}")
         say(f"training on {objective.describe_device()}")
         watchers = (NoteWriter(), display.of(existing))

@@ -152,9 +152,10 @@ def export(
     """Write the argmax as a fixed trial's params (with --top a list, best first) and put it into the queue."""
     import json as json_format
 
+    from nas_optuna.running.queue import enqueue_once
     from nas_optuna.running.search import prepare
     from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import enqueue_once, load_study, study_spec
+    from nas_optuna.running.studies import load_study, study_spec
     from nas_optuna.running.supernet import ORIGIN, most_probable
 
     loaded = load_study(open_storage(storage_url(storage)), study)

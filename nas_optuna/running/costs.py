@@ -109,7 +109,7 @@ class Costs:
             SpecError: Naming the smallest possible.
         """
         for name, limit in self._limits.items():
-            architecture = self._smallest(name, limit)
+            architecture = self.cheapest(name, limit)
             cost = self(architecture)[name]
             if cost > limit:
                 raise SpecError(
@@ -117,20 +117,15 @@ class Costs:
                     f" the smallest possible is {cost:,.7g}, of {architecture}"
                 )
 
-    def _latency_ms(self, architecture: Architecture) -> float:
-        if self._table is not None:
-            return self._table.architecture_ms(self._space, architecture)
-        if architecture not in self._measured:
-            shape = (self._space.in_channels, self._space.input_size, self._space.input_size)
-            latency = measure(self._space.build(architecture), shape, self._conditions)
-            self._measured[architecture] = latency.median_ms
-        return self._measured[architecture]
-
-    def _smallest(self, name: str, enough: float) -> Architecture:
+    def cheapest(self, name: str, enough: float = 0.0) -> Architecture:
         """The architecture with the least of a cost, or one that has little enough.
 
         MACs decide between equals, since a peak of memory does not show what lies beside it. Where latency has to
         be measured, the architecture with the fewest MACs stands for the fastest.
+
+        Args:
+            name: One of `names`.
+            enough: An architecture with no more of it ends the search for a cheaper one.
         """
         counted = name != "latency_ms" or self._table is not None
 
@@ -146,6 +141,15 @@ class Costs:
                 break
         assert best is not None
         return best
+
+    def _latency_ms(self, architecture: Architecture) -> float:
+        if self._table is not None:
+            return self._table.architecture_ms(self._space, architecture)
+        if architecture not in self._measured:
+            shape = (self._space.in_channels, self._space.input_size, self._space.input_size)
+            latency = measure(self._space.build(architecture), shape, self._conditions)
+            self._measured[architecture] = latency.median_ms
+        return self._measured[architecture]
 
 
 def _candidates(space: SearchSpace, key: Callable[[Architecture], tuple[float, float]]) -> Iterator[Architecture]:

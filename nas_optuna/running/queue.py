@@ -1,13 +1,26 @@
-"""Architectures from a file, to be tried first."""
+"""Architectures to be tried first: those of a file, and the cheapest of the space."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import Study
+from optuna.trial import TrialState
 
 from nas_optuna.architecture import Architecture
 from nas_optuna.errors import ArchitectureError
+from nas_optuna.objectives import COSTS
+from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
+
+if TYPE_CHECKING:
+    from nas_optuna.running.costs import Costs
+
+CHEAPEST = "cheapest"
+"""Origin of the trials with which a study of several objectives begins."""
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -44,3 +57,59 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
     except ArchitectureError as error:
         raise ArchitectureError(f"{place}: {error}") from None
     raise ArchitectureError(f"{place}: {entry!r} is neither a params dict nor an architecture string")
+
+
+def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
+    """Put an architecture first in the queue.
+
+    Args:
+        study: Whose next trial evaluates it.
+        space: Checks the params.
+        params: A choice for every parameter.
+        origin: Kept with the trial.
+
+    Raises:
+        ArchitectureError: The params are not a point of the space.
+    """
+    architecture = space.architecture(params)
+    study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
+
+
+def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
+    """As `enqueue`, unless these params wait in the queue already.
+
+    Returns:
+        How many trials have to run until it has: itself, and those that wait before it.
+    """
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    for place, trial in enumerate(waiting, start=1):
+        if trial.system_attrs.get("fixed_params", trial.params) == dict(params):
+            return place
+    enqueue(study, space, params, origin)
+    return len(waiting) + 1
+
+
+def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> list[Architecture]:
+    """Begin a study of several objectives at the cheap ends of its front.
+
+    Nothing beats the cheapest architecture in its cost, so it is on the front whatever its accuracy, and it is known
+    without a search, where a sampler would hardly meet it. ``benchmarks/limits.py`` compares fronts with and without
+    it. Does nothing once a trial of the study has begun.
+
+    Args:
+        study: Its metric names say which costs it optimises.
+        space: The study's space.
+        costs: The study's costs.
+
+    Returns:
+        What was put into the queue.
+    """
+    objectives = study.metric_names or []
+    trials = study.get_trials(deepcopy=False)
+    begun = any(t.state != TrialState.WAITING or t.user_attrs.get(Attribute.ORIGIN) == CHEAPEST for t in trials)
+    if len(objectives) < 2 or begun:
+        return []
+    architectures = list(dict.fromkeys(costs.cheapest(name) for name in objectives if name in COSTS))
+    for architecture in architectures:
+        enqueue(study, space, architecture.params, CHEAPEST)
+    return architectures

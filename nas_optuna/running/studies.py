@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 
 from nas_optuna.errors import StudyError, unknown
 from nas_optuna.objectives import parse_objective
-from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
@@ -155,36 +154,6 @@ def checkpoint_folder(files: Path, study_name: str) -> Path:
 def maximizes(study: Study) -> bool:
     """Whether the first objective is to be maximised."""
     return study.directions[0] == StudyDirection.MAXIMIZE
-
-
-def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
-    """Put an architecture first in the queue.
-
-    Args:
-        study: Whose next trial evaluates it.
-        space: Checks the params.
-        params: A choice for every parameter.
-        origin: Kept with the trial.
-
-    Raises:
-        ArchitectureError: The params are not a point of the space.
-    """
-    architecture = space.architecture(params)
-    study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
-
-
-def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """As `enqueue`, unless these params wait in the queue already.
-
-    Returns:
-        How many trials have to run until it has: itself, and those that wait before it.
-    """
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    for place, trial in enumerate(waiting, start=1):
-        if trial.system_attrs.get("fixed_params", trial.params) == dict(params):
-            return place
-    enqueue(study, space, params, origin)
-    return len(waiting) + 1
 
 
 @dataclass(frozen=True)

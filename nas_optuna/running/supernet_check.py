@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.architecture import Architecture
 from nas_optuna.data import make_loader
+from nas_optuna.running.queue import enqueue_once
 from nas_optuna.running.records import Attribute
 from nas_optuna.running.search import Search
-from nas_optuna.running.studies import enqueue_once
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.training import evaluate
 

@@ -42,6 +42,10 @@ def test_a_run_with_two_objectives_prints_its_front(storage: str, capsys: pytest
     states = [t.state.name for t in study.trials]
     assert states.count("PRUNED") > 0, "the preset's ASHA prunes"
     assert all(t.values is None for t in study.trials if t.state.name == "PRUNED")
+    cheapest = study.trials[0]
+    assert cheapest.user_attrs["origin"] == "cheapest"
+    assert cheapest.number in {t.number for t in study.best_trials}
+    assert cheapest.user_attrs["macs"] == min(t.user_attrs["macs"] for t in study.trials)
 
     code, out, _ = call(capsys, "pareto", *at, "--json")
     front = json.loads(out)
@@ -61,6 +65,16 @@ def test_a_run_with_two_objectives_prints_its_front(storage: str, capsys: pytest
     code, _, err = call(capsys, "best", *at)
     assert code == 0
     assert "best in accuracy alone" in err
+
+
+def test_a_fixed_architecture_is_trained_and_no_cheapest_one(
+    storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = tmp_path / "fixed.json"
+    fixed.write_text('"f16k3s1-f4k3s1"')
+    objectives = ["--objective", "accuracy", "--objective", "macs", "--sampler", "random", *TINY]
+    assert call(capsys, "run", "--study", "costs", "--storage", storage, "--fixed", str(fixed), *objectives)[0] == 0
+    assert [t.user_attrs["architecture"] for t in load(storage).trials] == ["f16k3s1-f4k3s1"]
 
 
 def test_nothing_above_a_limit_is_trained(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
