@@ -6,7 +6,7 @@ many trainings: the best accuracy, how many proposals that took, and their feasi
 
 Fronts. A study of accuracy and MACs, random sampler, pruned against all trials or against those that cost no more.
 Compared after as many epochs: the share of the box that the front dominates. The same for several samplers, begun
-with the cheapest architecture or not; their difference is taken seed by seed.
+with the cheapest architecture or not; their difference is taken seed by seed. The box ends at the largest MACs.
 
     python benchmarks/limits.py --seeds 10
 """
@@ -98,7 +98,7 @@ def search_within(table: Table, sampler: str, treatment: str, limit: float, seed
 def search_front(
     table: Table, sampler: str, pruner: str, seed: int, cheaper_only: bool = True, first: Architecture | None = None
 ) -> dict[str, float]:
-    """One search for a front, until enough epochs were trained."""
+    """One search for a front, until `EPOCHS` were trained."""
     epochs, most = EPOCHS, macs(by_macs()[-1])
     study = optuna.create_study(
         directions=["maximize", "minimize"],

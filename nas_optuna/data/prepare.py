@@ -73,7 +73,7 @@ class Preparation:
     A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices; on the CPU that
     is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
     torchvision's per-image pipeline) within rounding. The second product is most of the work and nearly all of its
-    matrix is zero: where images grow by a whole factor, `enlarge_rows` does it at the speed of memory.
+    matrix is zero: where images grow by a whole factor, `enlarge_rows` does it without.
 
     Args:
         images: Their statistics and raw size are used.
@@ -117,7 +117,7 @@ class Preparation:
 
 
 def enlarge_rows(x: Tensor, out: Tensor) -> None:
-    """Bilinear enlargement of rows by a whole factor, without a corner's alignment, as ``F.interpolate`` does it.
+    """Bilinear enlargement of rows by a whole factor, as ``F.interpolate`` does it with ``align_corners=False``.
 
     Args:
         x: ``[batch, height, width]``.

@@ -77,12 +77,7 @@ class Costs:
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """Every known cost, by name."""
-        counted = figures(self._space, architecture, self._batch_size)
-        costs: dict[str, float] = {
-            "macs": counted.macs,
-            "params": counted.params,
-            "memory": counted.weight_bytes + counted.activation_bytes,
-        }
+        costs = self._counted(architecture)
         return costs | {"latency_ms": self._latency_ms(architecture)} if self._knows_latency else costs
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
@@ -94,8 +89,9 @@ class Costs:
 
     def total_excess(self, architecture: Architecture) -> float:
         """How far an architecture is above its limits, added up; feasible at 0 and below."""
-        excess = self.excess(self(architecture)).values()
-        return sum(max(0.0, value) for value in excess)
+        # Latency may have to be measured, which is worth it only where it is limited.
+        costs = self(architecture) if "latency_ms" in self._limits else self._counted(architecture)
+        return sum(max(0.0, value) for value in self.excess(costs).values())
 
     @property
     def limited(self) -> bool:
@@ -127,20 +123,30 @@ class Costs:
             name: One of `names`.
             enough: An architecture with no more of it ends the search for a cheaper one.
         """
-        counted = name != "latency_ms" or self._table is not None
+        measured = name == "latency_ms" and self._table is None
 
         def key(architecture: Architecture) -> tuple[float, float]:
-            macs = figures(self._space, architecture).macs
-            return (self(architecture)[name] if counted else macs, macs)
+            counted = self._counted(architecture)
+            if name == "latency_ms":
+                return (counted["macs"] if measured else self._latency_ms(architecture), counted["macs"])
+            return counted[name], counted["macs"]
 
         best = None
         for candidate in _candidates(self._space, key):
             if best is None or key(candidate) < key(best):
                 best = candidate
-            if counted and key(best)[0] <= enough:
+            if not measured and key(best)[0] <= enough:
                 break
         assert best is not None
         return best
+
+    def _counted(self, architecture: Architecture) -> dict[str, float]:
+        counted = figures(self._space, architecture, self._batch_size)
+        return {
+            "macs": counted.macs,
+            "params": counted.params,
+            "memory": counted.weight_bytes + counted.activation_bytes,
+        }
 
     def _latency_ms(self, architecture: Architecture) -> float:
         if self._table is not None:

@@ -1,4 +1,4 @@
-"""Architectures to be tried first: those of a file, and the cheapest of the space."""
+"""Architectures to be tried first."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from optuna.trial import TrialState
 
 from nas_optuna.architecture import Architecture
 from nas_optuna.errors import ArchitectureError
-from nas_optuna.objectives import COSTS
+from nas_optuna.objectives import COSTS, parse_objective
 from nas_optuna.running.records import Attribute
 from nas_optuna.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from nas_optuna.running.costs import Costs
-
-CHEAPEST = "cheapest"
-"""Origin of the trials with which a study of several objectives begins."""
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -89,12 +86,13 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return len(waiting) + 1
 
 
-def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> list[Architecture]:
+def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> dict[str, Architecture]:
     """Begin a study of several objectives at the cheap ends of its front.
 
-    Nothing beats the cheapest architecture in its cost, so it is on the front whatever its accuracy, and it is known
-    without a search, where a sampler would hardly meet it. ``benchmarks/limits.py`` compares fronts with and without
-    it. Does nothing once a trial of the study has begun.
+    The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known without
+    a search, where a sampler would hardly meet it (in a large space, the cheapest that descents find; for measured
+    latency, the one with the fewest MACs). ``benchmarks/limits.py`` compares fronts with and without it. Does nothing
+    once a trial of the study has begun, and leaves out what is above a limit.
 
     Args:
         study: Its metric names say which costs it optimises.
@@ -102,14 +100,14 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> list[Arc
         costs: The study's costs.
 
     Returns:
-        What was put into the queue.
+        The architecture that waits in the queue for each cost, by name.
     """
-    objectives = study.metric_names or []
-    trials = study.get_trials(deepcopy=False)
-    begun = any(t.state != TrialState.WAITING or t.user_attrs.get(Attribute.ORIGIN) == CHEAPEST for t in trials)
+    objectives = [parse_objective(text).name for text in study.metric_names or ()]
+    begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if len(objectives) < 2 or begun:
-        return []
-    architectures = list(dict.fromkeys(costs.cheapest(name) for name in objectives if name in COSTS))
-    for architecture in architectures:
-        enqueue(study, space, architecture.params, CHEAPEST)
-    return architectures
+        return {}
+    cheapest = {name: costs.cheapest(name) for name in objectives if name in COSTS}
+    cheapest = {name: architecture for name, architecture in cheapest.items() if costs.total_excess(architecture) <= 0}
+    for architecture in cheapest.values():
+        enqueue_once(study, space, architecture.params, "cheapest")
+    return cheapest

@@ -35,7 +35,7 @@ class Attribute:
     DEVICE = "device"
     """Name of the device that trained it."""
     ORIGIN = "origin"
-    """Who proposed it: a sampler's name, ``"enqueued"``, …"""
+    """Who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
     WORKER = "worker"
     """The process that runs it."""
     EPOCHS = "epochs"
