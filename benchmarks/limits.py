@@ -125,6 +125,7 @@ def search_front(
     return {
         "hypervolume": hypervolume(points, (1.0, 1.0)),
         "front": len(points),
+        "least_macs": min(cost for _, cost in points),
         "trials": len(states),
         "pruned": states.count(TrialState.PRUNED),
     }
