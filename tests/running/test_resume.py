@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,39 @@ def test_only_trials_of_ended_processes_are_taken_up(space: ConvSpace) -> None:
     assert worker.release_abandoned(study) == [1, 2]
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.RUNNING, TrialState.WAITING, TrialState.WAITING, *[TrialState.RUNNING] * 2]
+
+
+def test_a_trial_that_never_had_a_worker_is_taken_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+    study.ask()
+    assert worker.release_abandoned(study) == []
+    monkeypatch.setattr(worker, "_UNMARKED", timedelta())
+    assert worker.release_abandoned(study) == [0]
+
+
+def test_a_worker_whose_trial_another_one_has_ended_goes_on_with_the_next(objective: Objective) -> None:
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("random", objective.space, 0, {}))
+
+    def slept(trial: optuna.Trial) -> float:
+        if trial.number == 0:
+            trial.set_user_attr(Attribute.WORKER, "elsewhere/boot/1/1")
+            study.tell(trial.number, 0.25)
+        return objective(trial)  # type: ignore[return-value]
+
+    assert run(study, slept, trials=2).trials == 2
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    assert study.trials[0].value == 0.25
+
+
+def test_an_error_that_is_not_the_trials_is_told_and_raised(objective: Objective) -> None:
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("random", objective.space, 0, {}))
+
+    def broken(trial: optuna.Trial) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(study, broken, trials=1)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
 
 
 def test_a_run_ends_with_its_time(objective: Objective) -> None:
