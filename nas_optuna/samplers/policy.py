@@ -171,7 +171,8 @@ class Policy:
             before = chosen[:, t - 1] if t else np.zeros(batch, np.int64)
             inputs = np.concatenate((weights["embedding"][t][before], state), axis=1)
             pre = inputs @ weights["gates"] + weights["gate_bias"]
-            sigmoid = 1 / (1 + np.exp(-pre[:, : 3 * hidden]))
+            with np.errstate(over="ignore"):  # a gate far below zero is shut: 1 / inf
+                sigmoid = 1 / (1 + np.exp(-pre[:, : 3 * hidden]))
             i, f, o = sigmoid[:, :hidden], sigmoid[:, hidden : 2 * hidden], sigmoid[:, 2 * hidden :]
             g = np.tanh(pre[:, 3 * hidden :])
             cell_before, cell = cell, f * cell + i * g

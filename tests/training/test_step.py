@@ -159,8 +159,9 @@ def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
             network = SPACE.build(ARCHITECTURE)
         images = torch.empty(8, 1, 8, 8, dtype=torch.uint8, device=cuda)
         labels = torch.empty(8, dtype=torch.int64, device=cuda)
+        enlarged = Preparation(digits, 16, cuda)(images)
         prepared = Preparation(digits, 28, cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
-        assert prepared.device.type == "cuda"
+        assert {enlarged.device.type, prepared.device.type} == {"cuda"}
         logits = network(prepared)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         sums = torch.zeros(2, device=cuda)
