@@ -50,7 +50,7 @@ def measure(
     threads: Annotated[int, typer.Option(help="Threads of one operation on the CPU.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Images a call.", min=1)] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    rounds: Annotated[int, typer.Option(help="Visits of each operation.", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Visits of each operation; its fastest counts.", min=1)] = 6,
     json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
@@ -106,7 +106,7 @@ def check(
         precision=theirs.precision,
     )
     if not force:
-        loaded.require(here, table)
+        loaded.require(here, table, "compare all the same: --force")
     made = _space(loaded.space, set_, input_size, in_channels, classes)
     measured = loaded.model_copy(update={"conditions": here})
     with _bar("measuring") as progress:

@@ -7,7 +7,7 @@ import random
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,8 @@ def measure_in_rounds(
 ) -> Iterator[tuple[str, Latency]]:
     """Time many modules, each once a round, every round in another random order.
 
-    A machine's speed drifts over minutes. With several visits in random order the drift falls on all alike.
+    A machine's speed drifts, and is disturbed for seconds. Several visits in random order let that fall on all alike,
+    and leave some undisturbed (`fastest`).
 
     Args:
         modules: By key, what makes the module and its input's shape. It is called anew for every visit.
@@ -143,13 +144,13 @@ def measure_in_rounds(
                 yield key, measure(module, input_shape, conditions, seconds)
 
 
-def summarise(visits: list[Latency]) -> Latency:
-    """One latency for several visits: the median of each figure."""
-    return Latency(*(statistics.median(values) for values in zip(*map(_figures, visits), strict=True)))
+def fastest(visits: Iterable[Latency]) -> Latency:
+    """One latency for several visits: that of the fastest.
 
-
-def _figures(latency: Latency) -> tuple[float, float, float]:
-    return latency.lower_ms, latency.median_ms, latency.upper_ms
+    What else runs on a machine makes it slower, for seconds at a time, and never faster. Where half of the visits were
+    disturbed, so is their median.
+    """
+    return min(visits, key=lambda visit: visit.median_ms)
 
 
 def _prepare(module: nn.Module, input_shape: Shape, conditions: Conditions) -> Callable[[], float]:

@@ -17,15 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_optuna.architecture import Architecture
 from nas_optuna.errors import TableError
-from nas_optuna.hardware.latency import Conditions, Latency, measure_in_rounds, summarise
+from nas_optuna.hardware.latency import Conditions, Latency, fastest, measure_in_rounds
 from nas_optuna.spaces import Operation, SearchSpace, Shape
 
 if TYPE_CHECKING:
     from torch import nn
 
-ROUNDS = 3
-"""Visits of each operation; the median of three forgives one that something else disturbed."""
-SECONDS = 0.03
+SECONDS = 0.015
+"""Length of a visit: several short ones are not all disturbed by the same thing."""
 _SAVE_EVERY = 5.0
 """Seconds of measuring that a killed process can lose."""
 
@@ -79,8 +78,13 @@ class LatencyTable(BaseModel):
         part.write_text(self.model_dump_json() + "\n", encoding="utf-8")
         part.replace(path)
 
-    def require(self, conditions: Conditions, path: Path) -> None:
+    def require(self, conditions: Conditions, path: Path, remedy: str) -> None:
         """Refuse a table that other conditions have measured.
+
+        Args:
+            conditions: The conditions it is to be used under.
+            path: Where it is, for the message.
+            remedy: What else one can do than measure one for these conditions, for the message.
 
         Raises:
             TableError: Naming each difference.
@@ -90,11 +94,11 @@ class LatencyTable(BaseModel):
         if differences:
             raise TableError(
                 f"latency table {path} was measured with {'; '.join(differences)};"
-                " measure one for these conditions, or use --force"
+                f" measure one for these conditions, or {remedy}"
             )
 
     def operation_ms(self, operation: Operation) -> float:
-        """Median latency of one operation.
+        """Latency of one operation, the median of its fastest visit.
 
         Raises:
             TableError: The table does not have it.
@@ -105,7 +109,7 @@ class LatencyTable(BaseModel):
                 f"the latency table has no entry for {operation.key!r}; it is unfinished or of another space or input"
                 " size: run nas-optuna latency measure for this space"
             )
-        return summarise([Latency(*visit) for visit in visits]).median_ms
+        return fastest(Latency(*visit) for visit in visits).median_ms
 
     def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
         """Latency of a network: the sum over its operations, and the overhead.
@@ -121,7 +125,7 @@ def measure_table(
     conditions: Conditions,
     path: Path,
     *,
-    rounds: int = ROUNDS,
+    rounds: int,
     seconds: float = SECONDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatencyTable:
@@ -142,7 +146,7 @@ def measure_table(
     """
     if path.exists():
         table = LatencyTable.load(path)
-        table.require(conditions, path)
+        table.require(conditions, path, "continue it under its own")
         if table.space != space.name:
             raise TableError(
                 f"latency table {path} is of space {table.space!r}, not {space.name!r}; choose another file"
@@ -219,9 +223,7 @@ def check_table(
     for done, (text, latency) in enumerate(measured, start=1):
         visits[text].append(latency)
         progress(done, total)
-    return compare(
-        [summarise(visits[text]).median_ms for text in architectures], [sums[text] for text in architectures]
-    )
+    return compare([fastest(visits[text]).median_ms for text in architectures], [sums[text] for text in architectures])
 
 
 def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:

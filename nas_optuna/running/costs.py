@@ -68,7 +68,7 @@ class Costs:
         if latency.table is not None:
             self._table = LatencyTable.load(Path(latency.table))
             if not latency.force:
-                self._table.require(self._conditions, Path(latency.table))
+                self._table.require(self._conditions, Path(latency.table), "use it as it is: --set latency.force=true")
 
     @property
     def names(self) -> tuple[str, ...]:

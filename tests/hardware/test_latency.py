@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_optuna.errors import DeviceError, SpecError
-from nas_optuna.hardware.latency import Conditions, Latency, measure, measure_in_rounds, summarise
+from nas_optuna.hardware.latency import Conditions, Latency, fastest, measure, measure_in_rounds
 
 CPU = torch.device("cpu")
 HERE = Conditions.here(CPU)
@@ -82,6 +82,6 @@ def test_rounds_visit_every_module_in_changing_order_and_skip_what_is_done() -> 
     assert set(full[:8]) == set(full[8:]) == set("abcdefgh")
 
 
-def test_a_disturbed_visit_does_not_move_the_summary() -> None:
-    calm = Latency(1.0, 2.0, 3.0)
-    assert summarise([calm, Latency(50.0, 60.0, 70.0), calm]) == calm
+def test_visits_that_something_disturbed_do_not_count() -> None:
+    calm, disturbed = Latency(1.0, 2.0, 3.0), Latency(2.0, 4.0, 6.0)
+    assert fastest([disturbed, calm, disturbed]) == calm

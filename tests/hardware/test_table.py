@@ -37,8 +37,8 @@ def test_a_table_has_every_operation_and_comes_back_from_its_file(path: Path) ->
 def test_a_network_costs_the_sum_of_its_operations_and_the_overhead(path: Path) -> None:
     table = quick(path)
     architecture = SPACE.parse("f4k3s1-f8k5s2")
-    medians = [table.entries[o.key] for o in SPACE.operations(architecture)]
-    total = sum((a[1] + b[1]) / 2 for a, b in medians)
+    visits = [table.entries[o.key] for o in SPACE.operations(architecture)]
+    total = sum(min(a[1], b[1]) for a, b in visits)
     assert table.architecture_ms(SPACE, architecture) == pytest.approx(total)
     table.overhead_ms = 1.5
     assert table.architecture_ms(SPACE, architecture) == pytest.approx(total + 1.5)
@@ -102,7 +102,7 @@ def test_a_table_of_other_conditions_is_refused_and_left_alone(path: Path, other
     before = path.read_text()
     name, value = next(iter(other.items()))
     with pytest.raises(TableError, match=rf"{name.replace('_', ' ')} .*not {value!r}"):
-        measure_table(SPACE, dataclasses.replace(HERE, **other), path)  # type: ignore[arg-type]
+        measure_table(SPACE, dataclasses.replace(HERE, **other), path, rounds=1)  # type: ignore[arg-type]
     assert path.read_text() == before
 
 

@@ -54,7 +54,7 @@ def test_a_foreign_table_needs_force(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
     path.write_text(path.read_text().replace(torch.__version__, "0.1"))
-    with pytest.raises(TableError, match=r"version '0\.1', not .*--force"):
+    with pytest.raises(TableError, match=r"version '0\.1', not .*--set latency\.force=true"):
         costs(latency={"table": str(path)})
     assert costs(latency={"table": str(path), "force": True})(ARCHITECTURE)["latency_ms"] > 0
 
