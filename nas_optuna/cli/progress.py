@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from nas_optuna.training import EpochResult
 
 
-LOOK_UP_EVERY = 2.0
-"""Seconds between looks at the whole study, which other workers may have brought forward."""
+LOOK_UP_PAUSE = 50
+"""The whole study, which other workers may have brought forward, is looked at again after so many times as long as
+that took."""
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Score:
         best: The best value and the number of its trial, over the whole study, if it has one objective.
         front: Trials on the study's front, if it has several.
         started: When the run began, by `time.monotonic`.
-        looked_up: When the whole study was last looked at.
+        look_up_at: When the whole study may be looked at again, by `time.monotonic`.
     """
 
     total: int | None
@@ -45,20 +46,22 @@ class Score:
     best: tuple[float, int] | None = None
     front: int | None = None
     started: float = field(default_factory=time.monotonic)
-    looked_up: float = 0.0
+    look_up_at: float = 0.0
 
     def add(self, study: Study, trial: FrozenTrial) -> None:
         """Count a finished trial."""
         self.done += 1
         self.pruned += trial.state.name == "PRUNED"
-        if time.monotonic() - self.looked_up >= LOOK_UP_EVERY:
+        began = time.monotonic()
+        if began >= self.look_up_at:
             self.look_up_best(study)
+            ended = time.monotonic()
+            self.look_up_at = ended + LOOK_UP_PAUSE * (ended - began)
         elif len(study.directions) == 1:
             self._compare(study, [trial])
 
     def look_up_best(self, study: Study) -> None:
         """Find the study's best trial, other workers' included, where it has one objective; else count its front."""
-        self.looked_up = time.monotonic()
         if len(study.directions) > 1:
             self.front = len(study.best_trials)
         else:
