@@ -127,6 +127,26 @@ def delete(
     say(f"deleted study {name!r}")
 
 
+@app.command(epilog="Example: nas-optuna study release nas 3")
+def release(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")],
+    trials: Annotated[list[int], typer.Argument(metavar="TRIAL...", help="Numbers of running trials.")],
+    storage: options.Storage = None,
+) -> None:
+    """Put running trials whose host is gone back into the queue, for the next run to take up.
+
+    A run does so by itself for trials of processes that died on its own machine.
+    """
+    from nas_optuna.running.storage import open_storage, storage_url
+    from nas_optuna.running.studies import load_study
+    from nas_optuna.running.worker import release_by_hand
+
+    study = load_study(open_storage(storage_url(storage)), name)
+    for number in trials:
+        release_by_hand(study, number)
+        say(f"trial {number} waits for the next run")
+
+
 @app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")
 def export(
     name: Name = "nas",

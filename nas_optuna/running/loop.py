@@ -6,7 +6,6 @@ import copy
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
 from nas_optuna.running.attributes import set_trial_attributes
 from nas_optuna.running.records import Attribute
-from nas_optuna.running.worker import alive, is_taken_over, release, release_abandoned, this_worker
+from nas_optuna.running.worker import release, release_abandoned, this_worker
 
 
 class Watcher(Protocol):
@@ -126,15 +125,12 @@ def _stoppable(study: Study) -> Iterator[None]:
 
 def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, watchers: Sequence[Watcher]) -> bool:
     """Run one trial; whether it finished, rather than was interrupted."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")  # it is used: see `alive`
-        trial = study.ask()
+    trial = study.ask()
     set_trial_attributes(trial, {Attribute.WORKER: this_worker()})
     for watcher in watchers:
         watcher.trial_began(trial)
     try:
-        with alive(study, trial):
-            ended = _evaluate(study, objective, trial)
+        ended = _evaluate(study, objective, trial)
     except (Interrupted, KeyboardInterrupt):
         release(study, trial)
         stop.asked = True
@@ -143,8 +139,6 @@ def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopReques
         release(study, trial)  # not the architecture's fault: a full disk, say
         raise
     except BaseException:
-        if is_taken_over(study, trial):
-            return False
         study.tell(trial, state=TrialState.FAIL)
         raise
     for watcher in watchers:

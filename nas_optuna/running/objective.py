@@ -24,7 +24,6 @@ from nas_optuna.running.attributes import may_have_trial_with, set_trial_attribu
 from nas_optuna.running.costs import Costs
 from nas_optuna.running.pruning import report, should_prune
 from nas_optuna.running.records import Attribute
-from nas_optuna.running.worker import this_worker
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
@@ -246,7 +245,6 @@ class Objective:
             Attribute.RECIPE: self.recipe.fingerprint,
             Attribute.SEED: self.recipe.seed,
             Attribute.DEVICE: self._device_name,
-            Attribute.WORKER: this_worker(),  # in a study that `study.optimize` runs, too
         }
         if Attribute.ORIGIN not in trial.user_attrs:
             study = getattr(trial, "study", None)  # a FixedTrial has none

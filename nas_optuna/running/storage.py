@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_STORAGE = "sqlite:///nas-optuna.db"
 LOCK_TIMEOUT = 60
 """Seconds to wait for another process's write to SQLite."""
-HEARTBEAT = 60
-"""Seconds between a running trial's signs of life in a database for many hosts; after two it is thought dead."""
 
 _REMEDIES = {
     "readonly": "may you write to it, and to its folder?",
@@ -85,13 +82,7 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
         if database is not None and absent:
             with closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url,
-                engine_kwargs=_engine_arguments(database),
-                heartbeat_interval=None if database else HEARTBEAT,  # a file's workers are all on one machine
-            )
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(database))
     except sqlalchemy.exc.ArgumentError:
         raise StudyError(f"storage {masked(url)!r} is not a database URL; e.g. {DEFAULT_STORAGE}") from None
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, ValueError, OSError) as error:

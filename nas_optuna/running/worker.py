@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 
-from optuna.exceptions import StorageInternalError
-from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nas_optuna.errors import StudyError
 from nas_optuna.running.records import Attribute
-
-_UNMARKED = timedelta(minutes=10)
-"""A trial that is older and has no worker is nobody's: its process ended while its sampler was at work."""
 
 
 @cache
@@ -39,73 +31,43 @@ def is_gone(worker: str) -> bool:
     return _start_time(int(process)) != started
 
 
-@contextmanager
-def alive(study: Study, trial: Trial) -> Iterator[None]:
-    """Within it other hosts can see that a trial is being run, where its storage has a heartbeat.
-
-    Optuna's own thread would end at the first beat that the database does not take.
-    """
-    storage = study._storage
-    if not is_heartbeat_enabled(storage):
-        yield
-        return
-    assert isinstance(storage, BaseHeartbeat)
-    ended = threading.Event()
-
-    def beat() -> None:
-        while True:
-            with suppress(StorageInternalError):
-                storage.record_heartbeat(trial._trial_id)
-            if ended.wait(storage.get_heartbeat_interval()):
-                return
-
-    thread = threading.Thread(target=beat, name="nas-optuna-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def is_taken_over(study: Study, trial: Trial) -> bool:
-    """Whether somebody else runs a trial of this worker, or ended it, as when this one was thought to be gone."""
-    now = study._storage.get_trial(trial._trial_id)
-    return now.state != TrialState.RUNNING or now.user_attrs.get(Attribute.WORKER) != this_worker()
-
-
 def release(study: Study, trial: Trial | FrozenTrial) -> None:
     """Put a running trial back into the queue, with its params, reports and attributes.
 
     The next `ask` of any worker takes it up again under its number, so nothing is lost and later trials keep the
     numbers, and so the proposals, that they would have had. Optuna has no public call for this; its storages have.
     """
+    # Or, until it is marked anew, another run that begins now would take it for abandoned once more.
+    study._storage.set_trial_user_attr(trial._trial_id, Attribute.WORKER, None)
     study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
 def release_abandoned(study: Study) -> list[int]:
-    """Put back every running trial whose process has ended; returns their numbers.
-
-    Of this machine's processes that is known at once, of another machine's once heartbeats have stayed away.
-    """
-    storage = study._storage
-    silent: list[int] | None = None
-    if is_heartbeat_enabled(storage):
-        assert isinstance(storage, BaseHeartbeat)
-        silent = storage._get_stale_trial_ids(study._study_id)
+    """Put back every running trial whose process has ended; returns their numbers."""
     released = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(Attribute.WORKER)
-        if worker is None:
-            gone = trial.datetime_start is not None and datetime.now() - trial.datetime_start > _UNMARKED
-        elif silent is None or worker.startswith(f"{_machine()}/"):
-            gone = is_gone(worker)
-        else:
-            gone = trial._trial_id in silent
-        if gone:
+        if worker is not None and is_gone(worker):
             release(study, trial)
             released.append(trial.number)
     return released
+
+
+def release_by_hand(study: Study, number: int) -> None:
+    """Put back a running trial of which only a person can know that its process is gone: one of another host, say.
+
+    Raises:
+        StudyError: There is no such trial, it is not running, or a process of this machine runs it.
+    """
+    trial = next((t for t in study.get_trials(deepcopy=False) if t.number == number), None)
+    if trial is None:
+        raise StudyError(f"study {study.study_name!r} has no trial {number}")
+    if trial.state != TrialState.RUNNING:
+        raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
+    worker = trial.user_attrs.get(Attribute.WORKER) or ""
+    if worker.startswith(f"{_machine()}/") and not is_gone(worker):
+        raise StudyError(f"trial {number} is run by process {worker.split('/')[2]} of this machine; end that first")
+    release(study, trial)
 
 
 @cache

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna import ConvSpace, Objective, Recipe, load_data
 from nas_optuna.cli import main
+from nas_optuna.errors import StudyError
 from nas_optuna.running import worker
 from nas_optuna.running.loop import run
 from nas_optuna.running.records import Attribute
@@ -182,8 +182,8 @@ def test_an_interrupted_objective_goes_back_into_the_queue(objective: Objective)
     assert complete.params == waiting.params
 
 
-def test_only_trials_of_ended_processes_are_taken_up(space: ConvSpace) -> None:
-    study = optuna.create_study()
+def test_only_trials_of_ended_processes_are_taken_up(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/studies.db")
     host, boot, process, started = worker.this_worker().rsplit("/", 3)
     owners = {
         "this very process": worker.this_worker(),
@@ -199,39 +199,22 @@ def test_only_trials_of_ended_processes_are_taken_up(space: ConvSpace) -> None:
     assert worker.release_abandoned(study) == [1, 2]
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.RUNNING, TrialState.WAITING, TrialState.WAITING, *[TrialState.RUNNING] * 2]
+    assert study.ask().number == 1
+    assert worker.release_abandoned(study) == [], "whoever took it up may not have marked it yet"
 
 
-def test_a_trial_that_never_had_a_worker_is_taken_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_person_can_put_back_what_another_host_or_nobody_runs() -> None:
     study = optuna.create_study()
-    study.ask()
-    assert worker.release_abandoned(study) == []
-    monkeypatch.setattr(worker, "_UNMARKED", timedelta())
-    assert worker.release_abandoned(study) == [0]
-
-
-def test_a_worker_whose_trial_another_one_has_ended_goes_on_with_the_next(objective: Objective) -> None:
-    study = optuna.create_study(direction="maximize", sampler=create_sampler("random", objective.space, 0, {}))
-
-    def slept(trial: optuna.Trial) -> float:
-        if trial.number == 0:
-            trial.set_user_attr(Attribute.WORKER, "elsewhere/boot/1/1")
-            study.tell(trial.number, 0.25)
-        return objective(trial)  # type: ignore[return-value]
-
-    assert run(study, slept, trials=2).trials == 2
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
-    assert study.trials[0].value == 0.25
-
-
-def test_an_error_that_is_not_the_trials_is_told_and_raised(objective: Objective) -> None:
-    study = optuna.create_study(direction="maximize", sampler=create_sampler("random", objective.space, 0, {}))
-
-    def broken(trial: optuna.Trial) -> float:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run(study, broken, trials=1)
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+    ours, elsewhere, nobodys = (study.ask() for _ in range(3))
+    ours.set_user_attr(Attribute.WORKER, worker.this_worker())
+    elsewhere.set_user_attr(Attribute.WORKER, "elsewhere/boot/1/1")
+    for trial in (elsewhere, nobodys):
+        worker.release_by_hand(study, trial.number)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "WAITING", "WAITING"]
+    for number, problem in ((0, "end that first"), (1, "waiting, not running"), (3, "no trial 3")):
+        with pytest.raises(StudyError, match=problem):
+            worker.release_by_hand(study, number)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "WAITING", "WAITING"]
 
 
 def test_a_run_ends_with_its_time(objective: Objective) -> None:
