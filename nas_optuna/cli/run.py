@@ -164,7 +164,7 @@ def run(
             trials = max(enqueue_once(existing, search.space, a.params, origin="fixed") for a in only)
         else:
             for name, architecture in enqueue_cheapest(existing, search.space, objective.costs).items():
-                say(f"queued the architecture with the least {name}, {architecture}")
+                say(f"in the queue: the architecture with the least {name}, {architecture}")
         say(f"{study}: {search.describe()}")
         say(f"training on {objective.describe_device()}")
         watchers = (NoteWriter(), display.of(existing))

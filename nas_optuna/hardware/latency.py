@@ -147,8 +147,8 @@ def measure_in_rounds(
 def fastest(visits: Iterable[Latency]) -> Latency:
     """One latency for several visits: that of the fastest.
 
-    What else runs on a machine makes it slower, for seconds at a time, and never faster. Where half of the visits were
-    disturbed, so is their median.
+    What else runs on a machine makes it slower, for seconds at a time, and hardly ever faster. Where half of the
+    visits were disturbed, so is their median.
     """
     return min(visits, key=lambda visit: visit.median_ms)
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
 from nas_optuna.running.attributes import set_trial_attributes
 from nas_optuna.running.records import Attribute
+from nas_optuna.running.storage import failure
 from nas_optuna.running.worker import release, release_abandoned, this_worker
 
 
@@ -138,8 +139,11 @@ def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopReques
     except (NasOptunaError, OSError):
         release(study, trial)  # not the architecture's fault: a full disk, say
         raise
-    except BaseException:
-        study.tell(trial, state=TrialState.FAIL)
+    except BaseException as error:
+        if failure(error) is None:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            release(study, trial)
         raise
     for watcher in watchers:
         watcher.trial_ended(trial, ended)

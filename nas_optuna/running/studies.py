@@ -121,10 +121,13 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
 def require_same_spec(study: Study, given: StudySpec) -> None:
     """Refuse a spec that would give a study's values another meaning; sampler, pruner and supernet may change.
 
+    So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table.
+
     Raises:
         StudyError: Naming the section that differs.
     """
     began, now = study_spec(study).to_dict(), given.to_dict()
+    began["latency"]["force"] = now["latency"]["force"]
     for section, value in now.items():
         if section not in ("sampler", "pruner", "supernet") and began[section] != value:
             raise StudyError(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from nas_optuna.cli import main
 
@@ -117,3 +118,20 @@ def test_a_study_keeps_its_limits(storage: str, capsys: pytest.CaptureFixture[st
     code, _, err = call(capsys, *at, "--max-macs", "30k")
     assert code == 2
     assert "made with another 'limits'" in err
+
+
+def test_a_study_goes_on_elsewhere_when_its_table_is_believed(
+    storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.json"
+    space = ["--set", "depth=2", "--set", "filters=[4, 16]", "--input-size", "8"]
+    assert call(capsys, "latency", "measure", "--device", "cpu", "--out", str(table), "--rounds", "1", *space)[0] == 0
+    at = ["run", "--study", "costs", "--storage", storage, "--trials", "1", "--device", "cpu"]
+    objectives = ["--objective", "accuracy", "--objective", "latency_ms", "--latency-table", str(table)]
+    assert call(capsys, *at, *objectives, *TINY)[0] == 0
+    table.write_text(table.read_text().replace(torch.__version__, "0.1"))
+    code, _, err = call(capsys, *at)
+    assert code == 2
+    remedy = err.strip().rpartition(": ")[2]
+    assert call(capsys, *at, *remedy.split())[0] == 0
+    assert [t.state.name for t in load(storage).trials] == ["COMPLETE"] * 2

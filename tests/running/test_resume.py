@@ -13,6 +13,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import OperationalError
 
 from nas_optuna import ConvSpace, Objective, Recipe, load_data
 from nas_optuna.cli import main
@@ -180,6 +181,21 @@ def test_an_interrupted_objective_goes_back_into_the_queue(objective: Objective)
     (complete,) = study.trials
     assert complete.state == TrialState.COMPLETE
     assert complete.params == waiting.params
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(OperationalError("select", None, Exception("gone")), TrialState.WAITING), (ValueError(), TrialState.FAIL)],
+)
+def test_a_trial_fails_by_its_own_error_and_waits_after_the_storages(error: Exception, state: TrialState) -> None:
+    study = optuna.create_study()
+
+    def broken(trial: optuna.Trial) -> float:
+        raise error
+
+    with pytest.raises(type(error)):
+        run(study, broken, trials=1)
+    assert [trial.state for trial in study.trials] == [state]
 
 
 def test_only_trials_of_ended_processes_are_taken_up(tmp_path: Path) -> None:
