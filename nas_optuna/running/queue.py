@@ -57,7 +57,7 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
 
 
 def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
-    """Put an architecture first in the queue.
+    """Put an architecture into the queue.
 
     Args:
         study: Whose next trial evaluates it.
