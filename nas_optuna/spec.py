@@ -126,8 +126,8 @@ class LatencySpec(_Part):
     """How the cost ``latency_ms`` is known.
 
     Attributes:
-        table: A latency table's file. Without one each network is measured before it is trained, on the device
-            that trains it.
+        table: A latency table's file. Without one each network is measured on the device that trains it, before the
+            training and, where latency is an objective, in each of its epochs.
         force: Use the table although another device or version has measured it; right where the networks will
             run on that device.
         threads: Threads of one operation on the CPU.

@@ -112,7 +112,7 @@ class Objective:
         if earlier is not None:
             return self._reused(trial, earlier)
         try:
-            accuracy = self._trained(trial, architecture, costs)
+            accuracy, costs = self._trained(trial, architecture, costs)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -168,22 +168,27 @@ class Objective:
             trial.set_user_attr(Attribute.CAUSE, f"above the limit of {' and '.join(above)}")
             raise optuna.TrialPruned(trial.user_attrs[Attribute.CAUSE])
 
-    def _trained(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> float:
+    def _trained(
+        self, trial: BaseTrial, architecture: Architecture, costs: dict[str, float]
+    ) -> tuple[float, dict[str, float]]:
         with self._checkpoint_folder(trial, architecture) as folder:
             seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
-            return self._result(
-                trial, costs, [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
-            )
+            trainings = [self._training(architecture, seed, folder and folder / f"seed-{seed}") for seed in seeds]
+            return self._result(trial, architecture, costs, trainings)
 
     def _result(
-        self, trial: BaseTrial, costs: Mapping[str, float], trainings: Sequence[Iterator[EpochResult]]
-    ) -> float:
+        self,
+        trial: BaseTrial,
+        architecture: Architecture,
+        costs: dict[str, float],
+        trainings: Sequence[Iterator[EpochResult]],
+    ) -> tuple[float, dict[str, float]]:
         """Train all repeats side by side, an epoch at a time, so that their mean accuracy can be pruned.
 
-        Pruned is by the first objective that training decides.
+        Pruned is by the first objective that training decides. Returned are the accuracy and the costs, of which a
+        measured one has become more exact.
         """
         decided = next(objective for objective in self.objectives if objective.needs_accuracy)
-        others = {o.name: costs[o.name] for o in self.objectives if not o.needs_accuracy}
         epochs, seconds, accuracy = 0, 0.0, 0.0
         attributes: dict[str, object] = {}
         try:
@@ -194,6 +199,8 @@ class Objective:
                 seconds += sum(result.seconds for result in results)
                 if self._on_epoch:
                     self._on_epoch(trial, results[0])
+                costs = self.costs.measured_again(architecture, costs)
+                others = {o.name: costs[o.name] for o in self.objectives if not o.needs_accuracy}
                 with warnings.catch_warnings():
                     # A trial that goes on after a crash may have reported its last epoch already.
                     warnings.filterwarnings("ignore", message=".*already reported.*")
@@ -207,9 +214,9 @@ class Objective:
         finally:
             if epochs:
                 attributes[Attribute.ACCURACY] = accuracy
-            attributes |= {Attribute.EPOCHS: epochs, Attribute.SECONDS: round(seconds, 3)}
+            attributes |= {**costs, Attribute.EPOCHS: epochs, Attribute.SECONDS: round(seconds, 3)}
             set_trial_attributes(trial, attributes)
-        return accuracy
+        return accuracy, costs
 
     def _training(self, architecture: Architecture, seed: int, folder: Path | None) -> Iterator[EpochResult]:
         return fit(

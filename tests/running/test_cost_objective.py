@@ -7,7 +7,9 @@ from optuna.trial import FixedTrial, TrialState
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.errors import SpecError
 from nas_optuna.hardware.figures import figures
+from nas_optuna.hardware.latency import Latency
 from nas_optuna.pruners import create_pruner
+from nas_optuna.running import costs
 from nas_optuna.running.objective import Objective
 from nas_optuna.running.records import Attribute, TrialRecord
 from nas_optuna.spaces.conv import ConvSpace
@@ -39,6 +41,23 @@ def test_several_objectives_give_several_values(data: SearchData) -> None:
     assert params == figures(SPACE, SPACE.architecture(LARGE)).params
     assert accuracy == trial.user_attrs[Attribute.ACCURACY]
     assert latency == trial.user_attrs[Attribute.LATENCY] > 0
+
+
+def test_the_fastest_of_a_trainings_measurements_is_its_latency(
+    data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((5.0, 4.0, 2.0, 3.0))
+    monkeypatch.setattr(costs, "measure", lambda *_: Latency(1.0, next(times), 9.0))
+    trial = FixedTrial(LARGE)
+    _, latency = Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms"))(trial)  # type: ignore[misc]
+    assert latency == trial.user_attrs[Attribute.LATENCY] == 2.0
+    assert not list(times), "one before the training and one in each of three epochs"
+
+
+def test_a_training_does_not_notice_that_its_network_is_measured(data: SearchData) -> None:
+    alone = Objective(SPACE, data, RECIPE)(FixedTrial(LARGE))
+    measured, _ = Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms"))(FixedTrial(LARGE))  # type: ignore[misc]
+    assert measured == alone
 
 
 def test_a_soft_target_scales_the_accuracy(data: SearchData) -> None:
