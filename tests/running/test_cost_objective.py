@@ -54,12 +54,6 @@ def test_the_fastest_of_a_trainings_measurements_is_its_latency(
     assert not list(times), "one before the training and one in each of three epochs"
 
 
-def test_a_training_does_not_notice_that_its_network_is_measured(data: SearchData) -> None:
-    alone = Objective(SPACE, data, RECIPE)(FixedTrial(LARGE))
-    measured, _ = Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms"))(FixedTrial(LARGE))  # type: ignore[misc]
-    assert measured == alone
-
-
 def test_a_soft_target_scales_the_accuracy(data: SearchData) -> None:
     study = run(Objective(SPACE, data, RECIPE, objectives=("accuracy*(macs/1k)^-0.5",)), 2)
     for trial in study.trials:

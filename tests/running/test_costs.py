@@ -7,6 +7,7 @@ from nas_optuna.errors import SpecError, TableError
 from nas_optuna.hardware.figures import figures
 from nas_optuna.hardware.latency import Conditions
 from nas_optuna.hardware.table import LatencyTable, measure_table
+from nas_optuna.running import costs as costs_module
 from nas_optuna.running.costs import Costs
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
@@ -41,6 +42,21 @@ def test_counted_costs_are_always_known() -> None:
 def test_latency_is_measured_where_it_is_needed(values: dict[str, object]) -> None:
     known = costs(**values)
     assert 0 < known(ARCHITECTURE)["latency_ms"] == known(ARCHITECTURE)["latency_ms"]
+
+
+def test_measuring_draws_nothing_that_a_training_would_have_drawn() -> None:
+    known = costs(objectives=["accuracy", "latency_ms"])
+    before = torch.get_rng_state()
+    known.measured_again(ARCHITECTURE, known(ARCHITECTURE))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_table_is_not_mixed_with_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.json"
+    measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    monkeypatch.setattr(costs_module, "measure", lambda *_: pytest.fail("measured"))
+    known = costs(objectives=["accuracy", "latency_ms"], latency={"table": str(path)})
+    assert known.measured_again(ARCHITECTURE, known(ARCHITECTURE)) == known(ARCHITECTURE)
 
 
 def test_latency_comes_from_the_table(tmp_path: Path) -> None:
