@@ -26,14 +26,14 @@ from optuna.trial import TrialState
 from rich.progress import track
 from tabular import Table, digits
 
-from nas_optuna.architecture import Architecture
-from nas_optuna.hardware.figures import figures
+from nas_optuna.costs.complexity import figures
+from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import create_pruner
-from nas_optuna.running.front import hypervolume
-from nas_optuna.running.pruning import report, should_prune
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.within_limits import PROPOSALS, WithinLimitsSampler
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.pareto import hypervolume
 
 SPACE = ConvSpace(depth=2, input_size=8)  # the table's
 SAMPLERS = ("random", "tpe", "nsga2")

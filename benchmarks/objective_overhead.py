@@ -26,13 +26,13 @@ import torch
 
 from nas_optuna import ConvSpace, Objective, Recipe, StudySpec, load_data
 from nas_optuna.cli.progress import RunDisplay, Score
+from nas_optuna.execution import objective as objective_module
+from nas_optuna.execution.loop import run
 from nas_optuna.pruners import create_pruner
 from nas_optuna.report.notes import NoteWriter
-from nas_optuna.running import objective as objective_module
-from nas_optuna.running.loop import run
-from nas_optuna.running.storage import open_storage
-from nas_optuna.running.studies import create_study
 from nas_optuna.samplers import create_sampler
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import create_study
 from nas_optuna.training import EpochResult
 
 RECIPE = Recipe(epochs=9, input_size=16)

@@ -20,10 +20,10 @@ from typing import Any
 
 import optuna
 
+from nas_optuna.execution.objective import Objective
+from nas_optuna.experiment import prepare
 from nas_optuna.presets import find_spec
 from nas_optuna.pruners import create_pruner
-from nas_optuna.running.objective import Objective
-from nas_optuna.running.search import prepare
 from nas_optuna.spec import StudySpec
 
 PRUNERS = ("none", "median", "percentile", "asha", "hyperband", "patient")

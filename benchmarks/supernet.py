@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 
 from nas_optuna.data import ImageSet, ResidentLoader
+from nas_optuna.oneshot.bilevel import BilevelSearch
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.supernet.search import SupernetSearch
 
 CHOICES = {
     2: {"filters": (24, 48), "kernels": (7,), "strides": (1,)},
@@ -106,7 +106,7 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
                         supernet,
                         {n: max(p.choices) for n, p in supernet.space.parameters.items() if "stride" not in n},
                     )
-                search = SupernetSearch(
+                search = BilevelSearch(
                     supernet.to(memory_format=torch.channels_last), loader, loader, SupernetSpec(mode=mode)
                 )
                 steps[f"{mode}, {count} choices"] = lambda s=search: s._weight_step(batch, 1.0, False)
@@ -128,7 +128,7 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
             supernet = space.supernet().to(memory_format=torch.channels_last)
             if mode == "sampled":
                 decide(supernet, path)
-            search = SupernetSearch(supernet, loader, loader, SupernetSpec(mode=mode))
+            search = BilevelSearch(supernet, loader, loader, SupernetSpec(mode=mode))
             steps[mode] = lambda s=search: s._weight_step(batch, 1.0, False)
             steps[f"{mode}, alphas"] = lambda s=search: s._alpha_step(batch, batch, 1.0)
     return steps

@@ -20,17 +20,17 @@ import optuna
 import torch
 from scipy import stats
 
+from nas_optuna.costs.complexity import figures
+from nas_optuna.costs.latency import Conditions
+from nas_optuna.costs.latency_table import measure_table
 from nas_optuna.errors import TrainingError
-from nas_optuna.hardware.figures import figures
-from nas_optuna.hardware.latency import Conditions
-from nas_optuna.hardware.table import measure_table
+from nas_optuna.execution.objective import Objective
+from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
+from nas_optuna.experiment import Search, prepare
 from nas_optuna.presets import find_spec
-from nas_optuna.running.objective import Objective
-from nas_optuna.running.records import Attribute
-from nas_optuna.running.search import Search, prepare
-from nas_optuna.running.supernet import SupernetTraining, cost_table
 from nas_optuna.samplers.prior import SUMMARY, WarmStartSampler
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.records import Attribute
 
 CPU = torch.device("cpu")
 WEIGHTS = (0.0, 0.1, 1.0, 10.0)

@@ -255,7 +255,7 @@ def gemm_peak() -> float:
 
 def training_flops(text: str, input_size: int) -> float:
     """Floating-point operations of one image's step: forward, weight gradients, and input gradients but the first."""
-    from nas_optuna.hardware.figures import operation_macs
+    from nas_optuna.costs.complexity import operation_macs
     from nas_optuna.spaces.conv import ConvSpace
 
     space = ConvSpace(input_size=input_size)

@@ -21,28 +21,28 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
 
 if TYPE_CHECKING:
-    from nas_optuna.architecture import Architecture
     from nas_optuna.data import ImageSet, SearchData, load_data
     from nas_optuna.errors import NasOptunaError
-    from nas_optuna.running.objective import Objective
-    from nas_optuna.running.records import TrialRecord
+    from nas_optuna.execution.objective import Objective
     from nas_optuna.samplers import create_sampler
     from nas_optuna.spaces import SearchSpace, create_space
+    from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.spaces.conv import ConvSpace
     from nas_optuna.spec import Recipe, StudySpec
+    from nas_optuna.study.records import TrialRecord
     from nas_optuna.training import load_network
 
 _HOMES = {
-    "Architecture": "nas_optuna.architecture",
+    "Architecture": "nas_optuna.spaces.architecture",
     "ConvSpace": "nas_optuna.spaces.conv",
     "ImageSet": "nas_optuna.data",
     "NasOptunaError": "nas_optuna.errors",
-    "Objective": "nas_optuna.running.objective",
+    "Objective": "nas_optuna.execution.objective",
     "Recipe": "nas_optuna.spec",
     "SearchData": "nas_optuna.data",
     "SearchSpace": "nas_optuna.spaces",
     "StudySpec": "nas_optuna.spec",
-    "TrialRecord": "nas_optuna.running.records",
+    "TrialRecord": "nas_optuna.study.records",
     "create_sampler": "nas_optuna.samplers",
     "create_space": "nas_optuna.spaces",
     "load_data": "nas_optuna.data",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna import plugins
+from nas_optuna import registry
 from nas_optuna.errors import SpecError
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePru
     """
     import optuna
 
-    factory: Callable[..., BasePruner] = plugins.find("pruner", name, BUILTIN, GROUP)
-    plugins.check_options("pruner", name, factory, options, reserved=("epochs",))
+    factory: Callable[..., BasePruner] = registry.find("pruner", name, BUILTIN, GROUP)
+    registry.check_options("pruner", name, factory, options, reserved=("epochs",))
     try:
         pruner = factory(epochs, **options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"pruner {name!r} refuses {dict(options)!r}: {error}") from error
-    plugins.require_type("pruner", name, pruner, optuna.pruners.BasePruner)
+    registry.require_type("pruner", name, pruner, optuna.pruners.BasePruner)
     return pruner

@@ -108,7 +108,7 @@ def _storage_problem(error: Exception) -> str | None:
     """One line for a database that failed amid a command; None for any other error."""
     if "optuna" not in sys.modules:
         return None
-    from nas_optuna.running.storage import failure
+    from nas_optuna.study.storage import failure
 
     return failure(error)
 

@@ -16,10 +16,10 @@ def register(parent: typer.Typer) -> None:
 
 def best(study: options.StudyName = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
-    from nas_optuna.running.front import is_feasible
-    from nas_optuna.running.records import ranked
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import load_study, maximizes
+    from nas_optuna.study.pareto import is_feasible
+    from nas_optuna.study.records import ranked
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study, maximizes
 
     loaded = load_study(open_storage(storage_url(storage)), study)
     trials = loaded.get_trials(deepcopy=False)

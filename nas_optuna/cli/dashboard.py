@@ -28,7 +28,7 @@ def dashboard(
     from optuna_dashboard import wsgi
 
     from nas_optuna.report.server import create_server
-    from nas_optuna.running.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
 
     url = storage_url(storage)
     opened = open_storage(url)

@@ -20,7 +20,7 @@ def register(parent: typer.Typer) -> None:
 @app.command("list", epilog="Example: nas-optuna data list")
 def list_(json: options.Json = False) -> None:
     """List the data sets that have a name; beside them there are folder:PATH, npz:FILE and package.module:function."""
-    from nas_optuna.data.sets import DESCRIPTIONS, set_names
+    from nas_optuna.data.catalog import DESCRIPTIONS, set_names
 
     rows = [(name, DESCRIPTIONS.get(name, "from an installed plugin")) for name in set_names()]
     rows += [

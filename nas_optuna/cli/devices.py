@@ -17,7 +17,7 @@ def register(parent: typer.Typer) -> None:
 
 def devices(json: options.Json = False) -> None:
     """List every GPU with its memory and capability, or say that there is none; and the CPU."""
-    from nas_optuna.hardware.devices import list_devices
+    from nas_optuna.devices import list_devices
 
     found = list_devices()
     if json:

@@ -14,7 +14,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from nas_optuna.hardware.latency import Conditions
+    from nas_optuna.costs.latency import Conditions
     from nas_optuna.spaces import SearchSpace
 
 app = typer.Typer(
@@ -54,10 +54,10 @@ def measure(
     json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
+    from nas_optuna.costs.latency import Conditions
+    from nas_optuna.costs.latency_table import measure_table
+    from nas_optuna.devices import resolve_device
     from nas_optuna.errors import TableError
-    from nas_optuna.hardware.devices import resolve_device
-    from nas_optuna.hardware.latency import Conditions
-    from nas_optuna.hardware.table import measure_table
 
     if not out.parent.is_dir():
         raise TableError(f"directory {out.parent} does not exist; make it, or choose another --out")
@@ -92,9 +92,9 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Compare the sums of a table with whole networks, measured on the spot."""
-    from nas_optuna.hardware.devices import resolve_device
-    from nas_optuna.hardware.latency import Conditions
-    from nas_optuna.hardware.table import LatencyTable, check_table
+    from nas_optuna.costs.latency import Conditions
+    from nas_optuna.costs.latency_table import LatencyTable, check_table
+    from nas_optuna.devices import resolve_device
 
     loaded = LatencyTable.load(table)
     theirs = loaded.conditions

@@ -93,7 +93,7 @@ def command_line(context: typer.Context, **changed: Any) -> str:
         context: The command's.
         changed: Options, by the name of their Python parameter, with another value; None leaves one out.
     """
-    from nas_optuna.running.storage import masked
+    from nas_optuna.study.storage import masked
 
     words = context.command_path.split()
     for parameter in context.command.params:

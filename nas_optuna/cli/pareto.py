@@ -13,7 +13,7 @@ from nas_optuna.errors import SpecError, StudyError
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from nas_optuna.running.front import Front
+    from nas_optuna.study.pareto import Front
 
 
 def register(parent: typer.Typer) -> None:
@@ -37,9 +37,9 @@ def pareto(
     json: options.Json = False,
 ) -> None:
     """Show the trials that no other trial beats in every objective, and the hypervolume that they dominate."""
-    from nas_optuna.running.front import front_of
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import load_study, study_spec
+    from nas_optuna.study.pareto import front_of
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study, study_spec
 
     loaded = load_study(open_storage(storage_url(storage)), study)
     study_spec(loaded)  # refuses a study that is not ours
@@ -54,7 +54,7 @@ def pareto(
 
 def print_front(study: Study) -> None:
     """Print the front of a study that has several objectives, and nothing of another."""
-    from nas_optuna.running.front import front_of
+    from nas_optuna.study.pareto import front_of
 
     if len(study.directions) > 1:
         _print(study.study_name, front_of(study))
@@ -62,7 +62,7 @@ def print_front(study: Study) -> None:
 
 def say_feasible(study: Study) -> None:
     """Say how many proposals were inside the limits, where there are any."""
-    from nas_optuna.running.front import feasible_share
+    from nas_optuna.study.pareto import feasible_share
 
     share = feasible_share(study.get_trials(deepcopy=False))
     if share is not None:

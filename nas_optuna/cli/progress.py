@@ -68,7 +68,7 @@ class Score:
             self._compare(study, study.get_trials(deepcopy=False))
 
     def _compare(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        from nas_optuna.running.studies import maximizes
+        from nas_optuna.study.studies import maximizes
 
         found = [(trial.values[0], trial.number) for trial in trials if trial.state.name == "COMPLETE"]
         if self.best is not None:
@@ -115,7 +115,7 @@ class RunDisplay:
 
     def of(self, study: Study) -> RunDisplay:
         """Begin to watch this study."""
-        from nas_optuna.running.studies import study_spec
+        from nas_optuna.study.studies import study_spec
 
         self._study = study
         self._epochs = study_spec(study).recipe.epochs
@@ -142,7 +142,7 @@ class RunDisplay:
 
     def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
         """As `Watcher.trial_ended`."""
-        from nas_optuna.running.records import TrialRecord
+        from nas_optuna.study.records import TrialRecord
 
         assert self._study is not None
         self._score.add(self._study, ended)

@@ -9,7 +9,7 @@ from nas_optuna.cli.printing import count, print_table, seconds
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from nas_optuna.running.records import TrialRecord
+    from nas_optuna.study.records import TrialRecord
 
 
 def print_ranking(study: Study, limit: int | None = None) -> None:
@@ -19,8 +19,8 @@ def print_ranking(study: Study, limit: int | None = None) -> None:
         study: Any study of ours.
         limit: Print only this many.
     """
-    from nas_optuna.running.records import ranked
-    from nas_optuna.running.studies import maximizes
+    from nas_optuna.study.records import ranked
+    from nas_optuna.study.studies import maximizes
 
     records = ranked(study.get_trials(deepcopy=False), maximizes(study))
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]

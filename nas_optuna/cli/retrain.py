@@ -14,7 +14,7 @@ from nas_optuna.errors import Interrupted, SpecError, StudyError
 if TYPE_CHECKING:
     import optuna
 
-    from nas_optuna.running.retrain import TestReport
+    from nas_optuna.execution.retrain import TestReport
 
 
 def register(parent: typer.Typer) -> None:
@@ -44,12 +44,12 @@ def retrain(
     The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
     """
     from nas_optuna.cli.progress import epoch_bar
-    from nas_optuna.running.loop import StopRequest, interruptible
-    from nas_optuna.running.retrain import record
-    from nas_optuna.running.retrain import retrain as train_and_test
-    from nas_optuna.running.search import prepare
-    from nas_optuna.running.storage import files_folder, open_storage, storage_url
-    from nas_optuna.running.studies import checkpoint_folder, load_study, require_same_space, study_spec
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.execution.retrain import record
+    from nas_optuna.execution.retrain import retrain as train_and_test
+    from nas_optuna.experiment import prepare
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_space, study_spec
     from nas_optuna.training import save_network
 
     if seeds < 1:
@@ -99,9 +99,9 @@ def retrain(
 
 
 def _chosen_trial(study: optuna.Study, which: str) -> optuna.trial.FrozenTrial:
-    from nas_optuna.running.front import is_feasible
-    from nas_optuna.running.records import ranked
-    from nas_optuna.running.studies import maximizes
+    from nas_optuna.study.pareto import is_feasible
+    from nas_optuna.study.records import ranked
+    from nas_optuna.study.studies import maximizes
 
     trials = study.get_trials(deepcopy=False)
     if which == "best":

@@ -15,7 +15,7 @@ from nas_optuna.errors import SpecError, unknown
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from nas_optuna.running.search import Search
+    from nas_optuna.experiment import Search
 
 DEFAULT_TRIALS = 20
 
@@ -83,25 +83,25 @@ def run(
     from nas_optuna.cli.progress import watch
     from nas_optuna.cli.ranking import print_ranking
     from nas_optuna.cli.specs import cost_overrides, existing_or_new
-    from nas_optuna.hardware.devices import use_threads
+    from nas_optuna.devices import use_threads
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.execution.loop import run as run_trials
+    from nas_optuna.execution.objective import Objective
+    from nas_optuna.experiment import prepare
     from nas_optuna.presets import DEFAULT
     from nas_optuna.report.controller import save_entropy
     from nas_optuna.report.notes import NoteWriter
-    from nas_optuna.running.loop import StopRequest, interruptible
-    from nas_optuna.running.loop import run as run_trials
-    from nas_optuna.running.objective import Objective
-    from nas_optuna.running.queue import enqueue as enqueue_architecture
-    from nas_optuna.running.queue import enqueue_cheapest, enqueue_once, read_architectures
-    from nas_optuna.running.records import ranked
-    from nas_optuna.running.search import prepare
-    from nas_optuna.running.storage import files_folder, open_storage, storage_url
-    from nas_optuna.running.studies import (
+    from nas_optuna.samplers.prior import read_alphas
+    from nas_optuna.study.records import ranked
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.studies import (
         checkpoint_folder,
         create_study,
         maximizes,
         require_same_space,
     )
-    from nas_optuna.samplers.prior import read_alphas
+    from nas_optuna.study.trial_queue import enqueue as enqueue_architecture
+    from nas_optuna.study.trial_queue import enqueue_cheapest, enqueue_once, read_architectures
 
     if trials is not None and trials < 1:
         raise SpecError(f"--trials must be at least 1, got {trials}")
@@ -193,7 +193,7 @@ def _warm_started(search: Search, sampler: BaseSampler, trials: int | None) -> B
 
 
 def _say_what_next(study: str, storage: str | None) -> None:
-    from nas_optuna.running.storage import masked
+    from nas_optuna.study.storage import masked
 
     where = [f"--storage {shlex.quote(masked(storage))}"] if storage else []
     which = [f"--study {shlex.quote(study)}"] if study != "nas" else []

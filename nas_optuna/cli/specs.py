@@ -92,8 +92,8 @@ def existing_or_new(
         SpecError: The spec is refused, or there is no study and nothing says what it is to be.
         StudyError: The storage cannot be opened, or the study was made by another spec.
     """
-    from nas_optuna.running.storage import open_storage, sqlite_file
-    from nas_optuna.running.studies import load_study, require_same_spec, study_names, study_spec
+    from nas_optuna.study.storage import open_storage, sqlite_file
+    from nas_optuna.study.studies import load_study, require_same_spec, study_names, study_spec
 
     choices = partial(with_options, overrides=overrides, sampler=sampler, pruner=pruner, seed=seed)
     database = sqlite_file(url)

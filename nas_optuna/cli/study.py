@@ -43,11 +43,11 @@ def create(
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.cli.specs import cost_overrides, read_spec, with_options
-    from nas_optuna.hardware.devices import resolve_device
-    from nas_optuna.running.costs import Costs
-    from nas_optuna.running.search import prepare
-    from nas_optuna.running.storage import masked, open_storage, storage_url
-    from nas_optuna.running.studies import create_study
+    from nas_optuna.costs.cost_model import Costs
+    from nas_optuna.devices import resolve_device
+    from nas_optuna.experiment import prepare
+    from nas_optuna.study.storage import masked, open_storage, storage_url
+    from nas_optuna.study.studies import create_study
 
     costs = cost_overrides(
         objectives,
@@ -69,8 +69,8 @@ def create(
 @app.command("list", epilog="Example: nas-optuna study list --json")
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:
     """List the studies of a storage."""
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import summaries
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import summaries
 
     rows = summaries(open_storage(storage_url(storage)))
     if json:
@@ -88,9 +88,9 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
 def show(name: Name = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
     """Show a study's spec and its ranked trials."""
     from nas_optuna.cli.ranking import print_ranking
-    from nas_optuna.running.records import ranked
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import load_study, maximizes, study_spec
+    from nas_optuna.study.records import ranked
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study, maximizes, study_spec
 
     study = load_study(open_storage(storage_url(storage)), name)
     spec = study_spec(study).to_dict()
@@ -115,8 +115,8 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a study with its trials and checkpoints; asks first."""
-    from nas_optuna.running.storage import files_folder, open_storage, storage_url
-    from nas_optuna.running.studies import delete_study, load_study
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.studies import delete_study, load_study
 
     url = storage_url(storage)
     opened = open_storage(url)
@@ -137,9 +137,9 @@ def release(
 
     A run does so by itself for trials of processes that died on its own machine.
     """
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import load_study
-    from nas_optuna.running.worker import release_by_hand
+    from nas_optuna.study.lease import release_by_hand
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study
 
     study = load_study(open_storage(storage_url(storage)), name)
     for number in trials:
@@ -158,8 +158,8 @@ def export(
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
     from nas_optuna.report.export import FORMATS
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import load_study
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study
 
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")

@@ -18,9 +18,9 @@ from nas_optuna.errors import Interrupted, SpecError, TrainingError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nas_optuna.running.search import Search
-    from nas_optuna.running.supernet import SupernetTraining
-    from nas_optuna.supernet.search import Epoch
+    from nas_optuna.execution.supernet_training import SupernetTraining
+    from nas_optuna.experiment import Search
+    from nas_optuna.oneshot.bilevel import Epoch
 
 app = typer.Typer(
     help="The differentiable strategy: train a supernet, export its argmax, check whether it can be believed.",
@@ -73,13 +73,13 @@ def train(
     --spec. Every key of the spec's [supernet] section can be set: --set supernet.alpha_learning_rate=0.02.
     """
     from nas_optuna.cli.specs import existing_or_new
-    from nas_optuna.hardware.devices import resolve_device
+    from nas_optuna.devices import resolve_device
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
+    from nas_optuna.experiment import prepare
     from nas_optuna.report.supernet import save_alpha_figure
-    from nas_optuna.running.loop import StopRequest, interruptible
-    from nas_optuna.running.search import prepare
-    from nas_optuna.running.storage import files_folder, open_storage, storage_url
-    from nas_optuna.running.studies import create_study, require_same_space
-    from nas_optuna.running.supernet import SupernetTraining, cost_table
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.studies import create_study, require_same_space
 
     given = {"epochs": epochs, "mode": mode, "latency_weight": latency_weight, "latency_target": target_latency}
     overrides = [*(set_ or ()), *(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
@@ -152,11 +152,11 @@ def export(
     """Write the argmax as a fixed trial's params (with --top a list, best first) and put it into the queue."""
     import json as json_format
 
-    from nas_optuna.running.queue import enqueue_once
-    from nas_optuna.running.search import prepare
-    from nas_optuna.running.storage import open_storage, storage_url
-    from nas_optuna.running.studies import load_study, study_spec
-    from nas_optuna.running.supernet import ORIGIN, most_probable
+    from nas_optuna.execution.supernet_training import ORIGIN, most_probable
+    from nas_optuna.experiment import prepare
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study, study_spec
+    from nas_optuna.study.trial_queue import enqueue_once
 
     loaded = load_study(open_storage(storage_url(storage)), study)
     space = prepare(study_spec(loaded), data_dir).space
@@ -195,16 +195,16 @@ def check(
     import optuna
 
     from nas_optuna.cli.progress import watch
-    from nas_optuna.hardware.devices import resolve_device
-    from nas_optuna.running import supernet_check as checking
-    from nas_optuna.running.loop import StopRequest, interruptible
-    from nas_optuna.running.loop import run as run_trials
-    from nas_optuna.running.objective import Objective
-    from nas_optuna.running.search import prepare
-    from nas_optuna.running.storage import files_folder, open_storage, storage_url
-    from nas_optuna.running.studies import checkpoint_folder, load_study, study_spec
-    from nas_optuna.running.supernet import trained_supernet
+    from nas_optuna.devices import resolve_device
+    from nas_optuna.execution import supernet_check as checking
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.execution.loop import run as run_trials
+    from nas_optuna.execution.objective import Objective
+    from nas_optuna.execution.supernet_training import trained_supernet
+    from nas_optuna.experiment import prepare
     from nas_optuna.samplers.prior import read_alphas
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.studies import checkpoint_folder, load_study, study_spec
 
     url, where = storage_url(storage), resolve_device(device)
     loaded = load_study(open_storage(url), study)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_optuna.data.catalog import BUILTIN, GROUP, data_directory, load_images
 from nas_optuna.data.images import ImageSet, split, stratified_order
 from nas_optuna.data.loaders import BatchLoader, ResidentLoader, StreamingLoader, make_loader
-from nas_optuna.data.prepare import Augmentation
-from nas_optuna.data.sets import BUILTIN, GROUP, data_directory, load_images
+from nas_optuna.data.preprocessing import Augmentation
 from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.prepare import Augmentation, Preparation
+from nas_optuna.data.preprocessing import Augmentation, Preprocessor
 
 RESIDENT_SHARE = 0.25
 """The share of a device's free memory that resident images may take; the rest is for networks."""
@@ -73,7 +73,7 @@ class ResidentLoader:
         self._device = device
         self._images = images.images.to(device)
         self._labels = images.labels.to(device)
-        self._prepare = Preparation(images, input_size, device)
+        self._prepare = Preprocessor(images, input_size, device)
         self._augmentation = augmentation
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class StreamingLoader:
         self.batch_size = batch_size
         self._device = device
         self._images = images
-        self._prepare = Preparation(images, input_size, device)
+        self._prepare = Preprocessor(images, input_size, device)
         self._augmentation = augmentation
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.study import Study
 
-from nas_optuna.running.records import TrialRecord
+from nas_optuna.study.records import TrialRecord
 
 
 def rows(study: Study) -> list[dict[str, Any]]:

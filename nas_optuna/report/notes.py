@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial
 
-from nas_optuna.running.attributes import set_study_system_attributes
-from nas_optuna.running.records import TrialRecord, count
+from nas_optuna.study.optuna_internals import set_study_system_attributes
+from nas_optuna.study.records import TrialRecord, count
 
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
 

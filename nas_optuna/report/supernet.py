@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from optuna.study import Study
 
+    from nas_optuna.oneshot.bilevel import Epoch
     from nas_optuna.spaces import SearchSpace
-    from nas_optuna.supernet.search import Epoch
 
 FIGURE_ID = "supernet-alphas"
 

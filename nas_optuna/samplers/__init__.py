@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna import plugins
+from nas_optuna import registry
 from nas_optuna.errors import NasOptunaError, SpecError
 
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
 
 GROUP = "nas_optuna.samplers"
-BUILTIN = {name: f"nas_optuna.samplers.optunas:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")}
-BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("evolution", "controller", "arch")}
+BUILTIN = {
+    name: f"nas_optuna.samplers.optuna_builtin:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")
+}
+BUILTIN |= {name: f"nas_optuna.samplers.{name}:{name}" for name in ("evolution", "controller")}
+BUILTIN["arch"] = "nas_optuna.samplers.gp:arch"
 BUILTIN["supernet"] = "nas_optuna.samplers.prior:supernet"
 
 
@@ -39,15 +42,15 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
     """
     from optuna.samplers import BaseSampler as Sampler
 
-    factory = plugins.find("sampler", name, BUILTIN, GROUP)
-    plugins.check_options("sampler", name, factory, options, reserved=("space", "seed"))
+    factory = registry.find("sampler", name, BUILTIN, GROUP)
+    registry.check_options("sampler", name, factory, options, reserved=("space", "seed"))
     try:
         sampler: BaseSampler = factory(space, seed, **options)
     except NasOptunaError:
         raise
     except (TypeError, ValueError) as error:
         raise SpecError(f"sampler {name!r} refuses {dict(options)!r}: {error}") from error
-    plugins.require_type("sampler", name, sampler, Sampler)
+    registry.require_type("sampler", name, sampler, Sampler)
     return sampler
 
 
@@ -69,9 +72,9 @@ class SamplerDescription:
 def describe_samplers() -> list[SamplerDescription]:
     """Every sampler that has a name, built-in ones first. A plugin that cannot be imported says so as its advice."""
     found = []
-    for name in plugins.names(BUILTIN, GROUP):
+    for name in registry.names(BUILTIN, GROUP):
         try:
-            factory = plugins.find("sampler", name, BUILTIN, GROUP)
+            factory = registry.find("sampler", name, BUILTIN, GROUP)
         except SpecError as error:
             found.append(SamplerDescription(name, str(error), {}))
             continue

@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import snapshot
-from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, one_blas_thread
-from nas_optuna.samplers.learner import LOG_PROB, Learner, Settings
-from nas_optuna.samplers.policy import Policy
+from nas_optuna.samplers.base import CategoricalSampler, History, Tokens, one_blas_thread
+from nas_optuna.samplers.lstm_policy import Policy
+from nas_optuna.samplers.reinforce import LOG_PROB, ReinforceTrainer, Settings
 from nas_optuna.spaces import SearchSpace
 
 ENTROPY = "controller:entropy"
@@ -89,7 +89,7 @@ class ControllerSampler(CategoricalSampler):
             raise ValueError(f"failures must be 'ignore' or 'worst', got {failures!r}")
         super().__init__(seed)
         self._settings = Settings(hidden, learning_rate, batch_size, entropy, reward, failures)
-        self._learner: Learner | None = None
+        self._learner: ReinforceTrainer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_learner": None}
@@ -145,9 +145,9 @@ class ControllerSampler(CategoricalSampler):
         with self._lock, one_blas_thread():
             return self._learn(self._read(study, space), study).policy
 
-    def _learn(self, history: History, study: Study) -> Learner:
+    def _learn(self, history: History, study: Study) -> ReinforceTrainer:
         if self._learner is None or self._learner.history is not history:
-            self._learner = Learner(history, self._settings, study.direction)
+            self._learner = ReinforceTrainer(history, self._settings, study.direction)
             if len(history.finished) >= SNAPSHOT_EVERY:
                 any(self._learner.restore(state) for state in snapshot.load(study, SNAPSHOT))
         before = self._learner.learned

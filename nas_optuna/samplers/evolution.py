@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.categorical import CategoricalSampler, History, Tokens, is_ordered, unseen_at_random
-from nas_optuna.samplers.standing import nondominated_ranks
+from nas_optuna.samplers.base import CategoricalSampler, History, Tokens, is_ordered, unseen_at_random
+from nas_optuna.samplers.comparison import nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 

@@ -12,9 +12,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.architecture import Architecture
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
 
 PROPOSALS = "proposals"
 """Trial user attribute: how many proposals were looked at for the trial."""

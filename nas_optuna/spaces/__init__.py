@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_optuna import plugins
+from nas_optuna import registry
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.base import Operation, Parameter, SearchSpace, Shape
 
@@ -31,13 +31,13 @@ def create_space(name: str, options: dict[str, Any], *, in_channels: int, classe
     Raises:
         SpecError: The name or an option is unknown, or an option's value is refused.
     """
-    factory = plugins.find("space", name, BUILTIN, GROUP)
+    factory = registry.find("space", name, BUILTIN, GROUP)
     figures = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
-    plugins.check_options("space", name, factory, options, reserved=figures)
+    registry.check_options("space", name, factory, options, reserved=figures)
     try:
         space = factory(**options, **figures)
     except TypeError as error:
         raise SpecError(f"space {name!r} cannot be made from {options!r}: {error}") from error
-    plugins.require_type("space", name, space, SearchSpace)
+    registry.require_type("space", name, space, SearchSpace)
     made: SearchSpace = space
     return made

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nas_optuna import plugins
-from nas_optuna.architecture import Architecture, Choice
+from nas_optuna import registry
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
+from nas_optuna.spaces.architecture import Architecture, Choice
 
 if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spaces may take
     import optuna
@@ -155,8 +155,8 @@ class SearchSpace(ABC):
         """
         if self.supernet_class is None:
             raise SpecError(f"space {self.name!r} has no supernet; search it with a sampler instead")
-        factory = plugins.find("supernet", self.supernet_class, {}, "nas_optuna.supernets")
-        plugins.check_options("supernet", self.name, factory, options, reserved=("space",))
+        factory = registry.find("supernet", self.supernet_class, {}, "nas_optuna.supernets")
+        registry.check_options("supernet", self.name, factory, options, reserved=("space",))
         supernet: Supernet = factory(self, **options)
         return supernet
 

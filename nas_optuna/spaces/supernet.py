@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.architecture import Architecture, Choice
 from nas_optuna.errors import SpecError
+from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
 
 Mode = Literal["mixture", "sampled"]

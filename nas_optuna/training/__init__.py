@@ -6,15 +6,15 @@ from nas_optuna.training.checkpoint import CheckpointFolder
 from nas_optuna.training.evaluate import Evaluation, evaluate
 from nas_optuna.training.fit import EpochResult, epoch_seed, fit
 from nas_optuna.training.network import make_network
-from nas_optuna.training.saved import TrainedNetwork, load_network, save_network
+from nas_optuna.training.serialization import ImageClassifier, load_network, save_network
 from nas_optuna.training.step import TrainStep
 
 __all__ = [
     "CheckpointFolder",
     "EpochResult",
     "Evaluation",
+    "ImageClassifier",
     "TrainStep",
-    "TrainedNetwork",
     "epoch_seed",
     "evaluate",
     "fit",

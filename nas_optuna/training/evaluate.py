@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
-from nas_optuna.training.parts import part_size
+from nas_optuna.training.microbatch import microbatch_size
 from nas_optuna.training.precision import autocast
 
 
@@ -44,7 +44,7 @@ def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtyp
     confusion: Tensor | None = None
     part: int | None = None
     for images, labels in loader.epoch():
-        part = part or part_size(network, images)
+        part = part or microbatch_size(network, images)
         with autocast(device, dtype):
             logits = torch.cat([network(some) for some in images.split(part)])
         loss += F.cross_entropy(logits.float(), labels, reduction="sum")

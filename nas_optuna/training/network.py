@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nas_optuna.architecture import Architecture
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nas_optuna.errors import TrainingError
 from nas_optuna.spec import Recipe
-from nas_optuna.training.parts import part_size
+from nas_optuna.training.microbatch import microbatch_size
 from nas_optuna.training.precision import allow_fast_float32, autocast, resolve_precision
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class TrainStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._full_batches = 0
-        self._part_size: int | None = None  # known once a batch has been seen
+        self._microbatch_size: int | None = None  # known once a batch has been seen
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """Update once.
@@ -121,9 +121,9 @@ class TrainStep:
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        if self._part_size is None:
-            self._part_size = part_size(self.network, images)
-        part = min(self._part_size, -(-len(images) // self.micro_batches))
+        if self._microbatch_size is None:
+            self._microbatch_size = microbatch_size(self.network, images)
+        part = min(self._microbatch_size, -(-len(images) // self.micro_batches))
         sums = torch.zeros_like(self._sums)
         for x, y in zip(images.split(part), labels.split(part), strict=True):
             with autocast(self.device, self.dtype):

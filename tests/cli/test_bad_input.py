@@ -13,7 +13,7 @@ import optuna
 import pytest
 from PIL import Image
 
-from nas_optuna.running import storage
+from nas_optuna.study import storage
 from tests.cli.conftest import Command, tiny
 
 DATABASE = Path("nas-optuna.db")
@@ -369,7 +369,7 @@ def test_a_locked_database(command: Command, study: str, monkeypatch: pytest.Mon
 FULL_DISK = """
 import resource, sys
 from nas_optuna.cli import main
-from nas_optuna.running import search
+from nas_optuna import experiment as search
 prepare = search.prepare
 def limited(*arguments):
     made = prepare(*arguments)
@@ -426,7 +426,7 @@ def test_a_port_in_use(command: Command, study: str) -> None:
 LITTLE_MEMORY = """
 import resource, sys
 from nas_optuna.cli import main
-from nas_optuna.running import search
+from nas_optuna import experiment as search
 prepare = search.prepare
 def limited(*arguments):
     made = prepare(*arguments)

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nas_optuna.cli.latency import app
+from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.errors import SpecError, TableError
-from nas_optuna.hardware.table import LatencyTable
 
 SMALL = ["--set", "depth=1", "--set", "filters=[4, 8]", "--input-size", "12"]
 

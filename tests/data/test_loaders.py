@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from nas_optuna import ImageSet
 from nas_optuna.data import Augmentation, BatchLoader, ResidentLoader, StreamingLoader, make_loader
-from nas_optuna.data.prepare import enlarge_rows
+from nas_optuna.data.preprocessing import enlarge_rows
 
 CPU = torch.device("cpu")
 LOADERS = [ResidentLoader, StreamingLoader]

@@ -12,8 +12,8 @@ from optuna.trial import create_trial
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.controller import ENTROPY, SNAPSHOT_EVERY, ControllerSampler
-from nas_optuna.samplers.learner import LOG_PROB
-from nas_optuna.samplers.policy import Policy
+from nas_optuna.samplers.lstm_policy import Policy
+from nas_optuna.samplers.reinforce import LOG_PROB
 from nas_optuna.spaces.conv import ConvSpace
 
 NAMES = ("a", "b", "c", "d")

@@ -1,9 +1,9 @@
 import optuna
 import pytest
 
-from nas_optuna.architecture import Architecture
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.within_limits import PROPOSALS, WithinLimitsSampler
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=3)

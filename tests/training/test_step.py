@@ -9,7 +9,7 @@ from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
-from nas_optuna.training import TrainStep, make_network, parts
+from nas_optuna.training import TrainStep, make_network, microbatch
 from nas_optuna.training.precision import resolve_precision
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(optimizer: str, monkeyp
     recipe = DOCUMENTS.model_copy(update={"optimizer": optimizer, "learning_rate": 1e-3})
     results = []
     for cache in (1, 10**12):  # one image at a time; everything at once
-        monkeypatch.setattr(parts, "CACHE_BYTES", cache)
+        monkeypatch.setattr(microbatch, "CACHE_BYTES", cache)
         network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
         step = TrainStep(network, recipe, CPU, total_steps=5)
         for images, labels in batches(5):
@@ -75,10 +75,10 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(optimizer: str, monkeyp
 
 
 def test_batch_normalisation_is_never_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "CACHE_BYTES", 1)
+    monkeypatch.setattr(microbatch, "CACHE_BYTES", 1)
     images = torch.zeros(8, 1, 4, 4)
-    assert parts.part_size(nn.Sequential(nn.Conv2d(1, 2, 3)), images) == 1
-    assert parts.part_size(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), images) == 8
+    assert microbatch.microbatch_size(nn.Sequential(nn.Conv2d(1, 2, 3)), images) == 1
+    assert microbatch.microbatch_size(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), images) == 8
 
 
 def test_cosine_goes_from_the_peak_to_nothing() -> None:
@@ -150,7 +150,7 @@ def test_bf16_trains_on_the_cpu_and_fp16_is_refused() -> None:
 def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from nas_optuna.data.prepare import Augmentation, Preparation
+    from nas_optuna.data.preprocessing import Augmentation, Preprocessor
 
     digits = load_images("digits", True).subset(range(8))
     with FakeTensorMode():
@@ -159,8 +159,8 @@ def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
             network = SPACE.build(ARCHITECTURE)
         images = torch.empty(8, 1, 8, 8, dtype=torch.uint8, device=cuda)
         labels = torch.empty(8, dtype=torch.int64, device=cuda)
-        enlarged = Preparation(digits, 16, cuda)(images)
-        prepared = Preparation(digits, 28, cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
+        enlarged = Preprocessor(digits, 16, cuda)(images)
+        prepared = Preprocessor(digits, 28, cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
         assert {enlarged.device.type, prepared.device.type} == {"cuda"}
         logits = network(prepared)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nas_optuna.architecture import Architecture
 from nas_optuna.errors import ArchitectureError, SpecError
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import Operation, Parameter, SearchSpace, require_choices, require_positive
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class BlockSpace(SearchSpace):
         """A `Block`, an identity, a pooling, the stem's convolution, or the flattening linear layer."""
         from torch import nn
 
-        from nas_optuna.spaces.block.network import Block
+        from nas_optuna.spaces.block.layers import Block
 
         match operation.kind:
             case "stem":

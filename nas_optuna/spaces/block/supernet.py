@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.architecture import Architecture, Choice
+from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.block.space import SKIP, BlockSpace
 from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nas_optuna.architecture import Architecture
 from nas_optuna.errors import ArchitectureError
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import (
     Operation,
     Parameter,
@@ -140,12 +140,12 @@ class ConvSpace(SearchSpace):
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
-        from nas_optuna.spaces.conv import network
+        from nas_optuna.spaces.conv import layers
 
         options = dict(operation.options)
         if operation.kind == "head":
-            return network.head(operation.input_shape, self.classes)
-        return network.ConvLayer(operation.input_shape[0], **options)
+            return layers.head(operation.input_shape, self.classes)
+        return layers.ConvLayer(operation.input_shape[0], **options)
 
 
 def conv_operation(channels: int, side: int, filters: int, kernel: int, stride: int) -> Operation:

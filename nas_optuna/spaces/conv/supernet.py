@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.architecture import Architecture, Choice
 from nas_optuna.errors import SpecError
+from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.conv.space import ConvSpace, conv_operation, head_operation, output_side
 from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
 

@@ -1,0 +1,1 @@
+"""What an architecture costs: counted, measured, looked up, and limited."""

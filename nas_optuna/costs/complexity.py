@@ -1,0 +1,218 @@
+"""Compute and memory of an architecture, counted on meta tensors: no weights are allocated, nothing is computed.
+
+Every figure is made from figures of single operations, which are cached, because networks of a space share their
+operations. After the first few architectures a call costs microseconds.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from nas_optuna.spaces import Operation, SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a network costs, in float32.
+
+    Attributes:
+        macs: Multiply-accumulates of one forward pass of one image (convolutions and matrix products, no biases).
+        params: Number of weights.
+        weight_bytes: Bytes of weights and buffers.
+        activation_bytes: The most bytes of activations that live at once, the batch of input images included.
+            A library's scratch space inside a convolution is not counted, nor are weights and their gradients.
+    """
+
+    macs: int
+    params: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class _OperationFigures:
+    """One operation's part; bytes are beside its input and its weights.
+
+    Attributes:
+        forward_peak: The most bytes that live at once during the forward pass, the output included.
+        retained: Bytes that live on after it: the output and, in training, what backward needs.
+        backward_peak: The same as `forward_peak` for backward, the output's gradient included; 0 in inference.
+    """
+
+    macs: int
+    params: int
+    weight_bytes: int
+    input_bytes: int
+    forward_peak: int
+    retained: int
+    backward_peak: int
+
+
+def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1, training: bool = False) -> Figures:
+    """Count what an architecture's network costs.
+
+    Args:
+        space: The space that the architecture is of.
+        architecture: The architecture.
+        batch_size: Images in a batch; only `Figures.activation_bytes` depends on it.
+        training: Whether activations are counted for a forward and a backward pass, where they are kept for
+            backward, or for a forward pass in inference mode, where each is freed once it has been used.
+    """
+    parts = [
+        _operation_figures(space, operation, batch_size, training, first=i == 0)
+        for i, operation in enumerate(space.operations(architecture))
+    ]
+    return Figures(
+        macs=sum(part.macs for part in parts),
+        params=sum(part.params for part in parts),
+        weight_bytes=sum(part.weight_bytes for part in parts),
+        activation_bytes=_training_peak(parts) if training else _inference_peak(parts),
+    )
+
+
+def operation_macs(space: SearchSpace, operation: Operation) -> int:
+    """Multiply-accumulates of one operation for one image."""
+    return _operation_figures(space, operation, 1, False, first=False).macs
+
+
+def macs_table(space: SearchSpace) -> dict[str, int]:
+    """`operation_macs` of every operation that the space can contain, by `Operation.key`."""
+    return {operation.key: operation_macs(space, operation) for operation in space.reachable_operations()}
+
+
+def _inference_peak(parts: list[_OperationFigures]) -> int:
+    """The caller holds the images throughout; beside them live one operation's input and what it makes."""
+    images = parts[0].input_bytes
+    return max((0 if i == 0 else images) + part.input_bytes + part.forward_peak for i, part in enumerate(parts))
+
+
+def _training_peak(parts: list[_OperationFigures]) -> int:
+    """What earlier operations keep for backward lives throughout an operation's forward and backward pass."""
+    kept = parts[0].input_bytes
+    peak = 0
+    for part in parts:
+        peak = max(peak, kept + part.forward_peak, kept + part.backward_peak)
+        kept += part.retained
+    return peak
+
+
+@lru_cache(maxsize=65_536)
+def _operation_figures(
+    space: SearchSpace, operation: Operation, batch_size: int, training: bool, *, first: bool
+) -> _OperationFigures:
+    """Run one operation on meta tensors.
+
+    `first` matters in training: the images need no gradient.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        module = space.build_operation(operation).train(training)
+        one = torch.empty(1, *operation.input_shape)
+        x = torch.empty(batch_size, *operation.input_shape, requires_grad=training and not first)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(one)
+    module.train(training)
+    forward_peak, retained, backward_peak = _peaks(module, x, training)
+    weights = list(module.parameters())
+    return _OperationFigures(
+        macs=counter.get_total_flops() // 2,
+        params=sum(w.numel() for w in weights),
+        weight_bytes=sum(t.numel() * t.element_size() for t in [*weights, *module.buffers()]),
+        input_bytes=x.numel() * x.element_size(),
+        forward_peak=forward_peak,
+        retained=retained,
+        backward_peak=backward_peak,
+    )
+
+
+def _peaks(module: nn.Module, x: Tensor, training: bool) -> tuple[int, int, int]:
+    import torch
+
+    # Weights have gradients from the step before, which are not activations. The input gets one too, so that its
+    # gradient is added to it and not copied, as at the edge of the graph it would be.
+    for tensor in [x, *module.parameters()] if training else ():
+        tensor.grad = torch.empty_like(tensor)
+    if not training:
+        with torch.no_grad(), _tracked(module, x) as live:
+            y = module(x)
+            return live.peak, live.bytes, 0
+
+    class NextOperation(torch.autograd.Function):
+        """Takes the output and, in backward, makes its gradient, which nobody holds once it has been used."""
+
+        @staticmethod
+        def forward(ctx: Any, y: Tensor) -> Tensor:
+            ctx.shape = y.shape
+            return torch.empty((), device="meta")
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            return torch.empty(ctx.shape, device="meta")
+
+    with _tracked(module, x) as live:
+        y = module(x)
+        forward_peak, retained = live.peak, live.bytes
+        live.peak = 0
+        loss = NextOperation.apply(y) if y.requires_grad else None
+        del y  # in a network nobody but autograd holds it
+        if loss is not None:
+            torch.autograd.backward(loss)
+        return forward_peak, retained, live.peak
+
+
+class _Live:
+    """Bytes of the storages that live now, and the most that ever did."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.peak = 0
+
+    def add(self, storage: Any) -> None:
+        size = storage.nbytes()
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._remove, size).atexit = False
+
+    def _remove(self, size: int) -> None:
+        self.bytes -= size
+
+
+@contextmanager
+def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
+    """Follow every storage that torch makes inside the block; those of `module` and `x` are known before it."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    def storages(values: Iterable[Any]) -> Iterator[Any]:
+        return (v.untyped_storage() for v in values if isinstance(v, torch.Tensor))
+
+    weights = list(module.parameters())
+    known = WeakIdKeyDictionary()
+    for storage in storages([x, x.grad, *weights, *(w.grad for w in weights), *module.buffers()]):
+        known[storage] = True
+    live = _Live()
+
+    class Tracker(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            for storage in storages(tree_leaves(result)):
+                if storage not in known:
+                    known[storage] = True
+                    live.add(storage)
+            return result
+
+    with Tracker():  # type: ignore[no-untyped-call]
+        yield live

@@ -1,0 +1,266 @@
+"""Latency tables: the measured latency of every operation that a space can contain, as a JSON file."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
+from nas_optuna.errors import TableError
+from nas_optuna.spaces import Operation, SearchSpace, Shape
+from nas_optuna.spaces.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SECONDS = 0.015
+"""Length of a visit: several short ones are not all disturbed by the same thing."""
+_SAVE_EVERY = 5.0
+"""Seconds of measuring that a killed process can lose."""
+
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LatencyTable(BaseModel):
+    """Latency of each operation under one set of conditions.
+
+    Attributes:
+        format: Marks the file, and the version of its layout.
+        space: Name of the space whose operations these are.
+        conditions: Where and how they were measured.
+        date: When measuring began, ISO 8601 in UTC.
+        overhead_ms: What a whole network takes beside its operations, as `check` fits it; often negative, since
+            timing six operations one by one counts the cost of a call six times.
+        entries: `Operation.key` → one ``(lower quartile, median, upper quartile)`` a visit, in milliseconds.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["nas-optuna latency table 1"] = "nas-optuna latency table 1"
+    space: str
+    conditions: Conditions
+    date: str
+    overhead_ms: float = Field(default=0.0, allow_inf_nan=False)
+    entries: dict[str, list[tuple[_Milliseconds, _Milliseconds, _Milliseconds]]] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Read a table.
+
+        Raises:
+            TableError: The file is missing, is not a latency table, or is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise TableError(f"cannot read latency table {path}: {error.strerror}") from error
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "the file"
+            raise TableError(
+                f"{path} is not a sound latency table ({where}: {problem['msg']});"
+                " remove it and measure again with: nas-optuna latency measure"
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Write the table, so that a reader or a crash never meets half of it."""
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+        part.replace(path)
+
+    def require(self, conditions: Conditions, path: Path, remedy: str) -> None:
+        """Refuse a table that other conditions have measured.
+
+        Args:
+            conditions: The conditions it is to be used under.
+            path: Where it is, for the message.
+            remedy: What else one can do than measure one for these conditions, for the message.
+
+        Raises:
+            TableError: Naming each difference.
+        """
+        mine, wanted = asdict(self.conditions), asdict(conditions)
+        differences = [f"{k.replace('_', ' ')} {mine[k]!r}, not {wanted[k]!r}" for k in mine if mine[k] != wanted[k]]
+        if differences:
+            raise TableError(
+                f"latency table {path} was measured with {'; '.join(differences)};"
+                f" measure one for these conditions, or {remedy}"
+            )
+
+    def operation_ms(self, operation: Operation) -> float:
+        """Latency of one operation, the median of its fastest visit.
+
+        Raises:
+            TableError: The table does not have it.
+        """
+        visits = self.entries.get(operation.key)
+        if not visits:
+            raise TableError(
+                f"the latency table has no entry for {operation.key!r}; it is unfinished or of another space or input"
+                " size: run nas-optuna latency measure for this space"
+            )
+        return fastest(Latency(*visit) for visit in visits).median_ms
+
+    def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
+        """Latency of a network: the sum over its operations, and the overhead.
+
+        Raises:
+            TableError: The table does not have one of the operations.
+        """
+        return max(0.0, self.overhead_ms + sum(map(self.operation_ms, space.operations(architecture))))
+
+
+def measure_table(
+    space: SearchSpace,
+    conditions: Conditions,
+    path: Path,
+    *,
+    rounds: int,
+    seconds: float = SECONDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LatencyTable:
+    """Measure every operation that a space can contain, or what an earlier call has left over.
+
+    The table is saved as it grows and when it is interrupted.
+
+    Args:
+        space: The space.
+        conditions: Where and how.
+        path: The table's file; one that is there is continued.
+        rounds: Visits of each operation.
+        seconds: Length of a visit.
+        progress: Told the visits made and the visits in all, first at the start.
+
+    Raises:
+        TableError: The file there is damaged, of another space, or was measured under other conditions.
+    """
+    if path.exists():
+        table = LatencyTable.load(path)
+        table.require(conditions, path, "continue it under its own")
+        if table.space != space.name:
+            raise TableError(
+                f"latency table {path} is of space {table.space!r}, not {space.name!r}; choose another file"
+            )
+    else:
+        table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
+    operations = {operation.key: partial(_build, space, operation) for operation in space.reachable_operations()}
+    visits = {key: len(table.entries.get(key, ())) for key in operations}
+    done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(operations)
+    progress(done, total)
+    saved = time.monotonic()
+    try:
+        for key, latency in measure_in_rounds(operations, conditions, rounds=rounds, seconds=seconds, done=visits):
+            table.entries.setdefault(key, []).append((latency.lower_ms, latency.median_ms, latency.upper_ms))
+            progress(done := done + 1, total)
+            if time.monotonic() - saved > _SAVE_EVERY:
+                table.save(path)
+                saved = time.monotonic()
+    finally:
+        table.save(path)
+    return table
+
+
+@dataclass(frozen=True)
+class Check:
+    """How well a table tells the latency of whole networks.
+
+    Attributes:
+        measured_ms: Each network's latency, measured on the spot.
+        table_ms: The table's sum for it, without overhead.
+        overhead_ms: The constant that makes the median error of the sums zero.
+        error: Median relative error of the sums, and of the sums with the overhead that the other networks
+            have (leave one out).
+        spearman: Rank correlation of the two; the overhead does not change it.
+    """
+
+    measured_ms: tuple[float, ...]
+    table_ms: tuple[float, ...]
+    overhead_ms: float
+    error: tuple[float, float]
+    spearman: float
+
+    @property
+    def overhead_helps(self) -> bool:
+        """Whether the overhead lowers the error on networks that it was not fitted to."""
+        return self.error[1] < self.error[0]
+
+
+def check_table(
+    table: LatencyTable,
+    space: SearchSpace,
+    *,
+    networks: int = 30,
+    rounds: int = 5,
+    seconds: float = 0.1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Check:
+    """Compare a table's sums with random networks measured on the spot, under the table's conditions.
+
+    Raises:
+        TableError: The table lacks an operation of one of them.
+    """
+    architectures = {str(a): a for a in _random_architectures(space, networks, seed)}
+    sums = {
+        text: sum(map(table.operation_ms, space.operations(architecture)))
+        for text, architecture in architectures.items()
+    }
+    modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
+    visits: dict[str, list[Latency]] = {text: [] for text in architectures}
+    total = rounds * len(architectures)
+    progress(0, total)
+    measured = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
+    for done, (text, latency) in enumerate(measured, start=1):
+        visits[text].append(latency)
+        progress(done, total)
+    return compare([fastest(visits[text]).median_ms for text in architectures], [sums[text] for text in architectures])
+
+
+def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
+    """The figures of a `Check` from both latencies of each network.
+
+    Args:
+        measured_ms: Measured, one a network, at least 3.
+        table_ms: The table's sum for the same network.
+    """
+    import pandas as pd
+
+    def error(predicted: Sequence[float]) -> float:
+        return statistics.median(abs(p - m) / m for p, m in zip(predicted, measured_ms, strict=True))
+
+    gaps = [m - t for m, t in zip(measured_ms, table_ms, strict=True)]
+    others = [statistics.median(gaps[:i] + gaps[i + 1 :]) for i in range(len(gaps))]
+    return Check(
+        measured_ms=tuple(measured_ms),
+        table_ms=tuple(table_ms),
+        overhead_ms=statistics.median(gaps),
+        error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
+        spearman=float(pd.Series(measured_ms).rank().corr(pd.Series(table_ms).rank())),
+    )
+
+
+def _random_architectures(space: SearchSpace, number: int, seed: int) -> list[Architecture]:
+    """Distinct ones, uniformly; fewer where the space is smaller than that."""
+    rng = random.Random(seed)
+    found: dict[Architecture, None] = {}
+    while len(found) < min(number, space.size):
+        found[space.architecture({name: rng.choice(p.choices) for name, p in space.parameters.items()})] = None
+    return list(found)
+
+
+def _build(space: SearchSpace, operation: Operation) -> tuple[nn.Module, Shape]:
+    return space.build_operation(operation), operation.input_shape
+
+
+def _network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
+    return space.build(architecture), (space.in_channels, space.input_size, space.input_size)

@@ -1,0 +1,174 @@
+"""From raw pixels to a network's input, in batches, on whatever device the pixels are on."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas_optuna.data.images import ImageSet
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is varied at random in training images, in raw pixels.
+
+    Attributes:
+        shift: Move each image by up to this many pixels each way; what comes in is black.
+        flip: Mirror half of the images.
+        cutout: Blank a square of this side at a random place (DeVries & Taylor 2017); 0 is off.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Vary each image on its own.
+
+        Args:
+            images: ``[batch, channels, height, width]``, uint8.
+            generator: Of the images' device.
+
+        Returns:
+            The same shape and type.
+        """
+        if self.shift:
+            images = self._shifted(images, generator)
+        if self.flip:
+            mirrored = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        if self.cutout:
+            images = images.masked_fill(self._squares(images, generator), 0)
+        return images
+
+    def _shifted(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, channels, height, width = images.shape
+        offsets = torch.randint(0, 2 * self.shift + 1, (2, batch, 1), device=images.device, generator=generator)
+        padded = F.pad(images, [self.shift] * 4)
+        rows = offsets[0] + torch.arange(height, device=images.device)
+        columns = offsets[1] + torch.arange(width, device=images.device)
+        image = torch.arange(batch, device=images.device)[:, None, None, None]
+        channel = torch.arange(channels, device=images.device)[:, None, None]
+        return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def _squares(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image."""
+        corner = torch.rand((2, len(images), 1), device=images.device, generator=generator)
+        inside = []
+        for axis, size in enumerate(images.shape[2:]):
+            first = (corner[axis] * (max(size - self.cutout, 0) + 1)).floor()
+            distance = torch.arange(size, device=images.device) - first
+            inside.append((distance >= 0) & (distance < self.cutout))
+        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+
+class Preprocessor:
+    """Scale to [0, 1], normalise, then resize bilinearly: the document's order, for a whole batch at once.
+
+    A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices; on the CPU that
+    is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
+    torchvision's per-image pipeline) within rounding. The second product is most of the work and nearly all of its
+    matrix is zero: where images grow by a whole factor, `enlarge_rows` does it without.
+
+    Args:
+        images: Their statistics and raw size are used.
+        input_size: Side of the square output in pixels.
+        device: Where batches will be prepared.
+    """
+
+    def __init__(self, images: ImageSet, input_size: int, device: torch.device) -> None:
+        self.input_size = input_size
+        shape = (1, images.channels, 1, 1)
+        self._mean = torch.tensor(images.mean, device=device).reshape(shape)
+        self._std = torch.tensor(images.std, device=device).reshape(shape)
+        height, width = images.images.shape[2:]
+        self._rows = None if height == input_size else bilinear_matrix(height, input_size).to(device)
+        self._columns = None if width == input_size else bilinear_matrix(width, input_size).T.contiguous().to(device)
+        self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` uint8 → ``[batch, channels, input_size, input_size]`` float32.
+
+        The result is in channels-last memory format.
+        """
+        x = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        if self._columns is not None:
+            x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self.input_size)
+        if self._rows is not None:
+            x = self._with_rows_resized(x, self._rows)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` → ``[batch, channels, input_size, width]``."""
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch * channels, height, width)
+        shape = (batch * channels, self.input_size, width)
+        result = x.new_empty(shape) if self._memory is None else self._memory.take(*shape)
+        if self.input_size % height == 0:
+            enlarge_rows(x, out=result)
+        else:
+            torch.bmm(matrix.expand(batch * channels, self.input_size, height), x, out=result)
+        return result.view(batch, channels, self.input_size, width)
+
+
+def enlarge_rows(x: Tensor, out: Tensor) -> None:
+    """Bilinear enlargement of rows by a whole factor, as ``F.interpolate`` does it with ``align_corners=False``.
+
+    Args:
+        x: ``[batch, height, width]``.
+        out: ``[batch, factor * height, width]``, overwritten.
+    """
+    height, width = x.shape[1:]
+    factor = out.shape[1] // height
+    # Between the centres of two neighbouring rows lie `factor` new ones; beyond the outermost centres rows repeat.
+    above = factor // 2
+    below = above + factor * (height - 1)
+    shares = (torch.arange(above, above + factor, device=x.device) + 0.5) / factor - 0.5
+    between = out[:, above:below].view(len(x), height - 1, factor, width)
+    torch.lerp(x[:, :-1, None], x[:, 1:, None], shares[:, None], out=between)
+    out[:, :above] = x[:, :1]
+    out[:, below:] = x[:, -1:]
+
+
+class ReusedMemory:
+    """Memory for large results on the CPU, used again once no tensor refers to it.
+
+    The C library hands large blocks back to the kernel, which clears each page when it is touched again: that costs
+    more than to prepare a batch.
+    """
+
+    _BLOCKS = 2  # a loop still holds one batch when it asks for the next
+
+    def __init__(self) -> None:
+        # Each block's values, and the array through which a tensor uses them; that one lives as long as the tensor.
+        self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def take(self, *shape: int) -> Tensor:
+        """An uninitialised float32 tensor that shares no memory with any other one alive."""
+        size = int(np.prod(shape))
+        self._blocks = [(values, user) for values, user in self._blocks if user() is not None or len(values) >= size]
+        place = next((i for i, (_, user) in enumerate(self._blocks) if user() is None), len(self._blocks))
+        if place == self._BLOCKS:
+            return torch.empty(shape)
+        values = np.empty(size, np.float32) if place == len(self._blocks) else self._blocks[place][0]
+        used = values[:size].reshape(shape)
+        self._blocks[place : place + 1] = [(values, weakref.ref(used))]
+        return torch.from_numpy(used)
+
+
+def bilinear_matrix(size: int, output_size: int) -> Tensor:
+    """The ``[output_size, size]`` float32 matrix by which ``F.interpolate`` resizes one axis.
+
+    Antialiased when it shrinks, as torchvision's ``Resize`` is.
+    """
+    # Column i of this image is where pixel i goes. (Width 1 would do, but torch 2.14 antialiases such images wrongly.)
+    basis = torch.eye(size).reshape(1, 1, size, size)
+    resized = F.interpolate(
+        basis, size=(output_size, size), mode="bilinear", align_corners=False, antialias=output_size < size
+    )
+    return resized[0, 0].contiguous()

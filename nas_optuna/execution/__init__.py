@@ -1,0 +1,1 @@
+"""Who runs a trial, and how its value comes about."""

@@ -1,0 +1,99 @@
+"""Pruning by one figure of a trial, whatever the number of the study's objectives.
+
+Optuna refuses `Trial.report` and `Trial.should_prune` in a study with several objectives (optuna #3450), because a
+pruner compares single numbers. Here such a study is pruned by accuracy:
+
+- Each report is kept in the trial's user attribute `Attribute.REPORTS`, where every storage, every worker and the
+  dashboard see it. It is not kept among the intermediate values, because with those in a study of several objectives
+  Optuna's TPE fails as soon as a trial is pruned (it asks the study for *the* direction).
+- The study's own pruner is then asked about a view of the same trials in the same storage, with one objective,
+  to be maximised, and the reports as intermediate values. Nothing is copied: what a pruner writes (the rungs of
+  successive halving) goes to the real trials, so that several workers prune together.
+- A trial is compared only with trials that cost no more in any of the other objectives. Compared with all, cheap and
+  less accurate networks are pruned although they belong to the front, which is then worse than without pruning.
+- The caller raises ``optuna.TrialPruned``; Optuna then records the trial as pruned, without values.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Container, Mapping
+from typing import Any, TypeGuard, cast
+
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
+
+from nas_optuna.study.records import Attribute
+
+
+def report(trial: BaseTrial, value: float, step: int) -> None:
+    """As ``trial.report``, also in a study with several objectives."""
+    if _has_several_objectives(trial):
+        earlier = trial.user_attrs.get(Attribute.REPORTS, {})
+        trial.set_user_attr(Attribute.REPORTS, {**earlier, str(step): value})
+    else:
+        trial.report(value, step)
+
+
+def should_prune(trial: BaseTrial, costs: Mapping[str, float]) -> bool:
+    """As ``trial.should_prune``, also in a study with several objectives.
+
+    Args:
+        trial: The trial.
+        costs: Its value in each objective that is a cost; other trials keep theirs as user attributes of that name.
+    """
+    if not _has_several_objectives(trial):
+        return trial.should_prune()
+    study = trial.study
+    storage = cast(BaseStorage, _OneObjective(study._storage, costs))
+    view = Study(study.study_name, storage, sampler=study.sampler, pruner=study.pruner)
+    return study.pruner.prune(view, storage.get_trial(trial._trial_id))
+
+
+def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:
+    return isinstance(trial, Trial) and len(trial.study.directions) > 1
+
+
+class _OneObjective:
+    """A storage that shows another one's trials with one objective, and forwards everything else to it.
+
+    Args:
+        storage: The study's storage.
+        costs: Trials that cost more than this, in anything, are not shown.
+    """
+
+    def __init__(self, storage: BaseStorage, costs: Mapping[str, float]) -> None:
+        self._storage = storage
+        self._costs = costs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return [StudyDirection.MAXIMIZE]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return _with_reports(self._storage.get_trial(trial_id))
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return [_with_reports(trial) for trial in trials if self._costs_no_more(trial)]
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        return BaseStorage.get_best_trial(cast(BaseStorage, self), study_id)
+
+    def _costs_no_more(self, trial: FrozenTrial) -> bool:
+        return all(trial.user_attrs.get(name, math.inf) <= cost for name, cost in self._costs.items())
+
+
+def _with_reports(trial: FrozenTrial) -> FrozenTrial:
+    reports = {int(step): value for step, value in trial.user_attrs.get(Attribute.REPORTS, {}).items()}
+    seen = copy.copy(trial)
+    seen.intermediate_values = reports
+    if trial.state == TrialState.COMPLETE and reports:
+        seen.values = [reports[max(reports)]]
+    return seen

@@ -1,0 +1,181 @@
+"""Train a chosen architecture for the full recipe and look at the test set: once, for what is finally reported."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from torch import nn
+
+from nas_optuna.data import Augmentation, ImageSet, load_images, make_loader
+from nas_optuna.data.images import stratified_order
+from nas_optuna.devices import device_name, resolve_device
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import Recipe, StudySpec
+from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
+from nas_optuna.training.precision import resolve_precision
+
+_ATTRIBUTE = "nas_optuna:retrained"
+
+
+@dataclass(frozen=True)
+class TestReport:
+    """What retraining found.
+
+    Attributes:
+        architecture: The canonical string.
+        recipe: Fingerprint of the recipe.
+        device: Name of the device.
+        images: Training images, validation included.
+        test_images: Test images.
+        seeds: The seeds trained with.
+        accuracies: Test accuracy of each, 0 … 1.
+        classes: What each class is called.
+        confusion: Summed over the seeds: row is the true class, column the predicted one.
+        seconds: Training time of all seeds.
+    """
+
+    architecture: str
+    recipe: str
+    device: str
+    images: int
+    test_images: int
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean test accuracy."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for one."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    @property
+    def class_accuracies(self) -> tuple[float, ...]:
+        """Share of each true class that was recognised; NaN for a class that the test set lacks."""
+        return tuple(row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.confusion))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with what is derived."""
+        return asdict(self) | {
+            "mean": self.mean,
+            "spread": self.spread,
+            "class_accuracies": list(self.class_accuracies),
+        }
+
+
+def retrain(
+    space: SearchSpace,
+    architecture: Architecture,
+    spec: StudySpec,
+    *,
+    seeds: int = 1,
+    device: str = "auto",
+    data_directory: Path | None = None,
+    checkpoints: Path | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[int, EpochResult], None] = lambda seed, result: None,
+) -> tuple[TestReport, nn.Module, ImageSet]:
+    """Train on training and validation images together, with several seeds, and score on the test set.
+
+    Args:
+        space: The spec's space.
+        architecture: One of its points.
+        spec: The data and the recipe; its `recipe.epochs` is the full recipe.
+        seeds: How many, counted up from the recipe's.
+        device: As `resolve_device` takes it.
+        data_directory: Where data sets are.
+        checkpoints: Folder for the state of each seed, so that an interrupted call goes on.
+        interrupted: Asked between steps.
+        on_epoch: Told of each seed's epochs.
+
+    Returns:
+        The report, the network of the first seed (not of the best: the test set does not select), and the images
+        that it was trained on.
+
+    Raises:
+        DataError: The data set is absent.
+        DeviceError: The device is not there.
+        TrainingError: The loss is not finite, or memory ran out twice.
+        Interrupted: `interrupted` said so; what was trained is kept in `checkpoints`.
+    """
+    where = resolve_device(device)
+    recipe = spec.recipe
+    images = _training_images(spec, data_directory)
+    augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
+    used = None if augmentation == Augmentation() else augmentation
+    train = make_loader(images, recipe.batch_size, space.input_size, where, used)
+    folder = checkpoints and checkpoints / _identity(architecture, recipe)
+    networks, seconds = [], 0.0
+    numbers = tuple(range(recipe.seed, recipe.seed + seeds))
+    for seed in numbers:
+        network = make_network(space, architecture, recipe, where, seed)
+        state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
+        for result in fit(network, train, None, recipe, where, seed=seed, checkpoints=state, interrupted=interrupted):
+            seconds += result.seconds
+            on_epoch(seed, result)
+        networks.append(network)
+    # Only now, when all that could be chosen is chosen.
+    test_images = load_images(spec.data.name, False, data_directory)
+    test = make_loader(_as_prepared(test_images, images), recipe.batch_size, space.input_size, where)
+    results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
+    confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
+    report = TestReport(
+        architecture=str(architecture),
+        recipe=recipe.fingerprint,
+        device=device_name(where),
+        images=len(images),
+        test_images=len(test_images),
+        seeds=numbers,
+        accuracies=tuple(result.accuracy for result in results),
+        classes=images.classes,
+        confusion=tuple(map(tuple, confusion.tolist())),
+        seconds=seconds,
+    )
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report, networks[0], images
+
+
+def record(study: Study, report: TestReport) -> int:
+    """Keep a report's figures with its study.
+
+    Returns:
+        How often the study's test set was looked at before. Choosing among architectures by these figures would make
+        them as optimistic as validation figures.
+    """
+    earlier: list[dict[str, Any]] = study.user_attrs.get(_ATTRIBUTE, [])
+    entry = {
+        key: value for key, value in report.to_dict().items() if key not in ("confusion", "classes", "class_accuracies")
+    }
+    study.set_user_attr(_ATTRIBUTE, [*earlier, entry])
+    return len(earlier)
+
+
+def _training_images(spec: StudySpec, directory: Path | None) -> ImageSet:
+    whole = load_images(spec.data.name, True, directory)
+    if spec.data.train_limit is None:
+        return whole
+    return whole.subset(stratified_order(whole.labels, spec.data.split_seed)[: spec.data.train_limit])
+
+
+def _as_prepared(test: ImageSet, train: ImageSet) -> ImageSet:
+    """The test images under the training images' statistics."""
+    return ImageSet(test.images, test.labels, train.classes, train.mean, train.std)
+
+
+def _identity(architecture: Architecture, recipe: Recipe) -> str:
+    return "retrain-" + hashlib.sha256(f"{architecture}/{recipe.fingerprint}".encode()).hexdigest()[:12]

@@ -1,1 +1,0 @@
-"""What a network costs: devices, compute, memory, and measured latency."""

@@ -1,0 +1,1 @@
+"""One-shot search: supernets trained, and their alphas."""

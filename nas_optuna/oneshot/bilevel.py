@@ -1,0 +1,326 @@
+"""The search: weights and alphas of a supernet trained in turns, one result an epoch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas_optuna.data import BatchLoader
+from nas_optuna.errors import Interrupted, SpecError, TrainingError
+from nas_optuna.oneshot.cost_loss import cost_loss
+from nas_optuna.oneshot.gumbel import Draws
+from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
+from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
+from nas_optuna.spaces.architecture import Choice
+from nas_optuna.spaces.supernet import Draw, Supernet
+from nas_optuna.spec import SupernetSpec
+from nas_optuna.training import epoch_seed
+from nas_optuna.training.precision import allow_fast_float32, autocast
+
+WINDOW = 50
+"""Steps between two looks at the losses and gradient norms, the only times that the loop waits for the device."""
+TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
+"""FBNet's schedule, Wu et al. 2019, section 4.1."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of a search gave.
+
+    Attributes:
+        number: Counted from 1.
+        loss: Mean cross entropy of the weight steps.
+        accuracy: Share of right answers in the weight steps, before each step.
+        alpha_loss: Mean cross entropy of the alpha steps; None while alphas are still, and in a joint update.
+        gradient_norm: Median norm of the weights' gradient before clipping.
+        temperature: Of the Gumbel-softmax.
+        cost: Expected cost at the end of the epoch, in the table's unit; None without a table.
+        alphas: Parameter name → logits at the end of the epoch.
+        entropy: Parameter name → entropy of its probabilities in nats.
+        derived: The most probable params.
+        seconds: Wall-clock.
+    """
+
+    number: int
+    loss: float
+    accuracy: float
+    alpha_loss: float | None
+    gradient_norm: float
+    temperature: float
+    cost: float | None
+    alphas: Mapping[str, list[float]]
+    entropy: Mapping[str, float]
+    derived: Mapping[str, Choice]
+    seconds: float
+
+
+class BilevelSearch:
+    """Alternating (or joint) optimisation of a supernet.
+
+    Args:
+        supernet: The supernet, on its device.
+        weight_images: What weights are trained on.
+        alpha_images: What alphas are trained on; None in a joint update.
+        spec: The settings.
+        table: ``Operation.key`` → cost, in milliseconds or millions of MACs.
+        dtype: Autocast to this; float32 is no autocast.
+        interrupted: Asked between steps.
+
+    Raises:
+        SpecError: The space cannot honour an option, or latency has a weight and no table.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        weight_images: BatchLoader,
+        alpha_images: BatchLoader | None,
+        spec: SupernetSpec,
+        table: Mapping[str, float] | None = None,
+        dtype: torch.dtype = torch.float32,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        _require_honourable(spec, supernet, alpha_images, table)
+        self.supernet = supernet
+        self.spec = spec
+        self._weight_images = weight_images
+        self._alpha_images = alpha_images
+        self._dtype = dtype
+        self._interrupted = interrupted
+        self._device = next(iter(supernet.alphas.values())).device
+        allow_fast_float32(self._device)
+        self._cost = supernet.cost_model(table) if table is not None else None
+        self._loss = cost_loss(spec)
+        self._weights = list(supernet.weights())
+        self._alphas = list(supernet.alphas.values())
+        self._optimizer = _weight_optimizer(self._weights, spec)
+        self._alpha_optimizer = _alpha_optimizer(self._alphas, spec)
+        self._draws = Draws(supernet, spec.seed)
+        self._watch = DivergenceMonitor(supernet.space.classes)
+        self._smallest = supernet.smallest()
+        self.finished = 0
+
+    @property
+    def temperature(self) -> float:
+        """The Gumbel-softmax's temperature in the next epoch."""
+        start, decay = self.spec.temperature or TEMPERATURE, self.spec.temperature_decay or TEMPERATURE_DECAY
+        return start * decay**self.finished
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train epoch after epoch, from where the search stands.
+
+        Raises:
+            TrainingError: Gradients exploded or the search collapsed. The supernet is back in its state at the end
+                of the last good epoch.
+            Interrupted: `interrupted` said so.
+        """
+        while self.finished < self.spec.epochs:
+            good = {name: value.clone() for name, value in self.supernet.state_dict().items()}
+            try:
+                epoch = self._epoch()
+            except TrainingError:
+                self.supernet.load_state_dict(good)
+                raise
+            self.finished += 1
+            yield epoch
+            require_no_collapse(self.supernet.prior(), epoch.derived, self._smallest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on as if nothing had happened: tensors and plain numbers."""
+        return {
+            "finished": self.finished,
+            "supernet": self.supernet.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "alpha_optimizer": self._alpha_optimizer.state_dict(),
+            "draws": self._draws.generator.get_state(),
+            "largest_norm": self._watch.largest,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of a search with the same settings."""
+        self.finished = state["finished"]
+        self.supernet.load_state_dict(state["supernet"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self._draws.generator.set_state(state["draws"].cpu())
+        self._watch.largest = state["largest_norm"]
+
+    def _epoch(self) -> Epoch:
+        start = time.monotonic()
+        temperature = self.temperature
+        moving = self.finished >= self.spec.warmup_epochs
+        steps = len(self._weight_images)
+        meter = _Meter(self._watch)
+        self._draws.refresh()
+        alpha_batches = self._alpha_batches() if self._alpha_images is not None and moving else None
+        joint = moving and self._alpha_images is None
+        for i, batch in enumerate(self._weight_images.epoch(epoch_seed(self.spec.seed, self.finished))):
+            if self._interrupted():
+                raise Interrupted(f"stopped in epoch {self.finished + 1}")
+            self._set_learning_rate((self.finished + i / steps) / self.spec.epochs)
+            if alpha_batches is not None:
+                meter.alpha_losses.append(self._alpha_step(batch, next(alpha_batches), temperature))
+            meter.add(*self._weight_step(batch, temperature, joint))
+        meter.look()
+        cost = None if self._cost is None else float(self._cost(self.supernet.probabilities()).detach())
+        return Epoch(
+            number=self.finished + 1,
+            loss=meter.mean_loss(),
+            accuracy=meter.accuracy(),
+            alpha_loss=meter.mean_alpha_loss(),
+            gradient_norm=meter.median_norm(),
+            temperature=temperature,
+            cost=cost,
+            alphas={name: alpha.tolist() for name, alpha in self.supernet.alphas.items()},
+            entropy=self.supernet.entropy(),
+            derived=self.supernet.derive(),
+            seconds=time.monotonic() - start,
+        )
+
+    def _alpha_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches for the alphas without end; a smaller half begins anew within the epoch."""
+        assert self._alpha_images is not None
+        for i in itertools.count():
+            yield from self._alpha_images.epoch(epoch_seed(self.spec.seed, -1 - self.finished - i * self.spec.epochs))
+
+    def _set_learning_rate(self, progress: float) -> None:
+        if self.spec.schedule == "cosine":
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.spec.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _cross_entropy(self, batch: tuple[Tensor, Tensor], draw: Draw, differentiable: bool) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        with autocast(self._device, self._dtype):
+            logits = self.supernet(images, self.supernet.picks(self.spec.mode, draw, differentiable=differentiable))
+        return F.cross_entropy(logits.float(), labels), logits
+
+    def _with_cost(self, cross_entropy: Tensor) -> Tensor:
+        if self.spec.latency_weight == 0 or self._cost is None:
+            return cross_entropy
+        return self._loss(cross_entropy, self._cost(self.supernet.probabilities()))
+
+    def _weight_step(
+        self, batch: tuple[Tensor, Tensor], temperature: float, joint: bool
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        loss, logits = self._cross_entropy(batch, self._draws.next(temperature), differentiable=joint)
+        self._optimizer.zero_grad()
+        self._alpha_optimizer.zero_grad()
+        torch.autograd.backward(self._with_cost(loss) if joint else loss)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, self.spec.clip or math.inf)
+        self._optimizer.step()
+        if joint:
+            self._alpha_optimizer.step()
+        labels = batch[1]
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum(), norm, len(labels)
+
+    def _alpha_step(
+        self, weight_batch: tuple[Tensor, Tensor], alpha_batch: tuple[Tensor, Tensor], temperature: float
+    ) -> Tensor:
+        draw = self._draws.next(temperature)
+        cross_entropy: list[Tensor] = []
+
+        def alpha_loss() -> Tensor:
+            loss, _ = self._cross_entropy(alpha_batch, draw, differentiable=True)
+            cross_entropy.append(loss.detach())
+            return self._with_cost(loss)
+
+        if self.spec.order == 1:
+            gradients = gradient(alpha_loss(), self._alphas)
+        else:
+            group = self._optimizer.param_groups[0]
+            _, gradients = unrolled_gradient(
+                lambda: self._cross_entropy(weight_batch, draw, differentiable=True)[0],
+                alpha_loss,
+                self._weights,
+                self._alphas,
+                learning_rate=group["lr"],
+                momentum=self.spec.momentum,
+                weight_decay=self.spec.weight_decay,
+                buffers=[self._optimizer.state[w].get("momentum_buffer") for w in self._weights],
+            )
+        for alpha, g in zip(self._alphas, gradients, strict=True):
+            alpha.grad = g
+        self._alpha_optimizer.step()
+        return cross_entropy[0]
+
+
+class _Meter:
+    """Losses, hits and gradient norms, kept on the device and read once a window."""
+
+    def __init__(self, watch: DivergenceMonitor) -> None:
+        self._watch = watch
+        self._pending: list[Tensor] = []
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self._hits = 0.0
+        self._seen = 0
+        self.alpha_losses: list[Tensor] = []
+
+    def add(self, loss: Tensor, hits: Tensor, norm: Tensor, seen: int) -> None:
+        self._pending.append(torch.stack([loss.float(), hits.float(), norm.float()]))
+        self._seen += seen
+        if len(self._pending) == WINDOW:
+            self.look()
+
+    def look(self) -> None:
+        """Read what is pending and let the watch judge it."""
+        if self._pending:
+            losses, hits, norms = torch.stack(self._pending).T.tolist()
+            self._pending.clear()
+            self._watch.observe(norms, losses)
+            self._losses += losses
+            self._norms += norms
+            self._hits += sum(hits)
+
+    def mean_loss(self) -> float:
+        return sum(self._losses) / len(self._losses)
+
+    def accuracy(self) -> float:
+        return self._hits / self._seen
+
+    def median_norm(self) -> float:
+        return sorted(self._norms)[len(self._norms) // 2]
+
+    def mean_alpha_loss(self) -> float | None:
+        return torch.stack(self.alpha_losses).mean().item() if self.alpha_losses else None
+
+
+def _weight_optimizer(weights: list[torch.nn.Parameter], spec: SupernetSpec) -> torch.optim.Optimizer:
+    """Not fused: a fused SGD asks for the momentum of every weight, and a drawn path leaves some without."""
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(weights, spec.learning_rate, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(weights, spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
+
+
+def _alpha_optimizer(alphas: list[torch.nn.Parameter], spec: SupernetSpec) -> torch.optim.Optimizer:
+    """Adam with the settings of DARTS (Liu et al. 2019, appendix A.1.1); in a joint update the weights' SGD."""
+    decay = spec.alpha_weight_decay
+    if spec.update == "joint":
+        rate = spec.alpha_learning_rate or spec.learning_rate
+        return torch.optim.SGD(alphas, rate, momentum=spec.momentum, weight_decay=decay or 0.0)
+    return torch.optim.Adam(
+        alphas, spec.alpha_learning_rate or 3e-4, betas=(0.5, 0.999), weight_decay=1e-3 if decay is None else decay
+    )
+
+
+def _require_honourable(
+    spec: SupernetSpec, supernet: Supernet, alpha_images: BatchLoader | None, table: Mapping[str, float] | None
+) -> None:
+    if (alpha_images is None) != (spec.update == "joint"):
+        raise SpecError("an alternating update needs images for the alphas, and a joint one has no use for them")
+    draws = spec.mode == "sampled" or bool(supernet.must_draw)
+    if not draws and not (spec.temperature is None and spec.temperature_decay is None):
+        raise SpecError(
+            f"supernet.temperature is of no use to space {supernet.space.name!r} in mode 'mixture', which draws"
+            " nothing; leave it out, or set supernet.mode=sampled"
+        )
+    if spec.latency_weight and table is None:
+        raise SpecError("supernet.latency_weight needs a table of costs")

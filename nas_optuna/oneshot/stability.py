@@ -1,0 +1,78 @@
+"""Watching a search for exploding gradients and for collapse."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from nas_optuna.errors import TrainingError
+from nas_optuna.spaces.architecture import Choice
+
+EXPLOSION = 100.0
+"""How many times the largest earlier median a window's median gradient norm may reach."""
+CHANCE = 10.0
+"""How many times the loss of guessing, ``log(classes)``, a window's median loss may reach."""
+COLLAPSE = 0.8
+"""Mean probability from which on a derived network that does the least possible is a decision, not noise."""
+
+
+class DivergenceMonitor:
+    """Looks at the gradient norms and losses of one window of steps after the other.
+
+    Args:
+        classes: Number of classes.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._guessing = math.log(max(classes, 2))
+        self.largest: float | None = None
+
+    def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
+        """Judge a window.
+
+        Args:
+            norms: Norm of the weights' gradient before clipping, one a step.
+            losses: Cross entropy, one a step.
+
+        Raises:
+            TrainingError: With cause ``"gradient explosion"`` or ``"non-finite loss"``.
+        """
+        remedy = "lower supernet.learning_rate or supernet.clip, and look for a ReLU that is missing or doubled"
+        if not all(map(math.isfinite, losses)):
+            raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
+        norm, loss = statistics.median(norms), statistics.median(losses)
+        if not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self.largest or math.inf):
+            before = f", {self.largest:.3g} before" if self.largest else ""
+            raise TrainingError(
+                f"the supernet's gradients explode: median norm {norm:.3g}{before}; {remedy}", "gradient explosion"
+            )
+        if loss > CHANCE * self._guessing:
+            raise TrainingError(
+                f"the supernet's gradients explode: loss {loss:.3g}, guessing gives {self._guessing:.3g}; {remedy}",
+                "gradient explosion",
+            )
+        self.largest = max(norm, self.largest or 0.0)
+
+
+def require_no_collapse(
+    probabilities: Mapping[str, Sequence[float]], derived: Mapping[str, Choice], smallest: Mapping[str, Choice]
+) -> None:
+    """Refuse to go on once every parameter has settled on its least work: all identity, or all smallest.
+
+    Args:
+        probabilities: Parameter name → one a choice.
+        derived: The most probable choices.
+        smallest: The params with the least work.
+
+    Raises:
+        TrainingError: With cause ``"collapse"``.
+    """
+    mean = statistics.mean(max(p) for p in probabilities.values())
+    if dict(derived) == dict(smallest) and mean >= COLLAPSE:
+        choices = ", ".join(dict.fromkeys(map(str, derived.values())))
+        raise TrainingError(
+            f"the search collapsed: every parameter settled on its smallest choice ({choices}), mean probability"
+            f" {mean:.2f}; lower supernet.latency_weight, or raise supernet.warmup_epochs",
+            "collapse",
+        )

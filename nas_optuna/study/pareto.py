@@ -1,0 +1,138 @@
+"""What a study with several objectives or limits has found: its front, and how much of it is feasible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.objectives import Goal, parse_objective
+from nas_optuna.samplers.within_limits import PROPOSALS
+from nas_optuna.study.records import TrialRecord, ranked
+
+
+def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume between a set of points and a reference point, all coordinates to be minimised.
+
+    Slices along the last coordinate and adds up the volumes of the slices (HSO; While et al., "A faster algorithm
+    for calculating hypervolume", IEEE TEC 2006). Exact; exponential in the number of coordinates, of which a
+    study has few.
+
+    Args:
+        losses: Points, one coordinate an objective; what lies beyond the reference in any counts nothing.
+        reference: The worst corner.
+    """
+    *rest, last = reference
+    points = sorted(
+        {tuple(p) for p in losses if all(x < r for x, r in zip(p, reference, strict=True))}, key=lambda p: p[-1]
+    )
+    if not points:
+        return 0.0
+    if not rest:
+        return last - points[0][0]
+    volume = 0.0
+    for i, point in enumerate(points):
+        top = points[i + 1][-1] if i + 1 < len(points) else last
+        if top > point[-1]:
+            volume += hypervolume([p[:-1] for p in points[: i + 1]], rest) * (top - point[-1])
+    return volume
+
+
+@dataclass(frozen=True)
+class Front:
+    """The trials that no other one beats in every objective.
+
+    Attributes:
+        objectives: Names, in the study's order.
+        records: The trials, best in the first objective first; feasible ones only.
+        reference: The worst corner that `hypervolume` is measured from, one value an objective.
+        hypervolume: Share of the box between `reference` and the ideal (1 for what is maximised, 0 for a cost) that
+            the front dominates.
+    """
+
+    objectives: tuple[str, ...]
+    records: tuple[TrialRecord, ...]
+    reference: tuple[float, ...]
+    hypervolume: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Front:
+    """The front of a study of ours.
+
+    Args:
+        study: With any number of objectives.
+        reference: The worst value of an objective, by name. By default 0 for what is maximised, and for a cost the
+            largest of any trial, so that fronts of two studies compare only with one that is given.
+
+    Raises:
+        SpecError: A name is not an objective of the study, or its value leaves no room.
+    """
+    objectives = [parse_objective(name) for name in study.metric_names or ()]
+    given = dict(reference or {})
+    for name in given:
+        if name not in [objective.name for objective in objectives]:
+            raise SpecError(unknown("objective", name, [objective.name for objective in objectives]))
+    trials = study.get_trials(deepcopy=False)
+    ideal = [1.0 if objective.direction == "maximize" else 0.0 for objective in objectives]
+    worst = [given.get(objective.name, _worst(objective, trials)) for objective in objectives]
+    for objective, best, value in zip(objectives, ideal, worst, strict=True):
+        if value >= best if objective.direction == "maximize" else value <= best:
+            raise SpecError(f"reference {objective.name} = {value:g} leaves no room to its ideal, {best:g}")
+    records = ranked(study.best_trials, objectives[0].direction == "maximize")
+    losses = [
+        [(value - best) / (reference - best) for value, best, reference in zip(r.values, ideal, worst, strict=True)]
+        for r in records
+    ]
+    share = hypervolume(losses, [1.0] * len(objectives))
+    return Front(tuple(o.name for o in objectives), tuple(records), tuple(worst), share)
+
+
+def _worst(objective: Goal, trials: Sequence[FrozenTrial]) -> float:
+    if objective.direction == "maximize":
+        return 0.0
+    return max(
+        (trial.user_attrs[objective.name] for trial in trials if objective.name in trial.user_attrs), default=1.0
+    )
+
+
+@dataclass(frozen=True)
+class FeasibleShare:
+    """How many of a study's proposals were inside its limits.
+
+    Attributes:
+        feasible: Trials inside every limit.
+        proposals: Proposals that were looked at, for all trials.
+        recent: The same share for the last ten trials.
+    """
+
+    feasible: int
+    proposals: int
+    recent: float
+
+    @property
+    def share(self) -> float:
+        """Of feasible ones among the proposals."""
+        return self.feasible / self.proposals
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial is inside every limit; so is one of a study without limits."""
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
+def feasible_share(trials: Sequence[FrozenTrial]) -> FeasibleShare | None:
+    """How many proposals were inside the limits; None in a study without limits."""
+    looked_at = [(is_feasible(trial), trial.user_attrs.get(PROPOSALS, 1)) for trial in trials if trial.constraints]
+    if not looked_at:
+        return None
+    inside, proposals = (sum(column) for column in zip(*looked_at, strict=True))
+    recent_inside, recent_proposals = (sum(column) for column in zip(*looked_at[-10:], strict=True))
+    return FeasibleShare(inside, proposals, recent_inside / recent_proposals)

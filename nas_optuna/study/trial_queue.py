@@ -1,0 +1,113 @@
+"""Architectures to be tried first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from nas_optuna.errors import ArchitectureError
+from nas_optuna.objectives import COSTS, parse_objective
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.records import Attribute
+
+if TYPE_CHECKING:
+    from nas_optuna.costs.cost_model import Costs
+
+
+def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
+    """Read a file of architectures.
+
+    Args:
+        path: A JSON params dict, an architecture string (as JSON or as it is), or a JSON list of these.
+        space: What they must be points of.
+
+    Raises:
+        ArchitectureError: The file cannot be read, or an entry is not a point of the space (it is named).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArchitectureError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        entries = text.split()
+    if not isinstance(entries, list):
+        entries = [entries]
+    if not entries:
+        raise ArchitectureError(f'{path} holds no architecture; write for example {{"conv1.filters": 16, …}}')
+    return [_architecture(entry, space, f"{path}, entry {i}") for i, entry in enumerate(entries, start=1)]
+
+
+def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture:
+    try:
+        if isinstance(entry, str):
+            return space.parse(entry)
+        if isinstance(entry, dict):
+            return space.architecture(entry)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{place}: {error}") from None
+    raise ArchitectureError(f"{place}: {entry!r} is neither a params dict nor an architecture string")
+
+
+def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
+    """Put an architecture into the queue.
+
+    Args:
+        study: Whose next trial evaluates it.
+        space: Checks the params.
+        params: A choice for every parameter.
+        origin: Kept with the trial.
+
+    Raises:
+        ArchitectureError: The params are not a point of the space.
+    """
+    architecture = space.architecture(params)
+    study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
+
+
+def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
+    """As `enqueue`, unless these params wait in the queue already.
+
+    Returns:
+        How many trials have to run until it has: itself, and those that wait before it.
+    """
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    for place, trial in enumerate(waiting, start=1):
+        if trial.system_attrs.get("fixed_params", trial.params) == dict(params):
+            return place
+    enqueue(study, space, params, origin)
+    return len(waiting) + 1
+
+
+def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> dict[str, Architecture]:
+    """Begin a study of several objectives at the cheap ends of its front.
+
+    The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known without
+    a search, where a sampler would hardly meet it (in a large space, the cheapest that descents find; for measured
+    latency, the one with the fewest MACs). ``benchmarks/limits.py`` compares fronts with and without it. Does nothing
+    once a trial of the study has begun, and leaves out what is above a limit.
+
+    Args:
+        study: Its metric names say which costs it optimises.
+        space: The study's space.
+        costs: The study's costs.
+
+    Returns:
+        The architecture that waits in the queue for each cost, by name.
+    """
+    objectives = [parse_objective(text).name for text in study.metric_names or ()]
+    begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    if len(objectives) < 2 or begun:
+        return {}
+    cheapest = {name: costs.cheapest(name) for name in objectives if name in COSTS}
+    cheapest = {name: architecture for name, architecture in cheapest.items() if costs.total_excess(architecture) <= 0}
+    for architecture in cheapest.values():
+        enqueue_once(study, space, architecture.params, "cheapest")
+    return cheapest

@@ -1,0 +1,117 @@
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from nas_optuna.costs.complexity import figures, macs_table, operation_macs
+from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.spaces.conv import ConvSpace
+
+SPACE = ConvSpace()
+TEXTS = [
+    "f16k3s1-f16k3s1-f16k3s1-f16k3s1-f16k3s1",
+    "f48k7s1-f48k7s1-f48k7s1-f48k7s1-f48k7s1",
+    "f16k7s2-f48k3s1-f24k5s2-f32k7s1-f16k3s2",
+    "f32k5s1-f24k3s2-f48k7s2-f16k5s1-f48k3s1",
+]
+
+
+def random_architecture(space: SearchSpace, seed: int) -> str:
+    rng = random.Random(seed)
+    return str(space.architecture({name: rng.choice(p.choices) for name, p in space.parameters.items()}))
+
+
+def measured_peak(step: Callable[[], None]) -> int:
+    """What the CPU allocator held at most during a second call of `step`.
+
+    Scratch space, allocated and freed within one convolution (im2col columns, reordered weights), is left out: it is
+    the library's, another one on each device.
+    """
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = sorted(profiled.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+    convolutions = [
+        (e.start_ns(), e.start_ns() + e.duration_ns())
+        for e in events
+        if e.name() in ("aten::convolution", "aten::convolution_backward")
+    ]
+    bytes_now = peak = 0
+    held: list[int] = []
+    for event in events:
+        if event.name() != "[memory]":
+            continue
+        if any(start <= event.start_ns() <= end for start, end in convolutions):
+            held.append(event.nbytes())
+            continue
+        bytes_now += sum(held) + event.nbytes()
+        held.clear()
+        peak = max(peak, bytes_now)
+    return peak
+
+
+def test_macs_of_a_network_counted_by_hand() -> None:
+    # sides: 28 → conv k3 p2 → 30 → pool 15; 15 → conv k5 s2 p3 → 9 → pool 4
+    space = ConvSpace(depth=2)
+    architecture = space.parse("f16k3s1-f24k5s2")
+    convolutions = [16 * 30 * 30 * 1 * 9, 24 * 9 * 9 * 16 * 25]
+    linear = 24 * 4 * 4 * 10
+    got = figures(space, architecture)
+    assert got.macs == sum(convolutions) + linear
+    assert [operation_macs(space, o) for o in space.operations(architecture)] == [*convolutions, linear]
+    assert got.params == (16 * 9 + 16) + (24 * 16 * 25 + 24) + (24 * 16 * 10 + 10)
+    assert got.weight_bytes == 4 * got.params
+
+
+def test_the_table_is_the_sum_of_the_parts() -> None:
+    table = macs_table(SPACE)
+    assert len(table) == len(list(SPACE.reachable_operations()))
+    for text in TEXTS:
+        architecture = SPACE.parse(text)
+        assert sum(table[o.key] for o in SPACE.operations(architecture)) == figures(SPACE, architecture).macs
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["conv", "block"])
+def test_activation_bytes_are_those_of_the_cpu_allocator(name: str, training: bool, batch_size: int) -> None:
+    space = create_space(name, {}, in_channels=1, classes=10, input_size=28)
+    texts = [*(TEXTS if name == "conv" else ()), *(random_architecture(space, seed) for seed in range(2))]
+    images, labels = torch.randn(batch_size, 1, 28, 28), torch.zeros(batch_size, dtype=torch.long)
+    for text in texts:
+        architecture = space.parse(text)
+        network = space.build(architecture)
+        for weight in network.parameters():
+            weight.grad = torch.zeros_like(weight)
+
+        def infer(network: nn.Module = network) -> None:
+            with torch.inference_mode():
+                network(images)
+
+        def train(network: nn.Module = network) -> None:
+            F.cross_entropy(network(images), labels).backward()
+
+        measured = images.nbytes + measured_peak(train if training else infer)
+        counted = figures(space, architecture, batch_size, training).activation_bytes
+        assert counted == pytest.approx(measured, rel=0.05), text
+
+
+def test_counting_a_known_architecture_takes_no_time() -> None:
+    architecture = SPACE.parse(TEXTS[0])
+    figures(SPACE, architecture, 64, training=True)
+    start = time.perf_counter()
+    for _ in range(10):
+        figures(SPACE, architecture, 64, training=True)
+    assert (time.perf_counter() - start) / 10 < 3e-3
+
+
+def test_counting_changes_neither_random_state_nor_memory() -> None:
+    state = torch.get_rng_state()
+    huge = ConvSpace(input_size=1 << 15)  # a batch of it would be terabytes
+    assert figures(huge, huge.parse(TEXTS[1]), 1000, training=True).activation_bytes > 1 << 40
+    assert torch.equal(state, torch.get_rng_state())

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_optuna.costs import cost_model as costs_module
+from nas_optuna.costs.complexity import figures
+from nas_optuna.costs.cost_model import Costs
+from nas_optuna.costs.latency import Conditions
+from nas_optuna.costs.latency_table import LatencyTable, measure_table
+from nas_optuna.errors import SpecError, TableError
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import StudySpec
+
+CPU = torch.device("cpu")
+SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
+ARCHITECTURE = SPACE.parse("f4k3s1-f8k5s2")
+
+
+def costs(space: ConvSpace = SPACE, **values: object) -> Costs:
+    spec = StudySpec.from_dict(values)
+    return Costs(space, CPU, spec.objectives, spec.limits, spec.latency)
+
+
+def test_counted_costs_are_always_known() -> None:
+    counted = figures(SPACE, ARCHITECTURE)
+    assert costs()(ARCHITECTURE) == {
+        "macs": counted.macs,
+        "params": counted.params,
+        "memory": counted.weight_bytes + counted.activation_bytes,
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"objectives": ["accuracy", "latency_ms"]},
+        {"objectives": ["accuracy*(latency_ms/2)^-0.07"]},
+        {"limits": {"latency_ms": 5}},
+    ],
+)
+def test_latency_is_measured_where_it_is_needed(values: dict[str, object]) -> None:
+    known = costs(**values)
+    assert 0 < known(ARCHITECTURE)["latency_ms"] == known(ARCHITECTURE)["latency_ms"]
+
+
+def test_measuring_draws_nothing_that_a_training_would_have_drawn() -> None:
+    known = costs(objectives=["accuracy", "latency_ms"])
+    before = torch.get_rng_state()
+    known.measured_again(ARCHITECTURE, known(ARCHITECTURE))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_table_is_not_mixed_with_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.json"
+    measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    monkeypatch.setattr(costs_module, "measure", lambda *_: pytest.fail("measured"))
+    known = costs(objectives=["accuracy", "latency_ms"], latency={"table": str(path)})
+    assert known.measured_again(ARCHITECTURE, known(ARCHITECTURE)) == known(ARCHITECTURE)
+
+
+def test_latency_comes_from_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table = measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    known = costs(latency={"table": str(path)})
+    assert known(ARCHITECTURE)["latency_ms"] == table.architecture_ms(SPACE, ARCHITECTURE)
+
+
+def test_a_foreign_table_needs_force(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    path.write_text(path.read_text().replace(torch.__version__, "0.1"))
+    with pytest.raises(TableError, match=r"version '0\.1', not .*--set latency\.force=true"):
+        costs(latency={"table": str(path)})
+    assert costs(latency={"table": str(path), "force": True})(ARCHITECTURE)["latency_ms"] > 0
+
+
+def test_excess_is_a_share_of_the_limit() -> None:
+    macs = figures(SPACE, ARCHITECTURE).macs
+    known = costs(limits={"macs": macs / 2, "params": 1e9})
+    excess = known.excess(known(ARCHITECTURE))
+    assert excess["macs"] == pytest.approx(1.0)
+    assert -1 < excess["params"] < 0
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+@pytest.mark.parametrize("name", ["macs", "params", "memory"])
+def test_a_limit_that_nothing_meets_is_refused_with_the_smallest_possible(name: str, depth: int) -> None:
+    space = ConvSpace(depth=depth)
+    smallest = costs(space)(space.parse("-".join(["f16k3s2"] * depth)))[name]
+    with pytest.raises(SpecError, match=rf"no architecture has {name} .*smallest possible is {smallest:,.7g}, of f16k"):
+        costs(space, limits={name: smallest - 1}).check_limits()
+    costs(space, limits={name: smallest}).check_limits()
+
+
+def test_a_latency_that_nothing_meets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no architecture has latency_ms of at most 1e-06; the smallest possible is"):
+        costs(limits={"latency_ms": 1e-6}).check_limits()
+    path = tmp_path / "table.json"
+    table = measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    fast = min(table.entries, key=lambda key: table.entries[key][0][1])
+    assert fast in LatencyTable.load(path).entries
+    with pytest.raises(SpecError, match="smallest possible is"):
+        costs(limits={"latency_ms": 1e-6}, latency={"table": str(path)}).check_limits()

@@ -1,0 +1,87 @@
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas_optuna.costs.latency import Conditions, Latency, fastest, measure, measure_in_rounds
+from nas_optuna.errors import DeviceError, SpecError
+
+CPU = torch.device("cpu")
+HERE = Conditions.here(CPU)
+
+
+class Sleep(nn.Module):
+    """Takes a known time, and notes how it was called."""
+
+    def __init__(self, seconds: float = 0.002) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.seen: list[tuple[tuple[int, ...], torch.dtype, bool, bool, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((tuple(x.shape), x.dtype, self.training, torch.is_inference_mode_enabled(), threads()))
+        time.sleep(self.seconds)
+        return x
+
+
+def threads() -> int:
+    return torch.get_num_threads()
+
+
+def test_a_known_time_is_measured() -> None:
+    latency = measure(Sleep(), (1,), HERE, seconds=0.05)
+    assert 2.0 <= latency.lower_ms <= latency.median_ms <= latency.upper_ms
+    assert latency.median_ms < 4.0
+
+
+def test_conditions_are_kept() -> None:
+    before = threads()
+    module = Sleep(0).train()
+    measure(module, (3, 4), Conditions.here(CPU, threads=2, batch_size=5, precision="bf16"), seconds=0)
+    assert set(module.seen) == {((5, 3, 4), torch.bfloat16, False, True, 2)}
+    assert len(module.seen) == 3 + 5
+    assert threads() == before
+    assert HERE.device_name
+    assert HERE.version == torch.__version__
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "unknown precision 'fp8'; did you mean 'fp"),
+        ({"runtime": "tflite"}, "unknown runtime 'tflite'"),
+        ({"batch_size": 0}, "at least 1, got 1 and 0"),
+        ({"runtime": "onnx", "precision": "bf16"}, "measures in fp32"),
+    ],
+)
+def test_impossible_conditions_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Conditions.here(CPU, **options)  # type: ignore[arg-type]
+
+
+def test_onnx_is_refused_on_a_gpu() -> None:
+    with pytest.raises(DeviceError, match="use --device cpu"):
+        Conditions.here(torch.device("cuda"), runtime="onnx")
+
+
+def test_onnx_runtime_runs_the_same_network() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    conditions = Conditions.here(CPU, runtime="onnx", batch_size=2)
+    small, large = (measure(nn.Conv2d(8, 8 * n, 3), (8, 16, 16), conditions, seconds=0.05).median_ms for n in (1, 64))
+    assert 0 < small < large
+
+
+def test_rounds_visit_every_module_in_changing_order_and_skip_what_is_done() -> None:
+    modules = {name: lambda: (Sleep(0), (1,)) for name in "abcdefgh"}
+    keys = [key for key, _ in measure_in_rounds(modules, HERE, rounds=2, seconds=0, done={"a": 1, "b": 2, "c": 5})]
+    assert sorted(keys) == sorted("defgh" * 2 + "a")
+    full = [key for key, _ in measure_in_rounds(modules, HERE, rounds=2, seconds=0)]
+    assert full[:8] != full[8:]
+    assert set(full[:8]) == set(full[8:]) == set("abcdefgh")
+
+
+def test_visits_that_something_disturbed_do_not_count() -> None:
+    calm, disturbed = Latency(1.0, 2.0, 3.0), Latency(2.0, 4.0, 6.0)
+    assert fastest([disturbed, calm, disturbed]) == calm

@@ -1,0 +1,145 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_optuna.costs.latency import Conditions
+from nas_optuna.costs.latency_table import LatencyTable, check_table, compare, measure_table
+from nas_optuna.errors import TableError
+from nas_optuna.spaces.conv import ConvSpace
+
+SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
+HERE = Conditions.here(torch.device("cpu"))
+OPERATIONS = {operation.key for operation in SPACE.reachable_operations()}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "table.json"
+
+
+def quick(path: Path, rounds: int = 2) -> LatencyTable:
+    return measure_table(SPACE, HERE, path, rounds=rounds, seconds=0)
+
+
+def test_a_table_has_every_operation_and_comes_back_from_its_file(path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    table = measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=lambda *n: seen.append(n))
+    assert set(table.entries) == OPERATIONS
+    assert {len(visits) for visits in table.entries.values()} == {2}
+    assert seen == [(i, 2 * len(OPERATIONS)) for i in range(2 * len(OPERATIONS) + 1)]
+    assert LatencyTable.load(path) == table
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_network_costs_the_sum_of_its_operations_and_the_overhead(path: Path) -> None:
+    table = quick(path)
+    architecture = SPACE.parse("f4k3s1-f8k5s2")
+    visits = [table.entries[o.key] for o in SPACE.operations(architecture)]
+    total = sum(min(a[1], b[1]) for a, b in visits)
+    assert table.architecture_ms(SPACE, architecture) == pytest.approx(total)
+    table.overhead_ms = 1.5
+    assert table.architecture_ms(SPACE, architecture) == pytest.approx(total + 1.5)
+
+
+def test_an_interrupted_table_goes_on_where_it_stopped(path: Path) -> None:
+    def stop_at_seven(done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=stop_at_seven)
+    before = LatencyTable.load(path).entries
+    assert sum(map(len, before.values())) == 7
+    start: list[int] = []
+    after = measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=lambda done, _: start.append(done))
+    assert start[0] == 7
+    assert set(after.entries) == OPERATIONS
+    assert {len(visits) for visits in after.entries.values()} == {2}
+    assert all(after.entries[key][0] == visits[0] for key, visits in before.items())
+
+
+def test_a_finished_table_is_not_measured_again(path: Path) -> None:
+    assert quick(path) == quick(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not a sound latency table"),
+        ('{"format": "nas-optuna lat', "is not a sound latency table"),
+        ('{"format": "other", "space": "conv"}', "is not a sound latency table"),
+        ("[1, 2]", "is not a sound latency table"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(path: Path, text: str, message: str) -> None:
+    path.write_text(text)
+    with pytest.raises(TableError, match=message) as caught:
+        LatencyTable.load(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TableError, match=message):
+        quick(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, "fast", None])
+def test_a_latency_that_cannot_be_is_refused(path: Path, value: object) -> None:
+    quick(path)
+    content = json.loads(path.read_text())
+    next(iter(content["entries"].values()))[0][1] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(TableError, match="entries"):
+        LatencyTable.load(path)
+
+
+@pytest.mark.parametrize(
+    "other", [{"device_name": "Z80"}, {"version": "0.1"}, {"batch_size": 8}, {"threads": 7}, {"precision": "bf16"}]
+)
+def test_a_table_of_other_conditions_is_refused_and_left_alone(path: Path, other: dict[str, object]) -> None:
+    quick(path)
+    before = path.read_text()
+    name, value = next(iter(other.items()))
+    with pytest.raises(TableError, match=rf"{name.replace('_', ' ')} .*not {value!r}"):
+        measure_table(SPACE, dataclasses.replace(HERE, **other), path, rounds=1)  # type: ignore[arg-type]
+    assert path.read_text() == before
+
+
+def test_a_missing_file_and_a_missing_operation_are_refused(path: Path) -> None:
+    with pytest.raises(TableError, match="cannot read latency table"):
+        LatencyTable.load(path)
+    table = quick(path)
+    larger = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=20)
+    with pytest.raises(TableError, match=r"no entry for 'conv filters=4 .*20x20"):
+        table.architecture_ms(larger, larger.parse("f4k3s1-f8k5s2"))
+
+
+def test_compare_finds_a_constant_overhead() -> None:
+    table = [1.0, 2.0, 3.0, 4.0, 5.0]
+    check = compare([t + 0.5 for t in table], table)
+    assert check.overhead_ms == 0.5
+    assert check.error == (pytest.approx(0.5 / 3.5), 0.0)
+    assert check.overhead_helps
+    assert check.spearman == pytest.approx(1)
+    assert compare([5.0, 4.0, 3.0, 2.0, 1.0], table).spearman == pytest.approx(-1)
+
+
+def test_compare_does_not_fit_an_overhead_to_noise() -> None:
+    check = compare([1.3, 1.7, 3.3, 3.7, 5.3, 5.7], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert not check.overhead_helps
+
+
+def test_check_measures_each_network_of_a_small_space_once(path: Path) -> None:
+    tiny = ConvSpace(depth=1, filters=(4, 8), kernels=(3,), strides=(1, 2), input_size=12)
+    table = measure_table(tiny, HERE, path, rounds=1, seconds=0)
+    check = check_table(table, tiny, networks=30, rounds=1, seconds=0)
+    assert len(check.measured_ms) == len(check.table_ms) == tiny.size == 4
+    assert min(check.measured_ms) > 0
+
+
+@pytest.mark.slow
+def test_the_table_ranks_networks_as_they_measure(path: Path) -> None:
+    space = ConvSpace()
+    check = check_table(measure_table(space, HERE, path, rounds=4), space)
+    assert check.spearman >= 0.9

@@ -1,0 +1,135 @@
+import math
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from nas_optuna import ConvSpace, NasOptunaError, Objective, Recipe, SearchData, TrialRecord
+from nas_optuna.costs.complexity import figures
+from nas_optuna.training import EpochResult
+from tests.execution.conftest import RECIPE
+
+WIDE = "f8k7s1-f8k7s1"
+NARROW = "f4k3s1-f4k3s1"
+
+
+def evaluate(objective: Objective, *texts: str, pruner: optuna.pruners.BasePruner | None = None) -> list[FrozenTrial]:
+    study = optuna.create_study(direction="maximize", pruner=pruner or optuna.pruners.NopPruner())
+    for text in texts:
+        study.enqueue_trial(dict(objective.space.parse(text).params))
+    study.optimize(objective, n_trials=len(texts))
+    return study.trials
+
+
+def test_it_is_a_plain_optuna_objective(objective: Objective) -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=3)
+    for trial in study.trials:
+        assert trial.state == TrialState.COMPLETE
+        assert list(trial.intermediate_values) == [1, 2]
+        assert trial.value == trial.intermediate_values[2]
+        architecture = objective.space.architecture(trial.params)
+        counted = figures(objective.space, architecture)
+        record = TrialRecord.of(trial)
+        assert record.architecture == str(architecture)
+        assert (record.macs, record.params, record.epochs) == (counted.macs, counted.params, 2)
+        assert record.origin == "RandomSampler"
+        assert record.seconds > 0
+        assert trial.user_attrs["device"]
+        assert trial.user_attrs["seed"] == 0
+        assert record.cause is None
+
+
+def test_it_works_on_a_fixed_trial(objective: Objective) -> None:
+    trial = FixedTrial(dict(objective.space.parse(WIDE).params))
+    value = objective(trial)
+    assert 0.1 < value <= 1
+    assert trial.user_attrs["origin"] == "fixed"
+    assert evaluate(objective, WIDE)[0].value == value
+
+
+def test_the_front_door_alone_is_enough(space: ConvSpace, data: SearchData) -> None:
+    heard: list[EpochResult] = []
+    objective = Objective(space, data, RECIPE, on_epoch=lambda trial, result: heard.append(result))
+    optuna.create_study(direction="maximize").optimize(objective, n_trials=1)
+    assert [result.epoch for result in heard] == [1, 2]
+
+
+def test_an_architecture_is_trained_once(objective: Objective) -> None:
+    first, other, again, third = evaluate(objective, WIDE, NARROW, WIDE, WIDE)
+    assert "duplicate_of" not in first.user_attrs
+    assert "duplicate_of" not in other.user_attrs
+    for trial in (again, third):
+        assert trial.user_attrs["duplicate_of"] == 0
+        assert trial.value == first.value
+        assert trial.state == TrialState.COMPLETE
+        assert "epochs" not in trial.user_attrs
+
+
+def test_it_is_trained_again_where_that_is_wanted(space: ConvSpace, data: SearchData) -> None:
+    objective = Objective(space, data, RECIPE, reuse_duplicates=False)
+    first, again = evaluate(objective, WIDE, WIDE)
+    assert "duplicate_of" not in again.user_attrs
+    assert again.user_attrs["epochs"] == 2
+    assert again.value == first.value
+
+
+def test_another_recipe_is_trained_again(space: ConvSpace, data: SearchData) -> None:
+    study = optuna.create_study(direction="maximize")
+    params = dict(space.parse(WIDE).params)
+    for recipe in (RECIPE, RECIPE.model_copy(update={"seed": 1})):
+        study.enqueue_trial(params)
+        study.optimize(Objective(space, data, recipe), n_trials=1)
+    assert "duplicate_of" not in study.trials[1].user_attrs
+    assert study.trials[0].value != study.trials[1].value
+
+
+class PruneAfterFirst(optuna.pruners.BasePruner):
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return trial.number > 0
+
+
+def test_pruning_ends_a_trial_and_its_duplicates(objective: Objective) -> None:
+    first, pruned, again = evaluate(objective, NARROW, WIDE, WIDE, pruner=PruneAfterFirst())
+    assert first.state == TrialState.COMPLETE
+    assert pruned.state == again.state == TrialState.PRUNED
+    assert pruned.user_attrs["epochs"] == 1
+    assert "cause" not in pruned.user_attrs
+    assert again.user_attrs["duplicate_of"] == 1
+    assert again.intermediate_values == pruned.intermediate_values
+    assert again.value == pruned.value
+
+
+def test_the_last_epoch_is_never_pruned(space: ConvSpace, data: SearchData) -> None:
+    objective = Objective(space, data, Recipe(epochs=1, input_size=8))
+    assert [t.state for t in evaluate(objective, WIDE, NARROW, pruner=PruneAfterFirst())] == [TrialState.COMPLETE] * 2
+
+
+def test_a_loss_that_is_not_finite_prunes_with_its_cause(space: ConvSpace, data: SearchData) -> None:
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e18, "optimizer": "sgd"})
+    diverged, again = evaluate(Objective(space, data, recipe), WIDE, WIDE)
+    for trial in (diverged, again):
+        assert trial.state == TrialState.PRUNED
+        assert trial.user_attrs["cause"] == "non-finite loss"
+        assert trial.value is None or math.isfinite(trial.value)
+    assert again.user_attrs["duplicate_of"] == 0
+
+
+def test_repeats_are_scored_by_their_mean(space: ConvSpace, data: SearchData) -> None:
+    def of(**changes: int) -> FrozenTrial:
+        return evaluate(Objective(space, data, RECIPE.model_copy(update=changes)), WIDE)[0]
+
+    both = of(repeats=2)
+    one, other = of(seed=0), of(seed=1)
+    assert one.value is not None
+    assert other.value is not None
+    assert both.value == pytest.approx((one.value + other.value) / 2)
+    assert both.user_attrs["spread"] == pytest.approx(abs(one.value - other.value) / math.sqrt(2))
+    assert both.user_attrs["epochs"] == 4
+
+
+def test_what_the_device_cannot_do_is_refused_before_any_trial(space: ConvSpace, data: SearchData) -> None:
+    with pytest.raises(NasOptunaError, match="fp16"):
+        Objective(space, data, RECIPE.model_copy(update={"precision": "fp16"}), device="cpu")
+    with pytest.raises(NasOptunaError, match="not on this machine"):
+        Objective(space, data, RECIPE, device="cuda:99")

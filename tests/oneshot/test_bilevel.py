@@ -1,0 +1,312 @@
+"""The search: its gradients, its loop, and what stops it."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.errors import Interrupted, SpecError, TrainingError
+from nas_optuna.oneshot import cost_loss
+from nas_optuna.oneshot.bilevel import BilevelSearch
+from nas_optuna.oneshot.gumbel import Draws
+from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
+from nas_optuna.oneshot.unrolled import unrolled_gradient
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.block import BlockSpace
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import StudySpec, SupernetSpec
+
+BLOCK = BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "k5_f16"), input_size=8)
+CONV = ConvSpace(depth=2, filters=(8, 16), kernels=(3, 5), input_size=8)
+
+
+WHOLE = load_images("digits", train=True)
+
+
+def images(start: int, stop: int) -> ResidentLoader:
+    """A fixed share of the digits."""
+    return ResidentLoader(WHOLE.subset(range(start, stop)), 32, 8, torch.device("cpu"))
+
+
+def first_batch() -> tuple[Tensor, Tensor]:
+    return next(images(0, 32).epoch())
+
+
+def unit_table(space: SearchSpace) -> dict[str, float]:
+    """A cost that grows with filters, kernel and pixels; enough to point somewhere."""
+    return {
+        op.key: dict(op.options).get("filters", 1)
+        * dict(op.options).get("kernel", 1)
+        * math.prod(op.output_shape[1:])
+        / 1e4
+        for op in space.reachable_operations()
+    }
+
+
+def search(space: SearchSpace, table: dict[str, float] | None = None, **options: object) -> BilevelSearch:
+    torch.manual_seed(0)
+    spec = SupernetSpec(**{"epochs": 3, "warmup_epochs": 1, "learning_rate": 0.05} | options)
+    supernet = space.supernet(alpha_init=spec.alpha_init)
+    return BilevelSearch(
+        supernet, images(0, 640), images(640, 1280) if spec.update == "alternating" else None, spec, table
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_second_order_gradient_is_exact_on_a_quadratic(momentum: float) -> None:
+    torch.manual_seed(0)
+    n, m, rate, decay = 6, 4, 0.1, 0.01
+    a = torch.randn(n, n, dtype=torch.float64)
+    a = a @ a.T / n + torch.eye(n)
+    b, c = torch.randn(n, m, dtype=torch.float64), torch.randn(n, dtype=torch.float64)
+    w = torch.randn(n, dtype=torch.float64, requires_grad=True)
+    alpha = torch.randn(m, dtype=torch.float64, requires_grad=True)
+    buffer = torch.randn(n, dtype=torch.float64)
+
+    def train(v: Tensor) -> Tensor:
+        return 0.5 * v @ a @ v + v @ b @ alpha
+
+    def held_out(v: Tensor) -> Tensor:
+        return 0.5 * (v - c).square().sum() + alpha.square().sum() + (v[:m] * alpha).sum()
+
+    (slope,) = torch.autograd.grad(train(w), w, create_graph=True)
+    moved = w - rate * (slope + decay * w + momentum * buffer)
+    (exact,) = torch.autograd.grad(held_out(moved), alpha)
+    (first_order,) = torch.autograd.grad(held_out(w), alpha)
+    before = w.detach().clone()
+    loss, (found,) = unrolled_gradient(
+        lambda: train(w),
+        lambda: held_out(w),
+        [w],
+        [alpha],
+        learning_rate=rate,
+        momentum=momentum,
+        weight_decay=decay,
+        buffers=[buffer],
+    )
+    torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-8)
+    assert (first_order - exact).norm() > 0.05 * exact.norm()
+    torch.testing.assert_close(loss, held_out(moved).detach())
+    torch.testing.assert_close(w.detach(), before)
+
+
+@pytest.mark.parametrize("space", [BLOCK, CONV], ids=["block", "conv"])
+@pytest.mark.parametrize(
+    ("mode", "update", "order"),
+    [
+        ("mixture", "alternating", 1),
+        ("mixture", "alternating", 2),
+        ("mixture", "joint", 1),
+        ("sampled", "alternating", 1),
+        ("sampled", "alternating", 2),
+        ("sampled", "joint", 1),
+    ],
+)
+def test_every_way_of_searching_learns(space: SearchSpace, mode: str, update: str, order: int) -> None:
+    found = search(space, mode=mode, update=update, order=order, epochs=4, alpha_learning_rate=0.03)
+    start = {name: alpha.tolist() for name, alpha in found.supernet.alphas.items()}
+    epochs = list(found.epochs())
+    assert [e.number for e in epochs] == [1, 2, 3, 4]
+    assert epochs[0].alphas == start, "alphas moved during the warm-up"
+    assert all(epochs[-1].alphas[name] != start[name] for name in start)
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[-1].accuracy > epochs[0].accuracy
+    assert (epochs[-1].alpha_loss is None) == (update == "joint")
+    assert space.architecture(epochs[-1].derived).params == found.supernet.derive()
+
+
+def test_adamw_trains_the_weights_too() -> None:
+    epochs = list(search(CONV, optimizer="adamw", learning_rate=3e-3, epochs=5).epochs())
+    assert epochs[-1].loss < 0.95 * epochs[0].loss
+
+
+def test_weights_stay_while_alphas_move_and_the_other_way_round() -> None:
+    found = search(BLOCK)
+    batch = first_batch()
+    weights = [w.clone() for w in found.supernet.weights()]
+    alphas = [a.clone() for a in found.supernet.alphas.values()]
+    found._alpha_step(batch, batch, 1.0)
+    assert all(torch.equal(w, v) for w, v in zip(found.supernet.weights(), weights, strict=True))
+    moved = [a.clone() for a in found.supernet.alphas.values()]
+    assert not any(torch.equal(a, b) for a, b in zip(moved, alphas, strict=True))
+    found._weight_step(batch, 1.0, joint=False)
+    assert all(torch.equal(a, b) for a, b in zip(found.supernet.alphas.values(), moved, strict=True))
+    assert not any(torch.equal(w, v) for w, v in zip(found.supernet.weights(), weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"latency_weight": 1.0},
+        {"latency_loss": "fbnet", "latency_weight": 0.2},
+        {"latency_loss": "target", "latency_target": 0.1, "latency_weight": 5.0},
+    ],
+)
+def test_latency_makes_the_derived_network_cheaper(options: dict[str, object]) -> None:
+    table = unit_table(CONV)
+    ways = [search(CONV, table, epochs=3, alpha_learning_rate=0.03, **o) for o in ({}, options)]
+    free, priced = (list(way.epochs())[-1] for way in ways)
+    assert free.cost is not None
+    assert priced.cost is not None
+    assert priced.cost < 0.95 * free.cost
+
+
+def test_latency_losses_are_their_formulas() -> None:
+    ce, cost = torch.tensor(2.0), torch.tensor(3.0)
+    assert cost_loss.linear(0.5)(ce, cost).item() == pytest.approx(3.5)
+    assert cost_loss.fbnet(0.2, 0.6)(ce, cost).item() == pytest.approx(2 * 0.2 * math.log(3001) ** 0.6)
+    assert cost_loss.target(4.0, 2.0)(ce, cost).item() == pytest.approx(4.0)
+    assert cost_loss.target(4.0, 3.5)(ce, cost).item() == 2.0
+
+
+@pytest.mark.parametrize("mode", ["mixture", "sampled"])
+def test_a_stopped_search_goes_on_with_the_same_numbers(mode: str) -> None:
+    whole = list(search(CONV, mode=mode, epochs=4).epochs())
+    first = search(CONV, mode=mode, epochs=4)
+    begun = list(itertools.islice(first.epochs(), 2))
+    second = search(CONV, mode=mode, epochs=4)
+    second.load_state_dict(first.state_dict())
+    parts = begun + list(second.epochs())
+    assert [(e.loss, e.alphas) for e in parts] == [(e.loss, e.alphas) for e in whole]
+
+
+def test_an_interruption_ends_between_steps() -> None:
+    stopping = search(BLOCK)
+    stopping._interrupted = lambda: True
+    with pytest.raises(Interrupted):
+        next(stopping.epochs())
+
+
+def test_draws_follow_the_probabilities() -> None:
+    supernet = CONV.supernet()
+    supernet.alphas["conv1.kernel"].data.copy_(torch.tensor([math.log(3.0), 0.0]))
+    draws = Draws(supernet, seed=0)
+    drawn = [draws.next(1.0).indices["conv1.kernel"] for _ in range(2000)]
+    assert drawn.count(0) / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_straight_through_gradient_is_that_of_the_gumbel_softmax() -> None:
+    supernet = BLOCK.supernet(alpha_init="uniform")
+    draw = Draws(supernet, seed=0).next(0.7)
+    pick = supernet.picks("sampled", draw, differentiable=True)["block1"]
+    assert pick.weights is not None
+    assert pick.weights.detach().round(decimals=5).tolist() == [float(i == pick.index) for i in range(3)]
+    scale = torch.tensor([1.0, 2.0, 3.0])
+    alpha = supernet.alphas["block1"]
+    (found,) = torch.autograd.grad((pick.weights * scale).sum(), alpha)
+    soft = torch.softmax((alpha + draw.noise["block1"]) / 0.7, 0)
+    (expected,) = torch.autograd.grad((soft * scale).sum(), alpha)
+    torch.testing.assert_close(found, expected)
+
+
+class DoubledBlock(nn.Module):
+    """A residual that was wired wrongly: it multiplies instead of adding, so activations square."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(10 * x)
+        return y * y
+
+
+def test_an_explosion_at_the_start_is_found() -> None:
+    found = search(BLOCK, learning_rate=0.1, clip=0)
+    for block in found.supernet.blocks:
+        for i, candidate in enumerate(block):
+            block[i] = DoubledBlock(candidate)
+    with pytest.raises(TrainingError) as error:
+        list(found.epochs())
+    assert error.value.cause in ("gradient explosion", "non-finite loss")
+
+
+def test_a_late_explosion_leaves_the_last_good_state() -> None:
+    found = search(BLOCK, epochs=6, clip=0, schedule="constant")
+    epochs = found.epochs()
+    next(epochs)
+    good = {name: value.clone() for name, value in found.supernet.state_dict().items()}
+    found._optimizer.param_groups[0]["lr"] = 1e4
+    with pytest.raises(TrainingError) as error:
+        next(epochs)
+    assert error.value.cause in ("gradient explosion", "non-finite loss")
+    assert "learning_rate" in str(error.value)
+    state = found.supernet.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in good.items())
+
+
+def test_watch_tells_growth_from_noise() -> None:
+    watch = DivergenceMonitor(classes=10)
+    for norm in (1.0, 30.0, 0.01, 90.0):
+        watch.observe([norm] * 50, [2.3] * 50)
+    watch.observe([1e6] + [1.0] * 49, [2.3] * 50)
+    with pytest.raises(TrainingError, match="explode"):
+        watch.observe([9001.0] * 50, [2.3] * 50)
+    with pytest.raises(TrainingError, match="guessing"):
+        DivergenceMonitor(classes=10).observe([1.0], [24.0])
+    with pytest.raises(TrainingError) as error:
+        DivergenceMonitor(classes=10).observe([1.0, 1.0], [1.0, math.nan])
+    assert error.value.cause == "non-finite loss"
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        BlockSpace(depth=2, candidates=("k3_f16", "skip", "k5_f24"), input_size=8),
+        BLOCK,
+        CONV,
+    ],
+    ids=["identity", "smallest block", "smallest conv"],
+)
+def test_collapse_is_found(space: SearchSpace) -> None:
+    """Latency weighs a thousand times what accuracy does, so that nothing but the smallest is left."""
+    found = search(space, unit_table(space), epochs=30, latency_weight=1e3, alpha_learning_rate=0.3, warmup_epochs=0)
+    epochs = []
+    with pytest.raises(TrainingError, match="collapsed") as error:
+        epochs.extend(found.epochs())
+    assert error.value.cause == "collapse"
+    assert found.supernet.derive() == found.supernet.smallest()
+
+
+def test_an_undecided_search_has_not_collapsed() -> None:
+    smallest = BLOCK.supernet().smallest()
+    require_no_collapse({name: [0.4, 0.3, 0.3] for name in smallest}, smallest, smallest)
+
+
+def test_options_that_cannot_be_honoured_are_refused() -> None:
+    with pytest.raises(SpecError, match="draws nothing"):
+        search(BLOCK, temperature=1.0)
+    search(CONV, temperature=1.0)
+    search(BLOCK, mode="sampled", temperature_decay=0.9)
+    with pytest.raises(SpecError, match="table"):
+        search(BLOCK, latency_weight=1.0)
+    with pytest.raises(SpecError, match="joint one has no use"):
+        BilevelSearch(BLOCK.supernet(), images(0, 64), images(0, 64), SupernetSpec(update="joint"))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"update": "joint", "order": 2},
+        {"optimizer": "adamw", "order": 2},
+        {"optimizer": "adamw", "update": "joint"},
+        {"epochs": 3, "warmup_epochs": 3},
+        {"latency_power": 0.5},
+        {"latency_target": 2.0, "latency_weight": 1.0},
+        {"latency_loss": "target", "latency_weight": 1.0},
+        {"latency_loss": "fbnet"},
+        {"mode": "mixed"},
+        {"alpha_lr": 0.1},
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(section: dict[str, object]) -> None:
+    with pytest.raises(SpecError):
+        StudySpec.from_dict({"supernet": section})
+
+
+def test_a_spec_survives_its_storage() -> None:
+    spec = StudySpec.from_dict({"supernet": {"mode": "sampled", "temperature": 2.0, "latency_weight": 0.1}})
+    assert StudySpec.from_dict(spec.to_dict()) == spec

@@ -1,0 +1,56 @@
+import math
+from typing import Any
+
+import numpy as np
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas_optuna.samplers.comparison import nondominated_ranks, rank, standardised
+
+
+def finished(value: float | None, curve: dict[int, float], state: TrialState) -> FrozenTrial:
+    return create_trial(state=state, value=value, intermediate_values=curve)
+
+
+def test_pruned_trials_are_ranked_at_their_last_epoch() -> None:
+    best = finished(0.9, {1: 0.5, 2: 0.8, 3: 0.9}, TrialState.COMPLETE)
+    worst = finished(0.6, {1: 0.4, 2: 0.5, 3: 0.6}, TrialState.COMPLETE)
+    early = finished(None, {1: 0.2}, TrialState.PRUNED)
+    late = finished(None, {1: 0.3, 2: 0.6}, TrialState.PRUNED)
+    failed = finished(None, {}, TrialState.FAIL)
+    everyone = [best, worst, early, late, failed]
+    ranks = [rank(t, everyone, 1.0) for t in everyone]
+    assert ranks == [0.9, 0.5, 0.3, 0.7, 0.1]  # `late` was above `worst` at epoch 2
+    assert [rank(t, everyone[:4], -1.0) for t in everyone[:4]] == [0.125, 0.625, 0.875, 0.375]
+    assert standardised(best, everyone, 1.0) > standardised(late, everyone, 1.0) > standardised(early, everyone, 1.0)
+    assert standardised(failed, everyone, 1.0) < standardised(early, everyone, 1.0)
+
+
+def test_infeasible_trials_rank_last_by_violation() -> None:
+    trials = [
+        create_trial(state=TrialState.COMPLETE, value=value, constraints={"latency": over})
+        for value, over in ((0.5, -1.0), (0.9, 0.2), (0.9, 0.1))
+    ]
+    assert np.argsort([rank(t, trials, 1.0) for t in trials]).tolist() == [1, 2, 0]
+
+
+def trial(values: tuple[float, ...], **options: Any) -> FrozenTrial:
+    return create_trial(values=values, **options)
+
+
+def test_ranks_of_several_objectives_are_fronts() -> None:
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    trials = [trial(v) for v in ((0.9, 5.0), (0.8, 2.0), (0.8, 6.0), (0.7, 2.0), (0.6, 9.0), (0.9, 5.0))]
+    assert nondominated_ranks(trials, directions).tolist() == [0, 0, 1, 1, 2, 0]
+
+
+def test_ranks_put_feasible_before_infeasible_before_pruned() -> None:
+    trials = [
+        trial((0.1,), constraints={"c": 0.0}),
+        trial((0.9,), constraints={"c": 2.0}),
+        trial((0.2,), constraints={"c": 1.0}),
+        create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}),
+        create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.1, 2: 0.2}),
+        trial((math.inf,)),
+    ]
+    assert nondominated_ranks(trials, [StudyDirection.MAXIMIZE]).tolist() == [1, 3, 2, 5, 4, 0]

@@ -1,0 +1,161 @@
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas_optuna.errors import SpecError
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.base import Finished
+from nas_optuna.samplers.comparison import violation
+from nas_optuna.samplers.gp import (
+    MAX_POINTS,
+    NOISES,
+    ArchitectureGPSampler,
+    GaussianProcess,
+    expected_improvement,
+    merits,
+)
+from nas_optuna.spaces.conv import ConvSpace
+
+SPACE = ConvSpace(depth=3)
+SIZES = [4, 3, 2]
+MAXIMIZE = [StudyDirection.MAXIMIZE]
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def process(points: int = 12) -> tuple[GaussianProcess, np.ndarray, np.ndarray]:
+    tokens = np.array([(a, b, c) for a in range(4) for b in range(3) for c in range(2)])
+    values = tokens @ np.array([1.0, -2.0, 0.5])
+    values = (values - values.mean()) / values.std()
+    taken = rng().permutation(len(tokens))[:points]
+    return GaussianProcess(SIZES, [True, True, False], tokens[taken], values[taken]), tokens, values
+
+
+def test_the_process_is_the_textbooks() -> None:
+    ours, tokens, values = process()
+    reach = -1 / np.log(3 * ours._likeness[0, 1])
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:  # written out, one pair of architectures at a time
+        likeness = [np.exp(-abs(a[0] - b[0]) / reach), np.exp(-abs(a[1] - b[1]) / reach)]
+        likeness.append(1.0 if a[2] == b[2] else np.exp(-1 / reach))
+        mean = np.mean(likeness)
+        return float(0.3 * mean + 0.4 * mean**2 + 0.3 * mean**4)
+
+    taken = rng().permutation(len(tokens))[:12]
+    cross = np.array([[kernel(a, b) for b in tokens[taken]] for a in tokens])
+    inverse = np.linalg.inv(cross[taken] + ours._noise * np.eye(12))
+    y = values[taken]
+    mean, deviation = ours.predict(tokens)
+    np.testing.assert_allclose(mean, cross @ inverse @ y, atol=1e-8)
+    variance = (y @ inverse @ y / 12) * (1 - np.einsum("ij,jk,ik->i", cross, inverse, cross))
+    np.testing.assert_allclose(deviation**2, variance, atol=1e-8)
+
+
+def test_the_process_interpolates_and_generalises() -> None:
+    ours, tokens, values = process(16)
+    assert ours._noise == min(NOISES)
+    mean, _ = ours.predict(tokens)
+    assert np.corrcoef(mean, values)[0, 1] > 0.95
+
+
+def test_a_believed_point_is_certain_and_moves_no_mean() -> None:
+    ours, tokens, _ = process()
+    before = ours.predict(tokens)
+    target = tokens[[int(np.argmax(before[1]))]]
+    ours.believe(target)
+    mean, deviation = ours.predict(tokens)
+    np.testing.assert_allclose(mean, before[0], atol=1e-3)
+    assert (deviation <= before[1] + 1e-9).all()
+    assert ours.predict(target)[1][0] < 0.1 * before[1].max()
+
+
+def test_expected_improvement_is_the_mean_of_what_exceeds_the_best() -> None:
+    mean, deviation = np.array([0.0, 1.0, -1.0]), np.array([1.0, 0.2, 3.0])
+    draws = mean + deviation * rng().normal(size=(400_000, 3))
+    expected = np.maximum(draws - 0.5, 0).mean(0)
+    np.testing.assert_allclose(expected_improvement(mean, deviation, 0.5), expected, rtol=0.02)
+
+
+def members(*trials: FrozenTrial) -> list[Finished]:
+    return [Finished((0,), trial, violation(trial)) for trial in trials]
+
+
+def test_merits_of_pruned_and_infeasible_trials() -> None:
+    complete = [create_trial(value=v, intermediate_values={1: v - 0.1}) for v in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=None) for v in (0.1, 0.75))
+    infeasible = create_trial(value=0.99, constraints={"latency": 1.0})
+    kept, merit = merits(members(*complete, low, high, infeasible), MAXIMIZE, rng())
+    assert kept == list(range(8))
+    assert merit.mean() == pytest.approx(0)
+    assert merit.std() == pytest.approx(1)
+    assert merit[5] <= merit[0] + 0.3  # below all at its epoch
+    assert merit[3] <= merit[6] <= merit[4]
+    assert merit[7] == merit[0]
+    _, minimised = merits(members(*complete, low, high), [StudyDirection.MINIMIZE], rng())
+    assert np.argmax(minimised) in (0, 5)
+
+
+def test_merits_of_infinite_values_are_finite() -> None:
+    values = (0.1, float("-inf"), float("inf"), 0.3)
+    _, merit = merits(members(*(create_trial(value=v) for v in values)), MAXIMIZE, rng())
+    assert np.isfinite(merit).all()
+    assert merit[1] == merit[0] == merit.min()
+    assert merit[2] == merit[3] == merit.max()
+
+
+def test_merits_keep_the_best_and_the_latest() -> None:
+    trials = [create_trial(value=float(v)) for v in range(1000, 0, -1)]
+    kept, _ = merits(members(*trials), MAXIMIZE, rng())
+    half = MAX_POINTS // 2
+    assert kept == [*range(half), *range(1000 - half, 1000)]
+
+
+def test_it_finds_a_good_architecture_sooner_than_random() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        point = SPACE.tokens(SPACE.suggest(trial))
+        return float(sum((t - 1) ** 2 for t in point) + 2 * (point[0] != point[3]) + 2 * (point[1] == point[4]))
+
+    best = {}
+    for name in ("arch", "random"):
+        studies = [optuna.create_study(sampler=create_sampler(name, SPACE, seed, {})) for seed in range(5)]
+        for study in studies:
+            study.optimize(objective, n_trials=40)
+        best[name] = [study.best_value for study in studies]
+    assert all(a < r for a, r in zip(best["arch"], best["random"], strict=True))
+
+
+def test_two_objectives_spread_along_the_front() -> None:
+    def pair(trial: optuna.Trial) -> tuple[float, float]:
+        point = SPACE.tokens(SPACE.suggest(trial))
+        return float(sum(point)), float(sum(point[:6]))
+
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=ArchitectureGPSampler(seed=0))
+    study.optimize(pair, n_trials=60)
+    ends = np.array([t.values for t in study.best_trials])
+    assert ends[:, 0].max() >= 14
+    assert ends[:, 1].min() == 0
+
+
+def test_workers_that_propose_at_once_do_not_coincide() -> None:
+    study = optuna.create_study(sampler=ArchitectureGPSampler(seed=0))
+    study.optimize(lambda t: float(sum(SPACE.tokens(SPACE.suggest(t)))), n_trials=20)
+    trials = [study.ask() for _ in range(8)]  # all of them are running before any has chosen
+    samplers = [ArchitectureGPSampler(seed=0) for _ in trials]
+    proposals = []
+    for trial, sampler in zip(trials, samplers, strict=True):
+        frozen = study.trials[trial.number]
+        space = sampler.infer_relative_search_space(study, frozen)
+        proposals.append(tuple(sampler.sample_relative(study, frozen, space).values()))
+    assert len(set(proposals)) == 8
+
+
+@pytest.mark.parametrize("options", [{"n_startup_trials": 0}, {"startup": 3}])
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        create_sampler("arch", SPACE, 0, options)

@@ -1,0 +1,36 @@
+import itertools
+import random
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from nas_optuna.study.pareto import FeasibleShare, feasible_share, hypervolume
+
+
+def test_hypervolume_of_a_staircase() -> None:
+    assert hypervolume([(1, 3), (2, 2), (3, 1)], (4, 4)) == 1 * 3 + 1 * 2 + 1 * 1
+    assert hypervolume([(2,), (1,)], (4,)) == 3
+    assert hypervolume([], (4, 4)) == hypervolume([(4, 0), (0, 5)], (4, 4)) == 0
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_hypervolume_is_the_counted_number_of_cells(objectives: int) -> None:
+    rng = random.Random(objectives)
+    for _ in range(20):
+        points = [tuple(rng.randrange(5) for _ in range(objectives)) for _ in range(8)]
+        cells = sum(
+            any(all(x <= c for x, c in zip(point, cell, strict=True)) for point in points)
+            for cell in itertools.product(range(4), repeat=objectives)
+        )
+        assert hypervolume(points, (4,) * objectives) == cells
+
+
+def trial(**constraints: float) -> optuna.trial.FrozenTrial:
+    return create_trial(state=TrialState.COMPLETE, value=0.5, constraints=constraints)
+
+
+def test_share_of_feasible_proposals() -> None:
+    assert feasible_share([trial(), trial()]) is None
+    trials = [trial(macs=0.5), trial(macs=0.0), trial(macs=-1.0, params=0.1), *[trial(macs=-0.1)] * 9]
+    assert feasible_share(trials) == FeasibleShare(feasible=10, proposals=12, recent=0.9)

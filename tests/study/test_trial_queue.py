@@ -1,0 +1,90 @@
+import itertools
+from collections.abc import Callable
+from typing import Any, cast
+
+import optuna
+import pytest
+import torch
+
+from nas_optuna.costs import cost_model as costs_module
+from nas_optuna.costs.cost_model import Costs
+from nas_optuna.objectives import parse_objective
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.records import Attribute
+from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest
+
+SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3, 5), strides=(1, 2), input_size=20)
+CPU = torch.device("cpu")
+ALL = [
+    SPACE.architecture(dict(zip(SPACE.parameters, values, strict=True)))
+    for values in itertools.product(*(parameter.choices for parameter in SPACE.parameters.values()))
+]
+
+
+def study(*objectives: str) -> optuna.Study:
+    made = optuna.create_study(directions=[parse_objective(name).direction for name in objectives])
+    made.set_metric_names(list(objectives))
+    return made
+
+
+def waiting(study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
+    return [(t.user_attrs[Attribute.ORIGIN], t.system_attrs["fixed_params"]) for t in study.trials]
+
+
+class Opposed:
+    """Costs of which each has a cheapest architecture of its own."""
+
+    cheapest = {"macs": ALL[1], "params": ALL[2]}.__getitem__
+    total_excess: Callable[[Architecture], float] = staticmethod(lambda architecture: 0.0)
+
+
+def test_a_study_of_several_objectives_begins_with_the_cheapest_of_each_cost() -> None:
+    made = study("accuracy", "macs", "params")
+    opposed = cast(Costs, Opposed())
+    assert enqueue_cheapest(made, SPACE, opposed) == {"macs": ALL[1], "params": ALL[2]}
+    enqueue_cheapest(made, SPACE, opposed)
+    assert waiting(made) == [("cheapest", dict(ALL[1].params)), ("cheapest", dict(ALL[2].params))], "once"
+
+
+def test_what_is_above_another_limit_is_left_out() -> None:
+    opposed = Opposed()
+    opposed.total_excess = lambda architecture: float(architecture == ALL[1])
+    made = study("accuracy", "macs", "params")
+    assert enqueue_cheapest(made, SPACE, cast(Costs, opposed)) == {"params": ALL[2]}
+    assert waiting(made) == [("cheapest", dict(ALL[2].params))]
+
+
+@pytest.mark.parametrize("name", ["macs", "params", "memory"])
+def test_the_cheapest_has_the_least_of_the_cost_and_nothing_is_measured_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = min(Costs(SPACE, CPU)(architecture)[name] for architecture in ALL)
+    monkeypatch.setattr(costs_module, "measure", lambda *_: pytest.fail("measured"))
+    costs = Costs(SPACE, CPU, ("accuracy", name, "latency_ms"))
+    made = study("accuracy", name, "latency_ms")
+    found = enqueue_cheapest(made, SPACE, costs)
+    assert Costs(SPACE, CPU)(found[name])[name] == least
+    assert found["latency_ms"] == costs.cheapest("macs")
+    assert len(made.trials) == len(set(found.values()))
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("macs",), ("accuracy", "accuracy*(macs/1k)^-0.1")])
+def test_other_studies_begin_as_their_samplers_like(objectives: tuple[str, ...]) -> None:
+    made = study(*objectives)
+    assert enqueue_cheapest(made, SPACE, cast(Costs, Opposed())) == {}
+    assert not made.trials
+
+
+def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
+    opposed = cast(Costs, Opposed())
+    made = study("accuracy", "macs", "params")
+    enqueue(made, SPACE, ALL[5].params, "enqueued")
+    enqueue(made, SPACE, ALL[1].params, "enqueued")
+    enqueue_cheapest(made, SPACE, opposed)
+    expected = [("enqueued", ALL[5]), ("enqueued", ALL[1]), ("cheapest", ALL[2])]
+    assert waiting(made) == [(origin, dict(architecture.params)) for origin, architecture in expected]
+    begun = study("accuracy", "macs")
+    begun.ask()
+    assert enqueue_cheapest(begun, SPACE, opposed) == {}
+    assert len(begun.trials) == 1

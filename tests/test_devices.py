@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from nas_optuna.devices import device_name, list_devices, resolve_device
+from nas_optuna.errors import DeviceError
+
+
+def test_auto_prefers_cuda_then_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device().type == "mps"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device().type == "cuda"
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(DeviceError, match="choose auto, cpu, cuda:0, cuda:1, mps:0"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu:1", "meta"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(DeviceError, match=r"unknown device|not on this machine"):
+        resolve_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_an_absent_device_is_refused() -> None:
+    with pytest.raises(DeviceError, match="device 'cuda' is not on this machine; choose auto, cpu"):
+        resolve_device("cuda")
+
+
+def test_the_cpu_is_always_listed_with_its_memory() -> None:
+    cpu = list_devices()[-1]
+    assert (cpu.device, cpu.index) == ("cpu", None)
+    assert cpu.name == device_name(torch.device("cpu")) != ""
+    assert cpu.memory_bytes > 1 << 28
+    assert all(resolve_device(device.device) for device in list_devices())

@@ -1,0 +1,112 @@
+"""Spaces, samplers, pruners and data sets of third parties: through an entry point, or as ``package.module:name``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from nas_optuna import ConvSpace, ImageSet, SearchSpace, create_sampler, create_space
+from nas_optuna.data import load_images
+from nas_optuna.data.catalog import set_names
+from nas_optuna.errors import SpecError
+from nas_optuna.pruners import create_pruner
+from nas_optuna.registry import check_options
+from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
+
+PACKAGE = """
+import optuna, torch
+from nas_optuna import ConvSpace, ImageSet
+
+class Tiny(ConvSpace):
+    name = "tiny"
+    def __init__(self, *, wide: bool = False, **figures):
+        super().__init__(depth=1, filters=(64,) if wide else (2, 4), **figures)
+
+def first(space, seed, *, offset=0):
+    '''The first choice of every parameter.'''
+    choices = {name: [p.choices[offset]] for name, p in space.parameters.items()}
+    return optuna.samplers.GridSampler(choices, seed=seed)
+
+def never(epochs):
+    return optuna.pruners.NopPruner()
+
+def stripes(train, directory):
+    labels = torch.arange(20) % 2
+    images = torch.zeros(20, 1, 4, 4, dtype=torch.uint8)
+    images[labels == 1, :, ::2] = 255
+    return ImageSet(images, labels, ("plain", "striped"))
+"""
+ENTRY_POINTS = """
+[nas_optuna.spaces]
+tiny = third_party_nas:Tiny
+[nas_optuna.samplers]
+first = third_party_nas:first
+[nas_optuna.pruners]
+never = third_party_nas:never
+[nas_optuna.datasets]
+stripes = third_party_nas:stripes
+broken = third_party_nas:absent
+"""
+FIGURES = {"in_channels": 1, "classes": 2, "input_size": 4}
+
+
+@pytest.fixture(params=["entry point", "module"])
+def prefix(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """What stands before a name: nothing for an entry point of an installed package."""
+    (tmp_path / "third_party_nas.py").write_text(PACKAGE)
+    if request.param == "entry point":
+        metadata = tmp_path / "third_party_nas-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party-nas\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "" if request.param == "entry point" else "third_party_nas:"
+    import sys
+
+    sys.modules.pop("third_party_nas", None)
+
+
+def test_a_space(prefix: str) -> None:
+    name = prefix + ("Tiny" if prefix else "tiny")
+    assert create_space(name, {}, **FIGURES).size == 2 * 3 * 2
+    assert create_space(name, {"wide": True}, **FIGURES).size == 3 * 2
+
+
+def test_a_sampler(prefix: str) -> None:
+    space = ConvSpace(depth=1)
+    study = optuna.create_study(sampler=create_sampler(f"{prefix}first", space, 0, {"offset": 1}))
+    assert str(space.suggest(study.ask())) == "f24k5s2"
+    with pytest.raises(SpecError, match=r"unknown option of sampler '.*first': 'ofset'; did you mean 'offset'\?"):
+        create_sampler(f"{prefix}first", space, 0, {"ofset": 1})
+
+
+def test_a_pruner(prefix: str) -> None:
+    assert isinstance(create_pruner(f"{prefix}never", 3, {}), optuna.pruners.NopPruner)
+
+
+def test_a_data_set(prefix: str) -> None:
+    images = load_images(f"{prefix}stripes", True)
+    assert isinstance(images, ImageSet)
+    assert images.classes == ("plain", "striped")
+    assert torch.equal(images.labels, torch.arange(20) % 2)
+    if not prefix:
+        assert "stripes" in set_names()
+        with pytest.raises(SpecError, match=r"data set 'broken' cannot be imported: .*absent"):
+            load_images("broken", True)
+
+
+def test_built_in_names_win() -> None:
+    assert type(create_space("conv", {}, **FIGURES)) is ConvSpace
+    assert isinstance(create_sampler("random", ConvSpace(), 0, {}), PerTrialSeedSampler)
+
+
+def test_options_are_checked_before_anything_is_made() -> None:
+    def factory(space: SearchSpace, seed: int, *, width: int = 1) -> None:
+        raise AssertionError
+
+    check_options("sampler", "mine", factory, ["width"], reserved=("space", "seed"))
+    for option in ("widht", "seed"):
+        with pytest.raises(SpecError, match="unknown option of sampler 'mine'"):
+            check_options("sampler", "mine", factory, [option], reserved=("space", "seed"))
