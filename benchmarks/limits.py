@@ -30,10 +30,11 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.within_limits import PROPOSALS, WithinLimitsSampler
+from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.pareto import hypervolume
+from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=2, input_size=8)  # the table's
 SAMPLERS = ("random", "tpe", "nsga2")
@@ -76,7 +77,9 @@ def search_within(table: Table, sampler: str, treatment: str, limit: float, seed
         place = table.suggest(trial)
         above = macs(SPACE.architecture(trial.params)) / limit - 1
         trial.set_constraint("macs", above)
-        feasible += [False] * (study.get_trials(deepcopy=False)[-1].user_attrs.get(PROPOSALS, 1) - 1) + [above <= 0]
+        feasible += [False] * (study.get_trials(deepcopy=False)[-1].user_attrs.get(TrialKey.PROPOSALS, 1) - 1) + [
+            above <= 0
+        ]
         if above <= 0:
             accuracy = float(table.final[place])
             best = max(best, accuracy)
@@ -111,7 +114,7 @@ def search_front(
         trial = study.ask()
         curve = table.accuracy[table.suggest(trial)].mean(0).tolist()
         cost = macs(SPACE.architecture(trial.params))
-        trial.set_user_attr("macs", cost)
+        trial.set_user_attr("nas_optuna:macs", cost)
         for epoch, accuracy in enumerate(curve, start=1):
             epochs -= 1
             report(trial, accuracy, epoch)

@@ -28,9 +28,9 @@ from nas_optuna.execution.objective import Objective
 from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
 from nas_optuna.experiment import Search, prepare
 from nas_optuna.presets import find_spec
-from nas_optuna.samplers.prior import SUMMARY, WarmStartSampler
+from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spec import StudySpec
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import StudyKey, TrialKey
 
 CPU = torch.device("cpu")
 WEIGHTS = (0.0, 0.1, 1.0, 10.0)
@@ -45,7 +45,7 @@ def train(
     training = SupernetTraining(study, search, spec, cost_table(search.space, table), CPU, folder)
     with contextlib.suppress(TrainingError):
         training.run()
-    return dict(study.user_attrs[SUMMARY])
+    return dict(study.user_attrs[StudyKey.SUPERNET])
 
 
 def sweep(search: Search, options: argparse.Namespace) -> dict[str, object]:
@@ -88,10 +88,10 @@ def plain_random(search: Search, seed: int, budget: float) -> tuple[list[float],
     while True:
         study.optimize(objective, n_trials=1)
         trial = study.trials[-1]
-        if Attribute.DUPLICATE_OF not in trial.user_attrs:
-            spent += trial.user_attrs[Attribute.SECONDS]
+        if TrialKey.DUPLICATE_OF not in trial.user_attrs:
+            spent += trial.user_attrs[TrialKey.SECONDS]
         if spent > budget:
-            return accuracies, spent - trial.user_attrs[Attribute.SECONDS]
+            return accuracies, spent - trial.user_attrs[TrialKey.SECONDS]
         accuracies.append(trial.value or 0.0)
 
 
@@ -102,7 +102,7 @@ def warm_started(search: Search, seed: int, trials: int, folder: Path) -> tuple[
     base = optuna.samplers.RandomSampler(seed=seed)
     study.sampler = WarmStartSampler(base, search.space.distributions(), seed)
     study.optimize(Objective(search.space, search.data, search.spec.recipe, device="cpu"), n_trials=trials)
-    own = sum(t.user_attrs[Attribute.SECONDS] for t in study.trials if Attribute.DUPLICATE_OF not in t.user_attrs)
+    own = sum(t.user_attrs[TrialKey.SECONDS] for t in study.trials if TrialKey.DUPLICATE_OF not in t.user_attrs)
     return [t.value or 0.0 for t in study.trials], seconds + own, seconds
 
 

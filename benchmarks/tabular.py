@@ -73,7 +73,7 @@ class TabularObjective:
         curve = self.table.accuracy[place][self._seeds].mean(0)
         seconds = self.table.seconds[place][self._seeds].sum(0)
         for epoch, accuracy in enumerate(curve.tolist(), start=1):
-            trial.set_user_attr("seconds", float(seconds[:epoch].sum()))
+            trial.set_user_attr("nas_optuna:seconds", float(seconds[:epoch].sum()))
             if len(trial.study.directions) == 1:
                 trial.report(accuracy, epoch)
                 if epoch < len(curve) and trial.should_prune():

@@ -132,7 +132,9 @@ class RunDisplay:
         """Move the trial's own bar."""
         if self._progress is None or self._trial is None:
             return
-        architecture = trial.user_attrs.get("architecture", "")
+        from nas_optuna.study.schema import TrialKey, attribute
+
+        architecture = attribute(trial, TrialKey.ARCHITECTURE, "")
         self._progress.update(
             self._trial,
             completed=result.epoch,

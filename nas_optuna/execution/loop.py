@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
 from nas_optuna.study.lease import release, release_abandoned, this_worker
 from nas_optuna.study.optuna_internals import set_trial_attributes
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import failure
 
 
@@ -127,7 +127,7 @@ def _stoppable(study: Study) -> Iterator[None]:
 def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, watchers: Sequence[Watcher]) -> bool:
     """Run one trial; whether it finished, rather than was interrupted."""
     trial = study.ask()
-    set_trial_attributes(trial, {Attribute.WORKER: this_worker()})
+    set_trial_attributes(trial, {TrialKey.WORKER: this_worker()})
     for watcher in watchers:
         watcher.trial_began(trial)
     try:

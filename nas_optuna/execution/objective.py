@@ -25,7 +25,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey, attribute, attribute_of
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.precision import resolve_precision
 from nas_optuna.training.step import is_out_of_memory
@@ -116,10 +116,10 @@ class Objective:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            trial.set_user_attr(Attribute.CAUSE, "oom")
+            trial.set_user_attr(TrialKey.CAUSE, "oom")
             raise TrainingError(f"{architecture} does not fit into the memory of {self.device}", "oom") from error
         except TrainingError as error:
-            trial.set_user_attr(Attribute.CAUSE, error.cause)
+            trial.set_user_attr(TrialKey.CAUSE, error.cause)
             if error.cause != "non-finite loss":
                 raise
             logger.warning("trial %d: %s", trial.number, error)
@@ -151,8 +151,9 @@ class Objective:
     def _costs_of(self, trial: BaseTrial, earlier: FrozenTrial | None, architecture: Architecture) -> dict[str, float]:
         """The costs; a measured one is measured once, though the trial goes on after a crash or repeats another."""
         for attributes in (trial.user_attrs, earlier.user_attrs if earlier else {}):
-            if all(name in attributes for name in self.costs.names):
-                return {name: attributes[name] for name in self.costs.names}
+            known = {name: attribute_of(attributes, TrialKey.cost(name)) for name in self.costs.names}
+            if None not in known.values():
+                return known
         return self.costs(architecture)
 
     def _obey_limits(self, trial: BaseTrial, costs: Mapping[str, float]) -> None:
@@ -163,10 +164,10 @@ class Objective:
             if name not in trial.constraints:  # where the trial goes on after a crash it is
                 trial.set_constraint(name, value)
         above = [name for name, value in excess.items() if value > 0]
-        trial.set_user_attr(Attribute.FEASIBLE, not above)
+        trial.set_user_attr(TrialKey.FEASIBLE, not above)
         if above:
-            trial.set_user_attr(Attribute.CAUSE, f"above the limit of {' and '.join(above)}")
-            raise optuna.TrialPruned(trial.user_attrs[Attribute.CAUSE])
+            trial.set_user_attr(TrialKey.CAUSE, f"above the limit of {' and '.join(above)}")
+            raise optuna.TrialPruned(trial.user_attrs[TrialKey.CAUSE])
 
     def _trained(
         self, trial: BaseTrial, architecture: Architecture, costs: dict[str, float]
@@ -208,13 +209,13 @@ class Objective:
                 if results[0].epoch < self.recipe.epochs and should_prune(trial, others):
                     raise optuna.TrialPruned
             if len(accuracies) > 1:
-                attributes[Attribute.SPREAD] = statistics.stdev(accuracies)
+                attributes[TrialKey.SPREAD] = statistics.stdev(accuracies)
             if results[0].micro_batches > 1:
-                attributes[Attribute.MICRO_BATCHES] = results[0].micro_batches
+                attributes[TrialKey.MICRO_BATCHES] = results[0].micro_batches
         finally:
             if epochs:
-                attributes[Attribute.ACCURACY] = accuracy
-            attributes |= {**costs, Attribute.EPOCHS: epochs, Attribute.SECONDS: round(seconds, 3)}
+                attributes[TrialKey.ACCURACY] = accuracy
+            attributes |= {**_cost_keys(costs), TrialKey.EPOCHS: epochs, TrialKey.SECONDS: round(seconds, 3)}
             set_trial_attributes(trial, attributes)
         return accuracy, costs
 
@@ -247,15 +248,15 @@ class Objective:
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> None:
         attributes: dict[str, object] = {
-            **costs,
-            Attribute.ARCHITECTURE: str(architecture),
-            Attribute.RECIPE: self.recipe.fingerprint,
-            Attribute.SEED: self.recipe.seed,
-            Attribute.DEVICE: self._device_name,
+            **_cost_keys(costs),
+            TrialKey.ARCHITECTURE: str(architecture),
+            TrialKey.RECIPE: self.recipe.fingerprint,
+            TrialKey.SEED: self.recipe.seed,
+            TrialKey.DEVICE: self._device_name,
         }
-        if Attribute.ORIGIN not in trial.user_attrs:
+        if attribute(trial, TrialKey.ORIGIN) is None:
             study = getattr(trial, "study", None)  # a FixedTrial has none
-            attributes[Attribute.ORIGIN] = str(study.sampler) if study else "fixed"
+            attributes[TrialKey.ORIGIN] = str(study.sampler) if study else "fixed"
         set_trial_attributes(trial, attributes)
 
     @cached_property
@@ -266,29 +267,33 @@ class Objective:
         """The trial of this study that trained this architecture by this recipe to the end or to its pruning."""
         if not isinstance(trial, optuna.Trial):
             return None
-        if not may_have_trial_with(trial.study, Attribute.ARCHITECTURE, str(architecture)):
+        if not may_have_trial_with(trial.study, TrialKey.ARCHITECTURE, str(architecture)):
             return None
-        wanted = {Attribute.ARCHITECTURE: str(architecture), Attribute.RECIPE: self.recipe.fingerprint}
+        wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.RECIPE: self.recipe.fingerprint}
         for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
             attributes = other.user_attrs
             if (
                 other.number != trial.number
-                and Attribute.DUPLICATE_OF not in attributes
-                and all(attributes.get(key) == value for key, value in wanted.items())
+                and attribute_of(attributes, TrialKey.DUPLICATE_OF) is None
+                and all(attribute_of(attributes, key) == value for key, value in wanted.items())
             ):
                 return other
         return None
 
     def _reused(self, trial: BaseTrial, earlier: FrozenTrial) -> float | tuple[float, ...]:
-        trial.set_user_attr(Attribute.DUPLICATE_OF, earlier.number)
-        for name in (Attribute.CAUSE, Attribute.ACCURACY):
-            if name in earlier.user_attrs:
-                trial.set_user_attr(name, earlier.user_attrs[name])
+        trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
+        for name in (TrialKey.CAUSE, TrialKey.ACCURACY):
+            if (value := attribute(earlier, name)) is not None:
+                trial.set_user_attr(name, value)
         if earlier.state == TrialState.COMPLETE:
             return _one_or_all(earlier.values)
         if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
             trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
         raise optuna.TrialPruned(f"as trial {earlier.number}")
+
+
+def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:
+    return {TrialKey.cost(name): value for name, value in costs.items()}
 
 
 def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:

@@ -3,7 +3,7 @@
 Optuna refuses `Trial.report` and `Trial.should_prune` in a study with several objectives (optuna #3450), because a
 pruner compares single numbers. Here such a study is pruned by accuracy:
 
-- Each report is kept in the trial's user attribute `Attribute.REPORTS`, where every storage, every worker and the
+- Each report is kept in the trial's user attribute `TrialKey.REPORTS`, where every storage, every worker and the
   dashboard see it. It is not kept among the intermediate values, because with those in a study of several objectives
   Optuna's TPE fails as soon as a trial is pruned (it asks the study for *the* direction).
 - The study's own pruner is then asked about a view of the same trials in the same storage, with one objective,
@@ -25,14 +25,14 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey, attribute
 
 
 def report(trial: BaseTrial, value: float, step: int) -> None:
     """As ``trial.report``, also in a study with several objectives."""
     if _has_several_objectives(trial):
-        earlier = trial.user_attrs.get(Attribute.REPORTS, {})
-        trial.set_user_attr(Attribute.REPORTS, {**earlier, str(step): value})
+        earlier = attribute(trial, TrialKey.REPORTS, {})
+        trial.set_user_attr(TrialKey.REPORTS, {**earlier, str(step): value})
     else:
         trial.report(value, step)
 
@@ -87,11 +87,11 @@ class _OneObjective:
         return BaseStorage.get_best_trial(cast(BaseStorage, self), study_id)
 
     def _costs_no_more(self, trial: FrozenTrial) -> bool:
-        return all(trial.user_attrs.get(name, math.inf) <= cost for name, cost in self._costs.items())
+        return all(attribute(trial, TrialKey.cost(name), math.inf) <= cost for name, cost in self._costs.items())
 
 
 def _with_reports(trial: FrozenTrial) -> FrozenTrial:
-    reports = {int(step): value for step, value in trial.user_attrs.get(Attribute.REPORTS, {}).items()}
+    reports = {int(step): value for step, value in attribute(trial, TrialKey.REPORTS, {}).items()}
     seen = copy.copy(trial)
     seen.intermediate_values = reports
     if trial.state == TrialState.COMPLETE and reports:

@@ -19,10 +19,9 @@ from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
 from nas_optuna.training.precision import resolve_precision
-
-_ATTRIBUTE = "nas_optuna:retrained"
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,11 @@ def record(study: Study, report: TestReport) -> int:
         How often the study's test set was looked at before. Choosing among architectures by these figures would make
         them as optimistic as validation figures.
     """
-    earlier: list[dict[str, Any]] = study.user_attrs.get(_ATTRIBUTE, [])
+    earlier: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     entry = {
         key: value for key, value in report.to_dict().items() if key not in ("confusion", "classes", "class_accuracies")
     }
-    study.set_user_attr(_ATTRIBUTE, [*earlier, entry])
+    study.set_user_attr(StudyKey.RETRAINED, [*earlier, entry])
     return len(earlier)
 
 

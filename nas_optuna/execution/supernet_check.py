@@ -15,7 +15,7 @@ from nas_optuna.data import make_loader
 from nas_optuna.experiment import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.trial_queue import enqueue_once
 from nas_optuna.training import evaluate
 
@@ -99,9 +99,9 @@ def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:
     """Architecture → the complete trial of it by the study's recipe that was trained, not reused."""
     fingerprint = search.spec.recipe.fingerprint
     return {
-        trial.user_attrs[Attribute.ARCHITECTURE]: trial
+        attribute(trial, TrialKey.ARCHITECTURE): trial
         for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        if trial.user_attrs.get(Attribute.RECIPE) == fingerprint and Attribute.DUPLICATE_OF not in trial.user_attrs
+        if attribute(trial, TrialKey.RECIPE) == fingerprint and attribute(trial, TrialKey.DUPLICATE_OF) is None
     }
 
 
@@ -137,12 +137,12 @@ def judge(
     pairs = [s for s, a in zip(shared, architectures, strict=True) if str(a) in trained]
     own = [_accuracy(trial) for trial in trials]
     mine = trained[str(argmax)]
-    budget = search_seconds + mine.user_attrs[Attribute.SECONDS]
+    budget = search_seconds + attribute(mine, TrialKey.SECONDS)
     total, afforded = 0.0, 0
     for trial in trials:
-        if total + trial.user_attrs[Attribute.SECONDS] > budget:
+        if total + attribute(trial, TrialKey.SECONDS) > budget:
             break
-        total += trial.user_attrs[Attribute.SECONDS]
+        total += attribute(trial, TrialKey.SECONDS)
         afforded += 1
     accuracy = _accuracy(mine)
     return Verdict(

@@ -22,11 +22,12 @@ from nas_optuna.data import BatchLoader, make_loader, split
 from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.experiment import Search
 from nas_optuna.oneshot.bilevel import BilevelSearch, Epoch
-from nas_optuna.samplers.prior import SUMMARY, read_alphas, top, write_alphas
+from nas_optuna.samplers.prior import read_alphas, top, write_alphas
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.schema import StudyKey, study_attribute
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import CheckpointFolder, evaluate
 from nas_optuna.training.network import kaiming
@@ -149,7 +150,7 @@ class SupernetTraining:
             TrainingError: Gradients exploded or the search collapsed; what its last good epoch found is stored.
             Interrupted: It was asked to stop; the same call goes on.
         """
-        stored = self._study.user_attrs.get(SUMMARY)
+        stored = study_attribute(self._study.user_attrs, StudyKey.SUPERNET)
         if stored is not None and stored["identity"] == self._identity and len(self.history) == self._spec.epochs:
             return dict(stored)
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna.study import Study
 
-from nas_optuna.samplers.controller import ENTROPY
+from nas_optuna.study.schema import TrialKey, attribute
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,7 +23,11 @@ def entropy_figure(study: Study) -> go.Figure | None:
     """
     import plotly.graph_objects as go
 
-    points = [(t.number, t.user_attrs[ENTROPY]) for t in study.get_trials(deepcopy=False) if ENTROPY in t.user_attrs]
+    points = [
+        (t.number, entropy)
+        for t in study.get_trials(deepcopy=False)
+        if (entropy := attribute(t, TrialKey.ENTROPY)) is not None
+    ]
     if not points:
         return None
     numbers, entropies = zip(*points, strict=True)

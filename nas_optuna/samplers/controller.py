@@ -13,14 +13,9 @@ from nas_optuna.errors import SpecError
 from nas_optuna.samplers import snapshot
 from nas_optuna.samplers.base import CategoricalSampler, History, Tokens, one_blas_thread
 from nas_optuna.samplers.lstm_policy import Policy
-from nas_optuna.samplers.reinforce import LOG_PROB, ReinforceTrainer, Settings
+from nas_optuna.samplers.reinforce import ReinforceTrainer, Settings
 from nas_optuna.spaces import SearchSpace
-
-ENTROPY = "controller:entropy"
-"""Trial user attribute: nats of the policy that proposed the trial, averaged over the tokens of its candidates."""
-
-SNAPSHOT = "controller:snapshot"
-"""Prefix of the study's system attributes that hold the policy."""
+from nas_optuna.study.schema import StudyKey, TrialKey
 
 SNAPSHOT_EVERY = 250
 """Finished trials between two snapshots; a fresh process learns again from about so many at most."""
@@ -128,7 +123,7 @@ class ControllerSampler(CategoricalSampler):
             if unseen is not None or exhausted:
                 break
         chosen = unseen or 0
-        for name, value in ((LOG_PROB, rollout.log_prob[chosen]), (ENTROPY, entropy)):
+        for name, value in ((TrialKey.LOG_PROB, rollout.log_prob[chosen]), (TrialKey.ENTROPY, entropy)):
             study._storage.set_trial_user_attr(trial._trial_id, name, float(value))
         return candidates[chosen]
 
@@ -149,12 +144,12 @@ class ControllerSampler(CategoricalSampler):
         if self._learner is None or self._learner.history is not history:
             self._learner = ReinforceTrainer(history, self._settings, study.direction)
             if len(history.finished) >= SNAPSHOT_EVERY:
-                any(self._learner.restore(state) for state in snapshot.load(study, SNAPSHOT))
+                any(self._learner.restore(state) for state in snapshot.load(study, StudyKey.SNAPSHOT))
         before = self._learner.learned
         self._learner.learn()
         after = self._learner.learned
         if after // SNAPSHOT_EVERY > before // SNAPSHOT_EVERY:
-            snapshot.save(study, SNAPSHOT, after, self._learner.state())
+            snapshot.save(study, StudyKey.SNAPSHOT, after, self._learner.state())
         return self._learner
 
 

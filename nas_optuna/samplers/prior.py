@@ -20,17 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.schema import LONGEST, StudyKey, TrialKey, attribute, study_attribute
 
-SUMMARY = "supernet"
-"""Study user attribute: what the search was and what it found; written last."""
-_ALPHAS = "supernet:alphas:"
-_ATTRIBUTE_LENGTH = 2000
-"""Characters that a study attribute may hold on every storage, with a margin (MySQL and the dashboard: 2,046)."""
 _REDRAWS = 50
 """Draws before an architecture that the study has seen is proposed again."""
 _FLATTEN = 1.1
 """Factor of the temperature after each draw of such an architecture."""
-_ORIGIN = "origin"
 WARM_START = "supernet warm start"
 """What the trial user attribute ``origin`` of a warm-started trial says."""
 
@@ -51,15 +46,15 @@ def write_alphas(study: Study, alphas: Alphas, summary: Mapping[str, Any]) -> No
     for name, logits in alphas.items():
         values = [round(x, 4) for x in logits]
         more = len(json.dumps({name: values}))
-        if length + more > _ATTRIBUTE_LENGTH and chunks[-1]:
+        if length + more > LONGEST and chunks[-1]:
             chunks.append({})
             length = 2
         chunks[-1][name] = values
         length += more
     for i, chunk in enumerate(chunks):
-        study.set_user_attr(f"{_ALPHAS}{i}", chunk)
+        study.set_user_attr(f"{StudyKey.ALPHAS}{i}", chunk)
     start = len(_trials(study))
-    study.set_user_attr(SUMMARY, {**summary, "chunks": len(chunks), "first_trial": start})
+    study.set_user_attr(StudyKey.SUPERNET, {**summary, "chunks": len(chunks), "first_trial": start})
 
 
 def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -69,7 +64,7 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
         StudyError: The study has none.
     """
     attributes = study._storage.get_study_user_attrs(study._study_id)
-    summary = attributes.get(SUMMARY)
+    summary = study_attribute(attributes, StudyKey.SUPERNET)
     if summary is None:
         raise StudyError(
             f"study {study.study_name!r} has no trained supernet;"
@@ -77,7 +72,7 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
         )
     alphas: dict[str, list[float]] = {}
     for i in range(summary["chunks"]):
-        alphas |= attributes[f"{_ALPHAS}{i}"]
+        alphas |= study_attribute(attributes, f"{StudyKey.ALPHAS}{i}")
     return alphas, summary
 
 
@@ -248,15 +243,15 @@ class WarmStartSampler(BaseSampler):
         """Decide who proposes this trial."""
         if self._is_warm(study, trial):
             self._warm.add(trial.number)
-            study._storage.set_trial_user_attr(trial._trial_id, _ORIGIN, WARM_START)
-            trial.set_user_attr(_ORIGIN, WARM_START)  # the running trial reads this copy
+            study._storage.set_trial_user_attr(trial._trial_id, TrialKey.ORIGIN, WARM_START)
+            trial.set_user_attr(TrialKey.ORIGIN, WARM_START)  # the running trial reads this copy
         else:
             self._sampler.before_trial(study, trial)
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
-        if _ORIGIN in trial.user_attrs:  # it was begun before, or enqueued
-            return bool(trial.user_attrs[_ORIGIN] == WARM_START)
-        begun = sum(t.user_attrs.get(_ORIGIN) == WARM_START for t in _trials(study))
+        if attribute(trial, TrialKey.ORIGIN) is not None:  # it was begun before, or enqueued
+            return bool(attribute(trial, TrialKey.ORIGIN) == WARM_START)
+        begun = sum(attribute(t, TrialKey.ORIGIN) == WARM_START for t in _trials(study))
         return begun < self._trials and "fixed_params" not in trial.system_attrs
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

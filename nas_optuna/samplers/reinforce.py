@@ -17,9 +17,7 @@ from nas_optuna.samplers.base import Finished, History
 from nas_optuna.samplers.comparison import rank, standardised, teaches
 from nas_optuna.samplers.lstm_policy import Policy
 from nas_optuna.samplers.snapshot import fingerprint
-
-LOG_PROB = "controller:log_prob"
-"""Trial user attribute: natural log of the probability with which the policy drew the trial's architecture."""
+from nas_optuna.study.schema import TrialKey, attribute
 
 WINDOW = 64
 """A reward is relative to the last so many trials."""
@@ -93,7 +91,7 @@ class ReinforceTrainer:
         tokens = np.array([finished.tokens for finished in batch])
         # A trial that the policy did not propose counts as drawn uniformly.
         uniform = -sum(math.log(size) for size in self.history.sizes)
-        then = np.array([trial.user_attrs.get(LOG_PROB, uniform) for trial in trials])
+        then = np.array([attribute(trial, TrialKey.LOG_PROB, uniform) for trial in trials])
         now = self.policy.evaluate(tokens).log_prob
         importance = np.exp(np.minimum(now - then, math.log(MAX_IMPORTANCE)))
         advantage = importance * (rewards - self._baseline[0] / self._baseline[1])

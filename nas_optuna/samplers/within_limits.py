@@ -15,9 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-
-PROPOSALS = "proposals"
-"""Trial user attribute: how many proposals were looked at for the trial."""
+from nas_optuna.study.schema import TrialKey
 
 _OWN_DRAWS = 8
 _UNIFORM_DRAWS = 248
@@ -75,7 +73,7 @@ class WithinLimitsSampler(BaseSampler):
             if excess <= 0:
                 break
         assert best is not None
-        study._storage.set_trial_user_attr(trial._trial_id, PROPOSALS, draw + 1)
+        study._storage.set_trial_user_attr(trial._trial_id, TrialKey.PROPOSALS, draw + 1)
         return best[1]
 
     def sample_independent(

@@ -11,7 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey, attribute
 
 
 @cache
@@ -38,7 +38,7 @@ def release(study: Study, trial: Trial | FrozenTrial) -> None:
     numbers, and so the proposals, that they would have had. Optuna has no public call for this; its storages have.
     """
     # Or, until it is marked anew, another run that begins now would take it for abandoned once more.
-    study._storage.set_trial_user_attr(trial._trial_id, Attribute.WORKER, None)
+    study._storage.set_trial_user_attr(trial._trial_id, TrialKey.WORKER, None)
     study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
@@ -46,7 +46,7 @@ def release_abandoned(study: Study) -> list[int]:
     """Put back every running trial whose process has ended; returns their numbers."""
     released = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = trial.user_attrs.get(Attribute.WORKER)
+        worker = attribute(trial, TrialKey.WORKER)
         if worker is not None and is_gone(worker):
             release(study, trial)
             released.append(trial.number)
@@ -64,7 +64,7 @@ def release_by_hand(study: Study, number: int) -> None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")
     if trial.state != TrialState.RUNNING:
         raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
-    worker = trial.user_attrs.get(Attribute.WORKER) or ""
+    worker = attribute(trial, TrialKey.WORKER) or ""
     if worker.startswith(f"{_machine()}/") and not is_gone(worker):
         raise StudyError(f"trial {number} is run by process {worker.split('/')[2]} of this machine; end that first")
     release(study, trial)

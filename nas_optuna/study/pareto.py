@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import Goal, parse_objective
-from nas_optuna.samplers.within_limits import PROPOSALS
 from nas_optuna.study.records import TrialRecord, ranked
+from nas_optuna.study.schema import TrialKey, attribute
 
 
 def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -99,7 +99,7 @@ def _worst(objective: Goal, trials: Sequence[FrozenTrial]) -> float:
     if objective.direction == "maximize":
         return 0.0
     return max(
-        (trial.user_attrs[objective.name] for trial in trials if objective.name in trial.user_attrs), default=1.0
+        (cost for trial in trials if (cost := attribute(trial, TrialKey.cost(objective.name))) is not None), default=1.0
     )
 
 
@@ -130,7 +130,7 @@ def is_feasible(trial: FrozenTrial) -> bool:
 
 def feasible_share(trials: Sequence[FrozenTrial]) -> FeasibleShare | None:
     """How many proposals were inside the limits; None in a study without limits."""
-    looked_at = [(is_feasible(trial), trial.user_attrs.get(PROPOSALS, 1)) for trial in trials if trial.constraints]
+    looked_at = [(is_feasible(trial), attribute(trial, TrialKey.PROPOSALS, 1)) for trial in trials if trial.constraints]
     if not looked_at:
         return None
     inside, proposals = (sum(column) for column in zip(*looked_at, strict=True))

@@ -4,52 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-
-class Attribute:
-    """Names of the trial user attributes that we write."""
-
-    ARCHITECTURE = "architecture"
-    """The canonical string."""
-    MACS = "macs"
-    """Multiply-accumulates of one image's forward pass."""
-    PARAMS = "params"
-    """Number of weights."""
-    MEMORY = "memory"
-    """Bytes of weights and of the peak of activations in inference."""
-    LATENCY = "latency_ms"
-    """Milliseconds of one inference, where the study asks for it."""
-    FEASIBLE = "feasible"
-    """Whether it is inside the study's limits, where there are any; the dashboard does not read constraints yet."""
-    ACCURACY = "accuracy"
-    """Validation accuracy after the last epoch trained, whatever the objectives."""
-    REPORTS = "reports"
-    """What a study with several objectives is pruned by: epoch → value."""
-    RECIPE = "recipe"
-    """The recipe's fingerprint."""
-    SEED = "seed"
-    """Seed of the training."""
-    DEVICE = "device"
-    """Name of the device that trained it."""
-    ORIGIN = "origin"
-    """Who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
-    WORKER = "worker"
-    """The process that runs it."""
-    EPOCHS = "epochs"
-    """Epochs trained, over all seeds."""
-    SECONDS = "seconds"
-    """Training time, over all processes that worked on it."""
-    SPREAD = "spread"
-    """Standard deviation of the accuracy over the recipe's repeats."""
-    MICRO_BATCHES = "micro_batches"
-    """Parts that a batch was divided into, where it did not fit in memory whole."""
-    CAUSE = "cause"
-    """Why it was stopped, where neither the pruner nor the end did it."""
-    DUPLICATE_OF = "duplicate_of"
-    """Number of the trial whose training was reused."""
+from nas_optuna.study.schema import TrialKey, attribute_of
 
 
 def count(number: int, noun: str) -> str:
@@ -100,24 +60,24 @@ class TrialRecord:
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
         """Read a trial's attributes; a trial that is not ours gives empty fields."""
-        attribute = trial.user_attrs.get
+        attribute = partial(attribute_of, trial.user_attrs)
         return cls(
             number=trial.number,
             state=trial.state.name.lower(),
             values=tuple(trial.values or ()),
-            architecture=attribute(Attribute.ARCHITECTURE, ""),
-            epochs=attribute(Attribute.EPOCHS, 0),
-            seconds=attribute(Attribute.SECONDS, 0.0),
-            macs=attribute(Attribute.MACS),
-            params=attribute(Attribute.PARAMS),
-            memory=attribute(Attribute.MEMORY),
-            latency_ms=attribute(Attribute.LATENCY),
-            accuracy=attribute(Attribute.ACCURACY),
-            feasible=attribute(Attribute.FEASIBLE),
-            origin=attribute(Attribute.ORIGIN, ""),
-            cause=attribute(Attribute.CAUSE),
-            duplicate_of=attribute(Attribute.DUPLICATE_OF),
-            spread=attribute(Attribute.SPREAD),
+            architecture=attribute(TrialKey.ARCHITECTURE, ""),
+            epochs=attribute(TrialKey.EPOCHS, 0),
+            seconds=attribute(TrialKey.SECONDS, 0.0),
+            macs=attribute(TrialKey.cost("macs")),
+            params=attribute(TrialKey.cost("params")),
+            memory=attribute(TrialKey.cost("memory")),
+            latency_ms=attribute(TrialKey.cost("latency_ms")),
+            accuracy=attribute(TrialKey.ACCURACY),
+            feasible=attribute(TrialKey.FEASIBLE),
+            origin=attribute(TrialKey.ORIGIN, ""),
+            cause=attribute(TrialKey.CAUSE),
+            duplicate_of=attribute(TrialKey.DUPLICATE_OF),
+            spread=attribute(TrialKey.SPREAD),
         )
 
     def to_dict(self) -> dict[str, Any]:

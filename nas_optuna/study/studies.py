@@ -16,16 +16,10 @@ from optuna.trial import TrialState
 from nas_optuna.errors import StudyError, unknown
 from nas_optuna.objectives import parse_objective
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.schema import FORMAT, StudyKey
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
     from nas_optuna.spec import StudySpec
-
-FORMAT = 1
-"""Raised when studies are written that older versions would misread."""
-
-_FORMAT_KEY = "nas_optuna:format"
-_SPEC_KEY = "nas_optuna:spec"
-_SPACE_KEY = "nas_optuna:space"
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
@@ -47,9 +41,9 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(spec.objectives))
-    study.set_user_attr(_FORMAT_KEY, FORMAT)
-    study.set_user_attr(_SPEC_KEY, spec.to_dict())
-    study.set_user_attr(_SPACE_KEY, space_identity(space))
+    study.set_user_attr(StudyKey.FORMAT, FORMAT)
+    study.set_user_attr(StudyKey.SPEC, spec.to_dict())
+    study.set_user_attr(StudyKey.SPACE, space_identity(space))
     return study
 
 
@@ -63,7 +57,7 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         raise StudyError(unknown("study", name, study_names(storage))) from None
-    found = study.user_attrs.get(_FORMAT_KEY, FORMAT)
+    found = study.user_attrs.get(StudyKey.FORMAT, 1)
     if found > FORMAT:
         raise StudyError(
             f"study {name!r} was made by a newer nas-optuna (format {found}, this one knows {FORMAT});"
@@ -83,7 +77,7 @@ def study_spec(study: Study) -> StudySpec:
     Raises:
         StudyError: It is an Optuna study of another kind.
     """
-    values = study.user_attrs.get(_SPEC_KEY)
+    values = study.user_attrs.get(StudyKey.SPEC)
     if values is None:
         raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
     from nas_optuna.spec import StudySpec
@@ -109,7 +103,7 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
     Raises:
         StudyError: Naming what differs.
     """
-    began: Mapping[str, Any] = study.user_attrs.get(_SPACE_KEY, {})
+    began: Mapping[str, Any] = study.user_attrs.get(StudyKey.SPACE, {})
     for key, value in space_identity(space).items():
         if began.get(key) != value:
             raise StudyError(

@@ -14,7 +14,7 @@ from nas_optuna.errors import ArchitectureError
 from nas_optuna.objectives import COSTS, parse_objective
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey
 
 if TYPE_CHECKING:
     from nas_optuna.costs.cost_model import Costs
@@ -69,7 +69,7 @@ def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin:
         ArchitectureError: The params are not a point of the space.
     """
     architecture = space.architecture(params)
-    study.enqueue_trial(dict(architecture.params), user_attrs={Attribute.ORIGIN: origin})
+    study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
 
 
 def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:

@@ -43,7 +43,9 @@ def test_the_objective_replays_curves_and_obeys_the_pruner(table: Table) -> None
         for epoch, value in trial.intermediate_values.items():
             assert value == pytest.approx(curve[epoch - 1], rel=1e-6)
         epochs = len(trial.intermediate_values)
-        assert trial.user_attrs["seconds"] == pytest.approx(table.seconds[place].sum(0)[:epochs].sum(), rel=1e-5)
+        assert trial.user_attrs["nas_optuna:seconds"] == pytest.approx(
+            table.seconds[place].sum(0)[:epochs].sum(), rel=1e-5
+        )
     states = [t.state.name for t in study.trials]
     assert states.count("PRUNED") > 5
     assert study.best_value == pytest.approx(max(t.values[0] for t in study.trials if t.values))

@@ -1,35 +1,10 @@
-import json
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nas_optuna.cli import main
-
-TINY = {"recipe.epochs": 1, "recipe.input_size": 8, "space.depth": 2, "data.train_limit": 200}
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Result]
-
-
-def tiny(**more: object) -> list[str]:
-    """Options that make every training take a tenth of a second; `more` with ``__`` for a dot."""
-    settings = TINY | {key.replace("__", "."): value for key, value in more.items()}
-    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+from tests.helpers import Command, Result, tiny
 
 
 @pytest.fixture

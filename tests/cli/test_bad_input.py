@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nas_optuna.study import storage
-from tests.cli.conftest import Command, tiny
+from tests.helpers import Command, tiny
 
 DATABASE = Path("nas-optuna.db")
 UNWRITABLE = "/proc/nas-optuna"  # not even for root
@@ -206,9 +206,9 @@ def test_mnist_absent_with_no_network(command: Command, tmp_path: Path, monkeypa
 def test_a_mirror_that_never_answers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
-    from nas_optuna.data import sets
+    from nas_optuna.data import catalog
 
-    monkeypatch.setattr(sets, "NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr(catalog, "NETWORK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])

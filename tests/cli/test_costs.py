@@ -44,16 +44,16 @@ def test_a_run_with_two_objectives_prints_its_front(storage: str, capsys: pytest
     assert states.count("PRUNED") > 0, "the preset's ASHA prunes"
     assert all(t.values is None for t in study.trials if t.state.name == "PRUNED")
     cheapest = study.trials[0]
-    assert cheapest.user_attrs["origin"] == "cheapest"
+    assert cheapest.user_attrs["nas_optuna:origin"] == "cheapest"
     assert cheapest.number in {t.number for t in study.best_trials}
-    assert cheapest.user_attrs["macs"] == min(t.user_attrs["macs"] for t in study.trials)
+    assert cheapest.user_attrs["nas_optuna:macs"] == min(t.user_attrs["nas_optuna:macs"] for t in study.trials)
 
     code, out, _ = call(capsys, "pareto", *at, "--json")
     front = json.loads(out)
     assert code == 0
     assert {r["number"] for r in front["records"]} == {t.number for t in study.best_trials}
     assert 0 < front["hypervolume"] < 1
-    assert front["reference"] == [0.0, max(t.user_attrs["macs"] for t in study.trials)]
+    assert front["reference"] == [0.0, max(t.user_attrs["nas_optuna:macs"] for t in study.trials)]
 
     wide = json.loads(call(capsys, "pareto", *at, "--reference", "macs=1e9", "--json")[1])
     assert wide["reference"] == [0.0, 1e9]
@@ -75,7 +75,7 @@ def test_a_fixed_architecture_is_trained_and_no_cheapest_one(
     fixed.write_text('"f16k3s1-f4k3s1"')
     objectives = ["--objective", "accuracy", "--objective", "macs", "--sampler", "random", *TINY]
     assert call(capsys, "run", "--study", "costs", "--storage", storage, "--fixed", str(fixed), *objectives)[0] == 0
-    assert [t.user_attrs["architecture"] for t in load(storage).trials] == ["f16k3s1-f4k3s1"]
+    assert [t.user_attrs["nas_optuna:architecture"] for t in load(storage).trials] == ["f16k3s1-f4k3s1"]
 
 
 def test_nothing_above_a_limit_is_trained(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,8 +86,8 @@ def test_nothing_above_a_limit_is_trained(storage: str, capsys: pytest.CaptureFi
     assert code == 0
     assert "inside the limits: 6 of" in err
     trials = load(storage).trials
-    assert all(t.user_attrs["macs"] <= 20_000 and t.constraints["macs"] <= 0 for t in trials)
-    assert sum(t.user_attrs["proposals"] for t in trials) > 6
+    assert all(t.user_attrs["nas_optuna:macs"] <= 20_000 and t.constraints["macs"] <= 0 for t in trials)
+    assert sum(t.user_attrs["nas_optuna:proposals"] for t in trials) > 6
 
 
 @pytest.mark.parametrize(

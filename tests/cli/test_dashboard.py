@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Command, tiny
+from tests.helpers import Command, tiny
 
 CHROMIUM = Path("/usr/bin/chromium")
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
@@ -55,7 +55,7 @@ def test_the_dashboard_knows_the_study(address: str, trials: list[dict[str, Any]
     for trial, ours in zip(found["trials"], trials, strict=True):
         assert ours["architecture"] in trial["note"]["body"]
         assert "| conv1 |" in trial["note"]["body"]
-        assert {a["key"]: a["value"] for a in trial["user_attrs"]}["architecture"].strip('"') == ours["architecture"]
+        assert {a["key"]: a["value"] for a in trial["user_attrs"]}["nas_optuna:architecture"].strip('"') == ours["architecture"]
     assert found["artifacts"] == []
 
 
@@ -86,6 +86,6 @@ def test_the_optuna_command_lists_the_trials(trials: list[dict[str, Any]]) -> No
     listed = json.loads(found.stdout)
     assert [row["number"] for row in listed] == [0, 1, 2]
     for row, ours in zip(listed, trials, strict=True):
-        assert row["user_attrs"]["architecture"] == ours["architecture"]
+        assert row["user_attrs"]["nas_optuna:architecture"] == ours["architecture"]
         assert row["value"]["accuracy"] == ours["values"][0]
     assert time.strptime(listed[0]["datetime_start"], "%Y-%m-%d %H:%M:%S")

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from nas_optuna.cli import app
-from tests.cli.conftest import Command
+from tests.helpers import Command
 
 
 def commands() -> Iterator[tuple[str, ...]]:

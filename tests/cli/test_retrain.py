@@ -64,6 +64,6 @@ def test_bad_input_gets_one_line(
 def test_repeats_score_by_the_mean_and_report_the_spread(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--study", "r", "--trials", "1", *SMALL, "--set", "recipe.repeats=3"]) == 0
     (trial,) = optuna.load_study(study_name="r", storage="sqlite:///nas-optuna.db").get_trials()
-    assert trial.user_attrs["epochs"] == 6
-    assert trial.user_attrs["spread"] > 0
+    assert trial.user_attrs["nas_optuna:epochs"] == 6
+    assert trial.user_attrs["nas_optuna:spread"] > 0
     assert "±" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from tests.helpers import Command
 
 PROBE = """
 import json, sys

@@ -60,7 +60,7 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     attributes = study().user_attrs
     assert main(["supernet", "train", "--study", "s"]) == 0
     assert study().user_attrs == attributes, "a training that has ended is not stored anew"
-    assert attributes["supernet"]["argmax"] == trained["argmax"]
+    assert attributes["nas_optuna:supernet"]["argmax"] == trained["argmax"]
     plots = study()._storage.get_study_system_attrs(study()._study_id)
     assert any("supernet-alphas" in name for name in plots), "the dashboard has no alpha figure"
 
@@ -69,9 +69,9 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert optuna.trial.FixedTrial(params).suggest_categorical("block1", ["k3_f16", "k3_f24", "skip"])
     assert main(["run", "--study", "s", "--fixed", "s-fixed.json"]) == 0
     trials = study().trials
-    assert [t.user_attrs["origin"] for t in trials][2:] == ["supernet"]
+    assert [t.user_attrs["nas_optuna:origin"] for t in trials][2:] == ["supernet"]
     assert trials[2].params == params
-    assert trials[2].user_attrs["architecture"] == trained["argmax"]
+    assert trials[2].user_attrs["nas_optuna:architecture"] == trained["argmax"]
     assert "-".join(params.values()) == trained["argmax"]
 
 
@@ -91,10 +91,12 @@ def test_warm_start_and_prior_sampler(folder: Path, sampler: str) -> None:
     main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
     run = ["run", "--study", "s", "--trials", "3", "--sampler"]
     assert main([*run, sampler, "--warm-start", "supernet", "--warm-trials", "2"]) == 0
-    origins = [t.user_attrs["origin"] for t in study().trials]
+    origins = [t.user_attrs["nas_optuna:origin"] for t in study().trials]
     assert origins[:2] == ["supernet warm start"] * 2
     assert origins[2] != "supernet warm start"
-    assert study().trials[0].user_attrs["architecture"] == study().user_attrs["supernet"]["argmax"]
+    assert (
+        study().trials[0].user_attrs["nas_optuna:architecture"] == study().user_attrs["nas_optuna:supernet"]["argmax"]
+    )
     assert main(["run", "--study", "s", "--trials", "1", "--sampler", "supernet"]) == 0
 
 
@@ -125,11 +127,11 @@ def test_training_resumes_after_a_kill(folder: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.1)
-    assert "supernet" not in study("killed").user_attrs
+    assert "nas_optuna:supernet" not in study("killed").user_attrs
     assert main([*train, "killed"]) == 0
     whole, killed = study("whole").user_attrs, study("killed").user_attrs
-    assert killed["supernet:alphas:0"] == whole["supernet:alphas:0"]
-    assert killed["supernet"]["epochs"] == 8
+    assert killed["nas_optuna:supernet:alphas:0"] == whole["nas_optuna:supernet:alphas:0"]
+    assert killed["nas_optuna:supernet"]["epochs"] == 8
 
 
 def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(

@@ -13,7 +13,8 @@ from nas_optuna.execution.objective import Objective
 from nas_optuna.pruners import create_pruner
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
-from nas_optuna.study.records import Attribute, TrialRecord
+from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3,), strides=(1, 2), input_size=8)
 RECIPE = Recipe(epochs=3, batch_size=64)
@@ -39,8 +40,8 @@ def test_several_objectives_give_several_values(data: SearchData) -> None:
     trial = FixedTrial(LARGE)
     params, accuracy, latency = objective(trial)  # type: ignore[misc]
     assert params == figures(SPACE, SPACE.architecture(LARGE)).params
-    assert accuracy == trial.user_attrs[Attribute.ACCURACY]
-    assert latency == trial.user_attrs[Attribute.LATENCY] > 0
+    assert accuracy == trial.user_attrs[TrialKey.ACCURACY]
+    assert latency == trial.user_attrs[TrialKey.cost("latency_ms")] > 0
 
 
 def test_the_fastest_of_a_trainings_measurements_is_its_latency(
@@ -50,14 +51,16 @@ def test_the_fastest_of_a_trainings_measurements_is_its_latency(
     monkeypatch.setattr(costs, "measure", lambda *_: Latency(1.0, next(times), 9.0))
     trial = FixedTrial(LARGE)
     _, latency = Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms"))(trial)  # type: ignore[misc]
-    assert latency == trial.user_attrs[Attribute.LATENCY] == 2.0
+    assert latency == trial.user_attrs[TrialKey.cost("latency_ms")] == 2.0
     assert not list(times), "one before the training and one in each of three epochs"
 
 
 def test_a_soft_target_scales_the_accuracy(data: SearchData) -> None:
     study = run(Objective(SPACE, data, RECIPE, objectives=("accuracy*(macs/1k)^-0.5",)), 2)
     for trial in study.trials:
-        assert trial.value == pytest.approx(trial.user_attrs["accuracy"] * (trial.user_attrs["macs"] / 1e3) ** -0.5)
+        assert trial.value == pytest.approx(
+            trial.user_attrs["nas_optuna:accuracy"] * (trial.user_attrs["nas_optuna:macs"] / 1e3) ** -0.5
+        )
         assert trial.intermediate_values[RECIPE.epochs] == trial.value
 
 
@@ -68,8 +71,8 @@ def test_an_architecture_above_a_limit_is_not_trained(data: SearchData) -> None:
     assert (small.state, large.state) == (TrialState.COMPLETE, TrialState.PRUNED)
     assert small.constraints["macs"] < 0 < large.constraints["macs"]
     assert large.values is None
-    assert not {Attribute.EPOCHS, Attribute.SECONDS} & set(large.user_attrs)
-    assert large.user_attrs[Attribute.CAUSE] == "above the limit of macs"
+    assert not {TrialKey.EPOCHS, TrialKey.SECONDS} & set(large.user_attrs)
+    assert large.user_attrs[TrialKey.CAUSE] == "above the limit of macs"
     assert [TrialRecord.of(trial).feasible for trial in study.trials] == [True, False]
     assert study.best_trial.number == small.number
 
@@ -81,7 +84,7 @@ def test_a_limit_holds_for_a_repeated_architecture_too(data: SearchData) -> None
     study.enqueue_trial(LARGE)
     study.optimize(objective, n_trials=2)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED"] * 2
-    assert study.trials[2].user_attrs[Attribute.DUPLICATE_OF] == 0
+    assert study.trials[2].user_attrs[TrialKey.DUPLICATE_OF] == 0
     assert [t.constraints for t in study.trials[2:]] == [t.constraints for t in study.trials[:2]]
 
 
@@ -91,7 +94,11 @@ def test_a_repeated_architecture_has_the_latency_measured_first(data: SearchData
     study.optimize(Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms")), n_trials=1)
     again, first = study.trials[2], study.trials[1]
     assert again.values == first.values
-    assert again.user_attrs[Attribute.LATENCY] == first.user_attrs[Attribute.LATENCY] == first.values[1]
+    assert (
+        again.user_attrs[TrialKey.cost("latency_ms")]
+        == first.user_attrs[TrialKey.cost("latency_ms")]
+        == first.values[1]
+    )
 
 
 def test_a_limit_that_nothing_meets_is_refused_before_anything_runs(data: SearchData) -> None:
@@ -108,9 +115,9 @@ def test_several_objectives_are_pruned_by_accuracy(data: SearchData, tmp_path: P
         sampler=optuna.samplers.RandomSampler(seed=1),
         storage=f"sqlite:///{tmp_path}/s.db",
     )
-    pruned = [t for t in study.trials if t.state == TrialState.PRUNED and Attribute.DUPLICATE_OF not in t.user_attrs]
+    pruned = [t for t in study.trials if t.state == TrialState.PRUNED and TrialKey.DUPLICATE_OF not in t.user_attrs]
     complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
     assert pruned
-    assert all(t.values is None and t.user_attrs[Attribute.EPOCHS] < RECIPE.epochs for t in pruned)
+    assert all(t.values is None and t.user_attrs[TrialKey.EPOCHS] < RECIPE.epochs for t in pruned)
     assert all(len(t.values) == 2 for t in complete)
     assert {t.number for t in study.best_trials} <= {t.number for t in complete}

@@ -7,7 +7,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from nas_optuna import ConvSpace, NasOptunaError, Objective, Recipe, SearchData, TrialRecord
 from nas_optuna.costs.complexity import figures
 from nas_optuna.training import EpochResult
-from tests.execution.conftest import RECIPE
+from tests.helpers import RECIPE
 
 WIDE = "f8k7s1-f8k7s1"
 NARROW = "f4k3s1-f4k3s1"
@@ -35,8 +35,8 @@ def test_it_is_a_plain_optuna_objective(objective: Objective) -> None:
         assert (record.macs, record.params, record.epochs) == (counted.macs, counted.params, 2)
         assert record.origin == "RandomSampler"
         assert record.seconds > 0
-        assert trial.user_attrs["device"]
-        assert trial.user_attrs["seed"] == 0
+        assert trial.user_attrs["nas_optuna:device"]
+        assert trial.user_attrs["nas_optuna:seed"] == 0
         assert record.cause is None
 
 
@@ -44,7 +44,7 @@ def test_it_works_on_a_fixed_trial(objective: Objective) -> None:
     trial = FixedTrial(dict(objective.space.parse(WIDE).params))
     value = objective(trial)
     assert 0.1 < value <= 1
-    assert trial.user_attrs["origin"] == "fixed"
+    assert trial.user_attrs["nas_optuna:origin"] == "fixed"
     assert evaluate(objective, WIDE)[0].value == value
 
 
@@ -57,20 +57,20 @@ def test_the_front_door_alone_is_enough(space: ConvSpace, data: SearchData) -> N
 
 def test_an_architecture_is_trained_once(objective: Objective) -> None:
     first, other, again, third = evaluate(objective, WIDE, NARROW, WIDE, WIDE)
-    assert "duplicate_of" not in first.user_attrs
-    assert "duplicate_of" not in other.user_attrs
+    assert "nas_optuna:duplicate_of" not in first.user_attrs
+    assert "nas_optuna:duplicate_of" not in other.user_attrs
     for trial in (again, third):
-        assert trial.user_attrs["duplicate_of"] == 0
+        assert trial.user_attrs["nas_optuna:duplicate_of"] == 0
         assert trial.value == first.value
         assert trial.state == TrialState.COMPLETE
-        assert "epochs" not in trial.user_attrs
+        assert "nas_optuna:epochs" not in trial.user_attrs
 
 
 def test_it_is_trained_again_where_that_is_wanted(space: ConvSpace, data: SearchData) -> None:
     objective = Objective(space, data, RECIPE, reuse_duplicates=False)
     first, again = evaluate(objective, WIDE, WIDE)
-    assert "duplicate_of" not in again.user_attrs
-    assert again.user_attrs["epochs"] == 2
+    assert "nas_optuna:duplicate_of" not in again.user_attrs
+    assert again.user_attrs["nas_optuna:epochs"] == 2
     assert again.value == first.value
 
 
@@ -93,9 +93,9 @@ def test_pruning_ends_a_trial_and_its_duplicates(objective: Objective) -> None:
     first, pruned, again = evaluate(objective, NARROW, WIDE, WIDE, pruner=PruneAfterFirst())
     assert first.state == TrialState.COMPLETE
     assert pruned.state == again.state == TrialState.PRUNED
-    assert pruned.user_attrs["epochs"] == 1
-    assert "cause" not in pruned.user_attrs
-    assert again.user_attrs["duplicate_of"] == 1
+    assert pruned.user_attrs["nas_optuna:epochs"] == 1
+    assert "nas_optuna:cause" not in pruned.user_attrs
+    assert again.user_attrs["nas_optuna:duplicate_of"] == 1
     assert again.intermediate_values == pruned.intermediate_values
     assert again.value == pruned.value
 
@@ -110,9 +110,9 @@ def test_a_loss_that_is_not_finite_prunes_with_its_cause(space: ConvSpace, data:
     diverged, again = evaluate(Objective(space, data, recipe), WIDE, WIDE)
     for trial in (diverged, again):
         assert trial.state == TrialState.PRUNED
-        assert trial.user_attrs["cause"] == "non-finite loss"
+        assert trial.user_attrs["nas_optuna:cause"] == "non-finite loss"
         assert trial.value is None or math.isfinite(trial.value)
-    assert again.user_attrs["duplicate_of"] == 0
+    assert again.user_attrs["nas_optuna:duplicate_of"] == 0
 
 
 def test_repeats_are_scored_by_their_mean(space: ConvSpace, data: SearchData) -> None:
@@ -124,8 +124,8 @@ def test_repeats_are_scored_by_their_mean(space: ConvSpace, data: SearchData) ->
     assert one.value is not None
     assert other.value is not None
     assert both.value == pytest.approx((one.value + other.value) / 2)
-    assert both.user_attrs["spread"] == pytest.approx(abs(one.value - other.value) / math.sqrt(2))
-    assert both.user_attrs["epochs"] == 4
+    assert both.user_attrs["nas_optuna:spread"] == pytest.approx(abs(one.value - other.value) / math.sqrt(2))
+    assert both.user_attrs["nas_optuna:epochs"] == 4
 
 
 def test_what_the_device_cannot_do_is_refused_before_any_trial(space: ConvSpace, data: SearchData) -> None:

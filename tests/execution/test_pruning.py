@@ -10,9 +10,9 @@ from optuna.trial import Trial, TrialState
 
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import BUILTIN, create_pruner
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey
 
-REPORTS = Attribute.REPORTS
+REPORTS = TrialKey.REPORTS
 EPOCHS = 9
 
 
@@ -21,7 +21,7 @@ def objective(trial: Trial) -> tuple[float, float]:
     size = trial.suggest_categorical("size", list(range(1, 6)))
     waste = trial.suggest_categorical("waste", list(range(4)))
     accuracy = 0.5 + 0.1 * size - 0.1 * waste
-    trial.set_user_attr("macs", size)
+    trial.set_user_attr("nas_optuna:macs", size)
     for epoch in range(1, EPOCHS + 1):
         report(trial, accuracy * (1 - 0.5**epoch), epoch)
         if epoch < EPOCHS and should_prune(trial, {"macs": size}):

@@ -22,7 +22,7 @@ from nas_optuna.execution.loop import run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spec import DataSpec
 from nas_optuna.study import lease as worker
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey
 
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "qmc", "grid", "controller", "evolution")
 OPTIONS: dict[str, dict[str, Any]] = {  # so that each has more than its random beginning within a dozen trials
@@ -162,7 +162,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     assert [(t.params, t.values, t.state, t.intermediate_values) for t in ours] == [
         (t.params, t.values, t.state, t.intermediate_values) for t in uninterrupted
     ]
-    assert ours[1].user_attrs["epochs"] == 6
+    assert ours[1].user_attrs["nas_optuna:epochs"] == 6
     assert not list(checkpoints.glob("*")), "checkpoints of trials that have ended are removed"
 
 
@@ -211,7 +211,7 @@ def test_only_trials_of_ended_processes_are_taken_up(tmp_path: Path) -> None:
     for owner in owners.values():
         trial = study.ask()
         if owner is not None:
-            trial.set_user_attr(Attribute.WORKER, owner)
+            trial.set_user_attr(TrialKey.WORKER, owner)
     assert worker.release_abandoned(study) == [1, 2]
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.RUNNING, TrialState.WAITING, TrialState.WAITING, *[TrialState.RUNNING] * 2]
@@ -222,8 +222,8 @@ def test_only_trials_of_ended_processes_are_taken_up(tmp_path: Path) -> None:
 def test_a_person_can_put_back_what_another_host_or_nobody_runs() -> None:
     study = optuna.create_study()
     ours, elsewhere, nobodys = (study.ask() for _ in range(3))
-    ours.set_user_attr(Attribute.WORKER, worker.this_worker())
-    elsewhere.set_user_attr(Attribute.WORKER, "elsewhere/boot/1/1")
+    ours.set_user_attr(TrialKey.WORKER, worker.this_worker())
+    elsewhere.set_user_attr(TrialKey.WORKER, "elsewhere/boot/1/1")
     for trial in (elsewhere, nobodys):
         worker.release_by_hand(study, trial.number)
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "WAITING", "WAITING"]

@@ -7,7 +7,7 @@ from scipy import stats
 from nas_optuna.execution.supernet_check import judge, random_architectures, rank_correlation
 from nas_optuna.experiment import prepare
 from nas_optuna.spec import StudySpec
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey
 
 
 def test_rank_correlations_are_scipys_and_their_intervals_hold_them() -> None:
@@ -35,9 +35,9 @@ def test_verdict_counts_what_random_search_could_afford(
     values = [argmax_value, 0.6, 0.9, 0.7, 0.99, 0.8, 0.65]
     for architecture, value in zip([argmax, *drawn], values, strict=True):
         attributes = {
-            Attribute.ARCHITECTURE: str(architecture),
-            Attribute.RECIPE: search.spec.recipe.fingerprint,
-            Attribute.SECONDS: 2.0,
+            TrialKey.ARCHITECTURE: str(architecture),
+            TrialKey.RECIPE: search.spec.recipe.fingerprint,
+            TrialKey.SECONDS: 2.0,
         }
         study.add_trial(optuna.create_trial(value=value, user_attrs=attributes, intermediate_values={1: value}))
     verdict = judge(study, search, drawn, argmax, values[1:], seconds)

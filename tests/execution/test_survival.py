@@ -33,7 +33,7 @@ def outcome(folder: Path) -> list[dict[str, Any]]:
             "values": trial.values,
             "params": trial.params,
             "curve": trial.intermediate_values,
-            "epochs": trial.user_attrs["epochs"],
+            "epochs": trial.user_attrs["nas_optuna:epochs"],
         }
         for trial in study.get_trials()
     ]

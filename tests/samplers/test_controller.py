@@ -11,10 +11,10 @@ from optuna.trial import create_trial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.controller import ENTROPY, SNAPSHOT_EVERY, ControllerSampler
+from nas_optuna.samplers.controller import SNAPSHOT_EVERY, ControllerSampler
 from nas_optuna.samplers.lstm_policy import Policy
-from nas_optuna.samplers.reinforce import LOG_PROB
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.schema import TrialKey
 
 NAMES = ("a", "b", "c", "d")
 CHOICES = (0, 1, 2)
@@ -101,7 +101,7 @@ def test_a_snapshot_spares_most_of_the_learning_and_changes_nothing(monkeypatch:
     attributes = study._storage.get_study_system_attrs(study._study_id)
     assert all(len(json.dumps(value)) < 2046 for value in attributes.values())
     for slot in (0, 1):
-        study._storage.set_study_system_attr(study._study_id, f"controller:snapshot:{slot}:3", "AAAA")
+        study._storage.set_study_system_attr(study._study_id, f"nas_optuna:controller:snapshot:{slot}:3", "AAAA")
     updates = 0
     np.testing.assert_array_equal(ControllerSampler(seed=0).policy(study).theta, theta)
     assert updates > 100
@@ -114,10 +114,12 @@ def test_sampling_is_from_the_policy_and_says_so() -> None:
     policy = sampler.policy(study)
     tokens = suggest(study.ask())
     attributes = study.trials[-1].user_attrs
-    assert attributes[LOG_PROB] == pytest.approx(float(policy.evaluate(np.array([tokens])).log_prob[0]), rel=1e-5)
+    assert attributes[TrialKey.LOG_PROB] == pytest.approx(
+        float(policy.evaluate(np.array([tokens])).log_prob[0]), rel=1e-5
+    )
     entropy = policy.sample(2000, np.random.default_rng(1)).entropy.mean()
     assert entropy < 0.99 * np.log(len(CHOICES))
-    assert attributes[ENTROPY] == pytest.approx(float(entropy), rel=0.05)
+    assert attributes[TrialKey.ENTROPY] == pytest.approx(float(entropy), rel=0.05)
 
 
 @pytest.mark.parametrize("failures", ["ignore", "worst"])

@@ -116,7 +116,7 @@ def test_a_second_process_goes_on_where_the_first_stopped() -> None:
 def test_warm_start_then_the_named_sampler(make: Callable[[], BaseSampler]) -> None:
     study = study_with(WarmStartSampler(make(), DISTRIBUTIONS, 0, trials=3))
     study.optimize(objective, n_trials=6)
-    assert [t.user_attrs.get("origin") == WARM_START for t in study.trials] == [True] * 3 + [False] * 3
+    assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [True] * 3 + [False] * 3
     assert study.trials[0].params == ARGMAX
 
 
@@ -136,14 +136,14 @@ def test_warm_trials_are_counted_over_workers() -> None:
     study.optimize(objective, n_trials=2)
     study.sampler = WarmStartSampler(RandomSampler(seed=1), DISTRIBUTIONS, 0, trials=3)
     study.optimize(objective, n_trials=4)
-    assert sum(t.user_attrs.get("origin") == WARM_START for t in study.trials) == 3
+    assert sum(t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials) == 3
 
 
 def test_an_enqueued_trial_is_not_a_warm_one() -> None:
     study = study_with(WarmStartSampler(RandomSampler(seed=0), DISTRIBUTIONS, 0, trials=1))
     study.enqueue_trial({name: p.choices[1] for name, p in SPACE.parameters.items()})
     study.optimize(objective, n_trials=2)
-    assert [t.user_attrs.get("origin") == WARM_START for t in study.trials] == [False, True]
+    assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [False, True]
 
 
 def test_top_lists_the_most_probable_first() -> None:

@@ -2,9 +2,10 @@ import optuna
 import pytest
 
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.within_limits import PROPOSALS, WithinLimitsSampler
+from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=3)
 
@@ -31,7 +32,7 @@ def test_proposals_are_inside(name: str) -> None:
     study = create(name, limit=64)  # one architecture in six
     study.optimize(objective, n_trials=25)
     assert all(filters(SPACE.architecture(t.params)) <= 64 for t in study.trials)
-    assert sum(t.user_attrs[PROPOSALS] for t in study.trials) > 30
+    assert sum(t.user_attrs[TrialKey.PROPOSALS] for t in study.trials) > 30
     assert len({tuple(t.params.items()) for t in study.trials}) > 3
 
 
@@ -39,7 +40,7 @@ def test_a_limit_that_is_never_met_gives_the_nearest() -> None:
     study = create("random", limit=1)
     study.optimize(objective, n_trials=2)
     assert [filters(SPACE.architecture(t.params)) for t in study.trials] == [48, 48]
-    assert len({t.user_attrs[PROPOSALS] for t in study.trials}) == 1
+    assert len({t.user_attrs[TrialKey.PROPOSALS] for t in study.trials}) == 1
 
 
 @pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])

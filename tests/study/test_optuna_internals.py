@@ -62,7 +62,7 @@ def test_the_dashboard_finds_each_note(study: optuna.Study, objective: Objective
     for trial in study.trials:
         found = get_note(_of(study, trial))
         assert found == trial_note(trial)
-        assert trial.user_attrs["architecture"] in found
+        assert trial.user_attrs["nas_optuna:architecture"] in found
 
 
 def _of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> optuna.Trial:

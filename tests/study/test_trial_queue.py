@@ -11,7 +11,7 @@ from nas_optuna.costs.cost_model import Costs
 from nas_optuna.objectives import parse_objective
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.study.records import Attribute
+from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest
 
 SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3, 5), strides=(1, 2), input_size=20)
@@ -29,7 +29,7 @@ def study(*objectives: str) -> optuna.Study:
 
 
 def waiting(study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
-    return [(t.user_attrs[Attribute.ORIGIN], t.system_attrs["fixed_params"]) for t in study.trials]
+    return [(t.user_attrs[TrialKey.ORIGIN], t.system_attrs["fixed_params"]) for t in study.trials]
 
 
 class Opposed:
