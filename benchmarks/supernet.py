@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from nas_optuna.data import ImageSet, ResidentLoader
 from nas_optuna.oneshot.bilevel import BilevelSearch
+from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.supernet import Supernet
@@ -99,7 +100,7 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
         steps["largest single network"] = single_step(network, batch)
         for count, choices in CHOICES.items():
             for mode in ("mixture", "sampled") if count == 24 else ("mixture",):
-                supernet = ConvSpace(**figures, **choices).supernet()
+                supernet = supernet_for(ConvSpace(**figures, **choices))
                 decide(supernet, {name: 1 for name in supernet.alphas if name.endswith("stride")})
                 if mode == "sampled":
                     decide(
@@ -125,7 +126,7 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
     with torch.device(device):
         steps["single path"] = single_step(space.build(space.architecture(path)), batch)
         for mode in ("sampled", "mixture"):
-            supernet = space.supernet().to(memory_format=torch.channels_last)
+            supernet = supernet_for(space).to(memory_format=torch.channels_last)
             if mode == "sampled":
                 decide(supernet, path)
             search = BilevelSearch(supernet, loader, loader, SupernetSpec(mode=mode))

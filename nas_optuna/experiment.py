@@ -51,12 +51,12 @@ class Search:
     def describe(self) -> str:
         """One line for a person."""
         size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
-        side = self.space.input_size
+        height, width = self.space.image_size
         goal = " and ".join(self.spec.objectives)
         goal += "".join(f", {name} at most {limit:,.6g}" for name, limit in self.spec.limits.items())
         return (
             f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
-            f" {self.spec.data.select_on} images, {side}×{side}), space {self.space.name} ({size} architectures),"
+            f" {self.spec.data.select_on} images, {height}×{width}), space {self.space.name} ({size} architectures),"
             f" sampler {self.spec.sampler.name}, pruner {self.spec.pruner.name},"
             f" {count(self.spec.recipe.epochs, 'epoch')}"
         )

@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -15,6 +15,9 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import COSTS, parse_amount, parse_objective
 
 SUFFIX = ".toml"
+
+
+_Pixels = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
@@ -52,7 +55,7 @@ class Recipe(_Part):
         weight_decay: Decoupled for AdamW, L2 for SGD.
         schedule: ``"constant"``, or ``"cosine"`` to zero over all steps.
         init: ``"default"`` is torch's own; ``"kaiming"`` is normal with fan-in for ReLU, zero biases.
-        input_size: Side in pixels that images are resized to; None keeps the data set's.
+        input_size: Side in pixels that images are resized to, or ``[height, width]``; None keeps the data set's.
         precision: ``"auto"`` is bfloat16 autocast on CUDA that has it, float16 with a gradient scaler on CUDA
             that has not, and float32 elsewhere.
         seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that
@@ -73,7 +76,7 @@ class Recipe(_Part):
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     init: Literal["default", "kaiming"] = "kaiming"
-    input_size: int | None = Field(default=None, ge=1)
+    input_size: _Pixels | tuple[_Pixels, _Pixels] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = Field(default=0, ge=0)
     repeats: int = Field(default=1, ge=1)
@@ -173,6 +176,7 @@ class SupernetSpec(_Part):
         latency_power: The power of ``"fbnet"``; by default 0.6.
         latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
         seed: Of weights, batch order and draws.
+        options: Options of the space's own supernet that other supernets do not have.
     """
 
     mode: Literal["mixture", "sampled"] = "mixture"
@@ -197,6 +201,7 @@ class SupernetSpec(_Part):
     latency_power: float | None = Field(default=None, gt=0)
     latency_target: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
+    options: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _honourable(self) -> SupernetSpec:

@@ -1,7 +1,8 @@
 """Compute and memory of an architecture, counted on meta tensors: no weights are allocated, nothing is computed.
 
-Every figure is made from figures of single operations, which are cached, because networks of a space share their
-operations. After the first few architectures a call costs microseconds.
+Where a network is a sequence of operations, its figures are made from those of the operations, which are cached,
+because networks of a space share their operations: after the first few architectures a call costs microseconds. Any
+other network is counted whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna.spaces import Operation, SearchSpace
+from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class _OperationFigures:
-    """One operation's part; bytes are beside its input and its weights.
+class _ModuleFigures:
+    """One module's part; bytes are beside its input and its weights.
 
     Attributes:
         forward_peak: The most bytes that live at once during the forward pass, the output included.
@@ -67,10 +68,13 @@ def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1,
         training: Whether activations are counted for a forward and a backward pass, where they are kept for
             backward, or for a forward pass in inference mode, where each is freed once it has been used.
     """
-    parts = [
-        _operation_figures(space, operation, batch_size, training, first=i == 0)
-        for i, operation in enumerate(space.operations(architecture))
-    ]
+    if isinstance(space, Decomposable) and space.sequential:
+        parts = [
+            _operation_figures(space, operation, batch_size, training, first=i == 0)
+            for i, operation in enumerate(space.operations(architecture))
+        ]
+    else:
+        parts = [_network_figures(space, architecture, batch_size, training)]
     return Figures(
         macs=sum(part.macs for part in parts),
         params=sum(part.params for part in parts),
@@ -79,23 +83,28 @@ def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1,
     )
 
 
-def operation_macs(space: SearchSpace, operation: Operation) -> int:
+def operation_macs(space: Decomposable, operation: Operation) -> int:
     """Multiply-accumulates of one operation for one image."""
     return _operation_figures(space, operation, 1, False, first=False).macs
 
 
 def macs_table(space: SearchSpace) -> dict[str, int]:
-    """`operation_macs` of every operation that the space can contain, by `Operation.key`."""
-    return {operation.key: operation_macs(space, operation) for operation in space.reachable_operations()}
+    """`operation_macs` of every operation that the space can contain, by `Operation.key`.
+
+    Raises:
+        SpecError: The space's networks are not made of operations.
+    """
+    made = require_operations(space, "a table of costs")
+    return {operation.key: operation_macs(made, operation) for operation in made.reachable_operations()}
 
 
-def _inference_peak(parts: list[_OperationFigures]) -> int:
+def _inference_peak(parts: list[_ModuleFigures]) -> int:
     """The caller holds the images throughout; beside them live one operation's input and what it makes."""
     images = parts[0].input_bytes
     return max((0 if i == 0 else images) + part.input_bytes + part.forward_peak for i, part in enumerate(parts))
 
 
-def _training_peak(parts: list[_OperationFigures]) -> int:
+def _training_peak(parts: list[_ModuleFigures]) -> int:
     """What earlier operations keep for backward lives throughout an operation's forward and backward pass."""
     kept = parts[0].input_bytes
     peak = 0
@@ -107,25 +116,44 @@ def _training_peak(parts: list[_OperationFigures]) -> int:
 
 @lru_cache(maxsize=65_536)
 def _operation_figures(
-    space: SearchSpace, operation: Operation, batch_size: int, training: bool, *, first: bool
-) -> _OperationFigures:
+    space: Decomposable, operation: Operation, batch_size: int, training: bool, *, first: bool
+) -> _ModuleFigures:
     """Run one operation on meta tensors.
 
     `first` matters in training: the images need no gradient.
     """
     import torch
+
+    with torch.device("meta"):
+        module = space.build_operation(operation)
+    return _module_figures(module, operation.input_shape, batch_size, training, first)
+
+
+@lru_cache(maxsize=4_096)
+def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int, training: bool) -> _ModuleFigures:
+    """Run a whole network on meta tensors."""
+    import torch
+
+    with torch.device("meta"):
+        network = space.build(architecture)
+    return _module_figures(network, space.input_shape, batch_size, training, first=True)
+
+
+def _module_figures(
+    module: nn.Module, input_shape: Shape, batch_size: int, training: bool, first: bool
+) -> _ModuleFigures:
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        module = space.build_operation(operation).train(training)
-        one = torch.empty(1, *operation.input_shape)
-        x = torch.empty(batch_size, *operation.input_shape, requires_grad=training and not first)
+        one = torch.empty(1, *input_shape)
+        x = torch.empty(batch_size, *input_shape, requires_grad=training and not first)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module.eval()(one)
     module.train(training)
     forward_peak, retained, backward_peak = _peaks(module, x, training)
     weights = list(module.parameters())
-    return _OperationFigures(
+    return _ModuleFigures(
         macs=counter.get_total_flops() // 2,
         params=sum(w.numel() for w in weights),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*weights, *module.buffers()]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from nas_optuna.costs.latency import Conditions, measure
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.errors import SpecError
 from nas_optuna.objectives import COSTS, parse_objective
-from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec
 
@@ -69,6 +68,7 @@ class Costs:
                 precision=latency.precision,
             )
         if latency.table is not None:
+            require_operations(space, "a latency table")
             self._table = LatencyTable.load(Path(latency.table))
             if not latency.force:
                 self._table.require(self._conditions, Path(latency.table), "use it as it is: --set latency.force=true")
@@ -172,7 +172,7 @@ class Costs:
     def _timed(self, architecture: Architecture, seconds: float) -> float:
         import torch
 
-        shape = (self._space.in_channels, self._space.input_size, self._space.input_size)
+        shape = self._space.input_shape
         with torch.random.fork_rng(devices=[]):  # a network and an input are drawn, which no training may notice
             return measure(self._space.build(architecture), shape, self._conditions, seconds).median_ms
 
@@ -182,19 +182,17 @@ def _candidates(space: SearchSpace, key: Callable[[Architecture], tuple[float, f
 
     In a descent each parameter in turn takes the choice with the least key, until none gets better.
     """
-    choices = {name: parameter.choices for name, parameter in space.parameters.items()}
     if space.size <= _ENUMERATED:
-        for values in itertools.product(*choices.values()):
-            yield space.architecture(dict(zip(choices, values, strict=True)))
+        yield from space.enumerate()
         return
     rng = random.Random(0)
     for start in range(_STARTS):
-        params = {name: values[0] if start == 0 else rng.choice(values) for name, values in choices.items()}
-        best = space.architecture(params)
+        best = space.from_tokens([0] * len(space.parameters)) if start == 0 else space.sample(rng)
         improved = True
         while improved:
             before = key(best)
-            for name, values in choices.items():
-                best = min((space.architecture({**best.params, name: value}) for value in values), key=key)
+            for name, parameter in space.parameters.items():
+                params = {other: p.choices[0] for other, p in space.parameters.items()} | dict(best.params)
+                best = min((space.architecture({**params, name: value}) for value in parameter.choices), key=key)
             improved = key(best) < before
         yield best

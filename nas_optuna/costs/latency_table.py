@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
 from nas_optuna.errors import TableError
-from nas_optuna.spaces import Operation, SearchSpace, Shape
+from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ class LatencyTable(BaseModel):
 
         Raises:
             TableError: The table does not have one of the operations.
+            SpecError: The space's networks are not made of operations.
         """
-        return max(0.0, self.overhead_ms + sum(map(self.operation_ms, space.operations(architecture))))
+        made = require_operations(space, "a latency table")
+        return max(0.0, self.overhead_ms + sum(map(self.operation_ms, made.operations(architecture))))
 
 
 def measure_table(
@@ -143,7 +145,9 @@ def measure_table(
 
     Raises:
         TableError: The file there is damaged, of another space, or was measured under other conditions.
+        SpecError: The space's networks are not made of operations.
     """
+    made = require_operations(space, "a latency table")
     if path.exists():
         table = LatencyTable.load(path)
         table.require(conditions, path, "continue it under its own")
@@ -153,7 +157,7 @@ def measure_table(
             )
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
-    operations = {operation.key: partial(_build, space, operation) for operation in space.reachable_operations()}
+    operations = {operation.key: partial(_build, made, operation) for operation in made.reachable_operations()}
     visits = {key: len(table.entries.get(key, ())) for key in operations}
     done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(operations)
     progress(done, total)
@@ -210,9 +214,10 @@ def check_table(
     Raises:
         TableError: The table lacks an operation of one of them.
     """
-    architectures = {str(a): a for a in _random_architectures(space, networks, seed)}
+    made = require_operations(space, "a latency table")
+    architectures = {str(a): a for a in space.sample_distinct(networks, random.Random(seed))}
     sums = {
-        text: sum(map(table.operation_ms, space.operations(architecture)))
+        text: sum(map(table.operation_ms, made.operations(architecture)))
         for text, architecture in architectures.items()
     }
     modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
@@ -249,18 +254,9 @@ def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
     )
 
 
-def _random_architectures(space: SearchSpace, number: int, seed: int) -> list[Architecture]:
-    """Distinct ones, uniformly; fewer where the space is smaller than that."""
-    rng = random.Random(seed)
-    found: dict[Architecture, None] = {}
-    while len(found) < min(number, space.size):
-        found[space.architecture({name: rng.choice(p.choices) for name, p in space.parameters.items()})] = None
-    return list(found)
-
-
-def _build(space: SearchSpace, operation: Operation) -> tuple[nn.Module, Shape]:
+def _build(space: Decomposable, operation: Operation) -> tuple[nn.Module, Shape]:
     return space.build_operation(operation), operation.input_shape
 
 
 def _network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
-    return space.build(architecture), (space.in_channels, space.input_size, space.input_size)
+    return space.build(architecture), space.input_shape

@@ -53,7 +53,7 @@ class ResidentLoader:
     Args:
         images: The images.
         batch_size: Images a batch.
-        input_size: Side of the square output in pixels.
+        input_size: Side of the output in pixels, or its ``(height, width)``.
         device: Where images live and batches are made.
         augmentation: Applied when an epoch has a seed.
     """
@@ -64,7 +64,7 @@ class ResidentLoader:
         self,
         images: ImageSet,
         batch_size: int,
-        input_size: int,
+        input_size: int | tuple[int, int],
         device: torch.device,
         augmentation: Augmentation | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class StreamingLoader:
         self,
         images: ImageSet,
         batch_size: int,
-        input_size: int,
+        input_size: int | tuple[int, int],
         device: torch.device,
         augmentation: Augmentation | None = None,
     ) -> None:
@@ -200,7 +200,7 @@ class StreamingLoader:
 def make_loader(
     images: ImageSet,
     batch_size: int,
-    input_size: int,
+    input_size: int | tuple[int, int],
     device: torch.device,
     augmentation: Augmentation | None = None,
 ) -> BatchLoader:

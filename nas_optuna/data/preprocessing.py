@@ -77,43 +77,43 @@ class Preprocessor:
 
     Args:
         images: Their statistics and raw size are used.
-        input_size: Side of the square output in pixels.
+        input_size: Side of the output in pixels, or its ``(height, width)``.
         device: Where batches will be prepared.
     """
 
-    def __init__(self, images: ImageSet, input_size: int, device: torch.device) -> None:
-        self.input_size = input_size
+    def __init__(self, images: ImageSet, input_size: int | tuple[int, int], device: torch.device) -> None:
+        self._height, self._width = (input_size, input_size) if isinstance(input_size, int) else input_size
         shape = (1, images.channels, 1, 1)
         self._mean = torch.tensor(images.mean, device=device).reshape(shape)
         self._std = torch.tensor(images.std, device=device).reshape(shape)
         height, width = images.images.shape[2:]
-        self._rows = None if height == input_size else bilinear_matrix(height, input_size).to(device)
-        self._columns = None if width == input_size else bilinear_matrix(width, input_size).T.contiguous().to(device)
+        self._rows = None if height == self._height else bilinear_matrix(height, self._height).to(device)
+        self._columns = None if width == self._width else bilinear_matrix(width, self._width).T.contiguous().to(device)
         self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` uint8 → ``[batch, channels, input_size, input_size]`` float32.
+        """``[batch, channels, height, width]`` uint8 → float32 of the same shape but for the output's height and width.
 
         The result is in channels-last memory format.
         """
         x = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
         if self._columns is not None:
-            x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self.input_size)
+            x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self._width)
         if self._rows is not None:
             x = self._with_rows_resized(x, self._rows)
         return x.contiguous(memory_format=torch.channels_last)
 
     def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` → ``[batch, channels, input_size, width]``."""
+        """``[batch, channels, height, width]`` → ``[batch, channels, output height, width]``."""
         batch, channels, height, width = x.shape
         x = x.reshape(batch * channels, height, width)
-        shape = (batch * channels, self.input_size, width)
+        shape = (batch * channels, self._height, width)
         result = x.new_empty(shape) if self._memory is None else self._memory.take(*shape)
-        if self.input_size % height == 0:
+        if self._height % height == 0:
             enlarge_rows(x, out=result)
         else:
-            torch.bmm(matrix.expand(batch * channels, self.input_size, height), x, out=result)
-        return result.view(batch, channels, self.input_size, width)
+            torch.bmm(matrix.expand(batch * channels, self._height, height), x, out=result)
+        return result.view(batch, channels, self._height, width)
 
 
 def enlarge_rows(x: Tensor, out: Tensor) -> None:

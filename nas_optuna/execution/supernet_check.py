@@ -76,11 +76,7 @@ class Verdict:
 
 def random_architectures(search: Search, count: int, seed: int) -> list[Architecture]:
     """Distinct architectures, uniformly drawn; fewer where the space is smaller."""
-    rng, space = random.Random(seed), search.space
-    found: dict[Architecture, None] = {}
-    while len(found) < min(count, space.size):
-        found[space.architecture({name: rng.choice(p.choices) for name, p in space.parameters.items()})] = None
-    return list(found)
+    return search.space.sample_distinct(count, random.Random(seed))
 
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:

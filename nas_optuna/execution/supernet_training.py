@@ -22,8 +22,9 @@ from nas_optuna.data import BatchLoader, make_loader, split
 from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.experiment import Search
 from nas_optuna.oneshot.bilevel import BilevelSearch, Epoch
+from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.samplers.prior import read_alphas, top, write_alphas
-from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
@@ -63,7 +64,8 @@ def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
     table = LatencyTable.load(Path(path))
-    costs = {operation.key: table.operation_ms(operation) for operation in space.reachable_operations()}
+    operations = require_operations(space, "a latency table").reachable_operations()
+    costs = {operation.key: table.operation_ms(operation) for operation in operations}
     return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")
 
 
@@ -75,7 +77,7 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        supernet = search.space.supernet(alpha_init=spec.alpha_init)
+        supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
         if search.spec.recipe.init == "kaiming":
             supernet.apply(kaiming)
     return supernet.to(device).to(memory_format=torch.channels_last)
@@ -245,7 +247,11 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
             f"the weights of the supernet of study {study.study_name!r} are not in {folder}; run this where it was"
             f" trained, or run: nas-optuna supernet train --study {study.study_name}"
         )
-    supernet = search.space.supernet().to(device).to(memory_format=torch.channels_last)
+    supernet = (
+        supernet_for(search.space, **summary["settings"].get("options", {}))
+        .to(device)
+        .to(memory_format=torch.channels_last)
+    )
     supernet.load_state_dict(found[0])
     return supernet
 
@@ -269,8 +275,13 @@ def _identity(search: Search, spec: SupernetSpec, table: CostTable) -> str:
     """Twelve hex digits that differ whenever a training would."""
     said = search.spec.to_dict()
     parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
-    text = json.dumps([*parts, spec.model_dump(mode="json")], sort_keys=True)
+    text = json.dumps([*parts, _settings(spec)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _settings(spec: SupernetSpec) -> dict[str, Any]:
+    """Without `options` where there are none, as trainings before they existed were identified."""
+    return spec.model_dump(mode="json", exclude=None if spec.options else {"options"})
 
 
 def _folder(files: Path, study: Study, identity: str) -> Path:

@@ -10,15 +10,36 @@ from typing import Any
 
 from nas_optuna import registry
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.base import Operation, Parameter, SearchSpace, Shape
+from nas_optuna.spaces.base import (
+    Decomposable,
+    InputSize,
+    Operation,
+    Parameter,
+    SearchSpace,
+    Shape,
+    require_operations,
+)
 
-__all__ = ["BUILTIN", "GROUP", "Operation", "Parameter", "SearchSpace", "Shape", "create_space"]
+__all__ = [
+    "BUILTIN",
+    "GROUP",
+    "Decomposable",
+    "InputSize",
+    "Operation",
+    "Parameter",
+    "SearchSpace",
+    "Shape",
+    "create_space",
+    "require_operations",
+]
 
 GROUP = "nas_optuna.spaces"
 BUILTIN = {"conv": "nas_optuna.spaces.conv:ConvSpace", "block": "nas_optuna.spaces.block:BlockSpace"}
 
 
-def create_space(name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: int) -> SearchSpace:
+def create_space(
+    name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: InputSize
+) -> SearchSpace:
     """Make the space of that name.
 
     Args:
@@ -26,7 +47,7 @@ def create_space(name: str, options: dict[str, Any], *, in_channels: int, classe
         options: The space's own options, e.g. ``{"depth": 3}``.
         in_channels: Channels of an input image.
         classes: Number of classes.
-        input_size: Side length of the square input in pixels.
+        input_size: Side length of the input in pixels, or ``(height, width)``.
 
     Raises:
         SpecError: The name or an option is unknown, or an option's value is refused.

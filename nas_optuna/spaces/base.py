@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import json
 import math
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Self
 
-from nas_optuna import registry
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 
@@ -16,10 +19,14 @@ if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spac
     import optuna
     from torch import nn
 
-    from nas_optuna.spaces.supernet import Supernet
-
 Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
+
+InputSize = int | tuple[int, int]
+"""Side length of a square input in pixels, or ``(height, width)``."""
+
+_MISSES = 10_000
+"""Draws in a row without a new architecture before a sample is taken for the whole space."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,40 @@ class Parameter:
 
     choices: tuple[Choice, ...]
     ordered: bool = False
+
+    def match(self, name: str, value: Any) -> Choice:
+        """The choice that a value is. ``True`` is not 1, though Python says that they are equal.
+
+        Args:
+            name: Of the parameter, for the message.
+            value: What was chosen.
+
+        Raises:
+            ArchitectureError: It is none of the choices.
+        """
+        for choice in self.choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {self.choices}")
+
+    def typed(self, name: str, value: Any) -> Choice:
+        """Like `match`, and text that a person typed stands for the choice that is written like it (``"32"`` for 32).
+
+        Raises:
+            SpecError: It is none of the choices.
+        """
+        try:
+            return self.match(name, value)
+        except ArchitectureError as error:
+            written = {text_of(choice): choice for choice in self.choices}
+            if isinstance(value, str) and value in written:
+                return written[value]
+            raise SpecError(str(error)) from None
+
+
+def text_of(choice: Choice) -> str:
+    """How a choice is written in a string: a text as it is, everything else as in JSON."""
+    return choice if isinstance(choice, str) else json.dumps(choice)
 
 
 @dataclass(frozen=True)
@@ -66,27 +107,46 @@ class SearchSpace(ABC):
     """Named categorical parameters, in order, and the network that each choice of them stands for.
 
     A subclass takes its own options and the data's figures (`in_channels`, `classes`, `input_size`) as keywords
-    and fills in `parameters`. It knows nothing of studies.
+    and fills in `parameters`. It knows nothing of studies and nothing of supernets.
 
     Attributes:
         name: The name it is registered under.
         version: Raised whenever the same options would give other parameters or other networks, so that a
             study made with the old ones is not continued by mistake.
-        supernet_class: ``package.module:Class`` of the space's supernet, for a space that has one.
         parameters: Optuna parameter name → `Parameter`, in the order in which they are suggested.
         in_channels: Channels of an input image.
         classes: Number of classes.
-        input_size: Side length of the square input in pixels.
+        input_size: Side length of the input in pixels; ``(height, width)`` where the input is not square.
+        conditional: Whether some parameters exist only beside certain choices of others. Then an architecture has
+            some of `parameters`, and samplers that need vectors of one length fill the rest with first choices.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-    supernet_class: ClassVar[str | None] = None
+    name: str
+    version: int = 1
+    conditional: bool = False
 
     parameters: Mapping[str, Parameter]
     in_channels: int
     classes: int
-    input_size: int
+    input_size: InputSize
+
+    def __repr__(self) -> str:
+        size = f"{self.size:,}" if self.size < 1e9 else f"{self.size:.1e}"
+        height, width = self.image_size
+        return (
+            f"<{type(self).__name__} {self.name!r}: {size} architectures of {len(self.parameters)} parameters,"
+            f" {self.in_channels}x{height}x{width} to {self.classes} classes>"
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return (self.input_size, self.input_size) if isinstance(self.input_size, int) else self.input_size
+
+    @property
+    def input_shape(self) -> Shape:
+        """``(channels, height, width)`` of one input."""
+        return (self.in_channels, *self.image_size)
 
     @property
     def size(self) -> int:
@@ -114,51 +174,126 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: A name is missing or unknown, or a value is outside its choices.
         """
-        for name in params:
-            if name not in self.parameters:
-                raise ArchitectureError(unknown("parameter", name, self.parameters))
-        items = []
+        self.require_known(params)
+        chosen: dict[str, Choice] = {}
         for name, parameter in self.parameters.items():
             if name not in params:
                 raise ArchitectureError(f"parameter {name!r} has no value; choose one of {parameter.choices}")
-            value = params[name]
-            if isinstance(value, bool) or value not in parameter.choices:
-                raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {parameter.choices}")
-            items.append((name, value))
-        return Architecture(tuple(items), self.format(dict(items)))
+            chosen[name] = parameter.match(name, params[name])
+        chosen = self.canonical(chosen)
+        return Architecture(tuple(chosen.items()), self.format(chosen))
 
-    def tokens(self, architecture: Architecture) -> tuple[int, ...]:
-        """The index of each choice, in the order of `parameters`."""
-        return tuple(
-            p.choices.index(value) for p, (_, value) in zip(self.parameters.values(), architecture.items, strict=True)
-        )
-
-    def build(self, architecture: Architecture) -> nn.Sequential:
-        """The architecture's network: its operations, one after another.
-
-        Returns:
-            A module from images ``[batch, in_channels, input_size, input_size]`` (float, normalised) to logits
-            ``[batch, classes]``, freshly initialised from torch's global generator, on the current default device.
-        """
-        from torch import nn
-
-        return nn.Sequential(*map(self.build_operation, self.operations(architecture)))
-
-    def supernet(self, **options: Any) -> Supernet:
-        """One network that holds every architecture of the space with shared weights.
-
-        Args:
-            options: The supernet's own options, e.g. ``alpha_init="uniform"``.
+    def require_known(self, params: Iterable[str]) -> None:
+        """Refuse names that are no parameters of the space.
 
         Raises:
-            SpecError: The space has no supernet, or an option is unknown.
+            ArchitectureError: Naming the first one and the nearest parameter.
         """
-        if self.supernet_class is None:
-            raise SpecError(f"space {self.name!r} has no supernet; search it with a sampler instead")
-        factory = registry.find("supernet", self.supernet_class, {}, "nas_optuna.supernets")
-        registry.check_options("supernet", self.name, factory, options, reserved=("space",))
-        supernet: Supernet = factory(self, **options)
-        return supernet
+        for name in params:
+            if name not in self.parameters:
+                raise ArchitectureError(unknown("parameter", name, self.parameters))
+
+    def canonical(self, params: Mapping[str, Choice]) -> dict[str, Choice]:
+        """The one params dict that stands for all dicts with the same network.
+
+        A space in which some choices switch others off (a kernel size where there is no convolution) gives the
+        switched-off ones their first choice.
+
+        Args:
+            params: A valid choice for every parameter, in the order of `parameters`.
+        """
+        return dict(params)
+
+    def tokens(self, architecture: Architecture) -> tuple[int, ...]:
+        """The index of each choice, in the order of `parameters`; 0 for a parameter that it does not have."""
+        chosen = architecture.params
+        return tuple(
+            p.choices.index(p.match(name, chosen[name])) if name in chosen else 0 for name, p in self.parameters.items()
+        )
+
+    def from_tokens(self, tokens: Sequence[int]) -> Architecture:
+        """The architecture of one index for each parameter, as `tokens` gives them."""
+        pairs = zip(self.parameters.items(), tokens, strict=True)
+        return self.architecture({name: parameter.choices[token] for (name, parameter), token in pairs})
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """Draw every parameter uniformly and independently."""
+        return self.architecture({name: rng.choice(p.choices) for name, p in self.parameters.items()})
+
+    def sample_distinct(self, count: int, rng: random.Random) -> list[Architecture]:
+        """Draw distinct architectures, in the order drawn; fewer where the space is smaller."""
+        found: dict[Architecture, None] = {}
+        misses = 0
+        while len(found) < min(count, self.size) and misses < _MISSES:
+            before = len(found)
+            found[self.sample(rng)] = None
+            misses = 0 if len(found) > before else misses + 1
+        return list(found)
+
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """Every other architecture that one changed parameter leads to, each once."""
+        params = {name: p.choices[0] for name, p in self.parameters.items()} | dict(architecture.params)
+        seen = {architecture}
+        for name, parameter in self.parameters.items():
+            for value in parameter.choices:
+                other = self.architecture({**params, name: value})
+                if other not in seen:
+                    seen.add(other)
+                    yield other
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture, each once; only for small spaces."""
+        seen: set[Architecture] = set()
+        for values in itertools.product(*(p.choices for p in self.parameters.values())):
+            architecture = self.architecture(dict(zip(self.parameters, values, strict=True)))
+            if architecture not in seen:
+                seen.add(architecture)
+                yield architecture
+
+    def fixed(self, values: Mapping[str, Choice]) -> Self:
+        """A copy of the space in which some parameters have one choice only.
+
+        Args:
+            values: Parameter name → the choice that stays; text that a person typed is accepted for numbers too.
+
+        Raises:
+            SpecError: A name is no parameter, or a value is outside its choices.
+
+        Example:
+            >>> from nas_optuna.spaces.conv import ConvSpace
+            >>> ConvSpace(depth=1).fixed({"conv1.stride": 1}).size
+            12
+        """
+        for name in values:
+            if name not in self.parameters:
+                raise SpecError(unknown("parameter to fix:", name, self.parameters))
+        pinned = {name: self.parameters[name].typed(name, value) for name, value in values.items()}
+        narrowed = copy.copy(self)
+        narrowed.parameters = {
+            name: Parameter((pinned[name],), p.ordered) if name in pinned else p for name, p in self.parameters.items()
+        }
+        narrowed.__dict__.pop("size", None)  # where a subclass caches it
+        return narrowed
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change while a study goes on, JSON-ready."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "in_channels": self.in_channels,
+            "classes": self.classes,
+            "input_size": self.input_size if isinstance(self.input_size, int) else list(self.input_size),
+            "parameters": {name: list(parameter.choices) for name, parameter in self.parameters.items()},
+        }
+
+    @abstractmethod
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network.
+
+        Returns:
+            A module from images ``[batch, in_channels, height, width]`` (float, normalised) to logits
+            ``[batch, classes]``, freshly initialised from torch's global generator, on the current default device.
+        """
 
     @abstractmethod
     def format(self, params: Mapping[str, Any]) -> str:
@@ -171,6 +306,26 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: The string does not have the form, or a value is outside its choices.
         """
+
+
+class Decomposable(SearchSpace):
+    """A space whose networks are made of operations that can be built, counted and measured on their own.
+
+    This is optional: a space without it trains as any other. Latency tables and the exact expected cost of a
+    supernet need it.
+
+    Attributes:
+        sequential: Whether a network is its operations one after another, so that every figure of it (memory too)
+            follows from figures of the operations.
+    """
+
+    sequential: bool = True
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network: its operations, one after another."""
+        from torch import nn
+
+        return nn.Sequential(*map(self.build_operation, self.operations(architecture)))
 
     @abstractmethod
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
@@ -185,15 +340,72 @@ class SearchSpace(ABC):
         """A fresh module for one operation."""
 
 
+def require_operations(space: SearchSpace, needed_by: str) -> Decomposable:
+    """The space, if its networks are made of operations.
+
+    Args:
+        space: Any space.
+        needed_by: What cannot do without them, for the message, e.g. ``"a latency table"``.
+
+    Raises:
+        SpecError: They are not.
+    """
+    if isinstance(space, Decomposable):
+        return space
+    raise SpecError(
+        f"{needed_by} needs a space whose networks are made of operations, which space {space.name!r} does not"
+        " declare (nas_optuna.spaces.Decomposable); measure or count whole networks instead"
+    )
+
+
+def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
+    """A side length, or ``(height, width)``; a pair of equal sides becomes one side length.
+
+    Raises:
+        SpecError: A side is not a whole number of at least 1, or there are not one or two of them.
+    """
+    if isinstance(input_size, int):
+        require_positive(input_size=input_size)
+        return input_size
+    sides = tuple(input_size) if isinstance(input_size, Sequence) and not isinstance(input_size, str) else ()
+    if len(sides) != 2:
+        raise SpecError(f"input_size is a side length or [height, width] in pixels, got {input_size!r}")
+    for side in sides:
+        require_positive(input_size=side)
+    height, width = sides
+    return height if height == width else (height, width)
+
+
 def require_choices(option: str, values: Sequence[Choice]) -> tuple[Choice, ...]:
     """Check a list of choices that came from a user: not empty, no repetition.
 
     Raises:
         SpecError: Naming the option.
     """
-    if not values or len(set(values)) != len(values):
-        raise SpecError(f"space option {option!r} needs at least one choice and no repetition, got {values!r}")
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise SpecError(f"space option {option!r} needs a list of at least one choice, got {values!r}")
+    for value in values:
+        require_storable(option, value)
+    if len(set(values)) != len(values):
+        raise SpecError(
+            f"space option {option!r} repeats a choice (a storage cannot tell 1, 1.0 and true apart), got {values!r}"
+        )
     return tuple(values)
+
+
+def require_storable(name: str, value: Any) -> None:
+    """Check that an Optuna storage can keep a choice.
+
+    Raises:
+        SpecError: Naming the option or parameter.
+    """
+    if not isinstance(value, str | int | float | bool | None):
+        raise SpecError(
+            f"{name!r}: no storage can keep the choice {value!r}, a {type(value).__name__};"
+            " use text, numbers, true, false or none, and look the object up by it"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{name!r}: the choice {value!r} is not a finite number")
 
 
 def require_positive(**options: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import SearchSpace
+from nas_optuna.spaces.base import SearchSpace, require_operations
 
 Mode = Literal["mixture", "sampled"]
 """How a forward pass treats a choice: the weighted sum of all, or one of them drawn."""
@@ -151,7 +151,8 @@ class Supernet(nn.Module, ABC):
 
     def missing(self, table: Mapping[str, float]) -> SpecError | None:
         """The error for a table that does not cover the space; None if it does."""
-        absent = [op.key for op in self.space.reachable_operations() if op.key not in table]
+        space = require_operations(self.space, "the expected cost of a supernet")
+        absent = [op.key for op in space.reachable_operations() if op.key not in table]
         if not absent:
             return None
         return SpecError(
@@ -161,14 +162,14 @@ class Supernet(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
-        """Logits ``[batch, classes]`` of images ``[batch, in_channels, input_size, input_size]``."""
+        """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
 
     @abstractmethod
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
         """Compile a cost table for the alphas' device and dtype; raises as `expected_cost`."""
 
     @abstractmethod
-    def extract(self, architecture: Architecture) -> nn.Sequential:
+    def extract(self, architecture: Architecture) -> nn.Module:
         """One architecture's own network, as ``space.build`` makes it, with a copy of the shared weights."""
 
     @abstractmethod

@@ -43,7 +43,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
         study.set_metric_names(list(spec.objectives))
     study.set_user_attr(StudyKey.FORMAT, FORMAT)
     study.set_user_attr(StudyKey.SPEC, spec.to_dict())
-    study.set_user_attr(StudyKey.SPACE, space_identity(space))
+    study.set_user_attr(StudyKey.SPACE, space.identity())
     return study
 
 
@@ -85,18 +85,6 @@ def study_spec(study: Study) -> StudySpec:
     return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
 
 
-def space_identity(space: SearchSpace) -> dict[str, Any]:
-    """What must not change while a study goes on, JSON-ready."""
-    return {
-        "name": space.name,
-        "version": space.version,
-        "in_channels": space.in_channels,
-        "classes": space.classes,
-        "input_size": space.input_size,
-        "parameters": {name: list(parameter.choices) for name, parameter in space.parameters.items()},
-    }
-
-
 def require_same_space(study: Study, space: SearchSpace) -> None:
     """Refuse to continue a study in another space than it began with.
 
@@ -104,7 +92,7 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
         StudyError: Naming what differs.
     """
     began: Mapping[str, Any] = study.user_attrs.get(StudyKey.SPACE, {})
-    for key, value in space_identity(space).items():
+    for key, value in space.identity().items():
         if began.get(key) != value:
             raise StudyError(
                 f"study {study.study_name!r} searches another space ({key} differs);"

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from nas_optuna.data import ImageSet
 from nas_optuna.data.preprocessing import Preprocessor
 from nas_optuna.errors import DataError, NasOptunaError
-from nas_optuna.spaces import create_space
+from nas_optuna.spaces import InputSize, create_space
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.base import checked_input_size
 from nas_optuna.spec import StudySpec
 
 FORMAT = 1
@@ -31,7 +32,7 @@ class _Header:
     space: str
     space_options: dict[str, Any]
     architecture: str
-    input_size: int
+    input_size: InputSize
     image_shape: list[int]
     classes: list[str]
     mean: list[float]
@@ -53,6 +54,7 @@ class ImageClassifier(nn.Module):
         self.architecture = architecture
         self.classes = tuple(header.classes)
         self._header = header
+        self._input_size = checked_input_size(header.input_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw uint8 images of the size trained on → logits.
@@ -71,7 +73,7 @@ class ImageClassifier(nn.Module):
             tuple(header.mean),
             tuple(header.std),
         )
-        logits: Tensor = self.network(Preprocessor(example, header.input_size, images.device)(images))
+        logits: Tensor = self.network(Preprocessor(example, self._input_size, images.device)(images))
         return logits
 
     @torch.inference_mode()

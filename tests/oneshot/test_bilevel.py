@@ -13,6 +13,7 @@ from nas_optuna.oneshot import cost_loss
 from nas_optuna.oneshot.bilevel import BilevelSearch
 from nas_optuna.oneshot.gumbel import Draws
 from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
+from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.oneshot.unrolled import unrolled_gradient
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
@@ -49,7 +50,7 @@ def unit_table(space: SearchSpace) -> dict[str, float]:
 def search(space: SearchSpace, table: dict[str, float] | None = None, **options: object) -> BilevelSearch:
     torch.manual_seed(0)
     spec = SupernetSpec(**{"epochs": 3, "warmup_epochs": 1, "learning_rate": 0.05} | options)
-    supernet = space.supernet(alpha_init=spec.alpha_init)
+    supernet = supernet_for(space, alpha_init=spec.alpha_init)
     return BilevelSearch(
         supernet, images(0, 640), images(640, 1280) if spec.update == "alternating" else None, spec, table
     )
@@ -181,7 +182,7 @@ def test_an_interruption_ends_between_steps() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    supernet = CONV.supernet()
+    supernet = supernet_for(CONV)
     supernet.alphas["conv1.kernel"].data.copy_(torch.tensor([math.log(3.0), 0.0]))
     draws = Draws(supernet, seed=0)
     drawn = [draws.next(1.0).indices["conv1.kernel"] for _ in range(2000)]
@@ -189,7 +190,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_straight_through_gradient_is_that_of_the_gumbel_softmax() -> None:
-    supernet = BLOCK.supernet(alpha_init="uniform")
+    supernet = supernet_for(BLOCK, alpha_init="uniform")
     draw = Draws(supernet, seed=0).next(0.7)
     pick = supernet.picks("sampled", draw, differentiable=True)["block1"]
     assert pick.weights is not None
@@ -272,7 +273,7 @@ def test_collapse_is_found(space: SearchSpace) -> None:
 
 
 def test_an_undecided_search_has_not_collapsed() -> None:
-    smallest = BLOCK.supernet().smallest()
+    smallest = supernet_for(BLOCK).smallest()
     require_no_collapse({name: [0.4, 0.3, 0.3] for name in smallest}, smallest, smallest)
 
 
@@ -284,7 +285,7 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
     with pytest.raises(SpecError, match="table"):
         search(BLOCK, latency_weight=1.0)
     with pytest.raises(SpecError, match="joint one has no use"):
-        BilevelSearch(BLOCK.supernet(), images(0, 64), images(0, 64), SupernetSpec(update="joint"))
+        BilevelSearch(supernet_for(BLOCK), images(0, 64), images(0, 64), SupernetSpec(update="joint"))
 
 
 @pytest.mark.parametrize(

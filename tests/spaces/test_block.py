@@ -41,7 +41,7 @@ def test_a_candidate_is_what_the_document_writes() -> None:
     space = BlockSpace(depth=1, pool=[], candidates=("k3_f24", "k3_f24_relu"))
     x = torch.randn(2, 16, 7, 7)
     for candidate in space.candidates:
-        block = space.build_operation(space.block(candidate, 7))
+        block = space.build_operation(space.block(candidate, (7, 7)))
         state = block.state_dict()
         r = torch.relu(torch.conv2d(x, state["expand.weight"], state["expand.bias"], padding=1))
         r = torch.conv2d(r, state["project.weight"], state["project.bias"])
@@ -59,7 +59,7 @@ def test_nine_candidates_and_twenty_blocks() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 8))
 def test_default_poolings_end_at_one_pixel(input_size: int, depth: int) -> None:
-    sides = BlockSpace(input_size=input_size, depth=depth).sides()
+    sides = [height for height, _ in BlockSpace(input_size=input_size, depth=depth).sizes()]
     assert sides[-1] >= 1
     assert all(after == max(1, before // 2) for before, after in itertools.pairwise(sides))
 

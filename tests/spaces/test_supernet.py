@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas_optuna.costs.complexity import macs_table
 from nas_optuna.errors import SpecError
+from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
@@ -20,8 +21,14 @@ from nas_optuna.spaces.supernet import Draw, Pick, Supernet
 
 BLOCK = BlockSpace(candidates=("k3_f16", "k3_f24", "k5_f24_relu", "skip"), input_size=32)
 CONV = ConvSpace(depth=3, input_size=28)
-SPACES = [BLOCK, CONV, ConvSpace(depth=3, in_channels=3, classes=7, input_size=25, filters=(4, 9), kernels=(3, 7))]
-space_case = pytest.mark.parametrize("space", SPACES, ids=["block", "conv", "conv-odd"])
+SPACES = [
+    BLOCK,
+    CONV,
+    ConvSpace(depth=3, in_channels=3, classes=7, input_size=25, filters=(4, 9), kernels=(3, 7)),
+    BlockSpace(depth=3, candidates=("k3_f16", "skip"), input_size=(24, 9)),
+    ConvSpace(depth=2, input_size=(20, 31), filters=(4, 8)),
+]
+space_case = pytest.mark.parametrize("space", SPACES, ids=["block", "conv", "conv-odd", "block-oblong", "conv-oblong"])
 
 
 @functools.cache
@@ -50,14 +57,14 @@ def one_hot(index: int, size: int) -> Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_one_hot_alphas_equal_the_derived_network(space: SearchSpace, seed: int) -> None:
     torch.manual_seed(seed)
-    supernet = space.supernet()
+    supernet = supernet_for(space)
     drawn = draw(supernet, seed)
     for name, alpha in supernet.alphas.items():
         alpha.data.fill_(-1e4)[drawn.indices[name]] = 0
     architecture = space.architecture(supernet.derive())
     network = supernet.extract(architecture)
     assert [type(m) for m in network.modules()] == [type(m) for m in space.build(architecture).modules()]
-    images = torch.randn(4, space.in_channels, space.input_size, space.input_size)
+    images = torch.randn(4, *space.input_shape)
     expected = network(images)
     assert expected.std() > 1e-3
     for mode, differentiable in itertools.product(("mixture", "sampled"), (True, False)):
@@ -66,7 +73,7 @@ def test_one_hot_alphas_equal_the_derived_network(space: SearchSpace, seed: int)
 
 
 def test_a_block_mixture_is_the_weighted_sum() -> None:
-    supernet = BLOCK.supernet(alpha_init="uniform")
+    supernet = supernet_for(BLOCK, alpha_init="uniform")
     x = torch.randn(2, 16, 8, 8)
     block = supernet.blocks[1]
     weights = supernet.probabilities()["block2"]
@@ -76,7 +83,7 @@ def test_a_block_mixture_is_the_weighted_sum() -> None:
 
 def test_entangled_filters_and_kernels_mix_as_a_weighted_sum() -> None:
     """A layer's mixed output is the sum over kernels in weight space, and over filters on the output."""
-    layer = CONV.supernet().layers[0]
+    layer = supernet_for(CONV).layers[0]
     x = torch.randn(2, 1, 28, 28)
     filters, kernels = torch.softmax(torch.randn(4), 0), torch.softmax(torch.randn(3), 0)
     out = layer(x, Pick(None, filters), Pick(None, kernels), Pick(1, None))
@@ -95,7 +102,7 @@ def test_small_and_large_architectures_start_at_one_scale() -> None:
     """Without gains the smallest one's signal would be hundreds of times weaker than the largest one's."""
     torch.manual_seed(0)
     space = ConvSpace(input_size=28, depth=4)
-    supernet = space.supernet()
+    supernet = supernet_for(space)
     images = torch.randn(64, 1, 28, 28)
     scales = [
         supernet.extract(space.parse("-".join([layer] * 4)))[:-1](images).norm(dim=1).mean().item()
@@ -108,8 +115,8 @@ def test_small_and_large_architectures_start_at_one_scale() -> None:
 @pytest.mark.parametrize("mode", ["mixture", "sampled"])
 def test_the_loss_moves_every_weight_it_used_and_every_alpha(space: SearchSpace, mode: str) -> None:
     torch.manual_seed(0)
-    supernet = space.supernet(alpha_init="uniform")
-    images = torch.randn(8, space.in_channels, space.input_size, space.input_size)
+    supernet = supernet_for(space, alpha_init="uniform")
+    images = torch.randn(8, *space.input_shape)
     labels = torch.randint(space.classes, (8,))
     picks = supernet.picks(mode, draw(supernet), differentiable=True)
     torch.nn.functional.cross_entropy(supernet(images, picks), labels).backward()
@@ -124,7 +131,7 @@ def test_the_loss_moves_every_weight_it_used_and_every_alpha(space: SearchSpace,
 
 @space_case
 def test_alphas_weights_and_prior(space: SearchSpace) -> None:
-    supernet = space.supernet(alpha_init="uniform")
+    supernet = supernet_for(space, alpha_init="uniform")
     assert list(supernet.alphas) == list(space.parameters)
     assert all(a.min() >= 0 and a.max() < 1 for a in supernet.alphas.values())
     weights = {id(p) for p in supernet.weights()}
@@ -136,14 +143,14 @@ def test_alphas_weights_and_prior(space: SearchSpace) -> None:
         assert math.isclose(sum(p), 1, rel_tol=1e-6)
         assert p.index(max(p)) == space.parameters[name].choices.index(params[name])
         assert max(p) > max(supernet.prior()[name]) - 1e-9
-    undecided = space.supernet().entropy()
+    undecided = supernet_for(space).entropy()
     assert all(math.isclose(e, math.log(len(space.parameters[n].choices)), rel_tol=1e-5) for n, e in undecided.items())
 
 
 @space_case
 def test_expected_cost_equals_the_mean_over_20000_drawn_networks(space: SearchSpace) -> None:
     table = macs(space)
-    supernet = space.supernet()
+    supernet = supernet_for(space)
     randomise(supernet)
     prior = supernet.prior()
     rng = random.Random(0)
@@ -157,7 +164,7 @@ def test_expected_cost_equals_the_mean_over_20000_drawn_networks(space: SearchSp
 @space_case
 def test_expected_cost_of_one_hot_alphas_is_the_networks(space: SearchSpace) -> None:
     table = macs(space)
-    supernet = space.supernet()
+    supernet = supernet_for(space)
     drawn = draw(supernet)
     for name, alpha in supernet.alphas.items():
         alpha.data.fill_(-1e4)[drawn.indices[name]] = 0
@@ -169,7 +176,7 @@ def test_expected_cost_of_one_hot_alphas_is_the_networks(space: SearchSpace) -> 
 @space_case
 def test_gradient_of_expected_cost_matches_finite_differences(space: SearchSpace) -> None:
     table = macs(space)
-    supernet = space.supernet().double()
+    supernet = supernet_for(space).double()
     randomise(supernet)
     supernet.expected_cost(table).backward()
     step = 1e-4
@@ -188,7 +195,7 @@ def test_gradient_of_expected_cost_matches_finite_differences(space: SearchSpace
 @space_case
 def test_cost_alone_moves_every_alpha_towards_the_cheaper(space: SearchSpace) -> None:
     table = macs(space)
-    supernet = space.supernet()
+    supernet = supernet_for(space)
     supernet.expected_cost(table).backward()
     smallest = supernet.smallest()
     for name, alpha in supernet.alphas.items():
@@ -203,7 +210,7 @@ def test_a_table_of_another_space_is_refused(space: SearchSpace) -> None:
     table = dict(macs(space))
     table.popitem()
     with pytest.raises(SpecError, match="lacks 1 operations"):
-        space.supernet().expected_cost(table)
+        supernet_for(space).expected_cost(table)
 
 
 @space_case
@@ -212,10 +219,10 @@ def test_forward_and_cost_stay_on_the_device(space: SearchSpace, mode: str) -> N
     """Fake CUDA tensors refuse to meet one that was left on the CPU."""
     table = macs(space)
     with FakeTensorMode(), torch.device("cuda"):
-        supernet = space.supernet()
+        supernet = supernet_for(space)
         noise = {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}
         drawn = Draw(dict.fromkeys(supernet.alphas, 0), noise, 1.0)
-        images = torch.empty(4, space.in_channels, space.input_size, space.input_size)
+        images = torch.empty(4, *space.input_shape)
         for differentiable in (True, False):
             logits = supernet(images, supernet.picks(mode, drawn, differentiable=differentiable))
             assert logits.device.type == "cuda"
@@ -226,7 +233,7 @@ def test_twenty_blocks_of_nine_candidates_train_and_derive() -> None:
     nine = (*(f"k{k}_f{f}" for k in (3, 5) for f in (8, 16, 24, 36)), "skip")
     space = BlockSpace(depth=20, candidates=nine, input_size=16, pool=[5, 10, 15])
     torch.manual_seed(0)
-    supernet = space.supernet()
+    supernet = supernet_for(space)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01)
     images, labels = torch.randn(4, 1, 16, 16), torch.arange(4)
     losses = []
@@ -243,8 +250,8 @@ def test_twenty_blocks_of_nine_candidates_train_and_derive() -> None:
 
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(SpecError, match="did you mean 'alpha_init'"):
-        CONV.supernet(alpha_int="zero")
+        supernet_for(CONV, alpha_int="zero")
     with pytest.raises(SpecError, match="'zero' or 'uniform'"):
-        BLOCK.supernet(alpha_init="normal")
+        supernet_for(BLOCK, alpha_init="normal")
     with pytest.raises(SpecError, match="must be odd"):
-        ConvSpace(kernels=(3, 4)).supernet()
+        supernet_for(ConvSpace(kernels=(3, 4)))

@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import Operation, Parameter, SearchSpace, require_choices, require_positive
+from nas_optuna.spaces.base import (
+    Decomposable,
+    InputSize,
+    Operation,
+    Parameter,
+    checked_input_size,
+    require_choices,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +26,7 @@ SKIP = "skip"
 _CANDIDATE = re.compile(r"k(\d+)_f(\d+)(_relu)?")
 
 
-class BlockSpace(SearchSpace):
+class BlockSpace(Decomposable):
     """A 1×1 stem, residual blocks with 2×2 max pooling between them, and one linear layer.
 
     Its parameters are ``block1``, ``block2``, …; each chooses one candidate, none of them ordered. A candidate
@@ -33,14 +41,13 @@ class BlockSpace(SearchSpace):
             one pixel is left.
         in_channels: Channels of an input image.
         classes: Number of classes.
-        input_size: Side length of the square input in pixels.
+        input_size: Side length of the input in pixels, or ``(height, width)``.
 
     Raises:
         SpecError: An option is not positive, a candidate has another form, or a pooling is impossible.
     """
 
-    name: ClassVar[str] = "block"
-    supernet_class = "nas_optuna.spaces.block.supernet:BlockSupernet"
+    name = "block"
 
     def __init__(
         self,
@@ -51,19 +58,17 @@ class BlockSpace(SearchSpace):
         pool: Sequence[int] | None = None,
         in_channels: int = 1,
         classes: int = 10,
-        input_size: int = 28,
+        input_size: InputSize = 28,
     ) -> None:
-        require_positive(
-            depth=depth, channels=channels, in_channels=in_channels, classes=classes, input_size=input_size
-        )
+        require_positive(depth=depth, channels=channels, in_channels=in_channels, classes=classes)
         require_choices("candidates", candidates)
         self.channels = channels
         self.depth = depth
         self.in_channels = in_channels
         self.classes = classes
-        self.input_size = input_size
+        self.input_size = checked_input_size(input_size)
         self.candidates = {text: _candidate(text, channels) for text in candidates}
-        self.pool = _poolings(depth, input_size, pool)
+        self.pool = _poolings(depth, self.image_size, pool)
         self.parameters = {f"block{i}": Parameter(tuple(candidates)) for i in range(1, depth + 1)}
 
     def format(self, params: Mapping[str, Any]) -> str:
@@ -83,51 +88,50 @@ class BlockSpace(SearchSpace):
             )
         return self.architecture(dict(zip(self.parameters, blocks, strict=True)))
 
-    def sides(self) -> tuple[int, ...]:
-        """Side length in pixels at the input of each block, then at the head."""
-        sides = [self.input_size]
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width in pixels at the input of each block, then at the head."""
+        sizes = [self.image_size]
         for i in range(1, self.depth + 1):
-            sides.append(sides[-1] // 2 if i in self.pool else sides[-1])
-        return tuple(sides)
+            height, width = sizes[-1]
+            sizes.append((height // 2, width // 2) if i in self.pool else (height, width))
+        return tuple(sizes)
 
-    def block(self, candidate: str, side: int) -> Operation:
-        """The operation of one candidate at a side length."""
-        shape = (self.channels, side, side)
+    def block(self, candidate: str, size: tuple[int, int]) -> Operation:
+        """The operation of one candidate at a height and width."""
+        shape = (self.channels, *size)
         options = self.candidates[candidate]
         return Operation("block" if options else SKIP, options, shape, shape)
 
-    def pooling(self, side: int) -> Operation:
-        """The 2×2 max pooling at a side length."""
-        return Operation("pool", (), (self.channels, side, side), (self.channels, side // 2, side // 2))
+    def pooling(self, size: tuple[int, int]) -> Operation:
+        """The 2×2 max pooling at a height and width."""
+        height, width = size
+        return Operation("pool", (), (self.channels, height, width), (self.channels, height // 2, width // 2))
 
     def stem(self) -> Operation:
         """The 1×1 convolution from the image to the width of the chain."""
-        side = self.input_size
-        return Operation("stem", (), (self.in_channels, side, side), (self.channels, side, side))
+        return Operation("stem", (), self.input_shape, (self.channels, *self.image_size))
 
     def head(self) -> Operation:
         """The linear layer at the end."""
-        side = self.sides()[-1]
-        return Operation("head", (), (self.channels, side, side), (self.classes,))
+        return Operation("head", (), (self.channels, *self.sizes()[-1]), (self.classes,))
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
         """The ``stem``; a ``block`` or ``skip`` for each parameter, some followed by a ``pool``; the ``head``."""
         operations = [self.stem()]
-        for i, ((_, candidate), side) in enumerate(zip(architecture.items, self.sides(), strict=False), start=1):
-            operations.append(self.block(str(candidate), side))
+        for i, ((_, candidate), size) in enumerate(zip(architecture.items, self.sizes(), strict=False), start=1):
+            operations.append(self.block(str(candidate), size))
             if i in self.pool:
-                operations.append(self.pooling(side))
+                operations.append(self.pooling(size))
         return (*operations, self.head())
 
     def reachable_operations(self) -> Iterator[Operation]:
-        """Every candidate at every side, with what stands between."""
+        """Every candidate at every size, with what stands between."""
         yield self.stem()
-        sides = self.sides()
-        for side in dict.fromkeys(sides[:-1]):
-            for candidate in self.candidates:
-                yield self.block(candidate, side)
-        for side in dict.fromkeys(sides[i - 1] for i in sorted(self.pool)):
-            yield self.pooling(side)
+        sizes = self.sizes()
+        blocks = zip(self.parameters.values(), sizes, strict=False)
+        yield from dict.fromkeys(self.block(str(c), size) for p, size in blocks for c in p.choices)
+        for size in dict.fromkeys(sizes[i - 1] for i in sorted(self.pool)):
+            yield self.pooling(size)
         yield self.head()
 
     def build_operation(self, operation: Operation) -> nn.Module:
@@ -168,16 +172,16 @@ def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:
     return (("filters", filters), ("kernel", kernel), ("project_relu", int(relu)))
 
 
-def _poolings(depth: int, input_size: int, pool: Sequence[int] | None) -> frozenset[int]:
-    """Check the list of poolings, or make the default one: ``floor(log2(input_size))`` of them fit."""
-    fitting = input_size.bit_length() - 1
+def _poolings(depth: int, size: tuple[int, int], pool: Sequence[int] | None) -> frozenset[int]:
+    """Check the list of poolings, or make the default one: ``floor(log2(side))`` of them fit the shorter side."""
+    fitting = min(size).bit_length() - 1
     if pool is None:
         return frozenset(range(1, min(depth, fitting) + 1))
     if len(set(pool)) != len(pool) or not all(isinstance(i, int) and 1 <= i <= depth for i in pool):
         raise SpecError(f"space option 'pool' lists block numbers from 1 to {depth}, each once, got {list(pool)!r}")
     if len(pool) > fitting:
         raise SpecError(
-            f"space option 'pool' halves {input_size} pixels {len(pool)} times, and {fitting} is all that fits;"
+            f"space option 'pool' halves {min(size)} pixels {len(pool)} times, and {fitting} is all that fits;"
             " name fewer blocks, or raise recipe.input_size"
         )
     return frozenset(pool)

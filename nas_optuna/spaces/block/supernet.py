@@ -45,14 +45,14 @@ class BlockSupernet(Supernet):
         super().__init__(space, alpha_init=alpha_init)
         self.stem = space.build_operation(space.stem())
         self.blocks = nn.ModuleList(
-            MixedBlock(space.build_operation(space.block(candidate, side)) for candidate in space.candidates)
-            for side in space.sides()[:-1]
+            MixedBlock(space.build_operation(space.block(str(candidate), size)) for candidate in parameter.choices)
+            for parameter, size in zip(space.parameters.values(), space.sizes(), strict=False)
         )
         self.pool = nn.MaxPool2d(2)
         self.head = space.build_operation(space.head())
 
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
-        """Logits ``[batch, classes]`` of images ``[batch, in_channels, input_size, input_size]``."""
+        """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
         x = self.stem(images)
         for i, (name, block) in enumerate(zip(self.space.parameters, self.blocks, strict=True), start=1):
             x = block(x, picks[name])
@@ -66,11 +66,11 @@ class BlockSupernet(Supernet):
         if error := self.missing(table):
             raise error
         space, like = self.space, self._alphas[0].detach()
-        sides = space.sides()
-        fixed = [space.stem(), space.head(), *(space.pooling(sides[i - 1]) for i in sorted(space.pool))]
+        sizes = space.sizes()
+        fixed = [space.stem(), space.head(), *(space.pooling(sizes[i - 1]) for i in sorted(space.pool))]
         costs = {
-            name: like.new_tensor([table[space.block(c, side).key] for c in space.candidates])
-            for name, side in zip(space.parameters, sides, strict=False)
+            name: like.new_tensor([table[space.block(str(c), size).key] for c in parameter.choices])
+            for (name, parameter), size in zip(space.parameters.items(), sizes, strict=False)
         }
         return _SumOfBlocks(sum(table[op.key] for op in fixed), costs)
 
@@ -80,7 +80,7 @@ class BlockSupernet(Supernet):
         chosen = (cast(MixedBlock, block)[i] for block, i in zip(self.blocks, indices, strict=True))
         parts = {"stem": iter([self.stem]), "head": iter([self.head]), "block": chosen, SKIP: chosen}
         with torch.device(self._alphas[0].device):
-            network = self.space.build(architecture)
+            network = cast(nn.Sequential, self.space.build(architecture))
         for operation, module in zip(self.space.operations(architecture), network, strict=True):
             if operation.kind in parts:
                 module.load_state_dict(next(parts[operation.kind]).state_dict())
@@ -97,7 +97,7 @@ class BlockSupernet(Supernet):
             filters = options["filters"]
             return filters * channels * (options["kernel"] ** 2 + (filters != channels))
 
-        return dict.fromkeys(self.space.parameters, min(self.space.candidates, key=weights))
+        return {name: min(map(str, p.choices), key=weights) for name, p in self.space.parameters.items()}
 
 
 class _SumOfBlocks(CostModel):

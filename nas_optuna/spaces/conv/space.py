@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import (
+    Decomposable,
+    InputSize,
     Operation,
     Parameter,
-    SearchSpace,
+    Shape,
+    checked_input_size,
     require_choices,
     require_positive,
 )
@@ -28,7 +31,7 @@ def output_side(side: int, kernel: int, stride: int) -> int:
     return ((side + 2 * ((kernel + 1) // 2) - kernel) // stride + 1) // 2
 
 
-class ConvSpace(SearchSpace):
+class ConvSpace(Decomposable):
     """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
 
     Its parameters are ``conv1.filters``, ``conv1.kernel``, ``conv1.stride``, ``conv2.filters``, …; all of
@@ -42,14 +45,13 @@ class ConvSpace(SearchSpace):
         strides: Choices for its stride.
         in_channels: Channels of an input image.
         classes: Number of classes.
-        input_size: Side length of the square input in pixels.
+        input_size: Side length of the input in pixels, or ``(height, width)``.
 
     Raises:
         SpecError: An option is not positive, a list of choices is empty or repeats itself.
     """
 
-    name: ClassVar[str] = "conv"
-    supernet_class = "nas_optuna.spaces.conv.supernet:ConvSupernet"
+    name = "conv"
 
     def __init__(
         self,
@@ -60,9 +62,9 @@ class ConvSpace(SearchSpace):
         strides: Sequence[int] = (1, 2),
         in_channels: int = 1,
         classes: int = 10,
-        input_size: int = 28,
+        input_size: InputSize = 28,
     ) -> None:
-        require_positive(depth=depth, in_channels=in_channels, classes=classes, input_size=input_size)
+        require_positive(depth=depth, in_channels=in_channels, classes=classes)
         choices = {"filters": filters, "kernel": kernels, "stride": strides}
         for option, values in choices.items():
             require_choices(option, values)
@@ -71,7 +73,7 @@ class ConvSpace(SearchSpace):
         self.depth = depth
         self.in_channels = in_channels
         self.classes = classes
-        self.input_size = input_size
+        self.input_size = checked_input_size(input_size)
         self.parameters = {
             f"conv{layer}.{part}": Parameter(tuple(values), ordered=True)
             for layer in range(1, depth + 1)
@@ -109,34 +111,32 @@ class ConvSpace(SearchSpace):
         """One ``conv`` operation a layer, then the ``head``."""
         params = architecture.params
         operations = []
-        channels, side = self.in_channels, self.input_size
+        shape = self.input_shape
         for i in range(1, self.depth + 1):
             filters, kernel, stride = (int(params[f"conv{i}.{p}"] or 0) for p in ("filters", "kernel", "stride"))
-            operations.append(conv_operation(channels, side, filters, kernel, stride))
-            channels, side = filters, output_side(side, kernel, stride)
-        return (*operations, head_operation(channels, side, self.classes))
+            operations.append(conv_operation(shape, filters, kernel, stride))
+            shape = operations[-1].output_shape
+        return (*operations, head_operation(shape, self.classes))
 
     def reachable_operations(self) -> Iterator[Operation]:
-        """Walk the (channels, side) pairs that can reach each layer."""
-        states = {(self.in_channels, self.input_size)}
+        """Walk the shapes that can reach each layer."""
+        shapes = {self.input_shape}
         seen: set[Operation] = set()
         for i in range(1, self.depth + 1):
             following = set()
             choices = [self.parameters[f"conv{i}.{part}"].choices for part in ("filters", "kernel", "stride")]
-            for (channels, side), (filters, kernel, stride) in itertools.product(
-                sorted(states), itertools.product(*choices)
-            ):
+            for shape, (filters, kernel, stride) in itertools.product(sorted(shapes), itertools.product(*choices)):
                 assert isinstance(filters, int)
                 assert isinstance(kernel, int)
                 assert isinstance(stride, int)
-                operation = conv_operation(channels, side, filters, kernel, stride)
-                following.add((filters, output_side(side, kernel, stride)))
+                operation = conv_operation(shape, filters, kernel, stride)
+                following.add(operation.output_shape)
                 if operation not in seen:
                     seen.add(operation)
                     yield operation
-            states = following
-        for channels, side in sorted(states):
-            yield head_operation(channels, side, self.classes)
+            shapes = following
+        for shape in sorted(shapes):
+            yield head_operation(shape, self.classes)
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
@@ -148,17 +148,17 @@ class ConvSpace(SearchSpace):
         return layers.ConvLayer(operation.input_shape[0], **options)
 
 
-def conv_operation(channels: int, side: int, filters: int, kernel: int, stride: int) -> Operation:
-    """One layer, for an input of that many channels and that side length."""
-    after = output_side(side, kernel, stride)
+def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Operation:
+    """One layer, for an input of that ``(channels, height, width)``."""
+    _, height, width = shape
     return Operation(
         "conv",
         (("filters", filters), ("kernel", kernel), ("stride", stride)),
-        (channels, side, side),
-        (filters, after, after),
+        shape,
+        (filters, output_side(height, kernel, stride), output_side(width, kernel, stride)),
     )
 
 
-def head_operation(channels: int, side: int, classes: int) -> Operation:
+def head_operation(shape: Shape, classes: int) -> Operation:
     """The linear layer at the end."""
-    return Operation("head", (), (channels, side, side), (classes,))
+    return Operation("head", (), shape, (classes,))

@@ -107,23 +107,28 @@ class EntangledConv(nn.Module):
 
 
 class Heads(nn.Module):
-    """One linear layer for every side length that a draw of strides can leave.
+    """One linear layer for every size that a draw of strides can leave.
 
     Args:
         filters: The most channels that the input can have.
-        sides: The side lengths.
+        sizes: Heights and widths.
         classes: Number of classes.
     """
 
-    def __init__(self, filters: int, sides: Sequence[int], classes: int) -> None:
+    def __init__(self, filters: int, sizes: Sequence[tuple[int, int]], classes: int) -> None:
         super().__init__()
-        self.weight = nn.ParameterDict({str(s): nn.Parameter(torch.empty(classes, filters, s, s)) for s in sides})
-        self.bias = nn.ParameterDict({str(s): nn.Parameter(torch.zeros(classes)) for s in sides})
+        self.weight = nn.ParameterDict({_side(*s): nn.Parameter(torch.empty(classes, filters, *s)) for s in sizes})
+        self.bias = nn.ParameterDict({_side(*s): nn.Parameter(torch.zeros(classes)) for s in sizes})
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[batch, channels, side, side]`` → ``[batch, classes]``."""
-        side = str(x.shape[-1])
+        """``[batch, channels, height, width]`` → ``[batch, classes]``."""
+        side = _side(*x.shape[-2:])
         return F.linear(x.flatten(1), self.weight[side][:, : x.shape[1]].flatten(1), self.bias[side])
+
+
+def _side(height: int, width: int) -> str:
+    """The key of a size's linear layer; that of a square is its side."""
+    return str(height) if height == width else f"{height}x{width}"
 
 
 class ConvSupernet(Supernet):
@@ -148,13 +153,16 @@ class ConvSupernet(Supernet):
         choices = [_choices(space, names) for names in self.layer_names]
         if even := [k for _, kernels, _ in choices for k in kernels if k % 2 == 0]:
             raise SpecError(f"the conv supernet crops kernels around their centre, so {even[0]} must be odd")
-        channels, sides = space.in_channels, {space.input_size}
+        channels, sizes = space.in_channels, {space.image_size}
         self.layers = nn.ModuleList()
         for filters, kernels, strides in choices:
             self.layers.append(EntangledConv(channels, filters, kernels, strides))
             channels = max(filters)
-            sides = {output_side(*case) for case in itertools.product(sides, kernels, strides)}
-        self.heads = Heads(channels, sorted(sides), space.classes)
+            sizes = {
+                (output_side(height, k, s), output_side(width, k, s))
+                for (height, width), k, s in itertools.product(sizes, kernels, strides)
+            }
+        self.heads = Heads(channels, sorted(sizes), space.classes)
         self.reset_weights()
 
     @torch.no_grad()
@@ -167,11 +175,11 @@ class ConvSupernet(Supernet):
             layer.bias.zero_()
             channels = layer.mean_filters
         for side, weight in self.heads.weight.items():
-            weight.normal_(std=1 / (math.sqrt(channels) * int(side)))
+            weight.normal_(std=1 / math.sqrt(channels * math.prod(weight.shape[2:])))
             self.heads.bias[side].zero_()
 
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
-        """Logits ``[batch, classes]`` of images ``[batch, in_channels, input_size, input_size]``."""
+        """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
         x = images
         for names, layer in zip(self.layer_names, self.layers, strict=True):
             x = layer(x, *(picks[name] for name in names))
@@ -188,16 +196,16 @@ class ConvSupernet(Supernet):
     def extract(self, architecture: Architecture) -> nn.Sequential:
         """One architecture's own network with a copy of the shared weights."""
         with torch.device(self._alphas[0].device):
-            network = self.space.build(architecture)
+            network = cast(nn.Sequential, self.space.build(architecture))
         *operations, head = self.space.operations(architecture)
         for operation, layer, module in zip(operations, self.layers, network, strict=False):
             assert isinstance(layer, EntangledConv)
             options = dict(operation.options)
             weight, bias = layer.crop(options["filters"], operation.input_shape[0], options["kernel"])
             module.load_state_dict({"conv.weight": weight, "conv.bias": bias})
-        channels, side, _ = head.input_shape
-        weight = self.heads.weight[str(side)][:, :channels].flatten(1)
-        network[-1].load_state_dict({"1.weight": weight, "1.bias": self.heads.bias[str(side)]})
+        channels, height, width = head.input_shape
+        weight = self.heads.weight[_side(height, width)][:, :channels].flatten(1)
+        network[-1].load_state_dict({"1.weight": weight, "1.bias": self.heads.bias[_side(height, width)]})
         return network
 
     def smallest(self) -> dict[str, Choice]:
@@ -217,7 +225,7 @@ def _choices(space: ConvSpace, names: Sequence[str]) -> _LayerChoices:
 class _Chain(CostModel):
     """The expected cost of a chain whose layers' costs depend on the channels and side that come in.
 
-    The state before a layer is (channels, side). Given the state, a layer's choices are independent, and they
+    The state before a layer is its input's shape. Given the state, a layer's choices are independent, and they
     decide its cost and the next state. So the probabilities of the states are carried from layer to layer, and
     the expectation is exact without drawing anything.
     """
@@ -233,19 +241,20 @@ class _Chain(CostModel):
         self._costs: list[Tensor] = []  # a layer: [states, filters, kernels, strides]
         self._targets: list[Tensor] = []  # a layer: index of the next state, flattened alike
         self._counts: list[int] = []  # a layer: number of next states
-        states = [(space.in_channels, space.input_size)]
+        states = [space.input_shape]
         for names in layer_names:
             choices = _choices(space, names)
             cases = list(itertools.product(states, *choices))
-            costs = [table[conv_operation(c, side, f, k, s).key] for (c, side), f, k, s in cases]
-            following = [(f, output_side(side, k, s)) for (_, side), f, k, s in cases]
+            operations = [conv_operation(*case) for case in cases]
+            costs = [table[operation.key] for operation in operations]
+            following = [operation.output_shape for operation in operations]
             shape = (len(states), *map(len, choices))
             states = sorted(set(following))
             position = {state: i for i, state in enumerate(states)}
             self._costs.append(like.new_tensor(costs).view(shape))
             self._targets.append(torch.tensor([position[state] for state in following], device=like.device))
             self._counts.append(len(states))
-        heads = [table[head_operation(c, side, space.classes).key] for c, side in states]
+        heads = [table[head_operation(state, space.classes).key] for state in states]
         self._head = like.new_tensor(heads)
 
     def __call__(self, probabilities: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,101 @@
+"""Which supernet belongs to a space: spaces know nothing of their supernets.
+
+`supernet_for` finds it by the space's class for the built-in spaces and for classes registered with
+``@supernet_for.register(SpaceClass)``, and by the space's name for the entry point group ``nas_optuna.supernets``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from nas_optuna import registry
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.supernet import Supernet
+
+GROUP = "nas_optuna.supernets"
+_BUILTIN = {
+    "nas_optuna.spaces.conv.space:ConvSpace": "nas_optuna.spaces.conv.supernet:ConvSupernet",
+    "nas_optuna.spaces.block.space:BlockSpace": "nas_optuna.spaces.block.supernet:BlockSupernet",
+}
+
+Factory = Callable[..., Supernet]
+"""Takes a space and the supernet's own options as keywords."""
+_F = TypeVar("_F", bound=Factory)
+
+
+class _SupernetFor:
+    """The callable behind `supernet_for`; see there."""
+
+    def __init__(self) -> None:
+        self._registered: dict[type[SearchSpace], Factory] = {}
+
+    def register(self, space_class: type[SearchSpace]) -> Callable[[_F], _F]:
+        """Make the decorated class or function the supernet of a space class and of its subclasses.
+
+        Args:
+            space_class: The space's class.
+        """
+
+        def decorate(factory: _F) -> _F:
+            self._registered[space_class] = factory
+            return factory
+
+        return decorate
+
+    def factory(self, space: SearchSpace) -> Factory:
+        """What makes the supernet of a space.
+
+        Raises:
+            SpecError: The space has none, or it cannot be imported.
+        """
+        for cls in type(space).__mro__:
+            if cls in self._registered:
+                return self._registered[cls]
+            target = _BUILTIN.get(f"{cls.__module__}:{cls.__qualname__}")
+            if target is not None:
+                module, _, attribute = target.partition(":")
+                made: Factory = getattr(importlib.import_module(module), attribute)
+                return made
+        if any(entry.name == space.name for entry in entry_points(group=GROUP)):
+            found: Factory = registry.find("supernet", space.name, {}, GROUP)
+            return found
+        raise SpecError(
+            f"space {space.name!r} has no supernet; search it with a sampler instead, or register one with"
+            " @nas_optuna.oneshot.supernets.supernet_for.register"
+        )
+
+    def options(self, space: SearchSpace) -> dict[str, Any]:
+        """The options that the supernet of a space takes, with their defaults."""
+        parameters = inspect.signature(self.factory(space)).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def __call__(self, space: SearchSpace, **options: Any) -> Supernet:
+        """Make one network that holds every architecture of the space with shared weights.
+
+        Args:
+            space: The space.
+            options: The supernet's own options, e.g. ``alpha_init="uniform"``; `options` lists them.
+
+        Raises:
+            SpecError: The space has no supernet, or an option or its value is refused.
+
+        Example:
+            >>> from nas_optuna.oneshot.supernets import supernet_for
+            >>> from nas_optuna.spaces.block import BlockSpace
+            >>> supernet_for(BlockSpace(depth=2)).derive()
+            {'block1': 'k3_f16', 'block2': 'k3_f16'}
+        """
+        factory = self.factory(space)
+        registry.check_options("supernet", space.name, factory, options, reserved=("space",))
+        supernet = factory(space, **options)
+        registry.require_type("supernet", space.name, supernet, Supernet)
+        return supernet
+
+
+supernet_for = _SupernetFor()
+"""Callable ``(space, **options)`` → the space's `Supernet`; ``supernet_for.register(SpaceClass)`` adds one."""
