@@ -73,7 +73,7 @@ def prepare(spec: StudySpec, data_directory: Path | None = None) -> Search:
         SpecError: A name or option is unknown, or a value is refused.
         DataError: The data set is absent or unusable.
     """
-    data = load_data(spec.data, data_directory)
+    data = load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
     space = create_space(
         spec.space.name,
         spec.space.options,

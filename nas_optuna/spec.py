@@ -16,6 +16,9 @@ from nas_optuna.objectives import COSTS, parse_amount, parse_objective
 
 SUFFIX = ".toml"
 
+ResizePolicy = Literal["stretch", "crop", "pad"]
+"""How an image that is not square becomes a square."""
+
 
 _Pixels = Annotated[int, Field(ge=1)]
 
@@ -30,17 +33,25 @@ class DataSpec(_Part):
     Attributes:
         name: A registered data set, ``folder:PATH``, ``npz:FILE`` or ``package.module:function``.
         train_limit: Use only this many training images (validation included), stratified; for quick looks.
-        validation_fraction: Share of the training images held out to select architectures.
+        validation_fraction: Share of the training images held out to select architectures; not used where the data
+            set has a validation part of its own.
         split_seed: Seed of that split and of `train_limit`; the same for every trial.
-        select_on: What ranks architectures. ``"test"`` is the document's way: it trains on all training
-            images and ranks by test accuracy, so that the winner's figure is no longer an honest estimate.
+        select_on: What ranks architectures. ``"test"`` trains on all training images and ranks by test accuracy, as the
+            reference implementation does; the reported accuracy is then optimistic.
+        resize: How images that are not square, or of several sizes, become the square that a network sees:
+            ``"stretch"`` uses all of the image and changes its proportions, ``"crop"`` uses the largest central square,
+            ``"pad"`` adds black bars.
+        max_side: Where the recipe names no input size: images whose longer side has more pixels are reduced to a
+            square of this side. Without it, pictures of a folder are reduced to 224, and other images not at all.
     """
 
     name: str = "digits"
     train_limit: int | None = Field(default=None, ge=2)
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
-    split_seed: int = 0
+    split_seed: int = Field(default=0, ge=0)
     select_on: Literal["validation", "test"] = "validation"
+    resize: ResizePolicy = "stretch"
+    max_side: int | None = Field(default=None, ge=1)
 
 
 class Recipe(_Part):

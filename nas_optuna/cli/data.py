@@ -24,8 +24,8 @@ def list_(json: options.Json = False) -> None:
 
     rows = [(name, DESCRIPTIONS.get(name, "from an installed plugin")) for name in set_names()]
     rows += [
-        ("folder:PATH", "images in one directory a class; train/ and test/ where they exist"),
-        ("npz:FILE", "arrays images and labels; test_images and test_labels where they exist"),
+        ("folder:PATH", "pictures in one directory per class; in train/, val/ and test/ where these exist"),
+        ("npz:FILE", "arrays images and labels; val_images, test_images, … where they exist"),
         ("package.module:function", "your own: function(train, directory) returns an ImageSet"),
     ]
     if json:
@@ -43,13 +43,16 @@ def fetch(
     """Download a data set where it is absent, check it, and say what it holds."""
     from nas_optuna.data import data_directory, load_images
 
-    rows = []
+    rows, notes = [], {}
     for part, train in (("train", True), ("test", False)):
         images = load_images(name, train, data_dir)
+        notes[part] = images.notes
         rows.append((part, len(images), "×".join(map(str, images.images.shape[1:])), len(images.classes)))
     if json:
         keys = ("part", "images", "shape", "classes")
         print_json([dict(zip(keys, row, strict=True)) for row in rows])
         return
     print_table(f"data set {name}", ("part", "images", "channels×height×width", "classes"), rows, right=(1, 3))
+    for line in dict.fromkeys(line for lines in notes.values() for line in lines):
+        say(line)
     say(f"kept in {data_dir or data_directory()}")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nas_optuna.data.report import NOTHING_TO_SAY, ReadingReport
 from nas_optuna.errors import DataError
+from nas_optuna.spec import ResizePolicy
+
+MOST_CLASSES = 100_000
+"""More are a mistake: numbers that measure something, taken for labels."""
+_CHUNK = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Labelled images of one size, raw, on the host.
 
@@ -21,10 +31,18 @@ class ImageSet:
         labels: ``[n]``, int64, from 0 to ``len(classes) - 1``.
         classes: What each label is called.
         mean: A mean for each channel, of pixels scaled to [0, 1]; empty to have it measured.
-        std: A standard deviation for each channel, likewise.
+        std: A standard deviation for each channel, of pixels scaled to [0, 1]; empty to have it measured.
+        resize: How images that are not square become the square that a network sees.
+        report: How they were read; what its notes say is printed at the head of a run.
 
     Raises:
         DataError: Shapes, types or labels are not as above, or there is no image.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        >>> ImageSet(images, torch.tensor([0, 1, 0, 1]), ("cat", "dog"))
+        ImageSet(4 images of 1×8×8, 2 classes)
     """
 
     images: Tensor
@@ -32,18 +50,13 @@ class ImageSet:
     classes: tuple[str, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    resize: ResizePolicy = "stretch"
+    report: ReadingReport = NOTHING_TO_SAY
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
-            raise DataError(
-                f"images must be uint8 [n, channels, height, width], got {self.images.dtype} {list(self.images.shape)}"
-            )
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise DataError(f"labels must be int64 [{len(self.images)}], got {list(self.labels.shape)}")
-        if not len(self.images):
-            raise DataError("the data set has no image")
-        if len(self.classes) < 2:
-            raise DataError(f"the data set has {len(self.classes)} class; a classifier needs at least two")
+        _require_images(self.images)
+        _require_labels(self.labels, len(self.images))
+        object.__setattr__(self, "classes", _class_names(self.classes))
         if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
             found = f"{self.labels.min().item()} … {self.labels.max().item()}"
             raise DataError(f"labels must lie in 0 … {len(self.classes) - 1}, got {found}")
@@ -51,9 +64,14 @@ class ImageSet:
             mean, std = _pixel_statistics(self.images)
             object.__setattr__(self, "mean", mean)
             object.__setattr__(self, "std", std)
+        _require_statistics(self.mean, self.std, self.channels)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.images.shape[1:]))
+        return f"ImageSet({len(self):,} images of {shape}, {len(self.classes)} classes)"
 
     @property
     def channels(self) -> int:
@@ -65,21 +83,86 @@ class ImageSet:
         """The longer side in pixels, which a network's square input has unless the recipe says otherwise."""
         return max(self.images.shape[2:])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each thing that was done to the images while they were read, or that was left out."""
+        return self.report.notes
+
+    @property
+    def class_sizes(self) -> tuple[int, ...]:
+        """How many images each class has."""
+        return tuple(torch.bincount(self.labels, minlength=len(self.classes)).tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Thirty-two hex digits of pixels, labels and classes, in their order. Computed once, at about 1 GB/s."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps([list(self.images.shape), self.classes]).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.contiguous().numpy().tobytes())
+        for part in self.images.split(_CHUNK):
+            digest.update(memoryview(part.contiguous().numpy()).cast("B"))
+        return digest.hexdigest()
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The images at `indices`, with the statistics of the whole."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
+def _require_images(images: object) -> None:
+    if not isinstance(images, Tensor):
+        raise DataError(f"images must be a torch tensor, got a {type(images).__name__}; try torch.from_numpy")
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise DataError(f"images must be uint8 [n, channels, height, width], got {images.dtype} {list(images.shape)}")
+    if images.device.type != "cpu":
+        raise DataError(f"images must be on the CPU, got {images.device}; nas-optuna moves them where they are needed")
+    if not len(images):
+        raise DataError("the data set has no image")
+    if 0 in images.shape:
+        raise DataError(f"images must have at least one pixel and one channel, got {list(images.shape)}")
+
+
+def _require_labels(labels: object, count: int) -> None:
+    if not isinstance(labels, Tensor):
+        raise DataError(f"labels must be a torch tensor, got a {type(labels).__name__}; try torch.tensor(labels)")
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        kind = "" if labels.dtype == torch.int64 else f"{labels.dtype} "
+        raise DataError(f"labels must be int64 [{count}], got {kind}{list(labels.shape)}")
+    if labels.device.type != "cpu":
+        raise DataError(f"labels must be on the CPU, got {labels.device}")
+
+
+def _class_names(classes: object) -> tuple[str, ...]:
+    """The classes as text; numbers are written out."""
+    if isinstance(classes, str) or not isinstance(classes, (Sequence, np.ndarray)):
+        raise DataError(f"classes must be a sequence of names, got a {type(classes).__name__}")
+    if len(classes) < 2:
+        raise DataError(f"the data set has {len(classes)} class; a classifier needs at least two")
+    if len(classes) > MOST_CLASSES:
+        raise DataError(f"the data set has {len(classes):,} classes; at most {MOST_CLASSES:,} are supported")
+    return tuple(map(str, classes))
+
+
+def _require_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels or not all(map(math.isfinite, values)):
+            raise DataError(f"{name} must hold one finite number for each of {channels} channels, got {values}")
+    if min(std) <= 0:
+        raise DataError(f"std must be positive, got {std}")
+
+
 def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel in [0, 1], exact, from a histogram of the 256 values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in range(images.shape[1]):
-        counts = torch.bincount(images[:, channel].flatten().long(), minlength=256).double()
-        values = torch.arange(256, dtype=torch.float64) / 255
-        mean = (counts @ values / counts.sum()).item()
+        counts = torch.zeros(256, dtype=torch.int64)
+        for part in images[:, channel].split(_CHUNK):  # widened to int64, which a whole set would not fit in
+            counts += torch.bincount(part.flatten().long(), minlength=256)
+        shares = counts.double()
+        mean = (shares @ values / shares.sum()).item()
         means.append(mean)
-        stds.append(max((counts @ (values - mean) ** 2 / counts.sum()).sqrt().item(), 1 / 255))
+        stds.append(max((shares @ (values - mean) ** 2 / shares.sum()).sqrt().item(), 1 / 255))
     return tuple(means), tuple(stds)
 
 
@@ -102,6 +185,24 @@ def stratified_order(labels: Tensor, seed: int) -> np.ndarray:
     return np.argsort(place, kind="stable")
 
 
+def divide(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Divide a stratified order into what trains and what validates.
+
+    Args:
+        order: ``[n]`` indices.
+        fraction: Share that validates.
+
+    Raises:
+        DataError: A part would be empty.
+    """
+    held_out = round(len(order) * fraction)
+    if not 0 < held_out < len(order):
+        raise DataError(
+            f"{len(order)} images cannot be split with validation_fraction = {fraction}; one part would be empty"
+        )
+    return order[held_out:], order[:held_out]
+
+
 def split(images: ImageSet, fraction: float, seed: int, limit: int | None = None) -> tuple[ImageSet, ImageSet]:
     """Divide a training set into what trains and what validates, stratified and fixed by the seed.
 
@@ -118,9 +219,5 @@ def split(images: ImageSet, fraction: float, seed: int, limit: int | None = None
         DataError: A part would be empty.
     """
     order = stratified_order(images.labels, seed)[: limit or len(images)]
-    held_out = round(len(order) * fraction)
-    if not 0 < held_out < len(order):
-        raise DataError(
-            f"{len(order)} images cannot be split with validation_fraction = {fraction}; one part would be empty"
-        )
-    return images.subset(order[held_out:]), images.subset(order[:held_out])
+    train, held_out = divide(order, fraction)
+    return images.subset(train), images.subset(held_out)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.images import ImageSet
+from nas_optuna.data.resizing import fit_into
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,19 @@ class Augmentation:
 
 
 class Preprocessor:
-    """Scale to [0, 1], normalise, then resize bilinearly: the document's order, for a whole batch at once.
+    """Scale to [0, 1], normalise, then resize bilinearly to a square, for a whole batch at once.
 
     A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices; on the CPU that
     is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
     torchvision's per-image pipeline) within rounding. The second product is most of the work and nearly all of its
     matrix is zero: where images grow by a whole factor, `enlarge_rows` does it without.
 
+    Images that are not square become so as `ImageSet.resize` says. The bars of a padded image are black, so that it is
+    normalised after it was resized.
+
     Args:
-        images: Their statistics and raw size are used.
-        input_size: Side of the output in pixels, or its ``(height, width)``.
+        images: Their statistics, raw size and policy are used.
+        input_size: Side of the square output in pixels, or its ``(height, width)``.
         device: Where batches will be prepared.
     """
 
@@ -87,8 +91,12 @@ class Preprocessor:
         self._mean = torch.tensor(images.mean, device=device).reshape(shape)
         self._std = torch.tensor(images.std, device=device).reshape(shape)
         height, width = images.images.shape[2:]
-        self._rows = None if height == self._height else bilinear_matrix(height, self._height).to(device)
-        self._columns = None if width == self._width else bilinear_matrix(width, self._width).T.contiguous().to(device)
+        self._fit = fit_into(height, width, self._height, self._width, images.resize)
+        self._cropped = (self._fit.height, self._fit.width) != (height, width)
+        self._padded = (self._fit.inner_height, self._fit.inner_width) != (self._height, self._width)
+        self._rows = axis_matrix(self._fit.height, self._fit.inner_height, self._height, device)
+        columns = axis_matrix(self._fit.width, self._fit.inner_width, self._width, device)
+        self._columns = None if columns is None else columns.T.contiguous()
         self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -96,12 +104,22 @@ class Preprocessor:
 
         The result is in channels-last memory format.
         """
-        x = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        if self._cropped:
+            fit = self._fit
+            images = images[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+        x = images.to(torch.float32).div_(255)
+        if not self._padded:
+            x = self._normalised(x)
         if self._columns is not None:
             x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self._width)
         if self._rows is not None:
             x = self._with_rows_resized(x, self._rows)
+        if self._padded:
+            x = self._normalised(x)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x.sub_(self._mean).div_(self._std)
 
     def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → ``[batch, channels, output height, width]``."""
@@ -109,7 +127,7 @@ class Preprocessor:
         x = x.reshape(batch * channels, height, width)
         shape = (batch * channels, self._height, width)
         result = x.new_empty(shape) if self._memory is None else self._memory.take(*shape)
-        if self._height % height == 0:
+        if self._height % height == 0 and not self._padded:
             enlarge_rows(x, out=result)
         else:
             torch.bmm(matrix.expand(batch * channels, self._height, height), x, out=result)
@@ -159,6 +177,26 @@ class ReusedMemory:
         used = values[:size].reshape(shape)
         self._blocks[place : place + 1] = [(values, weakref.ref(used))]
         return torch.from_numpy(used)
+
+
+def axis_matrix(size: int, inner_size: int, output_size: int, device: torch.device) -> Tensor | None:
+    """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars of zeros.
+
+    Args:
+        size: Of the axis, in pixels.
+        inner_size: What it is resized to, at most `output_size`.
+        output_size: With the bars.
+        device: Where the matrix is put.
+
+    Returns:
+        None where nothing changes.
+    """
+    if size == inner_size == output_size:
+        return None
+    matrix = torch.zeros(output_size, size)
+    first = (output_size - inner_size) // 2
+    matrix[first : first + inner_size] = bilinear_matrix(size, inner_size)
+    return matrix.to(device)
 
 
 def bilinear_matrix(size: int, output_size: int) -> Tensor:

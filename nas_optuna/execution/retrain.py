@@ -13,8 +13,14 @@ from typing import Any
 from optuna.study import Study
 from torch import nn
 
-from nas_optuna.data import Augmentation, ImageSet, load_images, make_loader
-from nas_optuna.data.images import stratified_order
+from nas_optuna.data import (
+    Augmentation,
+    ImageSet,
+    check_test_part,
+    load_test_images,
+    load_training_images,
+    make_loader,
+)
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -106,14 +112,15 @@ def retrain(
         that it was trained on.
 
     Raises:
-        DataError: The data set is absent.
+        DataError: The data set is absent, or its test part could not be scored.
         DeviceError: The device is not there.
         TrainingError: The loss is not finite, or memory ran out twice.
         Interrupted: `interrupted` said so; what was trained is kept in `checkpoints`.
     """
     where = resolve_device(device)
     recipe = spec.recipe
-    images = _training_images(spec, data_directory)
+    images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
+    check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
     augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
     used = None if augmentation == Augmentation() else augmentation
     train = make_loader(images, recipe.batch_size, space.input_size, where, used)
@@ -128,8 +135,8 @@ def retrain(
             on_epoch(seed, result)
         networks.append(network)
     # Only now, when all that could be chosen is chosen.
-    test_images = load_images(spec.data.name, False, data_directory)
-    test = make_loader(_as_prepared(test_images, images), recipe.batch_size, space.input_size, where)
+    test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
+    test = make_loader(test_images, recipe.batch_size, space.input_size, where)
     results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
     confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
     report = TestReport(
@@ -162,18 +169,6 @@ def record(study: Study, report: TestReport) -> int:
     }
     study.set_user_attr(StudyKey.RETRAINED, [*earlier, entry])
     return len(earlier)
-
-
-def _training_images(spec: StudySpec, directory: Path | None) -> ImageSet:
-    whole = load_images(spec.data.name, True, directory)
-    if spec.data.train_limit is None:
-        return whole
-    return whole.subset(stratified_order(whole.labels, spec.data.split_seed)[: spec.data.train_limit])
-
-
-def _as_prepared(test: ImageSet, train: ImageSet) -> ImageSet:
-    """The test images under the training images' statistics."""
-    return ImageSet(test.images, test.labels, train.classes, train.mean, train.std)
 
 
 def _identity(architecture: Architecture, recipe: Recipe) -> str:

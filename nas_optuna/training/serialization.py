@@ -18,7 +18,7 @@ from nas_optuna.errors import DataError, NasOptunaError
 from nas_optuna.spaces import InputSize, create_space
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import checked_input_size
-from nas_optuna.spec import StudySpec
+from nas_optuna.spec import ResizePolicy, StudySpec
 
 FORMAT = 1
 _KEY = "nas_optuna"
@@ -37,6 +37,7 @@ class _Header:
     classes: list[str]
     mean: list[float]
     std: list[float]
+    resize: ResizePolicy = "stretch"
 
 
 class ImageClassifier(nn.Module):
@@ -72,6 +73,7 @@ class ImageClassifier(nn.Module):
             self.classes,
             tuple(header.mean),
             tuple(header.std),
+            header.resize,
         )
         logits: Tensor = self.network(Preprocessor(example, self._input_size, images.device)(images))
         return logits
@@ -105,6 +107,7 @@ def save_network(path: Path, network: nn.Module, architecture: Architecture, spe
         classes=list(images.classes),
         mean=list(images.mean),
         std=list(images.std),
+        resize=images.resize,
     )
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nas_optuna.study.schema import TrialKey
 from tests.helpers import Command, tiny
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -55,7 +56,9 @@ def test_the_dashboard_knows_the_study(address: str, trials: list[dict[str, Any]
     for trial, ours in zip(found["trials"], trials, strict=True):
         assert ours["architecture"] in trial["note"]["body"]
         assert "| conv1 |" in trial["note"]["body"]
-        assert {a["key"]: a["value"] for a in trial["user_attrs"]}["nas_optuna:architecture"].strip('"') == ours["architecture"]
+        assert {a["key"]: a["value"] for a in trial["user_attrs"]}[TrialKey.ARCHITECTURE].strip('"') == ours[
+            "architecture"
+        ]
     assert found["artifacts"] == []
 
 

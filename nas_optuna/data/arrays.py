@@ -1,0 +1,337 @@
+"""A NumPy file of images and labels as a data set. Nothing in it is unpickled."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Literal
+from zipfile import BadZipFile, ZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_optuna.data.array_labels import class_values, label_values, named_classes
+from nas_optuna.data.images import ImageSet
+from nas_optuna.data.layout import PART_NAMES
+from nas_optuna.data.memory import require_memory
+from nas_optuna.data.report import Leftovers, ReadingReport, listing, one_line, printable
+from nas_optuna.data.scaling import ValueRange, to_uint8
+from nas_optuna.data.source import PARTS, Part, Reading, fitted, hold_out
+from nas_optuna.errors import DataError
+
+Role = Literal["images", "labels"]
+
+_ROLES: dict[Role, frozenset[str]] = {
+    "images": frozenset({"images", "image", "imgs", "x", "data"}),
+    "labels": frozenset({"labels", "label", "y", "targets", "target"}),
+}
+_CLASSES = frozenset({"classes", "class_names", "label_names"})
+_LAYOUT = "layout"
+_CHANNEL_AXES = {"nchw": 1, "nhwc": 3}
+_MOST_CHANNELS = 4
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of one of its arrays, before that is read."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)} {list(self.shape)} {self.dtype}"
+
+
+class NpzSource:
+    """The arrays of an ``.npz`` file.
+
+    Images are ``[n, height, width]``, ``[n, height, width, channels]`` or ``[n, channels, height, width]`` with 1 to 4
+    channels; where a shape can be read both ways, an array ``layout`` decides. Labels are whole numbers or names,
+    ``[n]`` or ``[n, 1]``, or one-hot, ``[n, classes]``. The names of the arrays are in docs/data.md.
+
+    Without a test part, a fixed fifth of each class is held out for it.
+
+    Args:
+        path: The file.
+        reading: What the study needs.
+
+    Raises:
+        DataError: The file is absent, damaged or of another layout.
+    """
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._path = path
+        self._reading = reading
+        self._left_out = Leftovers()
+        with _readable():
+            self._headers = self._read_headers()
+        self._arrays = _assigned(self._headers, self._left_out)
+        self._channel_axis = self._checked_shapes()
+        values = {part: self._label_values(part) for part in self._arrays}
+        known, self._classes = class_values(values, self._class_names(), self._left_out)
+        self._numbers = {part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()}
+        self._rest: np.ndarray | None = None
+        if "test" not in self._arrays:
+            self._rest, self._held_out = hold_out(self._numbers["train"])
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """``[n]``, int64, of the training and the validation part."""
+        train = self._numbers["train"]
+        parts = [train if self._rest is None else train[torch.from_numpy(self._rest)]]
+        if "validation" in self._numbers:
+            parts.append(self._numbers["validation"])
+        return torch.cat(parts)
+
+    @property
+    def training_count(self) -> int:
+        """Images of the training part."""
+        return len(self._numbers["train"]) if self._rest is None else len(self._rest)
+
+    def training(self, indices: np.ndarray | None = None) -> ImageSet:
+        """The training and the validation part, or some images of them.
+
+        Raises:
+            DataError: The pixels are of a kind that cannot be scaled.
+        """
+        pixels = self._pixels("train")
+        if self._rest is not None:
+            pixels = pixels[self._rest]
+        if "validation" in self._arrays:
+            pixels = np.concatenate((pixels, self._pixels("validation")))
+        if indices is None:
+            return self._image_set(pixels, self.labels)
+        return self._image_set(pixels[indices], self.labels[torch.as_tensor(indices)])
+
+    def test(self) -> ImageSet:
+        """The test part.
+
+        Raises:
+            DataError: The pixels are of a kind that cannot be scaled.
+        """
+        if self._rest is None:
+            return self._image_set(self._pixels("test"), self._numbers["test"])
+        return self._image_set(
+            self._pixels("train")[self._held_out], self._numbers["train"][torch.from_numpy(self._held_out)]
+        )
+
+    def _read_headers(self) -> dict[str, _Header]:
+        if self._path.is_dir():
+            raise DataError("it is a directory; name an .npz file, or folder: and a directory of pictures")
+        headers = {}
+        with ZipFile(self._path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                if name == entry.filename:
+                    self._left_out.add("files that are no arrays", printable(name))
+                    continue
+                with archive.open(entry) as file:
+                    headers[name] = _read_header(name, file)
+                if headers[name].nbytes > entry.file_size and headers[name].dtype.kind != "O":
+                    raise DataError(f"array {headers[name]} is damaged: its data are missing")
+        return headers
+
+    def _array(self, name: str) -> np.ndarray:
+        header = self._headers[name]
+        if header.dtype.kind == "O":
+            raise DataError(
+                f"array {printable(name)!r} holds Python objects, which are not read, because that can run code; save"
+                " images as uint8 and names as text, e.g. labels=np.array(names, dtype=str)"
+            )
+        require_memory(2 * header.nbytes, f"array {header}", "store uint8, or fewer or smaller images")
+        with _readable(), ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
+            found: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+        return found
+
+    def _checked_shapes(self) -> int | None:
+        """The axis of the channels; None where there is none.
+
+        Raises:
+            DataError: Images and labels do not fit together, or parts do not.
+        """
+        layout = str(self._array(_LAYOUT)).casefold() if _LAYOUT in self._headers else None
+        axes, channels = set(), set()
+        for part in self._arrays:
+            images, labels = (self._header(part, role) for role in ("images", "labels"))
+            axis = _channel_axis(images, layout)
+            axes.add(axis)
+            channels.add(1 if axis is None else images.shape[axis])
+            if not labels.shape or labels.shape[0] != images.shape[0]:
+                raise DataError(
+                    f"{images} and {labels} do not fit: the first axis of both must count the {part} images"
+                )
+        if len(channels) > 1:
+            found = ", ".join(str(self._header(part, "images")) for part in self._arrays)
+            raise DataError(f"its parts differ in their channels ({found}); give all the same number")
+        if len(axes) > 1:
+            raise DataError(
+                "its parts have their channels on different axes; store all images as [n, height, width, channels]"
+            )
+        if "validation" in self._arrays:
+            train, validation = self._header("train", "images"), self._header("validation", "images")
+            if train.shape[1:] != validation.shape[1:]:
+                raise DataError(f"training and validation images differ in size ({train}, {validation})")
+        return next(iter(axes))
+
+    def _header(self, part: Part, role: Role) -> _Header:
+        return self._headers[self._arrays[part][role]]
+
+    def _label_values(self, part: Part) -> np.ndarray:
+        name = self._arrays[part]["labels"]
+        return label_values(self._array(name), printable(name))
+
+    def _class_names(self) -> list[str] | None:
+        name = next((name for name in self._headers if name.casefold() in _CLASSES), None)
+        return None if name is None else named_classes(self._array(name), printable(name))
+
+    def _pixels(self, part: Part) -> np.ndarray:
+        """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
+        array = self._array(self._arrays[part]["images"])
+        pixels = to_uint8(array, self._value_range(array.dtype)) if array.dtype != np.uint8 else array
+        if self._channel_axis is None:
+            return pixels[:, None]
+        return pixels if self._channel_axis == 1 else pixels.transpose(0, 3, 1, 2)
+
+    def _value_range(self, dtype: np.dtype[np.generic]) -> ValueRange:
+        """What all image arrays of the file hold together, of whole numbers or of fractions: their scale is one."""
+        found = self._ranges[dtype.kind == "f"]
+        if len({values.white for values in found}) > 1 and dtype.kind == "f":
+            raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
+        together = found[0]
+        for values in found[1:]:
+            together |= values
+        return together
+
+    @cached_property
+    def _ranges(self) -> tuple[list[ValueRange], list[ValueRange]]:
+        """The range of each image array that is not uint8: of whole numbers, and of fractions."""
+        ranges: tuple[list[ValueRange], list[ValueRange]] = ([], [])
+        for part in self._arrays:
+            header = self._header(part, "images")
+            if header.dtype == np.uint8:
+                continue
+            try:
+                values = ValueRange.of(self._array(header.name))
+            except DataError as error:
+                raise DataError(f"array {printable(header.name)!r}: {error}") from error
+            ranges[not values.whole].append(values)
+        return ranges
+
+    def _image_set(self, pixels: np.ndarray, labels: Tensor) -> ImageSet:
+        images = torch.from_numpy(np.ascontiguousarray(pixels))
+        size = (images.shape[2], images.shape[3])
+        arrays = [str(self._header(part, role)) for part in self._arrays for role in ("images", "labels")]
+        layout = f"arrays: {', '.join(arrays)}"
+        if self._rest is not None:
+            layout += "; no test part: a fixed fifth of each class is held out for test"
+        changes = [f"pixels: {v.description}" for ranges in self._ranges for v in ranges[:1] if v.description]
+        report = ReadingReport(layout, size, size, 1, tuple(changes), self._left_out.listed())
+        return fitted(ImageSet(images, labels, self._classes, report=report), self._reading)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say in one line whatever NumPy and zipfile raise for files that are damaged or of another kind."""
+    try:
+        yield
+    except _DAMAGED as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason})") from error
+
+
+def _read_header(name: str, file: IO[bytes]) -> _Header:
+    """Read how large an array is, and nothing of it."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return _Header(name, shape, dtype)
+
+
+def _assigned(headers: Mapping[str, _Header], left_out: Leftovers) -> dict[Part, dict[Role, str]]:
+    """Which array holds the images and the labels of each part, in the order of `PARTS`.
+
+    Raises:
+        DataError: An array is missing, or two have one role.
+    """
+    found: dict[Part, dict[Role, str]] = {}
+    for name in headers:
+        meaning = _meaning(name)
+        if meaning is not None:
+            part, role = meaning
+            other = found.setdefault(part, {}).setdefault(role, name)
+            if other != name:
+                raise DataError(f"arrays {listing((other, name))} both hold the {role} of the {part} part; keep one")
+        elif name != _LAYOUT and name.casefold() not in _CLASSES:
+            left_out.add("arrays whose names mean nothing here", printable(name))
+    if set(found.get("train", ())) != {"images", "labels"}:
+        raise DataError(
+            f"it holds {listing(headers, 6) or 'no array'}, and is not an .npz file with arrays 'images' and 'labels'"
+            " (or 'train_images' and 'train_labels', or 'x_train' and 'y_train')"
+        )
+    for part, roles in found.items():
+        for role in ("images", "labels"):
+            if role not in roles:
+                (there,) = roles.values()
+                raise DataError(
+                    f"it holds {printable(there)!r} but no {role} of the {part} part; add them, or remove it"
+                )
+    return {part: found[part] for part in PARTS if part in found}
+
+
+def _meaning(name: str) -> tuple[Part, Role] | None:
+    """The part and the role that an array's name stands for, as in ``x_train`` or ``val_labels``."""
+    words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()) if word]
+    parts = [part for word in words for part, names in PART_NAMES.items() if word in names]
+    roles = [role for word in words for role, names in _ROLES.items() if word in names]
+    if len(roles) != 1 or len(parts) > 1 or len(parts) + 1 != len(words):
+        return None
+    return (parts[0] if parts else "train"), roles[0]
+
+
+def _channel_axis(images: _Header, layout: str | None) -> int | None:
+    """Which axis counts the channels; None for ``[n, height, width]``.
+
+    Raises:
+        DataError: None does, or it cannot be told which.
+    """
+    understood = "[n, height, width], [n, height, width, channels] or [n, channels, height, width]"
+    if layout is not None and layout not in _CHANNEL_AXES:
+        raise DataError(f"its array 'layout' is {printable(layout)!r}; it must be 'nchw' or 'nhwc'")
+    if len(images.shape) == 3:
+        return None
+    if len(images.shape) != 4:
+        raise DataError(f"array {images} has {len(images.shape)} axes; images must be {understood}")
+    possible = [axis for axis in _CHANNEL_AXES.values() if 1 <= images.shape[axis] <= _MOST_CHANNELS]
+    if layout is not None:
+        possible = [axis for axis in possible if axis == _CHANNEL_AXES[layout]]
+    if not possible:
+        raise DataError(f"array {images} has no axis of 1 to {_MOST_CHANNELS} channels; images must be {understood}")
+    if len(possible) > 1:
+        raise DataError(
+            f"array {images} can be read as [n, channels, height, width] and as [n, height, width, channels];"
+            " add an array layout='nchw' or layout='nhwc' to the file"
+        )
+    return possible[0]

@@ -1,0 +1,246 @@
+"""A folder of pictures as a data set."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_optuna.data.images import ImageSet
+from nas_optuna.data.layout import FolderLayout, read_layout
+from nas_optuna.data.memory import require_memory
+from nas_optuna.data.pictures import Picture, PictureFacts, Target, inspect_picture, quiet, read_picture
+from nas_optuna.data.report import ReadingReport, dimensions, plural
+from nas_optuna.data.resizing import VERBS
+from nas_optuna.data.scaling import ValueRange
+from nas_optuna.data.source import Part, Reading, hold_out
+from nas_optuna.errors import DataError
+
+LARGEST_PHOTO_SIDE = 224
+"""Of pictures for which nobody says what size a network should see."""
+
+_THREADS = 4  # each may hold one photo at full size
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class FolderSource:
+    """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist.
+
+    Pictures of one size that is no larger than what the study needs keep it; all others become squares of what it needs
+    while they are read, one by one. What it needs is the recipe's input size; where the recipe names none, the
+    median of the pictures' shorter sides, at most `Reading.max_side` or `LARGEST_PHOTO_SIDE`.
+
+    Without a test part, a fixed fifth of each class is held out for it.
+
+    Args:
+        root: The folder.
+        reading: What the study needs.
+
+    Raises:
+        DataError: The folder is absent, or its layout is refused (see `read_layout`).
+    """
+
+    def __init__(self, root: Path, reading: Reading) -> None:
+        self._reading = reading
+        self._layout = read_layout(root)
+        self._files: dict[Part, Sequence[tuple[Path, int]]] = dict(self._layout.parts)
+        if "test" not in self._files:
+            whole = self._files["train"]
+            rest, held_out = hold_out(torch.tensor([label for _, label in whole]))
+            self._files["train"], self._files["test"] = [whole[i] for i in rest], [whole[i] for i in held_out]
+
+    @property
+    def training_count(self) -> int:
+        """Pictures of the training part."""
+        return len(self._files["train"])
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """``[n]``, int64, of the training and the validation part."""
+        return torch.tensor([label for _, label in self._not_test])
+
+    def training(self, indices: np.ndarray | None = None) -> ImageSet:
+        """The training and the validation part, or some pictures of them.
+
+        Raises:
+            DataError: A picture cannot be read (named), or they would not fit into memory.
+        """
+        chosen = range(len(self._not_test)) if indices is None else indices
+        return self._read([self._not_test[i] for i in chosen], [self._training_facts[i] for i in chosen])
+
+    def test(self) -> ImageSet:
+        """The test part, in the size and the colours of the training part.
+
+        Raises:
+            DataError: A picture cannot be read (named).
+        """
+        return self._read(self._files["test"], self._test_facts)
+
+    @cached_property
+    def _not_test(self) -> list[tuple[Path, int]]:
+        return [*self._files["train"], *self._files.get("validation", ())]
+
+    @cached_property
+    def _training_facts(self) -> list[PictureFacts]:
+        return _for_each(inspect_picture, [file for file, _ in self._not_test])
+
+    @cached_property
+    def _test_facts(self) -> list[PictureFacts]:
+        return _for_each(inspect_picture, [file for file, _ in self._files["test"]])
+
+    @cached_property
+    def _target(self) -> Target:
+        facts = self._training_facts
+        height, width = _unified_size(facts, self._reading)
+        _refuse_shallow_colours([*facts, *self._test_facts])
+        # A file's number format is a convention of the whole data set: test pictures take part in finding it.
+        deep = [fact.values for fact in (*facts, *self._test_facts) if fact.values is not None]
+        return Target(
+            channels=1 if all(fact.grey for fact in facts) else 3,
+            height=height,
+            width=width,
+            resize=self._reading.resize,
+            integers=_common([values for values in deep if values.whole]),
+            floats=_common([values for values in deep if not values.whole]),
+        )
+
+    def _read(self, files: Sequence[tuple[Path, int]], facts: Sequence[PictureFacts]) -> ImageSet:
+        target = self._target
+        shape = (len(files), target.channels, target.height, target.width)
+        require_memory(
+            int(np.prod(shape, dtype=object)),
+            f"{plural(len(files), 'picture')} of {target.channels}×{target.height}×{target.width}",
+            "set recipe.input_size smaller, or data.train_limit",
+        )
+        images = torch.empty(shape, dtype=torch.uint8)
+
+        def read(item: tuple[int, Path]) -> Picture:
+            number, file = item
+            picture = read_picture(file, target)
+            images[number] = torch.from_numpy(np.ascontiguousarray(picture.pixels))
+            return Picture(np.empty(0), picture.laid_on, picture.turned)
+
+        done = _for_each(read, [(number, file) for number, (file, _) in enumerate(files)])
+        report = _report(self._layout, facts, done, target)
+        labels = torch.tensor([label for _, label in files])
+        return ImageSet(images, labels, self._layout.classes, resize=self._reading.resize, report=report)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    message: str
+
+
+def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock.
+
+    Raises:
+        DataError: The first of those it raised, and how many more there were.
+    """
+
+    def attempt(item: _Item) -> _Result | _Failed:
+        try:
+            return function(item)
+        except DataError as error:
+            return _Failed(str(error))
+
+    with quiet(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            found = list(pool.map(attempt, items))
+        except BaseException:  # Ctrl-C: what has not begun need not
+            pool.shutdown(cancel_futures=True)
+            raise
+    failed = [result.message for result in found if isinstance(result, _Failed)]
+    if failed:
+        more = f" ({plural(len(failed) - 1, 'other picture')} refused)" if len(failed) > 1 else ""
+        raise DataError(failed[0] + more)
+    return [result for result in found if not isinstance(result, _Failed)]
+
+
+def _unified_size(facts: Sequence[PictureFacts], reading: Reading) -> tuple[int, int]:
+    """Height and width that all pictures get, as in `FolderSource`'s docstring."""
+    sizes = {(fact.height, fact.width) for fact in facts}
+    longest = max(max(size) for size in sizes)
+    most = reading.input_size or reading.max_side or LARGEST_PHOTO_SIDE
+    if len(sizes) == 1 and longest <= most:
+        return next(iter(sizes))
+    if len(sizes) == 1 or reading.input_size is not None:
+        side = min(most, longest)
+    else:
+        side = min(most, int(statistics.median(min(fact.height, fact.width) for fact in facts)))
+    return side, side
+
+
+def _refuse_shallow_colours(facts: Sequence[PictureFacts]) -> None:
+    """Refuse colours of 10, 12 or 14 bits in 16-bit files: of what Pillow reads, nearly nothing is left."""
+    deep = [fact.brightest for fact in facts if fact.brightest is not None]
+    if deep and 0 < max(deep) < 64:
+        raise DataError(
+            f"{plural(len(deep), 'picture')} with 16-bit colours that use the lower bits only; convert them to"
+            " 8 bits per colour"
+        )
+
+
+def _common(found: Iterable[ValueRange]) -> ValueRange | None:
+    together: ValueRange | None = None
+    for values in found:
+        together = values | together
+    return together
+
+
+def _report(
+    layout: FolderLayout, facts: Sequence[PictureFacts], done: Sequence[Picture], target: Target
+) -> ReadingReport:
+    by_area = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
+    return ReadingReport(
+        layout="; ".join(layout.remarks),
+        smallest=by_area[0],
+        largest=by_area[-1],
+        sizes=len(by_area),
+        changes=tuple(_changes(facts, done, target)),
+        left_out=layout.left_out,
+    )
+
+
+def _changes(facts: Sequence[PictureFacts], done: Sequence[Picture], target: Target) -> Iterator[str]:
+    """What was done to pixels, with counts."""
+    sizes = Counter((fact.height, fact.width) for fact in facts)
+    changed = len(facts) - sizes[target.height, target.width]
+    if changed:
+        goal = f"{dimensions(target.height, target.width)}, {VERBS[target.resize]}"
+        yield f"size: {changed:,} of {plural(len(facts), 'picture')} brought to {goal} while they were read"
+    grey = sum(fact.grey for fact in facts)
+    if target.channels == 3 and grey:
+        yield f"colours: {plural(grey, 'grey picture')} taken as colour"
+    if target.channels == 1 and grey < len(facts):
+        yield f"colours: {plural(len(facts) - grey, 'colour picture')} turned grey, because training pictures are grey"
+    for values in (target.integers, target.floats):
+        if values is None or not values.description:
+            continue
+        count = sum(fact.values is not None and fact.values.whole == values.whole for fact in facts)
+        if count:
+            yield f"depth: {plural(count, 'picture')} with {values.description}"
+    remarks = {
+        "turned upright by the EXIF orientation": sum(picture.turned for picture in done),
+        "with transparency laid on white": sum(picture.laid_on == "white" for picture in done),
+        "with transparency laid on black, because white would hide the drawing": sum(
+            picture.laid_on == "black" for picture in done
+        ),
+        "of several frames or pages, of which the first is used": sum(fact.frames for fact in facts),
+        "in CMYK, turned to RGB without the colour profile": sum(fact.cmyk for fact in facts),
+    }
+    for remark, count in remarks.items():
+        if count:
+            yield f"{plural(count, 'picture')} {remark}"

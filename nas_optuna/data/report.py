@@ -1,0 +1,137 @@
+"""What was done to a person's images while they were read: as data, and as lines for a person."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = 3
+"""Names given for each reason; the count says how many more there are."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that lies beside the images and is not used.
+
+    Attributes:
+        reason: Why, for a person.
+        count: How many files, directories or arrays.
+        examples: Names of the first few.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"left out: {self.reason} ({self.count}): {', '.join(self.examples)}{more}"
+
+
+@dataclass(frozen=True)
+class ReadingReport:
+    """How one part of a data set was read.
+
+    Attributes:
+        layout: How the source is laid out; empty where there is nothing to say.
+        smallest: ``(height, width)`` in pixels of the smallest image as it was found, by area.
+        largest: The same of the largest image.
+        sizes: How many different sizes were found; 0 where that is unknown.
+        changes: What was done to pixels, one remark each.
+        left_out: What was found and not used.
+    """
+
+    layout: str = ""
+    smallest: tuple[int, int] = (0, 0)
+    largest: tuple[int, int] = (0, 0)
+    sizes: int = 0
+    changes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each thing that a person should know."""
+        layout = (self.layout,) if self.layout else ()
+        return (*layout, *self.changes, *map(str, self.left_out))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+NOTHING_TO_SAY = ReadingReport()
+"""Of images that were used as they are."""
+
+
+class Leftovers:
+    """Collects what is not used, by reason, in the order in which the reasons came up."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Note one more of that reason."""
+        self._names.setdefault(reason, []).append(name)
+
+    def listed(self) -> tuple[LeftOut, ...]:
+        """One entry for each reason."""
+        return tuple(LeftOut(reason, len(names), tuple(names[:EXAMPLES])) for reason, names in self._names.items())
+
+
+def printable(text: str | Path) -> str:
+    """A name on one line: what cannot be printed or encoded is escaped, and what is long is cut."""
+    shown = "".join(
+        c if c.isprintable() and unicodedata.category(c) != "Cs" else c.encode("unicode_escape").decode("ascii")
+        for c in str(text)
+    )
+    return shown if len(shown) <= 200 else f"{shown[:100]}…{shown[-99:]}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line of bounded length."""
+    return printable(" ".join(str(error).split()))[:200] or type(error).__name__
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 picture``, ``1,200 pictures``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def dimensions(height: int, width: int) -> str:
+    """``width×height``, as people write the sizes of pictures."""
+    return f"{width}×{height}"
+
+
+def class_counts(classes: Sequence[str], counts: Sequence[int], listed: int = 12) -> str:
+    """``cat 40, dog 38``; the extremes where there are more classes than can be read.
+
+    Args:
+        classes: The names.
+        counts: How many images each has.
+        listed: Up to so many are listed one by one.
+    """
+    names = [printable(name)[:40] for name in classes]
+    if len(names) <= listed:
+        return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+    fewest, most = (extreme(range(len(counts)), key=lambda i: counts[i]) for extreme in (min, max))
+    return (
+        f"{len(names)} classes of {counts[fewest]:,} to {counts[most]:,} images each"
+        f" (fewest {names[fewest]}, most {names[most]})"
+    )
+
+
+def sizes_found(report: ReadingReport, stored: tuple[int, int]) -> str:
+    """The sizes of the images as they were found: one, or how many and between which."""
+    if report.sizes <= 1:
+        return dimensions(*(report.largest if report.sizes else stored))
+    return f"{report.sizes} sizes from {dimensions(*report.smallest)} to {dimensions(*report.largest)}"
+
+
+def listing(names: Iterable[str], limit: int = EXAMPLES) -> str:
+    """The first few names, quoted, and how many more there are."""
+    found = [repr(printable(name)) for name in names]
+    more = f" and {len(found) - limit} more" if len(found) > limit else ""
+    return ", ".join(found[:limit]) + more

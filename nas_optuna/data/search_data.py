@@ -1,0 +1,241 @@
+"""What a search may look at, what a retraining may look at, and the test part that neither sees before its time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_optuna.data.catalog import naming, open_source
+from nas_optuna.data.images import ImageSet, divide, stratified_order
+from nas_optuna.data.report import class_counts, listing, sizes_found
+from nas_optuna.data.resizing import describe_resizing
+from nas_optuna.data.source import Reading, Source
+from nas_optuna.errors import DataError
+from nas_optuna.spec import DataSpec
+
+
+@dataclass(frozen=True, eq=False)
+class SearchData:
+    """What a search may look at.
+
+    Attributes:
+        name: The data set's name.
+        train: Trains the networks.
+        validation: Selects among them.
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Thirty-two hex digits of the content: pixels, labels and classes of both parts, in their order.
+
+        The same images give the same fingerprint wherever they lie. What selects (`DataSpec.select_on`, the split and
+        its seed, `train_limit`) and what was done to the pixels show in it, because they show in the content.
+        """
+        return hashlib.blake2b(
+            f"{self.train.fingerprint}/{self.validation.fingerprint}".encode(), digest_size=16
+        ).hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each thing that a person should know: the classes, what was done to images, what is left out."""
+        counts = [sum(both) for both in zip(self.train.class_sizes, self.validation.class_sizes, strict=True)]
+        lines = [f"classes: {class_counts(self.train.classes, counts)}"]
+        empty = [
+            f"{name} of {listing(found)}"
+            for name, part in (("training image", self.train), ("validation image", self.validation))
+            if (found := [part.classes[i] for i, count in enumerate(part.class_sizes) if not count])
+        ]
+        if empty:
+            lines.append(f"there is no {', and no '.join(empty)}")
+        return (*lines, *self.train.notes)
+
+    def describe_size(self, input_size: int) -> str:
+        """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (width×height).
+
+        Args:
+            input_size: Side in pixels of the square that networks see.
+        """
+        stored = (self.train.images.shape[2], self.train.images.shape[3])
+        report = self.train.report
+        one_shape = None if report.sizes > 1 else report.largest if report.sizes else stored
+        return describe_resizing(sizes_found(report, stored), one_shape, input_size, self.train.resize)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: counts of each class in each part, and how the images were read."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "classes": [
+                {"name": name, "training": training, "validation": validation}
+                for name, training, validation in zip(
+                    self.train.classes, self.train.class_sizes, self.validation.class_sizes, strict=True
+                )
+            ],
+            "channels": self.train.channels,
+            "height": self.train.images.shape[2],
+            "width": self.train.images.shape[3],
+            "resize": self.train.resize,
+            "reading": self.train.report.to_dict(),
+        }
+
+
+def load_data(
+    spec: DataSpec | str = "digits", directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
+) -> SearchData:
+    """Load a data set's training images and those that select: its validation part, or a split of the training part.
+
+    Args:
+        spec: A data spec, or just a data set's name.
+        directory: Where its files are or are downloaded to; `data_directory` by default.
+        input_size: Side in pixels of what networks will see, or its ``(height, width)``, where it is known: a folder's
+            pictures are reduced to it while they are read.
+
+    Raises:
+        SpecError: Nothing has that name.
+        DataError: It is absent and cannot be downloaded, or cannot be used or split so.
+
+    Example:
+        >>> data = load_data("digits")
+        >>> len(data.train), len(data.validation)
+        (1150, 288)
+    """
+    spec = DataSpec(name=spec) if isinstance(spec, str) else spec
+    source = open_source(spec.name, directory, _reading(spec, input_size))
+    with naming(spec.name):
+        train, validation = _chosen(source, spec)
+        images = source.training(np.concatenate((train, validation)))
+        if spec.select_on == "test":
+            return SearchData(spec.name, images, _fitting(source.test(), images))
+        return SearchData(spec.name, *_parted(images, len(train)))
+
+
+def load_training_images(
+    spec: DataSpec, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
+) -> ImageSet:
+    """All images that a search looks at, training and validation together: what a chosen architecture is trained on.
+
+    Args:
+        spec: The data spec.
+        directory: Where files are; `data_directory` by default.
+        input_size: As `load_data` takes it.
+
+    Raises:
+        SpecError: Nothing has that name.
+        DataError: It is absent or cannot be used.
+    """
+    source = open_source(spec.name, directory, _reading(spec, input_size))
+    with naming(spec.name):
+        if spec.train_limit is None:
+            return source.training()
+        _require_limit(source, spec)
+        if source.training_count < len(source.labels):
+            return source.training(np.concatenate(_chosen(source, spec)))
+        return source.training(stratified_order(source.labels, spec.split_seed)[: spec.train_limit])
+
+
+def load_test_images(
+    spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
+) -> ImageSet:
+    """The test images, prepared as the training images are.
+
+    Args:
+        spec: The data spec.
+        like: The training images.
+        directory: Where files are; `data_directory` by default.
+        input_size: As `load_data` takes it.
+
+    Returns:
+        The test images, with the classes and the pixel statistics of `like`.
+
+    Raises:
+        SpecError: Nothing has that name.
+        DataError: There is no usable test part, or its channels or classes are not those of `like`.
+    """
+    source = open_source(spec.name, directory, _reading(spec, input_size))
+    with naming(spec.name):
+        return _fitting(source.test(), like)
+
+
+def check_test_part(
+    spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
+) -> int:
+    """Refuse now what would be refused after a whole retraining: reads the test part once, and forgets it.
+
+    Nothing of it can take part in a selection: the caller gets a number. It takes as long as to load the test part,
+    because only a picture that was decoded is known to be whole.
+
+    Args:
+        spec: The data spec.
+        like: The training images.
+        directory: Where files are; `data_directory` by default.
+        input_size: As `load_data` takes it.
+
+    Returns:
+        How many test images there are.
+
+    Raises:
+        SpecError: Nothing has that name.
+        DataError: There is no usable test part, or its channels or classes are not those of `like`.
+    """
+    return len(load_test_images(spec, like, directory, input_size=input_size))
+
+
+def _reading(spec: DataSpec, input_size: int | tuple[int, int] | None) -> Reading:
+    longest = max(input_size) if isinstance(input_size, tuple) else input_size
+    return Reading(longest, spec.max_side, spec.resize)
+
+
+def _require_limit(source: Source, spec: DataSpec) -> None:
+    if spec.train_limit is not None and spec.train_limit > len(source.labels):
+        raise DataError(f"data.train_limit = {spec.train_limit} is more than the {len(source.labels)} images there are")
+
+
+def _chosen(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of the images that train, and of those that validate."""
+    _require_limit(source, spec)
+    labels, count, limit = source.labels, source.training_count, spec.train_limit
+    if count < len(labels):  # the source has a validation part of its own
+        share = len(labels) if limit is None else limit
+        training = max(1, min(share - 1, round(share * count / len(labels))))
+        train, validation = np.arange(count), np.arange(count, len(labels))
+        if limit is not None:
+            train = stratified_order(labels[:count], spec.split_seed)[:training]
+            validation = count + stratified_order(labels[count:], spec.split_seed)[: limit - training]
+        return train, validation
+    order = stratified_order(labels, spec.split_seed)[: limit or len(labels)]
+    if spec.select_on == "test":
+        return order, order[:0]
+    return divide(order, spec.validation_fraction)
+
+
+def _parted(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
+    """The first `count` images and the others, with the statistics of all; they share their memory."""
+    first = replace(images, images=images.images[:count], labels=images.labels[:count])
+    return first, replace(images, images=images.images[count:], labels=images.labels[count:])
+
+
+def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
+    """The test images under the training images' statistics.
+
+    Raises:
+        DataError: They are not of one kind.
+    """
+    if test.channels != train.channels:
+        raise DataError(
+            f"the test part has {test.channels} channels and the training part {train.channels}; give both the same"
+        )
+    if test.classes != train.classes:
+        raise DataError(
+            f"the test part has the classes {listing(test.classes)} and the training part {listing(train.classes)};"
+            " both must name the same classes in the same order"
+        )
+    return replace(test, mean=train.mean, std=train.std)

@@ -1,0 +1,155 @@
+"""What every source of images offers, whether it is a folder, a file or a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from nas_optuna.data.images import ImageSet, stratified_order
+from nas_optuna.data.report import dimensions
+from nas_optuna.data.resizing import VERBS, resize_images
+from nas_optuna.errors import DataError
+from nas_optuna.spec import ResizePolicy
+
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+HELD_OUT_FOR_TEST = 0.2
+"""Share held out for test where a source has no test part."""
+
+LARGEST_SIDE = 4096
+"""Of images for which nobody says what size a network should see."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a study needs of its images, so that no more is kept of them.
+
+    Attributes:
+        input_size: Side in pixels of the square that its networks see; None takes it from the images.
+        max_side: The most that it may be when it is taken from the images.
+        resize: How images become squares.
+    """
+
+    input_size: int | None = None
+    max_side: int | None = None
+    resize: ResizePolicy = "stretch"
+
+
+class Source(Protocol):
+    """A data set that is there, of which nothing but the labels need be in memory.
+
+    Attributes:
+        labels: ``[n]``, int64: of all images but the test part's, the training part before the validation part.
+        training_count: How many of them are the training part's; all, where the source has no validation part.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of the training and the validation part."""
+
+    @property
+    def training_count(self) -> int:
+        """How many of them are the training part's."""
+
+    def training(self, indices: np.ndarray | None = None) -> ImageSet:
+        """The images that `labels` belongs to.
+
+        Args:
+            indices: Only these, in this order.
+        """
+
+    def test(self) -> ImageSet:
+        """The test images."""
+
+
+def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Divide what comes as one part: the indices for training, and a fixed fifth of each class for test.
+
+    Raises:
+        DataError: There are too few images.
+    """
+    order = stratified_order(labels, seed=0)
+    held_out = round(len(order) * HELD_OUT_FOR_TEST)
+    if not 0 < held_out < len(order):
+        raise DataError(
+            f"{len(order)} images are too few to hold out a fifth of them for test; add images, or a test part"
+        )
+    return order[held_out:], order[:held_out]
+
+
+class FunctionSource:
+    """A function ``(train, directory)`` that gives an `ImageSet`; it has no validation part.
+
+    Args:
+        function: The function. It is called when images are first asked for.
+        directory: Where it keeps files.
+        reading: What is needed of the images.
+    """
+
+    def __init__(self, function: Callable[[bool, Path], ImageSet], directory: Path, reading: Reading) -> None:
+        self._function = function
+        self._directory = directory
+        self._reading = reading
+        self._train: ImageSet | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of the training part."""
+        return self._training_part().labels
+
+    @property
+    def training_count(self) -> int:
+        """All of them."""
+        return len(self.labels)
+
+    def training(self, indices: np.ndarray | None = None) -> ImageSet:
+        """The training part, or some of it with the statistics of the whole."""
+        images = self._training_part()
+        return images if indices is None else images.subset(indices)
+
+    def test(self) -> ImageSet:
+        """The test part."""
+        return fitted(self._function(False, self._directory), self._reading)
+
+    def _training_part(self) -> ImageSet:
+        if self._train is None:
+            self._train = fitted(self._function(True, self._directory), self._reading)
+        return self._train
+
+
+def fitted(images: ImageSet, reading: Reading) -> ImageSet:
+    """Images that are in memory, under the study's policy and limit.
+
+    Raises:
+        DataError: They are so large or so narrow that no network could take them.
+    """
+    images = replace(images, resize=reading.resize)
+    height, width = images.images.shape[2:]
+    side = reading.max_side
+    if reading.input_size is None and side is not None and images.side > side:
+        report = replace(
+            images.report,
+            smallest=(height, width),
+            largest=(height, width),
+            sizes=1,
+            changes=(
+                *images.report.changes,
+                f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[reading.resize]}",
+            ),
+        )
+        images = replace(
+            images, images=resize_images(images.images, side, reading.resize), mean=(), std=(), report=report
+        )
+    largest = LARGEST_SIDE if reading.input_size is None else 8 * LARGEST_SIDE
+    if images.side > largest:
+        raise DataError(
+            f"images of {dimensions(height, width)} pixels are too large for a network;"
+            f" reduce them, or set data.max_side (at most {LARGEST_SIDE})"
+        )
+    return images
