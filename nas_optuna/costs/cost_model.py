@@ -170,11 +170,11 @@ class Costs:
         return self._measured[architecture]
 
     def _timed(self, architecture: Architecture, seconds: float) -> float:
-        import torch
+        from nas_optuna.randomness import seeded
 
-        shape = self._space.input_shape
-        with torch.random.fork_rng(devices=[]):  # a network and an input are drawn, which no training may notice
-            return measure(self._space.build(architecture), shape, self._conditions, seconds).median_ms
+        with seeded(0):  # a network is drawn, which no training, in whatever thread, may notice
+            network = self._space.build(architecture)
+        return measure(network, self._space.input_shape, self._conditions, seconds).median_ms
 
 
 def _candidates(space: SearchSpace, key: Callable[[Architecture], tuple[float, float]]) -> Iterator[Architecture]:

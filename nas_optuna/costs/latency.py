@@ -158,11 +158,12 @@ def _prepare(module: nn.Module, input_shape: Shape, conditions: Conditions) -> C
     import torch
 
     module = module.eval()
+    images = torch.randn(conditions.batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
     if conditions.runtime == "onnx":
-        return _onnx_call(module, torch.randn(conditions.batch_size, *input_shape), conditions.threads)
+        return _onnx_call(module, images, conditions.threads)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[conditions.precision]
     module = module.to(conditions.device, dtype)
-    images = torch.randn(conditions.batch_size, *input_shape).to(conditions.device, dtype)
+    images = images.to(conditions.device, dtype)
     return _cuda_call(module, images) if conditions.device == "cuda" else _host_call(module, images)
 
 

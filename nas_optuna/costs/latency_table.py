@@ -255,8 +255,14 @@ def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
 
 
 def _build(space: Decomposable, operation: Operation) -> tuple[nn.Module, Shape]:
-    return space.build_operation(operation), operation.input_shape
+    from nas_optuna.randomness import seeded
+
+    with seeded(0):
+        return space.build_operation(operation), operation.input_shape
 
 
 def _network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
-    return space.build(architecture), space.input_shape
+    from nas_optuna.randomness import seeded
+
+    with seeded(0):
+        return space.build(architecture), space.input_shape

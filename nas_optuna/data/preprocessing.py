@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import dataclass
 
@@ -153,8 +154,8 @@ def enlarge_rows(x: Tensor, out: Tensor) -> None:
     out[:, below:] = x[:, -1:]
 
 
-class ReusedMemory:
-    """Memory for large results on the CPU, used again once no tensor refers to it.
+class ReusedMemory(threading.local):
+    """Memory for large results on the CPU, used again once no tensor refers to it; every thread has its own.
 
     The C library hands large blocks back to the kernel, which clears each page when it is touched again: that costs
     more than to prepare a batch.
@@ -165,6 +166,9 @@ class ReusedMemory:
     def __init__(self) -> None:
         # Each block's values, and the array through which a tensor uses them; that one lives as long as the tensor.
         self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def __reduce__(self) -> tuple[type[ReusedMemory], tuple[()]]:
+        return ReusedMemory, ()  # what a copy would share is made anew
 
     def take(self, *shape: int) -> Tensor:
         """An uninitialised float32 tensor that shares no memory with any other one alive."""

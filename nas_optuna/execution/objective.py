@@ -27,8 +27,8 @@ from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
 from nas_optuna.study.schema import TrialKey, attribute, attribute_of
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
+from nas_optuna.training.failure import is_out_of_memory
 from nas_optuna.training.precision import resolve_precision
-from nas_optuna.training.step import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
-"""A network's figures on images that it was not trained on."""
+"""How well a network does on images that it was not trained on."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,18 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
+from nas_optuna.randomness import RandomState
+from nas_optuna.training.failure import network_failures, require_logits
+from nas_optuna.training.inspection import may_draw
 from nas_optuna.training.microbatch import microbatch_size
 from nas_optuna.training.precision import autocast
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network says of a whole loader.
+    """How well a network does on all images of a loader.
 
     Attributes:
-        loss: Mean cross entropy.
-        accuracy: Share of correct predictions, 0 … 1.
-        confusion: ``[classes, classes]``, int64, on the host: row is the true class, column the predicted one.
+        loss: The mean cross entropy.
+        accuracy: The share of correct predictions, 0 … 1.
+        confusion: ``[classes, classes]``, int64, on the host: the row is the true class, the column the predicted one.
     """
 
     loss: float
@@ -30,24 +34,38 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtype: torch.dtype) -> Evaluation:
-    """Run the network over a loader in its stored order, in evaluation mode; waits for the device once.
+    """Run the network over a loader in its stored order, in evaluation mode; this waits for the device once.
 
     Args:
-        network: Left in the mode that it was in.
+        network: The network; it is left in the mode that it was in. What it draws comes from a fixed seed.
         loader: The images.
         device: Where both live.
-        dtype: Autocast to this; float32 is no autocast.
+        dtype: Activations are computed in it; float32 is no autocast.
+
+    Raises:
+        TrainingError: The network's own code failed, or it does not give one row of logits per image.
+
+    Example:
+        >>> from nas_optuna.data import ResidentLoader, load_images
+        >>> digits = load_images("digits", True)
+        >>> loader = ResidentLoader(digits, 64, 8, torch.device("cpu"))
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> evaluation = evaluate(network, loader, torch.device("cpu"), torch.float32)
+        >>> 0 <= evaluation.accuracy <= 1 and evaluation.confusion.sum().item() == len(digits)
+        True
     """
     was_training = network.training
     network.eval()
     loss = torch.zeros((), device=device)
     confusion: Tensor | None = None
     part: int | None = None
+    state = RandomState(0, device) if may_draw(network) else None
     for images, labels in loader.epoch():
-        part = part or microbatch_size(network, images)
-        with autocast(device, dtype):
-            logits = torch.cat([network(some) for some in images.split(part)])
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        with network_failures("evaluation failed"), state.current() if state else nullcontext():
+            part = part or microbatch_size(network, images)
+            with autocast(device, dtype):
+                logits = torch.cat([_logits(network, some) for some in images.split(part)])
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         classes = logits.shape[1]
         if confusion is None:
             confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
@@ -57,3 +75,9 @@ def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtyp
     assert confusion is not None, "a loader has at least one batch"
     table = confusion.cpu().reshape(classes, classes)
     return Evaluation((loss / loader.size).item(), table.diagonal().sum().item() / loader.size, table)
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network(images)
+    require_logits(logits, len(images))
+    return logits

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas_optuna.training.inspection import mixes_images
 
 CACHE_BYTES = 32 * 2**20
 """Bytes of a part's largest activation: about a last-level cache, and what glibc's allocator keeps rather than returns
@@ -17,23 +18,38 @@ to the kernel, which would clear it again for the next step."""
 
 
 def microbatch_size(network: nn.Module, images: Tensor) -> int:
-    """Images to compute at once.
+    """How many images of a batch to compute at once.
 
     Args:
-        network: On the images' device.
-        images: A batch, ``[batch, channels, side, side]``.
+        network: On the images' device, in the mode that it is to run in.
+        images: A batch, ``[batch, channels, side, side]``, float32.
 
     Returns:
-        The whole batch on other devices than the CPU, and for networks with batch normalisation, whose statistics are
-        those of a whole batch.
+        The whole batch on other devices than the CPU, and where the images of a batch meet, as in batch normalisation,
+        whose statistics are those of a whole batch.
+
+    Example:
+        >>> microbatch_size(nn.Conv2d(1, 8, 3), torch.zeros(64, 1, 28, 28))
+        64
+        >>> microbatch_size(nn.Conv2d(1, 64, 3), torch.zeros(64, 1, 224, 224))
+        2
     """
-    if images.device.type != "cpu" or any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if images.device.type != "cpu" or mixes_images(network, images):
         return len(images)
     return max(1, min(len(images), CACHE_BYTES // largest_activation(network, images[:1])))
 
 
 def largest_activation(network: nn.Module, images: Tensor) -> int:
-    """Bytes of the largest output of any layer, for these images."""
+    """Bytes of the largest output of any layer, for these images.
+
+    Args:
+        network: On the images' device; it runs in evaluation mode and is left in the mode that it was in.
+        images: ``[batch, channels, side, side]``, float32.
+
+    Example:
+        >>> largest_activation(nn.Flatten(), torch.zeros(1, 1, 8, 8))
+        256
+    """
     largest = 1
 
     def look(module: nn.Module, inputs: object, output: object) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
+from nas_optuna.training.failure import network_failures
 
 
 def make_network(
@@ -15,20 +17,30 @@ def make_network(
 ) -> nn.Module:
     """Build an architecture with initial weights that depend on the recipe and the seed alone.
 
-    Weights are drawn on the CPU, so that they are the same on every device; torch's global generator is left as it was.
+    Weights are drawn on the CPU, so that they are the same on every device. They come from a generator of their own, so
+    that they are the same in every thread; torch's global generator is left as it was.
 
     Args:
-        space: The space that the architecture is of.
+        space: The space to which the architecture belongs.
         architecture: The architecture.
         recipe: Its `init` is used.
         device: Where the network is to live.
-        seed: Seed of the weights.
+        seed: The seed of the weights.
 
     Returns:
         The network, in channels-last memory format.
+
+    Raises:
+        TrainingError: The space's own code failed.
+
+    Example:
+        >>> from nas_optuna import ConvSpace
+        >>> space = ConvSpace(depth=1, input_size=8)
+        >>> network = make_network(space, space.parse("f16k3s1"), Recipe(), torch.device("cpu"), seed=0)
+        >>> network(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with network_failures(f"{architecture} cannot be built"), seeded(seed):
         network = space.build(architecture)
         if recipe.init == "kaiming":
             network.apply(kaiming)
@@ -36,7 +48,17 @@ def make_network(
 
 
 def kaiming(module: nn.Module) -> None:
-    """He et al. 2015, section 2.2: keeps the variance of activations through layers with ReLU."""
+    """Draw a layer's weights so that activations keep their variance through layers with ReLU (He et al. 2015, 2.2).
+
+    Args:
+        module: Weights of a convolution or a linear layer are drawn from torch's global generator, and its biases
+            become zero; other modules are left as they are.
+
+    Example:
+        >>> network = nn.Linear(2, 2).apply(kaiming)
+        >>> network.bias.tolist()
+        [0.0, 0.0]
+    """
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

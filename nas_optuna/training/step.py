@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from nas_optuna.errors import TrainingError
 from nas_optuna.spec import Recipe
+from nas_optuna.training.failure import is_out_of_memory, require_logits
+from nas_optuna.training.inspection import may_draw, mixes_images
 from nas_optuna.training.microbatch import microbatch_size
 from nas_optuna.training.precision import allow_fast_float32, autocast, resolve_precision
 
@@ -27,19 +29,33 @@ _fallbacks_logged: set[str] = set()
 
 
 class TrainStep:
-    """Callable ``(images, labels)`` that updates the network once and adds to the epoch's sums.
+    """A callable ``(images, labels)`` that updates the network once and adds to the epoch's sums.
 
-    Out of memory halves the micro-batch: gradients of the parts are summed, so the step is the same to rounding for
-    networks without batch statistics. A second failure raises.
+    Where memory runs out, the micro-batch is halved: gradients of the parts are summed, so that the step is the same
+    to rounding for networks without batch statistics. A second failure raises.
 
     Args:
-        network: Trained in place.
-        recipe: Optimiser, schedule, precision and graphs.
+        network: The network, which is trained in place.
+        recipe: Its optimiser, schedule, precision and graphs are used.
         device: Where the network lives.
-        total_steps: Steps of the whole training, for the cosine schedule.
+        total_steps: How many steps the whole training has, for the cosine schedule.
 
     Attributes:
-        micro_batches: Parts that a batch is divided into to fit in memory.
+        micro_batches: How many parts a batch is divided into to fit in memory.
+        draws: Whether the network may draw random numbers, see `inspection.may_draw`.
+        mixes: Whether the images of a batch meet in the network, see `inspection.mixes_images`; False before the first
+            step.
+
+    Raises:
+        SpecError: The recipe asks for a precision that the device does not have.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> step = TrainStep(network, Recipe(), torch.device("cpu"), total_steps=1)
+        >>> step(torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.int64))
+        >>> loss, correct = step.read_sums()
+        >>> loss > 0
+        True
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, total_steps: int) -> None:
@@ -50,6 +66,8 @@ class TrainStep:
         self.total_steps = total_steps
         self.steps = 0
         self.micro_batches = 1
+        self.draws = may_draw(network)
+        self.mixes = False
         self.dtype = resolve_precision(recipe.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._graph_reason = self._why_no_graph()
@@ -66,24 +84,32 @@ class TrainStep:
         self._microbatch_size: int | None = None  # known once a batch has been seen
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Update once.
+        """Update the network once.
 
         Args:
-            images: ``[batch, channels, side, side]`` on the device.
+            images: ``[batch, channels, side, side]``, float32, on the device.
             labels: ``[batch]``, int64, on the device.
 
         Raises:
-            TrainingError: Out of memory although the micro-batch was halved once.
+            TrainingError: Memory ran out although the micro-batch was halved once, or the network does not give one
+                row of logits per image.
         """
         self._set_learning_rate()
+        if self._microbatch_size is None:
+            self.mixes = mixes_images(self.network, images)
+            self._microbatch_size = microbatch_size(self.network, images)
         if self._graph_reason is None and self._is_full(images):
             self._graphed(images, labels)
         else:
             self._eager(images, labels)
         self.steps += 1
 
+    def skip(self) -> None:
+        """Let a step of the schedule pass without an update."""
+        self.steps += 1
+
     def read_sums(self) -> tuple[float, float]:
-        """Summed loss and number of correct predictions since the last call; waits for the device."""
+        """Wait for the device; return the summed loss and the number of correct predictions since the last call."""
         loss, correct = self._sums.tolist()
         self._sums.zero_()
         return loss, correct
@@ -121,13 +147,12 @@ class TrainStep:
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        if self._microbatch_size is None:
-            self._microbatch_size = microbatch_size(self.network, images)
-        part = min(self._microbatch_size, -(-len(images) // self.micro_batches))
+        part = min(self._microbatch_size or len(images), -(-len(images) // self.micro_batches))
         sums = torch.zeros_like(self._sums)
         for x, y in zip(images.split(part), labels.split(part), strict=True):
             with autocast(self.device, self.dtype):
                 logits = self._forward(x)
+            require_logits(logits, len(x))
             loss = F.cross_entropy(logits.float(), y, reduction="sum")
             self.scaler.scale(loss / len(images)).backward()
             sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == y).sum()))
@@ -177,7 +202,8 @@ class TrainStep:
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            with torch.cuda.graph(graph):
+            # Other threads, such as one that pins the next batches, go on allocating meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._update(*self._inputs)
         except RuntimeError as error:
             self._inputs = None
@@ -213,8 +239,3 @@ def make_optimizer(
             parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
         )
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=fused, capturable=capturable)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has an exception for it, the CPU's allocator only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

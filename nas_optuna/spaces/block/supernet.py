@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.block.space import SKIP, BlockSpace
 from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
@@ -79,7 +80,8 @@ class BlockSupernet(Supernet):
         indices = self.space.tokens(architecture)
         chosen = (cast(MixedBlock, block)[i] for block, i in zip(self.blocks, indices, strict=True))
         parts = {"stem": iter([self.stem]), "head": iter([self.head]), "block": chosen, SKIP: chosen}
-        with torch.device(self._alphas[0].device):
+        # Weights are drawn, to be overwritten.
+        with seeded(0), torch.device(self._alphas[0].device):
             network = cast(nn.Sequential, self.space.build(architecture))
         for operation, module in zip(self.space.operations(architecture), network, strict=True):
             if operation.kind in parts:

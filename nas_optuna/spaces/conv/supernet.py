@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
+from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.conv.space import ConvSpace, conv_operation, head_operation, output_side
 from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
@@ -195,7 +196,8 @@ class ConvSupernet(Supernet):
     @torch.no_grad()
     def extract(self, architecture: Architecture) -> nn.Sequential:
         """One architecture's own network with a copy of the shared weights."""
-        with torch.device(self._alphas[0].device):
+        # Weights are drawn, to be overwritten.
+        with seeded(0), torch.device(self._alphas[0].device):
             network = cast(nn.Sequential, self.space.build(architecture))
         *operations, head = self.space.operations(architecture)
         for operation, layer, module in zip(operations, self.layers, network, strict=False):
