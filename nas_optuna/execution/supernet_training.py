@@ -23,6 +23,7 @@ from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.experiment import Search
 from nas_optuna.oneshot.bilevel import BilevelSearch, Epoch
 from nas_optuna.oneshot.supernets import supernet_for
+from nas_optuna.randomness import seeded
 from nas_optuna.samplers.prior import read_alphas, top, write_alphas
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
@@ -30,9 +31,10 @@ from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.schema import StudyKey, study_attribute
 from nas_optuna.study.studies import checkpoint_folder
-from nas_optuna.training import CheckpointFolder, evaluate
+from nas_optuna.training import Checkpoint, CheckpointFolder, evaluate
 from nas_optuna.training.network import kaiming
 from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.soundness import require_number, require_tensors
 
 ORIGIN = "supernet"
 """Origin of a trial that a supernet's export put into the queue."""
@@ -75,8 +77,7 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
     Raises:
         SpecError: The space has none.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+    with seeded(spec.seed):
         supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
         if search.spec.recipe.init == "kaiming":
             supernet.apply(kaiming)
@@ -181,12 +182,27 @@ class SupernetTraining:
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
     def _restore(self) -> None:
-        found = self._folder.load(self._device)
+        found = self._folder.load(self._check)
         if found is not None:
-            weights, state, progress = found
-            self._optimisation.load_state_dict({**state, "supernet": weights})
-            self.start = progress["start"]
-            self.history = [Epoch(**epoch) for epoch in progress["epochs"]]
+            self._optimisation.load_state_dict({**found.state, "supernet": found.weights})
+            self.start = found.progress["start"]
+            self.history = [Epoch(**epoch) for epoch in found.progress["epochs"]]
+
+    def _check(self, found: Checkpoint) -> None:
+        """Raise where the training cannot go on from a checkpoint."""
+        self._optimisation.require_state_dict({**found.state, "supernet": found.weights}, found.epoch)
+        _require_logits(found.progress["start"], self.start)
+        epochs = [Epoch(**epoch) for epoch in found.progress["epochs"]]
+        if [epoch.number for epoch in epochs] != list(range(1, found.epoch + 1)):
+            raise ValueError(f"it does not hold the results of {found.epoch} epochs")
+        for epoch in epochs:
+            _require_logits(epoch.alphas, self.start)
+            self._search.space.architecture(epoch.derived)
+            for name, value in epoch.entropy.items():
+                require_number(f"the entropy of {name}", value)
+            numbers = (epoch.loss, epoch.accuracy, epoch.gradient_norm, epoch.temperature, epoch.seconds)
+            for value in (*numbers, *(v for v in (epoch.alpha_loss, epoch.cost) if v is not None)):
+                require_number(f"a result of epoch {epoch.number}", value)
 
     def _store(self, stopped: str | None) -> dict[str, Any]:
         alphas = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
@@ -241,18 +257,16 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
     """
     _, summary = read_alphas(study)
     folder = _folder(files, study, summary["identity"])
-    found = CheckpointFolder(folder).load(device)
+    with seeded(0):
+        supernet = supernet_for(search.space, **summary["settings"].get("options", {}))
+    supernet = supernet.to(device).to(memory_format=torch.channels_last)
+    found = CheckpointFolder(folder).load(lambda found: require_tensors(found.weights, supernet.state_dict()))
     if found is None:
         raise StudyError(
             f"the weights of the supernet of study {study.study_name!r} are not in {folder}; run this where it was"
             f" trained, or run: nas-optuna supernet train --study {study.study_name}"
         )
-    supernet = (
-        supernet_for(search.space, **summary["settings"].get("options", {}))
-        .to(device)
-        .to(memory_format=torch.channels_last)
-    )
-    supernet.load_state_dict(found[0])
+    supernet.load_state_dict(found.weights)
     return supernet
 
 
@@ -286,6 +300,14 @@ def _settings(spec: SupernetSpec) -> dict[str, Any]:
 
 def _folder(files: Path, study: Study, identity: str) -> Path:
     return checkpoint_folder(files, study.study_name) / f"supernet-{identity}"
+
+
+def _require_logits(found: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> None:
+    if {name: len(logits) for name, logits in found.items()} != {name: len(logits) for name, logits in wanted.items()}:
+        raise ValueError("its alphas are of another space")
+    for name, logits in found.items():
+        for value in logits:
+            require_number(f"an alpha of {name}", value)
 
 
 def _softmax(logits: list[float]) -> list[float]:

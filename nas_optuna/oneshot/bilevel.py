@@ -24,6 +24,13 @@ from nas_optuna.spaces.supernet import Draw, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.precision import allow_fast_float32, autocast
+from nas_optuna.training.soundness import (
+    load_optimizer_state,
+    require_number,
+    require_optimizer_state,
+    require_tensor,
+    require_tensors,
+)
 
 WINDOW = 50
 """Steps between two looks at the losses and gradient norms, the only times that the loop waits for the device."""
@@ -145,13 +152,32 @@ class BilevelSearch:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of a search with the same settings."""
+        """Go on from a `state_dict` of a search with the same settings; see `require_state_dict`."""
         self.finished = state["finished"]
         self.supernet.load_state_dict(state["supernet"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        load_optimizer_state(state["optimizer"], self._optimizer)
+        load_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer)
         self._draws.generator.set_state(state["draws"].cpu())
         self._watch.largest = state["largest_norm"]
+
+    def require_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
+        """Check, without changing anything, that `load_state_dict` can go on from a state that comes from a file.
+
+        Args:
+            state: What was read.
+            finished: How many epochs it must be of.
+
+        Raises:
+            ValueError: It is damaged, or of a search with other settings.
+        """
+        require_number("finished", state["finished"], finished, min(finished, self.spec.epochs))
+        require_tensors(state["supernet"], self.supernet.state_dict())
+        require_optimizer_state(state["optimizer"], self._optimizer, moved=True)
+        require_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer, moved=False)
+        require_tensor("draws", state["draws"].cpu(), self._draws.generator.get_state())
+        torch.Generator().set_state(state["draws"].cpu())
+        if state["largest_norm"] is not None:
+            require_number("largest_norm", state["largest_norm"], 0)
 
     def _epoch(self) -> Epoch:
         start = time.monotonic()

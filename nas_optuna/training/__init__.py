@@ -1,8 +1,8 @@
-"""From a recipe to a trained network: one result an epoch. Knows nothing of Optuna."""
+"""From a recipe to a trained network, with one result per epoch. Nothing here knows Optuna."""
 
 from __future__ import annotations
 
-from nas_optuna.training.checkpoint import CheckpointFolder
+from nas_optuna.training.checkpoint import Checkpoint, CheckpointFolder
 from nas_optuna.training.evaluate import Evaluation, evaluate
 from nas_optuna.training.fit import EpochResult, epoch_seed, fit
 from nas_optuna.training.network import make_network
@@ -10,6 +10,7 @@ from nas_optuna.training.serialization import ImageClassifier, load_network, sav
 from nas_optuna.training.step import TrainStep
 
 __all__ = [
+    "Checkpoint",
     "CheckpointFolder",
     "EpochResult",
     "Evaluation",

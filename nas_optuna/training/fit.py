@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, one result each."""
+"""The training loop: epochs of steps, and one result per epoch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
 
 from nas_optuna.data import BatchLoader
 from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.randomness import RandomState
 from nas_optuna.spec import Recipe
-from nas_optuna.training.checkpoint import CheckpointFolder
+from nas_optuna.training.checkpoint import Checkpoint, CheckpointFolder
 from nas_optuna.training.evaluate import evaluate
+from nas_optuna.training.failure import network_failures
+from nas_optuna.training.soundness import load_optimizer_state, require_number, require_optimizer_state, require_tensors
 from nas_optuna.training.step import TrainStep
 
 
@@ -24,13 +29,13 @@ class EpochResult:
     """What one epoch brought.
 
     Attributes:
-        epoch: Epochs finished, from 1: the trial's fidelity.
-        train_loss: Mean cross entropy over the epoch, while the weights changed.
-        train_accuracy: Share of correct predictions over the epoch, 0 … 1.
-        loss: Mean cross entropy on the validation images after the epoch; NaN without validation images.
-        accuracy: Share of correct predictions on them, 0 … 1; NaN without validation images.
-        seconds: What the epoch took, validation included.
-        micro_batches: Parts that each batch was divided into, to fit in memory.
+        epoch: How many epochs are finished, from 1: the trial's fidelity.
+        train_loss: The mean cross entropy over the epoch, while the weights changed.
+        train_accuracy: The share of correct predictions over the epoch, 0 … 1.
+        loss: The mean cross entropy on the validation images after the epoch; NaN without validation images.
+        accuracy: The share of correct predictions on them, 0 … 1; NaN without validation images.
+        seconds: How long the epoch took, validation included.
+        micro_batches: How many parts each batch was divided into, to fit in memory.
     """
 
     epoch: int
@@ -43,9 +48,26 @@ class EpochResult:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of everything random in one epoch, so that a resumed training draws what an undisturbed one would."""
+    """Derive the seed of everything random in one epoch.
+
+    A training that goes on from a checkpoint then draws what an undisturbed one would.
+
+    Example:
+        >>> epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(0, 2)
+        True
+    """
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:6], "little")
+
+
+def never() -> bool:
+    """Whether to stop, for a training that nobody stops.
+
+    Example:
+        >>> never()
+        False
+    """
+    return False
 
 
 def fit(
@@ -57,53 +79,64 @@ def fit(
     *,
     seed: int,
     checkpoints: CheckpointFolder | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[], bool] = never,
 ) -> Iterator[EpochResult]:
     """Train a network in place by a recipe.
 
-    Stop asking for results to stop training; it costs nothing to go on later only with `checkpoints`.
+    Stop asking for results to stop training; only with `checkpoints` can it be continued later without loss.
+
+    A last batch of a single image is left out where the images of a batch meet in the network, as in batch
+    normalisation: one image has no variance. The order is new in every epoch, and so is the image that is left out.
+
+    What the network draws (dropout) depends on the seed and the epoch alone. While such a network takes a step, others
+    in the same process that draw wait for it.
 
     Args:
-        network: On the device.
+        network: The network, on the device.
         train: The images to learn from.
         validation: The images to score after each epoch, if any.
         recipe: Everything else.
-        device: Where all of them live.
-        seed: Draws the order of images, augmentation, and whatever the network itself draws.
+        device: Where network and images live.
+        seed: It decides the order of images, augmentation, and whatever the network itself draws.
         checkpoints: Where each epoch's state is kept. Epochs found there are not trained again; their results
-            come first.
+            come first. A checkpoint that is damaged, or of another network or recipe, is passed over.
         interrupted: Asked between steps.
 
     Yields:
-        One result an epoch.
+        One result per epoch.
 
     Raises:
-        TrainingError: The loss is not finite any more, or memory ran out twice.
+        TrainingError: The loss is not finite any more, memory ran out twice, or the network's own code failed.
         Interrupted: `interrupted` said so.
+
+    Example:
+        >>> from nas_optuna.data import ResidentLoader, load_images
+        >>> cpu = torch.device("cpu")
+        >>> loader = ResidentLoader(load_images("digits", True), 64, 8, cpu)
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0):
+        ...     print(result.epoch, result.train_accuracy > 0.5)
+        1 True
+        2 True
     """
-    step = TrainStep(network, recipe, device, total_steps=recipe.epochs * len(train))
-    results = _restore(step, checkpoints, len(train)) if checkpoints else []
+    with network_failures("the training cannot begin"):
+        step = TrainStep(network, recipe, device, total_steps=recipe.epochs * len(train))
+    results = _restore(step, checkpoints, recipe, len(train)) if checkpoints else []
     yield from results
     for epoch in range(len(results) + 1, recipe.epochs + 1):
         started = time.perf_counter()
         network.train()
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # dropout and the like draw from the global generators
-            torch.manual_seed(epoch_seed(seed, epoch))
-            for images, labels in train.epoch(epoch_seed(seed, epoch)):
-                if interrupted():
-                    raise Interrupted(f"stopped in epoch {epoch}")
-                step(images, labels)
+        images = _train_epoch(step, train, epoch, epoch_seed(seed, epoch), interrupted)
         loss, correct = step.read_sums()
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is not finite in epoch {epoch}", "non-finite loss")
-        figures = evaluate(network, validation, device, step.dtype) if validation else None
+        scored = evaluate(network, validation, device, step.dtype) if validation else None
         result = EpochResult(
             epoch=epoch,
-            train_loss=loss / train.size,
-            train_accuracy=correct / train.size,
-            loss=figures.loss if figures else math.nan,
-            accuracy=figures.accuracy if figures else math.nan,
+            train_loss=loss / images,
+            train_accuracy=correct / images,
+            loss=scored.loss if scored else math.nan,
+            accuracy=scored.accuracy if scored else math.nan,
             seconds=time.perf_counter() - started,
             micro_batches=step.micro_batches,
         )
@@ -111,6 +144,22 @@ def fit(
         if checkpoints:
             _save(step, checkpoints, results)
         yield result
+
+
+def _train_epoch(step: TrainStep, train: BatchLoader, epoch: int, seed: int, interrupted: Callable[[], bool]) -> int:
+    """Take an epoch's steps; return how many images they were for."""
+    state = RandomState(seed, step.device) if step.draws else None
+    seen = 0
+    for images, labels in train.epoch(seed):
+        if interrupted():
+            raise Interrupted(f"stopped in epoch {epoch}")
+        if len(images) == 1 and seen and train.batch_size > 1 and step.mixes:
+            step.skip()
+            continue
+        with network_failures(f"training failed in epoch {epoch}"), state.current() if state else nullcontext():
+            step(images, labels)
+        seen += len(images)
+    return seen
 
 
 def _save(step: TrainStep, checkpoints: CheckpointFolder, results: list[EpochResult]) -> None:
@@ -122,14 +171,44 @@ def _save(step: TrainStep, checkpoints: CheckpointFolder, results: list[EpochRes
     checkpoints.save(len(results), step.network.state_dict(), state, [asdict(result) for result in results])
 
 
-def _restore(step: TrainStep, checkpoints: CheckpointFolder, steps_an_epoch: int) -> list[EpochResult]:
-    found = checkpoints.load(step.device)
+def _restore(step: TrainStep, checkpoints: CheckpointFolder, recipe: Recipe, steps_per_epoch: int) -> list[EpochResult]:
+    def check(found: Checkpoint) -> None:
+        require_tensors(found.weights, step.network.state_dict())
+        require_optimizer_state(found.state["optimizer"], step.optimizer, moved=True)
+        _require_scaler_state(found.state["scaler"], step.scaler.state_dict())
+        require_number("micro_batches", found.state["micro_batches"], 1, 2)
+        _require_results(found.progress, found.epoch, recipe.epochs)
+
+    found = checkpoints.load(check)
     if found is None:
         return []
-    weights, state, progress = found
-    step.network.load_state_dict(weights)
-    step.optimizer.load_state_dict(state["optimizer"])
-    step.scaler.load_state_dict(state["scaler"])
-    step.micro_batches = state["micro_batches"]
-    step.steps = len(progress) * steps_an_epoch
-    return [EpochResult(**result) for result in progress]
+    step.network.load_state_dict(found.weights)
+    load_optimizer_state(found.state["optimizer"], step.optimizer)
+    step.scaler.load_state_dict(found.state["scaler"])
+    step.micro_batches = found.state["micro_batches"]
+    step.steps = found.epoch * steps_per_epoch
+    return [EpochResult(**result) for result in found.progress]
+
+
+def _require_scaler_state(found: Any, wanted: dict[str, Any]) -> None:
+    if not isinstance(found, dict) or found.keys() != wanted.keys():
+        raise ValueError("the gradient scaler's state is of another precision")
+    for name, value in found.items():
+        require_number(name, value, 0)
+
+
+def _require_results(progress: Any, epoch: int, epochs: int) -> None:
+    """Check what becomes `EpochResult`s, one per epoch."""
+    if not isinstance(progress, list) or len(progress) != epoch or not 1 <= epoch <= epochs:
+        raise ValueError(f"it does not hold the results of {epoch} epochs")
+    for number, result in enumerate(progress, start=1):
+        if not isinstance(result, dict) or result.keys() != {field.name for field in fields(EpochResult)}:
+            raise ValueError(f"the result of epoch {number} is damaged")
+        require_number("epoch", result["epoch"], number, number)
+        require_number("train_loss", result["train_loss"])
+        require_number("train_accuracy", result["train_accuracy"], 0, 1)
+        require_number("accuracy", result["accuracy"], 0, 1, nan=True)
+        require_number("seconds", result["seconds"], 0)
+        require_number("micro_batches", result["micro_batches"], 1, 2)
+        if not isinstance(result["loss"], float):  # which may be infinite
+            raise ValueError(f"the loss of epoch {number} is {str(result['loss'])[:40]}")

@@ -1,4 +1,4 @@
-"""The loop: one result an epoch, nothing lost when it stops."""
+"""The loop: one result per epoch, nothing lost when it stops."""
 
 import itertools
 from pathlib import Path
@@ -59,34 +59,11 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, stop
     checkpoints = CheckpointFolder(tmp_path / "c")
     with pytest.raises(Interrupted):
         trained(recipe, checkpoints=checkpoints, interrupted=lambda: next(steps) == stop_at)
-    saved = [path.name for path in (tmp_path / "c").glob("*")]
-    assert saved == ([f"epoch-{stop_in - 1}"] if stop_in > 1 else [])
+    saved = {path.name for path in (tmp_path / "c").glob("*")}
+    assert saved == {f"epoch-{n}" for n in (stop_in - 2, stop_in - 1) if n > 0}
     resumed, results = trained(recipe, checkpoints=checkpoints)
     assert figures(results) == figures(expected)
     assert same_weights(whole, resumed)
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    checkpoints = CheckpointFolder(tmp_path)
-    _, expected = trained(checkpoints=checkpoints)
-    (file,) = tmp_path.glob("epoch-*/weights.safetensors")
-    file.write_bytes(file.read_bytes()[:100])
-    _, results = trained(checkpoints=checkpoints)
-    assert figures(results) == figures(expected)
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    import pickle
-
-    class Trap:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (pytest.fail, ("a checkpoint was unpickled",))
-
-    checkpoints = CheckpointFolder(tmp_path)
-    trained(checkpoints=checkpoints)
-    (file,) = tmp_path.glob("epoch-*/state.pt")
-    file.write_bytes(pickle.dumps(Trap()))
-    assert checkpoints.load(CPU) is None
 
 
 def test_a_loss_that_is_not_finite_is_told_with_its_cause() -> None:

@@ -1,0 +1,285 @@
+"""A checkpoint that is damaged, in whatever way, never ends a training; nor do processes that share a folder."""
+
+import json
+import logging
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nas_optuna.data import ResidentLoader, load_data
+from nas_optuna.errors import StudyError
+from nas_optuna.spec import DataSpec, Recipe
+from nas_optuna.training import CheckpointFolder, EpochResult, fit
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=4, batch_size=50)
+DATA = load_data(DataSpec(train_limit=200))
+TRAIN = ResidentLoader(DATA.train, 50, 8, CPU)
+Damage = Callable[[Path], object]
+
+
+def network(width: int = 8, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 10))
+
+
+def trained(folder: Path | None, recipe: Recipe = RECIPE, **of: int) -> tuple[nn.Module, list[EpochResult]]:
+    made = network(**of)
+    checkpoints = None if folder is None else CheckpointFolder(folder)
+    return made, list(fit(made, TRAIN, TRAIN, recipe, CPU, seed=0, checkpoints=checkpoints))
+
+
+def losses(results: list[EpochResult]) -> list[float]:
+    return [result.train_loss for result in results]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "c"
+    trained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[nn.Module, list[EpochResult]]:
+    return trained(None)
+
+
+def each_file(name: str, change: Callable[[bytes], bytes]) -> Damage:
+    return lambda epoch: (epoch / name).write_bytes(change((epoch / name).read_bytes()))
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
+    """Other weights, well written, and without the digest that would tell."""
+
+    def damage(epoch: Path) -> None:
+        file = epoch / "weights.safetensors"
+        save_file(change(load_file(file)), file)
+        (epoch / "digests.json").unlink()
+
+    return damage
+
+
+def state(change: Callable[[dict[str, Any]], object]) -> Damage:
+    def damage(epoch: Path) -> None:
+        found = torch.load(epoch / "state.pt", weights_only=True)
+        result = change(found)
+        torch.save(found if result is None else result, epoch / "state.pt")
+        (epoch / "digests.json").unlink()
+
+    return damage
+
+
+def progress(change: Callable[[list[dict[str, Any]]], object]) -> Damage:
+    def damage(epoch: Path) -> None:
+        found = json.loads((epoch / "progress.json").read_text())
+        (epoch / "progress.json").write_text(json.dumps(change(found)))
+        (epoch / "digests.json").unlink()
+
+    return damage
+
+
+def with_entry(name: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(found: dict[str, Any]) -> None:
+        found["optimizer"]["state"][0][name] = value
+
+    return change
+
+
+DAMAGES: dict[str, Damage] = {
+    "empty weights": each_file("weights.safetensors", lambda data: b""),
+    "truncated weights": each_file("weights.safetensors", lambda data: data[:100]),
+    "one bit of the weights": each_file("weights.safetensors", lambda data: data[:-9] + b"\x7f" + data[-8:]),
+    "no weights": lambda epoch: (epoch / "weights.safetensors").unlink(),
+    "weights are a folder": lambda epoch: (
+        (epoch / "weights.safetensors").unlink(),
+        (epoch / "weights.safetensors").mkdir(),
+    ),
+    "a weight is missing": weights(lambda found: {k: v for k, v in found.items() if k != "1.weight"}),
+    "a weight too many": weights(lambda found: found | {"9.weight": torch.zeros(1)}),
+    "another shape": weights(lambda found: found | {"1.weight": torch.zeros(9, 64)}),
+    "another number type": weights(lambda found: found | {"1.weight": torch.zeros(8, 64, dtype=torch.float64)}),
+    "weights that are not finite": weights(lambda found: found | {"1.weight": torch.full((8, 64), torch.nan)}),
+    "empty state": each_file("state.pt", lambda data: b""),
+    "truncated state": each_file("state.pt", lambda data: data[: len(data) // 2]),
+    "state is a list": state(lambda found: [1]),
+    "state without an optimiser": state(lambda found: {k: v for k, v in found.items() if k != "optimizer"}),
+    "an optimiser that is nothing": state(lambda found: found | {"optimizer": None}),
+    "an optimiser without moments": state(lambda found: found["optimizer"]["state"].clear()),
+    "another optimiser's moments": state(lambda found: found["optimizer"]["state"].update({0: {"momentum_buffer": 1}})),
+    "a moment of another shape": state(with_entry("exp_avg", torch.zeros(3))),
+    "a moment that is not finite": state(with_entry("exp_avg", torch.full((8, 64), torch.inf))),
+    "a step that is text": state(with_entry("step", "7")),
+    "other parameters": state(lambda found: found["optimizer"]["param_groups"][0].update(params=[0, 1])),
+    "another precision": state(lambda found: found | {"scaler": {"scale": 1.0}}),
+    "micro-batches that are text": state(lambda found: found | {"micro_batches": "2"}),
+    "progress null": progress(lambda found: None),
+    "progress of another length": progress(lambda found: found[:-1]),
+    "progress out of order": progress(lambda found: found[::-1]),
+    "progress of strings": progress(lambda found: ["x"] * len(found)),
+    "progress with a figure null": progress(lambda found: [f | {"train_loss": None} for f in found]),
+    "progress with a key too many": progress(lambda found: [f | {"x": 1} for f in found]),
+    "progress cut off": each_file("progress.json", lambda data: data[:-5]),
+    "progress of another encoding": each_file("progress.json", lambda data: b"\xff\xfe" + data),
+    "progress nested deeply": each_file("progress.json", lambda data: b"[" * 100_000),
+    "digests damaged": each_file("digests.json", lambda data: b"null"),
+    "a file in place of the folder": lambda epoch: (shutil.rmtree(epoch), epoch.write_text("x")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_epoch_before_a_damaged_one_is_gone_on_from(
+    damage: str,
+    finished: Path,
+    expected: tuple[nn.Module, list[EpochResult]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(finished, folder)
+    DAMAGES[damage](folder / "epoch-4")
+    with caplog.at_level(logging.WARNING):
+        made, results = trained(folder)
+    assert losses(results) == losses(expected[1])
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected[0].parameters(), strict=True))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "goes on from epoch 3" in message
+    assert "\n" not in message
+    assert results[:3] == trained(finished)[1][:3], "the epochs before were not trained again"
+    assert {entry.name for entry in folder.iterdir()} == {"epoch-3", "epoch-4"}
+    assert trained(folder)[1] == results, "the damaged one was replaced"
+
+
+def test_where_no_checkpoint_is_sound_the_training_begins_anew(
+    finished: Path, expected: tuple[nn.Module, list[EpochResult]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(finished, folder)
+    DAMAGES["empty weights"](folder / "epoch-3")
+    DAMAGES["a moment of another shape"](folder / "epoch-4")
+    with caplog.at_level(logging.WARNING):
+        _, results = trained(folder)
+    assert losses(results) == losses(expected[1])
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "begins anew" in message
+
+
+def test_checkpoints_of_another_training_are_not_taken(finished: Path, tmp_path: Path) -> None:
+    for name, recipe, of in (
+        ("network", RECIPE, {"width": 9}),
+        ("optimiser", RECIPE.model_copy(update={"optimizer": "sgd"}), {}),
+        ("epochs", RECIPE.model_copy(update={"epochs": 2}), {}),
+    ):
+        shutil.copytree(finished, tmp_path / name)
+        _, alone = trained(None, recipe, **of)
+        assert losses(trained(tmp_path / name, recipe, **of)[1]) == losses(alone)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_goes_on_with_and_without_momentum(
+    tmp_path: Path, momentum: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Recipe(epochs=3, batch_size=50, optimizer="sgd", momentum=momentum, learning_rate=0.05)
+    _, alone = trained(None, recipe)
+    trained(tmp_path, recipe)
+    shutil.rmtree(tmp_path / "epoch-3")
+    _, results = trained(tmp_path, recipe)
+    assert losses(results) == losses(alone)
+    assert not caplog.records
+
+
+def test_checkpoints_of_the_release_before_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It kept one epoch, and no digests."""
+    _, results = trained(tmp_path)
+    shutil.rmtree(tmp_path / "epoch-3")
+    (tmp_path / "epoch-4" / "digests.json").unlink()
+    assert trained(tmp_path)[1] == results
+    assert not caplog.records
+
+
+def test_a_checkpoint_cannot_run_code(finished: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (pytest.fail, ("a checkpoint was unpickled",))
+
+    folder = tmp_path / "c"
+    shutil.copytree(finished, folder)
+    for epoch in ("epoch-3", "epoch-4"):
+        (folder / epoch / "state.pt").write_bytes(pickle.dumps(Trap()))
+        (folder / epoch / "digests.json").unlink()
+    assert CheckpointFolder(folder).load() is None
+
+
+def test_what_is_not_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    for name in ("epoch-²", "epoch-x", "notes"):
+        (tmp_path / name).mkdir()
+    folder = CheckpointFolder(tmp_path)
+    assert folder.load() is None
+    folder.save(1, {}, {}, None)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"epoch-²", "epoch-x", "notes", "epoch-1"}
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match=r"cannot keep a checkpoint in .* can be written to"):
+        CheckpointFolder(tmp_path / "file").save(1, {}, {}, None)
+    assert not list(tmp_path.glob("file/*"))
+
+
+def test_a_full_disk_is_named_and_leaves_the_epoch_before() -> None:
+    """A file system of 64 KiB: nothing is imitated."""
+    script = """
+import torch
+from pathlib import Path
+from nas_optuna.errors import StudyError
+from nas_optuna.training import CheckpointFolder
+folder = CheckpointFolder(Path("/mnt/c"))
+folder.save(1, {"w": torch.zeros(100)}, {}, 1)
+try:
+    folder.save(2, {"w": torch.zeros(100_000)}, {}, 2)
+except StudyError as error:
+    print("free some space" in str(error), folder.load().epoch, [e.name for e in folder.path.iterdir()])
+"""
+    mount = 'mount -t tmpfs -o size=64k tmpfs /mnt && exec "$0" -c "$1"'
+    run = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, check=False
+    )
+    if "unshare" in run.stderr or "mount" in run.stderr:
+        pytest.skip("needs the right to mount a file system")
+    assert run.stdout.strip() == "True 1 ['epoch-1']", run.stderr
+
+
+def test_writers_that_share_a_folder_all_succeed(tmp_path: Path) -> None:
+    """Each replaces what the others wrote, and removes what they keep."""
+    problems: list[BaseException] = []
+
+    def write(first: int) -> None:
+        folder = CheckpointFolder(tmp_path / "c")
+        try:
+            for epoch in range(first, first + 25):
+                folder.save(epoch, {"w": torch.full((64,), float(epoch))}, {"n": epoch}, epoch)
+                folder.load()
+                if epoch % 10 == 0:
+                    folder.remove()
+        except BaseException as error:  # told by the assertion below
+            problems.append(error)
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (1, 1, 2, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    found = CheckpointFolder(tmp_path / "c").load()
+    assert found is not None
+    assert found.epoch == found.state["n"] == found.progress == found.weights["w"][0].item()
