@@ -85,6 +85,17 @@ def require_logits(logits: object, images: int) -> None:
     """
     if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == images and logits.is_floating_point():
         return
-    found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    cause = f"the network gave {found} for {images} images, not logits [{images}, classes]"
+    cause = f"the network gave {kind_of(logits)} for {images} images, not logits [{images}, classes]"
     raise TrainingError(cause, cause)
+
+
+def kind_of(value: object) -> str:
+    """Return a tensor's number type and shape, or another value's type, for a message.
+
+    Example:
+        >>> kind_of(torch.zeros(2, 10)), kind_of(None)
+        ('float32 [2, 10]', 'a NoneType')
+    """
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

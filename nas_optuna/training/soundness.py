@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_optuna.training.failure import kind_of
+
 _MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
 _MOMENTS["AdamW"] = _MOMENTS["Adam"]
 
@@ -50,7 +52,7 @@ def require_tensor(name: str, found: Any, wanted: Tensor) -> None:
         >>> require_tensor("w", torch.ones(2), torch.zeros(2))
     """
     if not isinstance(found, Tensor) or found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise ValueError(f"{name} is {_kind(found)}, not {_kind(wanted)}")
+        raise ValueError(f"{name} is {kind_of(found)}, not {kind_of(wanted)}")
     if wanted.device.type == "meta" or not wanted.is_floating_point():
         return
     if bool(wanted.isfinite().all()) and not bool(found.isfinite().all()):
@@ -141,9 +143,3 @@ def _keys(value: Any) -> set[Any]:
 
 def _is_index(key: Any, count: int) -> bool:
     return isinstance(key, int) and 0 <= key < count
-
-
-def _kind(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
