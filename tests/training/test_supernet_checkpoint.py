@@ -1,0 +1,115 @@
+"""A supernet's damaged checkpoint does not end its training either."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nas_optuna.execution.supernet_training import SupernetTraining, cost_table, trained_supernet
+from nas_optuna.experiment import prepare
+from nas_optuna.spec import StudySpec
+
+CPU = torch.device("cpu")
+SPEC = StudySpec.from_dict(
+    {
+        "data": {"name": "digits", "train_limit": 120},
+        "space": {"name": "conv", "depth": 2, "filters": [4, 8], "kernels": [3, 5], "strides": [1]},
+        "recipe": {"input_size": 8},
+        "supernet": {"epochs": 3, "warmup_epochs": 1, "batch_size": 32},
+    }
+)
+SEARCH = prepare(SPEC)
+TABLE = cost_table(SEARCH.space, None)
+Losses = list[float]
+
+
+def training(study: optuna.Study, files: Path) -> SupernetTraining:
+    return SupernetTraining(study, SEARCH, SPEC.supernet, TABLE, CPU, files)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses]:
+    files = tmp_path_factory.mktemp("files")
+    supernet = training(optuna.create_study(study_name="s"), files)
+    supernet.run()
+    return files, [epoch.loss for epoch in supernet.history]
+
+
+def without_digests(change: Callable[[Path], object]) -> Callable[[Path], object]:
+    def damage(epoch: Path) -> None:
+        change(epoch)
+        (epoch / "digests.json").unlink()
+
+    return damage
+
+
+def state(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(epoch: Path) -> None:
+        found = torch.load(epoch / "state.pt", weights_only=True)
+        change(found)
+        torch.save(found, epoch / "state.pt")
+
+    return without_digests(damage)
+
+
+def progress(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(epoch: Path) -> None:
+        found = json.loads((epoch / "progress.json").read_text())
+        change(found)
+        (epoch / "progress.json").write_text(json.dumps(found))
+
+    return without_digests(damage)
+
+
+def other_weights(epoch: Path) -> None:
+    file = epoch / "weights.safetensors"
+    save_file({name: weight[:1].clone() for name, weight in load_file(file).items()}, file)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda epoch: (epoch / "weights.safetensors").write_bytes(b""),
+    "other weights": without_digests(other_weights),
+    "progress null": without_digests(lambda epoch: (epoch / "progress.json").write_text("null")),
+    "an epoch with a key missing": progress(lambda found: found["epochs"][0].pop("loss")),
+    "an epoch with a figure as text": progress(lambda found: found["epochs"][0].update(loss="1")),
+    "an architecture that is none": progress(lambda found: found["epochs"][0]["derived"].update({"conv1.kernel": 4})),
+    "alphas of another space": progress(lambda found: found["start"].popitem()),
+    "draws of another kind": state(lambda found: found.update(draws=torch.zeros(3))),
+    "draws that are none": state(lambda found: found.update(draws=torch.zeros_like(found["draws"]))),
+    "no optimiser": state(lambda found: found.pop("alpha_optimizer")),
+    "another number of epochs": state(lambda found: found.update(finished=2)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_supernet_goes_on_from_the_epoch_before(
+    damage: str, finished: tuple[Path, Losses], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(finished[0], files)
+    (epoch,) = files.rglob("epoch-3")
+    DAMAGES[damage](epoch)
+    with caplog.at_level(logging.WARNING, logger="nas_optuna"):
+        supernet = training(optuna.create_study(study_name="s"), files)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "goes on from epoch 2" in message
+    assert len(supernet.history) == 2
+    supernet.run()
+    assert [epoch.loss for epoch in supernet.history] == finished[1]
+
+
+def test_a_trained_supernets_weights_are_those_of_the_last_sound_epoch(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    supernet = training(study, tmp_path)
+    supernet.run()
+    (epoch,) = tmp_path.rglob("epoch-3")
+    DAMAGES["other weights"](epoch)
+    found = trained_supernet(study, SEARCH, CPU, tmp_path)
+    assert found.state_dict().keys() == supernet.supernet.state_dict().keys()
