@@ -21,6 +21,7 @@ GROUP = "nas_optuna.supernets"
 _BUILTIN = {
     "nas_optuna.spaces.conv.space:ConvSpace": "nas_optuna.spaces.conv.supernet:ConvSupernet",
     "nas_optuna.spaces.block.space:BlockSpace": "nas_optuna.spaces.block.supernet:BlockSupernet",
+    "nas_optuna.spaces.macro.space:MacroSpace": "nas_optuna.spaces.macro.supernet:MacroSupernet",
 }
 
 Factory = Callable[..., Supernet]

@@ -34,7 +34,11 @@ __all__ = [
 ]
 
 GROUP = "nas_optuna.spaces"
-BUILTIN = {"conv": "nas_optuna.spaces.conv:ConvSpace", "block": "nas_optuna.spaces.block:BlockSpace"}
+BUILTIN = {
+    "conv": "nas_optuna.spaces.conv:ConvSpace",
+    "block": "nas_optuna.spaces.block:BlockSpace",
+    "macro": "nas_optuna.spaces.macro:MacroSpace",
+}
 
 
 def create_space(

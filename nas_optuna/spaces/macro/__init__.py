@@ -1,0 +1,3 @@
+from nas_optuna.spaces.macro.space import MacroSpace
+
+__all__ = ["MacroSpace"]

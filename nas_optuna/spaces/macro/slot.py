@@ -1,0 +1,90 @@
+"""One slot of a macro network: which layer stands there, and how it is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LAYERS = ("conv", "ds", "ir", "maxpool", "avgpool", "skip")
+"""Convolution, depthwise separable convolution, inverted residual bottleneck, poolings, and the input itself."""
+ACTIVATIONS = ("relu", "silu", "gelu", "hardswish")
+CONNECTIONS = ("plain", "res", "dense")
+MERGES = ("add", "cat")
+WEIGHTED = ("conv", "ds", "ir")
+"""The layers that have weights, an activation, and branches."""
+
+_TEXT = re.compile(
+    rf"(?P<layer>{'|'.join(LAYERS)})(_k(?P<kernel>\d+))?(_e(?P<expansion>\d+))?(_(?P<activation>{'|'.join(ACTIVATIONS)}))?"
+    rf"(_(?P<connection>res|dense))?(_b(?P<branches>\d+)(?P<merge>{'|'.join(MERGES)}))?"
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A layer with the choices that matter to it; make it with `Slot.of`.
+
+    Attributes:
+        layer: One of `LAYERS`.
+        kernel: Side of the kernel or of the pooling window; 0 for ``skip``.
+        expansion: Factor of the channels inside a bottleneck; 0 for other layers.
+        activation: One of `ACTIVATIONS`; empty for layers without weights.
+        connection: One of `CONNECTIONS`.
+        branches: Number of parallel copies of the layer.
+        merge: How the outputs of several branches are joined, one of `MERGES`; empty for one branch.
+    """
+
+    layer: str
+    kernel: int = 0
+    expansion: int = 0
+    activation: str = ""
+    connection: str = "plain"
+    branches: int = 1
+    merge: str = ""
+
+    @classmethod
+    def of(
+        cls, layer: str, kernel: int, expansion: int, activation: str, connection: str, branches: int, merge: str
+    ) -> Slot:
+        """The slot of one choice for everything; what does not matter to the layer is left out."""
+        if layer == "skip":
+            return cls("skip")
+        if layer not in WEIGHTED:
+            return cls(layer, kernel, connection=connection)
+        return cls(
+            layer,
+            kernel,
+            expansion if layer == "ir" else 0,
+            activation,
+            connection,
+            branches,
+            merge if branches > 1 else "",
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Slot | None:
+        """The slot of a string such as ``"ir_k5_e4_silu_res_b2cat"``; None where it has another form."""
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            return None
+        part = match.groupdict()
+        slot = cls(
+            part["layer"],
+            int(part["kernel"] or 0),
+            int(part["expansion"] or 0),
+            part["activation"] or "",
+            part["connection"] or "plain",
+            int(part["branches"] or 1),
+            part["merge"] or "",
+        )
+        return slot if slot.text == text else None
+
+    @property
+    def text(self) -> str:
+        """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are not written."""
+        parts = [self.layer]
+        parts += [f"k{self.kernel}"] if self.kernel else []
+        parts += [f"e{self.expansion}"] if self.expansion else []
+        parts += [self.activation] if self.activation else []
+        parts += [self.connection] if self.connection != "plain" else []
+        parts += [f"b{self.branches}{self.merge}"] if self.branches > 1 else []
+        return "_".join(parts)

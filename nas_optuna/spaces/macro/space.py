@@ -1,0 +1,335 @@
+"""The macro space: layer types, kernels, activations, connections, branches, width and depth, stage by stage."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from nas_optuna.errors import ArchitectureError, SpecError, unknown
+from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spaces.base import (
+    Decomposable,
+    InputSize,
+    Operation,
+    Parameter,
+    Shape,
+    checked_input_size,
+    require_choices,
+    require_positive,
+)
+from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, Slot
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NORMS = ("batch", "group", "none")
+HEADS = ("linear", "hidden")
+PARTS = ("layer", "kernel", "expansion", "activation", "connection", "branches", "merge")
+"""The parameters of one slot, in order."""
+_SMALLEST_INPUT = 8
+_SMALLEST_HALVED = 4
+_LARGEST_GROUP = 8
+
+
+class MacroSpace(Decomposable):
+    """Stages of slots: what stands in each slot, how wide and how deep each stage is.
+
+    A stage begins with a 3×3 convolution to its width, with stride 2 from the second stage on while at least 4
+    pixels are left. Its slots keep the shape. Every slot has its own layer, kernel, expansion, activation, connection
+    and branches, as parameters of fixed names: ``stage1.width``, ``stage1.depth``, ``stage1.slot1.layer``,
+    ``stage1.slot1.kernel``, … A choice that does not matter (the kernel of a ``skip``, a slot beyond the stage's
+    depth) counts as its first one, so that equal networks are equal architectures.
+
+    An architecture is written stage by stage: ``w32_d2.conv_k3_relu_res.ir_k5_e4_silu_b2cat-w48_d1.maxpool_k3``.
+
+    Args:
+        stages: Number of stages.
+        widths: Choices for the channels of every stage, or one list of choices for each stage.
+        depths: Choices for the number of slots that a stage uses.
+        layers: Choices for a slot's layer: ``conv``, ``ds`` (depthwise separable), ``ir`` (inverted bottleneck),
+            ``maxpool``, ``avgpool``, ``skip``.
+        kernels: Choices for the side of its kernel or pooling window, odd.
+        expansions: Choices for how many times wider a bottleneck is inside.
+        activations: Choices from ``relu``, ``silu``, ``gelu``, ``hardswish``.
+        connections: Choices from ``plain``, ``res`` (the input is added), ``dense`` (the input is concatenated, and a
+            1×1 convolution follows).
+        branches: Choices for the number of parallel copies of the layer.
+        merges: Choices for how their outputs are joined: ``add``, ``cat`` (a 1×1 convolution follows).
+        norm: ``batch``, ``group`` or ``none``, for the whole network.
+        stem_stride: Stride of the first convolution: 1, 2 or 4.
+        head: ``linear`` is global average pooling and a linear layer; ``hidden`` has a hidden layer between them.
+        head_units: Units of that hidden layer.
+        in_channels: Channels of an input image.
+        classes: Number of classes.
+        input_size: Side length of the input in pixels, or ``(height, width)``; at least 8.
+
+    Raises:
+        SpecError: An option or one of its choices is refused.
+
+    Example:
+        >>> space = MacroSpace(stages=1, widths=[8], depths=[1], layers=["conv", "skip"], branches=[1])
+        >>> space.size
+        37
+        >>> str(space.from_tokens([0] * len(space.parameters)))
+        'w8_d1.conv_k3_relu'
+    """
+
+    name = "macro"
+
+    def __init__(
+        self,
+        *,
+        stages: int = 3,
+        widths: Sequence[int] | Sequence[Sequence[int]] = (16, 24, 32, 48),
+        depths: Sequence[int] = (1, 2, 3),
+        layers: Sequence[str] = LAYERS,
+        kernels: Sequence[int] = (3, 5, 7),
+        expansions: Sequence[int] = (2, 4),
+        activations: Sequence[str] = ACTIVATIONS,
+        connections: Sequence[str] = CONNECTIONS,
+        branches: Sequence[int] = (1, 2, 3),
+        merges: Sequence[str] = MERGES,
+        norm: str = "batch",
+        stem_stride: int = 1,
+        head: str = "linear",
+        head_units: int = 64,
+        in_channels: int = 1,
+        classes: int = 10,
+        input_size: InputSize = 28,
+    ) -> None:
+        require_positive(stages=stages, head_units=head_units, in_channels=in_channels, classes=classes)
+        self.in_channels = in_channels
+        self.classes = classes
+        self.input_size = checked_input_size(input_size)
+        if min(self.image_size) < _SMALLEST_INPUT:
+            raise SpecError(
+                f"space 'macro' needs images of at least {_SMALLEST_INPUT} pixels a side, got"
+                f" {self.image_size[0]}x{self.image_size[1]}; raise recipe.input_size"
+            )
+        for option, value, known in (("norm", norm, NORMS), ("head", head, HEADS)):
+            if value not in known:
+                raise SpecError(unknown(f"choice of space option {option!r}:", str(value), known))
+        if isinstance(stem_stride, bool) or stem_stride not in (1, 2, 4):
+            raise SpecError(f"space option 'stem_stride' must be 1, 2 or 4, got {stem_stride!r}")
+        self.norm = norm
+        self.stem_stride = stem_stride
+        self.head_units = head_units if head == "hidden" else 0
+        self.stages = stages
+        stage_widths = _stage_widths(widths, stages)
+        self.slot_choices: dict[str, tuple[Choice, ...]] = {
+            "layer": _named("layers", layers, LAYERS),
+            "kernel": _numbers("kernels", kernels, odd=True),
+            "expansion": _numbers("expansions", expansions),
+            "activation": _named("activations", activations, ACTIVATIONS),
+            "connection": _named("connections", connections, CONNECTIONS),
+            "branches": _numbers("branches", branches),
+            "merge": _named("merges", merges, MERGES),
+        }
+        self.depths = _numbers("depths", depths)
+        self.slots = max(self.depths)
+        divisor = math.gcd(*(width for widths in stage_widths for width in widths))
+        self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
+        self.parameters = {}
+        for stage, choices in enumerate(stage_widths, start=1):
+            self.parameters[f"stage{stage}.width"] = Parameter(choices, ordered=True)
+            self.parameters[f"stage{stage}.depth"] = Parameter(self.depths, ordered=True)
+            for slot in range(1, self.slots + 1):
+                for part, values in self.slot_choices.items():
+                    numeric = part in ("kernel", "expansion", "branches")
+                    self.parameters[f"stage{stage}.slot{slot}.{part}"] = Parameter(values, ordered=numeric)
+
+    @cached_property
+    def size(self) -> int:
+        """How many architectures there are: choices that do not matter are not counted."""
+        total = 1
+        for stage in range(1, self.stages + 1):
+            slots = [len(self.slot_variants(stage, slot)) for slot in range(1, self.slots + 1)]
+            depths = cast(tuple[int, ...], self.parameters[f"stage{stage}.depth"].choices)
+            total *= len(self.parameters[f"stage{stage}.width"].choices) * sum(math.prod(slots[:d]) for d in depths)
+        return total
+
+    def slot_variants(self, stage: int, slot: int) -> dict[Slot, None]:
+        """Every distinct layer that a slot can hold, in order."""
+        choices = (self.parameters[f"stage{stage}.slot{slot}.{part}"].choices for part in PARTS)
+        return dict.fromkeys(Slot.of(*cast(Any, values)) for values in itertools.product(*choices))
+
+    def slot_of(self, params: Mapping[str, Any], stage: int, slot: int) -> Slot:
+        """What stands in a slot, whether or not the stage is deep enough to use it."""
+        return Slot.of(*(params[f"stage{stage}.slot{slot}.{part}"] for part in PARTS))
+
+    def canonical(self, params: Mapping[str, Choice]) -> dict[str, Choice]:
+        """The first choice wherever a choice does not matter."""
+        found: dict[str, Choice] = {}
+        for stage in range(1, self.stages + 1):
+            found |= {f"stage{stage}.{part}": params[f"stage{stage}.{part}"] for part in ("width", "depth")}
+            for slot in range(1, self.slots + 1):
+                used = slot <= cast(int, params[f"stage{stage}.depth"])
+                found |= self._slot_params(stage, slot, self.slot_of(params, stage, slot) if used else None)
+        return found
+
+    def _slot_params(self, stage: int, slot: int, layer: Slot | None) -> dict[str, Choice]:
+        """The parameters of a slot; all first choices where there is no layer."""
+        params: dict[str, Choice] = {}
+        for part in PARTS:
+            name = f"stage{stage}.slot{slot}.{part}"
+            first = self.parameters[name].choices[0]
+            value = getattr(layer, part) if layer else first
+            # What does not matter to a layer is zero or empty; where no branches matter there is one, and plain.
+            matters = value and not (layer and layer.layer == "skip" and part != "layer")
+            if part == "branches" and layer and not layer.activation:
+                matters = False
+            params[name] = value if matters else first
+        return params
+
+    def format(self, params: Mapping[str, Any]) -> str:
+        """E.g. ``"w32_d2.conv_k3_relu_res.ir_k5_e4_silu-w48_d1.maxpool_k3"``."""
+        stages = []
+        for stage in range(1, self.stages + 1):
+            depth = params[f"stage{stage}.depth"]
+            slots = [self.slot_of(params, stage, slot).text for slot in range(1, depth + 1)]
+            stages.append(".".join([f"w{params[f'stage{stage}.width']}_d{depth}", *slots]))
+        return "-".join(stages)
+
+    def parse(self, text: str) -> Architecture:
+        """The architecture of a string such as ``"w32_d1.conv_k3_relu_res-w48_d1.maxpool_k3"``.
+
+        Raises:
+            ArchitectureError: The string has another form or number of stages, or a value is outside its choices.
+        """
+        stages = text.strip().lower().split("-")
+        if len(stages) != self.stages:
+            raise ArchitectureError(
+                f"{text!r} is not {self.stages} stages joined by '-', each like w32_d1.conv_k3_relu_res"
+            )
+        params: dict[str, Choice] = {}
+        for stage, written in enumerate(stages, start=1):
+            head, *slots = written.split(".")
+            width, _, depth = head.partition("_")
+            if not (width[:1] == "w" and depth[:1] == "d" and width[1:].isdecimal() and depth[1:].isdecimal()):
+                raise ArchitectureError(f"stage {written!r} does not begin with its width and depth, like w32_d2")
+            if int(depth[1:]) != len(slots):
+                raise ArchitectureError(f"stage {written!r} is {depth[1:]} deep and lists {len(slots)} layers")
+            params |= {f"stage{stage}.width": int(width[1:]), f"stage{stage}.depth": int(depth[1:])}
+            if len(slots) > self.slots:
+                raise ArchitectureError(f"stage {written!r} is deeper than {self.slots} layers")
+            for slot in range(1, self.slots + 1):
+                part = slots[slot - 1] if slot <= len(slots) else None
+                layer = Slot.parse(part) if part is not None else None
+                if part is not None and layer is None:
+                    raise ArchitectureError(f"{part!r} is no layer; write it like conv_k3_relu_res or ir_k5_e4_silu")
+                params |= self._slot_params(stage, slot, layer)
+        architecture = self.architecture(params)
+        if str(architecture) != "-".join(stages):
+            raise ArchitectureError(f"{text!r} leaves something out; the nearest architecture is {architecture}")
+        return architecture
+
+    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+        """For each stage a ``transition`` and its slots, then the ``head``; the kind of a slot is its text."""
+        params = architecture.params
+        shape = self.input_shape
+        operations = []
+        for stage in range(1, self.stages + 1):
+            operations.append(self.transition(stage, shape, cast(int, params[f"stage{stage}.width"])))
+            shape = operations[-1].output_shape
+            slots = range(1, cast(int, params[f"stage{stage}.depth"]) + 1)
+            operations += [self.slot_operation(self.slot_of(params, stage, slot), shape) for slot in slots]
+        return (*operations, self.head_operation(shape))
+
+    def reachable_operations(self) -> Iterator[Operation]:
+        """Every transition between two widths, every layer at every width of every stage, every head."""
+        shapes = {self.input_shape: None}
+        seen: set[Operation] = set()
+        for stage in range(1, self.stages + 1):
+            widths = cast(tuple[int, ...], self.parameters[f"stage{stage}.width"].choices)
+            found = [self.transition(stage, shape, width) for shape in shapes for width in widths]
+            shapes = dict.fromkeys(operation.output_shape for operation in found)
+            variants: dict[Slot, None] = {}
+            for slot in range(1, self.slots + 1):
+                variants |= self.slot_variants(stage, slot)
+            found += [self.slot_operation(slot, shape) for shape in shapes for slot in variants]
+            yield from (operation for operation in dict.fromkeys(found) if operation not in seen)
+            seen.update(found)
+        yield from map(self.head_operation, shapes)
+
+    def transition(self, stage: int, shape: Shape, width: int) -> Operation:
+        """The first convolution of a stage, for an input of that shape."""
+        _, *sides = shape
+        stride = self.stem_stride if stage == 1 else 2 if min(sides) >= _SMALLEST_HALVED else 1
+        output = (width, *((side - 1) // stride + 1 for side in sides))
+        return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output)
+
+    def slot_operation(self, slot: Slot, shape: Shape) -> Operation:
+        """What stands in a slot, for an input of that shape."""
+        return Operation(slot.text if slot.layer == "skip" else f"{slot.text} {self.norm}", (), shape, shape)
+
+    def head_operation(self, shape: Shape) -> Operation:
+        """Global pooling and the linear layers."""
+        return Operation("head", (("units", self.head_units),), shape, (self.classes,))
+
+    def build_operation(self, operation: Operation) -> nn.Module:
+        """A `Transition`, a `SlotLayer`, an identity for ``skip``, or the head."""
+        from torch import nn
+
+        from nas_optuna.spaces.macro import layers
+
+        channels = operation.input_shape[0]
+        if operation.kind == "head":
+            return layers.make_head(channels, self.classes, self.head_units)
+        if operation.kind.startswith("transition"):
+            stride = dict(operation.options)["stride"]
+            return layers.Transition(channels, operation.output_shape[0], stride, norm=self.norm, group=self.group)
+        slot = Slot.parse(operation.kind.split(" ")[0])
+        if slot is None:
+            raise ArchitectureError(f"{operation.kind!r} is no operation of space 'macro'")
+        if slot.layer == "skip":
+            return nn.Identity()
+        return layers.SlotLayer(slot, channels, norm=self.norm, group=self.group)
+
+    def macs_by_formula(self, operation: Operation) -> int:
+        """Written out, because there are thousands of operations."""
+        channels, *sides = operation.input_shape
+        if operation.kind == "head":
+            units = self.head_units
+            return channels * units + units * self.classes if units else channels * self.classes
+        if operation.kind.startswith("transition"):
+            return 9 * channels * math.prod(operation.output_shape)
+        slot = Slot.parse(operation.kind.split(" ")[0])
+        assert slot is not None
+        inner, window = channels * slot.expansion, slot.kernel**2
+        body = {
+            "conv": window * channels**2,
+            "ds": window * channels + channels**2,
+            "ir": 2 * channels * inner + window * inner,
+        }.get(slot.layer, 0)
+        merge = slot.branches * channels**2 if slot.merge == "cat" else 0
+        dense = 2 * channels**2 if slot.connection == "dense" else 0
+        return (slot.branches * body + merge + dense) * math.prod(sides)
+
+
+def _numbers(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
+    require_choices(option, values)
+    for value in values:
+        require_positive(**{option: value})
+        if odd and value % 2 == 0:
+            raise SpecError(f"space option {option!r} needs odd numbers, so that a layer keeps the size, got {value}")
+    return tuple(values)
+
+
+def _named(option: str, values: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    require_choices(option, values)
+    for value in values:
+        if value not in known:
+            raise SpecError(unknown(f"choice of space option {option!r}:", str(value), known))
+    return tuple(values)
+
+
+def _stage_widths(widths: Sequence[int] | Sequence[Sequence[int]], stages: int) -> list[tuple[int, ...]]:
+    """One tuple of choices for each stage."""
+    if isinstance(widths, Sequence) and widths and all(isinstance(w, Sequence) for w in widths):
+        if len(widths) != stages:
+            raise SpecError(f"space option 'widths' has {len(widths)} lists for {stages} stages; give one for each")
+        return [_numbers("widths", cast(Sequence[int], choices)) for choices in widths]
+    return [_numbers("widths", cast(Sequence[int], widths))] * stages
