@@ -26,7 +26,8 @@ import torch
 
 from nas_optuna import ConvSpace, Objective, Recipe, StudySpec, load_data
 from nas_optuna.cli.progress import RunDisplay, Score
-from nas_optuna.execution import objective as objective_module
+from nas_optuna.execution import evaluator as evaluator_module
+from nas_optuna.execution.events import Run
 from nas_optuna.execution.loop import run
 from nas_optuna.pruners import create_pruner
 from nas_optuna.report.notes import NoteWriter
@@ -79,13 +80,15 @@ def measure(trials: int, block: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         theirs, ours = study(Path(folder), "bare"), study(Path(folder), "ours")
         objective = Objective(SPACE, load_data("digits"), RECIPE, device="cpu")
-        objective_module.fit = stubbed_fit  # type: ignore[assignment]
-        objective_module.make_network = lambda *_: torch.nn.Identity()  # type: ignore[assignment]
-        watchers = (NoteWriter(), RunDisplay(Score(trials, None), None).of(ours))
+        evaluator_module.fit = stubbed_fit  # type: ignore[assignment]
+        evaluator_module.make_network = lambda *_: torch.nn.Identity()  # type: ignore[assignment]
+        display = RunDisplay(Score(trials, None), None)
+        display.run_started(Run("search", ours, trials, RECIPE.epochs))
+        callbacks = (NoteWriter(), display)
         for _ in range(trials // block):
             timed("bare", lambda: theirs.optimize(bare, n_trials=block))
             with contextlib.redirect_stderr(io.StringIO()):
-                timed("ours", lambda: run(ours, objective, trials=block, watchers=watchers))
+                timed("ours", lambda: run(ours, objective, trials=block, callbacks=callbacks))
         assert len(theirs.trials) == len(ours.trials) == trials
     return taken
 

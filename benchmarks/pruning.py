@@ -20,8 +20,7 @@ from typing import Any
 
 import optuna
 
-from nas_optuna.execution.objective import Objective
-from nas_optuna.experiment import prepare
+from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.pruners import create_pruner
 from nas_optuna.spec import StudySpec
@@ -31,11 +30,11 @@ PRUNERS = ("none", "median", "percentile", "asha", "hyperband", "patient")
 
 def curves_of(spec: StudySpec, seed: int, trials: int) -> list[list[float]]:
     """Validation accuracy after each epoch, for `trials` random architectures."""
-    search = prepare(spec)
+    objective = Experiment.from_spec(spec).objective
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed), pruner=optuna.pruners.NopPruner()
     )
-    study.optimize(Objective(search.space, search.data, spec.recipe), n_trials=trials)
+    study.optimize(objective, n_trials=trials)
     return [list(trial.intermediate_values.values()) for trial in study.get_trials()]
 
 

@@ -25,8 +25,9 @@ from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import measure_table
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.objective import Objective
+from nas_optuna.execution.search import Search
 from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
-from nas_optuna.experiment import Search, prepare
+from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spec import StudySpec
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = prepare(StudySpec.from_toml(find_spec("digits-supernet"), options.set))
+    search = Experiment.from_spec(StudySpec.from_toml(find_spec("digits-supernet"), options.set), device="cpu").search
     result = sweep(search, options) if options.what == "lambda" else compare(search, options)
     if options.json:
         print(json.dumps(result))

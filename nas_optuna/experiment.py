@@ -1,52 +1,219 @@
-"""From a study spec to the things it names."""
+"""The only place that puts a study's parts together: from a spec, or from a stored study, to what runs it."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
+from optuna.study import Study
 
-from nas_optuna.costs.cost_model import Costs
 from nas_optuna.data import SearchData, load_data
-from nas_optuna.pruners import create_pruner
-from nas_optuna.samplers import create_sampler
+from nas_optuna.data.catalog import DATA_SETS
+from nas_optuna.devices import resolve_device
+from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
+from nas_optuna.execution.loop import Outcome, StopRequest
+from nas_optuna.execution.loop import run as run_trials
+from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.execution.search import Search
+from nas_optuna.objectives import parse_criterion
+from nas_optuna.pruners import PRUNERS, create_pruner
+from nas_optuna.registry import Registry
+from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
-from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.records import count
+from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.studies import create_study, load_study, require_same_space, study_spec
+from nas_optuna.training.fit import never
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Search:
-    """A spec's data, space, sampler and pruner, each checked.
+class Experiment:
+    """Everything that a study spec names, made and checked.
 
     Attributes:
-        spec: The spec that they were made from.
-        data: Training and validation images.
-        space: The search space for images of that kind.
-        sampler: What proposes architectures.
+        spec: The study spec.
+        objective: Scores what a trial chooses; it holds evaluator, costs and limits.
+        sampler: What proposes architectures, inside the limits.
         pruner: What stops trials.
+        data: The images of our own training; None where the study has an evaluator of its own.
+
+    Example:
+        >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"epochs": 1}})
+        >>> experiment = Experiment.from_spec(spec, device="cpu")
+        >>> study = experiment.create(optuna.storages.InMemoryStorage(), "example")
+        >>> experiment.run(study, trials=1).trials
+        1
     """
 
     spec: StudySpec
-    data: SearchData
-    space: SearchSpace
+    objective: EvaluatorObjective
     sampler: BaseSampler
     pruner: BasePruner
+    data: SearchData | None
 
-    def sampler_within(self, costs: Costs) -> BaseSampler:
-        """The sampler; in a study with limits, one that proposes inside them."""
-        # A grid hands out its points in order, whatever it is asked.
-        if not costs.limited or isinstance(self.sampler, GridSampler):
-            return self.sampler
-        spec = self.spec.sampler
+    @classmethod
+    def from_spec(
+        cls,
+        spec: StudySpec,
+        *,
+        data_directory: Path | None = None,
+        device: str = "auto",
+        checkpoints: Path | None = None,
+        interrupted: Callable[[], bool] = never,
+        callbacks: Sequence[Callback | OptunaCallback] = (),
+    ) -> Experiment:
+        """Load and make what a spec names.
 
-        def make(seed: int) -> BaseSampler:
-            return create_sampler(spec.name, self.space, seed, spec.options)
+        Args:
+            spec: The study spec. Code that it names is imported; see `require_trust` for specs of other people.
+            data_directory: Where data sets are; their default place without it.
+            device: Where to train.
+            checkpoints: Folder for the state of running trials.
+            interrupted: Asked between optimiser steps.
+            callbacks: Told of each step.
 
-        return WithinLimitsSampler(make, self.space, costs.total_excess, spec.seed)
+        Raises:
+            SpecError: A name or option is unknown, or a value is refused.
+            DataError: The data set is absent or unusable.
+            DeviceError: The device is not there.
+            TableError: The latency table is damaged, or was measured elsewhere.
+        """
+        data, evaluator = make_evaluator(spec, data_directory, device)
+        space = evaluator.space
+        sampler = create_sampler(spec.sampler.name, space, spec.sampler.seed, spec.sampler.options)
+        pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
+        objective = EvaluatorObjective(
+            evaluator,
+            objectives=spec.objectives,
+            limits=spec.limits,
+            latency=spec.latency,
+            device=device,
+            reuse_duplicates=spec.reuse_duplicates,
+            checkpoints=checkpoints,
+            interrupted=interrupted,
+            callbacks=callbacks,
+        )
+        return cls(spec, objective, _within(sampler, objective, spec), pruner, data)
+
+    @classmethod
+    def of_study(cls, study: Study, spec: StudySpec | None = None, **given: Any) -> Experiment:
+        """What a stored study needs to go on, and the study's sampler and pruner set.
+
+        Args:
+            study: A study of ours.
+            spec: Its spec with what may change, such as another sampler; by default the one that it remembers.
+            given: As `from_spec` takes them.
+
+        Raises:
+            StudyError: It searches another space, or its images have changed.
+            SpecError: As `from_spec`.
+        """
+        stored = study_spec(study)
+        experiment = cls.from_spec(spec or stored, **given)
+        experiment.require_same(study)
+        experiment._remember_data(study, stored)
+        study.sampler, study.pruner = experiment.sampler, experiment.pruner
+        return experiment
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return self.objective.space
+
+    @property
+    def search(self) -> Search:
+        """What a supernet is trained for.
+
+        Raises:
+            SpecError: The study has an evaluator of its own, which a supernet cannot stand for.
+        """
+        if self.data is None:
+            raise SpecError(
+                f"the study's evaluator {self.spec.evaluator.name!r} trains in its own way, and a supernet needs images"
+                " and a recipe; use another sampler"
+            )
+        return Search(self.spec, self.data, self.space)
+
+    def create(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
+        """Create the Optuna study that remembers this spec, its space and the fingerprint of its data.
+
+        Raises:
+            StudyError: The name is taken, or cannot be one.
+        """
+        study = create_study(storage, name, self.spec, self.space)
+        self._remember_data(study, self.spec)
+        study.sampler, study.pruner = self.sampler, self.pruner
+        return study
+
+    def require_same(self, study: Study) -> None:
+        """Refuse to go on in another space or with other images than the study began with.
+
+        The content decides about the images; they may lie elsewhere.
+
+        Raises:
+            StudyError: Naming what differs.
+        """
+        require_same_space(study, self.space)
+        began: Mapping[str, Any] = study_attribute(study.user_attrs, StudyKey.DATA, {})
+        if self.data is not None and began and began.get("fingerprint") != self.data.fingerprint:
+            raise StudyError(
+                f"the images of {self.data.name!r} are not those that study {study.study_name!r} began with, so its"
+                " values could not be compared; restore them, or give the new ones a study of their own: --study NAME"
+            )
+
+    def _remember_data(self, study: Study, stored: StudySpec) -> None:
+        """Note the data's fingerprint, where an older version did not; and their new place, where they were moved."""
+        if self.data is None:
+            return
+        if StudyKey.DATA not in study.user_attrs:
+            study.set_user_attr(StudyKey.DATA, {"name": self.data.name, "fingerprint": self.data.fingerprint})
+        if stored.data.name != self.spec.data.name:
+            moved = stored.override([f"data.name={json.dumps(self.spec.data.name)}"])
+            study.set_user_attr(StudyKey.SPEC, moved.to_dict())
+            logger.warning("the images of study %r lie at %s now", study.study_name, self.spec.data.name)
+
+    def run(
+        self,
+        study: Study,
+        *,
+        trials: int | None = None,
+        timeout: float | None = None,
+        stop: StopRequest | None = None,
+        callbacks: Sequence[Callback | OptunaCallback] = (),
+    ) -> Outcome:
+        """Run trials of a study in this process; see `nas_optuna.execution.loop.run`.
+
+        Args:
+            study: Made by `create`, or loaded and given to `of_study`.
+            trials: Finish this many; None is no limit.
+            timeout: Begin no trial after this many seconds; None is no limit.
+            stop: Looked at between trials; give the same one to `from_spec`, as ``interrupted``.
+            callbacks: Told of the run, of each trial and of each step.
+        """
+        told = Callbacks(callbacks)
+        objective = self.objective
+        before, objective.callbacks = objective.callbacks, Callbacks([objective.callbacks, told])
+        begun = Run("search", study, trials, objective.evaluator.steps, timeout, {"what": self.describe()})
+        told.run_started(begun)
+        try:
+            return run_trials(study, objective, trials=trials, timeout=timeout, stop=stop, callbacks=[told])
+        finally:
+            objective.callbacks = before
+            told.run_finished(begun)
 
     def describe(self) -> str:
         """One line for a person."""
@@ -54,33 +221,132 @@ class Search:
         height, width = self.space.image_size
         goal = " and ".join(self.spec.objectives)
         goal += "".join(f", {name} at most {limit:,.6g}" for name, limit in self.spec.limits.items())
+        if self.data is None:
+            what = f"{goal} by {self.spec.evaluator.name}"
+        else:
+            what = (
+                f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
+                f" {self.spec.data.select_on} images, {height}×{width})"
+            )
         return (
-            f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
-            f" {self.spec.data.select_on} images, {height}×{width}), space {self.space.name} ({size} architectures),"
-            f" sampler {self.spec.sampler.name}, pruner {self.spec.pruner.name},"
-            f" {count(self.spec.recipe.epochs, 'epoch')}"
+            f"{what}, space {self.space.name} ({size} architectures), sampler {self.spec.sampler.name},"
+            f" pruner {self.spec.pruner.name}, {count(self.objective.evaluator.steps, 'epoch')}"
         )
 
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the images: classes, sizes, what is left out."""
+        if self.data is None:
+            return ()
+        size = self.data.describe_size(max(self.space.image_size))
+        return (*([f"images: {size}"] if size else []), *self.data.notes)
 
-def prepare(spec: StudySpec, data_directory: Path | None = None) -> Search:
-    """Load and make what a spec names.
 
-    Args:
-        spec: The study spec.
-        data_directory: Where data sets are; their default place without it.
+@dataclass(frozen=True)
+class ExperimentHandle:
+    """Everything that another process needs to work on a stored study: it can be pickled.
+
+    Attributes:
+        storage: The storage's URL.
+        study: The study's name.
+        data_directory: Where data sets are; None is their default place.
+        device: Where to train.
+        checkpoints: Folder for the state of running trials, which workers on one machine share.
+        spec: The study's spec with what was changed for this run; None is the stored one.
+    """
+
+    storage: str
+    study: str
+    data_directory: Path | None = None
+    device: str = "auto"
+    checkpoints: Path | None = None
+    spec: StudySpec | None = None
+
+    def open(
+        self, *, interrupted: Callable[[], bool] = never, callbacks: Sequence[Callback | OptunaCallback] = ()
+    ) -> tuple[Experiment, Study]:
+        """The experiment and its study, in this process.
+
+        Raises:
+            StudyError: The storage cannot be opened, or has no such study.
+        """
+        from nas_optuna.study.storage import open_storage
+
+        study = load_study(open_storage(self.storage), self.study)
+        experiment = Experiment.of_study(
+            study,
+            self.spec,
+            data_directory=self.data_directory,
+            device=self.device,
+            checkpoints=self.checkpoints,
+            interrupted=interrupted,
+            callbacks=callbacks,
+        )
+        return experiment, study
+
+
+def code_named(spec: StudySpec) -> list[str]:
+    """The code outside of installed packages' entry points that running a spec would import, as ``kind name``.
+
+    Example:
+        >>> code_named(StudySpec.from_dict({"space": {"name": "my_net.py:network"}}))
+        ['space my_net.py:network']
+    """
+    parts: list[tuple[Registry, str]] = [
+        (DATA_SETS, spec.data.name),
+        (SPACES, spec.space.name),
+        (SAMPLERS, spec.sampler.name),
+        (PRUNERS, spec.pruner.name),
+        (EVALUATORS, spec.evaluator.name),
+    ]
+    found = [
+        f"{registry.kind} {name}"
+        for registry, name in parts
+        if registry.is_code(name) and not name.startswith(("folder:", "npz:"))
+    ]
+    return [*found, *(f"objective {name}" for name in spec.objectives if _is_code(name))]
+
+
+def _is_code(objective: str) -> bool:
+    from nas_optuna.metrics import METRICS
+
+    name = objective.partition("*")[0]
+    return METRICS.is_code(name) and not name.endswith((":minimize", ":maximize"))
+
+
+def make_evaluator(spec: StudySpec, data_directory: Path | None, device: str) -> tuple[SearchData | None, Evaluator]:
+    """A spec's evaluator with its space; its data, where it is our own training.
 
     Raises:
         SpecError: A name or option is unknown, or a value is refused.
         DataError: The data set is absent or unusable.
     """
-    data = load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
-    space = create_space(
-        spec.space.name,
-        spec.space.options,
-        in_channels=data.train.channels,
-        classes=len(data.train.classes),
-        input_size=spec.recipe.input_size or data.train.side,
-    )
-    sampler = create_sampler(spec.sampler.name, space, spec.sampler.seed, spec.sampler.options)
-    pruner = create_pruner(spec.pruner.name, spec.recipe.epochs, spec.pruner.options)
-    return Search(spec, data, space, sampler, pruner)
+    where = resolve_device(device)
+    if spec.evaluator.name == "training":
+        if spec.evaluator.options:
+            raise SpecError("evaluator 'training' has no options; its settings are those of [recipe]")
+        data = load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
+        space = create_space(
+            spec.space.name,
+            spec.space.options,
+            in_channels=data.train.channels,
+            classes=len(data.train.classes),
+            input_size=spec.recipe.input_size or data.train.side,
+        )
+        metrics = [c.metric for c in map(parse_criterion, spec.objectives) if c.metric]
+        return data, TrainingEvaluator(space, data, spec.recipe, where, metrics)
+    context = EvaluatorContext(partial(create_space, spec.space.name, spec.space.options), where, data_directory)
+    made: Evaluator = EVALUATORS.make(spec.evaluator.name, context, options=spec.evaluator.options, wanted=Evaluator)
+    return None, made
+
+
+def _within(sampler: BaseSampler, objective: EvaluatorObjective, spec: StudySpec) -> BaseSampler:
+    """The sampler; in a study with limits, one that proposes inside them."""
+    # A grid hands out its points in order, whatever it is asked.
+    if not objective.limits or isinstance(sampler, GridSampler):
+        return sampler
+    make = partial(_with_seed, spec, objective.space)
+    return WithinLimitsSampler(make, objective.space, objective.limits.total_excess, spec.sampler.seed)
+
+
+def _with_seed(spec: StudySpec, space: SearchSpace, seed: int) -> BaseSampler:
+    return create_sampler(spec.sampler.name, space, seed, spec.sampler.options)

@@ -1,102 +1,140 @@
-"""What a study can optimise and limit, by name: accuracy, four costs, and accuracy softly traded for a cost."""
+"""What a study optimises and limits, by name: metrics, costs, and a metric softly traded for a cost."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.metrics import METRICS, Direction, find_metric
+from nas_optuna.registry import Registry
 
-COSTS: dict[str, str] = {
-    "latency_ms": "milliseconds of one inference, from a latency table or measured",
-    "macs": "multiply-accumulates of one image's forward pass",
-    "params": "number of weights",
-    "memory": "bytes of weights and of the peak of activations in inference",
-}
-"""Every cost, all of them to be minimised, with what it counts."""
+COSTS = Registry(
+    "cost",
+    "nas_optuna.costs",
+    {
+        "latency_ms": "nas_optuna.costs.latency_cost:LatencyCost",
+        "macs": "nas_optuna.costs.counted:MacsCost",
+        "params": "nas_optuna.costs.counted:ParamsCost",
+        "memory": "nas_optuna.costs.counted:MemoryCost",
+        "energy_mj": "nas_optuna.costs.energy:EnergyCost",
+    },
+)
+"""Every cost; all of them are to be minimised."""
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d+))?\s*([kMG]?)")
-_SOFT = re.compile(r"accuracy\s*\*\s*\(\s*(\w+)\s*/\s*([^()]+?)\s*\)\s*\^\s*([+-]?[\d.]+)")
+_SOFT = re.compile(r"([\w.:]+)\s*\*\s*\(\s*(\w+)\s*/\s*([^()]+?)\s*\)\s*\^\s*([+-]?[\d.]+)")
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+EXAMPLE = "accuracy*(latency_ms/0.5)^-0.07"
 
 
 @dataclass(frozen=True)
-class Goal:
+class Criterion:
     """One thing that is optimised.
 
     Attributes:
-        name: ``"accuracy"``, one of `COSTS`, or the formula of a soft target.
-        cost: The cost that it needs to know, if any.
-        target: A soft target's cost at which accuracy counts as it is.
+        name: A metric's name, a cost's name, or the formula of a soft target.
+        direction: Optuna's word for which way is better.
+        ideal: The best value there can be; None where there is no bound.
+        worst: The worst value there can be; None where there is no bound.
+        metric: The metric that it needs, if any.
+        cost: The cost that it needs, if any.
+        target: A soft target's cost at which the metric counts as it is.
         exponent: A soft target's exponent, negative.
     """
 
     name: str
+    direction: Direction
+    ideal: float | None
+    worst: float | None
+    metric: str | None = None
     cost: str | None = None
     target: float | None = None
     exponent: float = 0.0
 
     @property
-    def needs_accuracy(self) -> bool:
-        """Whether a network must be trained to know it."""
-        return self.name not in COSTS
+    def maximize(self) -> bool:
+        """Whether larger is better."""
+        return self.direction == "maximize"
 
-    @property
-    def direction(self) -> Literal["maximize", "minimize"]:
-        """Optuna's word for it."""
-        return "maximize" if self.needs_accuracy else "minimize"
-
-    def value(self, accuracy: float, costs: Mapping[str, float]) -> float:
+    def value(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> float:
         """What is told to Optuna.
 
         Args:
-            accuracy: Between 0 and 1.
-            costs: The cost that is needed, by name.
+            metrics: The metric that is needed, by name.
+            costs: The cost that is needed, by name, in its unit.
         """
-        if self.cost is None:
-            return accuracy
-        cost = costs[self.cost]
-        return cost if self.target is None else accuracy * (cost / self.target) ** self.exponent
+        if self.metric is None:
+            assert self.cost is not None
+            return costs[self.cost]
+        value = metrics[self.metric]
+        if self.cost is None or self.target is None:
+            return value
+        return float(value * (costs[self.cost] / self.target) ** self.exponent)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
 
-def parse_objective(text: str) -> Goal:
-    """The objective of a name.
+def parse_criterion(text: str) -> Criterion:
+    """What an objective's name stands for.
 
-    Beside the plain names there is the soft target, ``accuracy*(COST/TARGET)^W`` with a negative ``W``, which makes
-    one objective of two (MnasNet, arXiv:1807.11626, equation 2, with ``W`` = -0.07; FBNet, arXiv:1812.03443,
-    equation 2, weighs its loss likewise). ``accuracy*(latency_ms/0.5)^-0.07`` leaves accuracy as it is for a
-    network that takes 0.5 ms, and takes about 5 % of it from one that takes twice as long.
+    Beside the plain names there is the soft target, ``METRIC*(COST/TARGET)^W`` with a negative ``W``, which makes one
+    objective of two (MnasNet, arXiv:1807.11626, equation 2, with ``W`` = -0.07; FBNet, arXiv:1812.03443, equation 2,
+    weighs its loss in the same way). ``accuracy*(latency_ms/0.5)^-0.07`` leaves accuracy as it is for a network that
+    takes 0.5 ms, and takes about 5 % of it from one that takes twice as long. A figure that only the study's own
+    evaluator knows is named with its direction: ``rmse:minimize``.
+
+    Args:
+        text: The name or the formula.
 
     Raises:
-        SpecError: The name or the formula is not one of these.
+        SpecError: It is neither.
+
+    Example:
+        >>> parse_criterion("macs").direction
+        'minimize'
     """
     text = text.strip()
-    name, colon, direction = text.partition(":")
-    if colon and name in ("accuracy", *COSTS):
-        right = parse_objective(name).direction
-        raise SpecError(f"objective {name!r} has one direction, {right}; write it without {':' + direction!r}")
-    if text == "accuracy":
-        return Goal(text)
     if text in COSTS:
-        return Goal(text, cost=text)
-    soft = _SOFT.fullmatch(text)
-    if soft is None:
-        example = "accuracy*(latency_ms/0.5)^-0.07"
-        if "(" in text or "*" in text:
-            raise SpecError(f"objective {text!r} is not of the form {example}")
-        raise SpecError(f"{unknown('objective', text, ('accuracy', *COSTS))}; or a soft target such as {example}")
-    cost, target, exponent = soft.groups()
+        return Criterion(text, "minimize", 0.0, None, cost=text)
+    soft = _SOFT.fullmatch(text) if len(text) < 200 else None
+    if soft is not None:
+        return _soft_target(text, *soft.groups())
+    if "(" in text or "*" in text:
+        raise SpecError(f"objective {text!r} is not of the form {EXAMPLE}")
+    name, colon, direction = text.partition(":")
+    if colon and name in (*METRICS.builtin, *COSTS.builtin):
+        right = parse_criterion(name).direction
+        raise SpecError(f"objective {name!r} has one direction, {right}; write it without {':' + direction!r}")
+    if colon and direction in ("minimize", "maximize"):  # a figure of the study's own evaluator
+        return Criterion(text, "minimize" if direction == "minimize" else "maximize", None, None, metric=name)
+    if not colon and text not in METRICS:
+        known = (*METRICS.names(), *COSTS.names())
+        raise SpecError(f"{unknown('objective', text, known)}; or a soft target such as {EXAMPLE}")
+    found = find_metric(text)
+    return Criterion(text, found.direction, found.ideal, found.worst, metric=text)
+
+
+def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str) -> Criterion:
     if cost not in COSTS:
-        raise SpecError(unknown("cost", cost, COSTS))
+        raise SpecError(unknown("cost", cost, COSTS.names()))
+    if metric_name not in METRICS and ":" not in metric_name:
+        raise SpecError(unknown("metric", metric_name, METRICS.names()))
+    found = find_metric(metric_name)
+    if found.direction != "maximize":
+        raise SpecError(f"objective {text!r}: a soft target needs a metric that is maximised, as accuracy is")
     try:
-        objective = Goal(text, cost, parse_amount(target), float(exponent))
+        amount, power = parse_amount(target), float(exponent)
     except ValueError as error:
         raise SpecError(f"objective {text!r}: {error}") from None
-    if objective.exponent >= 0:
+    if power >= 0:
         raise SpecError(f"objective {text!r} would reward a larger {cost}; the exponent must be negative")
-    return objective
+    # A cheap network can have more than the metric's ideal, but no network has less than its worst.
+    return Criterion(text, "maximize", found.ideal, found.worst, metric_name, cost, amount, power)
 
 
 def parse_amount(text: str | float) -> float:
@@ -104,9 +142,13 @@ def parse_amount(text: str | float) -> float:
 
     Raises:
         SpecError: It is not one.
+
+    Example:
+        >>> parse_amount("300k")
+        300000.0
     """
-    found = _AMOUNT.fullmatch(str(text).strip())
+    found = _AMOUNT.fullmatch(str(text).strip()) if len(str(text)) < 40 else None
     amount = float(f"{found[1]}e{found[2] or 0}") * _SUFFIXES[found[3]] if found else 0.0
     if not 0 < amount < float("inf"):
-        raise SpecError(f"{text!r} is not a positive amount; write for example 0.5, 300k or 2M")
+        raise SpecError(f"{str(text)[:40]!r} is not a positive amount; write for example 0.5, 300k or 2M")
     return amount

@@ -8,6 +8,8 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.spec import SUFFIX
 
 DEFAULT = "digits-quick"
+OWN_IMAGES = "own-images"
+"""Taken where the data are a folder or a NumPy file, and no spec is named."""
 
 # In an installed wheel the specs lie inside the package, in a checkout beside it.
 _FOLDERS = (Path(__file__).parent / "studies", Path(__file__).parent.parent / "studies")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna import registry
-from nas_optuna.errors import SpecError
+from nas_optuna.registry import Registry
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
-
-GROUP = "nas_optuna.pruners"
 
 
 def none(epochs: int) -> BasePruner:
@@ -60,10 +57,15 @@ def patient(epochs: int, *, patience: int = 2, min_delta: float = 0.0) -> BasePr
     return optuna.pruners.PatientPruner(median(epochs), patience=patience, min_delta=min_delta)
 
 
-BUILTIN = {
-    function.__name__: f"{__name__}:{function.__name__}"
-    for function in (none, median, percentile, asha, hyperband, patient)
-}
+PRUNERS = Registry(
+    "pruner",
+    "nas_optuna.pruners",
+    {
+        function.__name__: f"{__name__}:{function.__name__}"
+        for function in (none, median, percentile, asha, hyperband, patient)
+    },
+    ("epochs",),
+)
 
 
 def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePruner:
@@ -79,11 +81,5 @@ def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePru
     """
     import optuna
 
-    factory: Callable[..., BasePruner] = registry.find("pruner", name, BUILTIN, GROUP)
-    registry.check_options("pruner", name, factory, options, reserved=("epochs",))
-    try:
-        pruner = factory(epochs, **options)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"pruner {name!r} refuses {dict(options)!r}: {error}") from error
-    registry.require_type("pruner", name, pruner, optuna.pruners.BasePruner)
+    pruner: BasePruner = PRUNERS.make(name, epochs, options=options, wanted=optuna.pruners.BasePruner)
     return pruner

@@ -1,72 +1,143 @@
-"""Things found by name: built in, through an entry point, or as ``package.module:attribute``."""
+"""Parts found by name: built in, through an entry point, as ``package.module:name``, or as ``file.py:name``."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import NasOptunaError, SpecError, unknown
 
 
-def names(builtin: Collection[str], group: str) -> list[str]:
-    """Every name that `find` would accept for this group, built-in ones first."""
-    return [*builtin, *(e.name for e in entry_points(group=group) if e.name not in builtin)]
+@dataclass(frozen=True)
+class Description:
+    """What a person needs to choose a part.
 
-
-def find(kind: str, name: str, builtin: Mapping[str, str], group: str) -> Any:
-    """Import what `name` stands for.
-
-    Args:
-        kind: What is looked for, for the error message (``"space"``).
-        name: A built-in name, an entry point's name, or ``package.module:attribute``.
-        builtin: Built-in names, each mapped to its ``package.module:attribute``. They are strings, so
-            that a listing of names imports nothing.
-        group: The entry point group that third parties register in, e.g. ``nas_optuna.spaces``.
-
-    Raises:
-        SpecError: The name is unknown, or what it names cannot be imported.
+    Attributes:
+        name: The name that a spec gives it.
+        advice: When to use it, in one line: the first of its docstring.
+        options: What the spec may set, with the defaults; ``"required"`` where there is none.
     """
-    target = builtin.get(name)
-    if target is None:
-        target = next((e.value for e in entry_points(group=group) if e.name == name), None)
-    if target is None and ":" in name:
-        target = name
-    if target is None:
-        raise SpecError(unknown(kind, name, names(builtin, group)))
-    module, _, attribute = target.partition(":")
-    if target == name and "" not in sys.path:
-        sys.path.append("")  # the current folder, which an installed command does not look in
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # somebody else's module may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SpecError(f"{kind} {name!r} cannot be imported: {reason}") from error
+
+    name: str
+    advice: str
+    options: dict[str, Any]
 
 
-def require_type(kind: str, name: str, made: object, wanted: type) -> None:
-    """Refuse what a plugin gave, where it is something else than it should be.
+@dataclass(frozen=True)
+class Registry:
+    """Every part of one kind.
 
-    Args:
-        kind: What was asked for (``"sampler"``), for the message.
-        name: Its name, for the message.
-        made: What came back.
-        wanted: The class that it should be of.
+    Attributes:
+        kind: What a part is called in messages, e.g. ``"sampler"``.
+        group: The entry-point group that third parties register in, e.g. ``"nas_optuna.samplers"``.
+        builtin: Built-in names, each mapped to its ``package.module:attribute``. They are strings, so that a listing of
+            names imports nothing.
+        reserved: Keywords that the caller of `make` gives itself and a user may not.
 
-    Raises:
-        SpecError: It is not.
+    Example:
+        >>> registry = Registry("pruner", "nas_optuna.pruners", {"none": "nas_optuna.pruners:none"}, ("epochs",))
+        >>> registry.names()[0]
+        'none'
     """
-    if not isinstance(made, wanted):
-        raise SpecError(f"{kind} {name!r} gave a {type(made).__name__}, not a {wanted.__name__}")
+
+    kind: str
+    group: str
+    builtin: Mapping[str, str] = field(default_factory=dict)
+    reserved: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """Every registered name, built-in ones first."""
+        return [*self.builtin, *(e.name for e in entry_points(group=self.group) if e.name not in self.builtin)]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a name is registered; asks for entry points only where it is not built in."""
+        return name in self.builtin or any(e.name == name for e in entry_points(group=self.group))
+
+    def is_code(self, name: str) -> bool:
+        """Whether a name stands for code that nobody has installed under that name: it is imported from a path."""
+        return ":" in name and name not in self
+
+    def find(self, name: str) -> Any:
+        """Import what a name stands for.
+
+        Args:
+            name: A registered name, ``package.module:attribute`` or ``file.py:attribute``.
+
+        Raises:
+            SpecError: The name is unknown, or what it names cannot be imported.
+        """
+        target = self.builtin.get(name)
+        if target is None:
+            target = next((e.value for e in entry_points(group=self.group) if e.name == name), None)
+        if target is None and ":" in name:
+            target = name
+        if target is None:
+            raise SpecError(unknown(self.kind, name, self.names()))
+        place, _, attribute = target.rpartition(":")
+        try:
+            found: Any = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except NasOptunaError:
+            raise
+        except Exception as error:  # somebody else's module may raise anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason}") from error
+        return found
+
+    def make(self, name: str, *arguments: Any, options: Mapping[str, Any], wanted: type, **given: Any) -> Any:
+        """Make the part of a name.
+
+        Args:
+            name: As `find` takes it.
+            arguments: What every part of this kind is given.
+            options: The part's own options, which come from a user.
+            wanted: The class that the result must be of.
+            given: What every part of this kind is given by keyword.
+
+        Raises:
+            SpecError: The name or an option is unknown, the part refuses a value, or the result is something else.
+        """
+        factory = self.find(name)
+        check_options(self.kind, name, factory, options, reserved=(*self.reserved, *given))
+        try:
+            made = factory(*arguments, **options, **given)
+        except NasOptunaError:
+            raise
+        except Exception as error:  # of a user's factory, too
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise SpecError(f"{self.kind} {name!r} refuses {_shortened(options)}: {reason}") from error
+        if not isinstance(made, wanted):
+            raise SpecError(f"{self.kind} {name!r} gave a {type(made).__name__}, not a {wanted.__name__}")
+        return made
+
+    def describe(self) -> list[Description]:
+        """Every part that has a name. A plugin that cannot be imported says so as its advice."""
+        found = []
+        for name in self.names():
+            try:
+                factory = self.find(name)
+            except SpecError as error:
+                found.append(Description(name, str(error), {}))
+                continue
+            advice = (inspect.getdoc(factory) or "").split("\n")[0]
+            found.append(Description(name, advice, _options(factory)))
+        return found
 
 
 def check_options(
     kind: str, name: str, function: Any, options: Collection[str], reserved: Collection[str] = ()
 ) -> None:
-    """Refuse an option that `function` does not take, before it is called.
+    """Refuse an option that a function does not take, before it is called.
 
     Args:
         kind: What is configured (``"sampler"``), for the message.
@@ -95,3 +166,43 @@ def check_options(
     for option in options:
         if option not in accepted:
             raise SpecError(unknown(f"option of {kind} {name!r}:", option, accepted))
+
+
+def _options(factory: Any) -> dict[str, Any]:
+    return {
+        parameter.name: "required" if parameter.default is parameter.empty else parameter.default
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def _module(name: str) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.append("")  # the current folder, which an installed command does not look in
+    return importlib.import_module(name)
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The module of a file, the same object at every call, so that its classes can be pickled and compared."""
+    path = path.expanduser().resolve()
+    name = f"_nas_optuna_file_{blake2b(str(path).encode(), digest_size=6).hexdigest()}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise SpecError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _shortened(value: Any) -> str:
+    text = repr(dict(value))
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.objectives import COSTS, parse_amount, parse_objective
+from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
 
 SUFFIX = ".toml"
 
@@ -121,6 +121,12 @@ class SpaceSpec(_Plugin):
     """Which search space, with its own options (`depth`, `filters`, …)."""
 
     name: str = "conv"
+
+
+class EvaluatorSpec(_Plugin):
+    """What scores an architecture, with its own options; ``"training"`` is our own training by data and recipe."""
+
+    name: str = "training"
 
 
 class SamplerSpec(_Plugin):
@@ -242,6 +248,7 @@ class StudySpec(_Part):
         data: The images.
         space: The search space.
         recipe: The training of each network.
+        evaluator: What scores an architecture, where it is not our own training; then `data` and `recipe` are not used.
         sampler: What proposes architectures.
         pruner: What stops unpromising trials.
         supernet: How a supernet of the space is trained.
@@ -254,6 +261,7 @@ class StudySpec(_Part):
     data: DataSpec = DataSpec()
     space: SpaceSpec = SpaceSpec()
     recipe: Recipe = Recipe()
+    evaluator: EvaluatorSpec = EvaluatorSpec()
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     supernet: SupernetSpec = SupernetSpec()
@@ -270,10 +278,10 @@ class StudySpec(_Part):
         if len(set(value)) != len(value):
             raise ValueError("an objective is named twice")
         try:
-            objectives = [parse_objective(text) for text in value]
+            objectives = [parse_criterion(text) for text in value]
         except SpecError as error:
             raise ValueError(str(error)) from None
-        if not any(objective.needs_accuracy for objective in objectives):
+        if not any(objective.metric for objective in objectives):
             raise ValueError("costs alone need no search; add accuracy")
         return value
 
@@ -288,7 +296,7 @@ class StudySpec(_Part):
             raise ValueError(str(error)) from None
         for name in limits:
             if name not in COSTS:
-                raise ValueError(unknown("cost", name, COSTS))
+                raise ValueError(unknown("cost", name, COSTS.names()))
         return limits
 
     @model_validator(mode="before")
@@ -297,7 +305,7 @@ class StudySpec(_Part):
         """Let ``sampler = "random"`` stand for ``[sampler]`` with that name."""
         if not isinstance(values, Mapping):
             return values
-        plugins = ("data", "space", "sampler", "pruner")
+        plugins = ("data", "space", "evaluator", "sampler", "pruner")
         return {
             key: {"name": value} if key in plugins and isinstance(value, str) else value
             for key, value in values.items()

@@ -3,26 +3,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_optuna.errors import SpecError
-from nas_optuna.objectives import COSTS, parse_amount, parse_objective
+from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
 
-VALUES = {"latency_ms": 2.0, "macs": 5e6, "params": 300.0, "memory": 4096.0}
+VALUES = {"latency_ms": 2.0, "macs": 5e6, "params": 300.0, "memory": 4096.0, "energy_mj": 0.1}
 
 
 def test_plain_names() -> None:
-    accuracy = parse_objective("accuracy")
-    assert (accuracy.direction, accuracy.cost, accuracy.value(0.75, {})) == ("maximize", None, 0.75)
-    for name in COSTS:
-        cost = parse_objective(name)
-        assert (cost.direction, cost.needs_accuracy, cost.value(0.75, VALUES)) == ("minimize", False, VALUES[name])
+    accuracy = parse_criterion("accuracy")
+    assert (accuracy.direction, accuracy.cost, accuracy.value({"accuracy": 0.75}, {})) == ("maximize", None, 0.75)
+    for name in COSTS.names():
+        cost = parse_criterion(name)
+        assert (cost.direction, cost.metric, cost.value({}, VALUES)) == ("minimize", None, VALUES[name])
 
 
 def test_a_soft_target_is_mnasnets() -> None:
-    soft = parse_objective("accuracy*(latency_ms/0.5)^-0.07")
-    assert (soft.direction, soft.cost, soft.needs_accuracy) == ("maximize", "latency_ms", True)
-    assert soft.value(0.9, {"latency_ms": 0.5}) == 0.9
-    assert soft.value(0.9, {"latency_ms": 1.0}) == pytest.approx(0.9 * 2**-0.07)
-    assert soft.value(0.9, {"latency_ms": 0.25}) > 0.9
-    assert parse_objective(" accuracy * (macs / 2M) ^ -0.5 ").target == 2e6
+    soft = parse_criterion("accuracy*(latency_ms/0.5)^-0.07")
+    assert (soft.direction, soft.cost, soft.metric) == ("maximize", "latency_ms", "accuracy")
+    assert soft.value({"accuracy": 0.9}, {"latency_ms": 0.5}) == 0.9
+    assert soft.value({"accuracy": 0.9}, {"latency_ms": 1.0}) == pytest.approx(0.9 * 2**-0.07)
+    assert soft.value({"accuracy": 0.9}, {"latency_ms": 0.25}) > 0.9
+    assert parse_criterion(" accuracy * (macs / 2M) ^ -0.5 ").target == 2e6
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_soft_target_is_mnasnets() -> None:
 )
 def test_other_objectives_are_refused(text: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
-        parse_objective(text)
+        parse_criterion(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -54,8 +54,8 @@ Objectives = Annotated[
     typer.Option(
         "--objective",
         metavar="NAME",
-        help="What to optimise: accuracy, latency_ms, macs, params, memory, or accuracy*(latency_ms/0.5)^-0.07;"
-        " repeatable.",
+        help="What to optimise: accuracy, macro_f1, latency_ms, macs, params, memory, energy_mj, …, or"
+        " accuracy*(latency_ms/0.5)^-0.07; repeatable.",
         show_default=False,
     ),
 ]
@@ -83,6 +83,9 @@ LatencyTable = Annotated[
         help="Look latency up in this table rather than measure it.",
         show_default=False,
     ),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the code that a stored study names; asked once per study.")
 ]
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nas_optuna.cli.printing import say, seconds
+from nas_optuna.execution.events import Callback, Run, Subject
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from optuna.trial import BaseTrial, FrozenTrial, Trial
+    from optuna.trial import FrozenTrial
     from rich.progress import Progress, TaskID
 
-    from nas_optuna.training import EpochResult
-
+    from nas_optuna.execution.evaluator import Measurement
 
 LOOK_UP_PAUSE = 50
 """The whole study, which other workers may have brought forward, is looked at again after so many times as long as
@@ -94,7 +94,7 @@ class Score:
         return max(0.0, min(estimates)) if estimates else None
 
 
-class RunDisplay:
+class RunDisplay(Callback):
     """Shows a run as it goes.
 
     Args:
@@ -106,47 +106,43 @@ class RunDisplay:
         self._score = score
         self._progress = progress
         self._study: Study | None = None
-        self._epochs: int | None = None
+        self._steps: int | None = None
         self._run: TaskID | None = None
         self._trial: TaskID | None = None
         if progress is not None:
             self._run = progress.add_task("trials", total=score.total, note="")
             self._trial = progress.add_task("", total=None, note="", visible=False)
 
-    def of(self, study: Study) -> RunDisplay:
-        """Begin to watch this study."""
-        from nas_optuna.study.studies import study_spec
-
-        self._study = study
-        self._epochs = study_spec(study).recipe.epochs
-        self._score.look_up_best(study)
+    def run_started(self, run: Run) -> None:
+        """Begin to watch a study."""
+        self._study = run.study
+        self._steps = run.steps
+        self._score.look_up_best(run.study)
         self._refresh()
-        return self
 
-    def trial_began(self, trial: Trial) -> None:
-        """As `Watcher.trial_began`."""
+    def trial_started(self, subject: Subject) -> None:
+        """Show the trial's own bar."""
         if self._progress is not None and self._trial is not None:
-            self._progress.reset(self._trial, total=None, visible=True, description=f"trial {trial.number}", note="")
+            self._progress.reset(self._trial, total=None, visible=True, description=subject.name, note="")
 
-    def epoch_ended(self, trial: BaseTrial, result: EpochResult) -> None:
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's own bar."""
         if self._progress is None or self._trial is None:
             return
-        from nas_optuna.study.schema import TrialKey, attribute
-
-        architecture = attribute(trial, TrialKey.ARCHITECTURE, "")
+        figure = next(iter(measurement.metrics.values()))
         self._progress.update(
             self._trial,
-            completed=result.epoch,
-            total=self._epochs,
-            note=f"epoch {result.epoch} · {result.accuracy:.4f} · {architecture}",
+            completed=measurement.step,
+            total=self._steps,
+            note=f"epoch {measurement.step} · {figure:.4f} · {subject.architecture}",
         )
 
-    def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
-        """As `Watcher.trial_ended`."""
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Count the trial, and say on a plain terminal what it was."""
         from nas_optuna.study.records import TrialRecord
 
-        assert self._study is not None
+        if self._study is None or ended is None:
+            return
         self._score.add(self._study, ended)
         self._refresh()
         if self._progress is None:
@@ -191,31 +187,40 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
         yield RunDisplay(score, progress)
 
 
-@contextmanager
-def epoch_bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
-    """A bar over epochs: a live one on a terminal, a line an epoch elsewhere.
+class EpochBar(Callback):
+    """A bar over the epochs of one training after another: a live one on a terminal, a line per epoch elsewhere."""
 
-    Args:
-        total: Epochs.
-        what: Stands before the bar.
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
 
-    Yields:
-        What to call after each epoch, with a remark on it.
-    """
-    if not sys.stderr.isatty():
-        done = iter(range(1, total + 1))
-        yield lambda note: say(f"{what} {next(done)}/{total}  {note}")
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Move on."""
+        name, figure = next(iter(measurement.metrics.items()))
+        self._show(f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}")
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total, note="")
-        yield lambda note: progress.update(task, advance=1, note=note)
+    @classmethod
+    @contextmanager
+    def shown(cls, total: int, what: str) -> Iterator[EpochBar]:
+        """Show one.
+
+        Args:
+            total: Epochs, of all trainings.
+            what: Stands before the bar.
+        """
+        if not sys.stderr.isatty():
+            done = iter(range(1, total + 1))
+            yield cls(lambda note: say(f"{what} {next(done)}/{total}  {note}"))
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(what, total=total, note="")
+            yield cls(lambda note: progress.update(task, advance=1, note=note))

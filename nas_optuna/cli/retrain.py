@@ -37,54 +37,54 @@ def retrain(
     device: options.Device = "auto",
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Train a trial's architecture on training and validation images together, and report its test figures.
 
     The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
     """
-    from nas_optuna.cli.progress import epoch_bar
+    from nas_optuna.cli.progress import EpochBar
+    from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import record
     from nas_optuna.execution.retrain import retrain as train_and_test
-    from nas_optuna.experiment import prepare
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
-    from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_space, study_spec
+    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.training import save_network
 
     if seeds < 1:
         raise SpecError(f"--seeds must be at least 1, got {seeds}")
     url = storage_url(storage)
-    loaded = load_study(open_storage(url), study)
-    spec = study_spec(loaded)
-    if epochs is not None:
-        spec = spec.override([f"recipe.epochs={epochs}"])
+    full = [] if epochs is None else [f"recipe.epochs={epochs}"]
+    experiment, loaded = stored_experiment(
+        url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
+    )
+    search = experiment.search
     chosen = _chosen_trial(loaded, trial)
-    space = prepare(spec, data_dir).space
-    require_same_space(loaded, space)
-    architecture = space.architecture(chosen.params)
+    architecture = search.space.architecture(chosen.params)
     path = out or Path(f"{study}-trial-{chosen.number}.safetensors")
     if not path.parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
     stop = StopRequest()
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
-        with epoch_bar(seeds * spec.recipe.epochs, "retraining") as advance, interruptible(stop):
+        with EpochBar.shown(seeds * search.spec.recipe.epochs, "retraining") as bar, interruptible(stop):
             report, network, images = train_and_test(
-                space,
+                loaded,
+                search,
                 architecture,
-                spec,
                 seeds=seeds,
                 device=device,
                 data_directory=data_dir,
                 checkpoints=checkpoint_folder(files_folder(url), study),
                 interrupted=stop,
-                on_epoch=lambda seed, result: advance(f"seed {seed} · loss {result.train_loss:.4f}"),
+                callbacks=[bar],
             )
     except Interrupted:
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
-    save_network(path, network, architecture, spec, images)
+    save_network(path, network, architecture, search.spec, images)
     looks = record(loaded, report)
     if json:
         print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +14,42 @@ from nas_optuna.cli.printing import print_json, say
 from nas_optuna.errors import SpecError, unknown
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
+    import optuna
 
-    from nas_optuna.experiment import Search
+    from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.execution.loop import Outcome, StopRequest
+    from nas_optuna.experiment import Experiment
 
 DEFAULT_TRIALS = 20
+
+Trials = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", help="Trials to run now; 20 without --timeout.", show_default=False),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="S", help="Begin no trial after S seconds.", show_default=False),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="CPU threads; all cores by default.", show_default=False),
+]
+Enqueue = Annotated[
+    Path | None,
+    typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
+]
+Fixed = Annotated[
+    Path | None,
+    typer.Option("--fixed", metavar="FILE", help="Train these architectures and no more.", show_default=False),
+]
+WarmStart = Annotated[
+    str | None,
+    typer.Option("--warm-start", metavar="supernet", help="What proposes the first trials.", show_default=False),
+]
+WarmTrials = Annotated[
+    int | None,
+    typer.Option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, show_default=False),
+]
 
 
 def register(parent: typer.Typer) -> None:
@@ -28,14 +60,8 @@ def register(parent: typer.Typer) -> None:
 def run(
     context: typer.Context,
     study: options.StudyName = "nas",
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", metavar="N", help="Trials to run now; 20 without --timeout.", show_default=False),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="S", help="Begin no trial after S seconds.", show_default=False),
-    ] = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
     spec: options.Spec = None,
     set_: options.Set = None,
     objectives: options.Objectives = None,
@@ -48,148 +74,182 @@ def run(
     pruner: options.Pruner = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", help="CPU threads; all cores by default.", show_default=False),
-    ] = None,
-    enqueue: Annotated[
-        Path | None,
-        typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
-    ] = None,
-    fixed: Annotated[
-        Path | None,
-        typer.Option("--fixed", metavar="FILE", help="Train these architectures and no more.", show_default=False),
-    ] = None,
-    warm_start: Annotated[
-        str | None,
-        typer.Option("--warm-start", metavar="supernet", help="What proposes the first trials.", show_default=False),
-    ] = None,
-    warm_trials: Annotated[
-        int | None,
-        typer.Option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, show_default=False),
-    ] = None,
+    threads: Threads = None,
+    enqueue: Enqueue = None,
+    fixed: Fixed = None,
+    warm_start: WarmStart = None,
+    warm_trials: WarmTrials = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Search: train and rank architectures, and go on where an earlier run of the study stopped.
 
-    A study that does not exist is created from --spec (without one, and without a name, from the preset
-    digits-quick); with several objectives it begins with its cheapest architecture. Ctrl-C ends after the current
-    step; nothing is lost. The file of --enqueue or --fixed holds a params dict or an architecture string, or a JSON
-    list of them.
+    A study that does not exist is created: from --spec, else from the preset digits-quick, or own-images where
+    --set data.name names a folder or a NumPy file. With several objectives it begins with its cheapest architecture.
+    Ctrl-C ends after the current step; nothing is lost. The file of --enqueue or --fixed holds a params dict or an
+    architecture string, or a JSON list of them.
     """
-    from nas_optuna.cli.pareto import print_front, say_feasible
-    from nas_optuna.cli.progress import watch
-    from nas_optuna.cli.ranking import print_ranking
-    from nas_optuna.cli.specs import cost_overrides, existing_or_new
+    from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.execution.loop import StopRequest
+
+    plan = Plan.of(context)
+    stop = StopRequest()
+    experiment, loaded = _open(plan, SpecOptions.of(context), stop)
+    outcome = _search(plan, experiment, loaded, stop)
+    _print_outcome(loaded, json)
+    if outcome.interrupted:
+        left = None if plan.count is None else plan.count - outcome.trials
+        say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
+        return 130
+    _say_what_next(study, storage)
+    return 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to run, and what to begin with; each field is an option of that name.
+
+    Raises:
+        SpecError: Options contradict each other.
+    """
+
+    study: str
+    trials: int | None
+    timeout: float | None
+    device: str
+    threads: int | None
+    enqueue: Path | None
+    fixed: Path | None
+    warm_start: str | None
+    warm_trials: int | None
+    storage: str | None
+    data_dir: Path | None
+    trust: bool
+
+    @classmethod
+    def of(cls, context: typer.Context) -> Plan:
+        """The command's options."""
+        return cls(**{field.name: context.params[field.name] for field in fields(cls)})
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise SpecError(f"--trials must be at least 1, got {self.trials}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
+        if self.fixed and (self.trials or self.timeout or self.enqueue):
+            raise SpecError(
+                "--fixed trains what its file holds and no more; leave out --trials, --timeout and --enqueue"
+            )
+        if self.warm_start not in (None, "supernet"):
+            raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
+        if self.warm_trials is not None and self.warm_start is None:
+            raise SpecError("--warm-trials needs --warm-start supernet")
+
+    @property
+    def count(self) -> int | None:
+        """Trials to run; None is no limit."""
+        return DEFAULT_TRIALS if self.trials is None and self.timeout is None else self.trials
+
+
+def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment, optuna.Study]:
+    """The experiment and its study, which is created where it is missing."""
+    from nas_optuna.cli.specs import find_target, say_created
     from nas_optuna.devices import use_threads
-    from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.loop import run as run_trials
-    from nas_optuna.execution.objective import Objective
-    from nas_optuna.experiment import prepare
-    from nas_optuna.presets import DEFAULT
+    from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.study.trust import remember
+
+    if plan.threads is not None:
+        use_threads(plan.threads)
+    url = storage_url(plan.storage)
+    target = find_target(url, plan.study, given, trust=plan.trust)
+    settings: dict[str, Any] = {
+        "data_directory": plan.data_dir,
+        "device": plan.device,
+        "checkpoints": checkpoint_folder(files_folder(url), plan.study),
+        "interrupted": stop,
+    }
+    if target.study is not None:
+        experiment = Experiment.of_study(target.study, target.spec, **settings)
+        _read_queue_files(plan, experiment)
+        return experiment, target.study
+    experiment = Experiment.from_spec(target.spec, **settings)
+    _read_queue_files(plan, experiment)  # before anything is created
+    study = experiment.create(open_storage(url, create=True), plan.study)
+    remember(url, plan.study, code_named(target.spec))
+    say_created(plan.study, given)
+    return experiment, study
+
+
+def _read_queue_files(plan: Plan, experiment: Experiment) -> None:
+    from nas_optuna.study.trial_queue import read_architectures
+
+    for path in (plan.enqueue, plan.fixed):
+        if path is not None:
+            read_architectures(path, experiment.space)
+
+
+def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:
+    from nas_optuna.cli.progress import watch
+    from nas_optuna.execution.loop import interruptible
     from nas_optuna.report.controller import save_entropy
     from nas_optuna.report.notes import NoteWriter
-    from nas_optuna.samplers.prior import read_alphas
-    from nas_optuna.study.records import ranked
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
-    from nas_optuna.study.studies import (
-        checkpoint_folder,
-        create_study,
-        maximizes,
-        require_same_space,
-    )
-    from nas_optuna.study.trial_queue import enqueue as enqueue_architecture
-    from nas_optuna.study.trial_queue import enqueue_cheapest, enqueue_once, read_architectures
 
-    if trials is not None and trials < 1:
-        raise SpecError(f"--trials must be at least 1, got {trials}")
-    if timeout is not None and timeout <= 0:
-        raise SpecError(f"--timeout must be positive, got {timeout:g}")
-    if fixed and (trials or timeout or enqueue):
-        raise SpecError("--fixed trains what its file holds and no more; leave out --trials, --timeout and --enqueue")
-    if warm_start not in (None, "supernet"):
-        raise SpecError(unknown("warm start", str(warm_start), ["supernet"]))
-    if warm_trials is not None and warm_start is None:
-        raise SpecError("--warm-trials needs --warm-start supernet")
-    if trials is None and timeout is None:
-        trials = DEFAULT_TRIALS
-    if threads is not None:
-        use_threads(threads)
-
-    costs = cost_overrides(
-        objectives,
-        max_macs=max_macs,
-        max_params=max_params,
-        max_memory=max_memory,
-        max_latency=max_latency,
-        latency_table=latency_table,
-    )
-    url = storage_url(storage)
-    overrides = [*(set_ or ()), *costs]
-    existing, wanted = existing_or_new(url, study, spec, overrides, sampler=sampler, pruner=pruner, seed=seed)
-    search = prepare(wanted, data_dir)
-    if existing is not None:
-        require_same_space(existing, search.space)
-    queued = read_architectures(enqueue, search.space) if enqueue else []
-    only = read_architectures(fixed, search.space) if fixed else []
-    stop = StopRequest()
-    files = files_folder(url)
-    with watch(len(only) or trials, timeout) as display:
-        objective = Objective(
-            search.space,
-            search.data,
-            wanted.recipe,
-            objectives=wanted.objectives,
-            limits=wanted.limits,
-            latency=wanted.latency,
-            device=device,
-            reuse_duplicates=wanted.reuse_duplicates,
-            checkpoints=checkpoint_folder(files, study),
-            interrupted=stop,
-            on_epoch=display.epoch_ended,
+    _warm_start(plan, experiment, study)
+    trials = _fill_queue(plan, experiment, study)
+    say(f"{plan.study}: {experiment.describe()}")
+    for line in experiment.notes():
+        say(line)
+    say(f"training on {experiment.objective.describe_device()}")
+    with watch(trials, plan.timeout) as display, interruptible(stop):
+        outcome = experiment.run(
+            study, trials=trials, timeout=plan.timeout, stop=stop, callbacks=[NoteWriter(), display]
         )
-        if existing is None:
-            existing = create_study(open_storage(url, create=True), study, wanted, search.space)
-            say(f"created study {study!r}" + (f" from the preset {DEFAULT}" if spec is None else ""))
-        existing.sampler, existing.pruner = search.sampler_within(objective.costs), search.pruner
-        if warm_start:
-            existing.sampler = _warm_started(search, existing.sampler, warm_trials)
-        if warm_start or wanted.sampler.name == "supernet":
-            read_alphas(existing)  # says what to run where there are none
-        for architecture in queued:
-            enqueue_architecture(existing, search.space, architecture.params, origin="enqueued")
-        if only:
-            trials = max(enqueue_once(existing, search.space, a.params, origin="fixed") for a in only)
-        else:
-            for name, architecture in enqueue_cheapest(existing, search.space, objective.costs).items():
-                say(f"in the queue: the architecture with the least {name}, {architecture}")
-        say(f"{study}: {search.describe()}")
-        say(f"training on {objective.describe_device()}")
-        watchers = (NoteWriter(), display.of(existing))
-        with interruptible(stop):
-            outcome = run_trials(existing, objective, trials=trials, timeout=timeout, stop=stop, watchers=watchers)
-    save_entropy(existing)
+    save_entropy(study)
+    return outcome
+
+
+def _warm_start(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:
+    from nas_optuna.samplers.prior import WarmStartSampler, read_alphas
+
+    spec = experiment.spec.sampler
+    if plan.warm_start or spec.name == "supernet":
+        read_alphas(study)  # says what to run where there are none
+    if plan.warm_start:
+        some = {} if plan.warm_trials is None else {"trials": plan.warm_trials}
+        study.sampler = WarmStartSampler(study.sampler, experiment.space.distributions(), spec.seed, **some)
+
+
+def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int | None:
+    """Put what is to be tried first into the queue; return how many trials to run."""
+    from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest, enqueue_once, read_architectures
+
+    space, objective = experiment.space, experiment.objective
+    if plan.fixed:
+        only = read_architectures(plan.fixed, space)
+        return max(enqueue_once(study, space, architecture.params, origin="fixed") for architecture in only)
+    for architecture in read_architectures(plan.enqueue, space) if plan.enqueue else []:
+        enqueue(study, space, architecture.params, origin="enqueued")
+    for name, architecture in enqueue_cheapest(study, space, objective.costs, objective.limits).items():
+        say(f"in the queue: the architecture with the least {name}, {architecture}")
+    return plan.count
+
+
+def _print_outcome(study: optuna.Study, json: bool) -> None:
+    from nas_optuna.cli.pareto import print_front, say_feasible
+    from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.study.records import ranked
+    from nas_optuna.study.studies import maximizes
+
     if json:
-        print_json([r.to_dict() for r in ranked(existing.get_trials(deepcopy=False), maximizes(existing))])
+        print_json([r.to_dict() for r in ranked(study.get_trials(deepcopy=False), maximizes(study))])
     else:
-        print_ranking(existing)
-        print_front(existing)
-    say_feasible(existing)
-    if outcome.interrupted:
-        left = None if trials is None else trials - outcome.trials
-        say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
-    else:
-        _say_what_next(study, storage)
-    return 130 if outcome.interrupted else 0
-
-
-def _warm_started(search: Search, sampler: BaseSampler, trials: int | None) -> BaseSampler:
-    from nas_optuna.samplers.prior import WarmStartSampler
-
-    options = {} if trials is None else {"trials": trials}
-    return WarmStartSampler(sampler, search.space.distributions(), search.spec.sampler.seed, **options)
+        print_ranking(study)
+        print_front(study)
+    say_feasible(study)
 
 
 def _say_what_next(study: str, storage: str | None) -> None:

@@ -17,9 +17,9 @@ def register(parent: typer.Typer) -> None:
 
 def samplers(json: options.Json = False) -> None:
     """List every sampler with a line of advice, and its options with their defaults."""
-    from nas_optuna.samplers import describe_samplers
+    from nas_optuna.samplers import SAMPLERS
 
-    found = describe_samplers()
+    found = SAMPLERS.describe()
     if json:
         print_json([asdict(sampler) for sampler in found])
         return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table
+from nas_optuna.cli.printing import print_json, print_table, say
+from nas_optuna.errors import DataError
 
 app = typer.Typer(
     help="Show search spaces.", no_args_is_help=True, epilog="Example: nas-optuna space show --set space.depth=20"
@@ -23,14 +26,26 @@ def _group() -> None:
 
 
 @app.command(epilog="Example: nas-optuna space show --set space.depth=20")
-def show(spec: options.Spec = None, set_: options.Set = None, json: options.Json = False) -> None:
-    """Show a spec's search space: its parameters, their choices and how many architectures there are."""
-    from nas_optuna.cli.specs import read_spec
+def show(
+    spec: options.Spec = None,
+    set_: options.Set = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
+    from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.experiment import make_evaluator
     from nas_optuna.spaces import create_space
 
-    given = read_spec(spec, set_ or ())
-    # The parameters do not depend on the images, so none are loaded.
-    space = create_space(given.space.name, given.space.options, in_channels=1, classes=10, input_size=28)
+    given = SpecOptions(spec=spec, set_=set_).read()
+    try:
+        space = make_evaluator(given, data_dir, "cpu")[1].space
+    except DataError:
+        if given.data.name.startswith(("folder:", "npz:")):
+            raise
+        say(f"for one channel, ten classes and {given.recipe.input_size or 28} pixels, because the data are not here")
+        shape: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": given.recipe.input_size or 28}
+        space = create_space(given.space.name, given.space.options, **shape)
     if json:
         parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in space.parameters.items()}
         print_json({"name": space.name, "size": space.size, "parameters": parameters})

@@ -1,110 +1,173 @@
-"""From command-line options to a study spec."""
+"""From command-line options to a study spec, and to the study that it is for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from nas_optuna.errors import SpecError
+import typer
+
+from nas_optuna.cli.printing import say
 
 if TYPE_CHECKING:
     import optuna
 
+    from nas_optuna.experiment import Experiment
     from nas_optuna.spec import StudySpec
 
+_LIMITS = {
+    "max_macs": "limits.macs",
+    "max_params": "limits.params",
+    "max_memory": "limits.memory",
+    "max_latency": "limits.latency_ms",
+    "latency_table": "latency.table",
+}
 
-def read_spec(name: str | None, overrides: Sequence[str] = ()) -> StudySpec:
-    """The spec of a preset or file (the default preset without a name) with ``--set`` applied.
+
+@dataclass(frozen=True)
+class SpecOptions:
+    """What a command line says about a spec; each field is an option of that name in `nas_optuna.cli.options`."""
+
+    spec: str | None = None
+    set_: list[str] | None = None
+    objectives: list[str] | None = None
+    max_macs: str | None = None
+    max_params: str | None = None
+    max_memory: str | None = None
+    max_latency: str | None = None
+    latency_table: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, context: typer.Context) -> SpecOptions:
+        """Those options that a command has."""
+        return cls(**{field.name: context.params.get(field.name) for field in fields(cls)})
+
+    @property
+    def overrides(self) -> list[str]:
+        """Options on objectives and limits, then ``--set``, as overrides of a spec."""
+        values = {"objectives": list(self.objectives) if self.objectives else None}
+        values |= {key: getattr(self, name) for name, key in _LIMITS.items()}
+        # JSON's strings and lists of strings are TOML's too.
+        return [*(self.set_ or ()), *(f"{k}={json.dumps(v)}" for k, v in values.items() if v is not None)]
+
+    def read(self) -> StudySpec:
+        """The spec of the preset or file that is named; without a name that of the preset which fits the data.
+
+        Raises:
+            SpecError: There is no such spec, or it is refused.
+        """
+        from nas_optuna.presets import find_spec
+        from nas_optuna.spec import StudySpec
+
+        return self.applied_to(StudySpec.from_toml(find_spec(self.spec or self.preset())))
+
+    def preset(self) -> str:
+        """The preset that is taken where none is named: one made for own images where such are given."""
+        from nas_optuna.presets import DEFAULT, OWN_IMAGES
+        from nas_optuna.spec import with_overrides
+
+        data = with_overrides({}, [text for text in self.overrides if text.lstrip().startswith("data")]).get("data", "")
+        name = data.get("name", "") if isinstance(data, dict) else data
+        return OWN_IMAGES if str(name).startswith(("folder:", "npz:")) else DEFAULT
+
+    def applied_to(self, spec: StudySpec) -> StudySpec:
+        """The spec with the sampler, pruner and seed of the command line, then with the other overrides.
+
+        Another sampler or pruner than the spec's starts with its default options, because the spec's belong to its own;
+        ``--set sampler.population_size=8`` then sets one of the new sampler's.
+
+        Raises:
+            SpecError: A value is refused.
+        """
+        values = spec.to_dict()
+        for section, name in (("sampler", self.sampler), ("pruner", self.pruner)):
+            if name is not None and name != values[section]["name"]:
+                values[section] = {"name": name}
+                if section == "sampler":
+                    values[section]["seed"] = spec.sampler.seed
+        if self.seed is not None:
+            values["sampler"]["seed"] = self.seed
+        return type(spec).from_dict(values, "the command line").override(self.overrides)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command works on.
+
+    Attributes:
+        study: The study, where it exists.
+        spec: The spec to run it by: its own with what the command line changes, or that of the command line.
+    """
+
+    study: optuna.Study | None
+    spec: StudySpec
+
+
+def find_target(url: str, name: str, given: SpecOptions, *, extra: Sequence[str] = (), trust: bool = False) -> Target:
+    """The study, where it exists, and the spec to run it by.
+
+    Args:
+        url: The storage's URL.
+        name: The study's name.
+        given: What the command line says.
+        extra: More overrides.
+        trust: Whether the code that a stored spec names may be imported.
 
     Raises:
-        SpecError: There is no such spec, or it is refused.
+        SpecError: The spec is refused.
+        StudyError: The storage cannot be opened, the study was made by another spec, or it names code that nobody has
+            agreed to.
     """
-    from nas_optuna.presets import DEFAULT, find_spec
-    from nas_optuna.spec import StudySpec
-
-    return StudySpec.from_toml(find_spec(name or DEFAULT), overrides)
-
-
-def cost_overrides(
-    objectives: Sequence[str] | None,
-    *,
-    max_macs: str | None,
-    max_params: str | None,
-    max_memory: str | None,
-    max_latency: str | None,
-    latency_table: str | None,
-) -> list[str]:
-    """The options on objectives and limits, as overrides of a spec."""
-    values = {
-        "objectives": list(objectives) if objectives else None,
-        "limits.macs": max_macs,
-        "limits.params": max_params,
-        "limits.memory": max_memory,
-        "limits.latency_ms": max_latency,
-        "latency.table": latency_table,
-    }
-    # JSON's strings and lists of strings are TOML's too.
-    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
-
-
-def with_options(
-    spec: StudySpec,
-    overrides: Sequence[str],
-    *,
-    sampler: str | None = None,
-    pruner: str | None = None,
-    seed: int | None = None,
-) -> StudySpec:
-    """The spec with the sampler, pruner and seed of the command line, then with its ``--set``.
-
-    Another sampler or pruner than the spec's starts with its default options, because the spec's belong to its own;
-    ``--set sampler.population_size=8`` then sets one of the new sampler's.
-
-    Raises:
-        SpecError: A value is refused.
-    """
-    values = spec.to_dict()
-    for section, name in (("sampler", sampler), ("pruner", pruner)):
-        if name is not None and name != values[section]["name"]:
-            values[section] = {"name": name}
-            if section == "sampler":
-                values[section]["seed"] = spec.sampler.seed
-    if seed is not None:
-        values["sampler"]["seed"] = seed
-    return type(spec).from_dict(values, "the command line").override(overrides)
-
-
-def existing_or_new(
-    url: str,
-    name: str,
-    spec: str | None,
-    overrides: Sequence[str],
-    *,
-    sampler: str | None = None,
-    pruner: str | None = None,
-    seed: int | None = None,
-) -> tuple[optuna.Study | None, StudySpec]:
-    """The study, where it exists, and the spec to run it by: its own, or that of the command line.
-
-    Raises:
-        SpecError: The spec is refused, or there is no study and nothing says what it is to be.
-        StudyError: The storage cannot be opened, or the study was made by another spec.
-    """
+    from nas_optuna.experiment import code_named
     from nas_optuna.study.storage import open_storage, sqlite_file
     from nas_optuna.study.studies import load_study, require_same_spec, study_names, study_spec
+    from nas_optuna.study.trust import require_trust
 
-    choices = partial(with_options, overrides=overrides, sampler=sampler, pruner=pruner, seed=seed)
     database = sqlite_file(url)
     storage = None if database is not None and not database.exists() else open_storage(url)
-    if storage is not None and name in study_names(storage):
-        study = load_study(storage, name)
-        wanted = choices(read_spec(spec) if spec is not None else study_spec(study))
-        require_same_spec(study, wanted)
-        return study, wanted
-    if name != "nas" and spec is None and not overrides:
-        if storage is not None:
-            load_study(storage, name)  # says which name was meant
-        raise SpecError(f"there is no study {name!r} yet; say what it is to be, e.g. --spec digits-quick")
-    return None, choices(read_spec(spec))
+    if storage is None or name not in study_names(storage):
+        return Target(None, given.read().override(extra))
+    study = load_study(storage, name)
+    stored = study_spec(study)
+    wanted = (given.read() if given.spec is not None else given.applied_to(stored)).override(extra)
+    require_same_spec(study, wanted)
+    if given.spec is None:
+        own = code_named(given.applied_to(type(stored)()))  # what the command line itself names is meant
+        require_trust(url, name, [code for code in code_named(wanted) if code not in own], yes=trust)
+    return Target(study, wanted)
+
+
+def stored_experiment(
+    url: str, name: str, *, trust: bool, overrides: Sequence[str] = (), **given: Any
+) -> tuple[Experiment, optuna.Study]:
+    """A stored study and what it takes to go on with it.
+
+    Args:
+        url: The storage's URL.
+        name: The study's name.
+        trust: Whether the code that its spec names may be imported.
+        overrides: What is different this time, e.g. ``recipe.epochs=30``.
+        given: As `Experiment.from_spec` takes them.
+
+    Raises:
+        StudyError: There is no such study, it names code that nobody has agreed to, or its images have changed.
+    """
+    from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.study.storage import open_storage
+    from nas_optuna.study.studies import load_study, study_spec
+    from nas_optuna.study.trust import require_trust
+
+    study = load_study(open_storage(url), name)
+    spec = study_spec(study)
+    require_trust(url, name, code_named(spec), yes=trust)
+    return Experiment.of_study(study, spec.override(overrides), **given), study
+
+
+def say_created(name: str, given: SpecOptions) -> None:
+    """Say that a study was created, and from which preset where none was named."""
+    say(f"created study {name!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))

@@ -26,6 +26,7 @@ def register(parent: typer.Typer) -> None:
 
 @app.command(epilog="Example: nas-optuna study create mine --spec mnist-fast --set recipe.epochs=3")
 def create(
+    context: typer.Context,
     name: Name = "nas",
     spec: options.Spec = None,
     set_: options.Set = None,
@@ -42,27 +43,18 @@ def create(
     data_dir: options.DataDir = None,
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
-    from nas_optuna.cli.specs import cost_overrides, read_spec, with_options
-    from nas_optuna.costs.cost_model import Costs
-    from nas_optuna.devices import resolve_device
-    from nas_optuna.experiment import prepare
+    from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.experiment import Experiment, code_named
     from nas_optuna.study.storage import masked, open_storage, storage_url
-    from nas_optuna.study.studies import create_study
+    from nas_optuna.study.trust import remember
 
-    costs = cost_overrides(
-        objectives,
-        max_macs=max_macs,
-        max_params=max_params,
-        max_memory=max_memory,
-        max_latency=max_latency,
-        latency_table=latency_table,
-    )
-    given = with_options(read_spec(spec), [*(set_ or ()), *costs], sampler=sampler, pruner=pruner, seed=seed)
-    search = prepare(given, data_dir)
-    Costs(search.space, resolve_device(), given.objectives, given.limits, given.latency).check_limits()
+    experiment = Experiment.from_spec(SpecOptions.of(context).read(), data_directory=data_dir)
     url = storage_url(storage)
-    create_study(open_storage(url, create=True), name, given, search.space)
-    say(f"created study {name!r} in {masked(url)}: {search.describe()}")
+    experiment.create(open_storage(url, create=True), name)
+    remember(url, name, code_named(experiment.spec))
+    say(f"created study {name!r} in {masked(url)}: {experiment.describe()}")
+    for line in experiment.notes():
+        say(line)
     say(f"next: nas-optuna run --study {name} --trials 20")
 
 

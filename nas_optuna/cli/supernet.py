@@ -18,8 +18,8 @@ from nas_optuna.errors import Interrupted, SpecError, TrainingError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nas_optuna.execution.search import Search
     from nas_optuna.execution.supernet_training import SupernetTraining
-    from nas_optuna.experiment import Search
     from nas_optuna.oneshot.bilevel import Epoch
 
 app = typer.Typer(
@@ -65,6 +65,7 @@ def train(
     device: options.Device = "auto",
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Train a supernet on the study's images and store its alphas with the study.
@@ -72,29 +73,31 @@ def train(
     Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not exist is created from
     --spec. Every key of the spec's [supernet] section can be set: --set supernet.alpha_learning_rate=0.02.
     """
-    from nas_optuna.cli.specs import existing_or_new
+    from nas_optuna.cli.specs import SpecOptions, find_target, say_created
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
-    from nas_optuna.experiment import prepare
+    from nas_optuna.experiment import Experiment
     from nas_optuna.report.supernet import save_alpha_figure
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
-    from nas_optuna.study.studies import create_study, require_same_space
 
     given = {"epochs": epochs, "mode": mode, "latency_weight": latency_weight, "latency_target": target_latency}
-    overrides = [*(set_ or ()), *(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
+    overrides = [*(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
     if target_latency is not None:
         overrides.append("supernet.latency_loss=target")
     url, where = storage_url(storage), resolve_device(device)
-    loaded, wanted = existing_or_new(url, study, spec, overrides)
-    search = prepare(wanted, data_dir)
+    said = SpecOptions(spec=spec, set_=set_)
+    target = find_target(url, study, said, extra=overrides, trust=trust)
+    loaded, wanted = target.study, target.spec
+    experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
+    search = experiment.search
     table = cost_table(search.space, latency_table or wanted.latency.table)
     stop = StopRequest()
     with _progress(wanted.supernet.epochs) as bar:
         if loaded is None:
-            loaded = create_study(open_storage(url, create=True), study, wanted, search.space)
-            say(f"created study {study!r}")
-        require_same_space(loaded, search.space)
+            loaded = experiment.create(open_storage(url, create=True), study)
+            say_created(study, said)
+        experiment.require_same(loaded)
 
         def interrupted() -> bool:
             bar.step()
@@ -147,19 +150,19 @@ def export(
     ] = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Write the argmax as a fixed trial's params (with --top a list, best first) and put it into the queue."""
     import json as json_format
 
+    from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.supernet_training import ORIGIN, most_probable
-    from nas_optuna.experiment import prepare
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study, study_spec
+    from nas_optuna.study.storage import storage_url
     from nas_optuna.study.trial_queue import enqueue_once
 
-    loaded = load_study(open_storage(storage_url(storage)), study)
-    space = prepare(study_spec(loaded), data_dir).space
+    experiment, loaded = stored_experiment(storage_url(storage), study, trust=trust, data_directory=data_dir)
+    space = experiment.space
     found = most_probable(loaded, space, top)
     params = [dict(architecture.params) for architecture, _ in found]
     path = out or Path(f"{study}-fixed.json")
@@ -185,6 +188,7 @@ def check(
     device: options.Device = "auto",
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
     """Train N random architectures and the argmax on their own, and compare with what the supernet says of them.
@@ -195,38 +199,35 @@ def check(
     import optuna
 
     from nas_optuna.cli.progress import watch
+    from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution import supernet_check as checking
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.loop import run as run_trials
-    from nas_optuna.execution.objective import Objective
     from nas_optuna.execution.supernet_training import trained_supernet
-    from nas_optuna.experiment import prepare
     from nas_optuna.samplers.prior import read_alphas
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
-    from nas_optuna.study.studies import checkpoint_folder, load_study, study_spec
+    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.studies import checkpoint_folder
 
     url, where = storage_url(storage), resolve_device(device)
-    loaded = load_study(open_storage(url), study)
-    search = prepare(study_spec(loaded), data_dir)
+    stop = StopRequest()
+    experiment, loaded = stored_experiment(
+        url,
+        study,
+        trust=trust,
+        overrides=["reuse_duplicates=false"],
+        data_directory=data_dir,
+        device=device,
+        checkpoints=checkpoint_folder(files_folder(url), study),
+        interrupted=stop,
+    )
+    search = experiment.search
     supernet = trained_supernet(loaded, search, where, files_folder(url))
     argmax = search.space.architecture(supernet.derive())
     drawn = checking.random_architectures(search, architectures, seed)
-    loaded.sampler, loaded.pruner = search.sampler, optuna.pruners.NopPruner()
+    loaded.pruner = optuna.pruners.NopPruner()
     waiting = checking.queue_untrained(loaded, search, [argmax, *drawn])
-    stop = StopRequest()
     with watch(waiting, None) as display, interruptible(stop):
-        objective = Objective(
-            search.space,
-            search.data,
-            search.spec.recipe,
-            device=device,
-            reuse_duplicates=False,
-            checkpoints=checkpoint_folder(files_folder(url), study),
-            interrupted=stop,
-            on_epoch=display.epoch_ended,
-        )
-        outcome = run_trials(loaded, objective, trials=waiting, stop=stop, watchers=(display.of(loaded),))
+        outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display])
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130

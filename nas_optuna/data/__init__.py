@@ -1,6 +1,6 @@
 """Data sets by name, their division, and batches of them on a device."""
 
-from nas_optuna.data.catalog import BUILTIN, GROUP, data_directory, load_images
+from nas_optuna.data.catalog import DATA_SETS, data_directory, load_images
 from nas_optuna.data.images import ImageSet, split
 from nas_optuna.data.loaders import BatchLoader, ResidentLoader, StreamingLoader, make_loader
 from nas_optuna.data.preprocessing import Augmentation
@@ -14,8 +14,7 @@ from nas_optuna.data.search_data import (
 from nas_optuna.data.source import Reading
 
 __all__ = [
-    "BUILTIN",
-    "GROUP",
+    "DATA_SETS",
     "Augmentation",
     "BatchLoader",
     "ImageSet",

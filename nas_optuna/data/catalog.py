@@ -1,4 +1,4 @@
-"""Data sets by name. A new one is a function here and a line in `BUILTIN`, or an entry of `torchvision_sets.SETS`.
+"""Data sets by name. A new one is a function here and a line in `DATA_SETS`, or an entry of `torchvision_sets.SETS`.
 
 Each function takes ``(train, directory)``: which part is wanted, and where files are kept or downloaded to. It gives an
 `ImageSet`. Third parties register the entry point group ``nas_optuna.datasets`` or are named as
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas_optuna import registry
 from nas_optuna.data import torchvision_sets
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.folder import FolderSource
@@ -26,12 +25,13 @@ from nas_optuna.data.report import one_line, printable
 from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
 from nas_optuna.data.torchvision_sets import SETS
 from nas_optuna.errors import DataError, NasOptunaError
+from nas_optuna.registry import Registry
 
-GROUP = "nas_optuna.datasets"
-
-BUILTIN = {"digits": f"{__name__}:digits"} | {
-    name: f"{torchvision_sets.__name__}:{name.replace('-', '_')}" for name in SETS
-}
+DATA_SETS = Registry(
+    "data set",
+    "nas_optuna.datasets",
+    {"digits": f"{__name__}:digits"} | {name: f"{torchvision_sets.__name__}:{name.replace('-', '_')}" for name in SETS},
+)
 
 DESCRIPTIONS = {"digits": "1,797 8×8 grey digits, built in (scikit-learn)"} | {
     name: data.description for name, data in SETS.items()
@@ -43,7 +43,7 @@ FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderS
 
 def set_names() -> list[str]:
     """Every registered name."""
-    return registry.names(BUILTIN, GROUP)
+    return DATA_SETS.names()
 
 
 def data_directory() -> Path:
@@ -81,7 +81,7 @@ def open_source(name: str, directory: Path | None = None, reading: Reading | Non
     with naming(name):
         if kind in FROM_FILES:
             return FROM_FILES[kind](_user_path(kind, path), reading)
-        function = registry.find("data set", name, BUILTIN, GROUP)
+        function = DATA_SETS.find(name)
         return FunctionSource(_Checked(function), directory or data_directory(), reading)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.study import Study
@@ -18,20 +18,11 @@ from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.study.lease import release, release_abandoned, this_worker
 from nas_optuna.study.optuna_internals import set_trial_attributes
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import failure
-
-
-class Watcher(Protocol):
-    """Told what the loop does, to show it."""
-
-    def trial_began(self, trial: Trial) -> None:
-        """Before a trial's objective runs."""
-
-    def trial_ended(self, trial: Trial, ended: FrozenTrial) -> None:
-        """After it was told; `ended` has its state, values, params and user attributes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ def run(
     trials: int | None = None,
     timeout: float | None = None,
     stop: StopRequest | None = None,
-    watchers: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:
     """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too).
 
@@ -100,16 +91,17 @@ def run(
         trials: Finish this many; None is no limit.
         timeout: Begin no trial after this many seconds; None is no limit.
         stop: Looked at between trials; give the same one to the objective, as ``interrupted``.
-        watchers: Told of every trial, in order.
+        callbacks: Told of every trial, in order.
     """
     stop = stop or StopRequest()
+    told = Callbacks(callbacks)
     resumed = tuple(release_abandoned(study))
     finished, started = 0, time.monotonic()
     with _stoppable(study):
         while not (stop.asked or study._stop_flag) and (trials is None or finished < trials):
             if timeout is not None and time.monotonic() - started >= timeout:
                 break
-            finished += _run_trial(study, objective, stop, watchers)
+            finished += _run_trial(study, objective, stop, told)
     return Outcome(finished, stop.asked, resumed)
 
 
@@ -124,12 +116,12 @@ def _stoppable(study: Study) -> Iterator[None]:
         study._thread_local.in_optimize_loop = False
 
 
-def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, watchers: Sequence[Watcher]) -> bool:
+def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, told: Callback) -> bool:
     """Run one trial; whether it finished, rather than was interrupted."""
     trial = study.ask()
     set_trial_attributes(trial, {TrialKey.WORKER: this_worker()})
-    for watcher in watchers:
-        watcher.trial_began(trial)
+    subject = Subject(f"trial {trial.number}", trial)
+    told.trial_started(subject)
     try:
         ended = _evaluate(study, objective, trial)
     except (Interrupted, KeyboardInterrupt):
@@ -145,8 +137,7 @@ def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopReques
         else:
             release(study, trial)
         raise
-    for watcher in watchers:
-        watcher.trial_ended(trial, ended)
+    told.trial_finished(subject, ended)
     return True
 
 

@@ -7,7 +7,7 @@ pruner compares single numbers. Here such a study is pruned by accuracy:
   dashboard see it. It is not kept among the intermediate values, because with those in a study of several objectives
   Optuna's TPE fails as soon as a trial is pruned (it asks the study for *the* direction).
 - The study's own pruner is then asked about a view of the same trials in the same storage, with one objective,
-  to be maximised, and the reports as intermediate values. Nothing is copied: what a pruner writes (the rungs of
+  the metric, and the reports as intermediate values. Nothing is copied: what a pruner writes (the rungs of
   successive halving) goes to the real trials, so that several workers prune together.
 - A trial is compared only with trials that cost no more in any of the other objectives. Compared with all, cheap and
   less accurate networks are pruned although they belong to the front, which is then worse than without pruning.
@@ -37,17 +37,18 @@ def report(trial: BaseTrial, value: float, step: int) -> None:
         trial.report(value, step)
 
 
-def should_prune(trial: BaseTrial, costs: Mapping[str, float]) -> bool:
+def should_prune(trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize") -> bool:
     """As ``trial.should_prune``, also in a study with several objectives.
 
     Args:
         trial: The trial.
         costs: Its value in each objective that is a cost; other trials keep theirs as user attributes of that name.
+        direction: Which way is better for what is reported, in a study with several objectives.
     """
     if not _has_several_objectives(trial):
         return trial.should_prune()
     study = trial.study
-    storage = cast(BaseStorage, _OneObjective(study._storage, costs))
+    storage = cast(BaseStorage, _OneObjective(study._storage, costs, direction))
     view = Study(study.study_name, storage, sampler=study.sampler, pruner=study.pruner)
     return study.pruner.prune(view, storage.get_trial(trial._trial_id))
 
@@ -62,17 +63,19 @@ class _OneObjective:
     Args:
         storage: The study's storage.
         costs: Trials that cost more than this, in anything, are not shown.
+        direction: Of the one objective.
     """
 
-    def __init__(self, storage: BaseStorage, costs: Mapping[str, float]) -> None:
+    def __init__(self, storage: BaseStorage, costs: Mapping[str, float], direction: str) -> None:
         self._storage = storage
+        self._direction = StudyDirection[direction.upper()]
         self._costs = costs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return [StudyDirection.MAXIMIZE]
+        return [self._direction]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return _with_reports(self._storage.get_trial(trial_id))

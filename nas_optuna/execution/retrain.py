@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,14 @@ from nas_optuna.data import (
     make_loader,
 )
 from nas_optuna.devices import device_name, resolve_device
-from nas_optuna.spaces import SearchSpace
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
+from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spec import Recipe, StudySpec
+from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
+from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
+from nas_optuna.training.fit import never
 from nas_optuna.training.precision import resolve_precision
 
 
@@ -83,29 +86,29 @@ class TestReport:
 
 
 def retrain(
-    space: SearchSpace,
+    study: Study,
+    search: Search,
     architecture: Architecture,
-    spec: StudySpec,
     *,
     seeds: int = 1,
     device: str = "auto",
     data_directory: Path | None = None,
     checkpoints: Path | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
-    on_epoch: Callable[[int, EpochResult], None] = lambda seed, result: None,
+    interrupted: Callable[[], bool] = never,
+    callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> tuple[TestReport, nn.Module, ImageSet]:
     """Train on training and validation images together, with several seeds, and score on the test set.
 
     Args:
-        space: The spec's space.
-        architecture: One of its points.
-        spec: The data and the recipe; its `recipe.epochs` is the full recipe.
+        study: The study that found it; callbacks are told of it.
+        search: The data, the space and the recipe; its `recipe.epochs` is the full recipe.
+        architecture: A point of the space.
         seeds: How many, counted up from the recipe's.
         device: As `resolve_device` takes it.
         data_directory: Where data sets are.
         checkpoints: Folder for the state of each seed, so that an interrupted call goes on.
         interrupted: Asked between steps.
-        on_epoch: Told of each seed's epochs.
+        callbacks: Told of each seed's training.
 
     Returns:
         The report, the network of the first seed (not of the best: the test set does not select), and the images
@@ -118,7 +121,7 @@ def retrain(
         Interrupted: `interrupted` said so; what was trained is kept in `checkpoints`.
     """
     where = resolve_device(device)
-    recipe = spec.recipe
+    spec, space, recipe = search.spec, search.space, search.spec.recipe
     images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
     check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
     augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
@@ -127,13 +130,24 @@ def retrain(
     folder = checkpoints and checkpoints / _identity(architecture, recipe)
     networks, seconds = [], 0.0
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
-    for seed in numbers:
-        network = make_network(space, architecture, recipe, where, seed)
-        state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
-        for result in fit(network, train, None, recipe, where, seed=seed, checkpoints=state, interrupted=interrupted):
-            seconds += result.seconds
-            on_epoch(seed, result)
-        networks.append(network)
+    told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
+    told.run_started(run)
+    try:
+        for seed in numbers:
+            subject = Subject(f"seed {seed}", None, str(architecture))
+            told.trial_started(subject)
+            network = make_network(space, architecture, recipe, where, seed)
+            state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
+            for result in fit(
+                network, train, None, recipe, where, seed=seed, checkpoints=state, interrupted=interrupted
+            ):
+                seconds += result.seconds
+                figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+                told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
+            told.trial_finished(subject, None)
+            networks.append(network)
+    finally:
+        told.run_finished(run)
     # Only now, when all that could be chosen is chosen.
     test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
     test = make_loader(test_images, recipe.batch_size, space.input_size, where)

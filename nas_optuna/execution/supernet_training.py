@@ -20,7 +20,7 @@ from nas_optuna.costs.complexity import macs_table
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.data import BatchLoader, make_loader, split
 from nas_optuna.errors import StudyError, TrainingError
-from nas_optuna.experiment import Search
+from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.bilevel import BilevelSearch, Epoch
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded

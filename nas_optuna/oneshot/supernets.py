@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from nas_optuna import registry
 from nas_optuna.errors import SpecError
+from nas_optuna.registry import Registry, check_options
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.supernet import Supernet
 
-GROUP = "nas_optuna.supernets"
+REGISTRY = Registry("supernet", "nas_optuna.supernets")
 _BUILTIN = {
     "nas_optuna.spaces.conv.space:ConvSpace": "nas_optuna.spaces.conv.supernet:ConvSupernet",
     "nas_optuna.spaces.block.space:BlockSpace": "nas_optuna.spaces.block.supernet:BlockSupernet",
@@ -62,8 +61,8 @@ class _SupernetFor:
                 module, _, attribute = target.partition(":")
                 made: Factory = getattr(importlib.import_module(module), attribute)
                 return made
-        if any(entry.name == space.name for entry in entry_points(group=GROUP)):
-            found: Factory = registry.find("supernet", space.name, {}, GROUP)
+        if space.name in REGISTRY.names():
+            found: Factory = REGISTRY.find(space.name)
             return found
         raise SpecError(
             f"space {space.name!r} has no supernet; search it with a sampler instead, or register one with"
@@ -92,9 +91,10 @@ class _SupernetFor:
             {'block1': 'k3_f16', 'block2': 'k3_f16'}
         """
         factory = self.factory(space)
-        registry.check_options("supernet", space.name, factory, options, reserved=("space",))
+        check_options("supernet", space.name, factory, options, reserved=("space",))
         supernet = factory(space, **options)
-        registry.require_type("supernet", space.name, supernet, Supernet)
+        if not isinstance(supernet, Supernet):
+            raise SpecError(f"supernet {space.name!r} gave a {type(supernet).__name__}, not a Supernet")
         return supernet
 
 

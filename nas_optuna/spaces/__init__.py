@@ -1,6 +1,6 @@
 """Search spaces: one folder each, its parameters, its network and its supernet side by side.
 
-A new space is a folder here and a line in `BUILTIN`; a third party registers the entry point group
+A new space is a folder here and a line in `SPACES`; a third party registers the entry point group
 ``nas_optuna.spaces`` or is named as ``package.module:Class``.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_optuna import registry
-from nas_optuna.errors import SpecError
+from nas_optuna.registry import Registry
 from nas_optuna.spaces.base import (
     Decomposable,
     InputSize,
@@ -21,8 +20,7 @@ from nas_optuna.spaces.base import (
 )
 
 __all__ = [
-    "BUILTIN",
-    "GROUP",
+    "SPACES",
     "Decomposable",
     "InputSize",
     "Operation",
@@ -33,12 +31,15 @@ __all__ = [
     "require_operations",
 ]
 
-GROUP = "nas_optuna.spaces"
-BUILTIN = {
-    "conv": "nas_optuna.spaces.conv:ConvSpace",
-    "block": "nas_optuna.spaces.block:BlockSpace",
-    "macro": "nas_optuna.spaces.macro:MacroSpace",
-}
+SPACES = Registry(
+    "space",
+    "nas_optuna.spaces",
+    {
+        "conv": "nas_optuna.spaces.conv:ConvSpace",
+        "block": "nas_optuna.spaces.block:BlockSpace",
+        "macro": "nas_optuna.spaces.macro:MacroSpace",
+    },
+)
 
 
 def create_space(
@@ -56,13 +57,6 @@ def create_space(
     Raises:
         SpecError: The name or an option is unknown, or an option's value is refused.
     """
-    factory = registry.find("space", name, BUILTIN, GROUP)
-    figures = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
-    registry.check_options("space", name, factory, options, reserved=figures)
-    try:
-        space = factory(**options, **figures)
-    except TypeError as error:
-        raise SpecError(f"space {name!r} cannot be made from {options!r}: {error}") from error
-    registry.require_type("space", name, space, SearchSpace)
-    made: SearchSpace = space
-    return made
+    shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
+    space: SearchSpace = SPACES.make(name, options=options, wanted=SearchSpace, **shape)
+    return space

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.objectives import Goal, parse_objective
+from nas_optuna.objectives import Criterion, parse_criterion
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -50,8 +50,8 @@ class Front:
         objectives: Names, in the study's order.
         records: The trials, best in the first objective first; feasible ones only.
         reference: The worst corner that `hypervolume` is measured from, one value an objective.
-        hypervolume: Share of the box between `reference` and the ideal (1 for what is maximised, 0 for a cost) that
-            the front dominates.
+        hypervolume: Share of the box between `reference` and the ideal that the front dominates. The ideal of a metric
+            or a cost is the best value there can be; where there is no bound, the best of any trial.
     """
 
     objectives: tuple[str, ...]
@@ -69,22 +69,24 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
 
     Args:
         study: With any number of objectives.
-        reference: The worst value of an objective, by name. By default 0 for what is maximised, and for a cost the
-            largest of any trial, so that fronts of two studies compare only with one that is given.
+        reference: The worst value of an objective, by name. By default the worst there can be (0 for accuracy); where
+            there is no bound, as for a cost, the worst of any trial, so that fronts of two studies compare only with
+            one that is given.
 
     Raises:
         SpecError: A name is not an objective of the study, or its value leaves no room.
     """
-    objectives = [parse_objective(name) for name in study.metric_names or ()]
+    objectives = [parse_criterion(name) for name in study.metric_names or ()]
     given = dict(reference or {})
     for name in given:
         if name not in [objective.name for objective in objectives]:
             raise SpecError(unknown("objective", name, [objective.name for objective in objectives]))
     trials = study.get_trials(deepcopy=False)
-    ideal = [1.0 if objective.direction == "maximize" else 0.0 for objective in objectives]
-    worst = [given.get(objective.name, _worst(objective, trials)) for objective in objectives]
+    ends = [_ends(objective, i, trials) for i, objective in enumerate(objectives)]
+    ideal = [best for best, _ in ends]
+    worst = [given.get(objective.name, value) for objective, (_, value) in zip(objectives, ends, strict=True)]
     for objective, best, value in zip(objectives, ideal, worst, strict=True):
-        if value >= best if objective.direction == "maximize" else value <= best:
+        if value >= best if objective.maximize else value <= best:
             raise SpecError(f"reference {objective.name} = {value:g} leaves no room to its ideal, {best:g}")
     records = ranked(study.best_trials, objectives[0].direction == "maximize")
     losses = [
@@ -95,12 +97,17 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
     return Front(tuple(o.name for o in objectives), tuple(records), tuple(worst), share)
 
 
-def _worst(objective: Goal, trials: Sequence[FrozenTrial]) -> float:
-    if objective.direction == "maximize":
-        return 0.0
-    return max(
-        (cost for trial in trials if (cost := attribute(trial, TrialKey.cost(objective.name))) is not None), default=1.0
-    )
+def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """The best and the worst value of an objective: what is possible, or what was seen."""
+    if objective.metric is None:
+        key = TrialKey.cost(str(objective.cost))
+        seen = [value for trial in trials if (value := attribute(trial, key)) is not None]
+    else:
+        seen = [trial.values[place] for trial in trials if trial.state == TrialState.COMPLETE]
+    sign = 1.0 if objective.maximize else -1.0
+    best = objective.ideal if objective.ideal is not None else max(seen, key=lambda v: sign * v, default=sign)
+    worst = objective.worst if objective.worst is not None else min(seen, key=lambda v: sign * v, default=best - sign)
+    return best, worst if worst != best else best - sign
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
 from nas_optuna.errors import StudyError, unknown
-from nas_optuna.objectives import parse_objective
+from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.schema import FORMAT, StudyKey
 
@@ -36,7 +36,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     """
     if name in study_names(storage):
         raise StudyError(f"study {name!r} exists; run continues it, study delete removes it")
-    directions = [parse_objective(text).direction for text in spec.objectives]
+    directions = [parse_criterion(text).direction for text in spec.objectives]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -103,13 +103,16 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
 def require_same_spec(study: Study, given: StudySpec) -> None:
     """Refuse a spec that would give a study's values another meaning; sampler, pruner and supernet may change.
 
-    So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table.
+    So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table. Images may lie at
+    another place, where the study remembers a fingerprint of their content.
 
     Raises:
         StudyError: Naming the section that differs.
     """
     began, now = study_spec(study).to_dict(), given.to_dict()
     began["latency"]["force"] = now["latency"]["force"]
+    if StudyKey.DATA in study.user_attrs:
+        began["data"]["name"] = now["data"]["name"]
     for section, value in now.items():
         if section not in ("sampler", "pruner", "supernet") and began[section] != value:
             raise StudyError(

@@ -11,13 +11,14 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from nas_optuna.errors import ArchitectureError
-from nas_optuna.objectives import COSTS, parse_objective
+from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey
 
 if TYPE_CHECKING:
-    from nas_optuna.costs.cost_model import Costs
+    from nas_optuna.costs.cost_model import CostModel
+    from nas_optuna.costs.limits import Limits
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -86,7 +87,7 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return len(waiting) + 1
 
 
-def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> dict[str, Architecture]:
+def enqueue_cheapest(study: Study, space: SearchSpace, costs: CostModel, limits: Limits) -> dict[str, Architecture]:
     """Begin a study of several objectives at the cheap ends of its front.
 
     The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known without
@@ -98,16 +99,20 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: Costs) -> dict[str
         study: Its metric names say which costs it optimises.
         space: The study's space.
         costs: The study's costs.
+        limits: The study's limits.
 
     Returns:
         The architecture that waits in the queue for each cost, by name.
     """
-    objectives = [parse_objective(text).name for text in study.metric_names or ()]
+    from nas_optuna.costs.limits import cheapest
+
+    criteria = [parse_criterion(text) for text in study.metric_names or ()]
+    names = [criterion.cost for criterion in criteria if criterion.cost and not criterion.metric]
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    if len(objectives) < 2 or begun:
+    if len(criteria) < 2 or begun:
         return {}
-    cheapest = {name: costs.cheapest(name) for name in objectives if name in COSTS}
-    cheapest = {name: architecture for name, architecture in cheapest.items() if costs.total_excess(architecture) <= 0}
-    for architecture in cheapest.values():
+    found = {name: cheapest(space, costs, name) for name in names}
+    found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
+    for architecture in found.values():
         enqueue_once(study, space, architecture.params, "cheapest")
-    return cheapest
+    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from nas_optuna.training.inspection import may_draw
 from nas_optuna.training.microbatch import microbatch_size
 from nas_optuna.training.precision import autocast
 
+MetricFunction = Callable[[Tensor, Tensor], "Tensor | float"]
+"""A figure of float32 outputs ``[n, classes]`` and int64 targets ``[n]``, both on the device that evaluates."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -25,15 +29,23 @@ class Evaluation:
         loss: The mean cross entropy.
         accuracy: The share of correct predictions, 0 … 1.
         confusion: ``[classes, classes]``, int64, on the host: the row is the true class, the column the predicted one.
+        metrics: The other figures that were asked for, by name.
     """
 
     loss: float
     accuracy: float
     confusion: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtype: torch.dtype) -> Evaluation:
+def evaluate(
+    network: nn.Module,
+    loader: BatchLoader,
+    device: torch.device,
+    dtype: torch.dtype,
+    metrics: Mapping[str, MetricFunction] | None = None,
+) -> Evaluation:
     """Run the network over a loader in its stored order, in evaluation mode; this waits for the device once.
 
     Args:
@@ -41,9 +53,10 @@ def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtyp
         loader: The images.
         device: Where both live.
         dtype: Activations are computed in it; float32 is no autocast.
+        metrics: Further figures of all outputs and targets, by name.
 
     Raises:
-        TrainingError: The network's own code failed, or it does not give one row of logits per image.
+        TrainingError: The network's or a metric's own code failed, or it does not give one row of logits per image.
 
     Example:
         >>> from nas_optuna.data import ResidentLoader, load_images
@@ -59,6 +72,7 @@ def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtyp
     loss = torch.zeros((), device=device)
     confusion: Tensor | None = None
     part: int | None = None
+    collected: list[tuple[Tensor, Tensor]] = []
     state = RandomState(0, device) if may_draw(network) else None
     for images, labels in loader.epoch():
         with network_failures("evaluation failed"), state.current() if state else nullcontext():
@@ -71,10 +85,24 @@ def evaluate(network: nn.Module, loader: BatchLoader, device: torch.device, dtyp
             confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
         # Not bincount: on CUDA that waits for the device to learn the largest value.
         confusion.index_add_(0, labels * classes + logits.argmax(1), torch.ones_like(labels))
+        if metrics:
+            collected.append((logits.float(), labels.clone()))
     network.train(was_training)
     assert confusion is not None, "a loader has at least one batch"
     table = confusion.cpu().reshape(classes, classes)
-    return Evaluation((loss / loader.size).item(), table.diagonal().sum().item() / loader.size, table)
+    accuracy = table.diagonal().sum().item() / loader.size
+    return Evaluation((loss / loader.size).item(), accuracy, table, _figures(metrics or {}, collected))
+
+
+def _figures(metrics: Mapping[str, MetricFunction], collected: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    if not metrics:
+        return {}
+    outputs, targets = (torch.cat(column) for column in zip(*collected, strict=True))
+    found = {}
+    for name, function in metrics.items():
+        with network_failures(f"metric {name!r} failed"):
+            found[name] = float(function(outputs, targets))
+    return found
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spec import Recipe
 from nas_optuna.training.checkpoint import Checkpoint, CheckpointFolder
-from nas_optuna.training.evaluate import evaluate
+from nas_optuna.training.evaluate import MetricFunction, evaluate
 from nas_optuna.training.failure import network_failures
 from nas_optuna.training.soundness import load_optimizer_state, require_number, require_optimizer_state, require_tensors
 from nas_optuna.training.step import TrainStep
@@ -36,6 +36,7 @@ class EpochResult:
         accuracy: The share of correct predictions on them, 0 … 1; NaN without validation images.
         seconds: How long the epoch took, validation included.
         micro_batches: How many parts each batch was divided into, to fit in memory.
+        metrics: Further figures of the validation images, by name.
     """
 
     epoch: int
@@ -45,6 +46,7 @@ class EpochResult:
     accuracy: float
     seconds: float
     micro_batches: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -80,6 +82,7 @@ def fit(
     seed: int,
     checkpoints: CheckpointFolder | None = None,
     interrupted: Callable[[], bool] = never,
+    metrics: Mapping[str, MetricFunction] | None = None,
 ) -> Iterator[EpochResult]:
     """Train a network in place by a recipe.
 
@@ -101,6 +104,7 @@ def fit(
         checkpoints: Where each epoch's state is kept. Epochs found there are not trained again; their results
             come first. A checkpoint that is damaged, or of another network or recipe, is passed over.
         interrupted: Asked between steps.
+        metrics: Further figures of the validation images, by name.
 
     Yields:
         One result per epoch.
@@ -130,7 +134,7 @@ def fit(
         loss, correct = step.read_sums()
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is not finite in epoch {epoch}", "non-finite loss")
-        scored = evaluate(network, validation, device, step.dtype) if validation else None
+        scored = evaluate(network, validation, device, step.dtype, metrics) if validation else None
         result = EpochResult(
             epoch=epoch,
             train_loss=loss / images,
@@ -139,6 +143,7 @@ def fit(
             accuracy=scored.accuracy if scored else math.nan,
             seconds=time.perf_counter() - started,
             micro_batches=step.micro_batches,
+            metrics=scored.metrics if scored else {},
         )
         results.append(result)
         if checkpoints:
@@ -210,5 +215,7 @@ def _require_results(progress: Any, epoch: int, epochs: int) -> None:
         require_number("accuracy", result["accuracy"], 0, 1, nan=True)
         require_number("seconds", result["seconds"], 0)
         require_number("micro_batches", result["micro_batches"], 1, 2)
+        for name, value in result["metrics"].items():
+            require_number(f"metric {name}", value, nan=True)
         if not isinstance(result["loss"], float):  # which may be infinite
             raise ValueError(f"the loss of epoch {number} is {str(result['loss'])[:40]}")

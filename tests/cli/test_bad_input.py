@@ -79,17 +79,16 @@ RUN = ("run", "--trials", 1)
         ((*RUN, "--sampler", "math:pi"), ("sampler 'math:pi' is a float, which cannot be called",)),
         ((*RUN, "--pruner", "math:cos"), ("pruner 'math:cos' gave a float, not a BasePruner",)),
         ((*RUN, "--set", "space.name=builtins:dict"), ("space 'builtins:dict' gave a dict, not a SearchSpace",)),
-        ((*RUN, "--set", "data.name=math:cos"), ("data set 'math:cos' failed to load",)),
-        ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath' failed to load",)),
+        ((*RUN, "--set", "data.name=math:cos"), ("data set 'math:cos': its function failed to load",)),
+        ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath': its function failed to load",)),
         ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
         ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),
-        ((*RUN, "--study", "mine"), ("no study 'mine' yet", "--spec digits-quick")),
         (("study", "list"), ("there is no database nas-optuna.db; nas-optuna study create makes it",)),
         (("best",), ("there is no database",)),
         (("dashboard",), ("there is no database",)),
         (("study", "export", "--format", "xml"), ("--format 'xml' is not known; choose csv or json",)),
         (("data", "fetch", "mnst"), ("unknown data set 'mnst'; did you mean 'mnist'?",)),
-        (("space", "show", "--set", "space.kernels=[3,3]"), ("'kernel' needs at least one choice and no repetition",)),
+        (("space", "show", "--set", "space.kernels=[3,3]"), ("'kernel' repeats a choice",)),
         (("study", "create", "--spec", "mnist_fast"), ("did you mean 'mnist-fast'?",)),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
@@ -103,7 +102,7 @@ def test_options_that_cannot_be_honoured(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("run", "--trials", 1, "--study", "nsa"),
+        ("retrain", "--study", "nsa"),
         ("best", "--study", "nsa"),
         ("study", "show", "nsa"),
         ("study", "export", "nsa"),
@@ -206,9 +205,9 @@ def test_mnist_absent_with_no_network(command: Command, tmp_path: Path, monkeypa
 def test_a_mirror_that_never_answers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
-    from nas_optuna.data import catalog
+    from nas_optuna.data import torchvision_sets
 
-    monkeypatch.setattr(catalog, "NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr(torchvision_sets, "NETWORK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
@@ -245,11 +244,11 @@ def test_image_folders(command: Command, tmp_path: Path) -> None:
     def refuses(root: Path, *says: str) -> None:
         refused(command, *RUN, *tiny(data__train_limit=16), "--set", f"data.name=folder:{root}", says=says)
 
-    refuses(tmp_path / "absent", "absent does not exist; it should hold one directory a class")
+    refuses(tmp_path / "absent", "absent does not exist; it should hold one directory per class")
     refuses(image_folder(tmp_path / "one", ("cat",)), "1 class directories; at least two are needed")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     (tmp_path / "empty" / "dog").mkdir()
-    refuses(tmp_path / "empty", "holds no image")
+    refuses(tmp_path / "empty", "2 class directories, of w")
     good = image_folder(tmp_path / "good")
     for content in (b"", b"GIF", (good / "dog" / "3.png").read_bytes()[:45]):
         (good / "dog" / "3.png").write_bytes(content)
@@ -278,16 +277,15 @@ def test_npz_files(command: Command, tmp_path: Path) -> None:
     np.savez(file, images=images)
     refuses("labels")
     np.savez(file, images=np.array([{}], dtype=object), labels=labels)
-    refuses("not an .npz file")  # and nothing is unpickled
-    for wrong in (images.astype(np.float32), images.astype(np.uint16), images[0, 0]):
+    refuses("images [1] object")  # and nothing is unpickled
+    for wrong in (images.astype(np.complex64), images[0, 0]):
         np.savez(file, images=wrong, labels=labels)
-        refuses("images must be uint8")
-    np.savez(file, images=images, labels=labels[:3])
-    refuses("labels must be int64 [4]")
-    np.savez(file, images=images, labels=[0, 1, 1, -1])
-    refuses("labels must lie in 0")
+        refuses("images")
+    for few in (labels[:3], labels[:, None, None], labels + 0.5):
+        np.savez(file, images=images, labels=few)
+        refuses("labels")
     np.savez(file, images=images[:0], labels=labels[:0])
-    refuses("no image")
+    refuses("image")
 
 
 def test_another_spec_for_a_study_that_exists(command: Command, study: str) -> None:
@@ -300,8 +298,20 @@ def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> Non
     data = ("--set", f"data.name=folder:{image_folder(tmp_path / 'pets')}")
     settings = tiny(data__train_limit=16)
     assert command(*RUN, *settings, *data).code == 0
-    (tmp_path / "pets" / "cow").mkdir()
+    (tmp_path / "pets").rename(tmp_path / "animals")
+    refused(command, *RUN, says=("pets does not exist",))
+    moved = command(*RUN, "--set", f"data.name=folder:{tmp_path / 'animals'}")
+    assert moved.code == 0, "the content decides, not the path"
+    assert command(*RUN).code == 0, "and the new path is remembered"
+    (tmp_path / "animals" / "dog" / "3.png").write_bytes((tmp_path / "animals" / "cat" / "1.png").read_bytes())
+    refused(command, *RUN, says=("are not those that study 'nas' began with", "--study NAME"))
+    image_folder(tmp_path / "animals", ("cow",))
     refused(command, *RUN, says=("study 'nas' searches another space (classes differs)", "--study NAME"))
+
+
+def test_a_study_that_is_missing_is_created_and_said(command: Command, study: str) -> None:
+    made = command("run", "--trials", 1, "--study", "other", "--sampler", "random", *tiny())
+    assert (made.code, "created study 'other' from the preset digits-quick" in made.err) == (0, True)
 
 
 def test_a_study_of_a_newer_version(command: Command, study: str) -> None:
@@ -369,13 +379,13 @@ def test_a_locked_database(command: Command, study: str, monkeypatch: pytest.Mon
 FULL_DISK = """
 import resource, sys
 from nas_optuna.cli import main
-from nas_optuna import experiment as search
-prepare = search.prepare
-def limited(*arguments):
-    made = prepare(*arguments)
+from nas_optuna.experiment import Experiment
+from_spec = Experiment.from_spec
+def limited(spec, **given):
+    made = from_spec(spec, **given)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
     return made
-search.prepare = limited
+Experiment.from_spec = staticmethod(limited)
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -426,14 +436,14 @@ def test_a_port_in_use(command: Command, study: str) -> None:
 LITTLE_MEMORY = """
 import resource, sys
 from nas_optuna.cli import main
-from nas_optuna import experiment as search
-prepare = search.prepare
-def limited(*arguments):
-    made = prepare(*arguments)
+from nas_optuna.experiment import Experiment
+from_spec = Experiment.from_spec
+def limited(spec, **given):
+    made = from_spec(spec, **given)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, resource.RLIM_INFINITY))
     return made
-search.prepare = limited
+Experiment.from_spec = staticmethod(limited)
 sys.exit(main(sys.argv[1:]))
 """
 

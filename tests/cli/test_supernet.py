@@ -160,7 +160,6 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
         (["supernet", "train", "--study", "s", "--set", "supernet.temperature=1"], "supernet.temperature"),
         (["supernet", "train", "--study", "s", "--set", "supernet.epoch=1"], "did you mean 'epochs'"),
         (["supernet", "train", "--study", "s", "--latency-table", "none.json"], "none.json"),
-        (["supernet", "train", "--study", "t"], "study"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -3,12 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.costs import cost_model as costs_module
+from nas_optuna.costs import latency_cost
 from nas_optuna.costs.complexity import figures
-from nas_optuna.costs.cost_model import Costs
+from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import LatencyTable, measure_table
+from nas_optuna.costs.limits import Limits
 from nas_optuna.errors import SpecError, TableError
+from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 
@@ -17,9 +19,14 @@ SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
 ARCHITECTURE = SPACE.parse("f4k3s1-f8k5s2")
 
 
-def costs(space: ConvSpace = SPACE, **values: object) -> Costs:
+def costs(space: ConvSpace = SPACE, **values: object) -> CostModel:
     spec = StudySpec.from_dict(values)
-    return Costs(space, CPU, spec.objectives, spec.limits, spec.latency)
+    optimised = [c.cost for c in map(parse_criterion, spec.objectives) if c.cost]
+    return CostModel(space, CPU, optimised, list(spec.limits), spec.latency)
+
+
+def limits(space: ConvSpace = SPACE, **values: object) -> Limits:
+    return Limits(StudySpec.from_dict(values).limits, costs(space, **values), space)
 
 
 def test_counted_costs_are_always_known() -> None:
@@ -47,16 +54,16 @@ def test_latency_is_measured_where_it_is_needed(values: dict[str, object]) -> No
 def test_measuring_draws_nothing_that_a_training_would_have_drawn() -> None:
     known = costs(objectives=["accuracy", "latency_ms"])
     before = torch.get_rng_state()
-    known.measured_again(ARCHITECTURE, known(ARCHITECTURE))
+    known.refine(ARCHITECTURE, known(ARCHITECTURE))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_table_is_not_mixed_with_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "table.json"
     measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
-    monkeypatch.setattr(costs_module, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(latency_cost, "measure", lambda *_: pytest.fail("measured"))
     known = costs(objectives=["accuracy", "latency_ms"], latency={"table": str(path)})
-    assert known.measured_again(ARCHITECTURE, known(ARCHITECTURE)) == known(ARCHITECTURE)
+    assert known.refine(ARCHITECTURE, known(ARCHITECTURE)) == known(ARCHITECTURE)
 
 
 def test_latency_comes_from_the_table(tmp_path: Path) -> None:
@@ -77,8 +84,7 @@ def test_a_foreign_table_needs_force(tmp_path: Path) -> None:
 
 def test_excess_is_a_share_of_the_limit() -> None:
     macs = figures(SPACE, ARCHITECTURE).macs
-    known = costs(limits={"macs": macs / 2, "params": 1e9})
-    excess = known.excess(known(ARCHITECTURE))
+    excess = limits(limits={"macs": macs / 2, "params": 1e9}).excess(costs()(ARCHITECTURE))
     assert excess["macs"] == pytest.approx(1.0)
     assert -1 < excess["params"] < 0
 
@@ -89,16 +95,16 @@ def test_a_limit_that_nothing_meets_is_refused_with_the_smallest_possible(name: 
     space = ConvSpace(depth=depth)
     smallest = costs(space)(space.parse("-".join(["f16k3s2"] * depth)))[name]
     with pytest.raises(SpecError, match=rf"no architecture has {name} .*smallest possible is {smallest:,.7g}, of f16k"):
-        costs(space, limits={name: smallest - 1}).check_limits()
-    costs(space, limits={name: smallest}).check_limits()
+        limits(space, limits={name: smallest - 1}).check()
+    limits(space, limits={name: smallest}).check()
 
 
 def test_a_latency_that_nothing_meets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no architecture has latency_ms of at most 1e-06; the smallest possible is"):
-        costs(limits={"latency_ms": 1e-6}).check_limits()
+        limits(limits={"latency_ms": 1e-6}).check()
     path = tmp_path / "table.json"
     table = measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
     fast = min(table.entries, key=lambda key: table.entries[key][0][1])
     assert fast in LatencyTable.load(path).entries
     with pytest.raises(SpecError, match="smallest possible is"):
-        costs(limits={"latency_ms": 1e-6}, latency={"table": str(path)}).check_limits()
+        limits(limits={"latency_ms": 1e-6}, latency={"table": str(path)}).check()

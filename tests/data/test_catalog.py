@@ -13,7 +13,7 @@ from PIL import Image
 
 from nas_optuna import ImageSet, load_data
 from nas_optuna.data import load_images
-from nas_optuna.data.catalog import BUILTIN, DESCRIPTIONS, data_directory, set_names
+from nas_optuna.data.catalog import DATA_SETS, DESCRIPTIONS, data_directory, set_names
 from nas_optuna.errors import DataError, SpecError
 from nas_optuna.spec import DataSpec
 
@@ -23,10 +23,10 @@ def picture(value: int, side: int = 6) -> np.ndarray:
 
 
 def test_every_set_has_a_name_and_a_description() -> None:
-    assert set(DESCRIPTIONS) == set(BUILTIN)
-    assert set(BUILTIN) >= {"digits", "mnist", "fashion-mnist", "kmnist", "emnist", "qmnist", "usps", "svhn"}
-    assert set(BUILTIN) >= {"cifar10", "cifar100"}
-    assert set_names()[: len(BUILTIN)] == list(BUILTIN)
+    assert set(DESCRIPTIONS) == set(DATA_SETS.builtin)
+    assert set(DATA_SETS.builtin) >= {"digits", "mnist", "fashion-mnist", "kmnist", "emnist", "qmnist", "usps", "svhn"}
+    assert set(DATA_SETS.builtin) >= {"cifar10", "cifar100"}
+    assert set_names()[: len(DATA_SETS.builtin)] == list(DATA_SETS.builtin)
 
 
 def test_digits() -> None:
@@ -155,7 +155,7 @@ def test_a_folder_of_many_sizes_and_kinds(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": [picture(50, 10), colour], "b": [deep, picture(9, 30)]})
     whole = [load_images(f"folder:{tmp_path}", part) for part in (True, False)]
     images = {int(i[0, 0, 0]): i for part in whole for i in part.images}
-    assert {image.shape for image in images.values()} == {(3, 11, 11)}, "the median of the shorter sides"
+    assert {image.shape for image in images.values()} == {(3, 10, 10)}, "the median of the shorter sides"
     assert sorted(images) == [9, 50, 156, 200]
     assert images[200][1].max() == 0
     assert torch.equal(images[50][0], images[50][2])
@@ -173,11 +173,14 @@ def test_npz(tmp_path: Path) -> None:
     assert train.classes == ("0", "1", "2", "3")
 
     last = rng.integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
-    np.savez_compressed(file, images=last, labels=labels[:6], test_images=last[:2], test_labels=[0, 7])
+    np.savez_compressed(file, images=last, labels=labels[:6], test_images=last[:2], test_labels=[0, 3])
     train, test = (load_images(f"npz:{file}", part) for part in (True, False))
     assert torch.equal(train.images, torch.from_numpy(last).permute(0, 3, 1, 2))
     assert len(test) == 2
-    assert len(train.classes) == len(test.classes) == 8, "labels that only the test part has count"
+    assert len(train.classes) == len(test.classes) == 4
+    np.savez(file, images=last, labels=labels[:6], test_images=last[:2], test_labels=[0, 7])
+    with pytest.raises(DataError, match="labels '7', which no training image has"):
+        load_images(f"npz:{file}", False)
 
 
 def squares(train: bool, directory: Path) -> ImageSet:

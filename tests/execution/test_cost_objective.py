@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial, TrialState
 
-from nas_optuna.costs import cost_model as costs
+from nas_optuna.costs import latency_cost
 from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.latency import Latency
 from nas_optuna.data import SearchData, load_data
@@ -27,7 +27,7 @@ def data() -> SearchData:
 
 
 def run(objective: Objective, n_trials: int, **options: object) -> optuna.Study:
-    directions = [goal.direction for goal in objective.objectives]
+    directions = [criterion.direction for criterion in objective.criteria]
     study = optuna.create_study(directions=directions, **options)  # type: ignore[arg-type]
     study.enqueue_trial(SMALL)
     study.enqueue_trial(LARGE)
@@ -48,7 +48,7 @@ def test_the_fastest_of_a_trainings_measurements_is_its_latency(
     data: SearchData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter((5.0, 4.0, 2.0, 3.0))
-    monkeypatch.setattr(costs, "measure", lambda *_: Latency(1.0, next(times), 9.0))
+    monkeypatch.setattr(latency_cost, "measure", lambda *_: Latency(1.0, next(times), 9.0))
     trial = FixedTrial(LARGE)
     _, latency = Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms"))(trial)  # type: ignore[misc]
     assert latency == trial.user_attrs[TrialKey.cost("latency_ms")] == 2.0

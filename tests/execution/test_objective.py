@@ -6,7 +6,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_optuna import ConvSpace, NasOptunaError, Objective, Recipe, SearchData, TrialRecord
 from nas_optuna.costs.complexity import figures
-from nas_optuna.training import EpochResult
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Subject
 from tests.helpers import RECIPE
 
 WIDE = "f8k7s1-f8k7s1"
@@ -49,10 +50,15 @@ def test_it_works_on_a_fixed_trial(objective: Objective) -> None:
 
 
 def test_the_front_door_alone_is_enough(space: ConvSpace, data: SearchData) -> None:
-    heard: list[EpochResult] = []
-    objective = Objective(space, data, RECIPE, on_epoch=lambda trial, result: heard.append(result))
+    heard: list[Measurement] = []
+
+    class Listener(Callback):
+        def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+            heard.append(measurement)
+
+    objective = Objective(space, data, RECIPE, callbacks=[Listener()])
     optuna.create_study(direction="maximize").optimize(objective, n_trials=1)
-    assert [result.epoch for result in heard] == [1, 2]
+    assert [measurement.step for measurement in heard] == [1, 2]
 
 
 def test_an_architecture_is_trained_once(objective: Objective) -> None:

@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from nas_optuna.execution.pruning import report, should_prune
-from nas_optuna.pruners import BUILTIN, create_pruner
+from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.study.schema import TrialKey
 
 REPORTS = TrialKey.REPORTS
@@ -52,7 +52,7 @@ def check(study: optuna.Study, n_trials: int) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.NSGAIISampler])
-@pytest.mark.parametrize("pruner", BUILTIN)
+@pytest.mark.parametrize("pruner", PRUNERS.builtin)
 def test_every_pruner_goes_with_every_sampler(pruner: str, sampler: type[optuna.samplers.BaseSampler]) -> None:
     study = create(pruner, sampler(seed=0))
     study.optimize(objective, n_trials=40)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from nas_optuna.execution.supernet_check import judge, random_architectures, rank_correlation
-from nas_optuna.experiment import prepare
+from nas_optuna.experiment import Experiment
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
 
@@ -29,7 +29,7 @@ def test_a_constant_score_has_no_correlation() -> None:
 def test_verdict_counts_what_random_search_could_afford(
     argmax_value: float, seconds: float, trained: int, word: str
 ) -> None:
-    search = prepare(StudySpec.from_dict({"space": {"name": "conv", "depth": 1}}))
+    search = Experiment.from_spec(StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})).search
     argmax, *drawn = random_architectures(search, 7, seed=0)
     study = optuna.create_study(direction="maximize")
     values = [argmax_value, 0.6, 0.9, 0.7, 0.99, 0.8, 0.65]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nas_optuna.costs.complexity import figures, macs_table
-from nas_optuna.costs.cost_model import Costs
+from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import Decomposable, Parameter, SearchSpace
@@ -84,7 +84,7 @@ def test_a_space_without_operations_is_counted_whole() -> None:
     with pytest.raises(SpecError, match="'switches'"):
         macs_table(space)
     with pytest.raises(SpecError, match="a latency table needs"):
-        Costs(space, torch.device("cpu"), latency=LatencySpec(table="table.json"))
+        CostModel(space, torch.device("cpu"), latency=LatencySpec(table="table.json"))
 
 
 def test_a_whole_network_is_counted_as_its_operations_are() -> None:

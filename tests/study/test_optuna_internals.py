@@ -58,7 +58,7 @@ def test_trials_are_looked_for_by_an_attribute(tmp_path: Path) -> None:
 
 
 def test_the_dashboard_finds_each_note(study: optuna.Study, objective: Objective) -> None:
-    run(study, objective, trials=2, watchers=[NoteWriter()])
+    run(study, objective, trials=2, callbacks=[NoteWriter()])
     for trial in study.trials:
         found = get_note(_of(study, trial))
         assert found == trial_note(trial)

@@ -1,14 +1,14 @@
 import itertools
-from collections.abc import Callable
 from typing import Any, cast
 
 import optuna
 import pytest
 import torch
 
-from nas_optuna.costs import cost_model as costs_module
-from nas_optuna.costs.cost_model import Costs
-from nas_optuna.objectives import parse_objective
+from nas_optuna.costs import latency_cost
+from nas_optuna.costs.cost_model import CostModel
+from nas_optuna.costs.limits import Limits, cheapest
+from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
@@ -23,7 +23,7 @@ ALL = [
 
 
 def study(*objectives: str) -> optuna.Study:
-    made = optuna.create_study(directions=[parse_objective(name).direction for name in objectives])
+    made = optuna.create_study(directions=[parse_criterion(name).direction for name in objectives])
     made.set_metric_names(list(objectives))
     return made
 
@@ -35,23 +35,35 @@ def waiting(study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
 class Opposed:
     """Costs of which each has a cheapest architecture of its own."""
 
-    cheapest = {"macs": ALL[1], "params": ALL[2]}.__getitem__
-    total_excess: Callable[[Architecture], float] = staticmethod(lambda architecture: 0.0)
+    def only(self, names: list[str], architecture: Architecture) -> dict[str, float]:
+        best = {"macs": ALL[1], "params": ALL[2]}
+        return {name: float(architecture != best[name]) for name in names}
+
+    def proxy(self, name: str) -> None:
+        return None
+
+
+OPPOSED = cast(CostModel, Opposed())
+FREE = Limits({}, OPPOSED, SPACE)
+
+
+class Forbidding(Limits):
+    """Limits that one architecture is above."""
+
+    def total_excess(self, architecture: Architecture) -> float:
+        return float(architecture == ALL[1])
 
 
 def test_a_study_of_several_objectives_begins_with_the_cheapest_of_each_cost() -> None:
     made = study("accuracy", "macs", "params")
-    opposed = cast(Costs, Opposed())
-    assert enqueue_cheapest(made, SPACE, opposed) == {"macs": ALL[1], "params": ALL[2]}
-    enqueue_cheapest(made, SPACE, opposed)
+    assert enqueue_cheapest(made, SPACE, OPPOSED, FREE) == {"macs": ALL[1], "params": ALL[2]}
+    enqueue_cheapest(made, SPACE, OPPOSED, FREE)
     assert waiting(made) == [("cheapest", dict(ALL[1].params)), ("cheapest", dict(ALL[2].params))], "once"
 
 
 def test_what_is_above_another_limit_is_left_out() -> None:
-    opposed = Opposed()
-    opposed.total_excess = lambda architecture: float(architecture == ALL[1])
     made = study("accuracy", "macs", "params")
-    assert enqueue_cheapest(made, SPACE, cast(Costs, opposed)) == {"params": ALL[2]}
+    assert enqueue_cheapest(made, SPACE, OPPOSED, Forbidding({}, OPPOSED, SPACE)) == {"params": ALL[2]}
     assert waiting(made) == [("cheapest", dict(ALL[2].params))]
 
 
@@ -59,32 +71,31 @@ def test_what_is_above_another_limit_is_left_out() -> None:
 def test_the_cheapest_has_the_least_of_the_cost_and_nothing_is_measured_for_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    least = min(Costs(SPACE, CPU)(architecture)[name] for architecture in ALL)
-    monkeypatch.setattr(costs_module, "measure", lambda *_: pytest.fail("measured"))
-    costs = Costs(SPACE, CPU, ("accuracy", name, "latency_ms"))
+    least = min(CostModel(SPACE, CPU)(architecture)[name] for architecture in ALL)
+    monkeypatch.setattr(latency_cost, "measure", lambda *_: pytest.fail("measured"))
+    costs = CostModel(SPACE, CPU, (name, "latency_ms"))
     made = study("accuracy", name, "latency_ms")
-    found = enqueue_cheapest(made, SPACE, costs)
-    assert Costs(SPACE, CPU)(found[name])[name] == least
-    assert found["latency_ms"] == costs.cheapest("macs")
+    found = enqueue_cheapest(made, SPACE, costs, Limits({}, costs, SPACE))
+    assert CostModel(SPACE, CPU)(found[name])[name] == least
+    assert found["latency_ms"] == cheapest(SPACE, costs, "macs")
     assert len(made.trials) == len(set(found.values()))
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("macs",), ("accuracy", "accuracy*(macs/1k)^-0.1")])
 def test_other_studies_begin_as_their_samplers_like(objectives: tuple[str, ...]) -> None:
     made = study(*objectives)
-    assert enqueue_cheapest(made, SPACE, cast(Costs, Opposed())) == {}
+    assert enqueue_cheapest(made, SPACE, OPPOSED, FREE) == {}
     assert not made.trials
 
 
 def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
-    opposed = cast(Costs, Opposed())
     made = study("accuracy", "macs", "params")
     enqueue(made, SPACE, ALL[5].params, "enqueued")
     enqueue(made, SPACE, ALL[1].params, "enqueued")
-    enqueue_cheapest(made, SPACE, opposed)
+    enqueue_cheapest(made, SPACE, OPPOSED, FREE)
     expected = [("enqueued", ALL[5]), ("enqueued", ALL[1]), ("cheapest", ALL[2])]
     assert waiting(made) == [(origin, dict(architecture.params)) for origin, architecture in expected]
     begun = study("accuracy", "macs")
     begun.ask()
-    assert enqueue_cheapest(begun, SPACE, opposed) == {}
+    assert enqueue_cheapest(begun, SPACE, OPPOSED, FREE) == {}
     assert len(begun.trials) == 1

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 import optuna
 import pytest
 import torch
-from optuna.trial import BaseTrial, TrialState
+from optuna.trial import TrialState
 from torch import nn
 
 from nas_optuna import ConvSpace, Objective, Recipe, SearchData, SearchSpace, load_data
 from nas_optuna.data.preprocessing import ReusedMemory
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spec import DataSpec
-from nas_optuna.training import EpochResult, make_network
+from nas_optuna.training import make_network
 from nas_optuna.training.inspection import may_draw, mixes_images
 from tests.training.user_space import Functional, Noise, UserSpace
 
@@ -49,13 +51,15 @@ def disturbed() -> Iterator[None]:
 
 
 def losses(space: SearchSpace, data: SearchData, recipe: Recipe, texts: list[str], jobs: int) -> dict[int, float]:
-    """The training loss of every trial, which tells apart what accuracies do not."""
+    """The validation loss of every trial, which tells apart what accuracies do not."""
     found: dict[int, float] = {}
 
-    def on_epoch(trial: BaseTrial, result: EpochResult) -> None:
-        found[trial.number] = result.train_loss
+    class Losses(Callback):
+        def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+            assert subject.trial is not None
+            found[subject.trial.number] = measurement.metrics["negative_log_likelihood"]
 
-    objective = Objective(space, data, recipe, device="cpu", reuse_duplicates=False, on_epoch=on_epoch)
+    objective = Objective(space, data, recipe, device="cpu", reuse_duplicates=False, callbacks=[Losses()])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
     for text in texts:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nas_optuna.execution.supernet_training import SupernetTraining, cost_table, trained_supernet
-from nas_optuna.experiment import prepare
+from nas_optuna.experiment import Experiment
 from nas_optuna.spec import StudySpec
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ SPEC = StudySpec.from_dict(
         "supernet": {"epochs": 3, "warmup_epochs": 1, "batch_size": 32},
     }
 )
-SEARCH = prepare(SPEC)
+SEARCH = Experiment.from_spec(SPEC).search
 TABLE = cost_table(SEARCH.space, None)
 Losses = list[float]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.spaces import Operation, Parameter, SearchSpace
+from nas_optuna.spaces import Decomposable, Operation, Parameter
 from nas_optuna.spaces.architecture import Architecture
 
 
@@ -77,7 +77,7 @@ PARTS = {
 ENDS = {when: (lambda when=when: Failing(when)) for when in ("outputs", "shape", "tuple")}
 
 
-class UserSpace(SearchSpace):
+class UserSpace(Decomposable):
     """Which part stands between two linear layers, and which at the end."""
 
     name: ClassVar[str] = "tests.training.user_space:UserSpace"

@@ -1,0 +1,86 @@
+"""What every cost is: a number of an architecture that is to be small, with a name and a unit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from nas_optuna.costs.complexity import Figures, figures
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import LatencySpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class CostContext:
+    """What a cost may depend on beside the architecture.
+
+    Attributes:
+        space: The study's space.
+        device: Where networks are trained and measured.
+        latency: How latency is measured; its `batch_size` is also what the cost ``memory`` counts activations for.
+    """
+
+    space: SearchSpace
+    device: torch.device
+    latency: LatencySpec
+
+    def counted(self, architecture: Architecture) -> Figures:
+        """MACs, parameters and bytes of an architecture; microseconds once its operations have been met."""
+        return figures(self.space, architecture, self.latency.batch_size)
+
+
+class Cost(ABC):
+    """One cost. A new one is a subclass in a file of its own and a line in `nas_optuna.objectives.COSTS`.
+
+    A third party registers the class as an entry point of the group ``nas_optuna.costs``, under its name.
+
+    Args:
+        context: The study's space, device and settings.
+
+    Attributes:
+        name: What a spec calls it.
+        unit: Unit of its values, e.g. ``"ms"``; empty for a count.
+        proxy: Name of a cost that is known at once and grows with this one, where this one has to be measured.
+
+    Example:
+        >>> class Depth(Cost):
+        ...     name, unit = "depth", "layers"
+        ...
+        ...     def __call__(self, architecture):
+        ...         return float(len(self.context.space.operations(architecture)))
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+
+    def __init__(self, context: CostContext) -> None:
+        self.context = context
+
+    @classmethod
+    def always(cls, context: CostContext) -> bool:
+        """Whether every trial records it, also where no objective and no limit asks for it."""
+        return False
+
+    @cached_property
+    def proxy(self) -> str | None:
+        """See the class."""
+        return None
+
+    @abstractmethod
+    def __call__(self, architecture: Architecture) -> float:
+        """The cost of one architecture, in `unit`."""
+
+    def refine(self, architecture: Architecture, so_far: float) -> float:
+        """A more exact value, asked for after each epoch of the network's training where the cost is an objective.
+
+        Args:
+            architecture: The architecture.
+            so_far: The value that is known.
+        """
+        return so_far

@@ -1,0 +1,243 @@
+"""How an architecture is scored: the contract that a training of your own can fulfil, and our own training.
+
+Nothing here knows Optuna. An evaluator yields one `Measurement` per step; pruning, resuming, costs, samplers, workers
+and the dashboard need nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
+from nas_optuna.metrics import find_metric
+from nas_optuna.registry import Registry
+from nas_optuna.spaces import InputSize, SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import Recipe
+from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
+from nas_optuna.training.precision import resolve_precision
+
+EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
+"""Evaluators of third parties. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one step of a training brought.
+
+    Attributes:
+        step: Steps finished, from 1; in our own training a step is an epoch.
+        metrics: Every figure, by name.
+        seconds: How long the step took.
+        details: What is to be kept with the trial beside that, JSON-ready, by the name of a `TrialKey`; the last step's
+            details win.
+        epochs: Epochs trained in this step, over all repeats.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    seconds: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 1
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Scores architectures.
+
+    Attributes:
+        identity: Differs whenever a value would: data, training settings, number format, and what else decides one. It
+            is the key by which a finished trial is reused and a checkpoint is found. The space is added by us.
+        space: The space whose architectures it trains.
+        steps: The largest step that a training reaches.
+    """
+
+    @property
+    def identity(self) -> str:
+        """See above."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """See above."""
+
+    @property
+    def steps(self) -> int:
+        """See above."""
+
+    def evaluate(
+        self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
+    ) -> Iterator[Measurement]:
+        """Train one architecture, a step at a time; whoever iterates may stop asking.
+
+        Args:
+            architecture: A point of `space`; ``space.build(architecture)`` is its network.
+            resume: A folder of this training's own, to keep what is needed to go on after a kill; it may not exist yet,
+                and is removed once the training has ended. None where nothing is to be kept. Steps that are found
+                there are yielded again, first.
+            stop: Asked between optimiser steps; raise `nas_optuna.errors.Interrupted` when it says True.
+
+        Yields:
+            One measurement per step, with steps 1, 2, 3, …
+
+        Raises:
+            Exception: Any exception ends this trial alone, with its message as the cause.
+        """
+
+
+@dataclass(frozen=True)
+class EvaluatorContext:
+    """What a factory of an evaluator is given.
+
+    Attributes:
+        make_space: Makes the study's space for inputs ``[in_channels, *input_size]`` and a number of outputs.
+        device: Where to train.
+        data_directory: Where data sets are kept; None is their default place.
+    """
+
+    make_space: Callable[..., SearchSpace]
+    device: torch.device
+    data_directory: Path | None = None
+
+    def space(self, *, in_channels: int, outputs: int, input_size: InputSize) -> SearchSpace:
+        """The study's space for your data.
+
+        Args:
+            in_channels: Channels of an input.
+            outputs: Numbers that the network gives per input: classes, or 1 for a regression.
+            input_size: Side in pixels, or ``(height, width)``.
+
+        Raises:
+            SpecError: The space refuses it.
+        """
+        return self.make_space(in_channels=in_channels, classes=outputs, input_size=input_size)
+
+
+def digest(*parts: Any) -> str:
+    """Sixteen hex digits of JSON-ready values.
+
+    Example:
+        >>> digest({"a": 1}) == digest({"a": 1})
+        True
+    """
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def space_identity(space: SearchSpace) -> dict[str, Any]:
+    """What decides the network of an architecture: the space's identity and every plain setting that it keeps."""
+    plain = (str, int, float, bool, tuple, list, dict, frozenset, type(None))
+    settings = {k: v for k, v in vars(space).items() if not k.startswith("_") and isinstance(v, plain)}
+    return {**space.identity(), "settings": {k: repr(v) for k, v in settings.items() if k != "parameters"}}
+
+
+class TrainingEvaluator:
+    """Our own training: images, a recipe, metrics on the images that select.
+
+    Args:
+        space: The search space.
+        data: Training images and those that select.
+        recipe: How each network is trained.
+        device: Where.
+        metrics: Names of what is measured beside accuracy.
+
+    Raises:
+        SpecError: The recipe asks for a precision that the device has not, or a metric is unknown.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: SearchData,
+        recipe: Recipe,
+        device: torch.device,
+        metrics: Sequence[str] = ("accuracy",),
+    ) -> None:
+        self.space = space
+        self.data = data
+        self.recipe = recipe
+        self.device = device
+        self.steps = recipe.epochs
+        self.precision = str(resolve_precision(recipe.precision, device)).removeprefix("torch.")
+        # Accuracy and the mean cross entropy come with every epoch anyway.
+        self._metrics = [find_metric(m) for m in metrics if m not in ("accuracy", "negative_log_likelihood")]
+
+    @cached_property
+    def identity(self) -> str:
+        """See `Evaluator`."""
+        names = [metric.name for metric in self._metrics]
+        return digest(self.data.fingerprint, self.recipe.model_dump(mode="json"), self.precision, names)
+
+    def evaluate(
+        self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
+    ) -> Iterator[Measurement]:
+        """Train all repeats side by side, an epoch at a time, so that their mean can be pruned; see `Evaluator`."""
+        seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
+        trainings = [self._training(architecture, seed, resume, stop) for seed in seeds]
+        for results in zip(*trainings, strict=True):
+            columns = [_figures(result) for result in results]
+            details: dict[str, Any] = {}
+            if len(results) > 1:
+                details["SPREAD"] = statistics.stdev(result.accuracy for result in results)
+            if results[0].micro_batches > 1:
+                details["MICRO_BATCHES"] = results[0].micro_batches
+            yield Measurement(
+                step=results[0].epoch,
+                metrics={name: statistics.fmean(column[name] for column in columns) for name in columns[0]},
+                seconds=sum(result.seconds for result in results),
+                details=details,
+                epochs=len(results),
+            )
+
+    @cached_property
+    def train_loader(self) -> BatchLoader:
+        """Training batches, made once and shared by all trials of this process."""
+        recipe = self.recipe
+        augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
+        return make_loader(
+            self.data.train,
+            recipe.batch_size,
+            self.space.input_size,
+            self.device,
+            None if augmentation == Augmentation() else augmentation,
+        )
+
+    @cached_property
+    def validation_loader(self) -> BatchLoader:
+        """Batches of the images that select, made once and shared by all trials of this process."""
+        return make_loader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
+
+    def describe(self) -> str:
+        """The number format, and where the images live."""
+        return f"{self.precision}, images {self.train_loader.kind}"
+
+    def _training(
+        self, architecture: Architecture, seed: int, resume: Path | None, stop: Callable[[], bool]
+    ) -> Iterator[EpochResult]:
+        return fit(
+            make_network(self.space, architecture, self.recipe, self.device, seed),
+            self.train_loader,
+            self.validation_loader,
+            self.recipe,
+            self.device,
+            seed=seed,
+            checkpoints=CheckpointFolder(resume / f"seed-{seed}") if resume else None,
+            interrupted=stop,
+            metrics={metric.name: metric for metric in self._metrics},
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaders, which every process makes for its own device."""
+        return {k: v for k, v in vars(self).items() if k not in ("train_loader", "validation_loader")}
+
+
+def _figures(result: EpochResult) -> dict[str, float]:
+    return {"accuracy": result.accuracy, "negative_log_likelihood": result.loss, **result.metrics}

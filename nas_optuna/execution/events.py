@@ -1,0 +1,145 @@
+"""What happens while something is trained, told to whoever wants to show it or to keep it.
+
+One `Callback` serves a search, a supernet's training, a check and a retraining: terminal, dashboard notes and trackers
+are callbacks, and so is any plain Optuna callback ``(study, trial)``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from optuna.study import Study
+from optuna.trial import BaseTrial, FrozenTrial
+
+from nas_optuna.execution.evaluator import Measurement
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What begins.
+
+    Attributes:
+        kind: A search, a supernet's training, a supernet's check, or a retraining.
+        study: The study that it belongs to.
+        subjects: How many trainings it shall have, where that is known.
+        steps: Steps (epochs) of each training.
+        timeout: Seconds after which no further training begins, where there is such a limit.
+        facts: What else a person may want to know, by name, JSON-ready.
+    """
+
+    kind: Literal["search", "supernet", "check", "retrain"]
+    study: Study
+    subjects: int | None
+    steps: int
+    timeout: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained: a trial of a search, a seed of a retraining, or a supernet.
+
+    Attributes:
+        name: For a person, e.g. ``"trial 3"`` or ``"seed 0"``.
+        trial: The trial, in a search.
+        architecture: The architecture's string, where there is one.
+    """
+
+    name: str
+    trial: BaseTrial | None = None
+    architecture: str = ""
+
+
+class Callback:
+    """Told what happens, in the order of these methods. All of them do nothing; override what you need.
+
+    A callback that raises is told nothing more; the run goes on.
+
+    Example:
+        >>> class Printer(Callback):
+        ...     def step_finished(self, subject, measurement):
+        ...         print(subject.name, measurement.step, measurement.metrics)
+    """
+
+    def run_started(self, run: Run) -> None:
+        """Before the first training."""
+
+    def trial_started(self, subject: Subject) -> None:
+        """Before one training."""
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """After each step (epoch) of a training."""
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """After one training; `ended` has a trial's state, values, params and user attributes."""
+
+    def run_finished(self, run: Run) -> None:
+        """After the last training, also where the run was interrupted or failed."""
+
+
+OptunaCallback = Callable[[Study, FrozenTrial], None]
+
+
+class _FromOptuna(Callback):
+    """A plain Optuna callback, told of each trial that has ended."""
+
+    def __init__(self, function: OptunaCallback) -> None:
+        self._function = function
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        study = getattr(subject.trial, "study", None)
+        if study is not None and ended is not None:
+            self._function(study, ended)
+
+
+class Callbacks(Callback):
+    """Several callbacks as one: each is told everything, until it raises.
+
+    A plain Optuna callback may raise, as in ``study.optimize``, where that ends the run.
+
+    Args:
+        callbacks: `Callback`s, and plain Optuna callbacks ``(study, trial)``.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
+        self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
+
+    def add(self, callback: Callback | OptunaCallback) -> None:
+        """Tell one more."""
+        self._callbacks.append(callback if isinstance(callback, Callback) else _FromOptuna(callback))
+
+    def run_started(self, run: Run) -> None:
+        """Tell all."""
+        self._tell("run_started", run)
+
+    def trial_started(self, subject: Subject) -> None:
+        """Tell all."""
+        self._tell("trial_started", subject)
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Tell all."""
+        self._tell("step_finished", subject, measurement)
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Tell all."""
+        self._tell("trial_finished", subject, ended)
+
+    def run_finished(self, run: Run) -> None:
+        """Tell all."""
+        self._tell("run_finished", run)
+
+    def _tell(self, event: str, *arguments: object) -> None:
+        for callback in list(self._callbacks):
+            try:
+                getattr(callback, event)(*arguments)
+            except Exception as error:
+                if isinstance(callback, _FromOptuna):
+                    raise
+                self._callbacks.remove(callback)
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                logger.warning("%s is told nothing more: %s", type(callback).__name__, reason)

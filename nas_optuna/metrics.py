@@ -1,0 +1,107 @@
+"""What a training can be judged by: metrics by name, each with its direction, its ideal and its worst value.
+
+A metric is a function of all outputs and targets of the images that select. A third party adds one as an entry point of
+the group ``nas_optuna.metrics`` or names it as ``package.module:function``; `metric` says which way is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from nas_optuna.errors import SpecError
+from nas_optuna.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Direction = Literal["maximize", "minimize"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_MARK = "nas_optuna_metric"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a trained network.
+
+    Attributes:
+        name: What a spec calls it.
+        direction: Optuna's word for which way is better.
+        ideal: The best value there can be; None where there is no bound.
+        worst: The worst value there can be; None where there is no bound.
+    """
+
+    name: str
+    direction: Direction = "maximize"
+    ideal: float | None = 1.0
+    worst: float | None = 0.0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor | float:
+        """Compute it.
+
+        Args:
+            outputs: ``[n, classes]`` float32 logits of all images that select.
+            targets: ``[n]`` int64 classes.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            SpecError: The function cannot be imported.
+        """
+        value: Tensor | float = METRICS.find(self.name)(outputs, targets)
+        return value
+
+
+def metric(
+    *, direction: Direction = "maximize", ideal: float | None = None, worst: float | None = None
+) -> Callable[[_F], _F]:
+    """Say how a metric function of your own is to be read.
+
+    Args:
+        direction: Which way is better.
+        ideal: The best value there can be; hypervolume is measured from it.
+        worst: The worst value there can be.
+
+    Example:
+        >>> @metric(direction="minimize", ideal=0.0)
+        ... def mean_absolute_error(outputs, targets):
+        ...     return (outputs.squeeze(1) - targets).abs().mean()
+    """
+
+    def decorate(function: _F) -> _F:
+        setattr(function, _MARK, (direction, ideal, worst))
+        return function
+
+    return decorate
+
+
+_BOUNDED = ("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy")
+METRICS = Registry(
+    "metric",
+    "nas_optuna.metrics",
+    {name: f"nas_optuna.training.metrics:{name}" for name in (*_BOUNDED, "negative_log_likelihood")},
+)
+_BUILTIN: Mapping[str, Metric] = {
+    **{name: Metric(name) for name in _BOUNDED},
+    "negative_log_likelihood": Metric("negative_log_likelihood", "minimize", 0.0, None),
+}
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a name.
+
+    Args:
+        name: A built-in name, an entry point's name, ``package.module:function`` or ``file.py:function``.
+
+    Raises:
+        SpecError: The name is unknown, or what it names cannot be imported or called.
+    """
+    if name in _BUILTIN:
+        return _BUILTIN[name]
+    function = METRICS.find(name)
+    if not callable(function):
+        raise SpecError(f"metric {name!r} is a {type(function).__name__}, which cannot be called")
+    return Metric(name, *getattr(function, _MARK, ("maximize", None, None)))

@@ -1,0 +1,77 @@
+"""Whose code a stored study may import on this machine.
+
+A study's spec can name code: a data set, space, sampler, pruner, evaluator or metric as ``package.module:name`` or
+``file.py:name``. Whoever gives such a spec on the command line means it. A spec that comes out of a database may be
+somebody else's, so that its code is imported only after a yes, which is remembered per study and per code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nas_optuna.errors import StudyError
+
+
+def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = False) -> None:
+    """Refuse to go on where a stored study names code that nobody on this machine has agreed to.
+
+    Args:
+        storage: The storage's URL.
+        study: The study's name.
+        code: What would be imported, e.g. ``["space my_net.py:network"]``.
+        yes: Agree, and remember it.
+
+    Raises:
+        StudyError: Naming the code and the remedy.
+    """
+    if not code:
+        return
+    key = _key(storage, study, code)
+    known = _read()
+    if key in known:
+        return
+    if not yes:
+        raise StudyError(
+            f"study {study!r} names code that would be imported and run: {', '.join(code)[:200]}; if you trust it,"
+            " say so once: --trust"
+        )
+    remember(storage, study, code)
+
+
+def remember(storage: str, study: str, code: Sequence[str]) -> None:
+    """Note that a study may import this code: its maker, on this machine, does not have to be asked."""
+    if not code:
+        return
+    path = _path()
+    keys = [*_read(), _key(storage, study, code)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(sorted(set(keys))), encoding="utf-8")
+    partial.replace(path)
+
+
+def _key(storage: str, study: str, code: Sequence[str]) -> str:
+    from nas_optuna.study.storage import sqlite_file
+
+    file = sqlite_file(storage)
+    place = str(file.resolve()) if file is not None else storage
+    # A file's or a module's place depends on the current folder.
+    return hashlib.sha256(json.dumps([place, study, sorted(code), str(Path.cwd())]).encode()).hexdigest()
+
+
+def _path() -> Path:
+    from platformdirs import user_state_path
+
+    return user_state_path("nas-optuna") / "trusted.json"
+
+
+def _read() -> list[str]:
+    try:
+        found = json.loads(_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [key for key in found if isinstance(key, str)] if isinstance(found, list) else []
