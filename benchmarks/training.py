@@ -218,8 +218,10 @@ def our_side(images: int, input_size: int, batch_size: int) -> Any:
 
 def serve(side: str, pipe: Connection, images: int, input_size: int, batch_size: int, threads: int) -> None:
     """Answer one question after another until there are no more."""
-    if side == "document":
-        os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
+    if side == "ours":
+        from nas_optuna.cli.environment import set_defaults
+
+        set_defaults()
     make = our_side if side == "ours" else document_side
     train, accuracy, load_only, size = make(images, input_size, batch_size)
     import torch

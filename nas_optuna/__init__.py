@@ -6,24 +6,18 @@ The names below are imported on first use, so that ``import nas_optuna`` does no
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-# Read when torch is loaded, so set here; a value of the user's own wins. Both matter on the CPU alone.
-# Activations of large images are allocated and freed in every step: with huge pages the kernel has far fewer to clear.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# Threads that wait for each other sleep rather than spin. Spinning costs a factor of ten and more where something else
-# (another worker, a browser) wants the same cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# oneDNN and torch's bridge to it keep a compiled kernel for each shape that they have met, 1,024 of them: in a search,
-# where every trial has new shapes, memory grew by a tenth over 200 trials. A deep network needs about a hundred.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from nas_optuna.data import ImageSet, SearchData, load_data
-    from nas_optuna.errors import NasOptunaError
-    from nas_optuna.execution.objective import Objective
+    from nas_optuna.errors import Interrupted, NasOptunaError
+    from nas_optuna.execution.evaluator import Evaluator, EvaluatorContext, Measurement
+    from nas_optuna.execution.events import Callback
+    from nas_optuna.execution.objective import EvaluatorObjective, Objective
+    from nas_optuna.experiment import Experiment
+    from nas_optuna.metrics import metric
     from nas_optuna.samplers import create_sampler
     from nas_optuna.spaces import SearchSpace, create_space
     from nas_optuna.spaces.architecture import Architecture
@@ -34,8 +28,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Architecture": "nas_optuna.spaces.architecture",
+    "Callback": "nas_optuna.execution.events",
     "ConvSpace": "nas_optuna.spaces.conv",
+    "Evaluator": "nas_optuna.execution.evaluator",
+    "EvaluatorContext": "nas_optuna.execution.evaluator",
+    "EvaluatorObjective": "nas_optuna.execution.objective",
+    "Experiment": "nas_optuna.experiment",
     "ImageSet": "nas_optuna.data",
+    "Interrupted": "nas_optuna.errors",
+    "Measurement": "nas_optuna.execution.evaluator",
     "NasOptunaError": "nas_optuna.errors",
     "Objective": "nas_optuna.execution.objective",
     "Recipe": "nas_optuna.spec",
@@ -47,12 +48,20 @@ _HOMES = {
     "create_space": "nas_optuna.spaces",
     "load_data": "nas_optuna.data",
     "load_network": "nas_optuna.training",
+    "metric": "nas_optuna.metrics",
 }
 
 __all__ = [
     "Architecture",
+    "Callback",
     "ConvSpace",
+    "Evaluator",
+    "EvaluatorContext",
+    "EvaluatorObjective",
+    "Experiment",
     "ImageSet",
+    "Interrupted",
+    "Measurement",
     "NasOptunaError",
     "Objective",
     "Recipe",
@@ -60,10 +69,12 @@ __all__ = [
     "SearchSpace",
     "StudySpec",
     "TrialRecord",
+    "__version__",
     "create_sampler",
     "create_space",
     "load_data",
     "load_network",
+    "metric",
 ]
 
 
@@ -71,3 +82,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'nas_optuna' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -25,6 +25,7 @@ from nas_optuna.cli import (
     study,
     supernet,
 )
+from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import print_error
 from nas_optuna.errors import NasOptunaError
 
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 2 where the user has to change something, said in one line on stderr; 130 after an interruption.
     """
+    set_defaults()
     try:
         with _without_chatter():
             result = app(arguments, standalone_mode=False)

@@ -1,0 +1,301 @@
+"""Evaluators of other people's: what they are given, what they may yield, and what becomes of what they must not."""
+
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas_optuna import (
+    Architecture,
+    Callback,
+    ConvSpace,
+    EvaluatorObjective,
+    Experiment,
+    Measurement,
+    NasOptunaError,
+    Objective,
+    Recipe,
+    SearchData,
+    StudySpec,
+    load_data,
+)
+from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.execution.evaluator import EvaluatorContext
+from nas_optuna.execution.events import Run, Subject
+from nas_optuna.execution.loop import run
+from nas_optuna.spec import DataSpec
+from nas_optuna.study.schema import TrialKey
+from tests.helpers import RECIPE, Command, tiny
+
+SPACE = ConvSpace(depth=1, filters=(4, 8, 16), kernels=(3,), strides=(1, 2), input_size=8)
+
+
+class Counting:
+    """Yields what a test tells it to; the score is the number of filters."""
+
+    def __init__(self, yields: Callable[[int], Any] | None = None, steps: int = 3, identity: str = "counting") -> None:
+        self.space, self.steps, self.identity = SPACE, steps, identity
+        self.yields = yields
+        self.evaluated: list[str] = []
+
+    def evaluate(
+        self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
+    ) -> Iterator[Measurement]:
+        self.evaluated.append(str(architecture))
+        for step in range(1, self.steps + 1):
+            if self.yields is not None:
+                yield self.yields(step)
+            else:
+                yield Measurement(step, {"score": float(str(architecture.params["conv1.filters"]))}, seconds=0.1)
+
+
+def objective(evaluator: Counting, **options: Any) -> EvaluatorObjective:
+    return EvaluatorObjective(evaluator, objectives=("score:maximize",), device="cpu", **options)
+
+
+def study(**options: Any) -> optuna.Study:
+    return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0), **options)
+
+
+def test_any_figure_can_be_searched_for() -> None:
+    made = study()
+    evaluator = Counting()
+    run(made, objective(evaluator), trials=12)
+    assert made.best_value == 16
+    assert len(evaluator.evaluated) == len(set(evaluator.evaluated)), "a repeated architecture is not trained again"
+    best = made.best_trial
+    assert best.user_attrs[TrialKey.METRICS] == {"score": 16.0}
+    assert best.user_attrs[TrialKey.EPOCHS] == 3
+    assert best.user_attrs[TrialKey.cost("macs")] > 0
+
+
+def fail(step: int) -> Any:
+    raise OSError("no [such] thing\nin two lines")
+
+
+@pytest.mark.parametrize(
+    ("yields", "steps", "cause"),
+    [
+        (None, 0, "no measurement"),
+        (lambda step: Measurement(2, {"score": 1.0}, 0.0), 3, "step 2 where step 1 was due"),
+        (lambda step: Measurement(step // 2 + 1, {"score": 1.0}, 0.0), 3, "step 2 where step 3 was due"),
+        (lambda step: Measurement(step, {"score": float("nan")}, 0.0), 3, "non-finite score"),
+        (lambda step: Measurement(step, {"loss": 1.0}, 0.0), 3, "no 'score' (it measured: loss)"),
+        (lambda step: 0.5, 3, "yielded a float, not a Measurement"),
+        (fail, 3, "OSError: no [such] thing in two lines"),
+    ],
+)
+def test_what_an_evaluator_must_not_do_ends_its_trial_alone(yields: Any, steps: int, cause: str) -> None:
+    made = study()
+    run(made, objective(Counting(yields, steps)), trials=2)
+    for trial in made.trials:
+        assert trial.state in (TrialState.FAIL, TrialState.PRUNED)
+        assert cause in trial.user_attrs[TrialKey.CAUSE]
+        assert "\n" not in trial.user_attrs[TrialKey.CAUSE]
+    run(made, objective(Counting(identity="whole")), trials=1)
+    assert made.trials[-1].state == TrialState.COMPLETE
+
+
+def test_reuse_is_keyed_by_all_that_decides_a_value(data: SearchData) -> None:
+    other_data = load_data(DataSpec(name="digits", train_limit=190))
+    base: dict[str, Any] = {"space": SPACE, "data": data, "recipe": RECIPE, "objectives": ("accuracy",)}
+    changes: list[dict[str, Any]] = [
+        {"data": other_data},
+        {"recipe": RECIPE.model_copy(update={"seed": 1})},
+        {"objectives": ("macro_f1",)},
+        {"space": ConvSpace(depth=1, filters=(4, 8, 16), kernels=(3,), strides=(1, 2), input_size=12)},
+    ]
+
+    def made(**changed: Any) -> Objective:
+        values = base | changed
+        recipe = values["recipe"].model_copy(update={"input_size": None})
+        return Objective(values["space"], values["data"], recipe, objectives=values["objectives"], device="cpu")
+
+    assert made().identity == made().identity
+    identities = [made(**change).identity for change in ({}, *changes)]
+    assert len(set(identities)) == len(identities)
+    search = study()
+    for change in ({}, *changes, {}):
+        search.enqueue_trial({"conv1.filters": 4, "conv1.kernel": 3, "conv1.stride": 1})
+        search.optimize(made(**change), n_trials=1)
+    duplicates = [trial.user_attrs.get(TrialKey.DUPLICATE_OF) for trial in search.trials]
+    assert duplicates == [None] * 5 + [0]
+
+
+def test_objectives_can_be_pickled(data: SearchData) -> None:
+    objective = Objective(SPACE, data, Recipe(epochs=1), limits={"macs": 1e9}, device="cpu", callbacks=[Callback()])
+    made = study()
+    made.optimize(objective, n_trials=1)
+    copy = pickle.loads(pickle.dumps(objective))
+    again = study()
+    again.optimize(copy, n_trials=1)
+    assert again.trials[0].values == made.trials[0].values
+    assert copy.identity == objective.identity
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda data: Objective(ConvSpace(classes=7, input_size=8), data), "7 classes and the data 10"),
+        (lambda data: Objective(ConvSpace(in_channels=3, input_size=8), data), "takes 3 channels"),
+        (lambda data: Objective(ConvSpace(input_size=8), data, Recipe(input_size=16)), "input_size is 16"),
+        (lambda data: Objective(ConvSpace(input_size=8), data, objectives=("macs",)), "add accuracy"),
+        (lambda data: Objective(ConvSpace(input_size=8), data, objectives=("acuracy",)), "did you mean 'accuracy'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_the_first_trial(
+    data: SearchData, made: Callable[[SearchData], Objective], says: str
+) -> None:
+    with pytest.raises(SpecError, match=says):
+        made(data)
+
+
+def test_a_study_with_the_wrong_direction_is_refused(objective: Objective) -> None:
+    wrong = optuna.create_study(direction="minimize")
+    with pytest.raises(StudyError, match=r"directions \['minimize'\], and the objectives need \['maximize'\]"):
+        wrong.optimize(objective, n_trials=1)
+
+
+class Recorder(Callback):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def run_started(self, run: Run) -> None:
+        self.heard.append(f"run {run.kind} {run.subjects} {run.steps}")
+
+    def trial_started(self, subject: Subject) -> None:
+        self.heard.append(f"{subject.name} started")
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        self.heard.append(f"{subject.name} step {measurement.step}")
+
+    def trial_finished(self, subject: Subject, ended: optuna.trial.FrozenTrial | None) -> None:
+        assert ended is not None
+        self.heard.append(f"{subject.name} {ended.state.name}")
+
+    def run_finished(self, run: Run) -> None:
+        self.heard.append("end")
+
+
+class Failing(Callback):
+    def __init__(self) -> None:
+        self.told = 0
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        self.told += 1
+        raise ValueError("broken")
+
+
+def experiment(**values: Any) -> Experiment:
+    recipe = {"epochs": 2, "input_size": 8}
+    space = {"name": "conv", "depth": 1}
+    spec = {"space": space, "recipe": recipe, "data": {"name": "digits", "train_limit": 100}, **values}
+    return Experiment.from_spec(StudySpec.from_dict({"sampler": "random", "pruner": "none", **spec}), device="cpu")
+
+
+def test_one_stream_of_events_tells_everything(caplog: pytest.LogCaptureFixture) -> None:
+    made = experiment()
+    search = made.create(optuna.storages.InMemoryStorage(), "s")
+    recorder, failing = Recorder(), Failing()
+    plain: list[int] = []
+    outcome = made.run(search, trials=1, callbacks=[failing, recorder, lambda study, trial: plain.append(trial.number)])
+    assert outcome.trials == 1
+    steps = ["trial 0 step 1", "trial 0 step 2"]
+    assert recorder.heard == ["run search 1 2", "trial 0 started", *steps, "trial 0 COMPLETE", "end"]
+    assert plain == [0]
+    assert failing.told == 1, "a callback that fails is told nothing more, and the search goes on"
+    assert "Failing is told nothing more: broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--objective", "macro_f2"), "did you mean 'macro_f1'"),
+        (("--objective", "energy_kj"), "did you mean 'energy_mj'"),
+        (("--set", "limits.mac=2M"), "unknown cost 'mac'; did you mean 'macs'"),
+        (("--set", "evaluator.name=trainin"), "unknown evaluator 'trainin'"),
+        (("--set", "evaluator.epochs=3"), "has no options"),
+        (("--set", "evaluator.name=math:cos"), "evaluator 'math:cos' refuses {}"),
+        (("--set", "evaluator.name=absent.py:Evaluator"), "there is no file"),
+    ],
+)
+def test_an_unknown_part_is_one_line(command: Command, options: tuple[str, ...], says: str) -> None:
+    result = command("run", "--trials", 1, *tiny(), *options)
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert says in result.err
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "macro_f1", "top5_accuracy", "negative_log_likelihood"])
+def test_every_metric_can_be_the_objective(name: str) -> None:
+    made = experiment(objectives=[name])
+    search = made.create(optuna.storages.InMemoryStorage(), "s")
+    made.run(search, trials=1)
+    (trial,) = search.trials
+    assert trial.value == trial.user_attrs[TrialKey.METRICS][name]
+    assert search.direction.name.lower() == made.objective.criteria[0].direction
+
+
+def test_energy_is_a_cost_like_any_other() -> None:
+    made = experiment(objectives=["accuracy", "energy_mj"])
+    search = made.create(optuna.storages.InMemoryStorage(), "s")
+    made.run(search, trials=1)
+    assert search.trials[0].values[1] == search.trials[0].user_attrs[TrialKey.cost("energy_mj")] > 0
+
+
+CODE = """
+import optuna
+from nas_optuna import ConvSpace, Measurement
+
+class Mine:
+    def __init__(self, context, *, steps=2):
+        self.space = context.space(in_channels=1, outputs=1, input_size=8)
+        self.steps, self.identity = steps, "mine"
+    def evaluate(self, architecture, *, resume, stop):
+        for step in range(1, self.steps + 1):
+            yield Measurement(step, {"depth": 1.0}, 0.0)
+"""
+
+
+def test_code_of_a_stored_study_is_imported_after_a_yes(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    Path("mine.py").write_text(CODE)
+    run = ("run", "--trials", 1, "--study", "m")
+    settings = ("--objective", "depth:maximize", "--set", "evaluator.name=mine.py:Mine", "--sampler", "random")
+    assert command(*run, *settings).code == 0, "who names it on the command line means it"
+    assert command(*run).code == 0, "and is not asked on this machine"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    for arguments in (run, ("retrain", "--study", "m"), ("supernet", "export", "--study", "m")):
+        refused = command(*arguments)
+        assert refused.code == 2
+        assert "evaluator mine.py:Mine" in refused.err
+        assert "--trust" in refused.err
+    assert command(*run, "--trust").code == 0
+    assert command(*run).code == 0, "asked once"
+
+
+def test_a_supernet_needs_our_own_training(command: Command) -> None:
+    Path("mine.py").write_text(CODE)
+    options = ("--set", "evaluator.name=mine.py:Mine", "--set", 'objectives=["depth:maximize"]')
+    result = command("supernet", "train", "--study", "m", *options)
+    assert (result.code, "trains in its own way" in result.err) == (2, True)
+
+
+def test_a_context_makes_the_studys_space() -> None:
+    made = experiment(evaluator={"name": f"{__name__}:factory"}, objectives=["score:maximize"])
+    assert made.data is None
+    assert made.space.classes == 3
+    with pytest.raises(NasOptunaError, match="a supernet needs images"):
+        _ = made.search
+
+
+def factory(context: EvaluatorContext) -> Counting:
+    made = Counting()
+    made.space = context.space(in_channels=1, outputs=3, input_size=8)  # type: ignore[assignment]
+    return made
