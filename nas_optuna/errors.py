@@ -45,6 +45,9 @@ class TrainingError(NasOptunaError):
         super().__init__(message)
         self.cause = cause
 
+    def __reduce__(self) -> tuple[type[TrainingError], tuple[str, str]]:
+        return type(self), (str(self), self.cause)  # an exception is pickled by its message alone
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that nobody knows, with the nearest one that somebody does.

@@ -424,3 +424,18 @@ def require_positive(**options: int) -> None:
     for option, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
+
+
+MOST_LAYERS = 1000
+"""More is a mistake, or the file of somebody who wants to keep a machine busy."""
+
+
+def require_depth(**options: int) -> None:
+    """Check that an option that came from a user does not ask for more than `MOST_LAYERS` layers.
+
+    Raises:
+        SpecError: Naming the first option that does.
+    """
+    for option, value in options.items():
+        if value > MOST_LAYERS:
+            raise SpecError(f"space option {option!r} asks for {value:,} layers; at most {MOST_LAYERS:,} are supported")

@@ -16,6 +16,7 @@ from nas_optuna.spaces.base import (
     Parameter,
     checked_input_size,
     require_choices,
+    require_depth,
     require_positive,
 )
 
@@ -61,6 +62,7 @@ class BlockSpace(Decomposable):
         input_size: InputSize = 28,
     ) -> None:
         require_positive(depth=depth, channels=channels, in_channels=in_channels, classes=classes)
+        require_depth(depth=depth)
         require_choices("candidates", candidates)
         self.channels = channels
         self.depth = depth

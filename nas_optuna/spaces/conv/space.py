@@ -17,6 +17,7 @@ from nas_optuna.spaces.base import (
     Shape,
     checked_input_size,
     require_choices,
+    require_depth,
     require_positive,
 )
 
@@ -65,6 +66,7 @@ class ConvSpace(Decomposable):
         input_size: InputSize = 28,
     ) -> None:
         require_positive(depth=depth, in_channels=in_channels, classes=classes)
+        require_depth(depth=depth)
         choices = {"filters": filters, "kernel": kernels, "stride": strides}
         for option, values in choices.items():
             require_choices(option, values)

@@ -18,6 +18,7 @@ from nas_optuna.spaces.base import (
     Shape,
     checked_input_size,
     require_choices,
+    require_depth,
     require_positive,
 )
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, Slot
@@ -101,6 +102,7 @@ class MacroSpace(Decomposable):
         input_size: InputSize = 28,
     ) -> None:
         require_positive(stages=stages, head_units=head_units, in_channels=in_channels, classes=classes)
+        require_depth(stages=stages)
         self.in_channels = in_channels
         self.classes = classes
         self.input_size = checked_input_size(input_size)
@@ -130,6 +132,7 @@ class MacroSpace(Decomposable):
         }
         self.depths = _numbers("depths", depths)
         self.slots = max(self.depths)
+        require_depth(depths=stages * self.slots, branches=max(_numbers("branches", branches)))
         divisor = math.gcd(*(width for widths in stage_widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
         self.parameters = {}
