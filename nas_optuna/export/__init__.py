@@ -1,0 +1,1 @@
+"""A network in files that work without this package."""
