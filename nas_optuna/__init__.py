@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace, create_space
     from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.spaces.conv import ConvSpace
+    from nas_optuna.spaces.function import space
     from nas_optuna.spec import Recipe, StudySpec
     from nas_optuna.study.records import TrialRecord
     from nas_optuna.training import load_network
@@ -49,6 +50,7 @@ _HOMES = {
     "load_data": "nas_optuna.data",
     "load_network": "nas_optuna.training",
     "metric": "nas_optuna.metrics",
+    "space": "nas_optuna.spaces.function",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "load_data",
     "load_network",
     "metric",
+    "space",
 ]
 
 

@@ -27,6 +27,7 @@ from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
 from nas_optuna.study.schema import TrialKey, attribute, attribute_of
@@ -293,7 +294,8 @@ class Objective(EvaluatorObjective):
     See `EvaluatorObjective` for what it records, how it prunes and what it raises.
 
     Args:
-        space: The search space; its channels and classes must be the data's.
+        space: The search space, whose channels and classes must be the data's; or a function that ``@nas.space`` has
+            made one, which takes them from the data.
         data: Training images and those that select.
         recipe: How each network is trained. Its `input_size` may be left out; it must be the space's.
         objectives: As `EvaluatorObjective` takes them, and the other arguments too.
@@ -321,7 +323,7 @@ class Objective(EvaluatorObjective):
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: SearchSpace | SpaceFunction,
         data: SearchData,
         recipe: Recipe | None = None,
         *,
@@ -335,6 +337,9 @@ class Objective(EvaluatorObjective):
         callbacks: Sequence[Callback | OptunaCallback] = (),
     ) -> None:
         recipe = recipe or Recipe()
+        if isinstance(space, SpaceFunction):
+            size = recipe.input_size or data.train.side
+            space = space(in_channels=data.train.channels, classes=len(data.train.classes), input_size=size)
         require_fit(space, data, recipe)
         self.data = data
         self.recipe = recipe

@@ -6,8 +6,10 @@ A new space is a folder here and a line in `SPACES`; a third party registers the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from nas_optuna.errors import SpecError
 from nas_optuna.registry import Registry
 from nas_optuna.spaces.base import (
     Decomposable,
@@ -48,8 +50,10 @@ def create_space(
     """Make the space of that name.
 
     Args:
-        name: Built-in name, entry point, or ``package.module:Class``.
-        options: The space's own options, e.g. ``{"depth": 3}``.
+        name: Built-in name, entry point, ``package.module:name`` or ``file.py:name``; a class, or a function that
+            ``@nas_optuna.space`` has made a space.
+        options: The space's own options, e.g. ``{"depth": 3}``, and ``fix`` with values for parameters that are not
+            to be searched, e.g. ``{"fix": {"conv1.stride": 1}}``.
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels, or ``(height, width)``.
@@ -58,5 +62,9 @@ def create_space(
         SpecError: The name or an option is unknown, or an option's value is refused.
     """
     shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
-    space: SearchSpace = SPACES.make(name, options=options, wanted=SearchSpace, **shape)
-    return space
+    own = {option: value for option, value in options.items() if option != "fix"}
+    space: SearchSpace = SPACES.make(name, options=own, wanted=SearchSpace, **shape)
+    fix = options.get("fix", {})
+    if not isinstance(fix, Mapping):
+        raise SpecError(f"space option 'fix' needs parameter names and values, e.g. {{width = 32}}, got {fix!r}")
+    return space.fixed(fix) if fix else space

@@ -1,0 +1,168 @@
+"""What a network-building function sees: every open question has a name, and gets its answer here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.architecture import Choice
+from nas_optuna.spaces.base import Parameter, require_storable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MOST_INTEGERS = 1_000
+
+
+class Choices:
+    """Answers the questions of a function that builds a network; the function does not know who answers.
+
+    Args:
+        decide: Takes a parameter's name and what it may be, and returns its choice.
+
+    Attributes:
+        layers: Name of each `layer` → the module that was built for it.
+
+    Example:
+        >>> c = Choices(lambda name, parameter: parameter.choices[-1])
+        >>> c.choice("width", [16, 32], ordered=True), c.scope("stage1").integer("depth", 1, 3)
+        (32, 3)
+    """
+
+    def __init__(self, decide: Callable[[str, Parameter], Choice]) -> None:
+        self._decide = decide
+        self._prefix = ""
+        self.layers: dict[str, nn.Module] = {}
+
+    def choice(self, name: str, options: Sequence[Any], *, ordered: bool = False) -> Any:
+        """One of several values.
+
+        Args:
+            name: The parameter's name; asked for again, with the same options, it gives the same answer.
+            options: Text, numbers, true, false or None.
+            ordered: Whether neighbouring options are alike, as 16 and 32 channels are.
+
+        Raises:
+            SpecError: The options are none, repeat each other, or cannot be stored.
+        """
+        full = self._named(name)
+        return self._decide(full, Parameter(_checked(full, options), ordered))
+
+    def integer(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        """A whole number from `low` to `high`, both included.
+
+        Args:
+            name: The parameter's name.
+            low: The smallest.
+            high: The largest.
+            step: The distance between two of them.
+
+        Raises:
+            SpecError: The bounds are no whole numbers, or there are none or more than 1,000 numbers between them.
+        """
+        full = self._named(name)
+        if any(isinstance(v, bool) or not isinstance(v, int) for v in (low, high, step)) or low > high or step < 1:
+            raise SpecError(f"integer {full!r} needs whole numbers low <= high and step >= 1, got {low!r}, {high!r}")
+        values = range(low, high + 1, step)
+        if len(values) > _MOST_INTEGERS:
+            raise SpecError(f"integer {full!r} has {len(values):,} values, more than {_MOST_INTEGERS:,}; raise step")
+        return cast(int, self._decide(full, Parameter(tuple(values), ordered=True)))
+
+    def layer(self, name: str, candidates: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
+        """One of several layers; a supernet holds them all.
+
+        Args:
+            name: The parameter's name.
+            candidates: Label → a function without arguments that makes the module. Only the chosen one is called.
+
+        Raises:
+            SpecError: A candidate is no function, or the chosen one does not make a module.
+        """
+        full = self._named(name)
+        _check_candidates(full, candidates)
+        made = self._make_layer(full, Parameter(_checked(full, list(candidates))), candidates)
+        self.layers[full] = made
+        return made
+
+    def elastic(self, name: str, options: Sequence[int]) -> Any:
+        """A width that the supernet shares between its options, for the layers of `nas_optuna.layers`.
+
+        Args:
+            name: The parameter's name.
+            options: Whole numbers of at least 1.
+
+        Raises:
+            SpecError: An option is something else.
+        """
+        full = self._named(name)
+        values = _checked(full, options)
+        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+            raise SpecError(f"elastic {full!r} needs whole numbers of at least 1, got {list(values)!r}")
+        return self._make_elastic(full, Parameter(values, ordered=True))
+
+    def scope(self, name: str) -> Choices:
+        """The same answers under names that begin with ``name.``, for parts that are built by functions of their own.
+
+        Args:
+            name: What the names begin with, without the dot.
+        """
+        inner = type(self).__new__(type(self))
+        vars(inner).update(vars(self))  # the record of layers is shared
+        inner._prefix = f"{self._named(name)}."
+        return inner
+
+    def _make_layer(
+        self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]
+    ) -> nn.Module:
+        label = str(self._decide(name, parameter))
+        return made_module(name, label, candidates[label])
+
+    def _make_elastic(self, name: str, parameter: Parameter) -> Any:
+        return self._decide(name, parameter)
+
+    def _named(self, name: str) -> str:
+        if not isinstance(name, str) or not name.strip():
+            raise SpecError(f"a parameter needs a name, got {name!r}")
+        return f"{self._prefix}{name}"
+
+
+def made_module(name: str, label: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """The module of one candidate.
+
+    Raises:
+        SpecError: It is none.
+    """
+    from torch import nn
+
+    made = make()
+    if not isinstance(made, nn.Module):
+        raise SpecError(f"layer {name!r}: candidate {label!r} gives a {type(made).__name__}, not a module")
+    return made
+
+
+def _check_candidates(name: str, candidates: Any) -> None:
+    from torch import nn
+
+    if not isinstance(candidates, Mapping) or not candidates:
+        raise SpecError(f"layer {name!r} needs a dict of label: function, got {type(candidates).__name__}")
+    for label, make in candidates.items():
+        if not isinstance(label, str):
+            raise SpecError(f"layer {name!r}: the label {label!r} is no text")
+        if isinstance(make, nn.Module) or not callable(make):
+            raise SpecError(
+                f"layer {name!r}: candidate {label!r} is a {type(make).__name__}, not a function that makes a module;"
+                f' write "{label}": lambda: …'
+            )
+
+
+def _checked(name: str, options: Any) -> tuple[Choice, ...]:
+    if isinstance(options, str) or not isinstance(options, Sequence) or not options:
+        raise SpecError(f"parameter {name!r} needs a list of at least one option, got {options!r}")
+    for option in options:
+        require_storable(name, option)
+    if len(set(options)) != len(options):
+        raise SpecError(
+            f"parameter {name!r} repeats an option (a storage cannot tell 1, 1.0 and true apart), got {options!r}"
+        )
+    return tuple(options)

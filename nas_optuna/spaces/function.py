@@ -1,0 +1,393 @@
+"""Define by run: a function that builds a network is a search space."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
+from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spaces.base import InputSize, SearchSpace, checked_input_size, require_positive, text_of
+from nas_optuna.spaces.choices import Choices
+from nas_optuna.spaces.tracing import Answers, Decide, Tracer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PROBES = 16
+"""Architectures that are tried before a function is refused because none of them works."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network is for.
+
+    Attributes:
+        channels: Channels of an input image.
+        classes: Number of classes.
+        input_size: Side of the input in pixels; ``(height, width)`` where it is not square.
+    """
+
+    channels: int
+    classes: int
+    input_size: InputSize
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of one input."""
+        size = self.input_size
+        return (self.channels, *((size, size) if isinstance(size, int) else size))
+
+
+Build = Callable[..., Any]
+"""``(choices, task, **options) -> nn.Module``."""
+
+
+class SpaceFunction:
+    """A function ``(choices, task, **options) -> nn.Module`` that has become a search space; made by `space`.
+
+    Called with `in_channels`, `classes`, `input_size` and the function's own options, it gives a `FunctionSpace`.
+    """
+
+    def __init__(self, build: Build, version: int) -> None:
+        functools.update_wrapper(self, build)
+        self.build = build
+        self.version = version
+        own = list(inspect.signature(build).parameters.values())[2:]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        figures = [inspect.Parameter(name, keyword) for name in ("in_channels", "classes", "input_size")]
+        options = [p if p.kind is p.VAR_KEYWORD else p.replace(kind=keyword) for p in own]
+        self.__signature__ = inspect.Signature(sorted([*figures, *options], key=lambda p: p.kind))
+
+    def __call__(self, *, in_channels: int, classes: int, input_size: InputSize, **options: Any) -> FunctionSpace:
+        """The space for inputs of that shape.
+
+        Raises:
+            SpecError: See `FunctionSpace`.
+        """
+        require_positive(in_channels=in_channels, classes=classes)
+        return FunctionSpace(self, Task(in_channels, classes, checked_input_size(input_size)), options)
+
+    def __reduce__(self) -> str:
+        return self.build.__qualname__  # pickled as a function is: by its name
+
+
+@overload
+def space(build: Build, /) -> SpaceFunction: ...
+@overload
+def space(*, version: int = 1) -> Callable[[Build], SpaceFunction]: ...
+def space(build: Build | None = None, /, *, version: int = 1) -> SpaceFunction | Callable[[Build], SpaceFunction]:
+    """Make a function that builds a network a search space.
+
+    The function is run with different answers to find its parameters, so that it must depend on its arguments alone.
+
+    Args:
+        build: Takes `nas_optuna.spaces.choices.Choices` and a `Task`, and returns a module from images
+            ``[batch, channels, height, width]`` to logits ``[batch, classes]``. Further arguments are options that a
+            spec may set.
+        version: Raise it when the same choices give another network than before.
+
+    Example:
+        >>> from torch import nn
+        >>> @space
+        ... def network(c, task):
+        ...     layers = [nn.Flatten(), nn.LazyLinear(c.choice("units", [8, 16], ordered=True))]
+        ...     for i in range(c.integer("depth", 0, 2)):
+        ...         layers.append(c.layer(f"act{i}", {"relu": nn.ReLU, "silu": nn.SiLU}))
+        ...     return nn.Sequential(*layers, nn.LazyLinear(task.classes))
+        >>> made = network(in_channels=1, classes=10, input_size=8)
+        >>> made.size, str(made.parse("units=16,depth=1,act0=silu"))
+        (14, 'units=16,depth=1,act0=silu')
+    """
+    if build is None:
+        return functools.partial(SpaceFunction, version=version)
+    if not callable(build):
+        raise SpecError(f"@space decorates a function (choices, task) -> nn.Module, got a {type(build).__name__}")
+    return SpaceFunction(build, version)
+
+
+class FunctionSpace(SearchSpace):
+    """The space of a function that builds networks.
+
+    Its parameters are all that the function asks for under some answers. A parameter that an architecture does not use
+    has its first choice, so that equal networks are equal architectures and every sampler sees vectors of one length.
+
+    An architecture is written ``width=32,depth=2,block0=conv3``: what its network asks for, in order.
+
+    Args:
+        function: What `space` made.
+        task: What the networks are for.
+        options: The function's own further arguments.
+        pinned: Parameter name → its only choice.
+
+    Raises:
+        SpecError: The function cannot be run, returns no module, uses a name for two things, offers what no storage
+            can keep, or none of its networks takes the images.
+
+    Attributes:
+        source: Digest of the file that the function stands in: results are reused while it is the same.
+    """
+
+    def __init__(
+        self,
+        function: SpaceFunction,
+        task: Task,
+        options: Mapping[str, Any],
+        pinned: Mapping[str, Choice] | None = None,
+    ) -> None:
+        self.name = function.build.__name__
+        self.version = function.version
+        self.source = _source(function.build)
+        self.options = dict(options)
+        self.in_channels, self.classes, self.input_size = task.channels, task.classes, task.input_size
+        self._function, self._task, self._pinned = function, task, dict(pinned or {})
+        self._sound: set[Architecture] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._broken: str | None = None
+        self._tracer = Tracer(self._trace, self._pinned)
+        self._tracer.discover()
+        self.parameters = self._tracer.parameters
+        for name in self._pinned:
+            if name not in self.parameters:
+                raise SpecError(unknown("parameter to fix:", name, self.parameters))
+        self._probe()
+
+    def _probe(self) -> None:
+        """Refuse a function of which no network works; where some do, the others end their trials alone."""
+        first: Exception | None = None
+        for count, answers in enumerate(self._tracer.paths()):
+            try:
+                self.build_checked(self.architecture(answers))
+                return
+            except ArchitectureError as error:  # it asked for nothing new a moment ago
+                raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
+            except NasOptunaError:
+                raise
+            except Exception as error:
+                first = first or error
+            if count + 1 == _PROBES:
+                break
+        assert first is not None
+        raise SpecError(f"space {self.name!r}: {_line(first)}") from first
+
+    @cached_property
+    def size(self) -> int:
+        """How many architectures there are: exact, or an estimate where many parameters decide which others exist."""
+        return self._tracer.size()
+
+    def fixed(self, values: Mapping[str, Choice]) -> FunctionSpace:
+        """The space in which some parameters have one choice only; what can no longer be asked for is left out.
+
+        Raises:
+            SpecError: A name is no parameter, or a value is outside its choices.
+        """
+        for name in values:
+            if name not in self.parameters:
+                raise SpecError(unknown("parameter to fix:", name, self.parameters))
+        pinned = {name: self.parameters[name].typed(name, value) for name, value in values.items()}
+        return FunctionSpace(self._function, self._task, self.options, {**self._pinned, **pinned})
+
+    def architecture(self, params: Mapping[str, Any]) -> Architecture:
+        """The architecture of a params dict; what its network does not ask for may be left out.
+
+        Raises:
+            ArchitectureError: A name is unknown, a value is outside its choices, or one that is asked for is missing.
+        """
+        self.require_known(params)
+        given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
+        used = self._tracer.trace(given)
+        for name in used:
+            if name not in given:
+                raise ArchitectureError(
+                    f"parameter {name!r} has no value; choose one of {self.parameters[name].choices}"
+                )
+        chosen = {name: used.get(name, p.choices[0]) for name, p in self.parameters.items()}
+        return Architecture(tuple(chosen.items()), self._written(used))
+
+    def used(self, architecture: Architecture) -> Answers:
+        """Those params that the architecture's network asks for, in that order."""
+        return self._tracer.trace(architecture.params)
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture, each once; only for small spaces."""
+        return map(self.architecture, self._tracer.paths())
+
+    def format(self, params: Mapping[str, Any]) -> str:
+        """E.g. ``"width=32,depth=2,block0=conv3"``."""
+        return self._written(self._tracer.trace(params))
+
+    def _written(self, used: Answers) -> str:
+        return ",".join(f"{_quote(name)}={_quote(self._text(name, value))}" for name, value in used.items()) or "fixed"
+
+    def _text(self, name: str, value: Choice) -> str:
+        written = [text_of(choice) for choice in self.parameters[name].choices]
+        # "1" and 1 are written alike, unless the text keeps its quotes.
+        return f'"{value}"' if isinstance(value, str) and written.count(value) > 1 else text_of(value)
+
+    def parse(self, text: str) -> Architecture:
+        """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order.
+
+        Raises:
+            ArchitectureError: It has another form, or names what its network does not ask for.
+        """
+        names = {_quote(name): name for name in self.parameters}
+        params: Answers = {}
+        for part in text.strip().split(",") if text.strip() not in ("", "fixed") else ():
+            written, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals:
+                raise ArchitectureError(f"{part!r} is not name=value; an architecture is written {self._example()}")
+            if written not in names:
+                raise ArchitectureError(unknown("parameter", written, names))
+            name = names[written]
+            choices = {_quote(self._text(name, choice)): choice for choice in self.parameters[name].choices}
+            if value not in choices:
+                raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {list(choices)}")
+            params[name] = choices[value]
+        architecture = self.architecture(params)
+        if unused := params.keys() - self.used(architecture).keys():
+            raise ArchitectureError(f"{text!r} gives {sorted(unused)[0]!r}, which its network does not ask for")
+        return architecture
+
+    def _example(self) -> str:
+        return self._written(self._tracer.trace({}))
+
+    def identity(self) -> dict[str, Any]:
+        """As every space, and the function's own options."""
+        return {**super().identity(), **({"options": self.options} if self.options else {})}
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network.
+
+        Raises:
+            RuntimeError: It cannot take the images, or gives no logits; it names the layer and the shapes.
+            Exception: Whatever the function raises.
+        """
+        if architecture not in self._sound:
+            self.build_checked(architecture)
+        return self.build_with(Choices(self._decide(architecture)))
+
+    def build_checked(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
+        """The network on meta tensors, tried on two images, and the choices that built it.
+
+        Raises:
+            RuntimeError: As `build`.
+            Exception: Whatever the function raises.
+        """
+        import torch
+
+        from nas_optuna.spaces.shapes import require_logits_of
+
+        choices = Choices(self._decide(architecture))
+        with _kept_random_state(), torch.device("meta"):
+            network = self.build_with(choices)
+        require_logits_of(network, self.input_shape, self.classes)
+        self._sound.add(architecture)
+        return network, choices
+
+    def build_with(self, choices: Choices) -> nn.Module:
+        """Run the function with any `Choices`, on the current default device.
+
+        Raises:
+            SpecError: It returns no module.
+            Exception: Whatever the function raises.
+        """
+        import torch
+        from torch import nn
+
+        on_meta = torch.get_default_device().type == "meta"
+        try:
+            made = self._function.build(choices, self._task, **self.options)
+        except NasOptunaError:
+            raise
+        except Exception:
+            if not on_meta:
+                raise
+            with torch.device("cpu"):  # what reads a value of a tensor while it builds cannot be built on meta
+                made = self._function.build(choices, self._task, **self.options)
+        if not isinstance(made, nn.Module):
+            raise SpecError(f"space {self.name!r}: its function must return an nn.Module, not a {type(made).__name__}")
+        _settle(made, self.input_shape)
+        return made.to("meta") if on_meta else made
+
+    def _decide(self, architecture: Architecture) -> Decide:
+        params = architecture.params
+
+        def decide(name: str, asked: Any) -> Choice:
+            self._tracer.parameter(name, asked)
+            return params[name]
+
+        return decide
+
+    def _trace(self, decide: Decide) -> None:
+        import torch
+
+        try:
+            with _kept_random_state(), torch.device("meta"):
+                self.build_with(Choices(decide))
+        except NasOptunaError:
+            raise
+        except Exception:  # one architecture's fault: its trial will say so
+            return
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what tracing found: another process finds it again."""
+        return {k: v for k, v in vars(self).items() if k not in ("_tracer", "_sound", "parameters")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._sound = set()
+        self._begin()
+
+
+@contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """Leave torch's global generator as it was, whatever a function draws."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _settle(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Give lazy modules their shapes, which they take from a first batch."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    lazy = [p for p in [*network.parameters(), *network.buffers()] if is_lazy(p)]
+    if lazy:
+        was_training = network.training
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *shape, device=lazy[0].device))
+        network.train(was_training)
+
+
+def _source(function: Build) -> str:
+    try:
+        file = inspect.getsourcefile(function)
+        text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(function)
+    except (OSError, TypeError, ValueError):
+        try:
+            text = inspect.getsource(function)
+        except (OSError, TypeError):
+            text = ""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    shown = text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
+    return shown if len(shown) <= 240 else f"{shown[:239]}…"
+
+
+def _quote(text: str) -> str:
+    """Percent-encode what separates, and blanks and control characters."""
+    return "".join(f"%{ord(c):02X}" if c in "%,=" or c.isspace() or not c.isprintable() else c for c in text)

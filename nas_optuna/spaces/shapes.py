@@ -1,0 +1,92 @@
+"""Trying a network on meta tensors: which layer refuses what, and what each layer is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_optuna.spaces.base import Shape
+
+
+def require_logits_of(network: nn.Module, shape: Shape, classes: int) -> None:
+    """Refuse a network on the meta device that does not turn images into logits.
+
+    Args:
+        network: The network, on the meta device.
+        shape: ``(channels, height, width)`` of an image.
+        classes: Number of classes.
+
+    Raises:
+        RuntimeError: Naming the layer and what it was given, or what the network gave.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     require_logits_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), 10)
+    """
+    images = torch.empty(2, *shape, device="meta")
+    with torch.no_grad(), _blaming(network):
+        logits = network(images)
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+        given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise RuntimeError(f"the network gives {given} for images {list(images.shape)}, not logits [2, {classes}]")
+
+
+def shapes_of(network: nn.Module, layers: Mapping[str, nn.Module], shape: Shape) -> dict[str, tuple[Shape, Shape]]:
+    """What some layers of a network are given and give.
+
+    Args:
+        network: The network, on the meta device.
+        layers: Name → module of the network.
+        shape: ``(channels, height, width)`` of an image.
+
+    Returns:
+        Name → shape of one input and of one output, without the batch; layers that are not used are left out.
+    """
+    found: dict[str, tuple[Shape, Shape]] = {}
+
+    def note(name: str, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            found[name] = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
+
+    handles = [
+        layer.register_forward_hook(lambda module, args, output, name=name: note(name, args, output))
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            network(torch.empty(2, *shape, device="meta"))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextmanager
+def _blaming(network: nn.Module) -> Iterator[None]:
+    """Within it an exception names the innermost layer that was running, and the shape that it was given."""
+    running: list[tuple[str, nn.Module, Any]] = []
+    handles = []
+    for name, module in network.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda module, args, name=name: running.append((name, module, args[0] if args else None))
+            )
+        )
+        handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
+    try:
+        yield
+    except Exception as error:
+        if not running:
+            raise
+        name, module, given = running[-1]
+        shape = list(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        words = " ".join(str(error).split())
+        place = f"layer {name!r}" if name else "the network"
+        raise RuntimeError(f"{place} ({type(module).__name__}) cannot take {shape}: {words}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
