@@ -1,4 +1,4 @@
-"""What our samplers share: categorical parameters as tokens, and a study's finished trials read once each."""
+"""What our samplers share: parameters as tokens, a study's trials read once each, proposals that never coincide."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -21,21 +21,28 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import ThreadpoolController
 
-from nas_optuna.samplers.comparison import teaches, violation
+from nas_optuna.samplers.comparison import is_informative, violation
+from nas_optuna.samplers.encoding import Encoding, Tokens
 from nas_optuna.samplers.per_trial_seed import seed_for
 
-Tokens = tuple[int, ...]
-"""One index into its choices for every categorical parameter, in the natural order of their names."""
+PROPOSAL = "nas_optuna:proposal"
+"""System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
+
+ATTEMPTS = 8
+"""A proposal that another worker has published as well is replaced at most this many times."""
+
+Allowed = Callable[[Mapping[str, Any]], bool]
+"""Whether an architecture, given by its params, may be proposed."""
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished trial that chose every categorical parameter.
+class Observation:
+    """A finished trial that chose every parameter.
 
     Attributes:
         tokens: What it chose.
         trial: The trial; complete, pruned or failed.
-        violation: By how much it breaks its constraints, see `standing.violation`; asked for often, reckoned once.
+        violation: By how much it breaks its constraints, see `comparison.violation`; computed once.
     """
 
     tokens: Tokens
@@ -43,28 +50,28 @@ class Finished:
     violation: float
 
 
-class History:
-    """The trials of one study as tokens. Each is looked at until it has finished, and never again.
+class History(Encoding):
+    """The trials of one study as tokens. A trial is read again only until it has finished.
 
     Args:
         space: Parameter name → distribution, in order.
 
     Attributes:
         finished: In order of completion, as far as this process could know it.
-        teaching: Those of them that have a value, be it that of the last epoch before they were pruned.
-        running: What unfinished trials chose, as far as they have chosen.
-        undecided: Numbers of running trials that have not chosen everything yet, as while another worker proposes.
+        informative: Those of them that have a value, or had one after an epoch before they were pruned.
+        running: Number → what an unfinished trial chose, or what its sampler has published as its proposal.
+        pending: Numbers of running trials of which neither is known yet.
         seen: Every token sequence that was evaluated or is being evaluated.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
-        self.space = {name: d for name, d in space.items() if isinstance(d, CategoricalDistribution)}
-        self.sizes = tuple(len(d.choices) for d in self.space.values())
-        self.finished: list[Finished] = []
-        self.teaching: list[Finished] = []
-        self.running: list[Tokens] = []
-        self.undecided: list[int] = []
+        super().__init__(space)
+        self.finished: list[Observation] = []
+        self.informative: list[Observation] = []
+        self.running: dict[int, Tokens] = {}
+        self.pending: list[int] = []
         self.seen: set[Tokens] = set()
+        self._evaluated: set[Tokens] = set()
         self._unfinished: list[int] = []
         self._count = 0
 
@@ -76,46 +83,50 @@ class History:
         self._count = len(trials)
         unfinished = [trial for trial in news if not trial.state.is_finished()]
         self._unfinished = [trial.number for trial in unfinished]
-        self.running = [tokens for trial in unfinished if (tokens := self.tokens(trial)) is not None]
-        self.undecided = [
-            trial.number for trial in unfinished if trial.state == TrialState.RUNNING and self.tokens(trial) is None
-        ]
+        chosen = {trial.number: self.tokens(trial) or self._published(trial) for trial in unfinished}
+        self.running = {number: tokens for number, tokens in chosen.items() if tokens is not None}
+        self.pending = [t.number for t in unfinished if t.state == TrialState.RUNNING and chosen[t.number] is None]
         finished = [trial for trial in news if trial.state.is_finished()]
         for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
             tokens = self.tokens(trial)
             if tokens is not None:
-                self.finished.append(Finished(tokens, trial, violation(trial)))
-                self.seen.add(tokens)
-                if teaches(trial):
-                    self.teaching.append(self.finished[-1])
-        self.seen.update(self.running)
+                self.finished.append(Observation(tokens, trial, violation(trial)))
+                self._evaluated.add(tokens)
+                if is_informative(trial):
+                    self.informative.append(self.finished[-1])
+        self.seen = self._evaluated.union(self.running.values())
 
-    def tokens(self, trial: FrozenTrial) -> Tokens | None:
-        """What a trial chose, or None while a parameter is missing or has other choices."""
-        if any(trial.distributions.get(name) != d for name, d in self.space.items()):
-            return None
-        return tuple(int(d.to_internal_repr(trial.params[name])) for name, d in self.space.items())
-
-    def params(self, tokens: Tokens) -> dict[str, Any]:
-        """The choices that tokens stand for."""
-        return {name: d.choices[t] for (name, d), t in zip(self.space.items(), tokens, strict=True)}
+    def _published(self, trial: FrozenTrial) -> Tokens | None:
+        digest, *tokens = trial.system_attrs.get(PROPOSAL) or [None]
+        return tuple(tokens) if digest == self.digest else None
 
 
-class CategoricalSampler(BaseSampler):
-    """A sampler of the categorical parameters that every trial of a study has in common.
+class ArchitectureSampler(BaseSampler):
+    """A sampler of the parameters that every trial of a study has in common.
 
-    It infers them from the study, as Optuna's own samplers do: the first trials, and every parameter that is not
-    categorical or not in all trials, are sampled independently and uniformly. All draws come from (seed, trial
-    number), so a study may be resumed and shared by workers: what is proposed depends on the history alone.
+    It infers them from the study, as Optuna's own samplers do: the first trials, and every parameter that is not in
+    all trials, are sampled independently and uniformly. All draws come from (seed, trial number), so a study may be
+    stopped, resumed and shared by workers: what is proposed depends on the history alone.
+
+    No two running trials are given the same architecture while the space offers another, however many workers propose
+    at once. A proposal is published in the study by one write, and then the study is read again. Of two workers that
+    propose the same, at least one reads the other's publication, and whoever does so proposes anew.
 
     Threads of one process may share an instance; an instance follows one study at a time.
 
     Args:
         seed: The study's seed; None draws one.
+
+    Attributes:
+        numbers: Whether the class proposes floats and integers, too. Where it does not, they are drawn uniformly.
+        allowed: What may be proposed; None allows everything. A constraint on costs that are known before training.
     """
+
+    numbers: ClassVar[bool] = False
 
     def __init__(self, seed: int | None = None) -> None:
         self._seed = secrets.randbelow(2**31) if seed is None else seed
+        self.allowed: Allowed | None = None
         self._lock = threading.Lock()
         self._follow(None)
 
@@ -149,27 +160,46 @@ class CategoricalSampler(BaseSampler):
         """
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The categorical parameters that complete and pruned trials share, in the natural order of their names."""
+        """The parameters that complete and pruned trials share, in the natural order of their names."""
         with self._lock:
             if study.study_name != self._study_name:
                 self._follow(study.study_name)
             common = self._intersection.calculate(study)
-        names = [n for n, d in common.items() if isinstance(d, CategoricalDistribution) and not d.single()]
+        names = [n for n, d in common.items() if self._proposes(d) and not d.single()]
         return {name: common[name] for name in sorted(names, key=_natural)}
+
+    def _proposes(self, distribution: BaseDistribution) -> bool:
+        return self.numbers or isinstance(distribution, CategoricalDistribution)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """All categorical parameters together, the others one by one."""
-        space = {name: d for name, d in search_space.items() if isinstance(d, CategoricalDistribution)}
+        """All parameters together; those that the class does not propose, one by one."""
+        space = {name: d for name, d in search_space.items() if self._proposes(d)}
         params: dict[str, Any] = {}
         if space:
             with self._lock, one_blas_thread():
                 history = self._read(study, space)
-                params = history.params(self.propose(history, study, trial))
+                tokens = self._propose_alone(history, study, trial)
+            params = history.params(tokens, np.random.default_rng(seed_for(self._seed, trial.number, "level")))
         for name in search_space.keys() - space.keys():
             params[name] = self.sample_independent(study, trial, name, search_space[name])
         return params
+
+    def _propose_alone(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
+        """A proposal that no other running trial has chosen or published."""
+        for _ in range(ATTEMPTS):
+            tokens = self.propose(history, study, trial)
+            if tokens in history.seen:  # the space is exhausted
+                break
+            study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, [history.digest, *tokens])
+            history.read(study)
+            history.running.pop(trial.number, None)
+            rivals = [number for number, theirs in history.running.items() if theirs == tokens]
+            if not rivals:
+                break
+            history.pending += rivals  # they may have read ours and be about to choose something else
+        return tokens
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -187,6 +217,16 @@ class CategoricalSampler(BaseSampler):
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
         return np.random.default_rng(seed_for(self._seed, trial.number, type(self).__name__))
 
+    def _random(self, history: History, rng: np.random.Generator, attempts: int = 100) -> Tokens:
+        """A uniformly drawn point: if possible one that is allowed and was not seen before."""
+        draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
+        candidates = [tuple(int(t) for t in draw) for draw in draws]
+        unseen = [tokens for tokens in candidates if tokens not in history.seen]
+        return next((tokens for tokens in unseen if self._allows(history, tokens)), (unseen or candidates)[0])
+
+    def _allows(self, history: History, tokens: Tokens) -> bool:
+        return self.allowed is None or self.allowed(history.params(tokens))
+
 
 def one_blas_thread() -> AbstractContextManager[Any]:
     """Within it NumPy's matrix products use one thread: for small ones, waking others costs ten times the product."""
@@ -201,15 +241,10 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def unseen_at_random(history: History, rng: np.random.Generator, attempts: int = 100) -> Tokens:
-    """A uniformly drawn point, not seen before unless that many attempts were in vain."""
-    draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
-    candidates = [tuple(int(t) for t in draw) for draw in draws]
-    return next((tokens for tokens in candidates if tokens not in history.seen), candidates[0])
-
-
-def is_ordered(name: str, distribution: CategoricalDistribution, ordered: Collection[str] | None) -> bool:
-    """Whether neighbouring choices are alike: where `ordered` does not say, whether all choices are numbers."""
+def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[str] | None) -> bool:
+    """Whether neighbouring tokens are alike: levels always; choices where `ordered` says so, or all are numbers."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return True
     if ordered is not None:
         return name in ordered
     return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)

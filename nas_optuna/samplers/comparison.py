@@ -14,7 +14,7 @@ SPREAD = 0.29
 """Standard deviation of a rank that is uniform in [0, 1]; standardised values are scaled to the same."""
 
 
-def teaches(trial: FrozenTrial) -> bool:
+def is_informative(trial: FrozenTrial) -> bool:
     """Whether there is a value to learn from: the trial is complete, or pruned after at least one epoch."""
     return trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and bool(trial.intermediate_values))
 
@@ -24,12 +24,12 @@ def violation(trial: FrozenTrial) -> float:
     return sum(max(0.0, value) for value in trial.constraints.values())
 
 
-def rank(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
+def quantile_rank(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
     """The share of `others` that a trial beats, from 0 to 1; equals, such as itself, count by half."""
     return sum(_beats(trial, other, sign) for other in others) / len(others)
 
 
-def standardised(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
+def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
     """How far a trial is above the mean of `others`, in standard deviations within ±3, times `SPREAD`.
 
     A pruned trial is compared at its last epoch, with all that reached it. Failed and infeasible ones are at -3.

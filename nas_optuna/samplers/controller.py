@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
@@ -11,9 +11,11 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import snapshot
-from nas_optuna.samplers.base import CategoricalSampler, History, Tokens, one_blas_thread
+from nas_optuna.samplers.base import ArchitectureSampler, History, one_blas_thread
+from nas_optuna.samplers.config import configured
+from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.lstm_policy import Policy
-from nas_optuna.samplers.reinforce import ReinforceTrainer, Settings
+from nas_optuna.samplers.reinforce import ControllerConfig, ReinforceTrainer
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.schema import StudyKey, TrialKey
 
@@ -31,7 +33,7 @@ class OneObjectiveError(SpecError, ValueError):
     """A study of several objectives; a ValueError too, as Optuna's own samplers raise."""
 
 
-class ControllerSampler(CategoricalSampler):
+class ControllerSampler(ArchitectureSampler):
     """An LSTM policy trained by REINFORCE.
 
     Zoph & Le, "Neural Architecture Search with Reinforcement Learning" (2017), with details of ENAS
@@ -41,8 +43,8 @@ class ControllerSampler(CategoricalSampler):
     and soft-max head. After every `batch_size` finished trials the policy takes one Adam step along the gradient of
     reward minus a bias-corrected moving average, plus an entropy bonus. A trial
     that an older policy proposed, as happens with asynchronous workers, is weighted by the truncated ratio of its
-    probabilities now and then. An architecture that was seen is not proposed again while the policy, flattened if
-    need be, offers another.
+    probabilities now and then. An architecture that was seen is not proposed again while the policy, flattened
+    if need be, offers another.
 
     The policy is a function of the finished trials in their order of completion, so any process can rebuild it. In
     long studies, snapshots in the study's system attributes (safetensors) spare it most of that.
@@ -50,47 +52,20 @@ class ControllerSampler(CategoricalSampler):
     For one objective. Parameters that are not categorical are sampled uniformly.
 
     Args:
+        config: How to learn.
         seed: The study's seed; None draws one.
-        hidden: Units of the LSTM.
-        learning_rate: Of Adam.
-        batch_size: Finished trials an update.
-        entropy: Weight of a nat of entropy against the reward, whose standard deviation is about 0.3.
-        reward: ``"rank"`` is the share of recent trials that a trial beats, which no outlier distorts.
-            ``"standardised"`` is the value's distance from their mean in standard deviations, clipped to ±3.
-            A pruned trial is compared with the others at the last epoch that it reached.
-        failures: ``"ignore"`` failed trials, or reward them as ``"worst"``.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int | None = None,
-        hidden: int = 32,
-        learning_rate: float = 0.05,
-        batch_size: int = 4,
-        entropy: float = 0.01,
-        reward: Literal["rank", "standardised"] = "rank",
-        failures: Literal["ignore", "worst"] = "ignore",
-    ) -> None:
-        if hidden < 1 or batch_size < 1:
-            raise ValueError(f"hidden and batch_size must be at least 1, got {hidden} and {batch_size}")
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-        if entropy < 0:
-            raise ValueError(f"entropy must not be negative, got {entropy}")
-        if reward not in ("rank", "standardised"):
-            raise ValueError(f"reward must be 'rank' or 'standardised', got {reward!r}")
-        if failures not in ("ignore", "worst"):
-            raise ValueError(f"failures must be 'ignore' or 'worst', got {failures!r}")
+    def __init__(self, config: ControllerConfig | None = None, *, seed: int | None = None) -> None:
         super().__init__(seed)
-        self._settings = Settings(hidden, learning_rate, batch_size, entropy, reward, failures)
+        self._config = config or ControllerConfig()
         self._learner: ReinforceTrainer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_learner": None}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the base class.
+        """The categorical parameters that all trials share.
 
         Raises:
             OneObjectiveError: The study has several objectives.
@@ -101,7 +76,7 @@ class ControllerSampler(CategoricalSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As the base class.
+        """Uniformly at random.
 
         Raises:
             OneObjectiveError: The study has several objectives.
@@ -119,10 +94,11 @@ class ControllerSampler(CategoricalSampler):
             candidates = [tuple(tokens) for tokens in rollout.tokens.tolist()]
             if temperature == TEMPERATURES[0]:
                 entropy = rollout.entropy.mean()
-            unseen = next((i for i, tokens in enumerate(candidates) if tokens not in history.seen), None)
-            if unseen is not None or exhausted:
+            unseen = [i for i, tokens in enumerate(candidates) if tokens not in history.seen]
+            allowed = next((i for i in unseen if self._allows(history, candidates[i])), None)
+            if allowed is not None or exhausted:
                 break
-        chosen = unseen or 0
+        chosen = next((i for i in (allowed, *unseen) if i is not None), 0)
         for name, value in ((TrialKey.LOG_PROB, rollout.log_prob[chosen]), (TrialKey.ENTROPY, entropy)):
             study._storage.set_trial_user_attr(trial._trial_id, name, float(value))
         return candidates[chosen]
@@ -142,7 +118,7 @@ class ControllerSampler(CategoricalSampler):
 
     def _learn(self, history: History, study: Study) -> ReinforceTrainer:
         if self._learner is None or self._learner.history is not history:
-            self._learner = ReinforceTrainer(history, self._settings, study.direction)
+            self._learner = ReinforceTrainer(history, self._config, study.direction)
             if len(history.finished) >= SNAPSHOT_EVERY:
                 any(self._learner.restore(state) for state in snapshot.load(study, StudyKey.SNAPSHOT))
         before = self._learner.learned
@@ -158,24 +134,7 @@ def _require_one_objective(study: Study) -> None:
         raise OneObjectiveError("sampler 'controller' learns from one objective; for several use evolution or arch")
 
 
-def controller(
-    space: SearchSpace,
-    seed: int,
-    *,
-    hidden: int = 32,
-    learning_rate: float = 0.05,
-    batch_size: int = 4,
-    entropy: float = 0.01,
-    reward: Literal["rank", "standardised"] = "rank",
-    failures: Literal["ignore", "worst"] = "ignore",
-) -> ControllerSampler:
+@configured(ControllerConfig)
+def controller(space: SearchSpace, seed: int, config: ControllerConfig) -> ControllerSampler:
     """An LSTM trained by reinforcement: for 100 trials and more of one objective."""
-    return ControllerSampler(
-        seed=seed,
-        hidden=hidden,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        entropy=entropy,
-        reward=reward,
-        failures=failures,
-    )
+    return ControllerSampler(config, seed=seed)

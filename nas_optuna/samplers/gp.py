@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from optuna.trial import FrozenTrial
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.special import ndtr
 
-from nas_optuna.samplers.base import CategoricalSampler, Finished, History, Tokens, is_ordered, unseen_at_random
-from nas_optuna.samplers.comparison import rank
+from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered
+from nas_optuna.samplers.comparison import quantile_rank
+from nas_optuna.samplers.config import configured
+from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.spaces import SearchSpace
 
 Array = NDArray[np.float64]
@@ -38,8 +41,29 @@ RANDOM_CANDIDATES = 300
 MOST_AHEAD = 16
 """Among so many trials before ours, those without a choice are taken to be choosing now; older ones are dead."""
 
+LONGEST = 7
+"""A range of more levels than this is measured in steps of a seventh of it, so that numbers reach as far as choices."""
 
-class ArchitectureGPSampler(CategoricalSampler):
+
+@dataclass(frozen=True)
+class ArchitectureGPConfig:
+    """Options of `ArchitectureGPSampler`.
+
+    Attributes:
+        n_startup_trials: So many trials must have finished before the process is fitted; until then, random.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    n_startup_trials: int = 10
+
+    def __post_init__(self) -> None:
+        if self.n_startup_trials < 1:
+            raise ValueError(f"n_startup_trials must be at least 1, got {self.n_startup_trials}")
+
+
+class ArchitectureGPSampler(ArchitectureSampler):
     """Bayesian optimisation with a Gaussian process that compares architectures parameter by parameter.
 
     Choices of an ordered parameter are the more alike the nearer they are; those of another are all equally unlike.
@@ -54,39 +78,50 @@ class ArchitectureGPSampler(CategoricalSampler):
     A pruned trial counts as the quantile of the complete ones at which it stood when it was pruned, an infeasible one
     as the worst. Several objectives are weighted at random for each trial (ParEGO, Knowles 2006).
 
+    Floats and integers take part as levels of their range, each the more alike the nearer they are.
+
     Args:
+        config: How to propose.
         seed: The study's seed; None draws one.
-        n_startup_trials: So many trials must have finished before the process is fitted; until then, random.
         ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
             are all numbers.
+
+    Example:
+        >>> sampler = ArchitectureGPSampler(seed=0)
+        >>> study = optuna.create_study(sampler=sampler)
     """
 
+    numbers = True
+
     def __init__(
-        self, *, seed: int | None = None, n_startup_trials: int = 10, ordered: Collection[str] | None = None
+        self,
+        config: ArchitectureGPConfig | None = None,
+        *,
+        seed: int | None = None,
+        ordered: Collection[str] | None = None,
     ) -> None:
-        if n_startup_trials < 1:
-            raise ValueError(f"n_startup_trials must be at least 1, got {n_startup_trials}")
         super().__init__(seed)
-        self._n_startup_trials = n_startup_trials
+        self._config = config or ArchitectureGPConfig()
         self._ordered = None if ordered is None else frozenset(ordered)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The unseen candidate of the highest expected improvement."""
         rng = self._rng(trial)
-        members = history.teaching
-        if len(members) < self._n_startup_trials:
-            return unseen_at_random(history, rng)
+        members = history.informative
+        if len(members) < self._config.n_startup_trials:
+            return self._random(history, rng)
         kept, merit = merits(members, study.directions, rng)
         tokens = np.array([members[i].tokens for i in kept])
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
-        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
+        unseen = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
+        candidates = [c for c in unseen if self._allows(history, c)]
         if not candidates:
-            return unseen_at_random(history, rng)
+            return self._random(history, rng)
         ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
         process = GaussianProcess(history.sizes, ordered, tokens, merit)
         if history.running:
-            process.believe(np.array(history.running))
-        ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.undecided)
+            process.believe(np.array(list(history.running.values())))
+        ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
         for _ in range(min(ahead, len(candidates) - 1)):  # what the workers ahead of us are about to choose
             choice = _best(process, candidates, merit.max())
             process.believe(np.array([choice]))
@@ -158,8 +193,8 @@ def _likeness(sizes: Sequence[int], ordered: Sequence[bool], reach: float) -> Ar
     start = 0
     for size, order in zip(sizes, ordered, strict=True):
         index = np.arange(size)
-        distance = np.abs(index[:, None] - index)
-        block = np.exp(-(distance if order else np.minimum(distance, 1)) / reach)
+        distance = np.abs(index[:, None] - index) * min(1.0, LONGEST / max(size - 1, 1))
+        block = np.exp(-(distance if order else 1.0 * (index[:, None] != index)) / reach)
         result[start : start + size, start : start + size] = block / len(sizes)
         start += size
     return result
@@ -178,7 +213,7 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
 
 
 def merits(
-    members: Sequence[Finished], directions: Sequence[StudyDirection], rng: np.random.Generator
+    members: Sequence[Observation], directions: Sequence[StudyDirection], rng: np.random.Generator
 ) -> tuple[list[int], Array]:
     """One figure for each trial, the higher the better, standardised over those that are kept.
 
@@ -204,7 +239,7 @@ def merits(
     complete = merit[~np.isnan(merit)]
     others = [members[i].trial for i in kept]
     for i in np.flatnonzero(np.isnan(merit)):
-        standing = rank(others[i], others, signs[0])
+        standing = quantile_rank(others[i], others, signs[0])
         merit[i] = np.quantile(complete, standing) if len(complete) else standing
     return kept, (merit - merit.mean()) / (merit.std() + 1e-12)
 
@@ -242,7 +277,8 @@ def _candidates(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.Gene
     return list(dict.fromkeys(map(tuple, np.concatenate(result).tolist())))
 
 
-def arch(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> ArchitectureGPSampler:
+@configured(ArchitectureGPConfig)
+def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
     """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
     ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    return ArchitectureGPSampler(seed=seed, n_startup_trials=n_startup_trials, ordered=ordered)
+    return ArchitectureGPSampler(config, seed=seed, ordered=ordered)

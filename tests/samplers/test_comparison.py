@@ -5,7 +5,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.samplers.comparison import nondominated_ranks, rank, standardised
+from nas_optuna.samplers.comparison import nondominated_ranks, quantile_rank, z_score
 
 
 def finished(value: float | None, curve: dict[int, float], state: TrialState) -> FrozenTrial:
@@ -19,11 +19,11 @@ def test_pruned_trials_are_ranked_at_their_last_epoch() -> None:
     late = finished(None, {1: 0.3, 2: 0.6}, TrialState.PRUNED)
     failed = finished(None, {}, TrialState.FAIL)
     everyone = [best, worst, early, late, failed]
-    ranks = [rank(t, everyone, 1.0) for t in everyone]
+    ranks = [quantile_rank(t, everyone, 1.0) for t in everyone]
     assert ranks == [0.9, 0.5, 0.3, 0.7, 0.1]  # `late` was above `worst` at epoch 2
-    assert [rank(t, everyone[:4], -1.0) for t in everyone[:4]] == [0.125, 0.625, 0.875, 0.375]
-    assert standardised(best, everyone, 1.0) > standardised(late, everyone, 1.0) > standardised(early, everyone, 1.0)
-    assert standardised(failed, everyone, 1.0) < standardised(early, everyone, 1.0)
+    assert [quantile_rank(t, everyone[:4], -1.0) for t in everyone[:4]] == [0.125, 0.625, 0.875, 0.375]
+    assert z_score(best, everyone, 1.0) > z_score(late, everyone, 1.0) > z_score(early, everyone, 1.0)
+    assert z_score(failed, everyone, 1.0) < z_score(early, everyone, 1.0)
 
 
 def test_infeasible_trials_rank_last_by_violation() -> None:
@@ -31,7 +31,7 @@ def test_infeasible_trials_rank_last_by_violation() -> None:
         create_trial(state=TrialState.COMPLETE, value=value, constraints={"latency": over})
         for value, over in ((0.5, -1.0), (0.9, 0.2), (0.9, 0.1))
     ]
-    assert np.argsort([rank(t, trials, 1.0) for t in trials]).tolist() == [1, 2, 0]
+    assert np.argsort([quantile_rank(t, trials, 1.0) for t in trials]).tolist() == [1, 2, 0]
 
 
 def trial(values: tuple[float, ...], **options: Any) -> FrozenTrial:

@@ -13,6 +13,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.controller import SNAPSHOT_EVERY, ControllerSampler
 from nas_optuna.samplers.lstm_policy import Policy
+from nas_optuna.samplers.reinforce import ControllerConfig
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
 
@@ -40,7 +41,7 @@ def journal(path: Path) -> optuna.storages.BaseStorage:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("reward", ["rank", "standardised"])
 def test_learns_the_one_rewarded_sequence_and_unlearns_it_when_the_reward_flips(seed: int, reward: Any) -> None:
-    sampler = ControllerSampler(seed=seed, reward=reward)
+    sampler = ControllerSampler(ControllerConfig(reward=reward), seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def hit(trial: optuna.Trial) -> bool:
@@ -95,7 +96,7 @@ def test_a_snapshot_spares_most_of_the_learning_and_changes_nothing(monkeypatch:
     assert 0 < updates <= 10
 
     updates = 0
-    ControllerSampler(seed=0, entropy=0.5).policy(study)  # another learner's snapshot is not its own
+    ControllerSampler(ControllerConfig(entropy=0.5), seed=0).policy(study)  # another learner's snapshot is not its own
     assert updates > 100
 
     attributes = study._storage.get_study_system_attrs(study._study_id)
@@ -129,7 +130,7 @@ def test_failed_trials_teach_only_if_asked_to(failures: Any) -> None:
             raise RuntimeError
         return 1.0
 
-    sampler = ControllerSampler(seed=0, failures=failures)
+    sampler = ControllerSampler(ControllerConfig(failures=failures), seed=0)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     study.optimize(objective, n_trials=60, catch=(RuntimeError,))
     p = sampler.policy(study).probabilities(np.array([TARGET]))[0, 0, 0]
@@ -138,7 +139,7 @@ def test_failed_trials_teach_only_if_asked_to(failures: Any) -> None:
 
 def test_infinite_values_do_not_break_the_policy() -> None:
     for reward in ("rank", "standardised"):
-        sampler = ControllerSampler(seed=0, reward=reward)  # type: ignore[arg-type]
+        sampler = ControllerSampler(ControllerConfig(reward=reward), seed=0)  # type: ignore[arg-type]
         study = optuna.create_study(sampler=sampler)
         study.optimize(lambda t: float("inf") if suggest(t)[0] == 0 else 1.0, n_trials=40)
         assert np.isfinite(sampler.policy(study).theta).all()

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.evolution import EvolutionSampler
+from nas_optuna.samplers.evolution import EvolutionConfig, EvolutionSampler
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=2)
@@ -33,7 +33,9 @@ def differences(a: tuple[int, ...], b: tuple[int, ...]) -> list[int]:
 
 
 def test_a_child_differs_from_a_living_member_in_one_parameter() -> None:
-    study = optuna.create_study(sampler=EvolutionSampler(seed=0, population_size=15, tournament_size=5))
+    study = optuna.create_study(
+        sampler=EvolutionSampler(EvolutionConfig(population_size=15, tournament_size=5), seed=0)
+    )
     study.optimize(objective, n_trials=60)
     points = [tokens(t) for t in study.trials]
     for i in range(10, 60):
@@ -41,7 +43,9 @@ def test_a_child_differs_from_a_living_member_in_one_parameter() -> None:
 
 
 def test_with_a_tournament_of_all_the_parent_is_the_best_of_the_population() -> None:
-    study = optuna.create_study(sampler=EvolutionSampler(seed=0, population_size=12, tournament_size=12))
+    study = optuna.create_study(
+        sampler=EvolutionSampler(EvolutionConfig(population_size=12, tournament_size=12), seed=0)
+    )
     study.optimize(deep_objective, n_trials=40)
     points = [DEEP.tokens(DEEP.architecture(t.params)) for t in study.trials]
     values = [t.value for t in study.trials]
@@ -60,7 +64,7 @@ def test_nothing_is_evaluated_twice_until_the_space_is_exhausted() -> None:
 
 
 def test_it_goes_on_when_everything_was_seen() -> None:
-    study = optuna.create_study(sampler=EvolutionSampler(seed=0, n_startup_trials=2))
+    study = optuna.create_study(sampler=EvolutionSampler(EvolutionConfig(n_startup_trials=2), seed=0))
     study.optimize(lambda t: t.suggest_categorical("a", [0, 1]) + t.suggest_categorical("b", [0, 1]), n_trials=12)
     assert len({tuple(t.params.values()) for t in study.trials[:5]}) == 4
     assert all(t.state == TrialState.COMPLETE for t in study.trials)
@@ -78,7 +82,8 @@ def test_running_trials_are_not_proposed_again() -> None:
 def test_ordered_parameters_mutate_to_adjacent_choices(ordered: Any, least: float, most: float) -> None:
     adjacent = []
     for seed in range(60):
-        sampler = EvolutionSampler(seed=seed, ordered=ordered, neighbour_bias=16, n_startup_trials=1)
+        config = EvolutionConfig(neighbour_bias=16, n_startup_trials=1)
+        sampler = EvolutionSampler(config, seed=seed, ordered=ordered)
         study = optuna.create_study(sampler=sampler)
         study.enqueue_trial({"x": 4})
         study.optimize(lambda t: t.suggest_categorical("x", range(8)), n_trials=2)
@@ -93,7 +98,7 @@ def test_the_factory_passes_on_what_the_space_says() -> None:
 
 
 def test_crossover_mixes_two_members() -> None:
-    study = optuna.create_study(sampler=EvolutionSampler(seed=0, crossover=1.0, tournament_size=1))
+    study = optuna.create_study(sampler=EvolutionSampler(EvolutionConfig(crossover=1.0, tournament_size=1), seed=0))
     study.optimize(objective, n_trials=60)
     points = [tokens(t) for t in study.trials]
     nearest = [min(len(differences(points[i], p)) for p in points[max(0, i - 50) : i]) for i in range(10, 60)]

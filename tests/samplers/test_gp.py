@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.base import Finished
+from nas_optuna.samplers.base import Observation
 from nas_optuna.samplers.comparison import violation
 from nas_optuna.samplers.gp import (
     MAX_POINTS,
@@ -82,8 +82,8 @@ def test_expected_improvement_is_the_mean_of_what_exceeds_the_best() -> None:
     np.testing.assert_allclose(expected_improvement(mean, deviation, 0.5), expected, rtol=0.02)
 
 
-def members(*trials: FrozenTrial) -> list[Finished]:
-    return [Finished((0,), trial, violation(trial)) for trial in trials]
+def members(*trials: FrozenTrial) -> list[Observation]:
+    return [Observation((0,), trial, violation(trial)) for trial in trials]
 
 
 def test_merits_of_pruned_and_infeasible_trials() -> None:

@@ -1,0 +1,51 @@
+"""Numbers as tokens: every value has a level, every level's values belong to it, and the samplers learn from them."""
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from nas_optuna.samplers.encoding import LEVELS, axis
+from nas_optuna.samplers.evolution import EvolutionSampler
+from nas_optuna.samplers.gp import ArchitectureGPSampler
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "size"),
+    [
+        (CategoricalDistribution(["a", "b", None]), 3),
+        (FloatDistribution(1e-4, 1.0, log=True), LEVELS),
+        (FloatDistribution(-1.0, 3.0), LEVELS),
+        (FloatDistribution(0.0, 1.0, step=0.25), 5),
+        (IntDistribution(2, 5), 4),
+        (IntDistribution(1, 1000, log=True), LEVELS),
+        (IntDistribution(0, 1000, step=10), LEVELS),
+    ],
+)
+def test_a_value_of_every_token_has_that_token(distribution: BaseDistribution, size: int) -> None:
+    ours = axis(distribution)
+    assert ours.size == size
+    for token in range(size):
+        value = ours.value(token, 0.5)
+        assert distribution._contains(distribution.to_internal_repr(value))
+        if size < LEVELS or isinstance(distribution, FloatDistribution):  # a level may hold no whole number
+            assert ours.token(value) == token
+
+
+@pytest.mark.parametrize("make", [EvolutionSampler, ArchitectureGPSampler])
+def test_samplers_find_the_best_numbers(make: type[EvolutionSampler] | type[ArchitectureGPSampler]) -> None:
+    def loss(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("rate", 1e-5, 1.0, log=True)
+        epochs = trial.suggest_int("epochs", 1, 40)
+        kind = trial.suggest_categorical("kind", ["a", "b", "c"])
+        return float(abs(np.log10(rate) + 2) + abs(epochs - 30) / 10 + (kind != "b"))
+
+    ours, random = [], []
+    for seed in range(5):
+        for sampler, found in ((make(seed=seed), ours), (optuna.samplers.RandomSampler(seed=seed), random)):
+            study = optuna.create_study(sampler=sampler)
+            study.optimize(loss, n_trials=60)
+            found.append(study.best_value)
+    assert np.mean(ours) < 0.6 * np.mean(random)
