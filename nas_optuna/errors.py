@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+SHOWN = 80
+"""Characters of a user's value that a message repeats at most."""
+NAMED = 160
+"""Characters of a file name that a message repeats at most."""
 
 
 class NasOptunaError(Exception):
@@ -49,6 +55,53 @@ class TrainingError(NasOptunaError):
         return type(self), (str(self), self.cause)  # an exception is pickled by its message alone
 
 
+def shown(value: object) -> str:
+    """A value of a user as a message repeats it: written as in Python, shortened in its middle where it is long.
+
+    Args:
+        value: Anything, however large or deeply nested.
+
+    Returns:
+        At most `SHOWN` characters, in one line, without control characters.
+
+    Example:
+        >>> shown("tpe")
+        "'tpe'"
+        >>> len(shown("x" * 10_000))
+        80
+    """
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = SHOWN
+    try:
+        return shortened(brief.repr(value), SHOWN)
+    except (ValueError, RecursionError):  # a whole number of more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
+
+
+def named(path: object) -> str:
+    """A path, key or sentence of a user as a message repeats it: without quotes, otherwise as `shown` does.
+
+    Example:
+        >>> named("data/pets.toml")
+        'data/pets.toml'
+    """
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(path).split()))
+    return shortened(printable, NAMED)
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text, with its middle replaced by an ellipsis where it is longer than `limit` characters.
+
+    Example:
+        >>> shortened("abcdefgh", 5)
+        'ab…gh'
+    """
+    if len(text) <= limit:
+        return text
+    tail = (limit - 1) // 2
+    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that nobody knows, with the nearest one that somebody does.
 
@@ -58,9 +111,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         known: The names that would have been right.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
-    return f"unknown {kind} {name!r}; {hint}"
+    near = difflib.get_close_matches(name[:SHOWN], names, n=1, cutoff=0.5)
+    hint = f"did you mean {shown(near[0])}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
+    return f"unknown {kind} {shown(name)}; {hint}"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import SpecError, named, unknown
 from nas_optuna.spec import SUFFIX
 
 DEFAULT = "digits-quick"
@@ -29,10 +29,12 @@ def find_spec(name: str) -> Path:
     Raises:
         SpecError: There is no such preset and no such file.
     """
+    if "\0" in name or len(name) > 4096:
+        raise SpecError(f"study spec {named(name)} cannot be a file name; presets are: {', '.join(preset_names())}")
     path = Path(name).expanduser()
     if path.suffix == SUFFIX or path.is_file():
         if not path.is_file():
-            raise SpecError(f"study spec {path} does not exist; presets are: {', '.join(preset_names())}")
+            raise SpecError(f"study spec {named(path)} does not exist; presets are: {', '.join(preset_names())}")
         return path
     for folder in _FOLDERS:
         if (preset := folder / f"{name}{SUFFIX}").is_file():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import SpecError, named, shown, unknown
 from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
+from nas_optuna.spec_text import check_values, read_toml, with_overrides
 
 SUFFIX = ".toml"
 
@@ -322,6 +322,7 @@ class StudySpec(_Part):
         Raises:
             SpecError: One line that names the first wrong key or value, and the remedy.
         """
+        check_values(values, source)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -338,13 +339,9 @@ class StudySpec(_Part):
         Raises:
             SpecError: The file is missing, is not TOML, or holds a key or value that is refused.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpecError(f"cannot read study spec {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} is not TOML: {error}") from error
-        return cls.from_dict(with_overrides(values, overrides), str(path))
+        values = read_toml(path)
+        given = f"{named(path)} with --set" if overrides else named(path)
+        return cls.from_dict(with_overrides(values, overrides), given)
 
     def override(self, overrides: Sequence[str]) -> StudySpec:
         """This spec with ``"section.key=value"`` strings applied.
@@ -359,37 +356,6 @@ class StudySpec(_Part):
         return self.model_dump(mode="json")
 
 
-def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A deep copy of `values` with dotted assignments applied.
-
-    Args:
-        values: Nested dicts.
-        overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side
-            is TOML; what is not TOML is taken as text.
-
-    Raises:
-        SpecError: An override has no ``=`` or reaches into something that is not a section.
-    """
-    result = json.loads(json.dumps(values))
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path.strip():
-            raise SpecError(f"--set needs section.key=value, got {override!r}; e.g. --set recipe.epochs=3")
-        try:
-            parsed = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
-            parsed = {}
-        value = parsed["value"] if parsed.keys() == {"value"} else text.strip()
-        *sections, key = (part.strip() for part in path.split("."))
-        place = result
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise SpecError(f"--set {override}: {section!r} is not a section")
-        place[key] = value
-    return dict(result)
-
-
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
@@ -400,4 +366,4 @@ def _first_problem(error: ValidationError) -> str:
         where = f"in [{'.'.join(location[:-1])}]" if location[:-1] else "at the top"
         return f"{unknown('key', location[-1], section.model_fields)} ({where})"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(location)}: {message}, got {problem['input']!r}"
+    return f"{named('.'.join(location))}: {message}, got {shown(problem['input'])}"

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from nas_optuna.errors import SpecError
 from nas_optuna.presets import DEFAULT, find_spec, preset_names
-from nas_optuna.spec import DataSpec, PrunerSpec, Recipe, SamplerSpec, SpaceSpec, StudySpec, with_overrides
+from nas_optuna.spec import DataSpec, PrunerSpec, Recipe, SamplerSpec, SpaceSpec, StudySpec
+from nas_optuna.spec_text import with_overrides
 
-option_values = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(-9, 9), st.text(max_size=5))
+printable = st.characters(exclude_categories=["Cc", "Cs"])
+option_values = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(-9, 9), st.text(printable, max_size=5))
 options = st.dictionaries(
     st.sampled_from(["depth", "filters", "n_startup_trials", "anything"]), option_values, max_size=3
 )
@@ -37,7 +39,7 @@ recipes = st.builds(
 )
 data_specs = st.builds(
     DataSpec,
-    name=st.text(min_size=1, max_size=20),
+    name=st.text(printable, min_size=1, max_size=20),
     train_limit=st.none() | st.integers(2, 10**6),
     validation_fraction=st.floats(0.01, 0.99),
     split_seed=st.integers(0, 99),

@@ -140,7 +140,7 @@ def check(
 
 def _space(name: str, options: list[str] | None, input_size: int, in_channels: int, classes: int) -> SearchSpace:
     from nas_optuna.spaces import create_space
-    from nas_optuna.spec import with_overrides
+    from nas_optuna.spec_text import with_overrides
 
     given = with_overrides({}, options or [])
     return create_space(name, given, in_channels=in_channels, classes=classes, input_size=input_size)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
-from nas_optuna.errors import TableError
+from nas_optuna.errors import TableError, named
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.text_files import read_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,16 +62,18 @@ class LatencyTable(BaseModel):
             TableError: The file is missing, is not a latency table, or is damaged.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_text(path))
         except OSError as error:
-            raise TableError(f"cannot read latency table {path}: {error.strerror}") from error
+            raise TableError(f"cannot read latency table {named(path)}: {error.strerror}") from error
         except ValidationError as error:
             problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the file"
+            where = named(".".join(map(str, problem["loc"]))) or "the file"
             raise TableError(
-                f"{path} is not a sound latency table ({where}: {problem['msg']});"
+                f"{named(path)} is not a sound latency table ({where}: {problem['msg']});"
                 " remove it and measure again with: nas-optuna latency measure"
             ) from None
+        except ValueError as error:
+            raise TableError(f"cannot read latency table {named(path)}: {error}") from None
 
     def save(self, path: Path) -> None:
         """Write the table, so that a reader or a crash never meets half of it."""

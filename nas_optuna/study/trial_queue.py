@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from nas_optuna.errors import ArchitectureError
+from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.text_files import read_text
 
 if TYPE_CHECKING:
     from nas_optuna.costs.cost_model import CostModel
@@ -31,19 +32,22 @@ def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
     Raises:
         ArchitectureError: The file cannot be read, or an entry is not a point of the space (it is named).
     """
+    name = named(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArchitectureError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise ArchitectureError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
     try:
         entries = json.loads(text)
+    except RecursionError:
+        raise ArchitectureError(f"{name} is nested too deeply; a JSON list of params dicts is expected") from None
     except ValueError:
         entries = text.split()
     if not isinstance(entries, list):
         entries = [entries]
     if not entries:
-        raise ArchitectureError(f'{path} holds no architecture; write for example {{"conv1.filters": 16, …}}')
-    return [_architecture(entry, space, f"{path}, entry {i}") for i, entry in enumerate(entries, start=1)]
+        raise ArchitectureError(f'{name} holds no architecture; write for example {{"conv1.filters": 16, …}}')
+    return [_architecture(entry, space, f"{name}, entry {i}") for i, entry in enumerate(entries, start=1)]
 
 
 def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture:
@@ -54,7 +58,7 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
             return space.architecture(entry)
     except ArchitectureError as error:
         raise ArchitectureError(f"{place}: {error}") from None
-    raise ArchitectureError(f"{place}: {entry!r} is neither a params dict nor an architecture string")
+    raise ArchitectureError(f"{place}: {shown(entry)} is neither a params dict nor an architecture string")
 
 
 def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:

@@ -1,0 +1,166 @@
+"""From text to the values of a spec: TOML files, ``key=value`` assignments, and what no value may be."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from nas_optuna.errors import SpecError, named, shown
+from nas_optuna.text_files import read_text
+
+DEEPEST = 16
+"""Levels of sections and lists; a spec has three."""
+LONGEST = 4096
+"""Characters of a text, which is as long as a path may be."""
+MOST = 100_000
+"""Values in all."""
+_LARGEST = 2**63 - 1
+_NUMBERS = re.compile(r"[-+\d._eE\s]+(,[-+\d._eE\s]+)+,?")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, checked by `check_values`.
+
+    Raises:
+        SpecError: The file cannot be read, is not TOML, or holds a value that no spec has.
+    """
+    name = named(path)
+    try:
+        values = tomllib.loads(read_text(path))
+    except OSError as error:
+        raise SpecError(f"cannot read study spec {name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # a whole number of 5,000 digits, a thousand brackets
+        raise SpecError(f"{name} is not TOML: {_reason(error)}") from None
+    check_values(values, name)
+    return values
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    r"""A deep copy of `values` with dotted assignments applied.
+
+    Args:
+        values: Nested dicts.
+        overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side is
+            TOML. Numbers separated by commas are a list; what looks like no TOML value is taken as text; a backslash
+            that begins no escape of TOML, as in ``"C:\Users"``, stands for itself.
+
+    Raises:
+        SpecError: An override has no ``=``, reaches into something that is not a section, or has a value that begins
+            as TOML does and is not.
+
+    Example:
+        >>> with_overrides({"recipe": {"epochs": 5}}, ["recipe.epochs=3", "sampler=random"])
+        {'recipe': {'epochs': 3}, 'sampler': 'random'}
+    """
+    result = copy.deepcopy(dict(values))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        sections = [part.strip() for part in path.split(".")]
+        if not equals or not all(sections):
+            raise SpecError(f"--set needs section.key=value, got {shown(override)}; e.g. --set recipe.epochs=3")
+        if len(sections) > DEEPEST:
+            raise SpecError(f"--set {shown(path)} has more than {DEEPEST} sections")
+        place = result
+        for section in sections[:-1]:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SpecError(f"--set {named(override)}: {shown(section)} is not a section")
+        place[sections[-1]] = _value(path.strip(), text.strip())
+    check_values(result, "--set")
+    return result
+
+
+def check_values(values: Mapping[str, Any], source: str) -> None:
+    """Refuse what no spec can mean and what a database, a file name or a terminal would choke on.
+
+    Args:
+        values: Nested dicts and lists, however deep.
+        source: Where they came from, for the message.
+
+    Raises:
+        SpecError: Naming the first such value: nested too deeply, a date, a number that is not finite or has more than
+            64 bits, a text that is very long or holds a control character.
+    """
+    for number, (place, value) in enumerate(_walk(values), start=1):
+        problem = "is one of more than 100,000 values" if number > MOST else _problem(value)
+        if len(place) > DEEPEST:
+            problem = f"is nested more than {DEEPEST} levels deep"
+        if problem:
+            raise SpecError(f"{source}: {named('.'.join(place[:DEEPEST]))} {problem}")
+
+
+def _walk(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value with its place, and every key as a value of its own; without recursion."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), values)]
+    while waiting:
+        place, value = waiting.pop()
+        yield place, value
+        if len(place) > DEEPEST:
+            continue
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                yield place, str(key)
+                waiting.append(((*place, str(key)), item))
+        elif isinstance(value, list | tuple):
+            waiting.extend(((*place, str(i)), item) for i, item in enumerate(value))
+
+
+def _problem(value: object) -> str | None:
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            return f"has {len(value):,} characters; at most {LONGEST:,} can be meant"
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+            return (
+                f"= {shown(value)} holds a control character; in TOML a backslash inside double quotes begins an"
+                " escape, so write a path in single quotes"
+            )
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        return "is a whole number of more than 64 bits"
+    elif isinstance(value, float) and not isfinite(value):
+        return f"= {value} is not a finite number"
+    elif value is not None and not isinstance(value, int | float | Mapping | list | tuple):
+        return f"is a {type(value).__name__}; write it in quotes if a text is meant"
+    return None
+
+
+def _value(path: str, text: str) -> Any:
+    """The right side of an assignment."""
+    literal = _literal(text)
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError) as error:
+        if literal is not None:
+            return literal
+        if _NUMBERS.fullmatch(text):
+            return _value(path, f"[{text}]")
+        if text[:1] in ('"', "'", "[", "{"):
+            raise SpecError(f"--set {named(path)}: {shown(text)} is not a TOML value: {_reason(error)}") from None
+        return text
+    if parsed.keys() != {"value"}:  # a line break began another key
+        return text
+    value = parsed["value"]
+    if literal is not None and isinstance(value, str) and any(unicodedata.category(c) == "Cc" for c in value):
+        return literal  # "C:\temp\new" holds no tab
+    return value
+
+
+def _literal(text: str) -> str | None:
+    """What stands between double quotes, where it holds a backslash that need not begin an escape."""
+    inside = text[1:-1]
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside
+    return inside if quoted and "\\" in inside else None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = " ".join(str(error).split())
+    if "integer string conversion" in text:
+        return "it holds a whole number of thousands of digits"
+    return named(text)
