@@ -85,11 +85,21 @@ def named(path: object) -> str:
         >>> named("data/pets.toml")
         'data/pets.toml'
     """
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(path).split()))
-    return shortened(printable, NAMED)
+    return shortened(printable(str(path)), NAMED)
 
 
-def shortened(text: str, limit: int) -> str:
+def printable(text: str) -> str:
+    r"""A text in one line, with nothing in it that a terminal would obey.
+
+    Example:
+        >>> printable("two\nlines")
+        'two lines'
+    """
+    line = " ".join(text.split()) if "\n" in text or "\r" in text or "\t" in text else text
+    return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
+def shortened(text: str, limit: int, ellipsis: str = "…") -> str:
     """A text, with its middle replaced by an ellipsis where it is longer than `limit` characters.
 
     Example:
@@ -98,8 +108,8 @@ def shortened(text: str, limit: int) -> str:
     """
     if len(text) <= limit:
         return text
-    tail = (limit - 1) // 2
-    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+    room = max(0, limit - len(ellipsis))
+    return f"{text[: room - room // 2]}{ellipsis}{text[len(text) - room // 2 :]}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

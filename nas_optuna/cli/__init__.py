@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -27,7 +26,8 @@ from nas_optuna.cli import (
 )
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import print_error
-from nas_optuna.errors import NasOptunaError
+from nas_optuna.cli.streams import discard, prepare_streams
+from nas_optuna.errors import NasOptunaError, SpecError, shown
 
 app = typer.Typer(
     name="nas-optuna",
@@ -35,6 +35,7 @@ app = typer.Typer(
     epilog="Example: nas-optuna run --sampler random --trials 20",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # help is our words and defaults that are a user's: neither is markup
     pretty_exceptions_enable=False,
 )
 study.register(app)
@@ -61,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         0; 2 where the user has to change something, said in one line on stderr; 130 after an interruption.
     """
     set_defaults()
+    prepare_streams()
     try:
+        _require_text(sys.argv[1:] if arguments is None else arguments)
         with _without_chatter():
             result = app(arguments, standalone_mode=False)
             sys.stdout.flush()
@@ -77,11 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(f"{_message(error)}; see nas-optuna --help")
         return 2
     except BrokenPipeError:  # e.g. `nas-optuna study list | head -1`
-        _discard_stdout()
+        discard(sys.stdout)
+        return 0
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        discard(sys.stdout)  # the parser and rich make this of it
         return 0
     except OSError as error:
         print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-        _discard_stdout()
+        discard(sys.stdout)
         return 2
     except Exception as error:
         if (problem := _storage_problem(error)) is None:
@@ -89,6 +97,17 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(problem)
         return 2
     return result if isinstance(result, int) else 0
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse words that neither a database nor a file system takes.
+
+    Raises:
+        SpecError: A word holds a NUL character, or bytes that are not UTF-8.
+    """
+    for word in arguments:
+        if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
+            raise SpecError(f"{shown(word)} is not text in UTF-8; write names and paths in UTF-8")
 
 
 @contextmanager
@@ -113,11 +132,6 @@ def _storage_problem(error: Exception) -> str | None:
     from nas_optuna.study.storage import failure
 
     return failure(error)
-
-
-def _discard_stdout() -> None:
-    """Let nobody write what is still in the buffer: the reader is gone, or the disk is full."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _message(error: Exception) -> str:

@@ -19,6 +19,7 @@ Storage = Annotated[
 ]
 StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON rather than a table.")]
+All = Annotated[bool, typer.Option("--all", help="List all trials rather than the best ten.")]
 DataDir = Annotated[
     Path | None,
     typer.Option(

@@ -1,55 +1,55 @@
-"""What every command prints with: tables and JSON on stdout, everything else on stderr."""
+"""What every command prints: facts on stdout, as JSON or as tables, and everything else on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
-PIPE_WIDTH = 200
-"""Columns of a table that goes to a file or pipe, so that no row is folded."""
+from nas_optuna.cli.streams import discard
+from nas_optuna.cli.tables import Column, print_facts, print_table
+from nas_optuna.errors import printable, shortened
+
+__all__ = ["Column", "count", "print_error", "print_facts", "print_json", "print_table", "say", "seconds", "write"]
+
+LONGEST_ERROR = 480
+"""Characters of an error, so that it stays one line whatever value of a user it repeats."""
+
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether `say` prints nothing from now on."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether only facts and errors are printed."""
+    return _quiet
 
 
 def print_error(message: str) -> None:
-    """One line on stderr, whatever line breaks a driver or a file name put into the message."""
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    """One line on stderr, whatever a driver, a file name or a value put into the message."""
+    _remark(f"error: {shortened(printable(message), LONGEST_ERROR)}")
 
 
 def say(message: str) -> None:
-    """A remark for a person, on stderr, so that stdout stays a table or JSON."""
-    print(message, file=sys.stderr)
+    """A remark for a person, on stderr, so that stdout stays a table or JSON; nothing where ``--quiet`` was given."""
+    if not _quiet:
+        _remark("\n".join(map(printable, message.split("\n"))))
 
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout; a number that is not finite becomes null."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
+    write(text + "\n")
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()
-) -> None:
-    """A table on stdout.
-
-    Args:
-        title: Stands above it.
-        columns: Headings.
-        rows: One cell a column; None is left empty.
-        right: Indices of columns to align right.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    aligned = set(right)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in aligned else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    console.print(table)
+def write(text: str) -> None:
+    """Text on stdout as it is."""
+    sys.stdout.write(text)
 
 
 def count(number: float | None) -> str | None:
@@ -70,6 +70,15 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _remark(line: str) -> None:
+    """A line on stderr. Where nobody reads it any more, a run goes on all the same."""
+    stream: TextIO = sys.stderr
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        discard(stream)
 
 
 def _finite(value: Any) -> Any:

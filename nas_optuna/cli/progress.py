@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nas_optuna.cli.printing import say, seconds
+from nas_optuna.cli.printing import is_quiet, say, seconds
+from nas_optuna.errors import printable
 from nas_optuna.execution.events import Callback, Run, Subject
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
     from nas_optuna.execution.evaluator import Measurement
 
@@ -134,12 +135,13 @@ class RunDisplay(Callback):
             self._trial,
             completed=measurement.step,
             total=self._steps,
-            note=f"epoch {measurement.step} · {figure:.4f} · {subject.architecture}",
+            note=printable(f"epoch {measurement.step} · {figure:.4f} · {subject.architecture}"),
         )
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and say on a plain terminal what it was."""
         from nas_optuna.study.records import TrialRecord
+        from nas_optuna.study.records import count as counted
 
         if self._study is None or ended is None:
             return
@@ -148,10 +150,11 @@ class RunDisplay(Callback):
         if self._progress is None:
             record = TrialRecord.of(ended)
             values = " ".join(f"{value:.4f}" for value in record.values) or "-"
+            epochs = counted(record.epochs, "epoch")
             note = f"  ({record.cause})" if record.cause else ""
             note += f"  (as trial {record.duplicate_of})" if record.duplicate_of is not None else ""
             say(
-                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {record.epochs:2d} epochs"
+                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {epochs:>9s}"
                 f"  {seconds(record.seconds):>8s}  {record.architecture}{note}  [{self._score}]"
             )
 
@@ -168,23 +171,37 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
         total: Trials it shall run, if that is known.
         timeout: Seconds after which it begins no more, if there is such a limit.
     """
-    from rich.console import Console
-
     score = Score(total, timeout)
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
+    if not shows_live():
         yield RunDisplay(score, None)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    columns = (text("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), text("{task.fields[note]}"))
+    with live(*columns) as progress:
         yield RunDisplay(score, progress)
+
+
+def shows_live() -> bool:
+    """Whether a display that moves can be shown: standard error is a terminal, and ``--quiet`` was not given."""
+    return sys.stderr.isatty() and not is_quiet()
+
+
+def live(*columns: ProgressColumn) -> Progress:
+    """A display on standard error that is gone when it ends, so that what is printed can be piped."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    return Progress(*columns, console=console, transient=True)
+
+
+def text(template: str) -> ProgressColumn:
+    """A column of text, which may be a user's and so is never markup; what does not fit is cut."""
+    from rich.progress import TextColumn
+    from rich.table import Column
+
+    return TextColumn(template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
 
 
 class EpochBar(Callback):
@@ -207,20 +224,19 @@ class EpochBar(Callback):
             total: Epochs, of all trainings.
             what: Stands before the bar.
         """
-        if not sys.stderr.isatty():
+        if not shows_live():
             done = iter(range(1, total + 1))
             yield cls(lambda note: say(f"{what} {next(done)}/{total}  {note}"))
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            text("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            text("{task.fields[note]}"),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with live(*columns) as progress:
             task = progress.add_task(what, total=total, note="")
-            yield cls(lambda note: progress.update(task, advance=1, note=note))
+            yield cls(lambda note: progress.update(task, advance=1, note=printable(note)))

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas_optuna.cli.printing import count, print_table, seconds
+from nas_optuna.cli.printing import Column, count, print_table, seconds, write
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
     from nas_optuna.study.records import TrialRecord
 
+SHOWN = 10
+"""Trials that are listed without ``--all``."""
+_STATES = ("complete", "pruned", "fail", "running", "waiting")
 
-def print_ranking(study: Study, limit: int | None = None) -> None:
-    """Print the trials of a study, best first, numbers sorted as numbers.
+
+def print_ranking(study: Study, *, everything: bool = False) -> None:
+    """Print the best trials of a study, best first, and how many there are in each state.
 
     Args:
-        study: Any study of ours.
-        limit: Print only this many.
+        study: Any study.
+        everything: Print all trials.
     """
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
     records = ranked(study.get_trials(deepcopy=False), maximizes(study))
+    listed = records if everything else records[:SHOWN]
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
-    columns = ("rank", "trial", "state", *names, "epochs", "time", "MACs", "params", "architecture", "note")
+    images = validation_images(study)
+    unfinished = any(record.state != "complete" for record in listed)
+    columns = (
+        Column("rank", right=True, rank=5),
+        Column("trial", right=True),
+        Column("state", rank=4),
+        *(Column(name, right=True, rank=0 if i == 0 else 2, shortest=15) for i, name in enumerate(names)),
+        Column("epochs", right=True, rank=6),
+        Column("time", right=True, rank=9),
+        Column("MACs", right=True, rank=3),
+        Column("params", right=True, rank=8),
+        Column("architecture", shortest=28),
+        Column("note", shortest=16, rank=7),
+    )
     rows = [
         (
             rank,
             record.number,
-            record.state,
-            *(_value(record, i) for i in range(len(names))),
+            record.state if unfinished else None,
+            *(value_of(record, i, images if name == "accuracy" else None) for i, name in enumerate(names)),
             record.epochs or None,
             seconds(record.seconds) if record.seconds else None,
             count(record.macs),
@@ -38,19 +59,55 @@ def print_ranking(study: Study, limit: int | None = None) -> None:
             record.architecture,
             _note(record),
         )
-        for rank, record in enumerate(records[:limit], start=1)
+        for rank, record in enumerate(listed, start=1)
     ]
-    print_table(f"study {study.study_name}", columns, rows, right=(0, 1, *range(3, 7 + len(names))))
+    print_table(f"study {study.study_name}", columns, rows)
+    write(f"{_counts(records)}{_more(listed, records)}\n\n")
 
 
-def _value(record: TrialRecord, objective: int) -> str | None:
+def validation_images(study: Study) -> int | None:
+    """How many images a study's accuracies were measured on; None where it does not remember that."""
+    from nas_optuna.study.schema import StudyKey, study_attribute
+
+    known = study_attribute(study.user_attrs, StudyKey.DATA)
+    images = known.get("validation") if isinstance(known, dict) else None
+    return images if isinstance(images, int) else None
+
+
+def value_of(record: TrialRecord, objective: int, images: int | None) -> str | None:
+    """A value with how far chance may have moved it: the spread over seeds, else the binomial standard error.
+
+    Args:
+        record: The trial.
+        objective: Index of the value.
+        images: Number of validation images, where the value is an accuracy and the number is known.
+    """
     if objective >= len(record.values):
         return None
-    spread = f" ± {record.spread:.4f}" if objective == 0 and record.spread is not None else ""
-    return f"{record.values[objective]:.4f}{spread}"
+    value = record.values[objective]
+    error = record.spread if objective == 0 else None
+    if error is None and images and 0 <= value <= 1:
+        error = math.sqrt(value * (1 - value) / images)
+    text = f"{value:.4f}" if abs(value) < 1000 else count(value)
+    return text if error is None else f"{text} ± {error:.4f}"
 
 
 def _note(record: TrialRecord) -> str:
     notes = [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
     notes += [record.cause] if record.cause else []
     return ", ".join(notes)
+
+
+def _counts(records: Sequence[TrialRecord]) -> str:
+    """E.g. ``"20 trials: 6 complete, 14 pruned"``."""
+    from nas_optuna.study.records import count as counted
+
+    if not records:
+        return "no trials yet"
+    states = Counter(record.state for record in records)
+    parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in _STATES if states[state]]
+    return f"{counted(len(records), 'trial')}: {', '.join(parts)}"
+
+
+def _more(listed: Sequence[TrialRecord], records: Sequence[TrialRecord]) -> str:
+    return "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"

@@ -69,7 +69,7 @@ class SpecOptions:
     def preset(self) -> str:
         """The preset that is taken where none is named: one made for own images where such are given."""
         from nas_optuna.presets import DEFAULT, OWN_IMAGES
-        from nas_optuna.spec import with_overrides
+        from nas_optuna.spec_text import with_overrides
 
         data = with_overrides({}, [text for text in self.overrides if text.lstrip().startswith("data")]).get("data", "")
         name = data.get("name", "") if isinstance(data, dict) else data

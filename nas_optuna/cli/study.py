@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say
+from nas_optuna.cli.printing import print_json, print_table, say, write
 from nas_optuna.errors import SpecError
 
 app = typer.Typer(
@@ -77,8 +77,10 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
 
 
 @app.command(epilog="Example: nas-optuna study show nas")
-def show(name: Name = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
-    """Show a study's spec and its ranked trials."""
+def show(
+    name: Name = "nas", storage: options.Storage = None, all_: options.All = False, json: options.Json = False
+) -> None:
+    """Show a study's spec and its best trials."""
     from nas_optuna.cli.ranking import print_ranking
     from nas_optuna.study.records import ranked
     from nas_optuna.study.storage import open_storage, storage_url
@@ -94,10 +96,10 @@ def show(name: Name = "nas", storage: options.Storage = None, json: options.Json
     rows = [
         (section, ", ".join(f"{k} = {v}" for k, v in value.items() if v is not None))
         for section, value in spec.items()
-        if isinstance(value, dict)
+        if isinstance(value, dict) and value
     ]
     print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
-    print_ranking(study)
+    print_ranking(study, everything=all_)
 
 
 @app.command(epilog="Example: nas-optuna study delete nas --yes")
@@ -157,7 +159,7 @@ def export(
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
     text = FORMATS[format_](load_study(open_storage(storage_url(storage)), name))
     if out is None:
-        typer.echo(text, nl=False)
+        write(text)
         return
     try:
         out.write_text(text, encoding="utf-8")

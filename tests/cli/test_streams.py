@@ -1,0 +1,140 @@
+"""Text of users is never markup, and the standard streams may be closed, narrow in their encoding, or left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas_optuna.cli.printing import print_error, print_table, say
+from tests.helpers import Command, tiny
+
+LAUNCH = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"]
+NAME = "a[b] [/x] [red]é [link=x]"
+
+
+def launched(*arguments: str, encoding: str = "utf-8", **streams: object) -> subprocess.CompletedProcess[bytes]:
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    default = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [*LAUNCH, *arguments], env=environment, timeout=100, check=False, **(default | streams)
+    )
+
+
+@pytest.fixture
+def bracketed(command: Command) -> str:
+    result = command("run", "--study", NAME, "--sampler", "random", "--trials", 2, *tiny())
+    assert result.code == 0, result.err
+    assert f"study {NAME}" in result.out
+    assert f"created study {NAME!r}" in result.err
+    return NAME
+
+
+def test_brackets_in_a_name_are_no_markup(command: Command, bracketed: str) -> None:
+    for arguments in (("study", "show", NAME), ("best", "--study", NAME), ("study", "list")):
+        result = command(*arguments)
+        assert (result.code, result.err.count("Traceback")) == (0, 0)
+        assert NAME in result.out
+    assert NAME in command("best", "--study", NAME + "x").err
+    assert command("retrain", "--study", NAME, "--trial", "7").err.startswith("error: --trial")
+
+
+def test_brackets_in_titles_headings_and_cells_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("[/b] title", ("[/i]", "[red]x"), [("[/]", "[bold]"), (":smile:", "[/c]")])
+    out = capsys.readouterr().out
+    for text in ("[/b] title", "[/i]", "[red]x", "[/]", "[bold]", ":smile:", "[/c]"):
+        assert text in out
+
+
+def test_brackets_in_help_are_no_markup(command: Command) -> None:
+    assert "[supernet] section" in " ".join(command("supernet", "train", "--help").out.split())
+
+
+def test_what_a_terminal_would_obey_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("a\x1b[2Jb\rc\nd\x07")
+    say("a\x1b]0;title\x07b")
+    print_table("\x1b[31m", ("x\x9b2J",), [("\x1b[2J",)])
+    printed = "".join(capsys.readouterr())
+    assert not set(printed) & set("\x1b\x07\r\x9b")
+    assert "error: a\N{REPLACEMENT CHARACTER}[2Jb c d" in printed
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "latin-1"])
+def test_any_encoding_of_a_pipe_will_do(bracketed: str, encoding: str) -> None:
+    for arguments in (
+        ("study", "show", NAME),
+        ("study", "show", NAME, "--json"),
+        ("study", "list"),
+        ("best", "--study", NAME),
+        ("best", "--study", "Δοκιμή×"),
+        ("samplers",),
+        ("data", "list"),
+        ("run", "--help"),
+        ("run", "--study", NAME, "--trials", "1"),
+    ):
+        found = launched(*arguments, encoding=encoding)
+        assert found.returncode in (0, 2), found.stderr
+        assert b"Traceback" not in found.stderr
+        if encoding == "ascii":
+            (found.stdout + found.stderr).decode("ascii")
+
+
+def test_plain_signs_keep_the_columns_aligned(bracketed: str) -> None:
+    lines = launched("study", "show", NAME, encoding="ascii").stdout.decode("ascii").splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.startswith("rank"))
+    assert set(lines[heading + 1]) == {"-", " "}
+    start = lines[heading].index("architecture")
+    assert all(line[start] == "f" and line[start - 1] == " " for line in lines[heading + 2 : heading + 4])
+
+
+def test_a_closed_stderr_is_no_error_and_the_database_does_not_take_its_place(bracketed: str) -> None:
+    for redirect in ("2>&-", "2>&- <&-", ">&- 2>&-"):
+        line = f'"$@" {redirect}'
+        found = subprocess.run(
+            ["bash", "-c", line, "-", *LAUNCH, "run", "--study", NAME, "--trials", "1"],
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+        assert (found.returncode, found.stderr) == (0, b"")
+        assert b"error" not in found.stdout
+    failed = subprocess.run(
+        ["bash", "-c", '"$@" 2>&-', "-", *LAUNCH, "best", "--study", "no"],
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert (failed.returncode, failed.stdout) == (2, b""), "what belongs on stderr does not go to stdout"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("study", "list"), ("study", "show", NAME), ("study", "export", NAME), ("run", "--help"), ("--help",)]
+)
+def test_a_reader_that_leaves_is_no_error(bracketed: str, arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as gone:
+        found = launched(*arguments, stdout=gone)
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
+def test_a_run_goes_on_when_nobody_reads_its_remarks_any_more(command: Command, bracketed: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as gone:
+        found = launched("run", "--study", NAME, "--trials", "2", stderr=gone)
+    assert found.returncode == 0
+    states = [trial["state"] for trial in command("study", "show", NAME, "--json").json["trials"]]
+    assert states == ["complete"] * 4
+
+
+def test_words_that_are_no_text_are_refused(command: Command) -> None:
+    word = os.fsdecode(b"mine\xff\xfe")
+    for arguments in (("best", "--study", word), ("study", "create", word), ("run", "--storage", word), (word,)):
+        found = launched(*arguments)
+        assert found.returncode == 2
+        assert found.stderr.startswith(b"error: ")
+        assert b"is not text in UTF-8" in found.stderr
+    assert command("study", "create", "a\0b").err.startswith("error: ")
+    assert not list(Path.cwd().iterdir())

@@ -1,0 +1,102 @@
+"""Tables choose their columns by the width of the terminal."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from nas_optuna.cli.ranking import SHOWN, print_ranking
+from nas_optuna.cli.tables import Column, print_table
+from nas_optuna.study.schema import StudyKey
+
+ARCHITECTURE = "-".join(f"f{i}k3s1" for i in range(10, 30))
+
+
+def study_of(*states: TrialState, validation: int | None = None) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", study_name="s")
+    if validation is not None:
+        study.set_user_attr(StudyKey.DATA, {"validation": validation})
+    for i, state in enumerate(states):
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=0.5 + i / 1000 if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+                user_attrs={
+                    "nas_optuna:recipe": "r",
+                    "nas_optuna:architecture": ARCHITECTURE,
+                    "nas_optuna:epochs": 5,
+                    "nas_optuna:seconds": 61.0,
+                    "nas_optuna:macs": 2.5e6,
+                    "nas_optuna:params": 3e4,
+                },
+            )
+        )
+    return study
+
+
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int | None) -> list[str]:
+    if width is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", str(width))
+    study = study_of(*[TrialState.COMPLETE] * 3, TrialState.PRUNED, TrialState.FAIL, validation=100)
+    capsys.readouterr()
+    study.set_metric_names(["accuracy"])
+    print_ranking(study)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (40, ["trial", "accuracy", "architecture"]),
+        (80, ["rank", "trial", "state", "accuracy", "MACs", "architecture"]),
+        (120, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "params", "architecture"]),
+        (None, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "params", "architecture"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_columns_are_chosen_by_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int | None, headings: list[str]
+) -> None:
+    lines = printed(capsys, monkeypatch, width)
+    assert lines[1].split() == headings
+    assert len(lines) == 1 + 2 + 5 + 3, "a row is one line"
+    assert max(map(len, lines)) <= (width or 1000)
+    best = lines[3]
+    assert "0.5020 ± 0.0500" in best, "the binomial error of 100 images"
+    if width is None:
+        assert best.endswith(ARCHITECTURE)
+    else:
+        assert best.endswith("k3s1")
+        assert "…" in best
+        assert "f10k3s1"[:4] in best
+    assert lines[-2] == "5 trials: 3 complete, 1 pruned, 1 failed"
+
+
+def test_the_best_ten_are_listed_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    study = study_of(*[TrialState.COMPLETE] * 1200)
+    print_ranking(study)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 + SHOWN + 3
+    assert lines[3].split()[:2] == ["1", "1199"]
+    assert lines[-2] == "1,200 trials: 1,200 complete; the best 10 are listed, --all lists all"
+    print_ranking(study, everything=True)
+    assert len(capsys.readouterr().out.splitlines()) == 3 + 1200 + 3
+
+
+def test_a_study_without_trials_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_ranking(study_of())
+    assert "no trials yet" in capsys.readouterr().out
+
+
+def test_words_wider_than_a_character_are_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.cells import cell_len
+
+    monkeypatch.setenv("COLUMNS", "40")
+    columns = (Column("名前"), Column("x", right=True), Column("text", wrap=True))
+    print_table("猫", columns, [("猫" * 6, 1, "a b " * 30)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 40
+    assert "猫" * 6 in lines[3]
