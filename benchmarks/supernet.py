@@ -120,7 +120,7 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
     loader = ResidentLoader(images, options.batch_size, options.input_size, device)
     batch = next(loader.epoch())
     space = BlockSpace(depth=options.depth, input_size=options.input_size)
-    # A path that has each of the document's candidates once, so that it is a mean one.
+    # A path that has each of the reference's candidates once, so that it is a mean one.
     path = {name: list(space.candidates)[i % 5] for i, name in enumerate(space.parameters)}
     steps: dict[str, Step] = {}
     with torch.device(device):

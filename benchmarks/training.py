@@ -1,8 +1,8 @@
-"""Images per second of the document's training loop and of ours, in one alternating run.
+"""Images per second of the reference training loop and of ours, in one alternating run.
 
-The document's side is written afresh from its text: torchvision's MNIST through PIL (to tensor, normalise, resize) in a
-DataLoader, the network in its default memory format with ReLU before pooling, `.item()` in every step. Ours is
-`nas_optuna.data` and `nas_optuna.training` as a trial uses them, data included.
+The reference side is written afresh from its description: torchvision's MNIST through PIL (to tensor, normalise,
+resize) in a DataLoader, the network in its default memory format with ReLU before pooling, `.item()` in every step.
+Ours is `nas_optuna.data` and `nas_optuna.training` as a trial uses them, data included.
 
 Each side runs in a process of its own, started once and asked in turn (ABABAB), because the allocator's huge pages,
 which ours switches on, are a setting of the whole process. Both have the same number of threads. Ratios are of
@@ -68,8 +68,8 @@ def has_mnist() -> bool:
     return root is not None and (Path(root) / "MNIST").is_dir()
 
 
-def document_side(images: int, input_size: int, batch_size: int) -> Any:
-    """What the document does.
+def reference_side(images: int, input_size: int, batch_size: int) -> Any:
+    """What the reference does.
 
     Returns:
         ``train(architecture, seed)`` → seconds, mean loss and network; ``accuracy(architecture, seed)`` after the same
@@ -222,7 +222,7 @@ def serve(side: str, pipe: Connection, images: int, input_size: int, batch_size:
         from nas_optuna.cli.environment import set_defaults
 
         set_defaults()
-    make = our_side if side == "ours" else document_side
+    make = our_side if side == "ours" else reference_side
     train, accuracy, load_only, size = make(images, input_size, batch_size)
     import torch
 
@@ -269,7 +269,7 @@ def start(arguments: argparse.Namespace) -> tuple[dict[str, Connection], dict[st
     """Both sides' processes: a pipe to each, and how many images each trains on."""
     context = multiprocessing.get_context("spawn")
     pipes, sizes = {}, {}
-    for side in ("document", "ours"):
+    for side in ("reference", "ours"):
         here, there = context.Pipe()
         values = (side, there, arguments.images, arguments.input_size, arguments.batch_size, arguments.threads)
         context.Process(target=serve, args=values, daemon=True).start()
@@ -283,7 +283,7 @@ def measure_accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     pipes, _ = start(arguments)
     rows = []
     for text in arguments.architecture or ARCHITECTURES:
-        found: dict[str, list[float]] = {"document": [], "ours": []}
+        found: dict[str, list[float]] = {"reference": [], "ours": []}
         for seed in range(arguments.accuracy_seeds):
             for side, pipe in pipes.items():
                 pipe.send((text, seed))
@@ -292,13 +292,13 @@ def measure_accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         row = {
             "architecture": text,
             "accuracy": found,
-            "difference": means["ours"] - means["document"],
+            "difference": means["ours"] - means["reference"],
             "spread": math.sqrt(sum(statistics.variance(values) for values in found.values())),
         }
         rows.append(row)
         if not arguments.json:
             print(
-                f"{text}  document {means['document']:.4f}  ours {means['ours']:.4f}"
+                f"{text}  reference {means['reference']:.4f}  ours {means['ours']:.4f}"
                 f"  difference {row['difference']:+.4f}, its standard deviation from seed to seed {row['spread']:.4f}",
                 flush=True,
             )
@@ -313,45 +313,45 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         pipes[side].send(question)
         return pipes[side].recv()
 
-    loads: dict[str, list[float]] = {"document": [], "ours": []}
+    loads: dict[str, list[float]] = {"reference": [], "ours": []}
     for _ in range(arguments.rounds):
         for side in pipes:
             loads[side].append(ask(side, "load"))
     rows = []
     for text in arguments.architecture or ARCHITECTURES:
-        rates: dict[str, list[float]] = {"document": [], "ours": []}
+        rates: dict[str, list[float]] = {"reference": [], "ours": []}
         losses = {}
         for _ in range(arguments.rounds):
             for side in pipes:
                 seconds, losses[side] = ask(side, text)
                 rates[side].append(sizes[side] / seconds)
-        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["document"], strict=True)]
+        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["reference"], strict=True)]
         row = {
             "architecture": text,
-            "document_images_per_second": statistics.median(rates["document"]),
+            "reference_images_per_second": statistics.median(rates["reference"]),
             "images_per_second": statistics.median(rates["ours"]),
-            "ratio": statistics.median(rates["ours"]) / statistics.median(rates["document"]),
+            "ratio": statistics.median(rates["ours"]) / statistics.median(rates["reference"]),
             "ratio_range": [min(ratios), max(ratios)],
             "gflops": statistics.median(rates["ours"]) * training_flops(text, arguments.input_size) / 1e9,
             "loss": losses["ours"],
-            "document_loss": losses["document"],
+            "reference_loss": losses["reference"],
         }
         rows.append(row)
         if not arguments.json:
             print(
-                f"{text}  document {row['document_images_per_second']:8.1f}/s  ours {row['images_per_second']:8.1f}/s"
+                f"{text}  reference {row['reference_images_per_second']:8.1f}/s  ours {row['images_per_second']:8.1f}/s"
                 f"  ratio {row['ratio']:5.2f} ({min(ratios):.2f} … {max(ratios):.2f})  {row['gflops']:6.1f} GFLOP/s",
                 flush=True,
             )
     peak = ask("ours", "peak")
-    loader_ratios = [ours / theirs for ours, theirs in zip(loads["ours"], loads["document"], strict=True)]
+    loader_ratios = [ours / theirs for ours, theirs in zip(loads["ours"], loads["reference"], strict=True)]
     result = {
         "input_size": arguments.input_size,
         "images": sizes["ours"],
         "threads": arguments.threads,
         "geometric_mean_ratio": statistics.geometric_mean(row["ratio"] for row in rows),
         "geometric_mean_range": [statistics.geometric_mean(row["ratio_range"][end] for row in rows) for end in (0, 1)],
-        "loader_ratio": statistics.median(loads["ours"]) / statistics.median(loads["document"]),
+        "loader_ratio": statistics.median(loads["ours"]) / statistics.median(loads["reference"]),
         "loader_ratio_range": [min(loader_ratios), max(loader_ratios)],
         "loader_images_per_second": {side: statistics.median(values) for side, values in loads.items()},
         "gemm_gflops": peak,
@@ -397,7 +397,7 @@ def main() -> None:
     rates = result["loader_images_per_second"]
     low, high = result["loader_ratio_range"]
     print(
-        f"loader alone  document {rates['document']:.0f}/s  ours {rates['ours']:.0f}/s"
+        f"loader alone  reference {rates['reference']:.0f}/s  ours {rates['ours']:.0f}/s"
         f"  ratio {result['loader_ratio']:.1f} ({low:.1f} … {high:.1f})"
     )
     print(

@@ -171,7 +171,7 @@ class SupernetSpec(_Part):
         mode: ``"mixture"`` computes the weighted sum of all candidates (DARTS); ``"sampled"`` draws one by
             Gumbel-softmax, straight-through (FBNet, GDAS).
         update: ``"alternating"`` trains weights on one half of the training images and alphas on the other;
-            ``"joint"`` trains both on the same batches with the same optimizer, as the document does.
+            ``"joint"`` trains both on the same batches with the same optimizer, as the reference supernet does.
         order: 2 differentiates the alphas' loss through one step of the weights (DARTS, equations 7 and 8).
         epochs: Passes over the images that weights are trained on.
         warmup_epochs: Epochs before alphas move.
@@ -184,7 +184,7 @@ class SupernetSpec(_Part):
         clip: Largest norm of the weights' gradient; 0 is off.
         alpha_learning_rate: Of the alphas' Adam; by default 3e-4, and in a joint update `learning_rate`.
         alpha_weight_decay: Of the alphas; by default 1e-3, and in a joint update 0.
-        alpha_init: ``"zero"``, or ``"uniform"`` in [0, 1) as the document has it.
+        alpha_init: ``"zero"``, or ``"uniform"`` in [0, 1) as the reference supernet has it.
         temperature: Of the Gumbel-softmax in the first epoch; by default 5, as FBNet has it.
         temperature_decay: Its factor from epoch to epoch; by default 0.956.
         latency_loss: ``"linear"`` adds weight · E[latency] to the cross entropy; ``"fbnet"`` multiplies it by

@@ -141,7 +141,7 @@ def test_presets_are_right_and_say_what_they_cost(name: str) -> None:
     tomllib.loads(text)
 
 
-def test_the_baseline_is_the_documents() -> None:
+def test_the_baseline_is_the_reference() -> None:
     spec = StudySpec.from_toml(find_spec("mnist-random"))
     recipe = spec.recipe
     assert (recipe.input_size, recipe.batch_size, recipe.epochs) == (224, 200, 10)

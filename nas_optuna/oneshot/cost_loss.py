@@ -14,7 +14,7 @@ CostLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear(weight: float) -> CostLoss:
-    """``CE + weight · E``: the document's."""
+    """``CE + weight · E``: that of the reference supernet."""
     return lambda cross_entropy, cost: cross_entropy + weight * cost
 
 

@@ -84,11 +84,11 @@ def test_train_limit_takes_a_stratified_part_of_the_same_images() -> None:
 
 
 def test_selection_by_test_accuracy_trains_on_everything() -> None:
-    usual, documents = load_data("digits"), load_data(DataSpec(name="digits", select_on="test"))
-    assert len(documents.train) == len(usual.train) + len(usual.validation) == 1438
-    assert len(documents.validation) == 359
-    seen = {image.numpy().tobytes() for image in documents.train.images}
-    unseen = [image.numpy().tobytes() not in seen for image in documents.validation.images]
+    usual, reference = load_data("digits"), load_data(DataSpec(name="digits", select_on="test"))
+    assert len(reference.train) == len(usual.train) + len(usual.validation) == 1438
+    assert len(reference.validation) == 359
+    seen = {image.numpy().tobytes() for image in reference.train.images}
+    unseen = [image.numpy().tobytes() not in seen for image in reference.validation.images]
     assert np.mean(unseen) > 0.99
     limited = load_data(DataSpec(name="digits", select_on="test", train_limit=100))
     assert (len(limited.train), len(limited.validation)) == (100, 359)

@@ -34,7 +34,7 @@ def collect(loader: BatchLoader, seed: int | None = None) -> tuple[Tensor, Tenso
 
 
 def per_item(images: ImageSet, size: int) -> Tensor:
-    """The document's pipeline."""
+    """The reference pipeline."""
     pipeline = transforms.Compose(
         [
             transforms.ToTensor(),

@@ -23,7 +23,7 @@ def test_text_round_trips(tokens: tuple[int, ...]) -> None:
     assert SPACE.suggest(optuna.trial.FixedTrial(dict(architecture.params))) == architecture
 
 
-def test_the_documents_network_at_224() -> None:
+def test_the_reference_network_at_224() -> None:
     space = BlockSpace(input_size=224)
     architecture = space.parse("k5_f16-k5_f24-k3_f36-k5_f24-k5_f16")
     with torch.device("meta"):
@@ -36,7 +36,7 @@ def test_the_documents_network_at_224() -> None:
     assert sum(p.numel() for p in network.parameters()) == expected
 
 
-def test_a_candidate_is_what_the_document_writes() -> None:
+def test_a_candidate_is_what_the_reference_describes() -> None:
     torch.manual_seed(0)
     space = BlockSpace(depth=1, pool=[], candidates=("k3_f24", "k3_f24_relu"))
     x = torch.randn(2, 16, 7, 7)

@@ -14,7 +14,7 @@ SPACE = ConvSpace()
 
 
 def formula(side: int, layers: list[tuple[int, int, int]]) -> tuple[int, int]:
-    """Output side and parameter count written out from the document's text, independent of the space."""
+    """Output side and parameter count written out from the reference's description, independent of the space."""
     channels, parameters = 1, 0
     for filters, kernel, stride in layers:
         parameters += filters * channels * kernel * kernel + filters
@@ -33,7 +33,7 @@ def layer_lists() -> list[list[tuple[int, int, int]]]:
 
 
 @pytest.mark.parametrize("input_size", [28, 224])
-def test_parameters_and_sides_are_the_documents(input_size: int) -> None:
+def test_parameters_and_sides_are_the_references(input_size: int) -> None:
     import torch
 
     space = ConvSpace(input_size=input_size)
@@ -47,7 +47,7 @@ def test_parameters_and_sides_are_the_documents(input_size: int) -> None:
         assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-def test_sizes_are_the_documents() -> None:
+def test_sizes_are_the_references() -> None:
     assert SPACE.size == 24**5 == 7_962_624
     assert ConvSpace(depth=20).size == 24**20
 

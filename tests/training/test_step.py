@@ -25,7 +25,7 @@ def batches(count: int, size: int = 20) -> list[tuple[torch.Tensor, torch.Tensor
     return list(ResidentLoader(digits, size, 28, CPU).epoch(0))
 
 
-def document_network(ours: nn.Module) -> nn.Sequential:
+def reference_network(ours: nn.Module) -> nn.Sequential:
     """ReLU before pooling, default memory format, with copies of our initial weights."""
     layers: list[nn.Module] = []
     for layer in ours[:-1]:  # type: ignore[index]
@@ -45,9 +45,9 @@ def document_network(ours: nn.Module) -> nn.Sequential:
     return network
 
 
-def test_weights_after_20_steps_are_those_of_the_documents_loop() -> None:
+def test_weights_after_20_steps_are_those_of_the_reference_loop() -> None:
     ours = make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=3)
-    theirs = document_network(ours)
+    theirs = reference_network(ours)
     step = TrainStep(ours, DOCUMENTS, CPU, total_steps=20)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.5)
     for images, labels in batches(20):
