@@ -1,1 +1,8 @@
 """A network in files that work without this package."""
+
+from __future__ import annotations
+
+from nas_optuna.export.package import Exported, export_network
+from nas_optuna.export.source import NotWritable, write_source
+
+__all__ = ["Exported", "NotWritable", "export_network", "write_source"]

@@ -53,6 +53,7 @@ class Preparation(nn.Module):
         self.image_shape, self.input_size, self.resize = image_shape, input_size, resize
         fit = fit_into(height, width, *input_size, resize)
         self.crop = (fit.top, fit.left, fit.height, fit.width)
+        self.inner_size = (fit.inner_height, fit.inner_width)
         self.pads = (fit.inner_height, fit.inner_width) != input_size
         cpu = torch.device("cpu")
         rows = axis_matrix(fit.height, fit.inner_height, input_size[0], cpu)

@@ -1,0 +1,219 @@
+"""Write a trained network in every form, and check that all of them say the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_optuna.errors import DataError
+from nas_optuna.export.readme import write_readme
+from nas_optuna.export.script import write_script
+from nas_optuna.export.source import NotWritable, write_source
+from nas_optuna.training import ImageClassifier
+from nas_optuna.training.serialization import write_network
+
+TOLERANCE = 1e-5
+"""The most that logits of two forms may differ, relative to the largest of them where that is above 1."""
+
+CHECKED_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        files: Names of the files.
+        left_out: Names of the files that were not written, each with the reason in one line.
+        images: How many images all forms were compared on.
+        difference: The largest difference between their logits.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    left_out: Mapping[str, str]
+    images: int
+    difference: float
+
+
+class _NotMade(Exception):  # noqa: N818 - not an error: the other files are written without it
+    """One form cannot be made; the message says why."""
+
+
+def export_network(
+    classifier: ImageClassifier, folder: Path, images: Tensor, *, title: str, facts: Mapping[str, str]
+) -> Exported:
+    """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx`` and ``README.md``.
+
+    Each is run on the images and compared before it is kept. What cannot be made is left out, with the reason.
+
+    Args:
+        classifier: The network, on the CPU.
+        folder: Where; it is made, and must be empty or hold an earlier export.
+        images: Raw ones to compare on, ``[n, channels, height, width]``, uint8; at most `CHECKED_IMAGES` are used.
+        title: What it is, in one line.
+        facts: What a reader should know of it, e.g. its accuracy, by name.
+
+    Raises:
+        DataError: The folder cannot be written to, or holds something else.
+
+    Example:
+        >>> exported = export_network(classifier, Path("model"), images, title="Digits", facts={})  # doctest: +SKIP
+        >>> exported.files  # doctest: +SKIP
+        ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'README.md')
+    """
+    _require_usable(folder)
+    classifier = classifier.eval()
+    raw = images[:CHECKED_IMAGES].cpu()
+    with torch.inference_mode():
+        expected = classifier(raw)
+    forms: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
+        "model.safetensors": lambda path: _weights(classifier, path),
+        "model.py": lambda path: _script(classifier, raw, path, title),
+        "model.pt2": lambda path: _program(classifier, raw, path),
+        "model.onnx": lambda path: _onnx(classifier, raw, path),
+    }
+    left_out, largest = {}, 0.0
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that a rename suffices and nothing half-made is ever there.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+            for name, make in forms.items():
+                path = Path(place) / name
+                try:
+                    largest = max(largest, _compared(make(path), raw, expected))
+                except (_NotMade, NotWritable) as error:
+                    path.unlink(missing_ok=True)
+                    left_out[name] = str(error)
+            written = [name for name in forms if name not in left_out]
+            text = write_readme(classifier, title, facts, written, left_out, len(raw))
+            (Path(place) / "README.md").write_text(text, encoding="utf-8")
+            _publish(Path(place), folder, [*forms, "README.md"])
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+    return Exported(folder, (*written, "README.md"), left_out, len(raw), largest)
+
+
+def _require_usable(folder: Path) -> None:
+    """Refuse to write among other files.
+
+    Raises:
+        DataError: There are some.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
+        raise DataError(f"{folder} holds other files; choose an empty or a new folder with --out")
+
+
+def _publish(place: Path, folder: Path, names: list[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        if (place / name).is_file():
+            os.replace(place / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier export, of another network
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+
+def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) -> float:
+    """The largest difference of logits, for the whole batch and for one image alone."""
+    largest = 0.0
+    scale = max(1.0, expected.abs().max().item())
+    for count in dict.fromkeys((len(raw), 1)):
+        try:
+            with torch.inference_mode():
+                found = run(raw[:count])
+        except Exception as error:
+            raise _NotMade(f"it does not run on {count} images ({_short(error)})") from error
+        difference = (found - expected[:count]).abs().max().item()
+        if found.shape != expected[:count].shape or not difference <= TOLERANCE * scale:
+            raise _NotMade(f"its logits differ by {difference:.1e} from the network's on {count} images")
+        largest = max(largest, difference)
+    return largest
+
+
+def _weights(classifier: ImageClassifier, path: Path) -> Callable[[Tensor], Tensor]:
+    from safetensors.torch import load_file
+
+    write_network(path, classifier.network, classifier.header)
+    written = load_file(path)
+    for name, value in classifier.network.state_dict().items():
+        if not torch.equal(written[name], value.cpu()):
+            raise _NotMade(f"its {name} is not the network's")
+    return classifier
+
+
+def _script(classifier: ImageClassifier, raw: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
+    with torch.inference_mode():
+        prepared = classifier.prepare(raw[:2])
+    text = write_script(classifier, write_source(classifier.network, prepared), title)
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_loader("nas_optuna_exported_model", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(path)
+    exec(compile(text, str(path), "exec"), module.__dict__)  # text that we wrote
+    try:
+        network: Callable[[Tensor], Tensor] = module.load()
+    except Exception as error:
+        raise _NotMade(f"it cannot load the weights ({_short(error)})") from error
+    return network
+
+
+def _program(classifier: ImageClassifier, raw: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    example = torch.cat([raw, raw])[:2]
+    try:
+        program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
+        loaded: Any = torch.export.load(path).module()
+    except Exception as error:
+        raise _NotMade(f"torch.export cannot take the network ({_short(error)})") from error
+    return lambda images: loaded(images)
+
+
+def _onnx(classifier: ImageClassifier, raw: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError:
+        raise _NotMade("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
+    axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                classifier,
+                (torch.cat([raw, raw])[:2],),
+                str(path),
+                dynamo=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_axes=axes,
+            )
+        model = onnx.load(str(path))
+        header = classifier.header
+        described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
+        onnx.helper.set_model_props(model, described)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _NotMade(f"ONNX cannot take the network ({_short(error)})") from error
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -1,0 +1,283 @@
+"""Every exported file is used as a stranger would use it: without this package."""
+
+import builtins
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nas_optuna import load_network
+from nas_optuna.data import ImageSet, load_images
+from nas_optuna.errors import DataError
+from nas_optuna.export import Exported, NotWritable, export_network, write_source
+from nas_optuna.export.source import constructor
+from nas_optuna.spaces import create_space
+from nas_optuna.spec import StudySpec
+from nas_optuna.training import ImageClassifier, make_network
+from nas_optuna.training.serialization import make_header
+from tests.training.user_space import UserSpace
+
+CPU = torch.device("cpu")
+ALL = ("model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md")
+
+
+def _images(shape: tuple[int, int, int] = (1, 8, 8), resize: str = "stretch") -> ImageSet:
+    digits = load_images("digits", True).subset(range(100))
+    if shape == (1, 8, 8):
+        return digits
+    pixels = torch.randint(0, 256, (100, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return replace(digits, images=pixels, mean=(), std=(), resize=resize)
+
+
+def _classifier(name: str, images: ImageSet, side: int = 16, **options: Any) -> ImageClassifier:
+    spec = StudySpec.from_dict({"space": {"name": name, **options}, "recipe": {"input_size": side}})
+    space = create_space(name, options, in_channels=images.channels, classes=10, input_size=side)
+    architecture = space.sample(random.Random(3))
+    network = make_network(space, architecture, spec.recipe, CPU, seed=0)
+    return ImageClassifier(network, architecture, make_header(architecture, spec, images)).eval()
+
+
+def _export(classifier: ImageClassifier, folder: Path, images: ImageSet) -> Exported:
+    return export_network(classifier, folder, images.images, title='A "title" \\ of *mine*', facts={"accuracy": "0.9"})
+
+
+def _alone(folder: Path, *words: str, without: str = "nas_optuna") -> str:
+    """Run a script of a folder in a process in which some modules cannot be imported."""
+    blocked = folder.parent / "blocked"
+    blocked.mkdir(exist_ok=True)
+    (blocked / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {without.split()!r}: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(blocked)}
+    run = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "resize"),
+    [
+        ("conv", {"depth": 2}, (1, 8, 8), "stretch"),
+        ("conv", {"depth": 2}, (3, 20, 30), "crop"),
+        ("block", {"depth": 2}, (3, 12, 8), "pad"),
+        ("macro", {"stages": 2}, (3, 24, 24), "stretch"),
+        ("macro", {"stages": 1, "norm": "group", "head": "hidden"}, (1, 8, 8), "stretch"),
+    ],
+)
+def test_all_forms_agree_and_model_py_needs_torch_alone(
+    tmp_path: Path, name: str, options: dict[str, Any], shape: tuple[int, int, int], resize: str
+) -> None:
+    images = _images(shape, resize)
+    classifier = _classifier(name, images, **options)
+    exported = _export(classifier, tmp_path / "out", images)
+    assert (exported.files, exported.left_out, exported.images) == (ALL, {}, 100)
+    assert exported.difference < 1e-4
+    logits = classifier(images.images).detach()
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(images.classes)
+    program = torch.export.load(tmp_path / "out/model.pt2").module()
+    for count in (1, 7):
+        some = images.images[:count]
+        (found,) = session.run(None, {"images": some.numpy()})
+        assert np.abs(found - logits[:count].numpy()).max() < 1e-4
+        assert torch.allclose(program(some), logits[:count], atol=1e-4)
+    assert load_network(tmp_path / "out/model.safetensors").predict(images.images) == classifier.predict(images.images)
+    pixels = images.images[0].permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[..., 0] if shape[0] == 1 else pixels).save(tmp_path / "image.png")
+    said = _alone(tmp_path / "out", "model.py", "../image.png", without="nas_optuna PIL safetensors numpy torchvision")
+    assert said.startswith(f"../image.png: {classifier.predict(images.images[0])[0]} (")
+    assert "nas_optuna" not in (tmp_path / "out/model.py").read_text()
+
+
+def test_model_py_reads_pictures_as_the_package_does(tmp_path: Path) -> None:
+    images = _images((3, 16, 16))
+    classifier = _classifier("conv", images, depth=2)
+    _export(classifier, tmp_path / "out", images)
+    made = torch.randint(0, 256, (40, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
+    Image.fromarray(made[:16, :16]).save(tmp_path / "colour.png")
+    Image.fromarray(made[:16, :16]).quantize(200).save(tmp_path / "palette.png")
+    Image.fromarray(made[:16, :16, 0]).save(tmp_path / "grey.png")
+    names = ["colour.png", "palette.png", "grey.png"]
+    for without in ("nas_optuna", "nas_optuna PIL"):
+        said = _alone(tmp_path / "out", "model.py", *(f"../{name}" for name in names), without=without)
+        assert [line.split(": ")[1].split()[0] for line in said.splitlines()] == [
+            classifier.predict(tmp_path / name)[0] for name in names
+        ]
+    Image.fromarray(made).save(tmp_path / "large.jpg")
+    assert "large.jpg: " in _alone(tmp_path / "out", "model.py", "../large.jpg")
+
+
+def test_the_code_in_the_readme_runs(tmp_path: Path) -> None:
+    images = _images()
+    _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
+    text = (tmp_path / "out/README.md").read_text()
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(blocks) == 3
+    for block in blocks:
+        if "import nas_optuna" not in block:
+            (tmp_path / "out/block.py").write_text(block)
+            assert _alone(tmp_path / "out", "block.py").strip() in images.classes
+
+
+class Odd(nn.Module):
+    """Parameters of its own, functions, methods, slices and an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, 4, 1, 1), 2.0))
+        self.register_buffer("shift", torch.ones(()))
+        self.conv = nn.Conv2d(1, 4, (3, 1), padding="same", padding_mode="reflect", bias=False)
+        self.norm = nn.LayerNorm([16, 16], elementwise_affine=False)
+        self.end = nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(torch.sigmoid(self.conv(x)) * self.scale + self.shift)
+        y = torch.nn.functional.avg_pool2d(y, 2, ceil_mode=True)[..., 1:, :].mean(dim=(2,))
+        y = y.view(y.size(0), -1) - 0.5
+        return self.end(torch.nn.functional.dropout(y, 0.2, training=self.training))
+
+
+class ValueDependent(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(1)[:, :10]
+        return pixels if pixels.sum() > 1e9 else pixels * 2
+
+
+def _of_user(network: nn.Module, images: ImageSet) -> ImageClassifier:
+    space = UserSpace(input_size=16)
+    spec = StudySpec.from_dict({"space": {"name": space.name}, "recipe": {"input_size": 16}})
+    architecture = space.parse("plain")
+    return ImageClassifier(network.eval(), architecture, make_header(architecture, spec, images)).eval()
+
+
+def test_a_users_network_is_written_out(tmp_path: Path) -> None:
+    images = _images()
+    odd = Odd().eval()
+    odd(torch.zeros(1, 1, 16, 16))
+    classifier = _of_user(odd, images)
+    exported = _export(classifier, tmp_path / "out", images)
+    assert "model.py" in exported.files, exported.left_out
+    Image.fromarray(images.images[3, 0].numpy()).save(tmp_path / "image.png")
+    assert classifier.predict(images.images[3])[0] in _alone(tmp_path / "out", "model.py", "../image.png")
+
+
+def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    images = _images()
+    exported = _export(_of_user(ValueDependent(), images), tmp_path / "out", images)
+    assert "cannot be traced" in exported.left_out["model.py"]
+    assert "torch.export cannot take the network" in exported.left_out["model.pt2"]
+    assert "model.safetensors" in exported.files
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(exported.files)
+    for reason in exported.left_out.values():
+        assert "\n" not in reason
+        assert len(reason) < 300
+    assert "`model.py` was not written" in (tmp_path / "out/README.md").read_text()
+
+
+def test_without_onnx_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any, **more: Any) -> Any:
+        if name.startswith("onnx"):
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    images = _images()
+    exported = _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
+    assert exported.left_out == {"model.onnx": "it needs two more packages: pip install 'nas-optuna[onnx]'"}
+    assert exported.files == ("model.safetensors", "model.py", "model.pt2", "README.md")
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    images = _images()
+    classifier = _classifier("conv", images, depth=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place, says in (("full", "holds other files"), ("file", "is a file"), ("file/below", "cannot write to")):
+        with pytest.raises(DataError, match=says):
+            _export(classifier, tmp_path / place, images)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+    _export(classifier, tmp_path / "out", images)
+    before = (tmp_path / "out/model.py").read_text()
+    _export(_classifier("block", images, depth=1), tmp_path / "out", images)
+    assert (tmp_path / "out/model.py").read_text() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "out"]
+
+
+def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
+    names = ('"""', "');open('executed','w')#", "{x}", "\\", "a\nb", "ü", "[red]", "|", "`", "é")
+    images = replace(_images(), classes=names)
+    exported = _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
+    assert exported.left_out == {}
+    Image.fromarray(images.images[0, 0].numpy()).save(tmp_path / "image.png")
+    _alone(tmp_path / "out", "model.py", "../image.png")
+    assert not (tmp_path / "out/executed").exists()
+
+
+def test_layers_are_written_as_people_write_them() -> None:
+    for text in (
+        "nn.Conv2d(1, 8, 3)",
+        "nn.Conv2d(1, 8, (3, 5), padding='same', bias=False)",
+        "nn.BatchNorm1d(4, affine=False)",
+        "nn.GroupNorm(2, 8, eps=0.1)",
+        "nn.GELU(approximate='tanh')",
+        "nn.AdaptiveAvgPool2d((1, None))",
+        "nn.Upsample(scale_factor=2.0, mode='bilinear')",
+        "nn.PReLU(num_parameters=3)",
+    ):
+        made = eval(text, {"nn": nn})
+        again = eval(constructor(made), {"nn": nn})
+        assert repr(again) == repr(made)
+    with pytest.raises(NotWritable):
+        constructor(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    with pytest.raises(NotWritable):
+        write_source(nn.MultiheadAttention(4, 1), torch.zeros(1, 4))
+
+
+def test_a_png_with_every_filter_is_read_without_pillow(tmp_path: Path) -> None:
+    images = _images((3, 5, 6))
+    _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
+    pixels = images.images[0].permute(1, 2, 0).numpy().astype(int)
+    rows, above = b"", np.zeros(18, int)
+    for kind, row in enumerate(pixels.reshape(5, 18)):
+        left = np.r_[np.zeros(3, int), row[:-3]]
+        corner = np.r_[np.zeros(3, int), above[:-3]]
+        paeth = [
+            min((a, b, c), key=lambda v, a=a, b=b, c=c: abs(a + b - c - v))
+            for a, b, c in zip(left, above, corner, strict=True)
+        ]
+        guess = [np.zeros(18, int), left, above, (left + above) // 2, np.array(paeth)][kind]
+        rows += bytes([kind]) + bytes(((row - guess) % 256).tolist())
+        above = row
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, part in (
+        (b"IHDR", struct.pack(">IIBBBBB", 6, 5, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        data += struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+    (tmp_path / "image.png").write_bytes(data)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "image.png")), pixels)
+    program = "import model; print(model.read_png('../image.png').permute(0, 2, 3, 1).flatten().tolist())"
+    assert json.loads(_alone(tmp_path / "out", "-c", program, without="PIL nas_optuna")) == pixels.flatten().tolist()
