@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import InputSize, SearchSpace, checked_input_size, require_positive, text_of
+from nas_optuna.spaces.base import (
+    Decomposable,
+    InputSize,
+    Operation,
+    Parameter,
+    checked_input_size,
+    require_positive,
+    text_of,
+)
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 
 _PROBES = 16
 """Architectures that are tried before a function is refused because none of them works."""
+_MOST_VALUES = 64
+"""Choices of values for which the layers of a space are listed."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def space(build: Build | None = None, /, *, version: int = 1) -> SpaceFunction |
     return SpaceFunction(build, version)
 
 
-class FunctionSpace(SearchSpace):
+class FunctionSpace(Decomposable):
     """The space of a function that builds networks.
 
     Its parameters are all that the function asks for under some answers. A parameter that an architecture does not use
@@ -133,7 +143,10 @@ class FunctionSpace(SearchSpace):
 
     Attributes:
         source: Digest of the file that the function stands in: results are reused while it is the same.
+        layer_names: The parameters that are layers, which a supernet mixes; the others are values.
     """
+
+    sequential = False  # a network's memory does not follow from its layers'
 
     def __init__(
         self,
@@ -148,10 +161,12 @@ class FunctionSpace(SearchSpace):
         self.options = dict(options)
         self.in_channels, self.classes, self.input_size = task.channels, task.classes, task.input_size
         self._function, self._task, self._pinned = function, task, dict(pinned or {})
-        self._sound: set[Architecture] = set()
         self._begin()
 
     def _begin(self) -> None:
+        self._sound: set[Architecture] = set()
+        self._builders: dict[Operation, tuple[Architecture, str | None]] = {}
+        self.layer_names: set[str] = set()
         self._broken: str | None = None
         self._tracer = Tracer(self._trace, self._pinned)
         self._tracer.discover()
@@ -216,6 +231,15 @@ class FunctionSpace(SearchSpace):
     def used(self, architecture: Architecture) -> Answers:
         """Those params that the architecture's network asks for, in that order."""
         return self._tracer.trace(architecture.params)
+
+    def known(self, name: str, asked: Parameter) -> Parameter:
+        """The space's parameter for a question of the function.
+
+        Raises:
+            ArchitectureError: Nothing had asked for it when the space was made.
+            SpecError: It has other choices now.
+        """
+        return self._tracer.parameter(name, asked)
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture, each once; only for small spaces."""
@@ -293,6 +317,67 @@ class FunctionSpace(SearchSpace):
         self._sound.add(architecture)
         return network, choices
 
+    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+        """Each layer that was chosen, as it stands in its network, and the rest of the network.
+
+        Raises:
+            RuntimeError: As `build`.
+            Exception: Whatever the function raises.
+        """
+        from nas_optuna.spaces.shapes import shapes_of, without
+
+        network, choices = self.build_checked(architecture)
+        shapes = shapes_of(network, choices.layers, self.input_shape)
+        params = architecture.params
+        made: dict[Operation, tuple[Architecture, str | None]] = {}
+        found = []
+        for name, (given, gives) in shapes.items():
+            kind = f"{params[name]} {_structure(choices.layers[name])}"
+            found.append(Operation(kind, (), given, gives))
+            made[found[-1]] = (architecture, name)
+        rest = without(network, {id(choices.layers[name]): gives for name, (_, gives) in shapes.items()})
+        found.append(Operation(f"rest {_structure(rest)}", (), self.input_shape, (self.classes,)))
+        made[found[-1]] = (architecture, None)
+        self._builders = {**made, **self._builders}
+        return tuple(found)
+
+    def reachable_operations(self) -> Iterator[Operation]:
+        """Every layer in place and every rest; every choice of values is tried, and each layer's labels one by one.
+
+        Raises:
+            SpecError: There are too many choices of values.
+        """
+        seen: dict[Operation, None] = {}
+        for count, answers in enumerate(self._tracer.paths(lambda name: name not in self.layer_names)):
+            if count == _MOST_VALUES:
+                raise SpecError(
+                    f"space {self.name!r} has more than {_MOST_VALUES} choices of values, too many to measure its"
+                    " layers in each; pin some: --set 'space.fix={name = value}'"
+                )
+            for name in [None, *(n for n in answers if n in self.layer_names)]:
+                for label in self.parameters[name].choices[1:] if name else (None,):
+                    changed = {**self._first(), **answers, **({name: label} if name else {})}
+                    seen.update(dict.fromkeys(self.operations(self.architecture(changed))))
+        yield from seen
+
+    def _first(self) -> Answers:
+        return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
+
+    def build_operation(self, operation: Operation) -> nn.Module:
+        """A layer of some network that has it, or such a network with stand-ins for its layers."""
+        from nas_optuna.spaces.shapes import shapes_of, without
+
+        if operation not in self._builders:
+            list(self.reachable_operations())
+        architecture, name = self._builders[operation]
+        choices = Choices(self._decide(architecture))
+        network = self.build_with(choices)
+        if name is not None:
+            return choices.layers[name]
+        on_meta, tried = self.build_checked(architecture)
+        shapes = shapes_of(on_meta, tried.layers, self.input_shape)
+        return without(network, {id(choices.layers[n]): gives for n, (_, gives) in shapes.items()})
+
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device.
 
@@ -321,8 +406,8 @@ class FunctionSpace(SearchSpace):
     def _decide(self, architecture: Architecture) -> Decide:
         params = architecture.params
 
-        def decide(name: str, asked: Any) -> Choice:
-            self._tracer.parameter(name, asked)
+        def decide(name: str, asked: Parameter) -> Choice:
+            self.known(name, asked)
             return params[name]
 
         return decide
@@ -330,21 +415,23 @@ class FunctionSpace(SearchSpace):
     def _trace(self, decide: Decide) -> None:
         import torch
 
+        choices = Choices(decide)
         try:
             with _kept_random_state(), torch.device("meta"):
-                self.build_with(Choices(decide))
+                self.build_with(choices)
         except NasOptunaError:
             raise
         except Exception:  # one architecture's fault: its trial will say so
             return
+        finally:
+            self.layer_names.update(choices.layers)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what tracing found: another process finds it again."""
-        return {k: v for k, v in vars(self).items() if k not in ("_tracer", "_sound", "parameters")}
+        return {k: v for k, v in vars(self).items() if k not in ("_tracer", "_sound", "_builders", "parameters")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._sound = set()
         self._begin()
 
 
@@ -380,6 +467,11 @@ def _source(function: Build) -> str:
         except (OSError, TypeError):
             text = ""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _structure(module: nn.Module) -> str:
+    """Six hex digits that tell modules of different make apart."""
+    return hashlib.blake2b(repr(module).encode(), digest_size=3).hexdigest()
 
 
 def _line(error: Exception) -> str:

@@ -90,3 +90,37 @@ def _blaming(network: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Standin(nn.Module):
+    """Gives a tensor of the shape that the layer in its place gives, at no cost.
+
+    Args:
+        shape: ``(channels, height, width)`` or another shape of one output, without the batch.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros ``[batch, *shape]``, of which memory holds one."""
+        return x.new_zeros(()).expand(len(x), *self.shape)
+
+    def extra_repr(self) -> str:
+        """The shape, since the identity of a measured network is its text."""
+        return "x".join(map(str, self.shape))
+
+
+def without(network: nn.Module, layers: Mapping[int, Shape]) -> nn.Module:
+    """The network with stand-ins for some of its layers.
+
+    Args:
+        network: The network, which is changed.
+        layers: ``id`` of a layer → shape of one of its outputs.
+    """
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if id(child) in layers:
+                setattr(parent, name, Standin(layers[id(child)]))
+    return network
