@@ -6,6 +6,7 @@ and the dashboard need nothing else.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import statistics
@@ -214,6 +215,17 @@ class TrainingEvaluator:
     def validation_loader(self) -> BatchLoader:
         """Batches of the images that select, made once and shared by all trials of this process."""
         return make_loader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
+
+    def with_recipe(self, recipe: Recipe) -> TrainingEvaluator:
+        """The same evaluator with another recipe; batches are made anew only where they differ."""
+        other = copy.copy(self)
+        other.recipe, other.steps = recipe, recipe.epochs
+        other.precision = str(resolve_precision(recipe.precision, self.device)).removeprefix("torch.")
+        batches = ("batch_size", "shift", "flip", "cutout")
+        same = all(getattr(recipe, name) == getattr(self.recipe, name) for name in batches)
+        for cached in ("identity",) if same else ("identity", "train_loader", "validation_loader"):
+            other.__dict__.pop(cached, None)
+        return other
 
     def describe(self) -> str:
         """The number format, and where the images live."""

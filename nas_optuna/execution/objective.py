@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import shutil
@@ -24,6 +25,7 @@ from nas_optuna.errors import ArchitectureError, Interrupted, NasOptunaError, Sp
 from nas_optuna.execution.evaluator import Evaluator, Measurement, TrainingEvaluator, digest, space_identity
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.pruning import report, should_prune
+from nas_optuna.hyperparameters import applied, parse_range, suggest
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -306,6 +308,8 @@ class Objective(EvaluatorObjective):
         checkpoints: Folder for the state of running trials.
         interrupted: Asked between steps.
         callbacks: Told of each epoch.
+        search: Settings of the recipe that each trial chooses beside its architecture, as
+            `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
 
     Raises:
         SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
@@ -335,6 +339,7 @@ class Objective(EvaluatorObjective):
         checkpoints: Path | None = None,
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
+        search: Mapping[str, Any] | None = None,
     ) -> None:
         recipe = recipe or Recipe()
         if isinstance(space, SpaceFunction):
@@ -343,6 +348,7 @@ class Objective(EvaluatorObjective):
         require_fit(space, data, recipe)
         self.data = data
         self.recipe = recipe
+        self.searched = {name: parse_range(name, value) for name, value in (search or {}).items()}
         metrics = [c.metric for c in map(parse_criterion, objectives) if c.metric]
         super().__init__(
             TrainingEvaluator(space, data, recipe, resolve_device(device), metrics),
@@ -355,6 +361,21 @@ class Objective(EvaluatorObjective):
             interrupted=interrupted,
             callbacks=callbacks,
         )
+
+    def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
+        """Evaluate one trial, by the recipe that it chooses where the recipe is searched, too."""
+        if not self.searched:
+            return super().__call__(trial)
+        return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))(trial)
+
+    def with_recipe(self, recipe: Recipe) -> Objective:
+        """The same objective with another recipe, which it does not search."""
+        other = copy.copy(self)
+        other.__dict__.pop("identity", None)  # it depends on the recipe
+        other.recipe, other.searched = recipe, {}
+        assert isinstance(self.evaluator, TrainingEvaluator)
+        other.evaluator = self.evaluator.with_recipe(recipe)
+        return other
 
 
 def require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:

@@ -1,0 +1,176 @@
+"""Settings of the recipe that are searched beside the architecture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.spec import Recipe
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+PREFIX = "recipe."
+"""What the Optuna parameter of a recipe's setting begins with."""
+_LEFT_OUT = ("epochs", "repeats", "seed", "input_size")
+"""Trials could not be compared, or would see other images, if these differed."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included.
+
+    Attributes:
+        low: The smallest; a whole number where all are.
+        high: The largest.
+        log: Whether equal ratios count alike, as for learning rates.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+
+Searched = Range | tuple[Any, ...]
+"""A range, or a list of choices."""
+
+
+def parse_range(name: str, value: Any) -> Searched:
+    """What is searched for one setting of the recipe.
+
+    Args:
+        name: The setting, e.g. ``"learning_rate"``.
+        value: ``"1e-4..1e-1:log"``, ``{"low": 1e-4, "high": 1e-1, "log": True}``, a list, or ``"32,64"``.
+
+    Raises:
+        SpecError: The recipe has no such setting, it cannot be searched, or a value is one that it refuses.
+
+    Example:
+        >>> parse_range("learning_rate", "1e-4..1e-1:log")
+        Range(low=0.0001, high=0.1, log=True)
+        >>> parse_range("batch_size", "32,64")
+        (32, 64)
+    """
+    searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
+    if name not in searchable:
+        raise SpecError(unknown("setting of the recipe to search:", name, searchable))
+    if isinstance(value, str) and ".." in value:
+        bounds, colon, scale = value.partition(":")
+        if colon and scale.strip() != "log":
+            raise SpecError(f"recipe.{name}: {value!r} ends in {scale!r}; write low..high or low..high:log")
+        low, _, high = bounds.partition("..")
+        value = {"low": _number(name, low), "high": _number(name, high), "log": bool(colon)}
+    elif isinstance(value, str):
+        value = [_literal(part.strip()) for part in value.split(",")]
+    found = _range(name, value) if isinstance(value, Mapping) else _choices(name, value)
+    for end in (found.low, found.high) if isinstance(found, Range) else found:
+        applied(Recipe(), {f"{PREFIX}{name}": end})
+    return found
+
+
+def distributions(searched: Mapping[str, Searched]) -> dict[str, BaseDistribution]:
+    """Optuna's distribution for each setting, by the parameter's name, e.g. ``"recipe.learning_rate"``."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for name, what in searched.items():
+        if not isinstance(what, Range):
+            found[f"{PREFIX}{name}"] = CategoricalDistribution(what)
+        elif isinstance(what.low, int) and isinstance(what.high, int) and Recipe.model_fields[name].annotation is int:
+            found[f"{PREFIX}{name}"] = IntDistribution(what.low, what.high, log=what.log)
+        else:
+            found[f"{PREFIX}{name}"] = FloatDistribution(what.low, what.high, log=what.log)
+    return found
+
+
+def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> dict[str, Any]:
+    """Let a trial choose every setting.
+
+    Returns:
+        Parameter name → value, e.g. ``{"recipe.learning_rate": 0.003}``.
+    """
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    found: dict[str, Any] = {}
+    for name, d in distributions(searched).items():
+        if isinstance(d, CategoricalDistribution):
+            found[name] = trial.suggest_categorical(name, d.choices)
+        elif isinstance(d, IntDistribution):
+            found[name] = trial.suggest_int(name, d.low, d.high, log=d.log)
+        else:
+            what = searched[name.removeprefix(PREFIX)]
+            assert isinstance(what, Range)
+            found[name] = trial.suggest_float(name, what.low, what.high, log=what.log)
+    return found
+
+
+def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
+    """The recipe with what a trial chose; params that are not of the recipe are left alone.
+
+    Args:
+        recipe: The recipe.
+        params: A trial's params, e.g. ``trial.params``.
+
+    Raises:
+        SpecError: The recipe refuses a value.
+
+    Example:
+        >>> applied(Recipe(), {"recipe.batch_size": 8, "conv1.kernel": 3}).batch_size
+        8
+    """
+    chosen = {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
+    try:
+        return Recipe.model_validate({**recipe.model_dump(), **chosen})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        raise SpecError(f"recipe.{name} cannot be {problem['input']!r}: {problem['msg']}") from None
+
+
+def _range(name: str, value: Mapping[str, Any]) -> Range:
+    for key in value:
+        if key not in ("low", "high", "log"):
+            raise SpecError(unknown(f"key of recipe.{name}:", str(key), ("low", "high", "log")))
+    low, high, log = value.get("low"), value.get("high"), value.get("log", False)
+    numbers = [v for v in (low, high) if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    if len(numbers) != 2 or not isinstance(log, bool):
+        raise SpecError(f"recipe.{name} needs low and high as numbers, and log as true or false, got {dict(value)!r}")
+    if numbers[0] >= numbers[1]:
+        raise SpecError(f"recipe.{name}: low = {low!r} must be below high = {high!r}")
+    if log and numbers[0] <= 0:
+        raise SpecError(f"recipe.{name}: a logarithmic range must begin above 0, got {low!r}")
+    if Recipe.model_fields[name].annotation not in (int, float):
+        raise SpecError(f"recipe.{name} is no number; give a list of choices")
+    return Range(numbers[0], numbers[1], log)
+
+
+def _choices(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise SpecError(f"recipe.{name} is searched by a range or a list of choices, got {value!r}")
+    if len(set(map(repr, value))) != len(value):
+        raise SpecError(f"recipe.{name} repeats a choice, got {list(value)!r}")
+    return tuple(value)
+
+
+def _number(name: str, text: str) -> float:
+    value = _literal(text.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(f"recipe.{name}: {text.strip()!r} is no number; write a range as 1e-4..1e-1 or 1e-4..1e-1:log")
+    return value
+
+
+def _literal(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,86 @@
+"""Settings of the recipe beside the architecture."""
+
+from typing import Any
+
+import optuna
+import pytest
+
+import nas_optuna as nas
+from nas_optuna.errors import SpecError
+from nas_optuna.hyperparameters import Range, applied, distributions, parse_range, suggest
+from tests.helpers import RECIPE
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("learning_rate", "1e-4..1e-1:log", Range(1e-4, 1e-1, True)),
+        ("learning_rate", {"low": 1e-4, "high": 1e-1, "log": True}, Range(1e-4, 1e-1, True)),
+        ("momentum", "0..0.9", Range(0, 0.9)),
+        ("batch_size", "16..64", Range(16, 64)),
+        ("batch_size", [32, 64], (32, 64)),
+        ("batch_size", "32,64", (32, 64)),
+        ("optimizer", ["sgd", "adamw"], ("sgd", "adamw")),
+        ("flip", "true,false", (True, False)),
+    ],
+)
+def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None:
+    assert parse_range(name, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", "1..5", "setting of the recipe to search: 'epochs'"),
+        ("learning_rat", "1..5", "did you mean 'learning_rate'"),
+        ("learning_rate", "1e-1..1e-4", "must be below"),
+        ("learning_rate", "0..1:log", "must begin above 0"),
+        ("learning_rate", "0..1", r"recipe.learning_rate cannot be 0"),
+        ("learning_rate", "1e-4..1e-1:ln", "ends in 'ln'"),
+        ("learning_rate", "a..b", "'a' is no number"),
+        ("optimizer", ["sgd", "rmsprop"], "recipe.optimizer cannot be 'rmsprop'"),
+        ("optimizer", "1..2", "no number; give a list"),
+        ("batch_size", [], "a range or a list"),
+        ("batch_size", [32, 32], "repeats a choice"),
+        ("batch_size", {"low": 1, "hihg": 2}, "did you mean 'high'"),
+    ],
+)
+def test_bad_ranges_are_refused_in_one_line(name: str, value: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse_range(name, value)
+
+
+def test_whole_numbers_stay_whole() -> None:
+    searched = {
+        "batch_size": parse_range("batch_size", "16..64"),
+        "learning_rate": parse_range("learning_rate", "1..2"),
+    }
+    assert isinstance(distributions(searched)["recipe.batch_size"], optuna.distributions.IntDistribution)
+    trial = optuna.trial.FixedTrial({"recipe.batch_size": 17, "recipe.learning_rate": 1.5})
+    recipe = applied(RECIPE, suggest(trial, searched))
+    assert (recipe.batch_size, recipe.learning_rate, recipe.epochs) == (17, 1.5, RECIPE.epochs)
+
+
+def search(trials: int) -> optuna.Study:
+    objective = nas.Objective(
+        nas.ConvSpace(depth=1, input_size=8, filters=(8,), kernels=(3,)),
+        nas.load_data("digits"),
+        RECIPE,
+        device="cpu",
+        search={"learning_rate": "1e-5..1e-1:log", "batch_size": [32, 64]},
+    )
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=3))
+    study.enqueue_trial({"conv1.filters": 8, "conv1.kernel": 3, "conv1.stride": 1, "recipe.learning_rate": 1e-5})
+    study.enqueue_trial({"conv1.filters": 8, "conv1.kernel": 3, "conv1.stride": 1, "recipe.learning_rate": 1e-2})
+    study.optimize(objective, n_trials=trials)
+    return study
+
+
+def test_each_trial_trains_by_the_recipe_that_it_chose_and_equal_seeds_give_equal_values() -> None:
+    study = search(3)
+    slow, fast, _ = study.trials
+    assert fast.value is not None
+    assert slow.value is not None
+    assert fast.value > slow.value + 0.1  # one architecture: not reused, since the recipes differ
+    assert set(slow.params) >= {"recipe.learning_rate", "recipe.batch_size"}
+    assert [t.value for t in search(3).trials] == [t.value for t in study.trials]
