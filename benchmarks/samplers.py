@@ -39,7 +39,7 @@ from nas_optuna.samplers import create_sampler
 
 HERE = Path(__file__).parent
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "evolution", "controller", "arch")
-BUDGETS = (25, 50, 100, 200)
+BUDGETS = (10, 25, 50, 100, 200)
 KEYS = ("table", "workers", "seed", "sampler", "fail_below")
 
 

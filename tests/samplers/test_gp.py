@@ -1,3 +1,5 @@
+import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from nas_optuna.samplers.gp import (
     NOISES,
     ArchitectureGPSampler,
     GaussianProcess,
+    _slope,
     expected_improvement,
     merits,
 )
@@ -159,3 +162,40 @@ def test_workers_that_propose_at_once_do_not_coincide() -> None:
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         create_sampler("arch", SPACE, 0, options)
+
+
+def test_the_trend_has_mean_0_and_variance_1_over_the_space() -> None:
+    tokens = np.array(list(itertools.product(range(3), range(3), range(2), range(2))))
+    one_hot = np.concatenate([np.eye(size)[tokens[:, i]] for i, size in enumerate((3, 3, 2, 2))], axis=1)
+    covariance = one_hot @ _slope((3, 3, 2, 2), (True, True, False, False), (0, 0, 2, 2), 2.0) @ one_hot.T
+    np.testing.assert_allclose(covariance.mean(0), 0, atol=1e-9)
+    assert np.diag(covariance).mean() == pytest.approx(1)
+    assert covariance[tokens.tolist().index([0, 2, 0, 1]), tokens.tolist().index([2, 0, 1, 0])] == pytest.approx(
+        covariance[tokens.tolist().index([0, 2, 0, 1]), tokens.tolist().index([0, 2, 0, 1])]
+    )
+
+
+def test_a_trend_is_learned_from_few_points_and_left_out_where_layers_disagree() -> None:
+    sizes, groups = [4] * 12, [0] * 12
+    draws = rng().integers(0, 4, (220, 12))
+    for slopes, helps in ((np.ones(12), True), (np.tile([1.0, -1.0], 6), False)):
+        values = draws @ slopes
+        values = (values - values[:20].mean()) / values[:20].std()
+        errors = []
+        for group in (groups, None):
+            ours = GaussianProcess(sizes, [True] * 12, draws[:20], values[:20], group)
+            errors.append(np.mean((ours.predict(draws[20:])[0] - values[20:]) ** 2))
+        assert errors[0] < 0.5 * errors[1] if helps else errors[0] < 1.05 * errors[1]
+
+
+def test_three_thousand_trials_delay_a_proposal_by_less_than_a_second() -> None:
+    study = optuna.create_study(direction="maximize", sampler=ArchitectureGPSampler(seed=0))
+    distributions, draw = SPACE.distributions(), rng()
+    for _ in range(3000):
+        params = {name: d.choices[draw.integers(len(d.choices))] for name, d in distributions.items()}
+        value = float(sum(params.values()))
+        study.add_trial(create_trial(params=params, distributions=distributions, value=value))
+    SPACE.suggest(study.ask())  # reads all trials once
+    started = time.perf_counter()
+    SPACE.suggest(study.ask())
+    assert time.perf_counter() - started < 1
