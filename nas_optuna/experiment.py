@@ -12,13 +12,13 @@ from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, GridSampler
+from optuna.samplers import BaseSampler
 from optuna.study import Study
 
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import DATA_SETS
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.errors import SpecError, StudyError, unknown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.loop import Outcome, StopRequest
@@ -29,6 +29,7 @@ from nas_optuna.objectives import parse_criterion
 from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
+from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
@@ -93,8 +94,6 @@ class Experiment:
             TableError: The latency table is damaged, or was measured elsewhere.
         """
         data, evaluator = make_evaluator(spec, data_directory, device)
-        space = evaluator.space
-        sampler = create_sampler(spec.sampler.name, space, spec.sampler.seed, spec.sampler.options)
         pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
         objective = EvaluatorObjective(
             evaluator,
@@ -107,7 +106,7 @@ class Experiment:
             interrupted=interrupted,
             callbacks=callbacks,
         )
-        return cls(spec, objective, _within(sampler, objective, spec), pruner, data)
+        return cls(spec, objective, _sampler(spec, objective), pruner, data)
 
     @classmethod
     def of_study(cls, study: Study, spec: StudySpec | None = None, **given: Any) -> Experiment:
@@ -339,14 +338,21 @@ def make_evaluator(spec: StudySpec, data_directory: Path | None, device: str) ->
     return None, made
 
 
-def _within(sampler: BaseSampler, objective: EvaluatorObjective, spec: StudySpec) -> BaseSampler:
-    """The sampler; in a study with limits, one that proposes inside them."""
+def _sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
+    """The spec's sampler, which obeys pinned parameters; in a study with limits, one that proposes inside them."""
+    space = objective.space
+    unknown_names = [name for name in spec.fixed if name not in space.parameters]
+    if unknown_names:
+        raise SpecError(unknown("parameter to fix:", unknown_names[0], space.parameters))
+    fixed = {name: space.parameters[name].typed(name, value) for name, value in spec.fixed.items()}
+    make = partial(_with_seed, spec, space, fixed)
+    sampler = make(spec.sampler.seed)
     # A grid hands out its points in order, whatever it is asked.
-    if not objective.limits or isinstance(sampler, GridSampler):
+    if spec.sampler.name == "grid" or not objective.limits:
         return sampler
-    make = partial(_with_seed, spec, objective.space)
-    return WithinLimitsSampler(make, objective.space, objective.limits.total_excess, spec.sampler.seed)
+    return WithinLimitsSampler(make, space, objective.limits.total_excess, spec.sampler.seed, fixed)
 
 
-def _with_seed(spec: StudySpec, space: SearchSpace, seed: int) -> BaseSampler:
-    return create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
+def _with_seed(spec: StudySpec, space: SearchSpace, fixed: Mapping[str, Any], seed: int) -> BaseSampler:
+    sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
+    return FixedSampler(sampler, fixed) if fixed else sampler

@@ -256,6 +256,7 @@ class StudySpec(_Part):
         limits: The most that an architecture may cost, by name of the cost. What is above costs no training.
         latency: How the cost ``latency_ms`` is known.
         reuse_duplicates: Whether a repeated architecture takes over the value of its first training.
+        fixed: Parameters that are pinned to one choice, by name, whatever the sampler proposes.
     """
 
     data: DataSpec = DataSpec()
@@ -269,6 +270,7 @@ class StudySpec(_Part):
     limits: dict[str, float] = {}
     latency: LatencySpec = LatencySpec()
     reuse_duplicates: bool = True
+    fixed: dict[str, bool | int | float | str] = {}
 
     @field_validator("objectives")
     @classmethod

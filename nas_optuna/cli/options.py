@@ -85,6 +85,10 @@ LatencyTable = Annotated[
         show_default=False,
     ),
 ]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option("--fix", metavar="NAME=VALUE", help="Pin a parameter, e.g. conv1.stride=1; repeatable."),
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import the code that a stored study names; asked once per study.")
 ]

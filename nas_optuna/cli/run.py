@@ -64,6 +64,7 @@ def run(
     timeout: Timeout = None,
     spec: options.Spec = None,
     set_: options.Set = None,
+    fix: options.Fix = None,
     objectives: options.Objectives = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,

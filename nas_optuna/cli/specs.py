@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nas_optuna.cli.printing import say
+from nas_optuna.errors import SpecError, shown
 
 if TYPE_CHECKING:
     import optuna
@@ -32,6 +33,7 @@ class SpecOptions:
 
     spec: str | None = None
     set_: list[str] | None = None
+    fix: list[str] | None = None
     objectives: list[str] | None = None
     max_macs: str | None = None
     max_params: str | None = None
@@ -92,7 +94,15 @@ class SpecOptions:
                     values[section]["seed"] = spec.sampler.seed
         if self.seed is not None:
             values["sampler"]["seed"] = self.seed
+        values["fixed"] |= dict(map(_pin, self.fix or ()))
         return type(spec).from_dict(values, "the command line").override(self.overrides)
+
+
+def _pin(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise SpecError(f"--fix needs NAME=VALUE, got {shown(text)}; e.g. --fix conv1.stride=1")
+    return name.strip(), value.strip()
 
 
 @dataclass(frozen=True)

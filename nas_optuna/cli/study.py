@@ -30,6 +30,7 @@ def create(
     name: Name = "nas",
     spec: options.Spec = None,
     set_: options.Set = None,
+    fix: options.Fix = None,
     objectives: options.Objectives = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,

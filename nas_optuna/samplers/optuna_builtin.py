@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ GRID_LIMIT = 10_000
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
     """Uniformly at random: the baseline that a search has to beat."""
-    return PerTrialSeedSampler(lambda s: optuna.samplers.RandomSampler(seed=s), seed)
+    return _per_trial(optuna.samplers.RandomSampler, seed)
 
 
 def tpe(
@@ -33,27 +34,25 @@ def tpe(
     constant_liar: bool = True,
 ) -> BaseSampler:
     """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
-
-    def make(s: int) -> BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=s, n_startup_trials=n_startup_trials, multivariate=multivariate, constant_liar=constant_liar
-        )
-
-    return PerTrialSeedSampler(make, seed)
+    return _per_trial(
+        optuna.samplers.TPESampler,
+        seed,
+        n_startup_trials=n_startup_trials,
+        multivariate=multivariate,
+        constant_liar=constant_liar,
+    )
 
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
     """Optuna's Gaussian process: as few trials as arch, but many times its time for a proposal."""
-
-    def make(s: int) -> BaseSampler:
-        return optuna.samplers.GPSampler(seed=s, n_startup_trials=n_startup_trials, warn_independent_sampling=False)
-
-    return PerTrialSeedSampler(make, seed)
+    return _per_trial(
+        optuna.samplers.GPSampler, seed, n_startup_trials=n_startup_trials, warn_independent_sampling=False
+    )
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
     """NSGA-II: for several objectives and hundreds of trials."""
-    return PerTrialSeedSampler(lambda s: optuna.samplers.NSGAIISampler(seed=s, population_size=population_size), seed)
+    return _per_trial(optuna.samplers.NSGAIISampler, seed, population_size=population_size)
 
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
@@ -83,6 +82,16 @@ def grid(space: SearchSpace, seed: int) -> BaseSampler:
         )
     choices: dict[str, Any] = {name: list(p.choices) for name, p in space.parameters.items()}
     return _GridSampler(choices, seed=seed)
+
+
+def _per_trial(kind: type[BaseSampler], seed: int, **options: Any) -> BaseSampler:
+    return PerTrialSeedSampler(partial(_made, kind, options), seed)
+
+
+def _made(kind: Any, options: dict[str, Any], seed: int) -> BaseSampler:
+    """A function of its own, because a sampler that holds a lambda cannot be pickled."""
+    sampler: BaseSampler = kind(seed=seed, **options)
+    return sampler
 
 
 class _QMCSampler(optuna.samplers.QMCSampler):

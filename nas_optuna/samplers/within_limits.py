@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -36,6 +35,7 @@ class WithinLimitsSampler(BaseSampler):
         space: The space.
         excess: How far an architecture is outside, inside at 0 and below.
         seed: The study's seed.
+        fixed: Pinned parameters, which the samplers that `make` makes obey by themselves.
     """
 
     def __init__(
@@ -44,12 +44,20 @@ class WithinLimitsSampler(BaseSampler):
         space: SearchSpace,
         excess: Callable[[Architecture], float],
         seed: int,
+        fixed: Mapping[str, Any] | None = None,
     ) -> None:
-        self._sampler = cache(lambda draw: make(seed_for(seed, "draw", draw) if draw else seed))
+        self._make = make
+        self._samplers: dict[int, BaseSampler] = {}
+        self._fixed = dict(fixed or {})
         self._space = space
         self._distributions = space.distributions()
         self._excess = excess
         self._seed = seed
+
+    def _sampler(self, draw: int) -> BaseSampler:
+        if draw not in self._samplers:
+            self._samplers[draw] = self._make(seed_for(self._seed, "draw", draw) if draw else self._seed)
+        return self._samplers[draw]
 
     def __str__(self) -> str:
         return str(self._sampler(0))
@@ -100,4 +108,5 @@ class WithinLimitsSampler(BaseSampler):
 
     def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
         rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))
-        return {name: rng.choice(parameter.choices) for name, parameter in self._space.parameters.items()}
+        drawn = {name: rng.choice(parameter.choices) for name, parameter in self._space.parameters.items()}
+        return drawn | self._fixed

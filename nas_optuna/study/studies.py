@@ -101,7 +101,7 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
 
 
 def require_same_spec(study: Study, given: StudySpec) -> None:
-    """Refuse a spec that would give a study's values another meaning; sampler, pruner and supernet may change.
+    """Refuse a spec that would give a study's values another meaning; sampler, pruner, supernet and pins may change.
 
     So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table. Images may lie at
     another place, where the study remembers a fingerprint of their content.
@@ -114,7 +114,7 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
     if StudyKey.DATA in study.user_attrs:
         began["data"]["name"] = now["data"]["name"]
     for section, value in now.items():
-        if section not in ("sampler", "pruner", "supernet") and began[section] != value:
+        if section not in ("sampler", "pruner", "supernet", "fixed") and began[section] != value:
             raise StudyError(
                 f"study {study.study_name!r} was made with another {section!r}, so its values could not be compared;"
                 " give the new spec a study of its own: --study NAME"

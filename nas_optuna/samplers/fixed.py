@@ -1,0 +1,61 @@
+"""Any sampler, with some parameters pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+
+class FixedSampler(BaseSampler):
+    """Ask a sampler, and overrule it where a parameter is pinned.
+
+    Unlike Optuna's ``PartialFixedSampler`` the sampler still sees the whole space, because some (the controller, the
+    Gaussian process) propose whole architectures; a study can so be pinned in one run and not in the next.
+
+    Args:
+        sampler: The sampler.
+        fixed: Parameter name → value.
+    """
+
+    def __init__(self, sampler: BaseSampler, fixed: Mapping[str, Any]) -> None:
+        self._sampler = sampler
+        self._fixed = dict(fixed)
+
+    def __str__(self) -> str:
+        return str(self._sampler)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the sampler's own."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the sampler's proposal with the pinned values in it."""
+        found = self._sampler.sample_relative(study, trial, search_space)
+        return {name: self._fixed.get(name, value) for name, value in found.items()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the pinned value, or what the sampler draws."""
+        if param_name in self._fixed:
+            return self._fixed[param_name]
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Tell the sampler."""
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tell the sampler."""
+        self._sampler.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """Reseed the sampler."""
+        self._sampler.reseed_rng()
