@@ -15,6 +15,7 @@ from nas_optuna.cli import (
     dashboard,
     data,
     devices,
+    export,
     latency,
     pareto,
     retrain,
@@ -42,6 +43,7 @@ study.register(app)
 run.register(app)
 best.register(app)
 retrain.register(app)
+export.register(app)
 pareto.register(app)
 latency.register(app)
 space.register(app)

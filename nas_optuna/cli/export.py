@@ -1,0 +1,73 @@
+"""``nas-optuna export``: a trained network as files that work without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, say
+from nas_optuna.errors import SpecError
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command."""
+    parent.command(epilog="Example: nas-optuna export --trial best --out model")(export)
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)],
+    study: options.StudyName = "nas",
+    trial: Annotated[
+        str, typer.Option("--trial", metavar="best|cheapest|N", help="Which trial's network to export.")
+    ] = "best",
+    network: Annotated[
+        Path | None,
+        typer.Option("--network", metavar="FILE", help="The file that retrain wrote for it.", show_default=False),
+    ] = None,
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    trust: options.Trust = False,
+    json: options.Json = False,
+) -> None:
+    """Write a trial's network as PyTorch source, ONNX, torch.export program and weights.
+
+    The weights are those of the trial, where run kept them (--keep-weights), or those that retrain wrote
+    (STUDY-trial-N.safetensors here, or --network). All files are compared on 100 images before they are put in place.
+    """
+    from nas_optuna.cli.specs import stored_experiment
+    from nas_optuna.execution.finished_network import KEPT_FOLDER, choose_trial, kept_network, retrained_network
+    from nas_optuna.export import export_network
+    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.training.kept_weights import KeptWeights
+
+    url = storage_url(storage)
+    experiment, loaded = stored_experiment(url, study, trust=trust, data_directory=data_dir, device="cpu")
+    if experiment.data is None:
+        raise SpecError(
+            f"study {study!r} trains with an evaluator of its own, so nas-optuna does not know its weights; export them"
+            " in your own code with nas_optuna.export.export_network"
+        )
+    search = experiment.search
+    chosen = choose_trial(loaded, trial, len(search.data.validation))
+    written = network or Path(f"{study}-trial-{chosen.number}.safetensors")
+    if network is not None or written.is_file():
+        found = retrained_network(loaded, search, chosen, written)
+    else:
+        kept = KeptWeights(checkpoint_folder(files_folder(url), study) / KEPT_FOLDER)
+        found = kept_network(loaded, search, chosen, kept)
+    title = f"{search.data.name}: {found.classifier.architecture}"
+    exported = export_network(found.classifier, out, search.data.validation.images, title=title, facts=found.facts)
+    for name, reason in exported.left_out.items():
+        say(f"{name} was not written: {reason}")
+    if json:
+        facts = {"folder": str(out), "files": list(exported.files), "left_out": dict(exported.left_out)}
+        print_json(facts | {"trial": chosen.number, "images": exported.images, "difference": exported.difference})
+        return
+    say(f"exported trial {chosen.number} to {out}: {', '.join(exported.files)}")
+    say(f"Their logits differ by at most {exported.difference:.1e} on {exported.images} images.")
+    for name, fact in found.facts.items():
+        say(f"{name}: {fact}")

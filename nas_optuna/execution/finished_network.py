@@ -1,0 +1,164 @@
+"""The network that a trial trained, or that was retrained for it, with what is known of how well it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.data import make_loader
+from nas_optuna.errors import StudyError
+from nas_optuna.execution.search import Search
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.records import ranked
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.studies import maximizes
+from nas_optuna.training import ImageClassifier, evaluate, load_network
+from nas_optuna.training.kept_weights import KeptWeights
+from nas_optuna.training.serialization import make_header
+from nas_optuna.training.soundness import require_tensors
+
+KEPT_FOLDER = "kept"
+"""Inside a study's checkpoint folder, so that it is removed with the study."""
+
+_SLACK = 0.002
+"""How much of the images may be classified otherwise on another device or in another precision, beside one image."""
+
+
+@dataclass(frozen=True)
+class FinishedNetwork:
+    """A trained network and its figures.
+
+    Attributes:
+        classifier: The network, on the CPU.
+        facts: What a reader should know of it, by name.
+    """
+
+    classifier: ImageClassifier
+    facts: dict[str, str]
+
+
+def choose_trial(study: Study, which: str, images: int) -> FrozenTrial:
+    """A trial by number, the best one, or the cheapest one that is as good as it.
+
+    Args:
+        study: The study.
+        which: ``"best"``, ``"cheapest"`` or a number. The cheapest is the complete trial of fewest MACs whose accuracy
+            is within one standard error of the best one's.
+        images: Images on which accuracy was measured.
+
+    Raises:
+        StudyError: There is no such trial, or none is complete.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if which not in ("best", "cheapest"):
+        if not (which.isascii() and which.isdigit() and len(which) < 10 and int(which) < len(trials)):
+            raise StudyError(
+                f"--trial {which[:40]!r} is not a trial of this study; choose best, cheapest or a number below"
+                f" {len(trials)}"
+            )
+        return trials[int(which)]
+    records = ranked(filter(is_feasible, trials), maximizes(study))
+    if not records or records[0].state != "complete":
+        raise StudyError(f"study {study.study_name!r} has no complete trial yet; nas-optuna run makes some")
+    best = trials[records[0].number]
+    return best if which == "best" else _cheapest_like(best, [t for t in trials if is_feasible(t)], images)
+
+
+def _cheapest_like(best: FrozenTrial, trials: Sequence[FrozenTrial], images: int) -> FrozenTrial:
+    accuracy = attribute(best, TrialKey.ACCURACY)
+    if accuracy is None or attribute(best, TrialKey.cost("macs")) is None:
+        raise StudyError(
+            "--trial cheapest needs a study that measures accuracy and counts MACs; choose best or a number"
+        )
+    error = math.sqrt(max(accuracy * (1 - accuracy), 0) / images)
+    alike = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and (attribute(trial, TrialKey.ACCURACY) or 0) >= accuracy - error
+    ]
+    return min(alike, key=lambda trial: attribute(trial, TrialKey.cost("macs"), math.inf))
+
+
+def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Path) -> FinishedNetwork:
+    """The network of a file that ``nas-optuna retrain`` wrote for a trial.
+
+    Raises:
+        DataError: The file cannot be read.
+        StudyError: It is of another architecture.
+    """
+    classifier = load_network(file, space=search.space)
+    wanted = search.space.architecture(trial.params)
+    if classifier.architecture != wanted:
+        raise StudyError(f"{file} holds {classifier.architecture}, and trial {trial.number} is {wanted}")
+    reports: list[dict[str, Any]] = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
+    facts = {"trained": f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}"}
+    for report in reversed(reports):
+        if report.get("architecture") == str(wanted):
+            facts["test accuracy"] = f"{report['mean']:.4f} on {report['test_images']:,} images"
+            break
+    return FinishedNetwork(classifier, facts)
+
+
+def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
+    """The network of a trial whose weights were kept; its accuracy is measured again and must be what it was.
+
+    Raises:
+        StudyError: They were not kept, are of another network, or do not reach what the search measured.
+    """
+    found = kept.load(trial.number)
+    if found is None:
+        name = study.study_name
+        raise StudyError(
+            f"the weights of trial {trial.number} were not kept; nas-optuna retrain --study {name} --trial"
+            f" {trial.number} trains it in full, and export takes what it writes"
+        )
+    weights, facts = found
+    architecture = search.space.architecture(trial.params)
+    network = search.space.build(architecture)
+    try:
+        require_tensors(weights, network.state_dict())
+    except ValueError as error:
+        raise StudyError(f"the kept weights of trial {trial.number} are of another network ({error})") from error
+    network.load_state_dict(weights)
+    classifier = ImageClassifier(
+        network, architecture, make_header(architecture, search.spec, search.data.train)
+    ).eval()
+    accuracy = _validated(classifier, search, architecture, facts)
+    images = len(search.data.validation)
+    name = search.spec.data.select_on
+    return FinishedNetwork(
+        classifier,
+        {
+            "trained": f"as trial {trial.number} of study {study.study_name}, {facts.get('epochs', '?')} epochs",
+            f"{name} accuracy": f"{accuracy:.4f} on {images:,} images, which selected it",
+        },
+    )
+
+
+def _validated(classifier: ImageClassifier, search: Search, architecture: Architecture, facts: dict[str, str]) -> float:
+    """The accuracy on the images that select, measured again from the raw pixels.
+
+    Raises:
+        StudyError: It is not what the search measured.
+    """
+    cpu = torch.device("cpu")
+    loader = make_loader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
+    accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy
+    try:
+        measured = float(facts["accuracy"])
+    except (KeyError, ValueError):
+        return accuracy
+    if not abs(accuracy - measured) <= _SLACK + 1.5 / loader.size:
+        raise StudyError(
+            f"the kept weights of {architecture} reach {accuracy:.4f} on the validation images, and the search measured"
+            f" {measured:.4f}: the images or the weights have changed; nas-optuna retrain makes new ones"
+        )
+    return accuracy
