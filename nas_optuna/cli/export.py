@@ -34,8 +34,8 @@ def export(
 ) -> None:
     """Write a trial's network as PyTorch source, ONNX, torch.export program and weights.
 
-    The weights are those of the trial, where run kept them (--keep-weights), or those that retrain wrote
-    (STUDY-trial-N.safetensors here, or --network). All files are compared on 100 images before they are put in place.
+    The weights are those that retrain wrote (STUDY-trial-N.safetensors in this folder, or --network), or else those
+    that were kept of the trial. All files are compared on 100 images before they are put in place.
     """
     from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.finished_network import KEPT_FOLDER, choose_trial, kept_network, retrained_network
