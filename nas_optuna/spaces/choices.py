@@ -85,22 +85,6 @@ class Choices:
         self.layers[full] = made
         return made
 
-    def elastic(self, name: str, options: Sequence[int]) -> Any:
-        """A width that the supernet shares between its options, for the layers of `nas_optuna.layers`.
-
-        Args:
-            name: The parameter's name.
-            options: Whole numbers of at least 1.
-
-        Raises:
-            SpecError: An option is something else.
-        """
-        full = self._named(name)
-        values = _checked(full, options)
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-            raise SpecError(f"elastic {full!r} needs whole numbers of at least 1, got {list(values)!r}")
-        return self._make_elastic(full, Parameter(values, ordered=True))
-
     def scope(self, name: str) -> Choices:
         """The same answers under names that begin with ``name.``, for parts that are built by functions of their own.
 
@@ -117,9 +101,6 @@ class Choices:
     ) -> nn.Module:
         label = str(self._decide(name, parameter))
         return made_module(name, label, candidates[label])
-
-    def _make_elastic(self, name: str, parameter: Parameter) -> Any:
-        return self._decide(name, parameter)
 
     def _named(self, name: str) -> str:
         if not isinstance(name, str) or not name.strip():

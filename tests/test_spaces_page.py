@@ -1,0 +1,31 @@
+"""Every example of docs/spaces.md runs, and what it says of the command line is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nas_optuna.spec import StudySpec
+
+PAGE = (Path(__file__).parent.parent / "docs" / "spaces.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page_has_its_examples() -> None:
+    assert len(EXAMPLES) == 4
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_run(example: str) -> None:
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(example, "docs/spaces.md", "exec"), names)
+    made = names.get("network") or names.get("mnist")
+    if callable(made):
+        assert made(in_channels=3, classes=4, input_size=(28, 20)).size >= 1
+
+
+def test_the_spec_that_pins_is_read(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    file = tmp_path / "pinned.toml"
+    file.write_text(text)
+    assert StudySpec.from_toml(file).space.options == {"fix": {"stage1.width": 32}}
