@@ -77,9 +77,10 @@ def train(
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
-    from nas_optuna.experiment import Experiment
+    from nas_optuna.experiment import Experiment, code_named
     from nas_optuna.report.supernet import save_alpha_figure
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.trust import remember
 
     given = {"epochs": epochs, "mode": mode, "latency_weight": latency_weight, "latency_target": target_latency}
     overrides = [*(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
@@ -96,6 +97,7 @@ def train(
     with _progress(wanted.supernet.epochs) as bar:
         if loaded is None:
             loaded = experiment.create(open_storage(url, create=True), study)
+            remember(url, study, code_named(wanted))  # whoever makes a study means its code
             say_created(study, said)
         experiment.require_same(loaded)
 
