@@ -25,7 +25,7 @@ from nas_optuna.presets import find_spec
 from nas_optuna.pruners import create_pruner
 from nas_optuna.spec import StudySpec
 
-PRUNERS = ("none", "median", "percentile", "asha", "hyperband", "patient")
+PRUNERS = ("none", "guarded", "median", "percentile", "asha", "hyperband", "patient")
 
 
 def curves_of(spec: StudySpec, seed: int, trials: int) -> list[list[float]]:

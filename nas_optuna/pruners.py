@@ -61,8 +61,11 @@ PRUNERS = Registry(
     "pruner",
     "nas_optuna.pruners",
     {
-        function.__name__: f"{__name__}:{function.__name__}"
-        for function in (none, median, percentile, asha, hyperband, patient)
+        "guarded": "nas_optuna.guarded_pruner:guarded",
+        **{
+            function.__name__: f"{__name__}:{function.__name__}"
+            for function in (none, median, percentile, asha, hyperband, patient)
+        },
     },
     ("epochs",),
 )

@@ -139,7 +139,7 @@ class SamplerSpec(_Plugin):
 class PrunerSpec(_Plugin):
     """Which pruner, with its own options."""
 
-    name: str = "median"
+    name: str = "guarded"
 
 
 class LatencySpec(_Part):
