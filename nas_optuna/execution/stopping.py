@@ -1,0 +1,146 @@
+"""When a study ends by itself: it has reached what was wanted, or it no longer improves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.study.pareto import hypervolume, is_feasible
+
+PATIENCE = 20
+"""How many trials without an improvement end a study where the user names no number."""
+
+_REACHED = re.compile(r"\s*([\w.:]+)\s*(>=|<=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+_STALLED = re.compile(r"\s*stalled(?:\s*:\s*(\d+))?\s*")
+
+
+@dataclass(frozen=True)
+class Reached:
+    """An objective's value that is good enough.
+
+    Attributes:
+        objective: The objective's name.
+        at_least: Whether the value is a lower bound; an upper one otherwise.
+        value: The bound.
+    """
+
+    objective: str
+    at_least: bool
+    value: float
+
+    def reason(self, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]) -> str | None:
+        """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
+        place = objectives.index(self.objective)
+        for trial in trials:
+            value = trial.values[place]
+            if value >= self.value if self.at_least else value <= self.value:
+                return f"trial {trial.number} has reached {self.objective} {value:.6g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """No improvement among the latest trials.
+
+    Attributes:
+        patience: How many of the latest finished trials must be without an improvement.
+    """
+
+    patience: int = PATIENCE
+
+    def reason(self, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]) -> str | None:
+        """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
+        if len(trials) <= self.patience:
+            return None
+        losses = [[-sign * value for sign, value in zip(signs, t.values, strict=True)] for t in trials]
+        if len(objectives) == 1:
+            improves = min(losses[-self.patience :]) < min(losses[: -self.patience])
+            what = f"the best {objectives[0]}"
+        else:
+            reference = [max(column) + 1e-9 * max(1.0, abs(max(column))) for column in zip(*losses, strict=True)]
+            before = hypervolume(losses[: -self.patience], reference)
+            improves = hypervolume(losses, reference) > before * (1 + 1e-6)
+            what = "the front"
+        return None if improves else f"{what} has not improved in the latest {self.patience} trials"
+
+
+Condition = Reached | Stalled
+
+
+def parse_until(text: str, objectives: Sequence[str]) -> Condition:
+    """Understand what ends a study.
+
+    Args:
+        text: ``stalled``, ``stalled:30`` for another patience, ``accuracy>=0.98`` or ``latency_ms<=0.5``.
+        objectives: Names of the study's objectives, in order.
+
+    Raises:
+        SpecError: The text is none of these, or names what the study does not optimise.
+
+    Example:
+        >>> parse_until("stalled:30", ["accuracy"])
+        Stalled(patience=30)
+    """
+    if match := _STALLED.fullmatch(text):
+        patience = PATIENCE if match[1] is None else int(match[1])
+        if patience < 1:
+            raise SpecError(f"{text!r}: the patience must be at least 1 trial")
+        return Stalled(patience)
+    match = _REACHED.fullmatch(text)
+    if match is None:
+        raise SpecError(f"{text!r} ends no study; write stalled, stalled:30, accuracy>=0.98 or latency_ms<=0.5")
+    if match[1] not in objectives:
+        raise SpecError(unknown("objective", match[1], objectives))
+    return Reached(match[1], match[2] == ">=", float(match[3]))
+
+
+def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
+    """The first condition that is met, as a sentence without a full stop; None while the study shall go on.
+
+    Complete and feasible trials with finite values count, whichever worker has trained them.
+
+    Args:
+        study: The study.
+        objectives: Names of its objectives, in order.
+        conditions: What ends it.
+    """
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = [t for t in trials if is_feasible(t) and all(math.isfinite(value) for value in t.values)]
+    trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
+    signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
+    reasons = (condition.reason(trials, objectives, signs) for condition in conditions)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+class StopWhen:
+    """An Optuna callback that ends a study, in each of its workers after the trial at hand.
+
+    Args:
+        objectives: Names of the study's objectives, in order.
+        conditions: What ends it.
+
+    Attributes:
+        reason: Why it has ended; None before.
+
+    Example:
+        >>> stop = StopWhen(["accuracy"], [parse_until("stalled", ["accuracy"])])
+        >>> study.optimize(objective, callbacks=[stop])
+    """
+
+    def __init__(self, objectives: Sequence[str], conditions: Sequence[Condition]) -> None:
+        self._objectives = tuple(objectives)
+        self._conditions = tuple(conditions)
+        self.reason: str | None = None
+
+    def __call__(self, study: Study, trial: FrozenTrial) -> None:
+        """Stop the study where a condition is met."""
+        self.reason = reason_to_stop(study, self._objectives, self._conditions)
+        if self.reason is not None:
+            study.stop()

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas_optuna.errors import SpecError
+from nas_optuna.execution.stopping import PATIENCE, Reached, Stalled, StopWhen, parse_until, reason_to_stop
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+ONE = ["accuracy"]
+TWO = ["accuracy", "macs"]
+
+
+def values(study: optuna.Study, *values: float | tuple[float, ...]) -> optuna.Study:
+    for value in values:
+        study.tell(study.ask(), value)
+    return study
+
+
+def test_what_a_user_writes() -> None:
+    assert parse_until("stalled", ONE) == Stalled(PATIENCE)
+    assert parse_until(" stalled:7 ", ONE) == Stalled(7)
+    assert parse_until("accuracy>=0.98", ONE) == Reached("accuracy", True, 0.98)
+    assert parse_until("macs <= 2e6", TWO) == Reached("macs", False, 2e6)
+
+
+@pytest.mark.parametrize("text", ["", "stalled:0", "accuracy", "accuracy=0.9", "accuracy>=x", "acuracy>=0.9"])
+def test_what_ends_no_study_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_until(text, ONE)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_study_stalls_after_patience_trials_without_an_improvement(direction: str) -> None:
+    sign = 1 if direction == "maximize" else -1
+    study = values(optuna.create_study(direction=direction), *(sign * v for v in (0.1, 0.5, 0.4, 0.5)))
+    assert reason_to_stop(study, ONE, [Stalled(3)]) is None
+    values(study, sign * 0.3)
+    assert reason_to_stop(study, ONE, [Stalled(3)]) == "the best accuracy has not improved in the latest 3 trials"
+    values(study, sign * 0.6)
+    assert reason_to_stop(study, ONE, [Stalled(3)]) is None
+
+
+def test_the_front_stalls_only_when_no_objective_gains() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    values(study, (0.5, 10.0), (0.9, 90.0), (0.6, 80.0), (0.4, 50.0))
+    values(study, (0.3, 60.0), (0.2, 70.0))
+    assert reason_to_stop(study, TWO, [Stalled(2)]) == "the front has not improved in the latest 2 trials"
+    values(study, (0.7, 20.0))  # neither the most accurate nor the cheapest
+    assert reason_to_stop(study, TWO, [Stalled(2)]) is None
+
+
+def test_trials_outside_the_limits_reach_nothing() -> None:
+    study = optuna.create_study(direction="maximize")
+    trial = study.ask()
+    trial.set_constraint("macs", 1.0)
+    study.tell(trial, 0.99)
+    values(study, 0.5)
+    condition = parse_until("accuracy>=0.9", ONE)
+    assert reason_to_stop(study, ONE, [condition]) is None
+    values(study, 0.95)
+    assert reason_to_stop(study, ONE, [condition]) == "trial 2 has reached accuracy 0.95"
+
+
+def test_every_worker_stops_after_what_any_of_them_has_reached(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    other = optuna.load_study(study_name="s", storage=storage)
+    values(other, 0.99)
+    stop = StopWhen(ONE, [parse_until("accuracy>=0.98", ONE), Stalled()])
+    study.optimize(lambda _: 0.1, n_trials=9, callbacks=[stop])
+    assert len(study.trials) == 2
+    assert stop.reason == "trial 0 has reached accuracy 0.99"
