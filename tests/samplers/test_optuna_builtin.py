@@ -1,0 +1,43 @@
+import time
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.optuna_builtin import GP_TRIALS, _with_fewer_trials
+from nas_optuna.spaces.conv import ConvSpace
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+SPACE = ConvSpace(depth=2)
+
+
+def study_of(trials: int, direction: str) -> optuna.Study:
+    study = optuna.create_study(direction=direction, sampler=create_sampler("gp", SPACE, 0, {}))
+    distributions, rng = SPACE.distributions(), np.random.default_rng(0)
+    for _ in range(trials):
+        params = {name: d.choices[rng.integers(len(d.choices))] for name, d in distributions.items()}
+        study.add_trial(create_trial(params=params, distributions=distributions, value=rng.normal()))
+    return study
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_optunas_process_sees_the_best_and_the_latest(direction: str) -> None:
+    study = study_of(3 * GP_TRIALS, direction)
+    study.ask()
+    seen = _with_fewer_trials(study)._get_trials(deepcopy=False, states=None)
+    complete = [t for t in seen if t.state == TrialState.COMPLETE]
+    assert GP_TRIALS // 2 < len(complete) <= GP_TRIALS
+    assert len(seen) == len(complete) + 1
+    assert study.best_trial.number in {t.number for t in complete}
+    assert complete[-1].number == 3 * GP_TRIALS - 1
+    assert len(study.trials) == 3 * GP_TRIALS + 1
+
+
+def test_three_thousand_trials_do_not_stop_optunas_process() -> None:
+    study = study_of(3000, "maximize")
+    SPACE.suggest(study.ask())
+    started = time.perf_counter()
+    SPACE.suggest(study.ask())
+    assert time.perf_counter() - started < 5  # ten minutes when it is fitted to all of them
