@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.study.pareto import hypervolume, is_feasible
 
-PATIENCE = 20
+PATIENCE = 10
 """How many trials without an improvement end a study where the user names no number."""
 
 _REACHED = re.compile(r"\s*([\w.:]+)\s*(>=|<=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
