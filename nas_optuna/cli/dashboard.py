@@ -23,10 +23,15 @@ def dashboard(
     storage: options.Storage = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
 ) -> None:
-    """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C."""
+    """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
+
+    It answers to 127.0.0.1 and localhost only, and to no page of another origin: no web page that you visit can read or
+    delete studies.
+    """
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
+    from nas_optuna.report.guard import OwnPagesOnly
     from nas_optuna.report.server import create_server
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
 
@@ -34,7 +39,7 @@ def dashboard(
     opened = open_storage(url)
     artifacts = files_folder(url) / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    application = wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts))
+    application = OwnPagesOnly(wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts)), port)
     try:
         server = create_server(HOST, port, application)
     except OSError as error:

@@ -1,10 +1,13 @@
 """Other people's tools on a study of ours: optuna-dashboard in a browser, and the `optuna` command."""
 
+import http.client
+import http.server
 import json
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -80,6 +83,85 @@ def test_the_trial_page_shows_the_architecture(address: str, trials: list[dict[s
     assert "Trial 1" in text
     layers = re.findall(r"f(\d+)k(\d+)s(\d+)", trials[1]["architecture"])
     assert [tuple(cell.strip() for cell in row[1:]) for row in rows[1:]] == layers
+
+
+def ask(address: str, method: str, path: str, **headers: str) -> tuple[int, str]:
+    """The status and body of a request, as a browser would send it for some page."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, headers=named)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_it_answers_to_its_own_names_and_pages_only(address: str) -> None:
+    port = address.rpartition(":")[2]
+    (study,) = get(f"{address}/api/studies")["study_summaries"]
+    delete = ("DELETE", f"/api/studies/{study['study_id']}")
+    for host in (f"evil.example:{port}", "evil.example", "127.0.0.1", f"127.0.0.1.evil.example:{port}"):
+        for method, path in (delete, ("GET", "/api/studies"), ("GET", "/dashboard")):
+            status, body = ask(address, method, path, Host=host)
+            assert status == 403
+            assert "nas" not in body
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"http://localhost:{port}"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "no-cors"},
+        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"},
+    ):
+        for method, path in (delete, ("POST", "/api/studies")):
+            assert ask(address, method, path, **headers)[0] == 403
+    assert len(get(f"{address}/api/studies")["study_summaries"]) == 1
+    assert ask(address, "GET", "/api/studies", Host=f"localhost:{port}")[0] == 200
+    navigation = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert ask(address, "GET", "/dashboard", **navigation)[0] in (200, 302), "a link to the dashboard may be followed"
+
+
+ATTACK = """async ([target, study]) => {
+  const results = {};
+  for (const [name, url, options] of [
+    ['read', '/api/studies', {}], ['read opaquely', '/api/studies', {mode: 'no-cors'}],
+    ['delete', '/api/studies/' + study, {method: 'DELETE'}],
+    ['post', '/api/studies',
+     {method: 'POST', mode: 'no-cors', body: JSON.stringify({study_name: 'x', directions: ['maximize']})}],
+  ]) {
+    try { const answer = await fetch(target + url, options); results[name] = answer.type + ' ' + await answer.text(); }
+    catch (error) { results[name] = 'refused'; }
+  }
+  return results;
+}"""
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to attack the dashboard with")
+def test_a_page_of_another_origin_can_neither_read_nor_delete(address: str, trials: list[dict[str, Any]]) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    (study,) = get(f"{address}/api/studies")["study_summaries"]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = address.rpartition(":")[2]
+    with playwright.sync_playwright() as started:
+        # The third name is the attacker's, which resolves to this machine (DNS rebinding).
+        rebound = "--host-resolver-rules=MAP evil.example 127.0.0.1"
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=[*SWITCHES, rebound])
+        page = browser.new_page()
+        for origin, target in (
+            (f"http://127.0.0.1:{server.server_port}", address),
+            (f"http://evil.example:{server.server_port}", address),
+            (f"http://evil.example:{port}", f"http://evil.example:{port}"),
+        ):
+            page.goto(origin)
+            found = page.evaluate(ATTACK, [target, study["study_id"]])
+            assert not any("nas" in text for text in found.values()), found
+        page.goto(f"{address}/dashboard")
+        page.get_by_text(re.compile(r"\bnas\b")).first.wait_for(timeout=60_000)
+        browser.close()
+    server.shutdown()
+    server.server_close()
+    summaries = get(f"{address}/api/studies")["study_summaries"]
+    assert [summary["study_name"] for summary in summaries] == ["nas"]
 
 
 def test_the_optuna_command_lists_the_trials(trials: list[dict[str, Any]]) -> None:
