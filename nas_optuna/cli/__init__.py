@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
@@ -26,7 +27,7 @@ from nas_optuna.cli import (
     supernet,
 )
 from nas_optuna.cli.environment import set_defaults
-from nas_optuna.cli.printing import print_error
+from nas_optuna.cli.printing import be_quiet, print_error, write
 from nas_optuna.cli.streams import discard, prepare_streams
 from nas_optuna.errors import NasOptunaError, SpecError, shown
 
@@ -35,7 +36,8 @@ app = typer.Typer(
     help="Neural architecture search as a plugin for Optuna.",
     epilog="Example: nas-optuna run --sampler random --trials 20",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # help is our words and defaults that are a user's: neither is markup
     pretty_exceptions_enable=False,
 )
@@ -65,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     set_defaults()
     prepare_streams()
+    be_quiet(False)
     try:
         _require_text(sys.argv[1:] if arguments is None else arguments)
         with _without_chatter():
@@ -79,8 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
-        print_error(f"{_message(error)}; see nas-optuna --help")
-        return 2
+        return _usage(error)
     except BrokenPipeError:  # e.g. `nas-optuna study list | head -1`
         discard(sys.stdout)
         return 0
@@ -99,6 +101,33 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(problem)
         return 2
     return result if isinstance(result, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        write(f"nas-optuna {version('nas-optuna')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only facts and errors, no remarks.")] = False,
+) -> None:
+    be_quiet(quiet)
+
+
+def _usage(error: Exception) -> int:
+    """Say what is wrong with the words of a command; where there are no words, show its help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        write(context.get_help() + "\n")
+        return 0
+    words = context.command_path.removeprefix(context.find_root().command_path) if context is not None else ""
+    print_error(f"{_message(error)}; see nas-optuna{words} --help")
+    return 2
 
 
 def _require_text(arguments: Sequence[str]) -> None:

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say, seconds
+from nas_optuna.cli.printing import Column, print_json, print_table, say, seconds
 from nas_optuna.errors import Interrupted, SpecError, StudyError
 
 if TYPE_CHECKING:
     import optuna
 
     from nas_optuna.execution.retrain import TestReport
+
+
+CLASSES = 10
+"""Classes that are listed, worst first."""
+CONFUSIONS = 3
+"""Other classes that are named for each."""
 
 
 def register(parent: typer.Typer) -> None:
@@ -125,9 +131,28 @@ def _print_report(report: TestReport) -> None:
         ("device", report.device),
     ]
     print_table("test figures", ("", ""), rows)
-    columns = ("true class", "accuracy", *report.classes)
-    cells = [
-        (name, f"{accuracy:.4f}", *counts)
-        for name, accuracy, counts in zip(report.classes, report.class_accuracies, report.confusion, strict=True)
-    ]
-    print_table("confusion: predictions of each true class", columns, cells, right=range(1, len(columns)))
+    print_confusions(report)
+
+
+def print_confusions(report: TestReport) -> None:
+    """Print the classes that were recognised worst, each with what it was most often taken for.
+
+    The whole matrix of each seed is in the command's JSON.
+    """
+    rows = []
+    by_accuracy = sorted((accuracy, i) for i, accuracy in enumerate(report.class_accuracies) if accuracy == accuracy)
+    for accuracy, i in by_accuracy[:CLASSES]:
+        counts = report.predictions[i]
+        wrong = sorted(((n, -j) for j, n in enumerate(counts) if n and j != i), reverse=True)[:CONFUSIONS]
+        taken = ", ".join(f"{report.classes[-j]} {n / sum(counts):.1%}" for n, j in wrong)
+        rows.append((report.classes[i], f"{accuracy:.4f}", sum(counts) // len(report.seeds), taken))
+    seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
+    some = "" if len(rows) == len(report.classes) else f", the worst {len(rows)} of {len(report.classes)}"
+    columns = (
+        Column("true class", shortest=12),
+        Column("accuracy", right=True),
+        Column("images", right=True, rank=1),
+        Column("mistaken for", wrap=True),
+    )
+    print_table(f"test accuracy of each class{some}{seeds}", columns, rows)
+    say("the whole confusion matrix of each seed: --json")

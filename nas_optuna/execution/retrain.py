@@ -46,7 +46,7 @@ class TestReport:
         seeds: The seeds trained with.
         accuracies: Test accuracy of each, 0 … 1.
         classes: What each class is called.
-        confusion: Summed over the seeds: row is the true class, column the predicted one.
+        confusions: One matrix per seed: row is the true class, column the predicted one, each cell a number of images.
         seconds: Training time of all seeds.
     """
 
@@ -58,7 +58,7 @@ class TestReport:
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     classes: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusions: tuple[tuple[tuple[int, ...], ...], ...]
     seconds: float
 
     @property
@@ -73,8 +73,15 @@ class TestReport:
 
     @property
     def class_accuracies(self) -> tuple[float, ...]:
-        """Share of each true class that was recognised; NaN for a class that the test set lacks."""
-        return tuple(row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.confusion))
+        """Share of each true class that was recognised, over all seeds; NaN for a class that the test set lacks."""
+        return tuple(row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.predictions))
+
+    @property
+    def predictions(self) -> tuple[tuple[int, ...], ...]:
+        """The matrices of all seeds summed: each image counts once per seed."""
+        return tuple(
+            tuple(sum(cells) for cells in zip(*rows, strict=True)) for rows in zip(*self.confusions, strict=True)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with what is derived."""
@@ -152,7 +159,6 @@ def retrain(
     test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
     test = make_loader(test_images, recipe.batch_size, space.input_size, where)
     results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
-    confusion = sum((result.confusion for result in results[1:]), results[0].confusion)
     report = TestReport(
         architecture=str(architecture),
         recipe=recipe.fingerprint,
@@ -162,7 +168,7 @@ def retrain(
         seeds=numbers,
         accuracies=tuple(result.accuracy for result in results),
         classes=images.classes,
-        confusion=tuple(map(tuple, confusion.tolist())),
+        confusions=tuple(tuple(map(tuple, result.confusion.tolist())) for result in results),
         seconds=seconds,
     )
     if folder:
@@ -179,7 +185,9 @@ def record(study: Study, report: TestReport) -> int:
     """
     earlier: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     entry = {
-        key: value for key, value in report.to_dict().items() if key not in ("confusion", "classes", "class_accuracies")
+        key: value
+        for key, value in report.to_dict().items()
+        if key not in ("confusions", "classes", "class_accuracies")
     }
     study.set_user_attr(StudyKey.RETRAINED, [*earlier, entry])
     return len(earlier)

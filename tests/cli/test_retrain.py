@@ -8,6 +8,8 @@ import pytest
 
 from nas_optuna import load_data, load_network
 from nas_optuna.cli import main
+from nas_optuna.cli.retrain import print_confusions
+from nas_optuna.execution.retrain import TestReport
 
 SMALL = ["--set", "space.depth=2", "--set", "recipe.epochs=2", "--set", "recipe.input_size=8"]
 
@@ -27,9 +29,9 @@ def test_it_reports_test_figures_and_saves_a_network(study: Path, capsys: pytest
     assert (report["images"], report["test_images"]) == (1438, 359)  # training and validation images together
     assert len(report["accuracies"]) == 2
     assert report["mean"] == pytest.approx(sum(report["accuracies"]) / 2)
-    assert sum(map(sum, report["confusion"])) == 2 * 359
-    hits = sum(row[i] for i, row in enumerate(report["confusion"]))
-    assert hits / (2 * 359) == pytest.approx(report["mean"])
+    for confusion, accuracy in zip(report["confusions"], report["accuracies"], strict=True):
+        assert sum(map(sum, confusion)) == 359, "seeds are not summed"
+        assert sum(row[i] for i, row in enumerate(confusion)) / 359 == pytest.approx(accuracy)
     assert "looked at" not in printed.err
     predictions = load_network(report["file"]).predict(load_data("digits").validation.images)
     assert len(predictions) == 288
@@ -38,7 +40,47 @@ def test_it_reports_test_figures_and_saves_a_network(study: Path, capsys: pytest
     assert main(["retrain", "--trial", "0", "--epochs", "1"]) == 0
     printed = capsys.readouterr()
     assert "looked at 1 times before" in printed.err
-    assert "confusion" in printed.out
+    assert "test accuracy of each class" in printed.out
+
+
+def report_of(classes: int, seeds: int) -> TestReport:
+    """Every class is recognised in 8 of 10 images; the rest are taken for the next class."""
+    matrix = [[8 if i == j else 2 if j == (i + 1) % classes else 0 for j in range(classes)] for i in range(classes)]
+    matrix[classes // 2] = [0 if j else 10 for j in range(classes)]
+    return TestReport(
+        architecture="a",
+        recipe="r",
+        device="cpu",
+        images=1,
+        test_images=10 * classes,
+        seeds=tuple(range(seeds)),
+        accuracies=(0.8,) * seeds,
+        classes=tuple(f"class [{i}] of this set" for i in range(classes)),
+        confusions=(tuple(map(tuple, matrix)),) * seeds,
+        seconds=1.0,
+    )
+
+
+@pytest.mark.parametrize("width", ["40", "80", None])
+def test_the_worst_classes_are_listed_with_what_they_were_taken_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: str | None
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", width)
+    print_confusions(report_of(classes=100, seeds=3))
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(" ".join(lines).split()).startswith("test accuracy of each class, the worst 10 of 100")
+    assert len(lines) < 40, "not a line per class"
+    if width is None:
+        assert lines[3].split("  ")[0] == "class [50] of this set"
+        assert "0.0000" in lines[3]
+        assert lines[3].endswith("class [0] of this set 100.0%")
+        assert "0.8000" in lines[4]
+        assert lines[4].split()[-1] == "20.0%"
+        assert lines[0].endswith("mean of 3 seeds")
+    print_confusions(report_of(classes=2, seeds=1))
+    assert capsys.readouterr().out.splitlines()[0] == "test accuracy of each class"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""What people type at any command line: -h, --version, --quiet, completion, and words that are wrong."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from tests.helpers import Command, tiny
+
+
+def test_the_version_is_printed(command: Command) -> None:
+    result = command("--version")
+    assert (result.code, result.out, result.err) == (0, f"nas-optuna {version('nas-optuna')}\n", "")
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("study",), ("study", "create"), ("latency", "check")])
+def test_help_is_short_too(command: Command, words: tuple[str, ...]) -> None:
+    assert command(*words, "-h") == command(*words, "--help")
+    assert command(*words, "-h").code == 0
+
+
+@pytest.mark.parametrize("words", [(), ("study",), ("latency",), ("data",), ("supernet",)])
+def test_a_group_alone_shows_its_help(command: Command, words: tuple[str, ...]) -> None:
+    assert command(*words) == command(*words, "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "help_"),
+    [
+        (("run", "--trails", "3"), "nas-optuna run --help"),
+        (("run", "--trials", "x"), "nas-optuna run --help"),
+        (("study", "create", "--foo"), "nas-optuna study create --help"),
+        (("study", "creat"), "nas-optuna study --help"),
+        (("nonsense",), "nas-optuna --help"),
+    ],
+)
+def test_errors_name_the_right_help(command: Command, words: tuple[str, ...], help_: str) -> None:
+    result = command(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.endswith(f"; see {help_}\n")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_quiet_leaves_facts_and_errors(command: Command) -> None:
+    result = command("--quiet", "run", "--sampler", "random", "--trials", 1, *tiny())
+    assert (result.code, result.err) == (0, "")
+    assert "1 trial: 1 complete" in result.out
+    assert command("--quiet", "best", "--study", "x").err.startswith("error: unknown study 'x'")
+    assert command("best").err, "quiet is not remembered"
+
+
+def test_the_shell_completes_commands() -> None:
+    launch = [sys.executable, "-c", "import sys; sys.argv[0] = 'nas-optuna'; from nas_optuna.cli import main; main()"]
+    asked = {"_NAS_OPTUNA_COMPLETE": "complete_bash", "COMP_WORDS": "nas-optuna st", "COMP_CWORD": "1"}
+    found = subprocess.run(launch, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stdout.split()) == (0, ["study"])
