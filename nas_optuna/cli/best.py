@@ -25,7 +25,8 @@ def best(study: options.StudyName = "nas", storage: options.Storage = None, json
     trials = loaded.get_trials(deepcopy=False)
     records = ranked(filter(is_feasible, trials), maximizes(loaded))
     if not records or records[0].state != "complete":
-        raise StudyError(f"study {study!r} has no complete trial yet; nas-optuna run --study {study} makes some")
+        makes_some = options.hint("run", storage, study)
+        raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
     record = records[0]
     params = trials[record.number].params
     if json:
@@ -43,5 +44,5 @@ def best(study: options.StudyName = "nas", storage: options.Storage = None, json
     ]
     print_table(f"best of study {study}", ("", ""), rows)
     if len(names) > 1:
-        say(f"It is the best in {names[0]} alone; nas-optuna pareto --study {study} shows the front.")
+        say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
     say("These are validation figures, which selected it.")

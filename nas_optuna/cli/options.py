@@ -112,3 +112,20 @@ def command_line(context: typer.Context, **changed: Any) -> str:
             text = masked(item) if parameter.name == "storage" else str(item)
             words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
     return shlex.join(["nas-optuna", *words[1:]])
+
+
+def hint(command: str, storage: str | None, study: str | None = None, *more: str) -> str:
+    """A command to type next, quoted as a shell needs it, with the storage where it was given.
+
+    Args:
+        command: Its words, e.g. ``"study show"``.
+        storage: What ``--storage`` was; its password is masked.
+        study: Name of the study.
+        more: Further words.
+    """
+    from nas_optuna.study.storage import masked
+
+    words = ["nas-optuna", *command.split()]
+    words += ["--study", study] if study is not None else []
+    words += ["--storage", masked(storage)] if storage else []
+    return shlex.join([*words, *more])

@@ -45,7 +45,8 @@ def pareto(
     study_spec(loaded)  # refuses a study that is not ours
     front = front_of(loaded, _reference(reference or []))
     if not front.records:
-        raise StudyError(f"study {study!r} has no complete trial yet; nas-optuna run --study {study} makes some")
+        makes_some = options.hint("run", storage, study)
+        raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
     if json:
         print_json(front.to_dict())
         return

@@ -56,7 +56,7 @@ def create(
     say(f"created study {name!r} in {masked(url)}: {experiment.describe()}")
     for line in experiment.notes():
         say(line)
-    say(f"next: nas-optuna run --study {name} --trials 20")
+    say(f"next: {options.hint('run', storage, name, '--trials', '20')}")
 
 
 @app.command("list", epilog="Example: nas-optuna study list --json")

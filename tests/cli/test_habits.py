@@ -1,6 +1,7 @@
 """What people type at any command line: -h, --version, --quiet, completion, and words that are wrong."""
 
 import os
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -56,3 +57,15 @@ def test_the_shell_completes_commands() -> None:
     asked = {"_NAS_OPTUNA_COMPLETE": "complete_bash", "COMP_WORDS": "nas-optuna st", "COMP_CWORD": "1"}
     found = subprocess.run(launch, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=False)
     assert (found.returncode, found.stdout.split()) == (0, ["study"])
+
+
+def test_hints_can_be_typed(command: Command) -> None:
+    name, storage = "a b; echo $x", "sqlite:///other place.db"
+    created = command("study", "create", name, "--storage", storage, *tiny())
+    assert created.code == 0, created.err
+    words = shlex.split(created.err.rpartition("next: ")[2])
+    assert words == ["nas-optuna", "run", "--study", name, "--storage", storage, "--trials", "20"]
+    for arguments in (("best",), ("pareto",)):
+        error = command(*arguments, "--study", name, "--storage", storage).err
+        said = error.partition("; nas-optuna ")[2]
+        assert shlex.split(said.rpartition(" makes some")[0])[-4:] == ["--study", name, "--storage", storage]
