@@ -90,6 +90,6 @@ def test_the_script_resumes_and_prints_json(tmp_path: Path) -> None:
     rows = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(2)]
     assert rows[0] == rows[1]
     assert [row["sampler"] for row in rows[0]] == ["random", "evolution"]
-    assert list(rows[0][0]["regret"]) == ["25", "50"]
+    assert list(rows[0][0]["regret"]) == ["10", "25", "50"]
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 6
     assert "evolution" in (tmp_path / "plot.html").read_text()
