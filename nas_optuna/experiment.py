@@ -23,7 +23,7 @@ from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorConte
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.loop import run as run_trials
-from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.execution.objective import EvaluatorObjective, Objective
 from nas_optuna.execution.search import Search
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.pruners import PRUNERS, create_pruner
@@ -76,6 +76,7 @@ class Experiment:
         checkpoints: Path | None = None,
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
+        keep_weights: bool = False,
     ) -> Experiment:
         """Load and make what a spec names.
 
@@ -86,6 +87,7 @@ class Experiment:
             checkpoints: Folder for the state of running trials.
             interrupted: Asked between optimiser steps.
             callbacks: Told of each step.
+            keep_weights: Keep the weights of each complete trial in `checkpoints`.
 
         Raises:
             SpecError: A name or option is unknown, or a value is refused.
@@ -95,17 +97,24 @@ class Experiment:
         """
         data, evaluator = make_evaluator(spec, data_directory, device)
         pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
-        objective = EvaluatorObjective(
-            evaluator,
-            objectives=spec.objectives,
-            limits=spec.limits,
-            latency=spec.latency,
-            device=device,
-            reuse_duplicates=spec.reuse_duplicates,
-            checkpoints=checkpoints,
-            interrupted=interrupted,
-            callbacks=callbacks,
-        )
+        settings: dict[str, Any] = {
+            "objectives": spec.objectives,
+            "limits": spec.limits,
+            "latency": spec.latency,
+            "device": device,
+            "reuse_duplicates": spec.reuse_duplicates,
+            "checkpoints": checkpoints,
+            "interrupted": interrupted,
+            "callbacks": callbacks,
+            "keep_weights": keep_weights,
+        }
+        objective: EvaluatorObjective
+        if data is None:
+            if spec.search:
+                raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
+            objective = EvaluatorObjective(evaluator, **settings)
+        else:
+            objective = Objective(evaluator.space, data, spec.recipe, search=spec.search, **settings)
         return cls(spec, objective, _sampler(spec, objective), pruner, data)
 
     @classmethod

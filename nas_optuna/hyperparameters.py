@@ -110,6 +110,16 @@ def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> 
     return found
 
 
+def of_architecture(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's params without those of the recipe.
+
+    Example:
+        >>> of_architecture({"recipe.batch_size": 8, "conv1.kernel": 3})
+        {'conv1.kernel': 3}
+    """
+    return {name: value for name, value in params.items() if not name.startswith(PREFIX)}
+
+
 def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     """The recipe with what a trial chose; params that are not of the recipe are left alone.
 

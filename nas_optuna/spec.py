@@ -257,6 +257,8 @@ class StudySpec(_Part):
         latency: How the cost ``latency_ms`` is known.
         reuse_duplicates: Whether a repeated architecture takes over the value of its first training.
         fixed: Parameters that are pinned to one choice, by name, whatever the sampler proposes.
+        search: Settings of the recipe that each trial chooses beside its architecture, e.g.
+            ``learning_rate = {low = 1e-4, high = 1e-1, log = true}``. A range or a list may also stand in ``[recipe]``.
     """
 
     data: DataSpec = DataSpec()
@@ -271,6 +273,7 @@ class StudySpec(_Part):
     latency: LatencySpec = LatencySpec()
     reuse_duplicates: bool = True
     fixed: dict[str, bool | int | float | str] = {}
+    search: dict[str, Any] = {}
 
     @field_validator("objectives")
     @classmethod
@@ -300,6 +303,19 @@ class StudySpec(_Part):
             if name not in COSTS:
                 raise ValueError(unknown("cost", name, COSTS.names()))
         return limits
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ranges_in_the_recipe(cls, values: Any) -> Any:
+        """Let ``recipe.batch_size = [32, 64]`` stand for ``search.batch_size``."""
+        recipe = values.get("recipe") if isinstance(values, Mapping) else None
+        if not isinstance(recipe, Mapping):
+            return values
+        ranges = {k: v for k, v in recipe.items() if k != "input_size" and isinstance(v, list | dict)}
+        if not ranges:
+            return values
+        rest = {k: v for k, v in recipe.items() if k not in ranges}
+        return {**values, "recipe": rest, "search": {**values.get("search", {}), **ranges}}
 
     @model_validator(mode="before")
     @classmethod

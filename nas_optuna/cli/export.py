@@ -38,11 +38,11 @@ def export(
     that were kept of the trial. All files are compared on 100 images before they are put in place.
     """
     from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.execution.finished_network import KEPT_FOLDER, choose_trial, kept_network, retrained_network
+    from nas_optuna.execution.finished_network import choose_trial, kept_network, retrained_network
     from nas_optuna.export import export_network
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
-    from nas_optuna.training.kept_weights import KeptWeights
+    from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
     url = storage_url(storage)
     experiment, loaded = stored_experiment(url, study, trust=trust, data_directory=data_dir, device="cpu")

@@ -89,6 +89,14 @@ Fix = Annotated[
     list[str] | None,
     typer.Option("--fix", metavar="NAME=VALUE", help="Pin a parameter, e.g. conv1.stride=1; repeatable."),
 ]
+Search = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search",
+        metavar="KEY=RANGE",
+        help="Search a setting of the recipe, too: recipe.learning_rate=1e-4..1e-1:log or recipe.batch_size=32,64.",
+    ),
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import the code that a stored study names; asked once per study.")
 ]

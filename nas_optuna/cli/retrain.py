@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,7 @@ def retrain(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import record
     from nas_optuna.execution.retrain import retrain as train_and_test
+    from nas_optuna.hyperparameters import applied, of_architecture
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.training import save_network
@@ -68,7 +70,9 @@ def retrain(
     )
     search = experiment.search
     chosen = _chosen_trial(loaded, trial)
-    architecture = search.space.architecture(chosen.params)
+    architecture = search.space.architecture(of_architecture(chosen.params))
+    # By the recipe that the trial chose, where the recipe was searched, too.
+    search = replace(search, spec=search.spec.model_copy(update={"recipe": applied(search.spec.recipe, chosen.params)}))
     path = out or Path(f"{study}-trial-{chosen.number}.safetensors")
     if not path.parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")

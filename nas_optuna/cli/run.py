@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +49,20 @@ WarmTrials = Annotated[
     int | None,
     typer.Option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, show_default=False),
 ]
+Until = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--until",
+        metavar="WHEN",
+        help="End earlier: stalled, stalled:30, accuracy>=0.98 or latency_ms<=0.5; repeatable.",
+    ),
+]
+KeepWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-weights", metavar="best|all", help="Keep weights of trials for nas-optuna export.", show_default=False
+    ),
+]
 
 
 def register(parent: typer.Typer) -> None:
@@ -65,6 +78,7 @@ def run(
     spec: options.Spec = None,
     set_: options.Set = None,
     fix: options.Fix = None,
+    search: options.Search = None,
     objectives: options.Objectives = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,
@@ -80,9 +94,12 @@ def run(
     fixed: Fixed = None,
     warm_start: WarmStart = None,
     warm_trials: WarmTrials = None,
+    until: Until = None,
+    keep_weights: KeepWeights = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
+    all_: options.All = False,
     json: options.Json = False,
 ) -> int:
     """Search: train and rank architectures, and go on where an earlier run of the study stopped.
@@ -99,7 +116,7 @@ def run(
     stop = StopRequest()
     experiment, loaded = _open(plan, SpecOptions.of(context), stop)
     outcome = _search(plan, experiment, loaded, stop)
-    _print_outcome(loaded, json)
+    _print_outcome(loaded, json, everything=all_)
     if outcome.interrupted:
         left = None if plan.count is None else plan.count - outcome.trials
         say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
@@ -125,6 +142,8 @@ class Plan:
     fixed: Path | None
     warm_start: str | None
     warm_trials: int | None
+    until: list[str] | None
+    keep_weights: str | None
     storage: str | None
     data_dir: Path | None
     trust: bool
@@ -147,6 +166,8 @@ class Plan:
             raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
         if self.warm_trials is not None and self.warm_start is None:
             raise SpecError("--warm-trials needs --warm-start supernet")
+        if self.keep_weights not in (None, "best", "all"):
+            raise SpecError(unknown("value of --keep-weights:", str(self.keep_weights), ["best", "all"]))
 
     @property
     def count(self) -> int | None:
@@ -172,30 +193,38 @@ def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment
         "device": plan.device,
         "checkpoints": checkpoint_folder(files_folder(url), plan.study),
         "interrupted": stop,
+        "keep_weights": plan.keep_weights is not None,
     }
     if target.study is not None:
         experiment = Experiment.of_study(target.study, target.spec, **settings)
-        _read_queue_files(plan, experiment)
+        _check(plan, experiment)
         return experiment, target.study
     experiment = Experiment.from_spec(target.spec, **settings)
-    _read_queue_files(plan, experiment)  # before anything is created
+    _check(plan, experiment)  # before anything is created
     study = experiment.create(open_storage(url, create=True), plan.study)
     remember(url, plan.study, code_named(target.spec))
     say_created(plan.study, given)
     return experiment, study
 
 
-def _read_queue_files(plan: Plan, experiment: Experiment) -> None:
+def _check(plan: Plan, experiment: Experiment) -> None:
+    """Refuse what cannot be honoured while nothing has been created or begun."""
+    from nas_optuna.execution.stopping import parse_until
     from nas_optuna.study.trial_queue import read_architectures
 
     for path in (plan.enqueue, plan.fixed):
         if path is not None:
             read_architectures(path, experiment.space)
+    for text in plan.until or ():
+        parse_until(text, experiment.spec.objectives)
 
 
 def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:
     from nas_optuna.cli.progress import watch
+    from nas_optuna.execution.events import Callback, OptunaCallback
     from nas_optuna.execution.loop import interruptible
+    from nas_optuna.execution.objective import KeepBest
+    from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.report.controller import save_entropy
     from nas_optuna.report.notes import NoteWriter
 
@@ -205,10 +234,20 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     for line in experiment.notes():
         say(line)
     say(f"training on {experiment.objective.describe_device()}")
+    names = experiment.spec.objectives
+    ending = StopWhen(names, [parse_until(text, names) for text in plan.until or ()])
+    checkpoints = experiment.objective.checkpoints
+    keeping = [KeepBest(checkpoints)] if plan.keep_weights == "best" and checkpoints else []
     with watch(trials, plan.timeout) as display, interruptible(stop):
-        outcome = experiment.run(
-            study, trials=trials, timeout=plan.timeout, stop=stop, callbacks=[NoteWriter(), display]
-        )
+        callbacks: list[Callback | OptunaCallback] = [
+            NoteWriter(),
+            display,
+            *keeping,
+            *([ending] if plan.until else []),
+        ]
+        outcome = experiment.run(study, trials=trials, timeout=plan.timeout, stop=stop, callbacks=callbacks)
+    if ending.reason:
+        say(f"ended: {ending.reason}")
     save_entropy(study)
     return outcome
 
@@ -239,7 +278,7 @@ def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int 
     return plan.count
 
 
-def _print_outcome(study: optuna.Study, json: bool) -> None:
+def _print_outcome(study: optuna.Study, json: bool, *, everything: bool) -> None:
     from nas_optuna.cli.pareto import print_front, say_feasible
     from nas_optuna.cli.ranking import print_ranking
     from nas_optuna.study.records import ranked
@@ -248,16 +287,13 @@ def _print_outcome(study: optuna.Study, json: bool) -> None:
     if json:
         print_json([r.to_dict() for r in ranked(study.get_trials(deepcopy=False), maximizes(study))])
     else:
-        print_ranking(study)
+        print_ranking(study, everything=everything)
         print_front(study)
     say_feasible(study)
 
 
 def _say_what_next(study: str, storage: str | None) -> None:
-    from nas_optuna.study.storage import masked
-
-    where = [f"--storage {shlex.quote(masked(storage))}"] if storage else []
-    which = [f"--study {shlex.quote(study)}"] if study != "nas" else []
-    say(f"next: {' '.join(('nas-optuna best', *which, *where))}      the winner, its figures and how to use it")
-    say(f"      {' '.join(('nas-optuna run --trials 20', *which, *where))}      go on searching")
-    say(f"      {' '.join(('nas-optuna dashboard', *where))}      browse in optuna-dashboard")
+    named = None if study == "nas" else study
+    say(f"next: {options.hint('best', storage, named)}      the winner, its figures and how to use it")
+    say(f"      {options.hint('run --trials 20', storage, named)}      go on searching")
+    say(f"      {options.hint('dashboard', storage)}      browse in optuna-dashboard")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -34,6 +35,7 @@ class SpecOptions:
     spec: str | None = None
     set_: list[str] | None = None
     fix: list[str] | None = None
+    search: list[str] | None = None
     objectives: list[str] | None = None
     max_macs: str | None = None
     max_params: str | None = None
@@ -94,14 +96,19 @@ class SpecOptions:
                     values[section]["seed"] = spec.sampler.seed
         if self.seed is not None:
             values["sampler"]["seed"] = self.seed
-        values["fixed"] |= dict(map(_pin, self.fix or ()))
+        values["fixed"] |= dict(map(partial(_pair, "--fix"), self.fix or ()))
+        for name, what in map(partial(_pair, "--search"), self.search or ()):
+            values["search"][name.removeprefix("recipe.")] = what
         return type(spec).from_dict(values, "the command line").override(self.overrides)
 
 
-def _pin(text: str) -> tuple[str, str]:
+_EXAMPLES = {"--fix": "conv1.stride=1", "--search": "recipe.learning_rate=1e-4..1e-1:log"}
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise SpecError(f"--fix needs NAME=VALUE, got {shown(text)}; e.g. --fix conv1.stride=1")
+        raise SpecError(f"{option} needs NAME=VALUE, got {shown(text)}; e.g. {option} {_EXAMPLES[option]}")
     return name.strip(), value.strip()
 
 

@@ -31,6 +31,7 @@ def create(
     spec: options.Spec = None,
     set_: options.Set = None,
     fix: options.Fix = None,
+    search: options.Search = None,
     objectives: options.Objectives = None,
     max_macs: options.MaxMacs = None,
     max_params: options.MaxParams = None,

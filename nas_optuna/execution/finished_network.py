@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.data import make_loader
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.search import Search
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import ranked
@@ -24,9 +25,6 @@ from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.kept_weights import KeptWeights
 from nas_optuna.training.serialization import make_header
 from nas_optuna.training.soundness import require_tensors
-
-KEPT_FOLDER = "kept"
-"""Inside a study's checkpoint folder, so that it is removed with the study."""
 
 _SLACK = 0.002
 """How much of the images may be classified otherwise on another device or in another precision, beside one image."""
@@ -95,7 +93,7 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
         StudyError: It is of another architecture.
     """
     classifier = load_network(file, space=search.space)
-    wanted = search.space.architecture(trial.params)
+    wanted = search.space.architecture(of_architecture(trial.params))
     if classifier.architecture != wanted:
         raise StudyError(f"{file} holds {classifier.architecture}, and trial {trial.number} is {wanted}")
     reports: list[dict[str, Any]] = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
@@ -121,7 +119,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
             f" {trial.number} trains it in full, and export takes what it writes"
         )
     weights, facts = found
-    architecture = search.space.architecture(trial.params)
+    architecture = search.space.architecture(of_architecture(trial.params))
     network = search.space.build(architecture)
     try:
         require_tensors(weights, network.state_dict())

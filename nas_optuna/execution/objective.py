@@ -33,8 +33,10 @@ from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
 from nas_optuna.study.schema import TrialKey, attribute, attribute_of
+from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.failure import describe, is_out_of_memory
 from nas_optuna.training.fit import never
+from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class EvaluatorObjective:
         checkpoints: Folder for the state of running trials; without it an interrupted trial begins anew.
         interrupted: Asked between steps; `Interrupted` is raised when it says so.
         callbacks: Told of each step.
+        keep_weights: Keep the weights of each complete trial of our own training in `checkpoints`, for
+            ``nas-optuna export``.
 
     Raises:
         DeviceError: The device is not there.
@@ -84,7 +88,9 @@ class EvaluatorObjective:
         checkpoints: Path | None = None,
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
+        keep_weights: bool = False,
     ) -> None:
+        self.keep_weights = keep_weights
         self.evaluator = evaluator
         self.space = evaluator.space
         self.device = resolve_device(device)
@@ -258,6 +264,11 @@ class EvaluatorObjective:
         except (optuna.TrialPruned, TrainingError):
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        if self.keep_weights and isinstance(self.evaluator, TrainingEvaluator):
+            training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
+            KeptWeights(self.checkpoints / KEPT_FOLDER).keep(
+                trial.number, training, {"architecture": str(architecture)}
+            )
         shutil.rmtree(folder, ignore_errors=True)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> None:
@@ -310,6 +321,7 @@ class Objective(EvaluatorObjective):
         callbacks: Told of each epoch.
         search: Settings of the recipe that each trial chooses beside its architecture, as
             `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
+        keep_weights: Keep the weights of each complete trial.
 
     Raises:
         SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
@@ -340,6 +352,7 @@ class Objective(EvaluatorObjective):
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
         search: Mapping[str, Any] | None = None,
+        keep_weights: bool = False,
     ) -> None:
         recipe = recipe or Recipe()
         if isinstance(space, SpaceFunction):
@@ -360,6 +373,7 @@ class Objective(EvaluatorObjective):
             checkpoints=checkpoints,
             interrupted=interrupted,
             callbacks=callbacks,
+            keep_weights=keep_weights,
         )
 
     def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
@@ -376,6 +390,27 @@ class Objective(EvaluatorObjective):
         assert isinstance(self.evaluator, TrainingEvaluator)
         other.evaluator = self.evaluator.with_recipe(recipe)
         return other
+
+
+class KeepBest(Callback):
+    """Forgets kept weights of finished trials that are not among the study's best.
+
+    Args:
+        checkpoints: The study's checkpoint folder.
+    """
+
+    def __init__(self, checkpoints: Path) -> None:
+        self._kept = KeptWeights(checkpoints / KEPT_FOLDER)
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Look what is still among the best; weights of trials that other workers train stay."""
+        study = getattr(subject.trial, "study", None)
+        if study is None:
+            return
+        trials = study.get_trials(deepcopy=False)
+        best = {trial.number for trial in study.best_trials}
+        finished = {trial.number for trial in trials if trial.state.is_finished()}
+        self._kept.forget([number for number in self._kept.numbers() if number in finished - best])
 
 
 def require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:

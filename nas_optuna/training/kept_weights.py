@@ -17,6 +17,8 @@ from torch import Tensor
 from nas_optuna.errors import StudyError
 from nas_optuna.training.checkpoint import CheckpointFolder
 
+KEPT_FOLDER = "kept"
+"""Where, inside a study's checkpoint folder, the weights of finished trials are kept."""
 _FILE = re.compile(r"trial-([0-9]{1,9})\.safetensors")
 _KEY = "nas_optuna_kept"
 

@@ -1,0 +1,63 @@
+"""Options of ``run``: settings of the recipe that are searched, an end that comes by itself, weights that are kept."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.helpers import Command, tiny
+
+
+def trials() -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db").trials
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "arch", "evolution", "controller"])
+def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Command, sampler: str) -> None:
+    search = ["--search", "recipe.learning_rate=1e-4..1e-1:log", "--set", "recipe.batch_size=[32,64]"]
+    result = command("run", "--trials", 5, *tiny(), *search, "--sampler", sampler, "--pruner", "none")
+    assert result.code == 0, result.err
+    assert command("run", "--trials", 1).code == 0, "and the study remembers it"
+    found = trials()
+    assert len(found) == 6
+    assert {trial.params["recipe.batch_size"] for trial in found} <= {32, 64}
+    assert len({trial.params["recipe.learning_rate"] for trial in found}) == 6
+    report = command("retrain", "--json")
+    assert report.code == 0, report.err
+    best = command("best", "--json").json
+    assert best["params"]["recipe.learning_rate"] == found[best["number"]].params["recipe.learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--search", "recipe.learning_rat=1..2"), "did you mean 'learning_rate'"),
+        (("--search", "recipe.learning_rate=0.1..0.01"), "must be below"),
+        (("--search", "recipe.epochs=1,2"), "epochs"),
+        (("--search", "learning_rate"), "--search needs NAME=VALUE"),
+        (("--until", "stald"), "ends no study"),
+        (("--until", "acuracy>=0.5"), "did you mean 'accuracy'"),
+        (("--keep-weights", "bst"), "did you mean 'best'"),
+    ],
+)
+def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[str, ...], says: str) -> None:
+    result = command("run", "--trials", 1, *tiny(), *options)
+    assert result.code == 2
+    assert says in result.err.splitlines()[-1]
+    assert not Path("nas-optuna.db").exists(), "nothing is created"
+
+
+def test_a_study_ends_when_it_has_what_was_wanted(command: Command) -> None:
+    result = command("run", "--trials", 9, *tiny(), "--pruner", "none", "--until", "accuracy>=0.05")
+    assert result.code == 0
+    assert "ended: trial 0 has reached accuracy" in result.err
+    assert len(trials()) == 1
+
+
+@pytest.mark.parametrize(("which", "kept"), [("best", 1), ("all", 3)])
+def test_weights_are_kept_for_export(command: Command, which: str, kept: int) -> None:
+    options = ("--pruner", "none", "--sampler", "random", "--keep-weights", which)
+    assert command("run", "--trials", 3, *tiny(), *options).code == 0
+    assert len(list(Path.cwd().rglob("trial-*.safetensors"))) == kept
+    assert command("export", "--out", "made").code == 0
+    assert Path("made/model.py").is_file()
