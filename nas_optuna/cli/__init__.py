@@ -16,6 +16,7 @@ from nas_optuna.cli import (
     dashboard,
     data,
     devices,
+    draw,
     export,
     latency,
     pareto,
@@ -44,6 +45,7 @@ app = typer.Typer(
 study.register(app)
 run.register(app)
 best.register(app)
+draw.register(app)
 retrain.register(app)
 export.register(app)
 pareto.register(app)

@@ -18,6 +18,14 @@ Storage = Annotated[
     ),
 ]
 StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")]
+Trial = Annotated[
+    str,
+    typer.Option(
+        "--trial",
+        metavar="best|cheapest|N",
+        help="Which trial; cheapest is the one with the fewest MACs within one standard error of the best.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON rather than a table.")]
 All = Annotated[bool, typer.Option("--all", help="List all trials rather than the best ten.")]
 DataDir = Annotated[

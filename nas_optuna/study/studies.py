@@ -135,8 +135,12 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, files: Path) -
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
     """Where a study's running trials keep their checkpoints."""
-    safe = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in study_name)
-    return files / "checkpoints" / safe
+    return files / "checkpoints" / file_name(study_name)
+
+
+def file_name(study_name: str) -> str:
+    """A study's name as part of a file's name: what could be a path or a command is written as numbers."""
+    return "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in study_name)
 
 
 def maximizes(study: Study) -> bool:

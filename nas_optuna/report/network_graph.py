@@ -1,0 +1,348 @@
+"""The layers of any network and the tensors that flow between them, found by watching one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas_optuna.spaces import SearchSpace
+    from nas_optuna.spaces.architecture import Architecture
+
+Shape = tuple[int, ...]
+
+_LIGHT = ("activation", "pool", "norm", "dropout", "reshape", "elementwise")
+"""Kinds that are written into the box of the layer before them, because a box of their own would say little more."""
+_UNSEEN = ("contiguous", "to", "float", "clone", "detach", "requires_grad_", "type", "cpu", "cuda", "identity")
+"""Functions that change no value; a drawing leaves them out."""
+_RESHAPES = ("flatten", "view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "unflatten")
+_SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")
+_PRODUCTS = ("mul", "__mul__", "__rmul__", "__imul__", "mul_")
+_ACTIVATIONS = {
+    "relu": "ReLU", "relu_": "ReLU", "relu6": "ReLU6", "gelu": "GELU", "silu": "SiLU", "elu": "ELU", "selu": "SELU",
+    "leaky_relu": "leaky ReLU", "hardswish": "hard swish", "hardsigmoid": "hard sigmoid", "sigmoid": "sigmoid",
+    "tanh": "tanh", "mish": "Mish", "softmax": "softmax", "log_softmax": "log softmax", "prelu": "PReLU",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of a network's forward pass.
+
+    Attributes:
+        kind: ``"input"``, ``"conv"``, ``"linear"``, ``"sum"``, ``"concat"``, ``"pool"``, … or ``"other"``.
+        title: What it is, for a person: ``"Conv 3×3, 16 filters"``.
+        shape: Shape of one output, without the batch.
+        macs: Multiply-accumulates for one input.
+        params: Number of weights.
+        inputs: Places of the layers whose outputs it takes.
+        then: What follows at once, in order, and has no box of its own: ``("max pool 2×2", "ReLU")``.
+    """
+
+    kind: str
+    title: str
+    shape: Shape
+    macs: int = 0
+    params: int = 0
+    inputs: tuple[int, ...] = ()
+    then: tuple[str, ...] = ()
+
+
+def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...]:
+    """The layers of an architecture's network; no weights are allocated where the network allows that.
+
+    Args:
+        space: The space that the architecture is of.
+        architecture: The architecture.
+    """
+    import torch
+
+    shape = space.input_shape
+    try:
+        with torch.device("meta"):
+            return trace(space.build(architecture), shape)
+    except (RuntimeError, NotImplementedError, ValueError):  # some modules look at their values
+        with torch.random.fork_rng(devices=[]):
+            return trace(space.build(architecture), shape)
+
+
+def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
+    """Run a network once on one input and note every layer that it calls, in the order of the calls.
+
+    A layer is a module of ``torch.nn`` that is no container, or a function of torch that the network calls itself. So
+    nothing has to be known of the network's own classes, and its code may branch as it likes.
+
+    Args:
+        network: Takes one batch of inputs.
+        input_shape: Shape of one input, without the batch.
+
+    Returns:
+        The layers that lie on a path from the input to the output; the first one is the input.
+    """
+    import torch
+
+    weight = next(network.parameters(), None)
+    device = torch.get_default_device() if weight is None else weight.device
+    dtype = torch.get_default_dtype() if weight is None else weight.dtype
+    recorder = _Recorder(torch.zeros(1, *input_shape, device=device, dtype=dtype))
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad(), recorder.watching(network):
+            output = network(recorder.input)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return _merged(_between_input_and(recorder.places(output), recorder.layers))
+
+
+class _Recorder:
+    """Notes layers, and which layer made which tensor."""
+
+    def __init__(self, image: Tensor) -> None:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self.input = image
+        self.layers = [Layer("input", "input", tuple(image.shape[1:]))]
+        self._made_by = {id(image): 0}
+        self._alive: list[object] = [image]  # or an id would be used again
+        self._flops = FlopCounterMode(display=False)
+        self._counted: set[int] = set()
+        self._inside = 0
+
+    def places(self, values: object) -> list[int]:
+        """The layers that made the tensors in a nest of values."""
+        from torch.utils._pytree import tree_leaves
+
+        found = (self._made_by.get(id(value)) for value in tree_leaves(values))
+        return list(dict.fromkeys(place for place in found if place is not None))
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[None]:
+        """Within it every call of a leaf module or of a function is noted."""
+        from torch.overrides import TorchFunctionMode
+
+        recorder = self
+
+        class Functions(TorchFunctionMode):
+            def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                kwargs = kwargs or {}
+                if recorder._inside:
+                    return function(*args, **kwargs)
+                before, sources = recorder._flops.get_total_flops(), recorder.places([args, kwargs])
+                result = function(*args, **kwargs)
+                if sources:
+                    recorder._note_function(function, args, kwargs, result, before, sources)
+                return result
+
+        handles = [handle for module in _leaves(network) for handle in self._hooks(module)]
+        try:
+            with self._flops, Functions():
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, module: nn.Module) -> list[Any]:
+        starts: list[tuple[int, list[int]]] = []
+
+        def enter(_: Any, args: Any, kwargs: Any) -> None:
+            starts.append((self._flops.get_total_flops(), self.places([args, kwargs])))
+            self._inside += 1
+
+        def leave(_: Any, args: Any, kwargs: Any, result: Any) -> None:
+            self._inside -= 1
+            before, sources = starts.pop()
+            if self._inside == 0 and sources:
+                kind, title = _module_title(module)
+                self._note(kind, title, result, before, sources, list(module.parameters()))
+
+        return [
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, with_kwargs=True),
+        ]
+
+    def _note_function(
+        self, function: Any, args: Any, kwargs: Any, result: Any, before: int, sources: list[int]
+    ) -> None:
+        from torch import nn
+        from torch.utils._pytree import tree_leaves
+
+        name = getattr(function, "__name__", str(function))
+        weights = [value for value in tree_leaves([args, kwargs]) if isinstance(value, nn.Parameter)]
+        kind, title = _function_title(name, args, kwargs, len(sources))
+        self._note(kind, title, result, before, sources, weights)
+
+    def _note(
+        self, kind: str, title: str, result: Any, before: int, sources: list[int], weights: Sequence[Tensor]
+    ) -> None:
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        tensors = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        if not tensors:
+            return  # a size, say
+        self._alive += tensors
+        if kind == "unseen" and len(sources) == 1:
+            self._made_by |= {id(tensor): sources[0] for tensor in tensors}
+            return
+        new = [weight for weight in weights if id(weight) not in self._counted]
+        self._counted |= {id(weight) for weight in new}
+        self._alive += new
+        layer = Layer(
+            kind,
+            title,
+            tuple(tensors[0].shape[1:]),
+            macs=(self._flops.get_total_flops() - before) // 2,
+            params=sum(weight.numel() for weight in new),
+            inputs=tuple(sources),
+        )
+        self._made_by |= {id(tensor): len(self.layers) for tensor in tensors}
+        self.layers.append(layer)
+
+
+def _leaves(network: nn.Module) -> Iterator[nn.Module]:
+    from torch import nn
+
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    for module in network.modules():
+        if type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, containers):
+            yield module
+
+
+def _between_input_and(ends: Sequence[int], layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that an end needs, renumbered."""
+    needed, open_ = {0}, list(ends)
+    while open_:
+        place = open_.pop()
+        if place not in needed:
+            needed.add(place)
+            open_ += layers[place].inputs
+    kept = sorted(needed)
+    number = {place: i for i, place in enumerate(kept)}
+    return [replace(layers[i], inputs=tuple(number[source] for source in layers[i].inputs)) for i in kept]
+
+
+def _merged(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Write a light layer into the box before it, where nothing else takes that one's output."""
+    users = [0] * len(layers)
+    for layer in layers:
+        for source in layer.inputs:
+            users[source] += 1
+    merged: list[Layer] = []
+    number: list[int] = []
+    for layer in layers:
+        sources = tuple(number[source] for source in layer.inputs)
+        before = layer.inputs[0] if len(layer.inputs) == 1 else 0
+        if layer.kind in _LIGHT and before > 0 and users[before] == 1:
+            box = merged[number[before]]
+            merged[number[before]] = replace(
+                box,
+                shape=layer.shape,
+                then=(*box.then, layer.title),
+                macs=box.macs + layer.macs,
+                params=box.params + layer.params,
+            )
+            number.append(number[before])
+        else:
+            number.append(len(merged))
+            merged.append(replace(layer, inputs=sources))
+    return tuple(merged)
+
+
+def _sides(value: Any) -> str:
+    """``3`` or ``(3, 3)`` → ``"3×3"``."""
+    values = list(value) if isinstance(value, list | tuple) else [value, value]
+    return "×".join(map(str, values))
+
+
+def _conv_title(kernel: Sequence[int], filters: int, stride: Any, groups: int, channels: int) -> str:
+    strides = {stride} if isinstance(stride, int) else set(stride)
+    kind = "Depthwise" if groups == channels > 1 else "Conv"
+    title = f"{kind} {_sides(tuple(kernel)) if len(kernel) > 1 else kernel[0]}, {filters} filter{'s' * (filters != 1)}"
+    title += f", {groups} groups" if 1 < groups < channels else ""
+    return title + (f", stride {max(strides)}" if strides != {1} else "")
+
+
+def _module_title(module: nn.Module) -> tuple[str, str]:
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+
+    name = type(module).__name__
+    if isinstance(module, _ConvNd):
+        title = _conv_title(module.kernel_size, module.out_channels, module.stride, module.groups, module.in_channels)
+        return "conv", f"Transposed {title}" if "Transpose" in name else title
+    if isinstance(module, nn.Linear):
+        return "linear", f"Linear, {module.out_features} outputs"
+    if isinstance(module, nn.Identity):
+        return "unseen", "identity"
+    if "Pool" in name:
+        size = getattr(module, "kernel_size", getattr(module, "output_size", None))
+        return "pool", _pool_title(name, size)
+    if "Norm" in name:
+        return "norm", {"BatchNorm": "batch norm", "LayerNorm": "layer norm", "GroupNorm": "group norm"}.get(
+            name.rstrip("123d"), name
+        )
+    if "Dropout" in name:
+        return ("dropout", f"dropout {module.p:g}") if getattr(module, "p", 0) else ("unseen", name)
+    if isinstance(module, nn.Flatten | nn.Unflatten):
+        return "reshape", name.lower()
+    if type(module).__module__ == "torch.nn.modules.activation" and not any(True for _ in module.parameters()):
+        return "activation", _ACTIVATIONS.get(name.lower(), name)
+    extra = module.extra_repr()
+    return "other", f"{name} ({extra})" if 0 < len(extra) <= 24 else name
+
+
+def _pool_title(name: str, size: Any) -> str:
+    lower = name.lower()
+    kind = "average" if "avg" in lower else "max" if "max" in lower else "Lp"
+    if "adaptive" in lower:
+        sizes = set(size) if isinstance(size, list | tuple) else {size}
+        return f"global {kind} pool" if sizes == {1} else f"adaptive {kind} pool to {_sides(size)}"
+    return f"{kind} pool {_sides(size)}"
+
+
+def _argument(place: int, name: str, args: Sequence[Any], kwargs: dict[str, Any], default: Any = None) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _function_title(name: str, args: Sequence[Any], kwargs: dict[str, Any], sources: int) -> tuple[str, str]:
+    plain = name.strip("_")
+    if name in _UNSEEN:
+        return "unseen", name
+    if name in _SUMS:
+        return ("sum", "+") if sources > 1 else ("elementwise", "+ constant")
+    if name in _PRODUCTS:
+        return ("product", "×") if sources > 1 else ("elementwise", "× constant")
+    if plain in ("cat", "concat", "concatenate", "stack"):
+        return "concat", "concatenate" if plain != "stack" else "stack"
+    if plain in _ACTIVATIONS:
+        return "activation", _ACTIVATIONS[plain]
+    if "pool" in plain:
+        return "pool", _pool_title(
+            plain, _argument(1, "output_size" if "adaptive" in plain else "kernel_size", args, kwargs)
+        )
+    if plain.startswith("conv"):
+        return _functional_conv(args, kwargs)
+    if plain == "linear":
+        return "linear", f"Linear, {_argument(1, 'weight', args, kwargs).shape[0]} outputs"
+    if plain.endswith("_norm"):
+        return "norm", plain.replace("_", " ")
+    if "dropout" in plain:
+        return "unseen", plain
+    if plain in _RESHAPES:
+        return "reshape", plain
+    if plain == "mean" and sources == 1:
+        return "pool", "mean"
+    return ("other" if sources > 1 or plain == "getitem" else "elementwise"), plain.replace("getitem", "slice")
+
+
+def _functional_conv(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, str]:
+    weight = _argument(1, "weight", args, kwargs)
+    stride, groups = _argument(3, "stride", args, kwargs, 1), _argument(6, "groups", args, kwargs, 1)
+    filters, channels, *kernel = weight.shape
+    return "conv", _conv_title(kernel, filters, stride, groups, channels * groups)

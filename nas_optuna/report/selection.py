@@ -1,0 +1,158 @@
+"""Which trial of a study is meant: the best one, the cheapest that is as good, or one by its number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.studies import maximizes, study_spec
+
+COST = "macs"
+"""The cost that "cheapest" means: every trial has it, on every device alike."""
+
+
+def space_of(study: Study) -> SearchSpace:
+    """The space that a study searches, made from what the study remembers, without its images.
+
+    Raises:
+        StudyError: The study was not made by nas-optuna.
+        SpecError: The space is a user's own and cannot be imported here.
+    """
+    spec = study_spec(study)
+    identity = study_attribute(study.user_attrs, StudyKey.SPACE)
+    if identity is None:
+        raise StudyError(f"study {study.study_name!r} does not say which images its space is for")
+    size = identity["input_size"]
+    return create_space(
+        spec.space.name,
+        spec.space.options,
+        in_channels=identity["in_channels"],
+        classes=identity["classes"],
+        input_size=tuple(size) if isinstance(size, list) else size,
+    )
+
+
+def complete_trials(study: Study) -> list[FrozenTrial]:
+    """Trials that were trained to the end and are inside the study's limits."""
+    return [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(t)]
+
+
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best complete trial in the first objective; the earliest of equals; None where there is none."""
+    sign = -1.0 if maximizes(study) else 1.0
+    trials = complete_trials(study)
+    return min(trials, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+
+
+def standard_error(trial: FrozenTrial, images: int | None) -> float | None:
+    """How far a trial's accuracy may be off by chance: one standard error, as a share of 1.
+
+    With several seeds it is that of their mean; with one, the binomial one of the validation images.
+
+    Args:
+        trial: Any trial.
+        images: Number of validation images; None where that is not known.
+    """
+    accuracy = attribute(trial, TrialKey.ACCURACY)
+    if accuracy is None or not 0 <= accuracy <= 1:
+        return None
+    binomial = math.sqrt(accuracy * (1 - accuracy) / images) if images else None
+    spread = attribute(trial, TrialKey.SPREAD)
+    if spread is None:
+        return binomial
+    return max(float(spread) / math.sqrt(2), binomial or 0.0)
+
+
+def validation_images(study: Study, data_directory: Path | None = None) -> int | None:
+    """How many images a study's accuracies were measured on; None where neither it nor this machine knows."""
+    known = study_attribute(study.user_attrs, StudyKey.DATA) or {}
+    if isinstance(known.get("validation"), int):
+        return int(known["validation"])
+    from nas_optuna.data import load_data
+
+    try:
+        return len(load_data(study_spec(study).data, data_directory).validation)
+    except (NasOptunaError, OSError):
+        return None
+
+
+@dataclass(frozen=True)
+class Winners:
+    """The best trial of a study, and a cheaper one that chance alone may have put behind it.
+
+    Attributes:
+        best: The best complete trial in the first objective.
+        error: One standard error of its accuracy; None where that is not known.
+        cheapest: The complete trial with the fewest MACs whose accuracy is at most one standard error below the best
+            one's; the best itself where no cheaper one is so near.
+    """
+
+    best: FrozenTrial
+    error: float | None
+    cheapest: FrozenTrial
+
+
+def winners(study: Study, images: int | None) -> Winners | None:
+    """The best trial and the cheapest one that is as good; None without a complete trial.
+
+    Args:
+        study: A study of ours.
+        images: Number of validation images, as `validation_images` gives it.
+    """
+    best = best_trial(study)
+    if best is None:
+        return None
+    error = standard_error(best, images)
+    return Winners(best, error, _cheapest(complete_trials(study), best, error))
+
+
+def _cheapest(trials: Iterable[FrozenTrial], best: FrozenTrial, error: float | None) -> FrozenTrial:
+    accuracy, cost = attribute(best, TrialKey.ACCURACY), attribute(best, TrialKey.cost(COST))
+    if error is None or cost is None:
+        return best
+    near = [
+        trial
+        for trial in trials
+        if (attribute(trial, TrialKey.ACCURACY) or 0.0) >= accuracy - error
+        and (attribute(trial, TrialKey.cost(COST)) or math.inf) < cost
+    ]
+    return min(near, key=lambda trial: attribute(trial, TrialKey.cost(COST)), default=best)
+
+
+def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:
+    """The trial that a person names.
+
+    Args:
+        study: A study of ours.
+        which: ``"best"``, ``"cheapest"`` (the fewest MACs within one standard error of the best) or a number.
+        data_directory: Where data sets are; ``"cheapest"`` needs to know how many images validate.
+
+    Raises:
+        StudyError: There is no such trial, or it never chose an architecture.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if which in ("best", "cheapest"):
+        found = winners(study, validation_images(study, data_directory) if which == "cheapest" else None)
+        if found is None:
+            raise StudyError(
+                f"study {study.study_name!r} has no complete trial yet; nas-optuna run --study {study.study_name}"
+                " makes some"
+            )
+        return found.best if which == "best" else found.cheapest
+    if not which.isdecimal() or int(which) >= len(trials):
+        numbers = f" or a number below {len(trials)}" if trials else ""
+        raise StudyError(f"--trial {which!r} is not a trial of this study; choose best, cheapest{numbers}")
+    trial = trials[int(which)]
+    if not TrialRecord.of(trial).architecture:
+        raise StudyError(f"trial {trial.number} has no architecture yet; choose another --trial")
+    return trial
