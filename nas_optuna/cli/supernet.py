@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nas_optuna.execution.search import Search
-    from nas_optuna.execution.supernet_training import SupernetTraining
-    from nas_optuna.oneshot.bilevel import Epoch
+    from nas_optuna.execution.supernet_check import RankCorrelation, Verdict
+    from nas_optuna.execution.supernet_training import Price, SupernetTraining
+    from nas_optuna.oneshot.progress import Epoch
 
 app = typer.Typer(
     help="The differentiable strategy: train a supernet, export its argmax, check whether it can be believed.",
@@ -42,7 +43,19 @@ def train(
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="supernet.epochs.", show_default=False)
     ] = None,
-    mode: Annotated[str | None, typer.Option("--mode", help="mixture or sampled.", show_default=False)] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            metavar="N",
+            help="Train for what N stand-alone trainings cost, measured before it starts.",
+            show_default=False,
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="Strategy darts, mixture or sampled.", show_default=False),
+    ] = None,
     latency_weight: Annotated[
         float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
     ] = None,
@@ -70,19 +83,28 @@ def train(
 ) -> int:
     """Train a supernet on the study's images and store its alphas with the study.
 
-    Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not exist is created from
-    --spec. Every key of the spec's [supernet] section can be set: --set supernet.alpha_learning_rate=0.02.
+    Strategy fair (the default) trains shared weights on uniformly drawn paths, then learns the alphas and looks for
+    the best architecture with forward passes on validation images. --mode or --set supernet.strategy=darts choose the
+    differentiable strategy. Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not
+    exist is created from --spec. Every key of the spec's [supernet] section can be set: --set supernet.seed=1.
     """
     from nas_optuna.cli.specs import SpecOptions, find_target, say_created
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
     from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.oneshot.score import scored_by
     from nas_optuna.report.supernet import save_alpha_figure
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
     from nas_optuna.study.trust import remember
 
-    given = {"epochs": epochs, "mode": mode, "latency_weight": latency_weight, "latency_target": target_latency}
+    given = {
+        "budget": budget,
+        "epochs": epochs,
+        "mode": mode,
+        "latency_weight": latency_weight,
+        "latency_target": target_latency,
+    }
     overrides = [*(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
     if target_latency is not None:
         overrides.append("supernet.latency_loss=target")
@@ -94,7 +116,7 @@ def train(
     search = experiment.search
     table = cost_table(search.space, latency_table or wanted.latency.table)
     stop = StopRequest()
-    with _progress(wanted.supernet.epochs) as bar:
+    with _progress() as bar:
         if loaded is None:
             loaded = experiment.create(open_storage(url, create=True), study)
             remember(url, study, code_named(wanted))  # whoever makes a study means its code
@@ -115,7 +137,10 @@ def train(
             restart=restart,
             interrupted=interrupted,
         )
-        say(f"{study}: supernet of space {search.space.name}, {wanted.supernet.mode}, costs from {table.source}")
+        how = "fair" if wanted.supernet.strategy == "fair" else wanted.supernet.mode
+        say(f"{study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
+        if training.price is not None:
+            say(_price(training, training.price))
         bar.begin(training, table.unit)
         stopped: TrainingError | None = None
         try:
@@ -135,9 +160,16 @@ def train(
         return 0
     _print_alphas(study, search, training)
     say(
-        f"argmax {summary['argmax']}: {summary['shared_accuracy']:.4f} on validation images with shared weights;"
-        f" {seconds(summary['seconds'])}"
+        f"argmax of the alphas {summary['argmax']}: {summary['shared_accuracy']:.4f} on validation images with shared"
+        f" weights; {seconds(summary['seconds'])}"
     )
+    if "best" in summary:
+        say(
+            f"best by the score {summary['best']}: {summary['best_shared_accuracy']:.4f} on validation images with"
+            " shared weights"
+        )
+        taught = f"{summary['score_trials']} trials" if summary["score_trials"] else "no trials yet, the prior"
+        say(f"score, learned from {taught}: {scored_by(summary['score'])}")
     say(f"next: nas-optuna supernet export --study {study}      the argmax, to be trained on its own")
     say(f"      nas-optuna run --study {study} --sampler tpe --warm-start supernet      search from its prior")
     return 0
@@ -146,7 +178,7 @@ def train(
 @app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
 def export(
     study: options.StudyName = "nas",
-    top: Annotated[int, typer.Option("--top", metavar="K", help="The K most probable.", min=1)] = 1,
+    top: Annotated[int, typer.Option("--top", metavar="K", help="The K best.", min=1)] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="STUDY-fixed.json by default.", show_default=False)
     ] = None,
@@ -155,18 +187,22 @@ def export(
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
-    """Write the argmax as a fixed trial's params (with --top a list, best first) and put it into the queue."""
+    """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
+
+    Strategy fair: the best by the score under the limits, then the alphas' argmax, then others of the best by the
+    score. Strategy darts: the most probable by the alphas.
+    """
     import json as json_format
 
     from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.execution.supernet_training import ORIGIN, most_probable
+    from nas_optuna.execution.supernet_training import ORIGIN, candidates
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.trial_queue import enqueue_once
 
     experiment, loaded = stored_experiment(storage_url(storage), study, trust=trust, data_directory=data_dir)
     space = experiment.space
-    found = most_probable(loaded, space, top)
-    params = [dict(architecture.params) for architecture, _ in found]
+    found = candidates(loaded, space, top)
+    params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{study}-fixed.json")
     try:
         path.write_text(json_format.dumps(params if top > 1 else params[0], indent=2) + "\n", encoding="utf-8")
@@ -175,10 +211,16 @@ def export(
     for choices in params:
         enqueue_once(loaded, space, choices, ORIGIN)
     if json:
-        print_json([{"architecture": str(a), "probability": p, "params": dict(a.params)} for a, p in found])
+        print_json(
+            [
+                {"architecture": str(c.architecture), "by": c.by, "probability": c.probability, "params": p}
+                for c, p in zip(found, params, strict=True)
+            ]
+        )
     else:
-        rows = [(i, f"{p:.3g}", a) for i, (a, p) in enumerate(found, start=1)]
-        print_table(f"study {study}: most probable", ("rank", "probability", "architecture"), rows, right=(0, 1))
+        rows = [(i, c.by, f"{c.probability:.3g}", c.architecture) for i, c in enumerate(found, start=1)]
+        columns = ("rank", "found by", "probability", "architecture")
+        print_table(f"study {study}: the supernet's best", columns, rows, right=(0, 2))
     say(f"wrote {path}; next: nas-optuna run --study {study} --fixed {path}")
 
 
@@ -193,10 +235,11 @@ def check(
     trust: options.Trust = False,
     json: options.Json = False,
 ) -> int:
-    """Train N random architectures and the argmax on their own, and compare with what the supernet says of them.
+    """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
 
-    Prints rank correlations with 95 % bootstrap intervals, the argmax's rank, and whether random search in the same
-    seconds did better. The trainings are trials of the study; Ctrl-C loses none, and the same command goes on.
+    Prints, with 95 % bootstrap intervals, how shared accuracy, size alone and both together rank the architectures, how
+    far their first and their best five are from the best, and whether random search in the same seconds did better.
+    The trainings are trials of the study; Ctrl-C loses none, and the same command goes on.
     """
     import optuna
 
@@ -205,7 +248,7 @@ def check(
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution import supernet_check as checking
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.supernet_training import trained_supernet
+    from nas_optuna.execution.supernet_training import checked_chooser, trained_supernet
     from nas_optuna.samplers.prior import read_alphas
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
@@ -224,38 +267,33 @@ def check(
     )
     search = experiment.search
     supernet = trained_supernet(loaded, search, where, files_folder(url))
-    argmax = search.space.architecture(supernet.derive())
-    drawn = checking.random_architectures(search, architectures, seed)
+    _, summary = read_alphas(loaded)
+    chosen = {checking.ALPHAS: search.space.architecture(supernet.derive())}
+    if "best" in summary:
+        chosen = {checking.SCORE: search.space.parse(summary["best"]), **chosen}
+    drawn = checking.random_architectures(search, architectures, seed, experiment.objective.limits.total_excess)
     loaded.pruner = optuna.pruners.NopPruner()
-    waiting = checking.queue_untrained(loaded, search, [argmax, *drawn])
+    waiting = checking.queue_untrained(loaded, search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):
         outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display])
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130
-    shared = checking.shared_accuracies(supernet, search, drawn, where)
-    verdict = checking.judge(loaded, search, drawn, argmax, shared, read_alphas(loaded)[1]["seconds"])
+    chooser = checked_chooser(search, supernet, summary, where)
+    rows = chooser.rows([search.space.tokens(architecture) for architecture in drawn])
+    verdict = checking.judge(loaded, search, drawn, chosen, chooser.score, rows, summary["seconds"])
     if json:
         print_json(asdict(verdict) | {"sentence": verdict.sentence})
         return 0
-    rows = [
-        (name, f"{c.value:.3f}", f"{c.lower:.3f} … {c.upper:.3f}")
-        for name, c in (("Kendall τ", verdict.kendall), ("Spearman ρ", verdict.spearman))
-    ]
-    rows.append(("argmax's rank", f"{verdict.argmax_rank} of {verdict.architectures + 1}", ""))
-    rows.append(("argmax's accuracy", f"{verdict.argmax_accuracy:.4f}", ""))
-    best = "" if verdict.random_accuracy is None else f"{verdict.random_accuracy:.4f}"
-    rows.append((f"best of {verdict.random_trained} random", best, f"in {seconds(verdict.budget_seconds)}"))
-    print_table(f"study {study}: supernet against own training", ("", "", "95 % interval"), rows)
-    say(verdict.sentence)
+    _print_verdict(study, verdict)
     return 0
 
 
 class _Bar:
-    """Epochs and steps of a supernet's training: a live bar on a terminal, a line an epoch everywhere."""
+    """Epochs and steps of a supernet's training: a live bar on a terminal, one line per epoch everywhere."""
 
-    def __init__(self, epochs: int, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
-        self._epochs = epochs
+    def __init__(self, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
+        self._epochs = 0
         self._advance = advance
         self._show = show
         self._unit = ""
@@ -264,6 +302,7 @@ class _Bar:
     def begin(self, training: SupernetTraining, unit: str) -> None:
         """Say what the columns are and where the training stands."""
         self._unit = unit
+        self._epochs = training.length
         self._done, self._total = len(training.history) * training.steps, self._epochs * training.steps
         self._advance(self._done, self._total)
         if training.history:
@@ -287,12 +326,12 @@ class _Bar:
 
 
 @contextmanager
-def _progress(epochs: int) -> Iterator[_Bar]:
+def _progress() -> Iterator[_Bar]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not sys.stderr.isatty():
-        yield _Bar(epochs, lambda done, total: None, say)
+        yield _Bar(lambda done, total: None, say)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -300,9 +339,39 @@ def _progress(epochs: int) -> Iterator[_Bar]:
     columns = (TextColumn("supernet"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("supernet", total=None)
-        yield _Bar(
-            epochs, lambda done, total: progress.update(task, completed=done, total=total), progress.console.print
-        )
+        yield _Bar(lambda done, total: progress.update(task, completed=done, total=total), progress.console.print)
+
+
+def _price(training: SupernetTraining, price: Price) -> str:
+    total = training.length * price.epoch_in_trainings
+    return (
+        f"{training.length} epochs of {training.steps} steps, about"
+        f" {seconds(training.length * price.epoch_seconds)}: the cost of {total:.1f} stand-alone trainings of"
+        f" {seconds(price.training_seconds)} each (measured); --budget N sets another"
+    )
+
+
+def _print_verdict(study: str, verdict: Verdict) -> None:
+    def interval(c: RankCorrelation) -> str:
+        return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
+
+    rows = [
+        (row.name, interval(row.kendall), interval(row.spearman), f"{row.regret_1:.4f}", f"{row.regret_5:.4f}")
+        for row in verdict.rows
+    ]
+    columns = ("ranked by", "Kendall τ", "Spearman ρ", "best − its first", "best − best of its 5")
+    title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
+    print_table(title, columns, rows, right=(3, 4))
+    ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
+    say(f"noise ceiling of τ: {ceiling}")
+    say(f"score minus the best size alone, τ: {interval(verdict.advantage)}")
+    for chosen in verdict.chosen:
+        rank = f"rank {chosen.rank} of {verdict.architectures + 1}"
+        say(f"chosen by {chosen.by}: {chosen.architecture}, own accuracy {chosen.accuracy:.4f}, {rank}")
+    if verdict.random_accuracy is not None:
+        within = f"in the {seconds(verdict.budget_seconds)} of the supernet and its choice"
+        say(f"best of {verdict.random_trained} random architectures {within}: {verdict.random_accuracy:.4f}")
+    say(verdict.sentence)
 
 
 def _print_alphas(study: str, search: Search, training: SupernetTraining) -> None:

@@ -1,27 +1,31 @@
-"""Is a supernet worth believing? Its ranking of architectures against their own trainings."""
+"""Is a supernet worth believing? What it says of architectures against their own trainings, with size beside it."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from nas_optuna.data import make_loader
 from nas_optuna.execution.search import Search
+from nas_optuna.execution.supernet_training import accuracy_of, trained_trials
+from nas_optuna.oneshot.score import FEATURES, Score
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.trial_queue import enqueue_once
-from nas_optuna.training import evaluate
 
 ORIGIN = "supernet check"
 """Origin of the trials that a check trains."""
+SCORE, ALPHAS = "score", "alphas"
+SIZES = ("log MACs", "log parameters", "log widths")
 _RESAMPLES = 1000
+_FOLDS = 5
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,49 +38,118 @@ class RankCorrelation:
 
 
 @dataclass(frozen=True)
+class Row:
+    """How one figure ranks the architectures that were trained.
+
+    Attributes:
+        name: One of `oneshot.score.FEATURES`, or ``"score"``, which is all of them together.
+        kendall: Kendall's τ-b with the architectures' own accuracy.
+        spearman: Spearman's ρ with it.
+        regret_1: The best own accuracy minus that of the architecture which the figure ranks first.
+        regret_5: The best own accuracy minus the best of the five that it ranks first.
+    """
+
+    name: str
+    kendall: RankCorrelation
+    spearman: RankCorrelation
+    regret_1: float
+    regret_5: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An architecture that the supernet puts forward, trained on its own.
+
+    Attributes:
+        by: ``"score"`` or ``"alphas"``.
+        architecture: Its canonical string.
+        accuracy: Own validation accuracy.
+        rank: Its rank among the random architectures and itself; 1 is best.
+    """
+
+    by: str
+    architecture: str
+    accuracy: float
+    rank: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a check found.
 
     Attributes:
         architectures: Number of random architectures compared.
-        kendall: Kendall's τ-b of shared-weight and own accuracy over them.
-        spearman: Spearman's ρ, likewise.
-        argmax_accuracy: Own validation accuracy of the argmax.
-        argmax_rank: Its rank among the random ones and itself, 1 is best.
-        budget_seconds: What the supernet took: its search and the argmax's training.
+        rows: One for each figure; the score's weights are learned without the architectures that it ranks.
+        ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
+            repeats trainings; None where it does not, and the noise is not known.
+        advantage: Kendall's τ of the score minus that of the best size alone; the interval is of the difference.
+        chosen: What the supernet puts forward.
+        budget_seconds: What the supernet took: its training and that of the first chosen architecture.
         random_trained: Random architectures that those seconds would have trained, in the order drawn.
         random_accuracy: The best accuracy among them; None where there is none.
         budget_covered: Whether enough random architectures were trained to use the budget up.
     """
 
     architectures: int
-    kendall: RankCorrelation
-    spearman: RankCorrelation
-    argmax_accuracy: float
-    argmax_rank: int
+    rows: tuple[Row, ...]
+    ceiling: float | None
+    advantage: RankCorrelation
+    chosen: tuple[Chosen, ...]
     budget_seconds: float
     random_trained: int
     random_accuracy: float | None
     budget_covered: bool
 
+    def row(self, name: str) -> Row:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        ranking = "ranks architectures" if self.kendall.lower > 0 else "does not rank architectures better than chance"
+        if self.row(SCORE).kendall.lower <= 0:
+            ranking = "does not rank architectures better than chance"
+        elif self.advantage.lower > 0:
+            ranking = "ranks architectures better than their size alone does"
+        else:
+            ranking = "ranks architectures, but not surely better than their size alone does"
         if self.random_accuracy is None:
             return f"The supernet {ranking}; random search would not have trained one network in its time."
-        gap = self.argmax_accuracy - self.random_accuracy
+        best = self.chosen[0]
+        gap = best.accuracy - self.random_accuracy
         outcome = "as good as" if gap == 0 else ("better than" if gap > 0 else "worse than")
         reach = "" if self.budget_covered else ", though these did not use its time up"
         return (
-            f"The supernet {ranking}; its argmax is {outcome} the best of {self.random_trained} random architectures"
-            f" trained in the same time ({self.argmax_accuracy:.4f} against {self.random_accuracy:.4f}){reach}."
+            f"The supernet {ranking}; its choice is {outcome} the best of {self.random_trained} random architectures"
+            f" trained in the same time ({best.accuracy:.4f} against {self.random_accuracy:.4f}){reach}."
         )
 
 
-def random_architectures(search: Search, count: int, seed: int) -> list[Architecture]:
-    """Distinct architectures, uniformly drawn; fewer where the space is smaller."""
-    return search.space.sample_distinct(count, random.Random(seed))
+def random_architectures(
+    search: Search,
+    count: int,
+    seed: int,
+    excess: Callable[[Architecture], float] = lambda architecture: 0.0,
+    attempts: int = 20_000,
+) -> list[Architecture]:
+    """Distinct architectures inside the limits, uniformly drawn; fewer where the space has fewer.
+
+    Args:
+        search: What the study's spec names.
+        count: How many.
+        seed: Of the draws.
+        excess: How far an architecture is above the study's limits; inside at 0.
+        attempts: Draws after which it ends with what it has.
+    """
+    rng, space = random.Random(seed), search.space
+    found: dict[Architecture, None] = {}
+    for _ in range(attempts):
+        if len(found) >= min(count, space.size):
+            break
+        drawn = space.sample(rng)
+        if drawn not in found and excess(drawn) <= 0:
+            found[drawn] = None
+    return list(found)
 
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:
@@ -91,67 +164,62 @@ def queue_untrained(study: Study, search: Search, architectures: Sequence[Archit
     )
 
 
-def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:
-    """Architecture → the complete trial of it by the study's recipe that was trained, not reused."""
-    fingerprint = search.spec.recipe.fingerprint
-    return {
-        attribute(trial, TrialKey.ARCHITECTURE): trial
-        for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        if attribute(trial, TrialKey.RECIPE) == fingerprint and attribute(trial, TrialKey.DUPLICATE_OF) is None
-    }
-
-
-def shared_accuracies(
-    supernet: Supernet, search: Search, architectures: Sequence[Architecture], device: torch.device
-) -> list[float]:
-    """Validation accuracy of each architecture with the supernet's weights."""
-    recipe = search.spec.recipe
-    loader = make_loader(search.data.validation, recipe.batch_size, search.space.input_size, device)
-    return [evaluate(supernet.extract(a), loader, device, torch.float32).accuracy for a in architectures]
-
-
 def judge(
     study: Study,
     search: Search,
     architectures: Sequence[Architecture],
-    argmax: Architecture,
-    shared: Sequence[float],
+    chosen: Mapping[str, Architecture],
+    score: Score,
+    rows: Array,
     search_seconds: float,
 ) -> Verdict:
-    """Compare shared-weight accuracies with the study's own trainings.
+    """Compare what the supernet says with the study's own trainings.
 
     Args:
         study: Has a complete trial of each architecture.
         search: What its spec names.
         architectures: Random ones, in the order in which random search would have trained them.
-        argmax: What the supernet derives.
-        shared: Accuracy of each of `architectures` with the supernet's weights.
+        chosen: What the supernet puts forward, by what; the first is what it is judged by.
+        score: The score before it has learned from trials.
+        rows: Features of each of `architectures`, ``[architectures, len(FEATURES)]``.
         search_seconds: What the supernet's training took.
     """
     trained = trained_trials(study, search)
-    trials = [trained[str(architecture)] for architecture in architectures if str(architecture) in trained]
-    pairs = [s for s, a in zip(shared, architectures, strict=True) if str(a) in trained]
-    own = [_accuracy(trial) for trial in trials]
-    mine = trained[str(argmax)]
-    budget = search_seconds + attribute(mine, TrialKey.SECONDS)
-    total, afforded = 0.0, 0
-    for trial in trials:
-        if total + attribute(trial, TrialKey.SECONDS) > budget:
-            break
-        total += attribute(trial, TrialKey.SECONDS)
-        afforded += 1
-    accuracy = _accuracy(mine)
+    kept = [i for i, architecture in enumerate(architectures) if str(architecture) in trained]
+    trials = [trained[str(architectures[i])] for i in kept]
+    rows = rows[kept]
+    own = np.array([accuracy_of(trial) for trial in trials])
+    figures = dict(zip(FEATURES, rows.T, strict=True)) | {SCORE: cross_taught(score, rows, own)}
+    size = max(SIZES, key=lambda name: _tau(figures[name], own))
+    chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
+    first = next(iter(chosen_trials.values()))
+    budget = search_seconds + _seconds(first)
+    afforded, covered = _afforded(trials, budget)
     return Verdict(
         architectures=len(trials),
-        kendall=rank_correlation("kendall", pairs, own),
-        spearman=rank_correlation("spearman", pairs, own),
-        argmax_accuracy=accuracy,
-        argmax_rank=1 + sum(value > accuracy for value in own),
+        rows=tuple(ranking_row(name, values, own) for name, values in figures.items()),
+        ceiling=_ceiling(trials, own, search.spec.recipe.repeats),
+        advantage=_difference(figures[SCORE], figures[size], own),
+        chosen=tuple(
+            Chosen(by, str(chosen[by]), accuracy_of(trial), 1 + int((own > accuracy_of(trial)).sum()))
+            for by, trial in chosen_trials.items()
+        ),
         budget_seconds=budget,
         random_trained=afforded,
-        random_accuracy=max(own[:afforded], default=None),
-        budget_covered=afforded < len(trials),
+        random_accuracy=float(own[:afforded].max()) if afforded else None,
+        budget_covered=covered,
     )
+
+
+def cross_taught(score: Score, rows: Array, own: Array) -> Array:
+    """The score of each architecture with weights learned from the others: five parts, each scored by the rest."""
+    part = np.random.default_rng(0).permutation(len(own)) % _FOLDS
+    result = np.empty(len(own))
+    for fold in range(_FOLDS):
+        others = part != fold
+        if not others.all():
+            result[~others] = score.taught(rows[others], own[others].tolist())(rows[~others])
+    return result
 
 
 def rank_correlation(kind: str, x: Sequence[float], y: Sequence[float], seed: int = 0) -> RankCorrelation:
@@ -163,24 +231,71 @@ def rank_correlation(kind: str, x: Sequence[float], y: Sequence[float], seed: in
         y: As many.
         seed: Of the resampling. A resample without any order on one side counts as 0.
     """
-    from scipy import stats
-
-    function = stats.kendalltau if kind == "kendall" else stats.spearmanr
-
-    def correlation(a: np.ndarray, b: np.ndarray) -> float:
-        if (a == a[0]).all() or (b == b[0]).all():
-            return 0.0
-        return float(function(a, b).statistic)
-
+    correlation = _tau if kind == "kendall" else _rho
     first, second = np.asarray(x), np.asarray(y)
-    rng = np.random.default_rng(seed)
-    resamples = rng.integers(len(first), size=(_RESAMPLES, len(first)))
-    values = [correlation(first[index], second[index]) for index in resamples]
+    values = [correlation(first[index], second[index]) for index in _resamples(len(first), seed)]
     lower, upper = np.percentile(values, [2.5, 97.5])
     return RankCorrelation(correlation(first, second), float(lower), float(upper))
 
 
-def _accuracy(trial: FrozenTrial) -> float:
-    """The last accuracy reported: what is trained is compared by it, whatever the study's objectives."""
-    assert trial.last_step is not None
-    return trial.intermediate_values[trial.last_step]
+def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
+    """τ(x, y) − τ(other, y), resampled in pairs."""
+    values = [_tau(x[i], y[i]) - _tau(other[i], y[i]) for i in _resamples(len(y), 0)]
+    lower, upper = np.percentile(values, [2.5, 97.5])
+    return RankCorrelation(_tau(x, y) - _tau(other, y), float(lower), float(upper))
+
+
+def ranking_row(name: str, values: Array, own: Array) -> Row:
+    """How one figure ranks architectures whose own accuracies are known."""
+    order = np.argsort(-values, kind="stable")
+    return Row(
+        name,
+        rank_correlation("kendall", values.tolist(), own.tolist()),
+        rank_correlation("spearman", values.tolist(), own.tolist()),
+        float(own.max() - own[order[0]]),
+        float(own.max() - own[order[:5]].max()),
+    )
+
+
+def _ceiling(trials: Sequence[FrozenTrial], own: Array, repeats: int) -> float | None:
+    """The mean τ of own accuracies with themselves and another draw of the noise that the repeats show."""
+    spreads = [attribute(trial, TrialKey.SPREAD) for trial in trials]
+    if repeats < 2 or any(spread is None for spread in spreads):
+        return None
+    noise = np.array(spreads) / np.sqrt(repeats)
+    rng = np.random.default_rng(0)
+    return float(np.mean([_tau(own, own + rng.normal(0, noise)) for _ in range(100)]))
+
+
+def _afforded(trials: Sequence[FrozenTrial], budget: float) -> tuple[int, bool]:
+    """How many of the trials fit into the seconds, one after another, and whether there are more than that."""
+    total = 0.0
+    for afforded, trial in enumerate(trials):
+        total += _seconds(trial)
+        if total > budget:
+            return afforded, True
+    return len(trials), False
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return float(attribute(trial, TrialKey.SECONDS, 0.0))
+
+
+def _resamples(count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+
+
+def _tau(x: Array, y: Array) -> float:
+    from scipy.stats import kendalltau
+
+    return 0.0 if _constant(x) or _constant(y) else float(kendalltau(x, y).statistic)
+
+
+def _rho(x: Array, y: Array) -> float:
+    from scipy.stats import spearmanr
+
+    return 0.0 if _constant(x) or _constant(y) else float(spearmanr(x, y).statistic)
+
+
+def _constant(values: Array) -> bool:
+    return bool((values == values[0]).all())

@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
 import math
+import random
+import statistics
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.complexity import macs_table
+from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.latency_table import LatencyTable
-from nas_optuna.data import BatchLoader, make_loader, split
+from nas_optuna.costs.limits import Limits
+from nas_optuna.data import BatchLoader, ImageSet, make_loader, split
 from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.execution.search import Search
-from nas_optuna.oneshot.bilevel import BilevelSearch, Epoch
+from nas_optuna.oneshot.bilevel import BilevelSearch
+from nas_optuna.oneshot.choosing import Chooser, Found
+from nas_optuna.oneshot.fair import FairTraining, default_epochs
+from nas_optuna.oneshot.progress import Epoch
+from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
-from nas_optuna.samplers.prior import read_alphas, top, write_alphas
+from nas_optuna.samplers.prior import (
+    probabilities,
+    read_alphas,
+    starts,
+    top,
+    write_alphas,
+    write_score,
+)
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.studies import checkpoint_folder
-from nas_optuna.training import Checkpoint, CheckpointFolder, evaluate
+from nas_optuna.training import Checkpoint, CheckpointFolder, TrainStep, make_network
 from nas_optuna.training.network import kaiming
 from nas_optuna.training.precision import resolve_precision
 from nas_optuna.training.soundness import require_number, require_tensors
+
+SCORED_IMAGES = 1000
+"""The most held-out images that shared weights are scored on."""
+PRICED_ARCHITECTURES = 3
 
 ORIGIN = "supernet"
 """Origin of a trial that a supernet's export put into the queue."""
@@ -71,6 +94,75 @@ def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
     return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")
 
 
+@dataclass(frozen=True)
+class Price:
+    """What a supernet's training costs, measured on a few steps.
+
+    Attributes:
+        epoch_seconds: One epoch of shared weights.
+        training_seconds: One stand-alone training of the study's recipe, of an architecture of middling cost.
+    """
+
+    epoch_seconds: float
+    training_seconds: float
+
+    @property
+    def epoch_in_trainings(self) -> float:
+        """How many stand-alone trainings an epoch costs."""
+        return self.epoch_seconds / self.training_seconds
+
+
+def measure_price(search: Search, supernet: Supernet, spec: SupernetSpec, device: torch.device) -> Price:
+    """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random.
+
+    Args:
+        search: What the study's spec names.
+        supernet: It is left as it is.
+        spec: The supernet's settings; strategy ``"fair"``.
+        device: Where to train.
+    """
+    recipe, space = search.spec.recipe, search.space
+    batch, own = (
+        make_loader(search.data.train, n, space.input_size, device) for n in (spec.batch_size, recipe.batch_size)
+    )
+    fair = FairTraining(copy.deepcopy(supernet), batch, spec, 1, _precision(search, device))
+    rng = random.Random(spec.seed)
+    shared_batch, own_batch = next(iter(batch.epoch(0))), next(iter(own.epoch(0)))
+    shared, alone = [], []
+    fair.step(shared_batch, rng)
+    for _ in range(PRICED_ARCHITECTURES):
+        params = {name: rng.choice(p.choices) for name, p in space.parameters.items()}
+        network = make_network(space, space.architecture(params), recipe, device, recipe.seed)
+        step = TrainStep(network, recipe, device, total_steps=1000)
+        step(*own_batch)
+        alone.append(_seconds(partial(step, *own_batch), device))
+        shared += [_seconds(lambda: fair.step(shared_batch, rng), device) for _ in range(3)]
+    return Price(
+        epoch_seconds=statistics.fmean(shared) * len(batch),
+        training_seconds=statistics.fmean(alone) * len(own) * recipe.epochs * recipe.repeats,
+    )
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    """The fastest of three runs: what else runs on the machine disturbs some."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(3))
+
+
+def _precision(search: Search, device: torch.device) -> torch.dtype:
+    """A supernet's steps have no gradient scaler, which float16 needs."""
+    precision = search.spec.recipe.precision
+    dtype = torch.float32 if precision == "fp16" else resolve_precision(precision, device)
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> Supernet:
     """The space's supernet with initial weights and alphas that depend on the settings and the seed alone.
 
@@ -82,6 +174,32 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
         if search.spec.recipe.init == "kaiming":
             supernet.apply(kaiming)
     return supernet.to(device).to(memory_format=torch.channels_last)
+
+
+def scoring_images(search: Search) -> ImageSet:
+    """Held-out images on which shared weights are scored: the validation images, at most `SCORED_IMAGES`."""
+    images = search.data.validation
+    return images.subset(range(min(len(images), SCORED_IMAGES)))
+
+
+def make_evaluator(
+    supernet: Supernet, search: Search, device: torch.device, dtype: torch.dtype = torch.float32
+) -> SharedEvaluator:
+    """Shared weights on the study's held-out images."""
+    side = search.space.input_size
+    held_out = make_loader(scoring_images(search), SCORED_IMAGES, side, device)
+    training = make_loader(search.data.train, 256, side, device)
+    return SharedEvaluator(supernet, held_out, _FixedOrder(training), dtype)
+
+
+class _FixedOrder:
+    """A loader's images in one shuffled order, so that a path's statistics do not depend on what came before."""
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self._loader.epoch(0)
 
 
 class SupernetTraining:
@@ -104,6 +222,8 @@ class SupernetTraining:
     Attributes:
         start: The alphas before the first epoch.
         history: The epochs so far.
+        steps: Steps in an epoch.
+        price: What an epoch and a stand-alone training cost, where it was measured; see `measure_price`.
     """
 
     def __init__(
@@ -128,23 +248,34 @@ class SupernetTraining:
         self._folder = CheckpointFolder(_folder(files, study, self._identity))
         if restart:
             self._folder.remove()
-        weight_images, alpha_images = self._loaders()
-        self.steps = len(weight_images)
-        precision = search.spec.recipe.precision
-        # A supernet's steps have no gradient scaler, which float16 needs.
-        self._dtype = torch.float32 if precision == "fp16" else resolve_precision(precision, device)
-        if self._dtype == torch.float16:
-            self._dtype = torch.float32
+        self._dtype = _precision(search, device)
         self.supernet = make_supernet(search, spec, device)
-        self._optimisation = BilevelSearch(
-            self.supernet, weight_images, alpha_images, spec, table.costs, self._dtype, interrupted
-        )
         self.start = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
         self.history: list[Epoch] = []
-        self._restore()
+        self.price: Price | None = None
+        weight_images, alpha_images = self._loaders()
+        self.steps = len(weight_images)
+        self._optimisation: BilevelSearch | FairTraining
+        if spec.strategy == "fair":
+            self._optimisation = FairTraining(self.supernet, weight_images, spec, 1, self._dtype, interrupted)
+        else:
+            self._optimisation = BilevelSearch(
+                self.supernet, weight_images, alpha_images, spec, table.costs, self._dtype, interrupted
+            )
+        if not self._restore() and isinstance(self._optimisation, FairTraining):
+            self.price = measure_price(search, self.supernet, spec, device)
+            self._optimisation.length = self._fair_epochs()
+
+    @property
+    def length(self) -> int:
+        """Epochs in all."""
+        return self._optimisation.length
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> dict[str, Any]:
         """Train what is left, then store alphas, summary and history with the study.
+
+        Strategy ``"fair"`` learns the alphas and looks for the best architecture at the end; the last epoch's record
+        then holds these alphas.
 
         Returns:
             The summary; of a training that had ended before, as it is stored.
@@ -154,7 +285,7 @@ class SupernetTraining:
             Interrupted: It was asked to stop; the same call goes on.
         """
         stored = study_attribute(self._study.user_attrs, StudyKey.SUPERNET)
-        if stored is not None and stored["identity"] == self._identity and len(self.history) == self._spec.epochs:
+        if stored is not None and stored["identity"] == self._identity and len(self.history) == self.length:
             return dict(stored)
         try:
             for epoch in self._optimisation.epochs():
@@ -168,9 +299,16 @@ class SupernetTraining:
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
         return self._store(stopped=None)
 
+    def _fair_epochs(self) -> int:
+        if self._spec.epochs is not None:
+            return self._spec.epochs
+        if self._spec.budget is not None and self.price is not None:
+            return max(1, round(self._spec.budget / self.price.epoch_in_trainings))
+        return default_epochs(len(self._search.space.parameters), self.steps)
+
     def _loaders(self) -> tuple[BatchLoader, BatchLoader | None]:
         images, side = self._search.data.train, self._search.space.input_size
-        if self._spec.update == "joint":
+        if self._spec.strategy == "fair" or self._spec.update == "joint":
             return make_loader(images, self._spec.batch_size, side, self._device), None
         halves = split(images, 0.5, self._spec.seed)
         weight, alpha = (make_loader(half, self._spec.batch_size, side, self._device) for half in halves)
@@ -181,12 +319,15 @@ class SupernetTraining:
         progress = {"start": self.start, "epochs": [asdict(epoch) for epoch in self.history]}
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
+        """Go on from the last sound checkpoint; False where there is none."""
         found = self._folder.load(self._check)
-        if found is not None:
-            self._optimisation.load_state_dict({**found.state, "supernet": found.weights})
-            self.start = found.progress["start"]
-            self.history = [Epoch(**epoch) for epoch in found.progress["epochs"]]
+        if found is None:
+            return False
+        self._optimisation.load_state_dict({**found.state, "supernet": found.weights})
+        self.start = found.progress["start"]
+        self.history = [Epoch(**epoch) for epoch in found.progress["epochs"]]
+        return True
 
     def _check(self, found: Checkpoint) -> None:
         """Raise where the training cannot go on from a checkpoint."""
@@ -200,23 +341,24 @@ class SupernetTraining:
             self._search.space.architecture(epoch.derived)
             for name, value in epoch.entropy.items():
                 require_number(f"the entropy of {name}", value)
-            numbers = (epoch.loss, epoch.accuracy, epoch.gradient_norm, epoch.temperature, epoch.seconds)
-            for value in (*numbers, *(v for v in (epoch.alpha_loss, epoch.cost) if v is not None)):
+            numbers = (epoch.loss, epoch.accuracy, epoch.gradient_norm, epoch.seconds)
+            optional = (epoch.alpha_loss, epoch.cost, epoch.temperature)
+            for value in (*numbers, *(v for v in optional if v is not None)):
                 require_number(f"a result of epoch {epoch.number}", value)
 
     def _store(self, stopped: str | None) -> dict[str, Any]:
-        alphas = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
+        began = time.monotonic()
+        evaluator = make_evaluator(self.supernet, self._search, self._device, self._dtype)
+        found = self._choose(evaluator) if self._spec.strategy == "fair" else None
         argmax = self._search.space.architecture(self.supernet.derive())
         last = self.history[-1]
-        validation = make_loader(
-            self._search.data.validation, self._spec.batch_size, self._search.space.input_size, self._device
-        )
-        shared = evaluate(self.supernet.extract(argmax), validation, self._device, self._dtype)
+        seconds = sum(epoch.seconds for epoch in self.history) + time.monotonic() - began
         summary = {
+            "strategy": self._spec.strategy,
             "argmax": str(argmax),
-            "shared_accuracy": round(shared.accuracy, 4),
+            "shared_accuracy": round(evaluator([argmax])[0].accuracy, 4),
             "epochs": len(self.history),
-            "seconds": round(sum(epoch.seconds for epoch in self.history), 2),
+            "seconds": round(seconds, 2),
             "mean_entropy": round(sum(last.entropy.values()) / len(last.entropy), 4),
             "expected_cost": None if last.cost is None else round(last.cost, 5),
             "unit": self._table.unit,
@@ -224,10 +366,37 @@ class SupernetTraining:
             "stopped": stopped,
             "identity": self._identity,
             "artifact": self._upload_history(),
-            "settings": self._spec.model_dump(mode="json", exclude_defaults=True),
+            "settings": self._spec.model_dump(mode="json"),
         }
-        write_alphas(self._study, alphas, summary)
+        if found is not None:
+            summary |= {
+                "best": str(found.best),
+                "best_shared_accuracy": round(found.best_figures.accuracy, 4),
+                "score": found.score.to_dict(),
+                "score_trials": found.score.trials,
+                "score_evaluations": found.evaluations,
+                "predictor_spearman": round(found.fidelity, 3),
+                **write_score(self._study, found.predictor, found.starts),
+            }
+        write_alphas(self._study, {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}, summary)
         return summary
+
+    def _choose(self, evaluator: SharedEvaluator) -> Found:
+        """Learn the alphas and keep them: in the supernet, in the last epoch's record and on disk."""
+        found = chooser(self._study, self._search, evaluator, self._spec, self._table, self._device).choose()
+        with torch.no_grad():
+            for name, alpha in self.supernet.alphas.items():
+                alpha.copy_(torch.tensor(found.logits[name]))
+        cost = self.supernet.expected_cost(self._table.costs).item()
+        self.history[-1] = replace(
+            self.history[-1],
+            alphas={name: alpha.tolist() for name, alpha in self.supernet.alphas.items()},
+            entropy=self.supernet.entropy(),
+            derived=self.supernet.derive(),
+            cost=cost,
+        )
+        self._save()
+        return found
 
     def _upload_history(self) -> str:
         """Every epoch's figures, and each choice's probability, as a CSV that the dashboard shows."""
@@ -247,6 +416,65 @@ class SupernetTraining:
             return upload_artifact(
                 artifact_store=FileSystemArtifactStore(store), file_path=str(file), study_or_trial=self._study
             )
+
+
+def chooser(
+    study: Study,
+    search: Search,
+    evaluator: SharedEvaluator,
+    spec: SupernetSpec,
+    table: CostTable,
+    device: torch.device,
+) -> Chooser:
+    """What scores architectures by shared weights, size and the study's finished trials, inside its limits."""
+    excess = limits_of(search, device)
+    return Chooser(search.space, evaluator, spec, table.costs, excess, own_accuracies(study, search))
+
+
+def checked_chooser(search: Search, supernet: Supernet, summary: Mapping[str, Any], device: torch.device) -> Chooser:
+    """As `chooser`, with the score as it is before it learns from trials.
+
+    Args:
+        search: What the study's spec names.
+        supernet: Its trained supernet.
+        summary: What the study remembers of the training.
+        device: Where the supernet is.
+    """
+    spec = SupernetSpec.model_validate(summary["settings"])
+    evaluator = make_evaluator(supernet, search, device)
+    return Chooser(search.space, evaluator, spec, {}, limits_of(search, device))
+
+
+def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:
+    """How far an architecture is above the study's limits; inside at 0."""
+    wanted = search.spec.limits
+    costs = CostModel(search.space, device, limited=list(wanted), latency=search.spec.latency)
+    limits = Limits(wanted, costs, search.space)
+    return limits.total_excess if limits else lambda architecture: 0.0
+
+
+def own_accuracies(study: Study, search: Search) -> dict[Architecture, float]:
+    """The study's own trainings to the end by its recipe: architecture → validation accuracy, 0 … 1."""
+    return {search.space.parse(text): accuracy_of(trial) for text, trial in trained_trials(study, search).items()}
+
+
+def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:
+    """Architecture → the complete trial of it by the study's recipe that was trained, not reused."""
+    fingerprint = search.spec.recipe.fingerprint
+    return {
+        attribute(trial, TrialKey.ARCHITECTURE): trial
+        for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        if attribute(trial, TrialKey.RECIPE) == fingerprint and attribute(trial, TrialKey.DUPLICATE_OF) is None
+    }
+
+
+def accuracy_of(trial: FrozenTrial) -> float:
+    """The last accuracy of a complete trial, whatever the study's objectives."""
+    accuracy = attribute(trial, TrialKey.ACCURACY)
+    if accuracy is None:
+        assert trial.last_step is not None
+        accuracy = trial.intermediate_values[trial.last_step]
+    return float(accuracy)
 
 
 def trained_supernet(study: Study, search: Search, device: torch.device, files: Path) -> Supernet:
@@ -270,6 +498,48 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
     return supernet
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """What a supernet puts forward.
+
+    Attributes:
+        architecture: The architecture.
+        by: ``"score"``, found by the search over shared weights, or ``"alphas"``, the most probable choices.
+        probability: Under the alphas.
+    """
+
+    architecture: Architecture
+    by: str
+    probability: float
+
+
+def candidates(study: Study, space: SearchSpace, count: int) -> list[Candidate]:
+    """The best that a study's supernet found, best first.
+
+    With strategy ``"fair"`` the best by the score come first, and differ from each other; the alphas' argmax follows
+    the first of them. With ``"darts"`` these are the most probable.
+
+    Raises:
+        StudyError: The study has no trained supernet.
+        ArchitectureError: It was trained for another space.
+    """
+    alphas, _ = read_alphas(study)
+    by_alphas = [Candidate(a, "alphas", p) for a, p in most_probable(study, space, count)]
+    scored = [space.architecture(params) for params in starts(study)]
+    if not scored:
+        return by_alphas
+    shares = {name: probabilities(logits) for name, logits in alphas.items()}
+
+    def probability(architecture: Architecture) -> float:
+        tokens = zip(space.parameters, space.tokens(architecture), strict=True)
+        return float(math.prod(shares[name][token] for name, token in tokens))
+
+    by_score = [Candidate(a, "score", probability(a)) for a in scored]
+    listed = [by_score[0], *by_alphas[:1], *by_score[1:]]
+    distinct = {candidate.architecture: candidate for candidate in reversed(listed)}
+    return [c for c in listed if distinct[c.architecture] is c][:count]
+
+
 def most_probable(study: Study, space: SearchSpace, count: int) -> list[tuple[Architecture, float]]:
     """The argmax of a study's alphas and what follows it, with their probabilities.
 
@@ -289,13 +559,8 @@ def _identity(search: Search, spec: SupernetSpec, table: CostTable) -> str:
     """Twelve hex digits that differ whenever a training would."""
     said = search.spec.to_dict()
     parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
-    text = json.dumps([*parts, _settings(spec)], sort_keys=True)
+    text = json.dumps([*parts, spec.settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _settings(spec: SupernetSpec) -> dict[str, Any]:
-    """Without `options` where there are none, as trainings before they existed were identified."""
-    return spec.model_dump(mode="json", exclude=None if spec.options else {"options"})
 
 
 def _folder(files: Path, study: Study, identity: str) -> Path:

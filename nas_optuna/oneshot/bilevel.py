@@ -1,4 +1,4 @@
-"""The search: weights and alphas of a supernet trained in turns, one result an epoch."""
+"""The search: weights and alphas of a supernet trained in turns, one result per epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from nas_optuna.data import BatchLoader
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.cost_loss import cost_loss
 from nas_optuna.oneshot.gumbel import Draws
+from nas_optuna.oneshot.progress import Epoch, Meter
 from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
 from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
-from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.supernet import Draw, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
@@ -32,41 +31,8 @@ from nas_optuna.training.soundness import (
     require_tensors,
 )
 
-WINDOW = 50
-"""Steps between two looks at the losses and gradient norms, the only times that the loop waits for the device."""
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
 """FBNet's schedule, Wu et al. 2019, section 4.1."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch of a search gave.
-
-    Attributes:
-        number: Counted from 1.
-        loss: Mean cross entropy of the weight steps.
-        accuracy: Share of right answers in the weight steps, before each step.
-        alpha_loss: Mean cross entropy of the alpha steps; None while alphas are still, and in a joint update.
-        gradient_norm: Median norm of the weights' gradient before clipping.
-        temperature: Of the Gumbel-softmax.
-        cost: Expected cost at the end of the epoch, in the table's unit; None without a table.
-        alphas: Parameter name → logits at the end of the epoch.
-        entropy: Parameter name → entropy of its probabilities in nats.
-        derived: The most probable params.
-        seconds: Wall-clock.
-    """
-
-    number: int
-    loss: float
-    accuracy: float
-    alpha_loss: float | None
-    gradient_norm: float
-    temperature: float
-    cost: float | None
-    alphas: Mapping[str, list[float]]
-    entropy: Mapping[str, float]
-    derived: Mapping[str, Choice]
-    seconds: float
 
 
 class BilevelSearch:
@@ -76,7 +42,7 @@ class BilevelSearch:
         supernet: The supernet, on its device.
         weight_images: What weights are trained on.
         alpha_images: What alphas are trained on; None in a joint update.
-        spec: The settings.
+        spec: The settings; strategy ``"darts"``.
         table: ``Operation.key`` → cost, in milliseconds or millions of MACs.
         dtype: Autocast to this; float32 is no autocast.
         interrupted: Asked between steps.
@@ -98,6 +64,8 @@ class BilevelSearch:
         _require_honourable(spec, supernet, alpha_images, table)
         self.supernet = supernet
         self.spec = spec
+        assert spec.epochs is not None, "strategy darts has a default"
+        self.length = spec.epochs
         self._weight_images = weight_images
         self._alpha_images = alpha_images
         self._dtype = dtype
@@ -129,7 +97,7 @@ class BilevelSearch:
                 of the last good epoch.
             Interrupted: `interrupted` said so.
         """
-        while self.finished < self.spec.epochs:
+        while self.finished < self.length:
             good = {name: value.clone() for name, value in self.supernet.state_dict().items()}
             try:
                 epoch = self._epoch()
@@ -170,7 +138,7 @@ class BilevelSearch:
         Raises:
             ValueError: It is damaged, or of a search with other settings.
         """
-        require_number("finished", state["finished"], finished, min(finished, self.spec.epochs))
+        require_number("finished", state["finished"], finished, min(finished, self.length))
         require_tensors(state["supernet"], self.supernet.state_dict())
         require_optimizer_state(state["optimizer"], self._optimizer, moved=True)
         require_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer, moved=False)
@@ -184,14 +152,14 @@ class BilevelSearch:
         temperature = self.temperature
         moving = self.finished >= self.spec.warmup_epochs
         steps = len(self._weight_images)
-        meter = _Meter(self._watch)
+        meter = Meter(self._watch)
         self._draws.refresh()
         alpha_batches = self._alpha_batches() if self._alpha_images is not None and moving else None
         joint = moving and self._alpha_images is None
         for i, batch in enumerate(self._weight_images.epoch(epoch_seed(self.spec.seed, self.finished))):
             if self._interrupted():
                 raise Interrupted(f"stopped in epoch {self.finished + 1}")
-            self._set_learning_rate((self.finished + i / steps) / self.spec.epochs)
+            self._set_learning_rate((self.finished + i / steps) / self.length)
             if alpha_batches is not None:
                 meter.alpha_losses.append(self._alpha_step(batch, next(alpha_batches), temperature))
             meter.add(*self._weight_step(batch, temperature, joint))
@@ -215,7 +183,7 @@ class BilevelSearch:
         """Batches for the alphas without end; a smaller half begins anew within the epoch."""
         assert self._alpha_images is not None
         for i in itertools.count():
-            yield from self._alpha_images.epoch(epoch_seed(self.spec.seed, -1 - self.finished - i * self.spec.epochs))
+            yield from self._alpha_images.epoch(epoch_seed(self.spec.seed, -1 - self.finished - i * self.length))
 
     def _set_learning_rate(self, progress: float) -> None:
         if self.spec.schedule == "cosine":
@@ -276,47 +244,6 @@ class BilevelSearch:
             alpha.grad = g
         self._alpha_optimizer.step()
         return cross_entropy[0]
-
-
-class _Meter:
-    """Losses, hits and gradient norms, kept on the device and read once a window."""
-
-    def __init__(self, watch: DivergenceMonitor) -> None:
-        self._watch = watch
-        self._pending: list[Tensor] = []
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._hits = 0.0
-        self._seen = 0
-        self.alpha_losses: list[Tensor] = []
-
-    def add(self, loss: Tensor, hits: Tensor, norm: Tensor, seen: int) -> None:
-        self._pending.append(torch.stack([loss.float(), hits.float(), norm.float()]))
-        self._seen += seen
-        if len(self._pending) == WINDOW:
-            self.look()
-
-    def look(self) -> None:
-        """Read what is pending and let the watch judge it."""
-        if self._pending:
-            losses, hits, norms = torch.stack(self._pending).T.tolist()
-            self._pending.clear()
-            self._watch.observe(norms, losses)
-            self._losses += losses
-            self._norms += norms
-            self._hits += sum(hits)
-
-    def mean_loss(self) -> float:
-        return sum(self._losses) / len(self._losses)
-
-    def accuracy(self) -> float:
-        return self._hits / self._seen
-
-    def median_norm(self) -> float:
-        return sorted(self._norms)[len(self._norms) // 2]
-
-    def mean_alpha_loss(self) -> float | None:
-        return torch.stack(self.alpha_losses).mean().item() if self.alpha_losses else None
 
 
 def _weight_optimizer(weights: list[torch.nn.Parameter], spec: SupernetSpec) -> torch.optim.Optimizer:

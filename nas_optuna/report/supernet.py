@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from optuna.study import Study
 
-    from nas_optuna.oneshot.bilevel import Epoch
+    from nas_optuna.oneshot.progress import Epoch
     from nas_optuna.spaces import SearchSpace
 
 FIGURE_ID = "supernet-alphas"

@@ -14,6 +14,7 @@ from nas_optuna.samplers.base import ArchitectureSampler, History, is_ordered
 from nas_optuna.samplers.comparison import nondominated_ranks
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.learned_mean import score_of
 from nas_optuna.spaces import SearchSpace
 
 
@@ -28,6 +29,7 @@ class EvolutionConfig:
         neighbour_bias: How many times likelier a mutation takes an ordered parameter to an adjacent choice than
             to a distant one.
         crossover: The probability that a child mixes two parents, parameter by parameter, before it mutates.
+        children: How many children the score of the study's supernet chooses from; 1 does not ask it.
 
     Raises:
         ValueError: A value is out of its range.
@@ -38,6 +40,7 @@ class EvolutionConfig:
     n_startup_trials: int = 10
     neighbour_bias: float = 4.0
     crossover: float = 0.0
+    children: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= self.tournament_size <= self.population_size:
@@ -51,6 +54,8 @@ class EvolutionConfig:
             raise ValueError(f"neighbour_bias must be positive, got {self.neighbour_bias}")
         if not 0 <= self.crossover <= 1:
             raise ValueError(f"crossover is a probability, got {self.crossover}")
+        if self.children < 1:
+            raise ValueError(f"children must be at least 1, got {self.children}")
 
 
 class EvolutionSampler(ArchitectureSampler):
@@ -67,6 +72,9 @@ class EvolutionSampler(ArchitectureSampler):
     complete ones before pruned ones, and those pruned late before those pruned early. Failed trials are no members.
 
     Floats and integers are mutated level by level of their range.
+
+    In a study with a supernet of strategy ``"fair"``, each proposal is the best by the supernet's score among several
+    children, each of a tournament of its own; the random ones of the start are chosen in the same way.
 
     Args:
         config: How to evolve.
@@ -93,8 +101,15 @@ class EvolutionSampler(ArchitectureSampler):
         self._ordered = None if ordered is None else frozenset(ordered)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
-        """A mutated winner of a tournament."""
+        """A mutated winner of a tournament; of several, the one that the study's supernet prefers."""
         rng = self._rng(trial)
+        score = score_of(study, history) if self._config.children > 1 else None
+        if score is None:
+            return self._child(history, study, rng)
+        children = [self._child(history, study, rng) for _ in range(self._config.children)]
+        return children[int(np.argmax(score(children)))]
+
+    def _child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
         members = history.informative[-self._config.population_size :]
         if len(members) < self._config.n_startup_trials:
             return self._random(history, rng)

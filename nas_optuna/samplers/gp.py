@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,6 +21,7 @@ from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, 
 from nas_optuna.samplers.comparison import quantile_rank
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.learned_mean import LearnedMean, score_of
 from nas_optuna.spaces import SearchSpace
 
 Array = NDArray[np.float64]
@@ -47,6 +48,9 @@ DISTANT_CANDIDATES = 150
 """Candidates that differ from one of the best in two parameters."""
 
 RANDOM_CANDIDATES = 300
+
+SCORED_STARTUP = 3
+"""How many trials must have finished where a supernet's score says where to begin."""
 
 MOST_AHEAD = 16
 """Among so many trials before ours, those without a choice are taken to be choosing now; older ones are dead."""
@@ -91,6 +95,9 @@ class ArchitectureGPSampler(ArchitectureSampler):
 
     Floats and integers take part as levels of their range, each the more alike the nearer they are.
 
+    In a study with a supernet of strategy ``"fair"`` the supernet's score is the process's mean, with a learned
+    coefficient that fades (`samplers.learned_mean`), and the start is short: the score knows where to begin.
+
     Args:
         config: How to propose.
         seed: The study's seed; None draws one.
@@ -119,7 +126,9 @@ class ArchitectureGPSampler(ArchitectureSampler):
         """The unseen candidate of the highest expected improvement."""
         rng = self._rng(trial)
         members = history.informative
-        if len(members) < self._config.n_startup_trials:
+        score = score_of(study, history)
+        startup = self._config.n_startup_trials
+        if len(members) < (min(SCORED_STARTUP, startup) if score else startup):
             return self._random(history, rng)
         kept, merit = merits(members, study.directions, rng)
         tokens = np.array([members[i].tokens for i in kept])
@@ -129,7 +138,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
         if not candidates:
             return self._random(history, rng)
         ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
-        process = GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space))
+        mean = LearnedMean(score, list(map(tuple, tokens.tolist())), merit) if score else None
+        process = GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean)
         if history.running:
             process.believe(np.array(list(history.running.values())))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
@@ -156,6 +166,7 @@ class GaussianProcess:
         tokens: ``[points, parameters]`` integers.
         values: ``[points]``; mean 0 and variance 1 are assumed.
         groups: For each parameter, the group of those that mean the same in other layers; None puts each in its own.
+        mean: What is expected beforehand, in units of `values`; the process models the rest.
     """
 
     def __init__(
@@ -165,7 +176,10 @@ class GaussianProcess:
         tokens: NDArray[Any],
         values: Array,
         groups: Sequence[int] | None = None,
+        mean: Callable[[Sequence[Tokens]], Array] | None = None,
     ) -> None:
+        self._mean = mean or (lambda tokens: np.zeros(len(tokens)))
+        values = values - self._mean(list(map(tuple, tokens.tolist())))
         self._offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
         self._width = sum(sizes)
         points = self._one_hot(tokens)
@@ -214,11 +228,16 @@ class GaussianProcess:
 
     def believe(self, tokens: NDArray[Any]) -> None:
         """Condition on further points as though they had the values that are expected of them."""
-        mean, _ = self.predict(tokens)
+        mean, _ = self._residual(tokens)
         self._condition(np.concatenate((self._points, self._one_hot(tokens))), np.concatenate((self._values, mean)))
 
     def predict(self, tokens: NDArray[Any]) -> tuple[Array, Array]:
         """Mean and standard deviation at each point, noise excluded; both ``[points]``."""
+        residual, deviation = self._residual(tokens)
+        return residual + self._mean(list(map(tuple, tokens.tolist()))), deviation
+
+    def _residual(self, tokens: NDArray[Any]) -> tuple[Array, Array]:
+        """What `predict` says beside the mean given beforehand."""
         points = self._one_hot(tokens)
         cross = self._covariance(self._points, points)
         mean = cho_solve(self._factor, self._values) @ cross

@@ -1,6 +1,7 @@
-"""A supernet's alphas as a sampler's prior: drawn from, or used for the first trials of another sampler.
+"""What a supernet found as a sampler's prior: drawn from, used for the first trials, or asked for a score.
 
-The alphas reach every worker through the study's user attributes. Nothing here knows the supernet itself.
+Alphas, the best architectures and a predictor of the supernet's score reach every worker through the study's user
+attributes. Nothing here knows the supernet itself.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -20,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import LONGEST, StudyKey, TrialKey, attribute, study_attribute
 
 _REDRAWS = 50
@@ -76,6 +81,149 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
     return alphas, summary
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """A linear predictor of the supernet's score from the choices alone.
+
+    Its inputs are one indicator for each choice and one for each pair of choices of two parameters that are at most
+    `REACH` places apart: a layer's own parameters and those of the next.
+
+    Attributes:
+        choices: Parameter name → choices, in the space's order.
+        coefficients: ``[inputs]``.
+        intercept: Added to the sum.
+    """
+
+    choices: Mapping[str, Sequence[Any]]
+    coefficients: NDArray[np.float64]
+    intercept: float
+
+    def __call__(self, params: Sequence[Mapping[str, Any]]) -> list[float]:
+        """The predicted score of each params dict; the higher, the better.
+
+        A parameter with a single choice may be left out, as Optuna's samplers leave it out.
+        """
+        tokens = [
+            [values.index(one[name]) if name in one else 0 for name, values in self.choices.items()] for one in params
+        ]
+        inputs = indicators([len(values) for values in self.choices.values()], tokens)
+        result: list[float] = (inputs @ self.coefficients + self.intercept).tolist()
+        return result
+
+
+REACH = 3
+
+
+def indicators(sizes: Sequence[int], tokens: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """The predictor's inputs: ``[architectures, inputs]`` of zeros and ones.
+
+    Args:
+        sizes: Choices of each parameter.
+        tokens: The index of each choice, one row for each architecture.
+    """
+    index = np.asarray(tokens, dtype=np.int64).reshape(len(tokens), len(sizes))
+    single = [np.eye(size)[index[:, i]] for i, size in enumerate(sizes)]
+    pairs = [
+        (single[i][:, :, None] * single[j][:, None, :]).reshape(len(index), -1)
+        for i in range(len(sizes))
+        for j in range(i + 1, min(i + 1 + REACH, len(sizes)))
+    ]
+    return np.concatenate([*single, *pairs], axis=1)
+
+
+def write_score(study: Study, predictor: Predictor, starts: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Store a predictor of the score and the architectures to begin with, in as many attributes as they need.
+
+    Args:
+        study: The study.
+        predictor: Its coefficients are kept to three decimals.
+        starts: Tokens of the architectures to begin with, the best first.
+
+    Returns:
+        What the summary given to `write_alphas` must hold, so that the parts are found again.
+    """
+    numbers = [round(float(x), 3) for x in (predictor.intercept, *predictor.coefficients)]
+    return {
+        "score_chunks": _write_chunks(study, StudyKey.SCORE, numbers),
+        "start_chunks": _write_chunks(study, StudyKey.STARTS, [list(map(int, tokens)) for tokens in starts]),
+        "choice_chunks": _write_chunks(
+            study, StudyKey.CHOICES, [[n, list(values)] for n, values in predictor.choices.items()]
+        ),
+    }
+
+
+def _write_chunks(study: Study, prefix: str, items: Sequence[Any]) -> int:
+    chunks: list[list[Any]] = [[]]
+    length = 2
+    for item in items:
+        more = len(json.dumps(item)) + 2
+        if length + more > LONGEST and chunks[-1]:
+            chunks.append([])
+            length = 2
+        chunks[-1].append(item)
+        length += more
+    for i, chunk in enumerate(chunks):
+        study.set_user_attr(f"{prefix}{i}", chunk)
+    return len(chunks)
+
+
+def load_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predictor | None:
+    """The predictor that `write_score` stored; None where there is none, or it is of another space.
+
+    Args:
+        study: The study.
+        choices: Parameter name → choices, as the space has them; parameters with a single choice may be missing.
+    """
+    attributes = study._storage.get_study_user_attrs(study._study_id)
+    summary = study_attribute(attributes, StudyKey.SUPERNET, {})
+    if "score_chunks" not in summary:
+        return None
+    of_space = _choices(attributes, summary)
+    if {name: list(values) for name, values in choices.items() if len(values) > 1} != {
+        name: values for name, values in of_space.items() if len(values) > 1
+    }:
+        return None
+    intercept, *coefficients = _read_chunks(attributes, StudyKey.SCORE, summary["score_chunks"])
+    return Predictor(of_space, np.array(coefficients), intercept)
+
+
+def load_scorer(study: Study, space: SearchSpace) -> Callable[[Sequence[Architecture]], list[float]] | None:
+    """What a study's supernet thinks of architectures, without its weights; None where the study has none.
+
+    Args:
+        study: The study.
+        space: The study's space.
+
+    Returns:
+        From architectures to scores, the higher the better, in standard deviations over random architectures.
+    """
+    predictor = load_predictor(study, {name: p.choices for name, p in space.parameters.items()})
+    if predictor is None:
+        return None
+    return lambda architectures: predictor([architecture.params for architecture in architectures])
+
+
+def starts(study: Study) -> list[dict[str, Any]]:
+    """The params to begin with, the best first; empty where the study has no score."""
+    attributes = study._storage.get_study_user_attrs(study._study_id)
+    summary = study_attribute(attributes, StudyKey.SUPERNET, {})
+    if "start_chunks" not in summary:
+        return []
+    choices = _choices(attributes, summary)
+    return [
+        {name: values[i] for (name, values), i in zip(choices.items(), tokens, strict=True)}
+        for tokens in _read_chunks(attributes, StudyKey.STARTS, summary["start_chunks"])
+    ]
+
+
+def _choices(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return dict(_read_chunks(attributes, StudyKey.CHOICES, summary["choice_chunks"]))
+
+
+def _read_chunks(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:
+    return [item for i in range(count) for item in attributes[f"{prefix}{i}"]]
+
+
 def top(alphas: Alphas, count: int) -> list[tuple[dict[str, int], float]]:
     """The most probable combinations of choices, best first.
 
@@ -108,7 +256,9 @@ def propose(
     seed: int,
     temperature: float,
 ) -> dict[str, Any]:
-    """The alphas' argmax while the study has not seen it, then draws from the prior, new ones where possible.
+    """The best by the score, or the alphas' argmax, while not seen; then draws from the prior, new ones if possible.
+
+    A supernet of strategy ``"fair"`` has a list of the best that differ from each other; it comes first.
 
     Args:
         study: The study; its trials and its alphas are read.
@@ -126,9 +276,12 @@ def propose(
             f" run: nas-optuna supernet train --study {study.study_name} --restart"
         )
     seen = {tuple(map(trial.params.get, distributions)) for trial in _trials(study)}
+    for params in starts(study):
+        if tuple(map(params.get, distributions)) not in seen:
+            return params
     rng = random.Random(seed)
     indices = {name: max(range(len(logits)), key=logits.__getitem__) for name, logits in alphas.items()}
-    params: dict[str, Any] = {}
+    params = {}
     for _ in range(_REDRAWS):
         params = {name: d.choices[indices[name]] for name, d in distributions.items()}
         if tuple(params.values()) not in seen:

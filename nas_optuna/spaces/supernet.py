@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,19 @@ class Pick:
     weights: Tensor | None
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the forward pass that some parameters decide.
+
+    Attributes:
+        names: These parameters.
+        run: From the part's input and the picks of at least these parameters to its output.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[Tensor, Mapping[str, Pick]], Tensor]
+
+
 class CostModel(ABC):
     """The expected cost of a network drawn from the alphas' probabilities: exact, and differentiable."""
 
@@ -70,9 +83,11 @@ class Supernet(nn.Module, ABC):
     Attributes:
         space: The space.
         must_draw: Parameters whose choices cannot be mixed, since they change the shape of what follows.
+        has_norm: Whether it has batch norm layers, whose statistics are wrong for a path until `recalibrate`.
     """
 
     must_draw: frozenset[str] = frozenset()
+    has_norm: bool = False
 
     def __init__(self, space: SearchSpace, *, alpha_init: str = "zero") -> None:
         super().__init__()
@@ -159,6 +174,30 @@ class Supernet(nn.Module, ABC):
             f"the cost table lacks {len(absent)} operations of this space, e.g. {absent[0]!r};"
             " measure one for this space, its options and its input size"
         )
+
+    def path(self, architecture: Architecture) -> dict[str, Pick]:
+        """The picks that compute one architecture with shared weights, and give alphas no gradient."""
+        indices = self.space.tokens(architecture)
+        return {name: Pick(index, None) for name, index in zip(self.space.parameters, indices, strict=True)}
+
+    def stages(self) -> Sequence[Stage]:
+        """The forward pass in parts, one after another.
+
+        Whoever evaluates many architectures computes a part once for all that agree up to it. By default one part.
+        """
+        return (Stage(tuple(self.space.parameters), self),)
+
+    def recalibrate(self, architecture: Architecture, loader: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
+        """Set the statistics of batch norm layers to those of one architecture's path.
+
+        Shared statistics are averages over all paths and fit none. A supernet without such layers does nothing.
+
+        Args:
+            architecture: The path.
+            loader: Batches of training images and labels, in the supernet's input size; labels are not used.
+            batches: How many of them to use.
+        """
+        return
 
     @abstractmethod
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:

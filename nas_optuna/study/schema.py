@@ -90,6 +90,12 @@ class StudyKey:
     """dict: what the supernet's training was and what it found; written last."""
     ALPHAS = f"{PREFIX}supernet:alphas:"
     """dict[str, list[float]]: logits by parameter, in numbered parts."""
+    SCORE = f"{PREFIX}supernet:score:"
+    """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
+    STARTS = f"{PREFIX}supernet:starts:"
+    """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
+    CHOICES = f"{PREFIX}supernet:choices:"
+    """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
     SNAPSHOT = f"{PREFIX}controller:snapshot"
     """list: the controller's weights, in numbered parts."""
 

@@ -24,22 +24,24 @@ candidates = ["k3_f16", "k3_f24", "skip"]
 [recipe]
 epochs = 1
 input_size = 8
-[supernet]
-epochs = 3
-warmup_epochs = 1
-alpha_learning_rate = 0.05
 [sampler]
 name = "random"
 [pruner]
 name = "none"
 """
+DARTS = ("--set", "supernet.mode=mixture", "--set", "supernet.warmup_epochs=1")
+STRATEGIES = {
+    "darts": "[supernet]\nepochs = 3\nwarmup_epochs = 1\nalpha_learning_rate = 0.05\n",
+    "fair": "[supernet]\nepochs = 3\nevaluations = 20\n",
+}
 STORAGE = "sqlite:///nas-optuna.db"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=STRATEGIES)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A folder with the spec ``tiny.toml``, of each strategy in turn."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(SPEC)
+    (tmp_path / "tiny.toml").write_text(SPEC + STRATEGIES[request.param])
     return tmp_path
 
 
@@ -57,6 +59,9 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert trained["start"]["block1"] == [0.0, 0.0, 0.0]
     assert trained["history"][-1]["alphas"]["block1"] != [0.0, 0.0, 0.0]
     assert "entropy 1.1" in err
+    fair = trained["strategy"] == "fair"
+    assert ("stand-alone trainings" in err) == fair, "only a fair training says what it costs"
+    best = trained["best" if fair else "argmax"]
     attributes = study().user_attrs
     assert main(["supernet", "train", "--study", "s"]) == 0
     assert study().user_attrs == attributes, "a training that has ended is not stored anew"
@@ -71,8 +76,8 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     trials = study().trials
     assert [t.user_attrs["nas_optuna:origin"] for t in trials][2:] == ["supernet"]
     assert trials[2].params == params
-    assert trials[2].user_attrs["nas_optuna:architecture"] == trained["argmax"]
-    assert "-".join(params.values()) == trained["argmax"]
+    assert trials[2].user_attrs["nas_optuna:architecture"] == best
+    assert "-".join(params.values()) == best
 
 
 def test_export_lists_the_most_probable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +85,19 @@ def test_export_lists_the_most_probable(folder: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["supernet", "export", "--study", "s", "--top", "4", "--out", "top.json", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+    summary = study().user_attrs["nas_optuna:supernet"]
+    if summary["strategy"] == "darts":
+        assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+        assert {row["by"] for row in rows} == {"alphas"}
+    else:
+        assert rows[0] | {"probability": 0, "params": {}} == {
+            "architecture": summary["best"],
+            "by": "score",
+            "probability": 0,
+            "params": {},
+        }
+    assert summary["argmax"] in [row["architecture"] for row in rows]
+    assert len({row["architecture"] for row in rows}) == 4
     assert json.loads(Path("top.json").read_text()) == [row["params"] for row in rows]
     assert main(["supernet", "export", "--study", "s", "--top", "4"]) == 0
     assert len(study().trials) == 4, "an export that is repeated queues nothing twice"
@@ -94,9 +111,8 @@ def test_warm_start_and_prior_sampler(folder: Path, sampler: str) -> None:
     origins = [t.user_attrs["nas_optuna:origin"] for t in study().trials]
     assert origins[:2] == ["supernet warm start"] * 2
     assert origins[2] != "supernet warm start"
-    assert (
-        study().trials[0].user_attrs["nas_optuna:architecture"] == study().user_attrs["nas_optuna:supernet"]["argmax"]
-    )
+    summary = study().user_attrs["nas_optuna:supernet"]
+    assert study().trials[0].user_attrs["nas_optuna:architecture"] == summary.get("best", summary["argmax"])
     assert main(["run", "--study", "s", "--trials", "1", "--sampler", "supernet"]) == 0
 
 
@@ -106,8 +122,13 @@ def test_check_compares_with_own_trainings(folder: Path, capsys: pytest.CaptureF
     assert main(["supernet", "check", "--study", "s", "--architectures", "4", "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["architectures"] == 4
-    assert 1 <= verdict["argmax_rank"] <= 5
-    assert -1 <= verdict["kendall"]["lower"] <= verdict["kendall"]["value"] <= verdict["kendall"]["upper"] <= 1
+    fair = study().user_attrs["nas_optuna:supernet"]["strategy"] == "fair"
+    assert [chosen["by"] for chosen in verdict["chosen"]] == (["score", "alphas"] if fair else ["alphas"])
+    assert all(1 <= chosen["rank"] <= 5 for chosen in verdict["chosen"])
+    names = ["shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "score"]
+    assert [row["name"] for row in verdict["rows"]] == names
+    for row in verdict["rows"]:
+        assert -1 <= row["kendall"]["lower"] <= row["kendall"]["value"] <= row["kendall"]["upper"] <= 1
     trained = len(study().trials)
     assert main(["supernet", "check", "--study", "s", "--architectures", "4"]) == 0
     assert len(study().trials) == trained, "what is trained is not trained again"
@@ -156,8 +177,9 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
         (["run", "--study", "s", "--fixed", "none.json"], "none.json"),
         (["run", "--study", "s", "--fixed", "none.json", "--trials", "2"], "--fixed"),
         (["supernet", "train", "--study", "s", "--mode", "mixed"], "supernet.mode"),
-        (["supernet", "train", "--study", "s", "--epochs", "1"], "warmup_epochs"),
-        (["supernet", "train", "--study", "s", "--set", "supernet.temperature=1"], "supernet.temperature"),
+        (["supernet", "train", "--study", "s", *DARTS, "--epochs", "1"], "warmup_epochs"),
+        (["supernet", "train", "--study", "s", *DARTS, "--set", "supernet.temperature=1"], "supernet.temperature"),
+        (["supernet", "train", "--study", "s", "--budget", "0"], "supernet.budget"),
         (["supernet", "train", "--study", "s", "--set", "supernet.epoch=1"], "did you mean 'epochs'"),
         (["supernet", "train", "--study", "s", "--latency-table", "none.json"], "none.json"),
     ],

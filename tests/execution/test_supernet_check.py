@@ -4,10 +4,15 @@ import optuna
 import pytest
 from scipy import stats
 
-from nas_optuna.execution.supernet_check import judge, random_architectures, rank_correlation
+from nas_optuna.costs.complexity import figures
+from nas_optuna.execution.supernet_check import SCORE, Verdict, judge, random_architectures, rank_correlation
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.score import FEATURES, Score, features
+from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
+
+SPEC = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})
 
 
 def test_rank_correlations_are_scipys_and_their_intervals_hold_them() -> None:
@@ -22,29 +27,60 @@ def test_a_constant_score_has_no_correlation() -> None:
     assert rank_correlation("kendall", [0.5] * 5, [1, 2, 3, 4, 5]).value == 0
 
 
-@pytest.mark.parametrize(
-    ("argmax_value", "seconds", "trained", "word"),
-    [(0.95, 5.0, 3, "better"), (0.5, 5.0, 3, "worse"), (0.5, 0.0, 1, "")],
-)
-def test_verdict_counts_what_random_search_could_afford(
-    argmax_value: float, seconds: float, trained: int, word: str
-) -> None:
-    search = Experiment.from_spec(StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})).search
-    argmax, *drawn = random_architectures(search, 7, seed=0)
+OWN = [0.6, 0.9, 0.7, 0.99, 0.8, 0.65]
+
+
+def check(chosen_accuracy: float, seconds: float, shared: list[float], spread: float | None = None) -> Verdict:
+    """A check of six architectures whose own accuracies are `OWN` and whose shared accuracies are given."""
+    search = Experiment.from_spec(SPEC).search
+    chosen, *drawn = random_architectures(search, 7, seed=0)
     study = optuna.create_study(direction="maximize")
-    values = [argmax_value, 0.6, 0.9, 0.7, 0.99, 0.8, 0.65]
-    for architecture, value in zip([argmax, *drawn], values, strict=True):
+    for architecture, value in zip([chosen, *drawn], [chosen_accuracy, *OWN], strict=True):
         attributes = {
             TrialKey.ARCHITECTURE: str(architecture),
             TrialKey.RECIPE: search.spec.recipe.fingerprint,
             TrialKey.SECONDS: 2.0,
-        }
+        } | ({} if spread is None else {TrialKey.SPREAD: spread})
         study.add_trial(optuna.create_trial(value=value, user_attrs=attributes, intermediate_values={1: value}))
-    verdict = judge(study, search, drawn, argmax, values[1:], seconds)
-    assert verdict.kendall.value == pytest.approx(1)
+    rows = features(search.space, drawn, [SharedFigures(accuracy, 1.0) for accuracy in shared])
+    return judge(study, search, drawn, {SCORE: chosen}, Score.prior(rows), rows, seconds)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seconds", "trained", "word"),
+    [(0.95, 5.0, 3, "better"), (0.5, 5.0, 3, "worse"), (0.5, 0.0, 1, "")],
+)
+def test_verdict_counts_what_random_search_could_afford(chosen: float, seconds: float, trained: int, word: str) -> None:
+    verdict = check(chosen, seconds, OWN)
     assert verdict.budget_seconds == seconds + 2
     assert verdict.random_trained == trained
-    assert verdict.random_accuracy == max(values[1 : trained + 1])
-    assert verdict.argmax_rank == 1 + sum(v > argmax_value for v in values[1:])
+    assert verdict.random_accuracy == max(OWN[:trained])
+    assert verdict.chosen[0].rank == 1 + sum(value > chosen for value in OWN)
     assert word in verdict.sentence
     assert verdict.budget_covered
+
+
+def test_each_figure_has_a_row_with_its_own_ranking() -> None:
+    right = check(0.95, 5.0, OWN)
+    wrong = check(0.95, 5.0, [1 - value for value in OWN])
+    assert [row.name for row in right.rows] == [*FEATURES, SCORE]
+    assert right.row("shared accuracy").kendall.value == pytest.approx(1)
+    assert right.row("shared accuracy").regret_1 == 0
+    assert wrong.row("shared accuracy").kendall.value == pytest.approx(-1)
+    assert wrong.row("shared accuracy").regret_1 == pytest.approx(0.99 - 0.6)
+    assert wrong.row("shared accuracy").regret_5 == pytest.approx(0.99 - 0.9)
+    assert right.row("log MACs") == wrong.row("log MACs"), "size does not depend on shared weights"
+
+
+def test_noise_has_a_ceiling_only_where_it_is_known() -> None:
+    assert check(0.95, 5.0, OWN).ceiling is None
+
+
+def test_random_architectures_are_inside_the_limits() -> None:
+    space = Experiment.from_spec(SPEC).search.space
+    limit = sorted(figures(space, architecture).macs for architecture in space.enumerate())[8]
+    found = random_architectures(
+        Experiment.from_spec(SPEC).search, 8, 0, lambda architecture: figures(space, architecture).macs - limit
+    )
+    assert len(found) == 8
+    assert all(figures(space, architecture).macs <= limit for architecture in found)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from nas_optuna.execution.supernet_training import SupernetTraining, cost_table, trained_supernet
 from nas_optuna.experiment import Experiment
-from nas_optuna.spec import StudySpec
+from nas_optuna.spec import StudySpec, SupernetSpec
 
 CPU = torch.device("cpu")
 SPEC = StudySpec.from_dict(
@@ -22,24 +22,31 @@ SPEC = StudySpec.from_dict(
         "data": {"name": "digits", "train_limit": 120},
         "space": {"name": "conv", "depth": 2, "filters": [4, 8], "kernels": [3, 5], "strides": [1]},
         "recipe": {"input_size": 8},
-        "supernet": {"epochs": 3, "warmup_epochs": 1, "batch_size": 32},
     }
 )
+SETTINGS = {
+    "darts": SupernetSpec(epochs=3, warmup_epochs=1, batch_size=32),
+    "fair": SupernetSpec(epochs=3, batch_size=32, evaluations=10),
+}
 SEARCH = Experiment.from_spec(SPEC).search
 TABLE = cost_table(SEARCH.space, None)
 Losses = list[float]
 
 
-def training(study: optuna.Study, files: Path) -> SupernetTraining:
-    return SupernetTraining(study, SEARCH, SPEC.supernet, TABLE, CPU, files)
+def training(study: optuna.Study, files: Path, strategy: str = "darts") -> SupernetTraining:
+    return SupernetTraining(study, SEARCH, SETTINGS[strategy], TABLE, CPU, files)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Losses]:
-    files = tmp_path_factory.mktemp("files")
-    supernet = training(optuna.create_study(study_name="s"), files)
-    supernet.run()
-    return files, [epoch.loss for epoch in supernet.history]
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Losses]]:
+    """By strategy: the files of a training that has ended, and the losses of its epochs."""
+    found = {}
+    for strategy in SETTINGS:
+        files = tmp_path_factory.mktemp(strategy)
+        supernet = training(optuna.create_study(study_name="s"), files, strategy)
+        supernet.run()
+        found[strategy] = (files, [epoch.loss for epoch in supernet.history])
+    return found
 
 
 def without_digests(change: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -81,33 +88,53 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "an epoch with a figure as text": progress(lambda found: found["epochs"][0].update(loss="1")),
     "an architecture that is none": progress(lambda found: found["epochs"][0]["derived"].update({"conv1.kernel": 4})),
     "alphas of another space": progress(lambda found: found["start"].popitem()),
+    "a largest norm as text": state(lambda found: found.update(largest_norm="1")),
+    "moments of another network": state(lambda found: found["optimizer"]["state"][0].clear()),
+    "another number of epochs": state(lambda found: found.update(finished=2)),
+}
+DAMAGES_OF_DARTS: dict[str, Callable[[Path], object]] = {
     "draws of another kind": state(lambda found: found.update(draws=torch.zeros(3))),
     "draws that are none": state(lambda found: found.update(draws=torch.zeros_like(found["draws"]))),
     "no optimiser": state(lambda found: found.pop("alpha_optimizer")),
-    "another number of epochs": state(lambda found: found.update(finished=2)),
 }
+DAMAGES_OF_FAIR: dict[str, Callable[[Path], object]] = {
+    "no optimiser": state(lambda found: found.pop("optimizer")),
+    "another length": state(lambda found: found.update(length=9)),
+    "a length that is none": state(lambda found: found.update(length=3.5)),
+}
+CASES = [
+    *(("darts", name, damage) for name, damage in (DAMAGES | DAMAGES_OF_DARTS).items()),
+    *(("fair", name, damage) for name, damage in (DAMAGES | DAMAGES_OF_FAIR).items()),
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("strategy", "damage"), [(s, damage) for s, _, damage in CASES], ids=[f"{s}: {name}" for s, name, _ in CASES]
+)
 def test_a_supernet_goes_on_from_the_epoch_before(
-    damage: str, finished: tuple[Path, Losses], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    strategy: str,
+    damage: Callable[[Path], object],
+    finished: dict[str, tuple[Path, Losses]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     files = tmp_path / "files"
-    shutil.copytree(finished[0], files)
+    shutil.copytree(finished[strategy][0], files)
     (epoch,) = files.rglob("epoch-3")
-    DAMAGES[damage](epoch)
+    damage(epoch)
     with caplog.at_level(logging.WARNING, logger="nas_optuna"):
-        supernet = training(optuna.create_study(study_name="s"), files)
+        supernet = training(optuna.create_study(study_name="s"), files, strategy)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "goes on from epoch 2" in message
     assert len(supernet.history) == 2
     supernet.run()
-    assert [epoch.loss for epoch in supernet.history] == finished[1]
+    assert [epoch.loss for epoch in supernet.history] == finished[strategy][1]
 
 
-def test_a_trained_supernets_weights_are_those_of_the_last_sound_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", SETTINGS)
+def test_a_trained_supernets_weights_are_those_of_the_last_sound_epoch(strategy: str, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
-    supernet = training(study, tmp_path)
+    supernet = training(study, tmp_path, strategy)
     supernet.run()
     (epoch,) = tmp_path.rglob("epoch-3")
     DAMAGES["other weights"](epoch)

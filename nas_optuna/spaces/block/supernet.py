@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import cast
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.block.space import SKIP, BlockSpace
-from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
+from nas_optuna.spaces.supernet import CostModel, Pick, Stage, Supernet
 
 
 class MixedBlock(nn.ModuleList):
@@ -54,13 +54,21 @@ class BlockSupernet(Supernet):
 
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
-        x = self.stem(images)
-        for i, (name, block) in enumerate(zip(self.space.parameters, self.blocks, strict=True), start=1):
-            x = block(x, picks[name])
-            if i in self.space.pool:
-                x = self.pool(x)
-        logits: Tensor = self.head(x)
-        return logits
+        x = images
+        for stage in self.stages():
+            x = stage.run(x, picks)
+        return x
+
+    def stages(self) -> Sequence[Stage]:
+        """The stem, one for each block with the pooling after it, then the head."""
+
+        def block_stage(number: int, name: str, block: nn.Module) -> Stage:
+            after = self.pool if number in self.space.pool else nn.Identity()
+            return Stage((name,), lambda x, picks: after(block(x, picks[name])))
+
+        named = zip(self.space.parameters, self.blocks, strict=True)
+        blocks = [block_stage(i, name, block) for i, (name, block) in enumerate(named, start=1)]
+        return (Stage((), lambda x, picks: self.stem(x)), *blocks, Stage((), lambda x, picks: self.head(x)))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
         """The sum over blocks of the candidates' expected costs, and what every network has."""

@@ -26,7 +26,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.conv.space import ConvSpace, conv_operation, head_operation, output_side
-from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
+from nas_optuna.spaces.supernet import CostModel, Pick, Stage, Supernet
 
 _LayerChoices = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -182,10 +182,18 @@ class ConvSupernet(Supernet):
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
         x = images
-        for names, layer in zip(self.layer_names, self.layers, strict=True):
-            x = layer(x, *(picks[name] for name in names))
-        logits: Tensor = self.heads(x)
-        return logits
+        for stage in self.stages():
+            x = stage.run(x, picks)
+        return x
+
+    def stages(self) -> Sequence[Stage]:
+        """One for each layer, then the head."""
+
+        def layer_stage(names: tuple[str, ...], layer: nn.Module) -> Stage:
+            return Stage(names, lambda x, picks: layer(x, *(picks[name] for name in names)))
+
+        layers = [layer_stage(n, layer) for n, layer in zip(self.layer_names, self.layers, strict=True)]
+        return (*layers, Stage((), lambda x, picks: self.heads(x)))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
         """The exact expectation over the Markov chain of (channels, side) from layer to layer."""

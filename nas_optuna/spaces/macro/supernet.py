@@ -9,8 +9,8 @@ computes everything and mixes, also where the weights are one-hot: alphas then g
 FBNet (Wu et al. 2019), which a batch norm behind a single scaled path would hide. Channel masks follow the norm layers,
 and groups of a group norm never cross the border between two widths, so that both ways give the same numbers.
 
-All paths share the running statistics of a batch norm, which suit none of them: `nas_optuna.oneshot.recalibration`
-takes them anew for an extracted network.
+All paths share the running statistics of a batch norm, which suit none of them: `MacroSupernet.recalibrate` takes them
+anew for one path.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.macro.layers import (
     ACTIVATION_MODULES,
@@ -37,9 +38,11 @@ from nas_optuna.spaces.macro.layers import (
 )
 from nas_optuna.spaces.macro.slot import WEIGHTED, Slot
 from nas_optuna.spaces.macro.space import PARTS, MacroSpace
-from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
+from nas_optuna.spaces.supernet import CostModel, Pick, Stage, Supernet
 
 Picks = Mapping[str, Pick]
+MOMENTUM = 0.1
+"""Of a batch norm's running statistics; recalibration takes a plain mean instead."""
 _T = TypeVar("_T")
 
 
@@ -103,6 +106,7 @@ class SharedConvNorm(nn.Module):
         super().__init__()
         self.kernels, self.stride, self.depthwise, self.chunks = kernels, stride, depthwise, chunks
         self.norm, self.group, self.side = norm, group, max(kernels)
+        self.momentum = MOMENTUM
         inputs = 1 if depthwise else chunks * in_channels
         # Initialised as the largest convolution of its kind; a recipe's own initialisation comes through `modules`.
         like = nn.Conv2d(inputs, out_channels, self.side)
@@ -154,7 +158,7 @@ class SharedConvNorm(nn.Module):
         if self.norm == "group":
             return F.group_norm(x, count // self.group, weight, bias)
         mean, variance = self.running_mean[:count], self.running_var[:count]
-        return F.batch_norm(x, mean, variance, weight, bias, self.training)
+        return F.batch_norm(x, mean, variance, weight, bias, self.training, self.momentum)
 
     def write(self, target: ConvNorm, chunks: int = 1) -> None:
         """Copy one choice into a network of its own."""
@@ -322,7 +326,7 @@ class MacroSupernet(Supernet):
 
     def __init__(self, space: MacroSpace, *, alpha_init: str = "zero") -> None:
         super().__init__(space, alpha_init=alpha_init)
-        self.transitions, self.stages = nn.ModuleList(), nn.ModuleList()
+        self.transitions, self.slots = nn.ModuleList(), nn.ModuleList()
         channels, shape = space.in_channels, space.input_shape
         for stage in range(1, space.stages + 1):
             width = max(self._choices(f"stage{stage}.width"))
@@ -332,9 +336,10 @@ class MacroSupernet(Supernet):
                 SharedConvNorm(channels, width, (3,), stride=stride, norm=space.norm, group=space.group)
             )
             slots = (self._make_slot(stage, slot, width) for slot in range(1, space.slots + 1))
-            self.stages.append(nn.ModuleList(slots))
+            self.slots.append(nn.ModuleList(slots))
             channels, shape = width, operation.output_shape
         self.head = make_head(channels, space.classes, space.head_units)
+        self.has_norm = space.norm == "batch"
         self._register_masks()
 
     def _choices(self, name: str) -> tuple[int, ...]:
@@ -360,19 +365,48 @@ class MacroSupernet(Supernet):
     def forward(self, images: Tensor, picks: Picks) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
         x = images
-        for stage, (transition, slots) in enumerate(zip(self.transitions, self.stages, strict=True), start=1):
-            width, depth = picks[f"stage{stage}.width"], picks[f"stage{stage}.depth"]
-            out = self._width(stage, width)
-            x = F.relu(transition(x, out))
-            depths = self._choices(f"stage{stage}.depth")
-            needed = max(depths) if depth.weights is not None else depths[cast(int, depth.index)]
-            outputs = []
-            for slot, arms in enumerate(cast(Sequence[nn.ModuleList], slots), start=1):
-                if slot <= needed:
-                    x = self._slot(x, stage, slot, arms, out, picks)
-                outputs.append(x)
-            x = mix(depth, [outputs[min(d, needed) - 1] for d in depths], lambda output: output)
-        return self._classify(x)
+        for stage in self.stages():
+            x = stage.run(x, picks)
+        return x
+
+    def stages(self) -> Sequence[Stage]:
+        """One for each stage of the space, then the head."""
+
+        def of_stage(number: int) -> Stage:
+            names = tuple(name for name in self.space.parameters if name.startswith(f"stage{number}."))
+            return Stage(names, lambda x, picks: self._stage(x, number, picks))
+
+        numbers = range(1, self.space.stages + 1)
+        return (*(of_stage(number) for number in numbers), Stage((), lambda x, picks: self._classify(x)))
+
+    def _stage(self, x: Tensor, stage: int, picks: Picks) -> Tensor:
+        width, depth = picks[f"stage{stage}.width"], picks[f"stage{stage}.depth"]
+        out = self._width(stage, width)
+        x = F.relu(self.transitions[stage - 1](x, out))
+        depths = self._choices(f"stage{stage}.depth")
+        needed = max(depths) if depth.weights is not None else depths[cast(int, depth.index)]
+        outputs = []
+        for slot, arms in enumerate(cast(Sequence[nn.ModuleList], self.slots[stage - 1]), start=1):
+            if slot <= needed:
+                x = self._slot(x, stage, slot, arms, out, picks)
+            outputs.append(x)
+        return mix(depth, [outputs[min(d, needed) - 1] for d in depths], lambda output: output)
+
+    @torch.no_grad()
+    def recalibrate(self, architecture: Architecture, loader: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
+        """Set the running statistics of one path to the plain mean over some batches; see `Supernet.recalibrate`."""
+        layers = [module for module in self.modules() if isinstance(module, SharedConvNorm) and module.norm == "batch"]
+        if not layers:
+            return
+        path, training = self.path(architecture), self.training
+        self.train()
+        for number, (images, _) in enumerate(itertools.islice(loader, batches), start=1):
+            for layer in layers:
+                layer.momentum = 1 / number
+            self(images, path)
+        for layer in layers:
+            layer.momentum = MOMENTUM
+        self.train(training)
 
     def _width(self, stage: int, pick: Pick) -> Channels:
         widths = self._choices(f"stage{stage}.width")
@@ -408,11 +442,12 @@ class MacroSupernet(Supernet):
     @torch.no_grad()
     def extract(self, architecture: Architecture) -> nn.Module:
         """One architecture's own network with a copy of the shared weights and statistics."""
-        with torch.device(self._alphas[0].device):
+        # Weights are drawn, to be overwritten.
+        with seeded(0), torch.device(self._alphas[0].device):
             network = cast(nn.Sequential, self.space.build(architecture))
         params = architecture.params
         modules = iter(network.children())
-        for stage, (transition, slots) in enumerate(zip(self.transitions, self.stages, strict=True), start=1):
+        for stage, (transition, slots) in enumerate(zip(self.transitions, self.slots, strict=True), start=1):
             cast(SharedConvNorm, transition).write(cast(ConvNorm, cast(Transition, next(modules))[0]))
             depth = cast(int, params[f"stage{stage}.depth"])
             for slot, arms in enumerate(cast(Sequence[nn.ModuleList], slots), start=1):

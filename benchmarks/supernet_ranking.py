@@ -1,0 +1,240 @@
+"""How well a supernet ranks architectures, with size alone and random choice beside it, and what it costs.
+
+``digits``: the table of 576 trained networks (`make_table.py`), so every rank is known. Any other name is a preset or a
+study spec, of which ``--architectures`` random ones are trained alone first, with ``--repeats`` seeds each; these
+trainings are kept in ``--truth`` and not done again.
+
+Regret is the best own accuracy minus that of the choice, in points. Cost is in stand-alone trainings: CPU seconds of
+the supernet over those of trainings that take turns with its epochs in the same process, which has one thread.
+
+    python benchmarks/supernet_ranking.py digits --seeds 5
+    python benchmarks/supernet_ranking.py digits-quick --architectures 60 --truth five-layers.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from make_table import DATA, RECIPE, SPACE
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from tabular import digits
+
+from nas_optuna.data import make_loader
+from nas_optuna.execution.search import Search
+from nas_optuna.execution.supernet_check import ranking_row
+from nas_optuna.execution.supernet_training import make_evaluator, make_supernet
+from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.choosing import Chooser, Found
+from nas_optuna.oneshot.fair import FairTraining, default_epochs
+from nas_optuna.oneshot.score import FEATURES
+from nas_optuna.presets import find_spec
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import StudySpec, SupernetSpec
+from nas_optuna.training import fit, make_network
+
+CPU = torch.device("cpu")
+TURNS = 6
+"""Stand-alone trainings that a supernet's cost is measured against."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Architectures and their own accuracies, ``[architectures, seeds]``."""
+
+    search: Search
+    architectures: list[Architecture]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Over seeds, ``[architectures]``."""
+        return self.accuracy.mean(1)
+
+    @property
+    def ceiling(self) -> float | None:
+        """Mean τ of one seed against the mean of the others."""
+        seeds = range(self.accuracy.shape[1])
+        if len(seeds) < 2:
+            return None
+        others = [self.accuracy[:, [i for i in seeds if i != seed]].mean(1) for seed in seeds]
+        return statistics.fmean(kendalltau(self.accuracy[:, s], others[s]).statistic for s in seeds)
+
+
+def of_table() -> Truth:
+    space = {"name": "conv", "depth": SPACE.depth}
+    spec = StudySpec.from_dict({"data": DATA.model_dump(), "space": space, "recipe": RECIPE.model_dump()})
+    search, table = Experiment.from_spec(spec, device="cpu").search, digits()
+    points = itertools.product(*(range(len(p.choices)) for p in search.space.parameters.values()))
+    architectures = [of_tokens(search.space, tokens) for tokens in points]
+    return Truth(search, architectures, table.accuracy[..., -1].reshape(len(architectures), -1).astype(float))
+
+
+def of_tokens(space: SearchSpace, tokens: tuple[int, ...]) -> Architecture:
+    return space.architecture(
+        {name: p.choices[t] for (name, p), t in zip(space.parameters.items(), tokens, strict=True)}
+    )
+
+
+def of_trainings(spec: StudySpec, count: int, repeats: int, file: Path) -> Truth:
+    """Train random architectures alone, those that `file` lacks; one JSON line for each training."""
+    search = Experiment.from_spec(spec, device="cpu").search
+    rng, drawn = random.Random(0), {}
+    while len(drawn) < min(count, search.space.size):
+        params = {name: rng.choice(p.choices) for name, p in search.space.parameters.items()}
+        drawn[search.space.architecture(params)] = None
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(line["a"], line["seed"]): line["acc"][-1] for line in lines}
+    for seed, architecture in itertools.product(range(repeats), drawn):
+        if (str(architecture), seed) not in done:
+            accuracies = alone(search, architecture, seed)
+            done[str(architecture), seed] = accuracies[-1]
+            with file.open("a") as opened:
+                opened.write(json.dumps({"a": str(architecture), "seed": seed, "acc": accuracies}) + "\n")
+    accuracy = [[done[str(a), seed] for seed in range(repeats)] for a in drawn]
+    return Truth(search, list(drawn), np.array(accuracy))
+
+
+def alone(search: Search, architecture: Architecture, seed: int) -> list[float]:
+    recipe, side = search.spec.recipe, search.space.input_size
+    train = make_loader(search.data.train, recipe.batch_size, side, CPU)
+    validation = make_loader(search.data.validation, 512, side, CPU)
+    network = make_network(search.space, architecture, recipe, CPU, seed)
+    return [result.accuracy for result in fit(network, train, validation, recipe, CPU, seed=seed)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained supernet: what chooses with it, and CPU seconds of its parts and of a stand-alone training."""
+
+    chooser: Chooser
+    found: Found
+    training_seconds: float
+    choosing_seconds: float
+    alone_seconds: float
+
+
+def train(search: Search, spec: SupernetSpec) -> Trained:
+    """Train a supernet by its default or the given length; stand-alone trainings take turns with its epochs."""
+    loader = make_loader(search.data.train, spec.batch_size, search.space.input_size, CPU)
+    supernet = make_supernet(search, spec, CPU)
+    epochs = spec.epochs or default_epochs(len(search.space.parameters), len(loader))
+    training = FairTraining(supernet, loader, spec, epochs)
+    rng = random.Random(spec.seed)
+    every = max(1, epochs // TURNS)
+    mine, others = 0.0, []
+    running = training.epochs()
+    for epoch in range(epochs):
+        start = time.process_time()
+        next(running)
+        mine += time.process_time() - start
+        if epoch % every == 0:
+            drawn = {name: rng.choice(p.choices) for name, p in search.space.parameters.items()}
+            start = time.process_time()
+            alone(search, search.space.architecture(drawn), 0)
+            others.append(time.process_time() - start)
+    start = time.process_time()
+    chooser = Chooser(search.space, make_evaluator(supernet, search, CPU), spec, {})
+    found = chooser.choose()
+    return Trained(chooser, found, mine, time.process_time() - start, statistics.fmean(others))
+
+
+def rows(truth: Truth, trained: Trained) -> dict[str, object]:
+    """One supernet's figures against the truth."""
+    features = trained.chooser.rows([truth.search.space.tokens(a) for a in truth.architectures])
+    figures = dict(zip(FEATURES, features.T, strict=True)) | {"score": trained.chooser.score(features)}
+    ranked = {name: ranking_row(name, values, truth.mean) for name, values in figures.items()}
+    result: dict[str, object] = {
+        name: {
+            "tau": row.kendall.value,
+            "interval": [row.kendall.lower, row.kendall.upper],
+            "first": 100 * row.regret_1,
+            "five": 100 * row.regret_5,
+        }
+        for name, row in ranked.items()
+    }
+    cost = trained.training_seconds + trained.choosing_seconds
+    result["cost"] = cost / trained.alone_seconds
+    result["training cost"] = trained.training_seconds / trained.alone_seconds
+    result["predictor"] = trained.found.fidelity
+    if truth.search.space.size == len(truth.architectures):
+        result |= of_choice(truth, trained.found)
+    return result
+
+
+def of_choice(truth: Truth, found: Found) -> dict[str, float]:
+    """Where every architecture is known: the regret of the choices, and the share of the prior in the best tenth."""
+    space, best = truth.search.space, float(truth.mean.max())
+    place = {architecture: i for i, architecture in enumerate(truth.architectures)}
+    shares = [np.exp(logits) / np.exp(logits).sum() for logits in map(np.array, found.logits.values())]
+    tokens = np.array([space.tokens(architecture) for architecture in truth.architectures])
+    prior = np.prod([share[tokens[:, i]] for i, share in enumerate(shares)], axis=0)
+    starts = [place[of_tokens(space, t)] for t in found.starts[:5]]
+    return {
+        "regret of best": 100 * (best - float(truth.mean[place[found.best]])),
+        "regret of argmax": 100 * (best - float(truth.mean[prior.argmax()])),
+        "best of five starts": 100 * (best - float(truth.mean[starts].max())),
+        "prior in best tenth": float(prior[truth.mean >= np.quantile(truth.mean, 0.9)].sum()),
+    }
+
+
+def show(truth: Truth, results: list[dict[str, object]]) -> None:
+    ceiling = truth.ceiling
+    print(f"{len(truth.architectures)} architectures, {len(results)} supernets; mean over supernets (range)")
+    print(f"ceiling of τ, one seed against the others: {'unknown' if ceiling is None else f'{ceiling:.3f}'}")
+    print(f"a random one's regret: {100 * (truth.mean.max() - truth.mean.mean()):.2f} points")
+    print(f"{'ranked by':18} {'τ':^22} {'interval of one':^18} regret of first / best of 5")
+    for name in (*FEATURES, "score"):
+        cells = [result[name] for result in results]
+        taus = [cell["tau"] for cell in cells]
+        low, high = cells[0]["interval"]
+        first, five = (statistics.fmean(cell[key] for cell in cells) for key in ("first", "five"))
+        spread = f"{statistics.fmean(taus):.3f} ({min(taus):.3f} … {max(taus):.3f})"
+        print(f"{name:18} {spread:22} {low:.3f} … {high:.3f}    {first:6.2f} / {five:.2f}")
+    for name in (key for key in results[0] if not isinstance(results[0][key], dict)):
+        values = [result[name] for result in results]
+        print(f"{name:20} {statistics.fmean(values):.3f} ({min(values):.3f} … {max(values):.3f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", help="digits, or a preset or study spec")
+    parser.add_argument("--seeds", type=int, default=5, help="supernets")
+    parser.add_argument("--architectures", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=1, help="trainings of each architecture")
+    parser.add_argument("--truth", type=Path, default=Path("truth.jsonl"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the spec")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.what == "digits":
+        truth = of_table()
+        settings = StudySpec().override(options.set).supernet
+    else:
+        spec = StudySpec.from_toml(find_spec(options.what), options.set)
+        truth = of_trainings(spec, options.architectures, options.repeats, options.truth)
+        settings = spec.supernet
+    results = []
+    for seed in range(options.seeds):
+        results.append(rows(truth, train(truth.search, settings.model_copy(update={"seed": seed}))))
+        if not options.json:
+            line = {k: round(v["tau"] if isinstance(v, dict) else v, 3) for k, v in results[-1].items()}
+            print(f"seed {seed}: {line}", flush=True)
+    if options.json:
+        print(json.dumps(results))
+    else:
+        show(truth, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Alphas and the best architecture, found on frozen shared weights with forward passes only.
+
+The alphas are a product of one distribution per parameter, fitted by the cross-entropy method (Rubinstein 1999): draw
+architectures, keep the best share, move each distribution towards their shares of choices. The best architecture is
+not bound to a product: a short evolutionary search over single mutations looks for it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+Tokens = tuple[int, ...]
+"""The index of each parameter's choice, in the space's order."""
+Utility = Callable[[Sequence[Tokens]], Sequence[float]]
+"""The higher, the better; asked once for each architecture."""
+
+ROUNDS = 4
+"""Draws, each from what the one before it taught."""
+ELITE = 0.2
+"""The share of a round's draws that the alphas move towards."""
+RATE = 0.5
+"""How far they move."""
+LEAST = 0.05
+"""No choice becomes less probable than this share of an even one: a prior that excludes nothing can be wrong."""
+SEARCH_SHARE = 0.4
+"""The share of all evaluations that the evolutionary search gets."""
+POPULATION, CHILDREN = 24, 16
+
+
+@dataclass
+class Evaluated:
+    """Architectures and their utilities, each evaluated once.
+
+    Args:
+        utility: Asked for those that are new.
+        limit: How many it may be asked for.
+
+    Attributes:
+        found: Tokens → utility, in the order of evaluation.
+    """
+
+    utility: Utility
+    limit: int
+    found: dict[Tokens, float] = field(default_factory=dict)
+
+    def __call__(self, wanted: Sequence[Tokens]) -> None:
+        """Evaluate those that are new, as far as the limit allows."""
+        new = [tokens for tokens in dict.fromkeys(wanted) if tokens not in self.found][: self.left]
+        if new:
+            self.found |= zip(new, self.utility(new), strict=True)
+
+    @property
+    def left(self) -> int:
+        """How many more may be evaluated."""
+        return max(0, self.limit - len(self.found))
+
+    def best(self, count: int) -> list[Tokens]:
+        """The best so far, best first."""
+        return sorted(self.found, key=self.found.__getitem__, reverse=True)[:count]
+
+
+def learn_alphas(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) -> list[list[float]]:
+    """Fit one distribution for each parameter to the best architectures.
+
+    Args:
+        sizes: Choices of each parameter.
+        evaluated: Asks for utilities, and remembers them.
+        rng: Draws.
+
+    Returns:
+        Logits, one list for each parameter: log probabilities.
+    """
+    shares = [[1 / size] * size for size in sizes]
+    per_round = max(8, int(evaluated.limit * (1 - SEARCH_SHARE)) // ROUNDS)
+    for _ in range(ROUNDS):
+        drawn = [tuple(rng.choices(range(len(p)), p)[0] for p in shares) for _ in range(per_round)]
+        evaluated(drawn)
+        known = sorted((t for t in drawn if t in evaluated.found), key=evaluated.found.__getitem__, reverse=True)
+        elite = known[: max(2, round(ELITE * per_round))]
+        shares = [_moved(p, [tokens[i] for tokens in elite]) for i, p in enumerate(shares)]
+    return [[math.log(share) for share in p] for p in shares]
+
+
+def _moved(shares: Sequence[float], chosen: Sequence[int]) -> list[float]:
+    even = 1 / len(shares)
+    moved = [(1 - RATE) * p + RATE * chosen.count(i) / max(1, len(chosen)) for i, p in enumerate(shares)]
+    floored = [max(p, LEAST * even) for p in moved]
+    return [p / sum(floored) for p in floored]
+
+
+def search_best(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) -> Tokens:
+    """The best architecture that mutations of the best ones lead to, until nothing new is left or affordable."""
+    vain = 0
+    while evaluated.left and vain < 5:
+        parents = evaluated.best(POPULATION)
+        before = len(evaluated.found)
+        evaluated([_mutated(rng.choice(parents), sizes, rng) for _ in range(CHILDREN)])
+        vain = vain + 1 if len(evaluated.found) == before else 0
+    return evaluated.best(1)[0]
+
+
+def _mutated(parent: Tokens, sizes: Sequence[int], rng: random.Random) -> Tokens:
+    """One parameter changed; two in a third of the cases."""
+    child = list(parent)
+    for _ in range(1 if rng.random() < 2 / 3 else 2):
+        place = rng.randrange(len(sizes))
+        child[place] = rng.randrange(sizes[place])
+    return tuple(child)
+
+
+def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]:
+    """From the best down, those that differ from all taken before in at least that many parameters.
+
+    Where the ranking ends before enough are taken, the distance shrinks by one and it begins anew.
+    """
+    taken: list[Tokens] = []
+    while len(taken) < min(count, len(ranked)):
+        for tokens in ranked:
+            if len(taken) < count and all(_differences(tokens, other) >= max(1, distance) for other in taken):
+                taken.append(tokens)
+        distance -= 1
+    return taken
+
+
+def _differences(a: Tokens, b: Tokens) -> int:
+    return sum(x != y for x, y in zip(a, b, strict=True))
+
+
+def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[float]]:
+    """Logits whose argmax is `wanted`: each choice of it is raised to the largest of its parameter's, and a bit more.
+
+    For a study with limits: the most probable choices, each for itself, may add up to more than is allowed.
+    """
+    return [
+        [max(p) + 1e-3 if i == token and value < max(p) else value for i, value in enumerate(p)]
+        for p, token in zip(logits, wanted, strict=True)
+    ]

@@ -1,0 +1,162 @@
+"""From trained shared weights to alphas, the best architecture, and what samplers need of both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
+from nas_optuna.oneshot.cost_loss import cost_loss
+from nas_optuna.oneshot.score import Score, distil, features
+from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
+from nas_optuna.samplers.prior import Predictor, indicators
+from nas_optuna.spaces import SearchSpace, require_operations
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import SupernetSpec
+
+STARTS = 24
+"""Architectures that are kept for a warm start."""
+REFERENCE = 128
+"""Random architectures over which features are standardised."""
+OUTSIDE = 1e6
+"""What being outside a limit takes from the utility, more than any score gives."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What shared weights and size say.
+
+    Attributes:
+        logits: Parameter name → logits of the alphas.
+        best: The best architecture by the score, the cost term and the limits.
+        best_figures: What shared weights do in it.
+        starts: Tokens of the best that differ from each other, `best` first.
+        score: Its weights.
+        predictor: The score without the weights of the supernet.
+        fidelity: Spearman's correlation of the predictor with the score on architectures that it was not fitted to.
+        evaluations: Architectures evaluated.
+    """
+
+    logits: Mapping[str, list[float]]
+    best: Architecture
+    best_figures: SharedFigures
+    starts: Sequence[Tokens]
+    score: Score
+    predictor: Predictor
+    fidelity: float
+    evaluations: int
+
+
+class Chooser:
+    """Evaluates architectures with shared weights, scores them, and chooses.
+
+    Args:
+        space: The space.
+        evaluator: Shared weights on held-out images.
+        spec: The cost term, the number of evaluations and the seed.
+        table: ``Operation.key`` → cost, for the cost term.
+        excess: How far an architecture is above the study's limits; inside at 0.
+        trained: The study's own trainings: architecture → accuracy, 0 … 1. They teach the score.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        evaluator: SharedEvaluator,
+        spec: SupernetSpec,
+        table: Mapping[str, float],
+        excess: Callable[[Architecture], float] = lambda architecture: 0.0,
+        trained: Mapping[Architecture, float] | None = None,
+    ) -> None:
+        self._space = space
+        self._evaluator = evaluator
+        self._spec = spec
+        self._table = table
+        self._excess = excess
+        self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
+        self._rng = random.Random(spec.seed)
+        self._sizes = [len(p.choices) for p in space.parameters.values()]
+        reference = [self._random() for _ in range(REFERENCE)]
+        rows = self.rows(reference)
+        self._score = Score.prior(rows)
+        if trained:
+            trained_rows = self.rows([space.tokens(architecture) for architecture in trained])
+            self._score = self._score.taught(trained_rows, list(trained.values()))
+        # The score in the unit of the shared cross entropy, so that the cost term's weight means what it meant.
+        losses = np.array([self._known[tokens][0].loss for tokens in reference])
+        spread = float(self._score(rows).std()) or 1.0
+        self._loss_centre, self._loss_scale = float(np.median(np.log(losses))), float(np.log(losses).std()) / spread
+
+    @property
+    def score(self) -> Score:
+        """The score, taught by the study's trainings."""
+        return self._score
+
+    def choose(self) -> Found:
+        """Learn the alphas, search the best architecture, fit the predictor."""
+        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, self._space.size))
+        logits = learn_alphas(self._sizes, evaluated, self._rng)
+        best = search_best(self._sizes, evaluated, self._rng)
+        derived = tuple(max(range(len(p)), key=p.__getitem__) for p in logits)
+        if self._excess(self.architecture(derived)) > 0 >= self._excess(self.architecture(best)):
+            logits = agreeing(logits, best)
+        apart = max(2, len(self._sizes) // 5)
+        inside = [t for t in evaluated.best(len(evaluated.found)) if evaluated.found[t] > -OUTSIDE]
+        scored = list(self._known)
+        scores = self._score(np.array([self._known[tokens][1] for tokens in scored]))
+        coefficients, intercept, fidelity = distil(lambda t: indicators(self._sizes, t), scored, scores)
+        names = list(self._space.parameters)
+        return Found(
+            logits=dict(zip(names, logits, strict=True)),
+            best=self.architecture(best),
+            best_figures=(self.rows([best]), self._known[best][0])[1],
+            starts=diverse(inside, STARTS, apart),
+            score=self._score,
+            predictor=Predictor(
+                {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
+            ),
+            fidelity=fidelity,
+            evaluations=len(evaluated.found),
+        )
+
+    def rows(self, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
+        """Features of architectures, each evaluated once."""
+        new = [t for t in dict.fromkeys(tokens) if t not in self._known]
+        if new:
+            architectures = [self.architecture(t) for t in new]
+            shared = self._evaluator(architectures)
+            rows = features(self._space, architectures, shared)
+            self._known |= {t: (s, row) for t, s, row in zip(new, shared, rows, strict=True)}
+        return np.array([self._known[t][1] for t in tokens])
+
+    def utilities(self, tokens: Sequence[Tokens]) -> list[float]:
+        """Minus the loss that the score stands for, with the cost term, and far below for what is outside a limit."""
+        architectures = [self.architecture(t) for t in tokens]
+        excesses = [self._excess(a) for a in architectures]
+        utilities = [-OUTSIDE * (1 + excess) for excess in excesses]
+        inside = [i for i, excess in enumerate(excesses) if excess <= 0]
+        if not inside:
+            return utilities
+        scores = self._score(self.rows([tokens[i] for i in inside]))
+        losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
+        if self._spec.latency_weight:
+            space = require_operations(self._space, "supernet.latency_weight")
+            costs = [sum(self._table[op.key] for op in space.operations(architectures[i])) for i in inside]
+            losses = cost_loss(self._spec)(losses, torch.tensor(costs, dtype=losses.dtype))
+        for i, loss in zip(inside, losses.tolist(), strict=True):
+            utilities[i] = -loss
+        return utilities
+
+    def architecture(self, tokens: Tokens) -> Architecture:
+        """The architecture that tokens stand for."""
+        return self._space.architecture(
+            {name: p.choices[t] for (name, p), t in zip(self._space.parameters.items(), tokens, strict=True)}
+        )
+
+    def _random(self) -> Tokens:
+        return tuple(self._rng.randrange(size) for size in self._sizes)

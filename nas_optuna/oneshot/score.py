@@ -1,0 +1,192 @@
+"""One figure of merit for an architecture: what shared weights say of it, and its size.
+
+Shared weights and size know different things, so both together rank better than each. Size tells what is too small
+and little else: with sizes cut off above their mean, the first by the score is nearer to the best than with sizes as
+they are, which put the largest first. The weights of the regression start from a prior and move to what the study's
+own finished trials say; these may bring uncut sizes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas_optuna.costs.complexity import figures
+from nas_optuna.oneshot.shared import SharedFigures
+from nas_optuna.samplers.prior import load_scorer
+from nas_optuna.spaces import Decomposable, SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+
+__all__ = ["FEATURES", "Score", "distil", "features", "load_scorer", "log_width"]
+
+Array = NDArray[np.float64]
+
+FEATURES = ("shared accuracy", "shared loss", "log MACs", "log parameters", "log widths")
+"""What the score is made of, in order; the loss enters as minus its logarithm."""
+SIZES = slice(2, 5)
+ENOUGH = 0.3
+"""Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
+PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
+"""Weights before there are trials: of standardised features, sizes cut off at `ENOUGH`, then of sizes as they are."""
+COMMON_STRENGTH, SINGLE_STRENGTH = 2.0, 8.0
+"""How many trials it takes to move the score as a whole, and one weight against the others."""
+FEWEST = 3
+"""Finished trials below which the prior stands."""
+
+
+def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
+    """What is known of architectures without training them: ``[architectures, len(FEATURES)]``.
+
+    Args:
+        space: The space.
+        architectures: At least one.
+        shared: What shared weights do in each.
+    """
+    rows = []
+    for architecture, figure in zip(architectures, shared, strict=True):
+        size = figures(space, architecture)
+        rows.append(
+            (
+                figure.accuracy,
+                -math.log(max(figure.loss, 1e-6)),
+                math.log(max(size.macs, 1)),
+                math.log(max(size.params, 1)),
+                log_width(space, architecture),
+            )
+        )
+    return np.array(rows)
+
+
+def log_width(space: SearchSpace, architecture: Architecture) -> float:
+    """The sum over operations of the logarithm of their filters, or of the channels that they give.
+
+    A space that does not declare operations has 0 throughout, which a score ignores.
+    """
+    if not isinstance(space, Decomposable):
+        return 0.0
+    total = 0.0
+    for operation in space.operations(architecture):
+        if len(operation.output_shape) == 3:
+            total += math.log(dict(operation.options).get("filters", operation.output_shape[0]))
+    return total
+
+
+@dataclass(frozen=True)
+class Score:
+    """A weighted sum of standardised features, and of sizes cut off.
+
+    Attributes:
+        centre: Mean of each feature over random architectures.
+        scale: Standard deviation of each.
+        weights: As `PRIOR`.
+        trials: Finished trials that taught the weights; 0 is the prior.
+    """
+
+    centre: Array
+    scale: Array
+    weights: Array
+    trials: int = 0
+
+    @classmethod
+    def prior(cls, reference: Array) -> Score:
+        """The score before there are trials.
+
+        Args:
+            reference: Features of random architectures, ``[architectures, len(FEATURES)]``.
+        """
+        scale = reference.std(0)
+        return cls(reference.mean(0), np.where(scale > 1e-9, scale, np.inf), PRIOR.copy())
+
+    def __call__(self, rows: Array) -> Array:
+        """``[architectures, len(FEATURES)]`` → ``[architectures]``; the higher, the better."""
+        result: Array = self._design(rows) @ self.weights
+        return result
+
+    def taught(self, rows: Array, accuracies: Sequence[float]) -> Score:
+        """The score after the study's own trainings.
+
+        A ridge regression of the accuracies' logits around this score's weights: these are scaled as a whole with
+        `COMMON_STRENGTH`, and each moves away from them with `SINGLE_STRENGTH`.
+
+        Args:
+            rows: Features of the trained architectures.
+            accuracies: Their own, 0 … 1.
+        """
+        if len(accuracies) < FEWEST:
+            return self
+        clipped = np.clip(np.asarray(accuracies), 0.005, 0.995)
+        target = np.log(clipped / (1 - clipped))
+        if target.std() < 1e-9:
+            return self
+        x = self._design(rows)
+        x, y = x - x.mean(0), (target - target.mean()) / target.std()
+        common = x @ self.weights
+        design = np.column_stack([common, x])
+        strength = np.array([COMMON_STRENGTH, *[SINGLE_STRENGTH] * x.shape[1]])
+        moved = np.linalg.solve(design.T @ design + np.diag(strength), design.T @ (y - common))
+        return Score(self.centre, self.scale, self.weights * (1 + moved[0]) + moved[1:], len(accuracies))
+
+    def to_dict(self) -> dict[str, float]:
+        """The weights by feature, for a person; a size's is the one below the cut."""
+        weights = self.weights[: len(FEATURES)].copy()
+        weights[SIZES] += self.weights[len(FEATURES) :]
+        return dict(zip(FEATURES, np.round(weights, 3).tolist(), strict=True))
+
+    def _design(self, rows: Array) -> Array:
+        standard = (rows - self.centre) / self.scale
+        cut = standard.copy()
+        cut[:, SIZES] = np.minimum(cut[:, SIZES], ENOUGH)
+        return np.column_stack([cut, standard[:, SIZES]])
+
+
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+def distil(
+    indicators: Callable[[Sequence[Sequence[int]]], Array], tokens: Sequence[Sequence[int]], scores: Array
+) -> tuple[Array, float, float]:
+    """A linear predictor of the score from the choices alone, for workers that have no weights.
+
+    Args:
+        indicators: From tokens to the predictor's inputs, see `samplers.prior.Predictor`.
+        tokens: Architectures that were scored.
+        scores: Their scores.
+
+    Returns:
+        Coefficients, intercept, and the rank correlation (Spearman) with the score on a fifth that was held out.
+    """
+    from scipy.stats import spearmanr
+
+    x, y = indicators(tokens), np.asarray(scores)
+    order = np.random.default_rng(0).permutation(len(y))
+    test, fit = order[: len(y) // 5], order[len(y) // 5 :]
+    best = max(RIDGES, key=lambda ridge: _agreement(x, y, fit, test, ridge))
+    coefficients, intercept = _ridge(x, y, best)
+    held_out, offset = _ridge(x[fit], y[fit], best)
+    correlation = spearmanr(x[test] @ held_out + offset, y[test]).statistic if len(test) > 2 else math.nan
+    return coefficients, intercept, float(correlation)
+
+
+def _agreement(x: Array, y: Array, fit: NDArray[np.int64], test: NDArray[np.int64], ridge: float) -> float:
+    coefficients, intercept = _ridge(x[fit], y[fit], ridge)
+    return -float(((x[test] @ coefficients + intercept - y[test]) ** 2).mean()) if len(test) else 0.0
+
+
+def _ridge(x: Array, y: Array, strength: float) -> tuple[Array, float]:
+    """By the smaller of the two normal equations."""
+    centre, mean = x.mean(0), float(y.mean())
+    z, target = x - centre, y - mean
+    if len(y) < x.shape[1]:
+        coefficients = z.T @ np.linalg.solve(z @ z.T + strength * np.eye(len(y)), target)
+    else:
+        coefficients = np.linalg.solve(z.T @ z + strength * np.eye(x.shape[1]), z.T @ target)
+    return coefficients, mean - float(centre @ coefficients)
+
+
+def scored_by(weights: Mapping[str, float]) -> str:
+    """The score's weights in words, for a person."""
+    return ", ".join(f"{name} {value:+.2f}" for name, value in weights.items())

@@ -1,0 +1,143 @@
+"""Strategy fair: every path gets its share, alphas stand still, and a stopped training goes on."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.oneshot.fair import FairTraining, default_epochs
+from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
+from nas_optuna.oneshot.supernets import supernet_for
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.block import BlockSpace
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spaces.macro import MacroSpace
+from nas_optuna.spaces.supernet import Pick, Supernet
+from nas_optuna.spec import SupernetSpec
+
+WHOLE = load_images("digits", train=True)
+CONV = ConvSpace(depth=2, filters=(8, 16), kernels=(3, 5), input_size=8)
+SPACES: dict[str, SearchSpace] = {
+    "conv": CONV,
+    "block": BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "skip"), input_size=8),
+    "macro, batch norm": MacroSpace(stages=1, depths=(1, 2), widths=(8, 16), input_size=8, norm="batch"),
+    "macro, group norm": MacroSpace(stages=1, depths=(1, 2), widths=(8, 16), input_size=8, norm="group"),
+}
+
+
+def loader(start: int, stop: int, batch_size: int = 32) -> ResidentLoader:
+    return ResidentLoader(WHOLE.subset(range(start, stop)), batch_size, 8, torch.device("cpu"))
+
+
+def training(space: SearchSpace, epochs: int = 3, **options: object) -> FairTraining:
+    torch.manual_seed(0)
+    return FairTraining(supernet_for(space), loader(0, 480), SupernetSpec(**options), epochs)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_weights_learn_and_alphas_stand_still(name: str) -> None:
+    fair = training(SPACES[name], epochs=4, learning_rate=3e-3)
+    before = {n: alpha.tolist() for n, alpha in fair.supernet.alphas.items()}
+    epochs = list(fair.epochs())
+    assert epochs[-1].loss < epochs[0].loss
+    assert [epoch.alphas for epoch in epochs] == [before] * 4
+    assert all(epoch.temperature is None for epoch in epochs)
+
+
+def test_paths_are_drawn_evenly() -> None:
+    fair = training(CONV, epochs=1)
+    drawn: list[tuple[int, ...]] = []
+    forward = fair.supernet.forward
+
+    def recording(images: torch.Tensor, picks: dict[str, Pick]) -> torch.Tensor:
+        drawn.append(tuple(-1 if pick.index is None else pick.index for pick in picks.values()))
+        return forward(images[:1], picks)
+
+    fair.supernet.forward = recording  # type: ignore[method-assign, assignment]
+    batch = next(loader(0, 1).epoch())
+    rng = random.Random(0)
+    for _ in range(400):
+        fair.step(batch, rng)
+    for choices in zip(*drawn, strict=True):
+        assert all(150 < choices.count(index) < 250 for index in (0, 1))
+    assert len(set(drawn)) > 55, "most of the 64 architectures were never trained"
+
+
+def test_a_stopped_training_goes_on_with_the_same_numbers() -> None:
+    whole = list(training(CONV).epochs())
+    first = training(CONV)
+    begun = list(itertools.islice(first.epochs(), 2))
+    second = training(CONV, epochs=1)  # the length comes from the state
+    second.load_state_dict(first.state_dict())
+    assert [e.loss for e in begun + list(second.epochs())] == [e.loss for e in whole]
+
+
+def test_an_interruption_ends_between_steps_and_an_explosion_keeps_the_last_good_state() -> None:
+    fair = training(CONV)
+    fair._interrupted = lambda: True
+    with pytest.raises(Interrupted):
+        next(fair.epochs())
+    wild = training(CONV, epochs=2, learning_rate=1e6, clip=0, schedule="constant", optimizer="sgd")
+    good = {n: value.clone() for n, value in wild.supernet.state_dict().items()}
+    with pytest.raises(TrainingError):
+        list(wild.epochs())
+    if wild.finished == 0:
+        assert all(torch.equal(value, good[n]) for n, value in wild.supernet.state_dict().items())
+
+
+def test_the_default_length_grows_with_the_space_not_with_the_images() -> None:
+    assert default_epochs(6, 90) == 17
+    assert default_epochs(12, 90) == 33
+    assert default_epochs(6, 10**9) == 1
+
+
+def one_by_one(supernet: Supernet, space: SearchSpace, drawn: list[object]) -> list[SharedFigures]:
+    """Each architecture as a network of its own with a copy of the weights."""
+    images, labels = next(loader(500, 700, 200).epoch())
+    found = []
+    for architecture in drawn:
+        network = supernet.extract(architecture).eval()  # type: ignore[arg-type]
+        with torch.no_grad():
+            logits = network(images)
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        found.append(SharedFigures((logits.argmax(1) == labels).float().mean().item(), loss))
+    return found
+
+
+@pytest.mark.parametrize("name", ["conv", "block", "macro, group norm"])
+def test_shared_figures_are_those_of_the_extracted_networks(name: str) -> None:
+    space = SPACES[name]
+    fair = training(space, epochs=2, learning_rate=3e-3)
+    list(fair.epochs())
+    rng = random.Random(1)
+    drawn = [space.sample(rng) for _ in range(12)]
+    shared = SharedEvaluator(fair.supernet, loader(500, 700, 64))(drawn)
+    for mine, own in zip(shared, one_by_one(fair.supernet, space, drawn), strict=True):
+        assert mine.accuracy == pytest.approx(own.accuracy, abs=1e-6)
+        assert mine.loss == pytest.approx(own.loss, rel=1e-4)
+
+
+def test_batch_norm_is_recalibrated_for_each_path() -> None:
+    """Statistics are the path's own mean over the batches, whatever was evaluated before, and are put back."""
+    space = SPACES["macro, batch norm"]
+    fair = training(space, epochs=4, learning_rate=3e-3)
+    list(fair.epochs())
+    rng = random.Random(1)
+    drawn = [space.sample(rng) for _ in range(6)]
+    calibration = list(loader(0, 480, 240).epoch())
+    before = {name: value.clone() for name, value in fair.supernet.named_buffers()}
+    evaluate = SharedEvaluator(fair.supernet, loader(500, 700, 64), calibration)
+    shared = evaluate(drawn)
+    assert all(torch.equal(value, before[name]) for name, value in fair.supernet.named_buffers())
+    assert evaluate(drawn[::-1]) == shared[::-1]
+    for architecture, mine in zip(drawn, shared, strict=True):
+        fair.supernet.recalibrate(architecture, calibration, 2)
+        (own,) = one_by_one(fair.supernet, space, [architecture])
+        assert mine.accuracy == pytest.approx(own.accuracy, abs=1e-6)
+    for name, value in fair.supernet.named_buffers():
+        value.copy_(before[name])
+    stale = one_by_one(fair.supernet, space, drawn)
+    assert sum(m.loss for m in shared) < sum(s.loss for s in stale), "recalibration did not help"
