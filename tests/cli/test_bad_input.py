@@ -50,7 +50,7 @@ RUN = ("run", "--trials", 1)
     ("arguments", "says"),
     [
         (("run", "--trials", 0), ("--trials must be at least 1",)),
-        (("run", "--trials", "many"), ("--trials", "see nas-optuna --help")),
+        (("run", "--trials", "many"), ("--trials", "see nas-optuna run --help")),
         (("run", "--timeout", 0), ("--timeout must be positive",)),
         (("run", "--trails", 3), ("--trails", "--trials")),
         (("rnu",), ("rnu", "run")),
@@ -72,7 +72,7 @@ RUN = ("run", "--trials", 1)
         ((*RUN, "--set", "space.depht=3"), ("unknown option of space 'conv': 'depht'; did you mean 'depth'?",)),
         ((*RUN, "--set", "space.depth=0"), ("'depth' must be a whole number of at least 1",)),
         ((*RUN, "--set", "sampler.n_startup=3"), ("did you mean 'n_startup_trials'?",)),
-        ((*RUN, "--set", "pruner.min_epoch=3"), ("did you mean 'min_epochs'?",)),
+        ((*RUN, "--set", "pruner.windo=3"), ("did you mean 'window'?",)),
         ((*RUN, "--sampler", "grid"), ("'grid' lists every architecture", "7,962,624", "use random")),
         ((*RUN, "--sampler", "no_such_module:make"), ("'no_such_module:make' cannot be imported",)),
         ((*RUN, "--sampler", "math:cos"), ("sampler 'math:cos' refuses {}",)),
