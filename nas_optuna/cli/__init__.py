@@ -20,6 +20,7 @@ from nas_optuna.cli import (
     export,
     latency,
     pareto,
+    report,
     retrain,
     run,
     samplers,
@@ -46,6 +47,7 @@ study.register(app)
 run.register(app)
 best.register(app)
 draw.register(app)
+report.register(app)
 retrain.register(app)
 export.register(app)
 pareto.register(app)

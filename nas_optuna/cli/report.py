@@ -1,0 +1,50 @@
+"""``nas-optuna report`` and ``nas-optuna compare``: studies as pages that one can send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.draw import trusted_study
+from nas_optuna.cli.printing import say
+from nas_optuna.errors import NasOptunaError, named
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command."""
+    parent.command(epilog="Example: nas-optuna report --study nas --out report.html")(report)
+
+
+def report(
+    study: options.StudyName = "nas",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="HTML file, which works without a network.")
+    ] = Path("report.html"),
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    trust: options.Trust = False,
+) -> None:
+    """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
+    from nas_optuna.report.page import report as page_of
+
+    write_page(out, page_of(trusted_study(storage, study, trust), data_dir))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        NasOptunaError: It cannot be written.
+    """
+    if path.is_dir():
+        raise NasOptunaError(f"{named(path)} is a folder; give a file, such as --out report.html")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise NasOptunaError(f"cannot write {named(path)}: {error.strerror}; choose another --out") from error
+    say(f"wrote {named(path)}")

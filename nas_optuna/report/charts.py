@@ -1,0 +1,222 @@
+"""Charts as SVG: a few kilobytes each, no script, in the colours of the page around them."""
+
+from __future__ import annotations
+
+import math
+import xml.sax.saxutils as xml
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 480.0, 270.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 10.0, 40.0
+
+STYLE = """
+svg.chart { width: 100%; max-width: 640px; height: auto; font: 13px system-ui, "Segoe UI", Roboto, sans-serif; }
+.chart text { fill: var(--faint) } .chart .end { text-anchor: end } .chart .middle { text-anchor: middle }
+.chart .grid { stroke: var(--edge); stroke-width: .6 } .chart .line { fill: none; stroke-width: 1.8 }
+.chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .28 } .chart .error { stroke-width: 1 }
+.chart .s0 { stroke: var(--one) } .chart .s1 { stroke: var(--two) } .chart .s2 { stroke: var(--three) }
+.chart .s3 { stroke: var(--four) } .chart .dot.s0 { fill: var(--one) } .chart .dot.s1 { fill: var(--two) }
+.chart .dot.s2 { fill: var(--three) } .chart .dot.s3 { fill: var(--four) } .chart .dot { stroke: none }
+.chart .dot.faint { fill: var(--faint); opacity: .45 } .chart .dot.pale { fill: var(--faint) }
+.chart .bar { fill: var(--one) }
+""".strip()
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together.
+
+    Attributes:
+        points: ``(x, y)``, in the order in which they are joined.
+        style: CSS classes: ``"line s0"``, ``"pale"``, ``"dot s0"``, ``"dot faint"``.
+        titles: What a pointer shows at each point; for dots only.
+        errors: How far each point may be off, drawn as a bar up and down; for dots only.
+        name: Stands in the legend; left out there where it is empty.
+    """
+
+    points: Sequence[Point]
+    style: str
+    titles: Sequence[str] = ()
+    errors: Sequence[float] = ()
+    name: str = ""
+
+
+def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> str:
+    """Lines and dots on two axes.
+
+    Args:
+        series: What is drawn, the last one on top; points that are not finite are left out.
+        x_label: Name and unit of the horizontal axis.
+        y_label: Name and unit of the vertical axis.
+        log_x: Whether equal steps are equal factors.
+    """
+    kept = [_finite(one, log_x) for one in series]
+    xs = [x for one in kept for x, _ in one.points]
+    reach = [
+        (y, e) for one in kept for (_, y), e in zip(one.points, one.errors or [0.0] * len(one.points), strict=True)
+    ]
+    ys = [y + sign * error for y, error in reach for sign in (-1, 1)]
+    if not xs:
+        return f'<p class="faint">Nothing to show yet: {xml.escape(y_label)} against {xml.escape(x_label)}.</p>'
+    x_at, x_ticks = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log_x, all(x == int(x) for x in xs))
+    y_at, y_ticks = _scale(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
+    parts = [_axes(x_at, x_ticks, y_at, y_ticks, x_label, y_label)]
+    parts += [_drawn(one, x_at, y_at) for one in kept]
+    return _svg("".join(parts), f"{y_label} against {x_label}", HEIGHT) + _legend(series)
+
+
+def bars(rows: Sequence[tuple[str, float]], label: str) -> str:
+    """Horizontal bars with a name and a share (0 to 1) each."""
+    step, parts = 24.0, []
+    top = max((value for _, value in rows), default=0.0) or 1.0
+    for i, (name, value) in enumerate(rows):
+        y = i * step
+        parts.append(f'<text class="end" x="150" y="{y + 16:.0f}">{_text(name, 22)}</text>')
+        parts.append(f'<rect class="bar" x="158" y="{y + 4:.0f}" height="16" rx="2" width="{270 * value / top:.1f}"/>')
+        parts.append(f'<text x="{164 + 270 * value / top:.1f}" y="{y + 16:.0f}">{value:.0%}</text>')
+    return _svg("".join(parts), label, step * len(rows) + 4)
+
+
+def parallel(axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Sequence[int], float]], label: str) -> str:
+    """Parallel coordinates: one axis a parameter with its choices, one line a trial, the better the stronger.
+
+    Args:
+        axes: Name and choices of each.
+        rows: Index of the choice on each axis, and how good the trial is, 0 to 1.
+        label: For those who cannot see it.
+    """
+    width = max(WIDTH, 66.0 * len(axes))
+    step = (width - 80) / max(len(axes) - 1, 1)
+    parts = []
+
+    def at(axis: int, choice: int) -> float:
+        return 44 + 190 * (choice + 0.5) / len(axes[axis][1])
+
+    for choices, good in sorted(rows, key=lambda row: row[1]):
+        path = " ".join(
+            f"{40 + i * step:.1f},{at(i, choice) + 8 * (good - 0.5):.1f}" for i, choice in enumerate(choices)
+        )
+        parts.append(f'<polyline class="line s0" opacity="{0.04 + 0.6 * good**3:.2f}" points="{path}"/>')
+    for i, (name, choices_) in enumerate(axes):
+        x, y = 40 + i * step, 26 if i % 2 else 12
+        parts.append(
+            f'<path class="grid" d="M{x:.1f} 40V238"/><text class="middle" x="{x:.1f}" y="{y}">{_text(name, 16)}</text>'
+        )
+        parts += [f'<text x="{x + 4:.1f}" y="{at(i, k) + 4:.1f}">{_text(c, 9)}</text>' for k, c in enumerate(choices_)]
+    return (
+        f'<svg class="chart" style="max-width:none;min-width:{width:.0f}px" role="img"'
+        f' aria-label={xml.quoteattr(label)} viewBox="0 0 {width:.0f} 244">{"".join(parts)}</svg>'
+    )
+
+
+def _finite(series: Series, log_x: bool) -> Series:
+    keep = [
+        i for i, (x, y) in enumerate(series.points) if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
+    ]
+    return Series(
+        [series.points[i] for i in keep],
+        series.style,
+        [series.titles[i] for i in keep] if series.titles else (),
+        [series.errors[i] for i in keep] if series.errors else (),
+        series.name,
+    )
+
+
+def _scale(
+    low: float, high: float, start: float, end: float, log: bool = False, whole: bool = False
+) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """From a value to a place, and the ticks of the axis."""
+    if low == high:
+        low, high = (low / 2, high * 2) if log else (low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5))
+    f = math.log10 if log else float
+    a, b = f(low), f(high)
+    a, b = a - 0.04 * (b - a), b + 0.04 * (b - a)
+
+    def at(value: float) -> float:
+        return start + (f(value) - a) / (b - a) * (end - start)
+
+    values: list[float] = []
+    if log:
+        values = [m * 10.0**e for e in range(math.floor(a), math.ceil(b) + 1) for m in (1, 2, 5)]
+        values = [v for v in values if a <= math.log10(v) <= b]
+        values = values if len(values) <= 7 else values[:: math.ceil(len(values) / 6)]
+    if len(values) < 2:  # all values within one decade, say
+        span = high - low
+        step = 10.0 ** math.floor(math.log10(span / 4))
+        step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= 6)
+        step = max(step, 1.0) if whole else step
+        values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return at, [(value, _short(value)) for value in values]
+
+
+def _short(value: float) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def _axes(
+    x_at: Callable[[float], float], x_ticks: Sequence[tuple[float, str]], y_at: Callable[[float], float],
+    y_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str,
+) -> str:  # fmt: skip
+    bottom = HEIGHT - _BOTTOM
+    parts = [f'<path class="grid" d="M{_LEFT} {bottom}H{WIDTH - _RIGHT}"/>']
+    for value, text in x_ticks:
+        parts.append(f'<text class="middle" x="{x_at(value):.1f}" y="{bottom + 16}">{text}</text>')
+    for value, text in y_ticks:
+        y = y_at(value)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text class="end" x="{_LEFT - 6}" y="{y + 4:.1f}">{text}</text>')
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    parts.append(f'<text class="middle" x="{middle}" y="{HEIGHT - 6}">{_text(x_label, 60)}</text>')
+    parts.append(
+        f'<text class="middle" transform="translate(12 {(bottom + _TOP) / 2}) rotate(-90)">{_text(y_label, 34)}</text>'
+    )
+    return "".join(parts)
+
+
+def _drawn(series: Series, x_at: Callable[[float], float], y_at: Callable[[float], float]) -> str:
+    places = [(x_at(x), y_at(y)) for x, y in series.points]
+    if "dot" not in series.style:
+        if len(places) == 1:
+            return f'<circle class="dot {series.style}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="2"/>'
+        return f'<polyline class="{series.style}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
+    parts = []
+    for i, (x, y) in enumerate(places):
+        if series.errors:
+            value, error = series.points[i][1], series.errors[i]
+            colour = series.style.replace("dot", "error")
+            parts.append(f'<path class="{colour}" d="M{x:.1f} {y_at(value - error):.1f}V{y_at(value + error):.1f}"/>')
+        title = f"<title>{_text(series.titles[i], 200)}</title>" if series.titles else ""
+        parts.append(f'<circle class="{series.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">{title}</circle>')
+    return "".join(parts)
+
+
+def _legend(series: Sequence[Series]) -> str:
+    named = [one for one in series if one.name]
+    if not named:
+        return ""
+    items = "".join(
+        f'<span class="key"><svg class="chart" viewBox="0 0 14 10" style="width:14px"><path class="{one.style}"'
+        f' stroke-width="3" d="M0 5H14"/><circle class="{one.style}" cx="7" cy="5" r="3"/></svg>'
+        f" {_text(one.name, 60)}</span>"
+        for one in named
+    )
+    return f'<p class="legend">{items}</p>'
+
+
+def _svg(inside: str, label: str, height: float) -> str:
+    box = f"0 0 {WIDTH:.0f} {height:.0f}"
+    return f'<svg class="chart" role="img" aria-label={xml.quoteattr(label)} viewBox="{box}">{inside}</svg>'
+
+
+def _text(text: str, room: int) -> str:
+    text = "".join(c for c in text if c.isprintable())
+    if len(text) > room:
+        half = max(1, (room - 1) // 2)
+        text = f"{text[:half]}…{text[-half:]}"
+    return xml.escape(text)

@@ -1,0 +1,449 @@
+"""``nas-optuna report``: a study as one self-contained HTML page for somebody who was not there."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import warnings
+import xml.sax.saxutils as xml
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna import __version__
+from nas_optuna.errors import NasOptunaError
+from nas_optuna.report import charts
+from nas_optuna.report.charts import Series
+from nas_optuna.report.drawing import amount, draw
+from nas_optuna.report.selection import Winners, complete_trials, space_of, standard_error, validation_images, winners
+from nas_optuna.study.records import TrialRecord, count, ranked
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.studies import maximizes, study_spec
+
+LEAST_FOR_IMPORTANCE = 10
+"""Complete trials below which a share of importance would be a guess."""
+_COSTS = {
+    "macs": "MACs", "params": "weights", "memory": "bytes of memory", "latency_ms": "milliseconds per image",
+    "energy_mj": "millijoules per image",
+}  # fmt: skip
+_COLOURS = """
+:root { --paper: #ffffff; --ink: #1f2430; --faint: #5b6577; --edge: #d5dbe6; --panel: #f5f7fb; --one: #2f6fde;
+  --two: #d9622b; --three: #1d8a5a; --four: #8a4fc7; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171d; --ink: #e7eaf0; --faint: #a3adbd; --edge: #3a4353;
+  --panel: #1c2029; --one: #7aa7f5; --two: #f09a6b; --three: #5cc79a; --four: #bd92ea; } }
+body { margin: 0 auto; max-width: 1080px; padding: 16px; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.6em; margin: .4em 0; overflow-wrap: anywhere } h2 { font-size: 1.2em; margin: 2em 0 .4em;
+  border-bottom: 1px solid var(--edge) } .faint { color: var(--faint) }
+code, pre { font-size: .9em; overflow-wrap: anywhere }
+pre { background: var(--panel); padding: 10px; overflow-x: auto; border-radius: 6px } .scroll { overflow-x: auto }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 20px }
+table { border-collapse: collapse; font-size: .92em } td, th { padding: 3px 10px 3px 0; text-align: left;
+  border-bottom: 1px solid var(--edge); vertical-align: top } td.n, th.n { text-align: right }
+ .key { margin-right: 1em; white-space: nowrap } .legend { font-size: .85em; margin: 0 }
+.facts { display: flex; flex-wrap: wrap; gap: 10px; margin: 1em 0 } .facts div { background: var(--panel);
+  border-radius: 8px; padding: 8px 14px } .facts b { display: block; font-size: 1.25em }
+h3 { font-size: 1em; margin: 1em 0 .2em }
+""".strip()
+
+
+@dataclass
+class _Facts:
+    """What the sections share; each is read once."""
+
+    study: Study
+    data_directory: Path | None
+
+    def __post_init__(self) -> None:
+        self.spec = study_spec(self.study)
+        self.attributes = self.study.user_attrs
+        self.trials = self.study.get_trials(deepcopy=False)
+        self.complete = complete_trials(self.study)
+        self.names: list[str] = self.study.metric_names or ["value"]
+        self.maximize = maximizes(self.study)
+
+    @cached_property
+    def images(self) -> int | None:
+        """Number of validation images, where that is known."""
+        return validation_images(self.study, self.data_directory)
+
+    @cached_property
+    def winners(self) -> Winners | None:
+        """The best trial and the cheapest as good."""
+        return winners(self.study, self.images)
+
+    @property
+    def first(self) -> str:
+        """The first objective's name."""
+        return self.names[0]
+
+
+def report(study: Study, data_directory: Path | None = None) -> str:
+    """A study as one HTML page that works without a network and without scripts.
+
+    Args:
+        study: A study of ours, in any state: empty, running, or all pruned.
+        data_directory: Where data sets are; the number of validation images gives the error bars.
+
+    Raises:
+        StudyError: The study was not made by nas-optuna.
+    """
+    facts = _Facts(study, data_directory)
+    sections = (_winner, _test, _ranking, _progress, _tradeoffs, _parameters, _supernet, _effort, _reproduce)
+    body = "".join(section(facts) for section in sections)
+    return document(f"Report of study {study.study_name}", _heading(facts) + body)
+
+
+def document(title: str, body: str) -> str:
+    """A whole page around its body."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_escaped(title)}</title><style>{_COLOURS}\n{charts.STYLE}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def _escaped(value: object) -> str:
+    return xml.escape("".join(c for c in str(value) if c.isprintable()), {'"': "&quot;"})
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: Iterable[int] = ()) -> str:
+    """An HTML table; every cell is text, and None is an empty one."""
+    right = set(numbers)
+
+    def line(tag: str, cells: Sequence[object]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if i in right else ''}>{'' if c is None else _escaped(c)}</{tag}>"
+            for i, c in enumerate(cells)
+        )
+
+    head = f"<tr>{line('th', headings)}</tr>" if any(headings) else ""
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table>{head}{body}</table></div>'
+
+
+def with_error(value: float, error: float | None) -> str:
+    """``"0.9412 ± 0.0139"``."""
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _value(name: str, value: float, error: float | None) -> str:
+    """An objective's value; a count in full, accuracy with its standard error."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return with_error(value, error if name == "accuracy" else None)
+
+
+def duration(seconds: float) -> str:
+    """``"8.1 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _heading(facts: _Facts) -> str:
+    spec, states = facts.spec, Counter(trial.state for trial in facts.trials)
+    limits = "".join(f", {name} at most {limit:,.6g}" for name, limit in spec.limits.items())
+    what = (
+        f"{' and '.join(spec.objectives)}{limits} on {spec.data.name}, space {spec.space.name}, sampler"
+        f" {spec.sampler.name}, pruner {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial."
+    )
+    boxes = [("trials", len(facts.trials))]
+    boxes += [(state.name.lower(), states[state]) for state in TrialState if states[state]]
+    cells = "".join(f"<div><b>{number:,}</b>{_escaped(name)}</div>" for name, number in boxes)
+    return (
+        f"<h1>{_escaped(facts.study.study_name)}</h1><p>A search for neural networks: {_escaped(what)}</p>"
+        f'<div class="facts">{cells}</div>'
+    )
+
+
+def _winner(facts: _Facts) -> str:
+    found = facts.winners
+    if found is None:
+        name = shlex.quote(facts.study.study_name)
+        return (
+            "<h2>The winner</h2><p>No trial inside the limits was trained to the end yet, so that there is no winner."
+            f" <code>nas-optuna run --study {_escaped(name)}</code> goes on; <code>--pruner none</code> lets"
+            " every trial end.</p>"
+        )
+    best, several = found.best, len(facts.names) > 1
+    text = f"<h2>The winner{f' in {_escaped(facts.first)}' if several else ''}</h2>"
+    text += f'<div class="pair"><div>{_facts_of(facts, best)}'
+    text += '<p class="faint">These figures are of the validation images, which selected the winner: the best of many'
+    text += " is partly luck, so expect a little less on new images. ± is one standard error.</p>"
+    if found.cheapest.number != best.number:
+        text += "<h3>The cheapest that is as good</h3><p>Its accuracy is within one standard error of the winner's:</p>"
+        text += _facts_of(facts, found.cheapest)
+    elif found.error is not None:
+        text += "<p>No trial with fewer MACs is within one standard error of it.</p>"
+    return f'{text}</div><div class="scroll">{_drawing(facts, best)}</div></div>'
+
+
+def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
+    record, error = TrialRecord.of(trial), standard_error(trial, facts.images)
+    rows: list[tuple[str, object]] = [("trial", record.number), ("architecture", record.architecture)]
+    for name, value in zip(facts.names, record.values, strict=True):
+        rows.append((name, _value(name, value, error)))
+    if record.accuracy is not None and "accuracy" not in facts.names:
+        rows.append(("accuracy", with_error(record.accuracy, error)))
+    rows += [
+        (label, amount(cost))
+        for name, label in _COSTS.items()
+        if name not in facts.names and (cost := attribute(trial, TrialKey.cost(name))) is not None
+    ]
+    rows += [("epochs", record.epochs), ("training time", duration(record.seconds))]
+    return table(("", ""), rows)
+
+
+def _drawing(facts: _Facts, trial: FrozenTrial) -> str:
+    try:
+        space = space_of(facts.study)
+        return draw(space, space.architecture(trial.params)).svg
+    except (NasOptunaError, RuntimeError, KeyError) as error:
+        return f'<p class="faint">The network cannot be drawn here: {_escaped(error)}</p>'
+
+
+def _test(facts: _Facts) -> str:
+    reports: list[dict[str, Any]] = study_attribute(facts.attributes, StudyKey.RETRAINED, [])
+    if not reports:
+        return (
+            "<h2>Test</h2><p>The test images were not looked at yet. <code>nas-optuna retrain</code> trains the winner"
+            " on all training images and reports its test accuracy, once.</p>"
+        )
+    first = reports[0]
+    rows = [
+        ("architecture", first["architecture"]),
+        ("test accuracy", with_error(first["mean"], None)),
+        ("standard deviation over seeds", None if first["spread"] is None else f"{first['spread']:.4f}"),
+        ("seeds", len(first["seeds"])),
+        ("images", f"{first['images']:,} for training, {first['test_images']:,} for test"),
+        ("device", first["device"]),
+    ]
+    text = "<h2>Test</h2><p>Trained anew on training and validation images together, and scored on images that chose"
+    text += f" nothing:</p>{table(('', ''), [row for row in rows if row[1] is not None])}"
+    if len(reports) > 1:
+        text += f"<p>The test images were looked at {len(reports)} times in all; only the first look is shown, because"
+        text += " whoever chooses among several would make the figure too good.</p>"
+    return text
+
+
+def _ranking(facts: _Facts) -> str:
+    records = [r for r in ranked(facts.trials, facts.maximize) if r.state == "complete" and r.feasible is not False][
+        :10
+    ]
+    if not records:
+        return ""
+    errors = {r.number: standard_error(facts.trials[r.number], facts.images) for r in records}
+    rows = [
+        (
+            r.number,
+            *(_value(n, v, errors[r.number]) for n, v in zip(facts.names, r.values, strict=True)),
+            r.epochs,
+            *([] if "macs" in facts.names else ["" if r.macs is None else amount(r.macs)]),
+            r.architecture,
+        )
+        for r in records
+    ]  # fmt: skip
+    columns = ("trial", *facts.names, "epochs", *([] if "macs" in facts.names else ["MACs"]), "architecture")
+    return f"<h2>The best {len(rows)}</h2>" + table(columns, rows, range(len(columns) - 1))
+
+
+def _progress(facts: _Facts) -> str:
+    if not facts.trials:
+        return ""
+    dots = [(t.number, t.values[0]) for t in facts.complete]
+    best = best_so_far(facts.complete, facts.maximize)
+    errors = [standard_error(t, facts.images) or 0.0 for t in facts.complete] if facts.first == "accuracy" else ()
+    titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in facts.complete]
+    history = charts.plot(
+        [
+            Series(dots, "dot faint", titles, errors, "complete trial"),
+            Series(best, "line s0", name="best so far"),
+        ],
+        "trial",
+        facts.first,
+    )
+    pale: list[list[charts.Point]] = []
+    strong: list[list[charts.Point]] = []
+    for trial in facts.trials:
+        points = _curve(trial)
+        if points:
+            (strong if trial.state == TrialState.COMPLETE else pale).append(points)
+    curves = [Series(points, "pale", name="" if i else "pruned") for i, points in enumerate(pale)]
+    curves += [Series(points, "line s0", name="" if i else "complete") for i, points in enumerate(strong)]
+    learning = charts.plot(curves, "epoch", facts.first if len(facts.names) == 1 else "what trials are pruned by")
+    return (
+        f'<h2>How it went</h2><div class="pair"><div><h3>Best so far</h3>{history}</div>'
+        f"<div><h3>Learning curves</h3>{learning}</div></div>"
+    )
+
+
+def best_so_far(complete: Sequence[FrozenTrial], maximize: bool) -> list[charts.Point]:
+    """Corners of the step line of the best value, by trial number."""
+    points: list[charts.Point] = []
+    best = -math.inf if maximize else math.inf
+    for trial in complete:
+        value = max(best, trial.values[0]) if maximize else min(best, trial.values[0])
+        points += [(trial.number, best), (trial.number, value)]
+        best = value
+    return points
+
+
+def _curve(trial: FrozenTrial) -> list[charts.Point]:
+    """Epoch and value, of a study of several objectives from what its pruner compares."""
+    reports: dict[Any, float] = trial.intermediate_values or attribute(trial, TrialKey.REPORTS, {})
+    return sorted((float(epoch), value) for epoch, value in reports.items())
+
+
+def _tradeoffs(facts: _Facts) -> str:
+    plots = []
+    for name, label in _COSTS.items():
+        points = [
+            (cost, value, trial)
+            for trial in facts.complete
+            if (cost := attribute(trial, TrialKey.cost(name))) is not None
+            and (value := _quality(facts, trial)) is not None
+        ]
+        if len(points) < 2 or any(cost <= 0 for cost, _, _ in points):
+            continue
+        sign = 1.0 if _quality_name(facts) == "accuracy" or facts.maximize else -1.0
+        front, top = [], -math.inf
+        for cost, value, _ in sorted(points, key=lambda p: (p[0], -sign * p[1])):
+            if sign * value > top:
+                front.append((cost, value))
+                top = sign * value
+        titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for _, _, t in points]
+        dots = Series([(c, v) for c, v, _ in points], "dot s0", titles, name="complete trial")
+        line = Series(front, "line s1", name="front: nothing cheaper is better")
+        chart = charts.plot([line, dots], f"{label} (each step a factor)", _quality_name(facts), log_x=True)
+        plots.append(f"<div>{chart}</div>")
+    if not plots:
+        return ""
+    return (
+        f'<h2>{_escaped(_quality_name(facts)).capitalize()} against cost</h2><div class="pair">{"".join(plots)}</div>'
+    )
+
+
+def _quality_name(facts: _Facts) -> str:
+    return "accuracy" if facts.complete and attribute(facts.complete[0], TrialKey.ACCURACY) is not None else facts.first
+
+
+def _quality(facts: _Facts, trial: FrozenTrial) -> float | None:
+    value: float | None = attribute(trial, TrialKey.ACCURACY)
+    return value if _quality_name(facts) == "accuracy" else trial.values[0]
+
+
+def _parameters(facts: _Facts) -> str:
+    complete, text = facts.complete, "<h2>What mattered</h2>"
+    if len(complete) < LEAST_FOR_IMPORTANCE:
+        return (
+            f"{text}<p>How much each parameter mattered is shown from {LEAST_FOR_IMPORTANCE} complete trials on; this"
+            f" study has {len(complete)}. Fewer would give guesses.</p>"
+        )
+    try:
+        shares = _importances(facts)
+        text += charts.bars(list(shares.items())[:16], "importance of each parameter")
+        text += (
+            '<p class="faint">How much each parameter decides whether a trial is among the best in'
+            f" {_escaped(facts.first)}: Optuna's estimate from {len(complete)} complete trials;"
+            " pruned trials are not counted.</p>"
+        )
+    except (ValueError, RuntimeError) as error:
+        text += f"<p>Importance cannot be estimated: {_escaped(error)}</p>"
+    return text + _parallel(facts)
+
+
+def _importances(facts: _Facts) -> dict[str, float]:
+    if len(facts.names) == 1:
+        return optuna.importance.get_param_importances(facts.study)
+    sign = -1.0 if facts.maximize else 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it explains what makes a target low: so it shall
+        return optuna.importance.get_param_importances(facts.study, target=lambda trial: sign * trial.values[0])
+
+
+def _parallel(facts: _Facts) -> str:
+    complete = [t for t in facts.complete if t.params]
+    names = [n for n in complete[0].params if all(n in t.params for t in complete)] if complete else []
+    axes = []
+    for name in names[:12]:
+        seen = {repr(t.params[name]): t.params[name] for t in complete}
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in seen.values())
+        axes.append((name, sorted(seen, key=(lambda text, seen=seen: seen[text]) if numeric else None)))
+    if len(axes) < 2:
+        return ""
+    values = [t.values[0] for t in complete]
+    low, high = min(values), max(values)
+    rows = []
+    for trial in sorted(complete, key=lambda t: t.values[0], reverse=facts.maximize)[:200]:
+        good = (trial.values[0] - low) / (high - low) if high > low else 1.0
+        places = [choices.index(repr(trial.params[name])) for name, choices in axes]
+        rows.append((places, good if facts.maximize else 1 - good))
+    chart = charts.parallel(axes, rows, "parallel coordinates of complete trials")
+    return f'<h3>Choices of the best {len(rows)}: the stronger a line, the better</h3><div class="scroll">{chart}</div>'
+
+
+def _supernet(facts: _Facts) -> str:
+    from nas_optuna.errors import StudyError
+    from nas_optuna.samplers.prior import probabilities, read_alphas
+
+    try:
+        alphas, summary = read_alphas(facts.study)
+        space = space_of(facts.study)
+    except (StudyError, NasOptunaError):
+        return ""
+    rows = [
+        (name, "  ".join(f"{c} {p:.0%}" for c, p in zip(space.parameters[name].choices, probabilities(a), strict=True)))
+        for name, a in alphas.items()
+        if name in space.parameters
+    ]
+    return (
+        f"<h2>Supernet</h2><p>Its argmax is <code>{_escaped(summary.get('argmax', ''))}</code>."
+        f" What it would choose:</p>"
+        f"{table(('parameter', 'probability of each choice'), rows)}<p class='faint'>Whether to believe it says"
+        " <code>nas-optuna supernet check</code>, which compares it with networks trained alone.</p>"
+    )
+
+
+def _effort(facts: _Facts) -> str:
+    if not facts.trials:
+        return ""
+    spent: Counter[str] = Counter()
+    for trial in facts.trials:
+        spent[attribute(trial, TrialKey.DEVICE, "unknown device")] += attribute(trial, TrialKey.SECONDS, 0.0)
+    rows = [(device, duration(seconds)) for device, seconds in spent.items() if seconds]
+    begun = [t.datetime_start for t in facts.trials if t.datetime_start]
+    ended = [t.datetime_complete for t in facts.trials if t.datetime_complete]
+    when = f"<p>From {min(begun):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}.</p>" if begun and ended else ""
+    return f"<h2>Time spent</h2>{when}{table(('device', 'training time'), rows)}" if rows else ""
+
+
+def _reproduce(facts: _Facts) -> str:
+    name = shlex.quote(facts.study.study_name)
+    commands = (f"nas-optuna best --study {name}", f"nas-optuna retrain --study {name} --seeds 3")
+    spec = json.dumps(facts.spec.to_dict(), indent=2, ensure_ascii=False)
+    versions = ", ".join(f"{package} {found}" for package in ("optuna", "torch") if (found := _version(package)))
+    lines = "\n".join(_escaped(line) for line in spec.splitlines())
+    shown = "\n".join(map(_escaped, commands))
+    return (
+        f"<h2>How to reproduce it</h2><p>With the study's storage:</p><pre>{shown}</pre>"
+        f"<details><summary>The study's spec</summary><pre>{lines}</pre></details>"
+        f'<p class="faint">This page was written with nas-optuna {__version__}, {_escaped(versions)}.</p>'
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,207 @@
+import re
+import time
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+from playwright.sync_api import sync_playwright
+
+from nas_optuna.report.page import report
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import StudySpec
+from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.study.studies import create_study
+from tests.helpers import Command
+
+SPACE = ConvSpace(depth=2, input_size=8)
+EVIL = '<img src=x onerror="document.title=1">'
+
+
+def made(name: str = "s", objectives: tuple[str, ...] = ("accuracy",)) -> optuna.Study:
+    spec = StudySpec.from_dict(
+        {"space": {"name": "conv", "depth": 2}, "objectives": list(objectives), "recipe": {"input_size": 8}}
+    )
+    return create_study(optuna.storages.InMemoryStorage(), name, spec, SPACE)
+
+
+def add(
+    study: optuna.Study, number: int, state: TrialState = TrialState.COMPLETE, epochs: int = 3, accuracy: float = 0
+) -> None:
+    import random
+
+    architecture = SPACE.sample(random.Random(number))
+    accuracy = accuracy or 0.5 + 0.4 * random.Random(number).random()
+    values = [accuracy, 1000.0 + number][: len(study.directions)]
+    pruned = state == TrialState.PRUNED
+    curve = {epoch: accuracy * epoch / epochs for epoch in range(1, epochs + (not pruned))}
+    attributes = {
+        TrialKey.ARCHITECTURE: str(architecture),
+        TrialKey.ACCURACY: accuracy,
+        TrialKey.EPOCHS: len(curve),
+        TrialKey.SECONDS: 1.5,
+        TrialKey.DEVICE: EVIL,
+        TrialKey.cost("macs"): 1000 + number,
+        TrialKey.cost("params"): 100 + number % 7,
+    }
+    single = len(study.directions) == 1
+    trial = create_trial(
+        state=state,
+        values=None if pruned else values,
+        params=dict(architecture.params),
+        distributions={n: CategoricalDistribution(p.choices) for n, p in SPACE.parameters.items()},
+        user_attrs=attributes if single else attributes | {TrialKey.REPORTS: {str(k): v for k, v in curve.items()}},
+        intermediate_values=curve if single else {},
+    )
+    study.add_trial(trial)
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    """All tags of a page, each of which is closed, and none of which asks a network or runs code."""
+    parser = _Tags()
+    parser.feed(page)
+    assert parser.open == []
+    for tag, attributes in parser.tags:
+        assert tag not in ("script", "img", "link", "iframe")
+        assert not any(name.startswith("on") or name in ("src", "href") for name in attributes)
+    return parser.tags
+
+
+def plain(page: str) -> str:
+    return re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL))
+
+
+def test_an_empty_study_says_what_to_do() -> None:
+    page = report(made())
+    tags(page)
+    assert "no winner" in plain(page)
+    assert "nas-optuna run --study s" in plain(page)
+
+
+def test_a_study_whose_trials_were_all_pruned_has_pale_curves_and_no_winner() -> None:
+    study = made()
+    for number in range(5):
+        add(study, number, TrialState.PRUNED)
+    page = report(study)
+    assert sum("pale" in (a.get("class") or "") for _, a in tags(page)) >= 5
+    assert "no winner" in plain(page)
+
+
+@pytest.mark.parametrize(("complete", "shown"), [(1, False), (9, False), (10, True)])
+def test_importance_is_shown_from_ten_complete_trials_on(complete: int, shown: bool) -> None:
+    study = made()
+    for number in range(complete):
+        add(study, number)
+    for number in range(20):
+        add(study, 100 + number, TrialState.PRUNED)
+    page = report(study)
+    tags(page)
+    assert ('aria-label="importance of each parameter"' in page) == shown
+    assert (f"this study has {complete}" in plain(page)) != shown
+
+
+def test_accuracy_has_its_standard_error_and_a_cheaper_one_within_it_is_named() -> None:
+    study = made()
+    study.set_user_attr(StudyKey.DATA, {"validation": 100})
+    for number, accuracy in ((5, 0.90), (4, 0.88), (3, 0.86)):  # the standard error of 0.9 is 0.03
+        add(study, number, accuracy=accuracy)
+    text = plain(report(study))
+    assert "0.9000 ± 0.0300" in text
+    cheapest = text.index("The cheapest that is as good")
+    assert text.index("0.8800 ± 0.0325") > cheapest > text.index("0.9000 ± 0.0300")
+
+
+def test_importance_explains_what_makes_trials_good() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Optuna warns where it explains what makes trials bad
+        test_importance_is_shown_from_ten_complete_trials_on(10, True)
+
+
+def test_several_objectives_have_curves_and_a_front() -> None:
+    study = made(objectives=("accuracy", "macs"))
+    for number in range(6):
+        add(study, number)
+    page = report(study)
+    tags(page)
+    assert "The winner in accuracy" in page
+    assert 'class="line s1"' in page
+    assert page.count('<polyline class="line s0"') >= 7  # the curves and the best so far
+
+
+def test_text_of_users_is_never_markup() -> None:
+    study = made(EVIL)
+    add(study, 1)
+    page = report(study)
+    tags(page)
+    assert EVIL in page.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+
+
+def test_the_test_set_is_shown_once() -> None:
+    study = made()
+    add(study, 1)
+    entry = {"architecture": "a", "mean": 0.8123, "spread": 0.01, "seeds": [0, 1], "images": 9, "test_images": 5}
+    study.set_user_attr(StudyKey.RETRAINED, [entry | {"device": "cpu"}, entry | {"device": "cpu", "mean": 0.8456}])
+    text = plain(report(study))
+    assert "0.8123" in text
+    assert "0.8456" not in text
+    assert "looked at 2 times" in text
+
+
+def test_a_thousand_trials_fit_into_a_page_that_opens_at_once(tmp_path: Path) -> None:
+    study = made()
+    for number in range(1000):
+        add(study, number, TrialState.PRUNED if number % 3 else TrialState.COMPLETE, epochs=10)
+    path = tmp_path / "report.html"
+    path.write_text(report(study), encoding="utf-8")
+    assert path.stat().st_size < 3e6
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        began = time.monotonic()
+        page.goto(path.as_uri())
+        assert time.monotonic() - began < 3
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert [url for url in asked if not url.startswith("file:")] == []
+        browser.close()
+
+
+def test_report_of_a_real_study(command: Command, study: str, place: Path) -> None:
+    result = command("report", "--out", "r.html")
+    assert result.code == 0, result.err
+    assert "wrote r.html" in result.err
+    page = (place / "r.html").read_text("utf-8")
+    tags(page)
+    assert "Drawing of the network" in page
+
+
+@pytest.mark.parametrize("arguments", [("--out", "no/such/r.html"), ("--study", "nobody"), ("--out", ".")])
+def test_report_refuses_in_one_line(command: Command, study: str, place: Path, arguments: tuple[str, ...]) -> None:
+    before = sorted(place.iterdir())
+    result = command("report", *arguments)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert len(result.err.splitlines()) == 1
+    assert sorted(place.iterdir()) == before
