@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nas_optuna.execution.objective import EvaluatorObjective, Objective
     from nas_optuna.experiment import Experiment
     from nas_optuna.metrics import metric
+    from nas_optuna.report.notebook import load_study
     from nas_optuna.samplers import create_sampler
     from nas_optuna.spaces import SearchSpace, create_space
     from nas_optuna.spaces.architecture import Architecture
@@ -49,6 +50,7 @@ _HOMES = {
     "create_space": "nas_optuna.spaces",
     "load_data": "nas_optuna.data",
     "load_network": "nas_optuna.training",
+    "load_study": "nas_optuna.report.notebook",
     "metric": "nas_optuna.metrics",
     "space": "nas_optuna.spaces.function",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "create_space",
     "load_data",
     "load_network",
+    "load_study",
     "metric",
     "space",
 ]

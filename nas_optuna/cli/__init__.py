@@ -13,6 +13,7 @@ import typer
 
 from nas_optuna.cli import (
     best,
+    compare,
     dashboard,
     data,
     devices,
@@ -48,6 +49,7 @@ run.register(app)
 best.register(app)
 draw.register(app)
 report.register(app)
+compare.register(app)
 retrain.register(app)
 export.register(app)
 pareto.register(app)

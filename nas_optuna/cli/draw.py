@@ -64,12 +64,6 @@ def trusted_study(storage: str | None, name: str, trust: bool) -> optuna.Study:
     Raises:
         StudyError: There is no such study, or it names code that nobody has agreed to.
     """
-    from nas_optuna.experiment import code_named
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study, study_spec
-    from nas_optuna.study.trust import require_trust
+    from nas_optuna.report.notebook import load_study
 
-    url = storage_url(storage)
-    loaded = load_study(open_storage(url), name)
-    require_trust(url, name, code_named(study_spec(loaded)), yes=trust)
-    return loaded
+    return load_study(name, storage, trust=trust).study

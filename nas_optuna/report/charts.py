@@ -14,7 +14,8 @@ STYLE = """
 svg.chart { width: 100%; max-width: 640px; height: auto; font: 13px system-ui, "Segoe UI", Roboto, sans-serif; }
 .chart text { fill: var(--faint) } .chart .end { text-anchor: end } .chart .middle { text-anchor: middle }
 .chart .grid { stroke: var(--edge); stroke-width: .6 } .chart .line { fill: none; stroke-width: 1.8 }
-.chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .28 } .chart .error { stroke-width: 1 }
+.chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .28 }
+.chart .error { stroke-width: 1; stroke: var(--faint) }
 .chart .s0 { stroke: var(--one) } .chart .s1 { stroke: var(--two) } .chart .s2 { stroke: var(--three) }
 .chart .s3 { stroke: var(--four) } .chart .dot.s0 { fill: var(--one) } .chart .dot.s1 { fill: var(--two) }
 .chart .dot.s2 { fill: var(--three) } .chart .dot.s3 { fill: var(--four) } .chart .dot { stroke: none }
@@ -107,7 +108,7 @@ def parallel(axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Seq
         )
         parts += [f'<text x="{x + 4:.1f}" y="{at(i, k) + 4:.1f}">{_text(c, 9)}</text>' for k, c in enumerate(choices_)]
     return (
-        f'<svg class="chart" style="max-width:none;min-width:{width:.0f}px" role="img"'
+        f'<svg class="chart" style="max-width:none;width:{width * 1.3:.0f}px" role="img"'
         f' aria-label={xml.quoteattr(label)} viewBox="0 0 {width:.0f} 244">{"".join(parts)}</svg>'
     )
 

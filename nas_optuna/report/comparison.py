@@ -1,0 +1,117 @@
+"""Several studies side by side: what each found, and how soon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+
+from nas_optuna.errors import StudyError
+from nas_optuna.report import charts
+from nas_optuna.report.charts import Series
+from nas_optuna.report.page import best_so_far, document, duration, table, with_error
+from nas_optuna.report.selection import best_trial, complete_trials, standard_error, validation_images
+from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.studies import maximizes, study_spec
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one study found.
+
+    Attributes:
+        study: Its name.
+        sampler: What proposed architectures.
+        pruner: What stopped trials.
+        trials: Trials in any state.
+        complete: Trials inside the limits that were trained to the end.
+        seconds: Seconds of training, of all trials.
+        best: The best value of the first objective; None without a complete trial.
+        error: One standard error of it, where it is an accuracy.
+        architecture: The best trial's.
+    """
+
+    study: str
+    sampler: str
+    pruner: str
+    trials: int
+    complete: int
+    seconds: float
+    best: float | None
+    error: float | None
+    architecture: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
+    """Summarise one study.
+
+    Raises:
+        StudyError: It was not made by nas-optuna.
+    """
+    spec, best, trials = study_spec(study), best_trial(study), study.get_trials(deepcopy=False)
+    images = validation_images(study, data_directory) if best and spec.objectives[0] == "accuracy" else None
+    return Summary(
+        study.study_name,
+        spec.sampler.name,
+        spec.pruner.name,
+        len(trials),
+        len(complete_trials(study)),
+        sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in trials),
+        best.values[0] if best else None,
+        standard_error(best, images) if best and images else None,
+        TrialRecord.of(best).architecture if best else "",
+    )
+
+
+def require_comparable(studies: Sequence[Study]) -> str:
+    """The first objective that all studies share.
+
+    Raises:
+        StudyError: They do not share it, and so nothing can be compared.
+    """
+    names = {study_spec(study).objectives[0] for study in studies}
+    if len(names) > 1:
+        raise StudyError(f"the studies optimise different things ({', '.join(sorted(names))}) and cannot be compared")
+    return names.pop()
+
+
+def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> str:
+    """One HTML page: the table, and the best value by trials and by seconds of training.
+
+    Args:
+        studies: At least one; four can be told apart by colour.
+        summaries: Of each.
+    """
+    name = require_comparable(studies)
+    by_trials, by_seconds = [], []
+    for i, study in enumerate(studies):
+        complete, spent, total = complete_trials(study), {}, 0.0
+        for trial in study.get_trials(deepcopy=False):
+            total += attribute(trial, TrialKey.SECONDS, 0.0)
+            spent[trial.number] = total
+        steps = best_so_far(complete, maximizes(study))
+        style = f"line s{i % 4}"
+        by_trials.append(Series(steps, style, name=study.study_name))
+        by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=study.study_name))
+    rows = [
+        (s.study, None if s.best is None else with_error(s.best, s.error), s.complete, s.trials, duration(s.seconds),
+         s.sampler, s.pruner, s.architecture)
+        for s in summaries
+    ]  # fmt: skip
+    columns = ("study", name, "complete", "trials", "training time", "sampler", "pruner", "architecture")
+    body = (
+        f"<h1>Comparison of studies</h1>{table(columns, rows, (1, 2, 3, 4))}"
+        '<p class="faint">One study each is one draw: differences of the order of ± may be chance, and so may be those'
+        " between seeds.</p>"
+        f'<div class="pair"><div><h3>Best by trials</h3>{charts.plot(by_trials, "trial", name)}</div>'
+        f"<div><h3>Best by time</h3>{charts.plot(by_seconds, 'seconds of training, all trials', name)}</div></div>"
+    )
+    return document("Comparison of studies", body)

@@ -1,0 +1,144 @@
+"""A stored study in a notebook: its best trial, its trials as a table, its drawing, its report, its network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_optuna.errors import StudyError
+from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.storage import open_storage, storage_url
+from nas_optuna.study.studies import load_study as load_optuna_study
+from nas_optuna.study.studies import study_spec
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    from torch import nn
+
+    from nas_optuna.report.drawing import Drawing
+    from nas_optuna.spaces import SearchSpace
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that a notebook shows and a file keeps.
+
+    Attributes:
+        html: The whole page.
+    """
+
+    html: str
+
+    def save(self, path: Path | str) -> Path:
+        """Write the page to a file."""
+        path = Path(path)
+        path.write_text(self.html, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f'<iframe srcdoc="{html.escape(self.html)}" width="100%" height="700" style="border:0"></iframe>'
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A stored study, to look at.
+
+    Attributes:
+        study: The Optuna study, with all that Optuna offers.
+        data_directory: Where data sets are; their default place without it.
+    """
+
+    study: optuna.Study
+    data_directory: Path | None = None
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        from nas_optuna.report.selection import space_of
+
+        return space_of(self.study)
+
+    @property
+    def best(self) -> TrialRecord:
+        """The best complete trial inside the limits.
+
+        Raises:
+            StudyError: No trial is complete yet.
+        """
+        return self.trial("best")
+
+    def trial(self, which: str | int = "best") -> TrialRecord:
+        """A trial by number, ``"best"``, or ``"cheapest"`` (the fewest MACs within one standard error of the best).
+
+        Raises:
+            StudyError: There is no such trial.
+        """
+        return TrialRecord.of(self._chosen(which))
+
+    def frame(self) -> pd.DataFrame:
+        """All trials, one row each: state, objectives, figures, and one column ``param.NAME`` per parameter."""
+        import pandas as pd
+
+        from nas_optuna.report.export import rows
+
+        return pd.DataFrame(rows(self.study))
+
+    def report(self) -> Report:
+        """The report that ``nas-optuna report`` writes."""
+        from nas_optuna.report.page import report
+
+        return Report(report(self.study, self.data_directory))
+
+    def draw(self, which: str | int = "best") -> Drawing:
+        """A trial's network as a picture."""
+        from nas_optuna.report.drawing import draw
+
+        return draw(self.space, self.space.architecture(self._chosen(which).params))
+
+    def network(self, which: str | int = "best") -> nn.Module:
+        """A trial's network, freshly initialised; `nas_optuna.load_network` reads trained weights."""
+        return self.space.build(self.space.architecture(self._chosen(which).params))
+
+    def _chosen(self, which: str | int) -> optuna.trial.FrozenTrial:
+        from nas_optuna.report.selection import choose
+
+        return choose(self.study, str(which), self.data_directory)
+
+    def _repr_svg_(self) -> str | None:
+        try:
+            return self.draw().svg
+        except StudyError:
+            return None
+
+
+def load_study(
+    name: str, storage: str | None = None, *, data_directory: Path | None = None, trust: bool = False
+) -> LoadedStudy:
+    """Open a stored study.
+
+    Args:
+        name: Of the study.
+        storage: URL of the database; ``NAS_OPTUNA_STORAGE``, else ``sqlite:///nas-optuna.db``.
+        data_directory: Where data sets are.
+        trust: Agree that the code which the study names is imported.
+
+    Raises:
+        StudyError: There is no such study, it is not ours, or it names code that nobody has agreed to.
+
+    Example:
+        >>> study = load_study("nas")  # doctest: +SKIP
+        >>> study.best.architecture  # doctest: +SKIP
+        'f24k3s1-f32k5s1'
+    """
+    from nas_optuna.experiment import code_named
+    from nas_optuna.study.trust import require_trust
+
+    url = storage_url(storage)
+    study = load_optuna_study(open_storage(url), name)
+    require_trust(url, name, code_named(study_spec(study)), yes=trust)
+    return LoadedStudy(study, data_directory)
