@@ -22,7 +22,9 @@ from nas_optuna.spec import SupernetSpec
 STARTS = 24
 """Architectures that are kept for a warm start."""
 REFERENCE = 128
-"""Random architectures over which features are standardised."""
+"""Random architectures over which features are standardised; fewer where the space is small."""
+FEWEST = 32
+"""So many architectures are evaluated however small the space is."""
 OUTSIDE = 1e6
 """What being outside a limit takes from the utility, more than any score gives."""
 
@@ -81,7 +83,7 @@ class Chooser:
         self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
         self._rng = random.Random(spec.seed)
         self._sizes = [len(p.choices) for p in space.parameters.values()]
-        reference = [self._random() for _ in range(REFERENCE)]
+        reference = [self._random() for _ in range(min(REFERENCE, max(FEWEST, space.size // 8)))]
         rows = self.rows(reference)
         self._score = Score.prior(rows)
         if trained:
@@ -99,7 +101,7 @@ class Chooser:
 
     def choose(self) -> Found:
         """Learn the alphas, search the best architecture, fit the predictor."""
-        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, self._space.size))
+        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, max(FEWEST, self._space.size // 2)))
         logits = learn_alphas(self._sizes, evaluated, self._rng)
         best = search_best(self._sizes, evaluated, self._rng)
         derived = tuple(max(range(len(p)), key=p.__getitem__) for p in logits)

@@ -1,0 +1,96 @@
+"""Does a supernet pay in a search? Regret on the digits table, at equal trials and at equal total seconds.
+
+Regret is the accuracy of the table's best architecture minus that of the best found, in percentage points, mean over
+seeds. ``+ supernet`` begins with the best by the supernet's score and goes on with the sampler, which uses the score.
+``size first`` trains architectures in the order of their MACs, the largest first: what knows size alone.
+
+A supernet costs as much as a number of stand-alone trainings, which is measured in turns with its own epochs. The rows
+"at equal seconds" give every method without a supernet that many trainings more.
+
+    python benchmarks/search_with_supernet.py --seeds 10 --supernets 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import numpy as np
+import optuna
+import torch
+from supernet_ranking import Trained, of_table, train
+from tabular import Table, digits
+
+from nas_optuna.costs.complexity import figures
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.prior import WarmStartSampler, write_alphas, write_score
+from nas_optuna.spec import SupernetSpec
+
+BUDGETS = (1, 5, 10, 25)
+WITHOUT, WITH = ("random", "tpe", "gp", "arch"), ("tpe", "evolution", "arch")
+WARM_TRIALS = 5
+
+
+def search(table: Table, name: str, seed: int, trials: int, trained: Trained | None = None) -> list[float]:
+    """The regret after each trial of one search; without a supernet where there is none."""
+    sampler = create_sampler(name, table, seed, {})  # type: ignore[arg-type]
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    if trained is not None:
+        found = trained.found
+        write_alphas(study, found.logits, write_score(study, found.predictor, found.starts))
+        distributions = {
+            name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in table.parameters.items()
+        }
+        study.sampler = WarmStartSampler(sampler, distributions, seed, trials=WARM_TRIALS)
+    values = []
+    for _ in range(trials):
+        trial = study.ask()
+        values.append(float(table.final[table.suggest(trial)]))
+        study.tell(trial, values[-1])
+    return (100 * (float(table.final.max()) - np.maximum.accumulate(values))).tolist()
+
+
+def size_first(table: Table) -> list[float]:
+    """The regret of training the largest architectures first."""
+    truth = of_table()
+    macs = [figures(truth.search.space, architecture).macs for architecture in truth.architectures]
+    final = table.final.reshape(-1)[np.argsort(macs)[::-1]]
+    return (100 * (float(final.max()) - np.maximum.accumulate(final))).tolist()
+
+
+def row(name: str, regrets: list[list[float]], more: int = 0) -> str:
+    cells = [f"{statistics.fmean(curve[budget + more - 1] for curve in regrets):6.2f}" for budget in BUDGETS]
+    return f"{name:26} {' '.join(cells)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--supernets", type=int, default=5, help="seeds of a search take turns with them")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    table, truth = digits(), of_table()
+    trained = [train(truth.search, SupernetSpec(seed=seed)) for seed in range(options.supernets)]
+    costs = [(t.training_seconds + t.choosing_seconds) / t.alone_seconds for t in trained]
+    cost = round(statistics.fmean(costs))
+    print(f"a supernet costs {cost} stand-alone trainings ({min(costs):.1f} … {max(costs):.1f})")
+    seeds = range(options.seeds)
+    longest = max(BUDGETS)
+    without = {n: [search(table, n, seed, longest + cost) for seed in seeds] for n in WITHOUT}
+    supported = {n: [search(table, n, seed, longest, trained[seed % len(trained)]) for seed in seeds] for n in WITH}
+    print(f"{'regret after … trainings':26} {' '.join(f'{budget:6}' for budget in BUDGETS)}")
+    print("at equal trials")
+    print(row("size first", [size_first(table)]))
+    for name, regrets in without.items():
+        print(row(name, regrets), flush=True)
+    for name, regrets in supported.items():
+        print(row(f"{name} + supernet", regrets))
+    print(f"at equal seconds: those without a supernet have trained {cost} more")
+    print(row("size first", [size_first(table)], cost))
+    for name, regrets in without.items():
+        print(row(name, regrets, cost))
+
+
+if __name__ == "__main__":
+    main()

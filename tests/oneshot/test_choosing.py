@@ -1,0 +1,128 @@
+"""Choosing on frozen weights: alphas, the best architecture, limits, the cost term, and the score's own learning."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from nas_optuna.costs.complexity import figures, macs_table
+from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
+from nas_optuna.oneshot.choosing import Chooser
+from nas_optuna.oneshot.score import FEATURES, Score
+from nas_optuna.oneshot.shared import SharedFigures
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import SupernetSpec
+
+SPACE = ConvSpace(depth=3, input_size=16)
+TABLE = {key: macs / 1e6 for key, macs in macs_table(SPACE).items()}
+SIZES = [len(p.choices) for p in SPACE.parameters.values()]
+
+
+class KernelsOfFive:
+    """Stands for shared weights that are right about architectures with kernels of 5, whatever their size."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[SharedFigures]:
+        self.calls += len(architectures)
+        fives = [sum(v == 5 for n, v in a.params.items() if n.endswith("kernel")) for a in architectures]
+        return [SharedFigures(0.5 + 0.15 * five, float(np.exp(-five))) for five in fives]
+
+
+def chooser(evaluator: KernelsOfFive | None = None, limit: float = 0.0, **options: object) -> Chooser:
+    excess = (lambda a: figures(SPACE, a).macs / limit - 1) if limit else (lambda a: 0.0)
+    spec = SupernetSpec(**{"evaluations": 300} | options)
+    return Chooser(SPACE, evaluator or KernelsOfFive(), spec, TABLE, excess)  # type: ignore[arg-type]
+
+
+def test_the_best_and_the_alphas_follow_the_shared_weights() -> None:
+    evaluator = KernelsOfFive()
+    found = chooser(evaluator).choose()
+    kernels = [v for n, v in found.best.params.items() if n.endswith("kernel")]
+    assert kernels == [5, 5, 5]
+    for name, logits in found.logits.items():
+        if name.endswith("kernel"):
+            assert SPACE.parameters[name].choices[int(np.argmax(logits))] == 5
+    assert found.evaluations <= 300
+    assert evaluator.calls <= 300 + 128, "an architecture was evaluated more than once"
+    assert len(set(found.starts)) == len(found.starts)
+    assert found.fidelity > 0.9
+
+
+def test_the_same_seed_chooses_the_same() -> None:
+    first, second = chooser().choose(), chooser().choose()
+    assert first.logits == second.logits
+    assert first.starts == second.starts
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_everything_that_is_put_forward_is_inside_the_limits(share: float) -> None:
+    rng = random.Random(0)
+    limit = float(np.quantile([figures(SPACE, SPACE.sample(rng)).macs for _ in range(200)], share))
+    found = chooser(limit=limit).choose()
+    argmax = SPACE.from_tokens([int(np.argmax(logits)) for logits in found.logits.values()])
+    for architecture in (found.best, argmax, *(SPACE.from_tokens(tokens) for tokens in found.starts)):
+        assert figures(SPACE, architecture).macs <= limit
+
+
+def test_a_greater_latency_weight_gives_a_cheaper_choice() -> None:
+    weights = [0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+    costs = [figures(SPACE, chooser(latency_weight=weight).choose().best).macs for weight in weights]
+    assert spearmanr(weights, costs).statistic <= -0.8
+    assert costs[-1] < 0.3 * costs[0]
+
+
+def test_alphas_fit_a_product_and_the_search_finds_what_no_product_holds() -> None:
+    """Two parameters that are good only together: the independent argmax may miss it, the search does not."""
+
+    def utility(tokens: Sequence[Tokens]) -> list[float]:
+        return [10.0 * (t[0] == t[1] == 3) + (t[0] == 0) + (t[2] == 1) for t in tokens]
+
+    evaluated = Evaluated(utility, 60)
+    logits = learn_alphas([4, 4, 4], evaluated, random.Random(0))
+    assert int(np.argmax(logits[2])) == 1
+    assert all(min(p) > np.log(0.05 / 4 / 1.2) for p in logits), "a choice was excluded"
+    assert search_best([4, 4, 4], evaluated, random.Random(0)) == (3, 3, 1)
+    assert len(evaluated.found) <= 60
+
+
+def test_starts_differ_and_the_argmax_can_be_moved_to_what_is_allowed() -> None:
+    ranked = [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (2, 0, 2)]
+    assert diverse(ranked, 3, 2) == [(0, 0, 0), (1, 1, 0), (2, 0, 2)]
+    assert len(diverse(ranked, 5, 2)) == 5
+    moved = agreeing([[0.0, 1.0], [2.0, 0.0]], (0, 0))
+    assert [int(np.argmax(p)) for p in moved] == [0, 0]
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, len(FEATURES)))
+
+
+def test_trials_teach_the_score_what_it_should_trust() -> None:
+    reference = rows(128)
+    score = Score.prior(reference)
+    trained = rows(40, seed=1)
+    parameters_matter = 1 / (1 + np.exp(-trained[:, FEATURES.index("log parameters")]))
+    taught = score.taught(trained, parameters_matter.tolist())
+    unseen = rows(200, seed=2)
+    wanted = unseen[:, FEATURES.index("log parameters")]
+    assert spearmanr(taught(unseen), wanted).statistic > 0.8 > spearmanr(score(unseen), wanted).statistic + 0.5
+    assert taught.trials == 40
+
+
+def test_few_trials_or_equal_ones_leave_the_prior() -> None:
+    score = Score.prior(rows(128))
+    assert score.taught(rows(2), [0.1, 0.9]) is score
+    assert score.taught(rows(5), [0.5] * 5) is score
+
+
+def test_size_says_only_what_is_too_small_before_there_are_trials() -> None:
+    score = Score.prior(rows(1000))
+    small, middle, large = (np.zeros((1, len(FEATURES))) for _ in range(3))
+    for row, size in ((small, -2.0), (middle, 1.0), (large, 3.0)):
+        row[0, 2:] = size
+    assert score(small)[0] < score(middle)[0] == score(large)[0]

@@ -1,0 +1,92 @@
+"""A supernet's score inside samplers: used where it helps, ignored where it does not, found through the study."""
+
+import statistics
+
+import numpy as np
+import optuna
+import pytest
+
+from nas_optuna.oneshot.score import distil
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.learned_mean import FADING, LearnedMean
+from nas_optuna.samplers.prior import Predictor, indicators, load_predictor, starts, write_alphas, write_score
+from nas_optuna.spaces.conv import ConvSpace
+
+SPACE = ConvSpace(depth=2)
+SIZES = [len(p.choices) for p in SPACE.parameters.values()]
+CHOICES = {name: p.choices for name, p in SPACE.parameters.items()}
+RNG = np.random.default_rng(0)
+WORTH = [RNG.normal(size=size) for size in SIZES]
+
+
+def value(tokens: tuple[int, ...]) -> float:
+    return float(sum(worth[t] for worth, t in zip(WORTH, tokens, strict=True)))
+
+
+ALL = [tuple(int(i) for i in point) for point in np.ndindex(*SIZES)]
+BEST = max(map(value, ALL))
+
+
+def objective(trial: optuna.Trial) -> float:
+    return value(SPACE.tokens(SPACE.suggest(trial)))
+
+
+def study_with_score(sign: float, url: str | None = None) -> optuna.Study:
+    """A study whose supernet's score is right (1.0), or the contrary of what is right (-1.0)."""
+    study = optuna.create_study(direction="maximize", storage=url)
+    scores = sign * np.array([value(tokens) for tokens in ALL])
+    coefficients, intercept, fidelity = distil(lambda t: indicators(SIZES, t), ALL, scores)
+    assert fidelity > 0.95
+    best = [ALL[i] for i in np.argsort(-scores)[:5]]
+    kept = write_score(study, Predictor(CHOICES, coefficients, intercept), best)
+    write_alphas(study, {name: [0.0] * len(c) for name, c in CHOICES.items()}, kept)
+    return study
+
+
+def regret(study: optuna.Study, sampler: str, seed: int, trials: int = 8) -> float:
+    study.sampler = create_sampler(sampler, SPACE, seed, {})
+    study.optimize(objective, n_trials=trials)
+    return BEST - study.best_value
+
+
+@pytest.mark.parametrize("sampler", ["arch", "evolution"])
+def test_a_right_score_helps_and_needs_no_weights(sampler: str) -> None:
+    without, right = [], []
+    for seed in range(5):
+        without.append(regret(optuna.create_study(direction="maximize"), sampler, seed))
+        right.append(regret(study_with_score(1.0), sampler, seed))
+    assert statistics.fmean(right) < 0.7 * statistics.fmean(without)
+
+
+def test_a_wrong_score_is_ignored_by_the_process() -> None:
+    wrong = statistics.fmean(regret(study_with_score(-1.0), "arch", seed, 40) for seed in range(2))
+    assert wrong < 0.1 * (BEST - statistics.fmean(map(value, ALL)))
+
+
+def test_the_coefficient_is_learned_and_fades() -> None:
+    def score(tokens: object) -> np.ndarray:
+        return np.array([float(t[0]) for t in tokens])  # type: ignore[attr-defined]
+
+    few = [(i,) for i in range(10)]
+    merit = np.array([i - 4.5 for i in range(10)]) / np.std(range(10))
+    agreeing = LearnedMean(score, few, merit)
+    contrary = LearnedMean(score, few, -merit)
+    slope = float(np.ptp(agreeing([(0,), (1,)])))
+    assert 0 < slope < 1 / np.std(range(10))
+    assert np.ptp(contrary([(0,), (9,)])) == 0
+    many = LearnedMean(score, few * int(FADING // 10 * 4), np.tile(merit, int(FADING // 10 * 4)))
+    assert float(np.ptp(many([(0,), (1,)]))) < 0.4 * slope
+
+
+def test_workers_find_the_score_in_the_study(tmp_path: object) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = study_with_score(1.0, url)
+    assert all(len(str(v)) < 2046 for v in study.user_attrs.values())
+    other = optuna.load_study(study_name=study.study_name, storage=url)
+    predictor = load_predictor(other, CHOICES)
+    assert predictor is not None
+    params = [SPACE.from_tokens(tokens).params for tokens in ALL[:50]]
+    assert np.corrcoef(predictor(params), [value(t) for t in ALL[:50]])[0, 1] > 0.99
+    assert SPACE.architecture(starts(other)[0]) == SPACE.from_tokens(max(ALL, key=value))
+    deeper = ConvSpace(depth=3)
+    assert load_predictor(other, {n: p.choices for n, p in deeper.parameters.items()}) is None
