@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +17,12 @@ from nas_optuna.cli.printing import print_json, print_table, say, seconds
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    import optuna
+
+    from nas_optuna.cli.specs import SpecOptions, Target
+    from nas_optuna.execution.loop import StopRequest
     from nas_optuna.execution.search import Search
     from nas_optuna.execution.supernet_check import RankCorrelation, Verdict
     from nas_optuna.execution.supernet_training import Price, SupernetTraining
@@ -35,46 +40,50 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app, name="supernet")
 
 
+Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", help="supernet.epochs.", show_default=False)]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        metavar="N",
+        help="Train for what N stand-alone trainings cost, measured before it starts.",
+        show_default=False,
+    ),
+]
+Mode = Annotated[str | None, typer.Option("--mode", help="Strategy darts, mixture or sampled.", show_default=False)]
+LatencyWeight = Annotated[
+    float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
+]
+TargetLatency = Annotated[
+    float | None,
+    typer.Option(
+        "--target-latency",
+        metavar="T",
+        help="Penalise expected latency only above T ms (millions of MACs without a table).",
+        show_default=False,
+    ),
+]
+LatencyTableFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-table", metavar="FILE", help="Rather than the spec's; MACs without any.", show_default=False
+    ),
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew rather than go on.")]
+
+
 @app.command(epilog="Example: nas-optuna supernet train --study s --spec digits-supernet --latency-weight 0.1")
 def train(
     study: options.StudyName = "nas",
     spec: options.Spec = None,
     set_: options.Set = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="supernet.epochs.", show_default=False)
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget",
-            metavar="N",
-            help="Train for what N stand-alone trainings cost, measured before it starts.",
-            show_default=False,
-        ),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option("--mode", help="Strategy darts, mixture or sampled.", show_default=False),
-    ] = None,
-    latency_weight: Annotated[
-        float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
-    ] = None,
-    target_latency: Annotated[
-        float | None,
-        typer.Option(
-            "--target-latency",
-            metavar="T",
-            help="Penalise expected latency only above T ms (millions of MACs without a table).",
-            show_default=False,
-        ),
-    ] = None,
-    latency_table: Annotated[
-        Path | None,
-        typer.Option(
-            "--latency-table", metavar="FILE", help="Rather than the spec's; MACs without any.", show_default=False
-        ),
-    ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew rather than go on.")] = False,
+    epochs: Epochs = None,
+    budget: Budget = None,
+    mode: Mode = None,
+    latency_weight: LatencyWeight = None,
+    target_latency: TargetLatency = None,
+    latency_table: LatencyTableFile = None,
+    restart: Restart = False,
     device: options.Device = "auto",
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
@@ -88,15 +97,10 @@ def train(
     differentiable strategy. Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not
     exist is created from --spec. Every key of the spec's [supernet] section can be set: --set supernet.seed=1.
     """
-    from nas_optuna.cli.specs import SpecOptions, find_target, say_created
-    from nas_optuna.devices import resolve_device
+    from nas_optuna.cli.specs import SpecOptions, find_target
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
-    from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.oneshot.score import scored_by
     from nas_optuna.report.supernet import save_alpha_figure
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
-    from nas_optuna.study.trust import remember
+    from nas_optuna.study.storage import storage_url
 
     given = {
         "budget": budget,
@@ -104,44 +108,15 @@ def train(
         "mode": mode,
         "latency_weight": latency_weight,
         "latency_target": target_latency,
+        "latency_loss": None if target_latency is None else "target",
     }
-    overrides = [*(f"supernet.{key}={value}" for key, value in given.items() if value is not None)]
-    if target_latency is not None:
-        overrides.append("supernet.latency_loss=target")
-    url, where = storage_url(storage), resolve_device(device)
-    said = SpecOptions(spec=spec, set_=set_)
+    overrides = [f"supernet.{key}={value}" for key, value in given.items() if value is not None]
+    url, said, stop = storage_url(storage), SpecOptions(spec=spec, set_=set_), StopRequest()
     target = find_target(url, study, said, extra=overrides, trust=trust)
-    loaded, wanted = target.study, target.spec
-    experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
-    search = experiment.search
-    table = cost_table(search.space, latency_table or wanted.latency.table)
-    stop = StopRequest()
     with _progress() as bar:
-        if loaded is None:
-            loaded = experiment.create(open_storage(url, create=True), study)
-            remember(url, study, code_named(wanted))  # whoever makes a study means its code
-            say_created(study, said)
-        experiment.require_same(loaded)
-
-        def interrupted() -> bool:
-            bar.step()
-            return stop()
-
-        training = SupernetTraining(
-            loaded,
-            search,
-            wanted.supernet,
-            table,
-            where,
-            files_folder(url),
-            restart=restart,
-            interrupted=interrupted,
-        )
-        how = "fair" if wanted.supernet.strategy == "fair" else wanted.supernet.mode
-        say(f"{study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
-        if training.price is not None:
-            say(_price(training, training.price))
-        bar.begin(training, table.unit)
+        step = partial(_stepped, bar, stop)
+        loaded, training = _prepare(url, study, said, target, latency_table, data_dir, device, restart, step)
+        bar.begin(training)
         stopped: TrainingError | None = None
         try:
             with interruptible(stop):
@@ -152,27 +127,82 @@ def train(
         except TrainingError as error:
             stopped = error
     if training.history:
-        save_alpha_figure(loaded, search.space, training.start, training.history)
+        save_alpha_figure(loaded, training.search.space, training.start, training.history)
     if stopped is not None:
         raise stopped
+    _print_trained(study, training, summary, json)
+    return 0
+
+
+def _stepped(bar: _Bar, stop: StopRequest) -> bool:
+    bar.step()
+    return stop()
+
+
+def _prepare(
+    url: str,
+    study: str,
+    said: SpecOptions,
+    target: Target,
+    latency_table: Path | None,
+    data_dir: Path | None,
+    device: str,
+    restart: bool,
+    interrupted: Callable[[], bool],
+) -> tuple[optuna.Study, SupernetTraining]:
+    """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
+    from nas_optuna.cli.specs import say_created
+    from nas_optuna.devices import resolve_device
+    from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
+    from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.study.storage import files_folder, open_storage
+    from nas_optuna.study.trust import remember
+
+    loaded, wanted = target.study, target.spec
+    experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
+    search = experiment.search
+    table = cost_table(search.space, latency_table or wanted.latency.table)
+    if loaded is None:
+        loaded = experiment.create(open_storage(url, create=True), study)
+        remember(url, study, code_named(wanted))  # whoever makes a study means its code
+        say_created(study, said)
+    experiment.require_same(loaded)
+    training = SupernetTraining(
+        loaded,
+        search,
+        wanted.supernet,
+        table,
+        resolve_device(device),
+        files_folder(url),
+        restart=restart,
+        interrupted=interrupted,
+    )
+    how = "fair" if wanted.supernet.strategy == "fair" else wanted.supernet.mode
+    say(f"{study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
+    if training.price is not None:
+        say(_price(training, training.price))
+    return loaded, training
+
+
+def _print_trained(study: str, training: SupernetTraining, summary: Mapping[str, Any], json: bool) -> None:
+    from nas_optuna.oneshot.score import scored_by
+
     if json:
-        print_json(summary | {"start": training.start, "history": [asdict(epoch) for epoch in training.history]})
-        return 0
-    _print_alphas(study, search, training)
+        history = [asdict(epoch) for epoch in training.history]
+        print_json({**summary, "start": training.start, "history": history})
+        return
+    _print_alphas(study, training.search, training)
+    shared = "on validation images with shared weights"
     say(
-        f"argmax of the alphas {summary['argmax']}: {summary['shared_accuracy']:.4f} on validation images with shared"
-        f" weights; {seconds(summary['seconds'])}"
+        f"argmax of the alphas {summary['argmax']}: {summary['shared_accuracy']:.4f} {shared};"
+        f" {seconds(summary['seconds'])}"
     )
     if "best" in summary:
-        say(
-            f"best by the score {summary['best']}: {summary['best_shared_accuracy']:.4f} on validation images with"
-            " shared weights"
-        )
+        say(f"best by the score {summary['best']}: {summary['best_shared_accuracy']:.4f} {shared}")
         taught = f"{summary['score_trials']} trials" if summary["score_trials"] else "no trials yet, the prior"
         say(f"score, learned from {taught}: {scored_by(summary['score'])}")
-    say(f"next: nas-optuna supernet export --study {study}      the argmax, to be trained on its own")
+    say(f"next: nas-optuna supernet export --study {study}      the best, to be trained on its own")
     say(f"      nas-optuna run --study {study} --sampler tpe --warm-start supernet      search from its prior")
-    return 0
 
 
 @app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
@@ -282,10 +312,7 @@ def check(
     chooser = checked_chooser(search, supernet, summary, where)
     rows = chooser.rows([search.space.tokens(architecture) for architecture in drawn])
     verdict = checking.judge(loaded, search, drawn, chosen, chooser.score, rows, summary["seconds"])
-    if json:
-        print_json(asdict(verdict) | {"sentence": verdict.sentence})
-        return 0
-    _print_verdict(study, verdict)
+    _print_verdict(study, verdict, json)
     return 0
 
 
@@ -299,9 +326,9 @@ class _Bar:
         self._unit = ""
         self._done = self._total = 0
 
-    def begin(self, training: SupernetTraining, unit: str) -> None:
+    def begin(self, training: SupernetTraining) -> None:
         """Say what the columns are and where the training stands."""
-        self._unit = unit
+        self._unit = training.unit
         self._epochs = training.length
         self._done, self._total = len(training.history) * training.steps, self._epochs * training.steps
         self._advance(self._done, self._total)
@@ -351,7 +378,11 @@ def _price(training: SupernetTraining, price: Price) -> str:
     )
 
 
-def _print_verdict(study: str, verdict: Verdict) -> None:
+def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
+    if json:
+        print_json(asdict(verdict) | {"sentence": verdict.sentence})
+        return
+
     def interval(c: RankCorrelation) -> str:
         return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
 

@@ -220,6 +220,7 @@ class SupernetTraining:
         DataError: There are too few images to halve.
 
     Attributes:
+        search: What the study's spec names.
         start: The alphas before the first epoch.
         history: The epochs so far.
         steps: Steps in an epoch.
@@ -239,7 +240,7 @@ class SupernetTraining:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._study = study
-        self._search = search
+        self.search = search
         self._spec = spec
         self._table = table
         self._device = device
@@ -270,6 +271,11 @@ class SupernetTraining:
     def length(self) -> int:
         """Epochs in all."""
         return self._optimisation.length
+
+    @property
+    def unit(self) -> str:
+        """Unit of the expected cost."""
+        return self._table.unit
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> dict[str, Any]:
         """Train what is left, then store alphas, summary and history with the study.
@@ -304,10 +310,10 @@ class SupernetTraining:
             return self._spec.epochs
         if self._spec.budget is not None and self.price is not None:
             return max(1, round(self._spec.budget / self.price.epoch_in_trainings))
-        return default_epochs(len(self._search.space.parameters), self.steps)
+        return default_epochs(len(self.search.space.parameters), self.steps)
 
     def _loaders(self) -> tuple[BatchLoader, BatchLoader | None]:
-        images, side = self._search.data.train, self._search.space.input_size
+        images, side = self.search.data.train, self.search.space.input_size
         if self._spec.strategy == "fair" or self._spec.update == "joint":
             return make_loader(images, self._spec.batch_size, side, self._device), None
         halves = split(images, 0.5, self._spec.seed)
@@ -338,7 +344,7 @@ class SupernetTraining:
             raise ValueError(f"it does not hold the results of {found.epoch} epochs")
         for epoch in epochs:
             _require_logits(epoch.alphas, self.start)
-            self._search.space.architecture(epoch.derived)
+            self.search.space.architecture(epoch.derived)
             for name, value in epoch.entropy.items():
                 require_number(f"the entropy of {name}", value)
             numbers = (epoch.loss, epoch.accuracy, epoch.gradient_norm, epoch.seconds)
@@ -348,9 +354,9 @@ class SupernetTraining:
 
     def _store(self, stopped: str | None) -> dict[str, Any]:
         began = time.monotonic()
-        evaluator = make_evaluator(self.supernet, self._search, self._device, self._dtype)
+        evaluator = make_evaluator(self.supernet, self.search, self._device, self._dtype)
         found = self._choose(evaluator) if self._spec.strategy == "fair" else None
-        argmax = self._search.space.architecture(self.supernet.derive())
+        argmax = self.search.space.architecture(self.supernet.derive())
         last = self.history[-1]
         seconds = sum(epoch.seconds for epoch in self.history) + time.monotonic() - began
         summary = {
@@ -383,7 +389,7 @@ class SupernetTraining:
 
     def _choose(self, evaluator: SharedEvaluator) -> Found:
         """Learn the alphas and keep them: in the supernet, in the last epoch's record and on disk."""
-        found = chooser(self._study, self._search, evaluator, self._spec, self._table, self._device).choose()
+        found = chooser(self._study, self.search, evaluator, self._spec, self._table, self._device).choose()
         with torch.no_grad():
             for name, alpha in self.supernet.alphas.items():
                 alpha.copy_(torch.tensor(found.logits[name]))
@@ -400,7 +406,7 @@ class SupernetTraining:
 
     def _upload_history(self) -> str:
         """Every epoch's figures, and each choice's probability, as a CSV that the dashboard shows."""
-        parameters = self._search.space.parameters
+        parameters = self.search.space.parameters
         columns = [f"{name}={choice}" for name, p in parameters.items() for choice in p.choices]
         figures = ("number", "loss", "accuracy", "alpha_loss", "gradient_norm", "temperature", "cost", "seconds")
         store = self._files / "artifacts"
