@@ -101,7 +101,7 @@ class Chooser:
 
     def choose(self) -> Found:
         """Learn the alphas, search the best architecture, fit the predictor."""
-        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, max(FEWEST, self._space.size // 2)))
+        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, max(FEWEST, self._space.size // 4)))
         logits = learn_alphas(self._sizes, evaluated, self._rng)
         best = search_best(self._sizes, evaluated, self._rng)
         derived = tuple(max(range(len(p)), key=p.__getitem__) for p in logits)
