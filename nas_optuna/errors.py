@@ -13,7 +13,9 @@ NAMED = 160
 
 
 class NasOptunaError(Exception):
-    """Base of every error below; the command line prints its message and exits with code 2."""
+    """Base of every error below; the command line prints its message and exits with `exit_code`."""
+
+    exit_code = 2
 
 
 class SpecError(NasOptunaError):
@@ -30,6 +32,16 @@ class DataError(NasOptunaError):
 
 class StudyError(NasOptunaError):
     """A study or storage that cannot be opened, or does not fit what is asked of it."""
+
+
+class StudyExists(StudyError):  # noqa: N818 - what another process did, maybe just now
+    """A study that was to be created is there already."""
+
+
+class Gone(StudyError):  # noqa: N818 - what happened, rather than what is wrong
+    """A study or a database that somebody deleted while it was in use: nothing that the user typed is wrong."""
+
+    exit_code = 1
 
 
 class DeviceError(NasOptunaError):

@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Instead of ``sys.argv[1:]``.
 
     Returns:
-        0; 2 where the user has to change something, said in one line on stderr; 130 after an interruption.
+        0; 2 where the user has to change something, said in one line on stderr; 1 where somebody deleted what was in
+        use; 130 after an interruption.
     """
     set_defaults()
     prepare_streams()
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
     except NasOptunaError as error:
         print_error(str(error))
-        return 2
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
         return 130
@@ -144,7 +145,8 @@ def _require_text(arguments: Sequence[str]) -> None:
     """
     for word in arguments:
         if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
-            raise SpecError(f"{shown(word)} is not text in UTF-8; write names and paths in UTF-8")
+            what = "--storage" if "://" in word else shown(word)  # which may hold a password
+            raise SpecError(f"{what} is not text in UTF-8; write names and paths in UTF-8")
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def draw(
 
     The picture follows the reader's light or dark setting. Every browser opens it.
     """
+    from nas_optuna.hyperparameters import of_architecture
     from nas_optuna.report.drawing import draw as draw_architecture
     from nas_optuna.report.selection import choose, space_of
     from nas_optuna.study.studies import file_name
@@ -50,7 +51,7 @@ def draw(
         chosen, name = space.parse(architecture), f"{file_name(study)}-architecture.svg"
     else:
         found = choose(loaded, trial, data_dir)
-        chosen, name = space.architecture(found.params), f"{file_name(study)}-trial-{found.number}.svg"
+        chosen, name = space.architecture(of_architecture(found.params)), f"{file_name(study)}-trial-{found.number}.svg"
     drawing = draw_architecture(space, chosen)
     if out == Path("-"):
         write(drawing.svg + "\n")

@@ -58,7 +58,7 @@ def retrain(
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.hyperparameters import applied, of_architecture
     from nas_optuna.study.storage import files_folder, storage_url
-    from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.training import save_network
 
     if seeds < 1:
@@ -73,7 +73,7 @@ def retrain(
     architecture = search.space.architecture(of_architecture(chosen.params))
     # By the recipe that the trial chose, where the recipe was searched, too.
     search = replace(search, spec=search.spec.model_copy(update={"recipe": applied(search.spec.recipe, chosen.params)}))
-    path = out or Path(f"{study}-trial-{chosen.number}.safetensors")
+    path = out or Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
     if not path.parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
     stop = StopRequest()

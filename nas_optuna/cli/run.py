@@ -10,7 +10,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, say
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import SpecError, StudyExists, unknown
 
 if TYPE_CHECKING:
     import optuna
@@ -111,6 +111,7 @@ def run(
     """
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.execution.loop import StopRequest
+    from nas_optuna.study.storage import is_kept, storage_url
 
     plan = Plan.of(context)
     stop = StopRequest()
@@ -121,7 +122,8 @@ def run(
         left = None if plan.count is None else plan.count - outcome.trials
         say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
         return 130
-    _say_what_next(study, storage)
+    if is_kept(storage_url(storage)):
+        _say_what_next(study, storage)
     return 0
 
 
@@ -201,7 +203,10 @@ def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment
         return experiment, target.study
     experiment = Experiment.from_spec(target.spec, **settings)
     _check(plan, experiment)  # before anything is created
-    study = experiment.create(open_storage(url, create=True), plan.study)
+    try:
+        study = experiment.create(open_storage(url, create=True), plan.study)
+    except StudyExists:  # another process made it just now
+        return _open(plan, given, stop)
     remember(url, plan.study, code_named(target.spec))
     say_created(plan.study, given)
     return experiment, study

@@ -142,12 +142,13 @@ def find_target(url: str, name: str, given: SpecOptions, *, extra: Sequence[str]
     """
     from nas_optuna.experiment import code_named
     from nas_optuna.study.storage import open_storage, sqlite_file
-    from nas_optuna.study.studies import load_study, require_same_spec, study_names, study_spec
+    from nas_optuna.study.studies import check_name, load_study, require_same_spec, study_names, study_spec
     from nas_optuna.study.trust import require_trust
 
     database = sqlite_file(url)
     storage = None if database is not None and not database.exists() else open_storage(url)
     if storage is None or name not in study_names(storage):
+        check_name(name)
         return Target(None, given.read().override(extra))
     study = load_study(storage, name)
     stored = study_spec(study)

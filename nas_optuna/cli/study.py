@@ -47,9 +47,11 @@ def create(
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.study.storage import masked, open_storage, storage_url
+    from nas_optuna.study.storage import is_kept, masked, open_storage, storage_url
+    from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember
 
+    check_name(name)
     experiment = Experiment.from_spec(SpecOptions.of(context).read(), data_directory=data_dir)
     url = storage_url(storage)
     experiment.create(open_storage(url, create=True), name)
@@ -57,6 +59,9 @@ def create(
     say(f"created study {name!r} in {masked(url)}: {experiment.describe()}")
     for line in experiment.notes():
         say(line)
+    if not is_kept(url):
+        say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
+        return
     say(f"next: {options.hint('run', storage, name, '--trials', '20')}")
 
 

@@ -14,7 +14,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say, seconds
-from nas_optuna.errors import Interrupted, SpecError, TrainingError
+from nas_optuna.errors import Interrupted, SpecError, StudyExists, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,6 +156,7 @@ def _prepare(
     from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
     from nas_optuna.experiment import Experiment, code_named
     from nas_optuna.study.storage import files_folder, open_storage
+    from nas_optuna.study.studies import load_study, require_same_spec
     from nas_optuna.study.trust import remember
 
     loaded, wanted = target.study, target.spec
@@ -163,9 +164,13 @@ def _prepare(
     search = experiment.search
     table = cost_table(search.space, latency_table or wanted.latency.table)
     if loaded is None:
-        loaded = experiment.create(open_storage(url, create=True), study)
-        remember(url, study, code_named(wanted))  # whoever makes a study means its code
-        say_created(study, said)
+        try:
+            loaded = experiment.create(open_storage(url, create=True), study)
+            remember(url, study, code_named(wanted))  # whoever makes a study means its code
+            say_created(study, said)
+        except StudyExists:  # another process made it just now
+            loaded = load_study(open_storage(url), study)
+            require_same_spec(loaded, wanted)
     experiment.require_same(loaded)
     training = SupernetTraining(
         loaded,
@@ -227,13 +232,14 @@ def export(
     from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.supernet_training import ORIGIN, candidates
     from nas_optuna.study.storage import storage_url
+    from nas_optuna.study.studies import file_name
     from nas_optuna.study.trial_queue import enqueue_once
 
     experiment, loaded = stored_experiment(storage_url(storage), study, trust=trust, data_directory=data_dir)
     space = experiment.space
     found = candidates(loaded, space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
-    path = out or Path(f"{study}-fixed.json")
+    path = out or Path(f"{file_name(study)}-fixed.json")
     try:
         path.write_text(json_format.dumps(params if top > 1 else params[0], indent=2) + "\n", encoding="utf-8")
     except OSError as error:

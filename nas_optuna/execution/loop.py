@@ -1,28 +1,34 @@
-"""The loop that asks for trials, runs them and tells their outcome, and that can be stopped and resumed."""
+"""The loop that takes trials, runs them and tells their outcome, and that can be stopped and resumed."""
 
 from __future__ import annotations
 
-import copy
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
+from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
-from nas_optuna.study.lease import release, release_abandoned, this_worker
-from nas_optuna.study.optuna_internals import set_trial_attributes
-from nas_optuna.study.schema import TrialKey
+from nas_optuna.study import lease, optuna_internals
+from nas_optuna.study.lease import Standing
+from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import failure
+
+logger = logging.getLogger(__name__)
+
+HOPELESS = 3
+"""A run whose first trials, so many, all fail for the same cause ends: the next ones would too."""
+_CAUSE_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -41,27 +47,68 @@ class Outcome:
 
 
 class StopRequest:
-    """Whether somebody asked to stop. `interruptible` sets it on Ctrl-C and on SIGTERM."""
+    """Whether somebody asked to stop. `interruptible` sets it on Ctrl-C and on SIGTERM.
+
+    Who asks it regularly, as a training does between steps, is asked to stop and may finish its step. Who has not asked
+    it yet, as a sampler that thinks for minutes, is interrupted at once, and so is everybody by a second signal. Only
+    writing to the study is never interrupted; that takes milliseconds.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._guarded = False
+        self._was_asked_for = True
 
     def __call__(self) -> bool:
         """Whether to stop."""
+        self._was_asked_for = True
         return self.asked
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Within it nothing is interrupted, except within `evaluating`."""
+        self._guarded = True
+        try:
+            yield
+        finally:
+            self._guarded = False
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it a signal interrupts at once what does not ask whether to stop.
+
+        Raises:
+            KeyboardInterrupt: Somebody asked already.
+        """
+        self._was_asked_for, self._guarded = False, False
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._was_asked_for, self._guarded = True, True
+
+    def signal(self) -> None:
+        """Take notice of a signal.
+
+        Raises:
+            KeyboardInterrupt: It is to interrupt at once.
+        """
+        again, self.asked = self.asked, True
+        if not self._guarded and (again or not self._was_asked_for):
+            self._guarded = True
+            raise KeyboardInterrupt
 
 
 @contextmanager
 def interruptible(stop: StopRequest) -> Iterator[None]:
-    """Within it the first Ctrl-C or SIGTERM asks to stop after the current step; a second Ctrl-C interrupts at once."""
+    """Within it Ctrl-C and SIGTERM ask to stop; see `StopRequest`."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.asked = True
+        stop.signal()
 
     previous: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -82,8 +129,14 @@ def run(
 ) -> Outcome:
     """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too).
 
-    As ``study.optimize``, with three differences. A trial that is interrupted goes back into the queue rather than to
-    waste. So do, at the beginning, trials whose process died. A trial that fails (`TrainingError`) does not end it.
+    It differs from ``study.optimize`` in this:
+
+    - A trial that is interrupted goes back into the queue rather than to waste, and so do, at the beginning, trials
+      whose process died.
+    - Any number of processes may run the same study, on SQLite too: each trial is taken by one of them.
+    - A trial that fails (`TrainingError`, `ArchitectureError`, or whatever an enqueued one raises) ends alone, with its
+      cause.
+    - A trial that somebody else took or deleted meanwhile is dropped, with a line that says so.
 
     Args:
         study: Its sampler and pruner are used.
@@ -92,68 +145,152 @@ def run(
         timeout: Begin no trial after this many seconds; None is no limit.
         stop: Looked at between trials; give the same one to the objective, as ``interrupted``.
         callbacks: Told of every trial, in order.
+
+    Raises:
+        Gone: The study, or its database, was deleted.
+        StudyError: The first three trials failed for the same cause.
     """
-    stop = stop or StopRequest()
-    told = Callbacks(callbacks)
-    resumed = tuple(release_abandoned(study))
-    finished, started = 0, time.monotonic()
-    with _stoppable(study):
-        while not (stop.asked or study._stop_flag) and (trials is None or finished < trials):
-            if timeout is not None and time.monotonic() - started >= timeout:
-                break
-            finished += _run_trial(study, objective, stop, told)
-    return Outcome(finished, stop.asked, resumed)
+    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks)).run(trials, timeout)
 
 
-@contextmanager
-def _stoppable(study: Study) -> Iterator[None]:
-    """Within it an objective, or a sampler that has nothing left, may call ``study.stop()``, as in `optimize`."""
-    study._stop_flag = False
-    study._thread_local.in_optimize_loop = True
-    try:
-        yield
-    finally:
-        study._thread_local.in_optimize_loop = False
+@dataclass
+class _Run:
+    """One call of `run`."""
 
+    study: Study
+    objective: Callable[[Trial], Any]
+    stop: StopRequest
+    told: Callback
+    finished: int = 0
+    causes: list[str | None] = field(default_factory=list)
 
-def _run_trial(study: Study, objective: Callable[[Trial], Any], stop: StopRequest, told: Callback) -> bool:
-    """Run one trial; whether it finished, rather than was interrupted."""
-    trial = study.ask()
-    set_trial_attributes(trial, {TrialKey.WORKER: this_worker()})
-    subject = Subject(f"trial {trial.number}", trial)
-    told.trial_started(subject)
-    try:
-        ended = _evaluate(study, objective, trial)
-    except (Interrupted, KeyboardInterrupt):
-        release(study, trial)
-        stop.asked = True
-        return False
-    except (NasOptunaError, OSError):
-        release(study, trial)  # not the architecture's fault: a full disk, say
-        raise
-    except BaseException as error:
-        if failure(error) is None:
-            study.tell(trial, state=TrialState.FAIL)
+    def run(self, trials: int | None, timeout: float | None) -> Outcome:
+        started = time.monotonic()
+        with (
+            self._noticing_deletion(),
+            self.stop.guarding(),
+            optuna_internals.giving_up(self.study, lambda: self.stop.asked),
+            optuna_internals.stoppable(self.study) as stopped,
+        ):
+            resumed = tuple(lease.release_abandoned(self.study))
+            while not (self.stop.asked or stopped()) and (trials is None or self.finished < trials):
+                if timeout is not None and time.monotonic() - started >= timeout:
+                    break
+                if not self._run_trial():
+                    break
+            if not self.stop.asked and self._is_exhausted() and self.finished != trials:
+                logger.warning("every architecture of the grid has been tried; trials in this run: %d", self.finished)
+        return Outcome(self.finished, self.stop.asked, resumed)
+
+    def _run_trial(self) -> bool:
+        """Run one trial; False where there is none left to run."""
+        trial_id = lease.take_waiting(self.study)
+        if trial_id is None:
+            if self._is_exhausted():
+                return False
+            trial_id = lease.take_new(self.study)
+        number: int | str = "?"
+        try:
+            with self.stop.evaluating():
+                trial = optuna_internals.open_trial(self.study, trial_id)
+                number = trial.number
+                subject = Subject(f"trial {trial.number}", trial)
+                self.told.trial_started(subject)
+                value, state = self._evaluate(trial)
+            ended = self._tell(trial, trial_id, value, state)
+        except (Interrupted, KeyboardInterrupt):
+            lease.release(self.study, trial_id)
+            self.stop.asked = True
+            return True
+        except BaseException as error:
+            if self._is_lost(trial_id, error):
+                logger.warning("trial %s was put back or deleted by somebody else; its result is dropped", number)
+                return True
+            self._give_back(trial_id, error)
+            raise
+        self.told.trial_finished(subject, ended)
+        self._count(ended)
+        return True
+
+    def _evaluate(self, trial: Trial) -> tuple[Any, TrialState | None]:
+        try:
+            return self.objective(trial), None
+        except optuna.TrialPruned:
+            return None, TrialState.PRUNED
+        except TrainingError:
+            return None, TrialState.FAIL
+        except Exception as error:
+            refused = isinstance(error, ArchitectureError)
+            ours = isinstance(error, NasOptunaError | Interrupted | OSError) or failure(error) is not None
+            if not refused and (ours or not optuna_internals.is_enqueued(trial)):
+                raise
+            text = str(error) if refused else f"{type(error).__name__}: {error}"
+            trial.set_user_attr(TrialKey.CAUSE, " ".join(text.split())[:_CAUSE_LENGTH])
+            return None, TrialState.FAIL
+
+    def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
+        if lease.standing(self.study, trial_id) == Standing.LOST:
+            raise _LostError
+        try:
+            return optuna_internals.tell(self.study, trial, value, state)
+        except (UpdateFinishedTrialError, KeyError):
+            # A server that went away after it had written the end is asked once more; and a grid looks for the place of
+            # the last trial, which an enqueued one has not.
+            if lease.standing(self.study, trial_id) != Standing.TOLD:
+                raise
+            return optuna_internals.read_trial(self.study, trial_id)
+
+    def _is_lost(self, trial_id: int, error: BaseException) -> bool:
+        """Whether the trial is no longer this process's, which explains whatever was raised."""
+        if isinstance(error, Gone) or optuna_internals.is_away(error):
+            return False
+        try:
+            lost = lease.standing(self.study, trial_id) == Standing.LOST
+        except Exception:  # the database failed, and fails still
+            return False
+        if lost:
+            self._require_study()
+        return lost
+
+    def _give_back(self, trial_id: int, error: BaseException) -> None:
+        """After an error that ends the run: the trial fails by its own, and waits after the machine's (a full disk)."""
+        if isinstance(error, Gone) or optuna_internals.is_away(error):
+            return  # whoever runs the study next takes the trial from this process, which is dead then
+        if isinstance(error, NasOptunaError | OSError) or failure(error) is not None:
+            lease.release(self.study, trial_id)
         else:
-            release(study, trial)
-        raise
-    told.trial_finished(subject, ended)
-    return True
+            self.study.tell(optuna_internals.read_trial(self.study, trial_id).number, state=TrialState.FAIL)
+
+    def _count(self, ended: FrozenTrial) -> None:
+        self.finished += 1
+        self.causes.append(attribute(ended, TrialKey.CAUSE, "") if ended.state == TrialState.FAIL else None)
+        first = self.causes[0]
+        if self.finished == HOPELESS and first is not None and self.causes == [first] * HOPELESS:
+            raise StudyError(f"the first {HOPELESS} trials all failed: {first or 'without a cause'}")
+
+    def _is_exhausted(self) -> bool:
+        exhausted = getattr(self.study.sampler, "is_exhausted", None)
+        return exhausted is not None and bool(exhausted(self.study))
+
+    @contextmanager
+    def _noticing_deletion(self) -> Iterator[None]:
+        """Say that the study was deleted, rather than what came of it."""
+        try:
+            yield
+        except NasOptunaError:
+            raise
+        except Exception:
+            self._require_study()
+            raise
+
+    def _require_study(self) -> None:
+        try:
+            deleted = not optuna_internals.exists(self.study)
+        except Exception:  # the database is away: nothing is known
+            return
+        if deleted:
+            raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
 
 
-def _evaluate(study: Study, objective: Callable[[Trial], Any], trial: Trial) -> FrozenTrial:
-    try:
-        value = objective(trial)
-    except optuna.TrialPruned:
-        return _tell(study, trial, state=TrialState.PRUNED)
-    except TrainingError:
-        return _tell(study, trial, state=TrialState.FAIL)
-    return _tell(study, trial, value)
-
-
-def _tell(study: Study, trial: Trial, value: Any = None, state: TrialState | None = None) -> FrozenTrial:
-    """As ``study.tell``, which ends by reading from the database all that is known here."""
-    told_state, told_values, _ = _tell_with_warning(study, trial, value, state)
-    ended = copy.copy(trial._cached_frozen_trial)
-    ended.state, ended.values = told_state, told_values
-    return ended
+class _LostError(Exception):
+    """This process does not run the trial any more."""

@@ -1,55 +1,190 @@
-"""Who runs a trial, and what becomes of it when that process is gone."""
+"""Who runs a trial, and what becomes of it when that process is gone.
+
+A trial that runs is marked with its worker, in the same transaction that lets it run. A worker is known to be dead in
+two cases only: a process of the same PID namespace of the same boot is not there any more, or the machine has booted
+anew. Of every other worker (in another container, on another host) nothing can be known, so its trials are left to it
+until a person says otherwise (``nas-optuna study release``).
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import socket
+import time
+import uuid
+from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from pathlib import Path
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study import optuna_internals
+from nas_optuna.study.schema import PREFIX, TrialKey
+
+logger = logging.getLogger(__name__)
+
+_FIRST_NAMESPACE = "4026531836"
+"""Linux gives the PID namespace of a machine that is not a container this number."""
+_UNKNOWN = "-"
+OWNERLESS_PAUSE = 1.0
+"""Seconds for which a running trial must be seen without a worker until it is taken for ownerless: a plain
+``study.optimize`` in another process marks its trials only when the objective begins."""
 
 
-@cache
-def this_worker() -> str:
-    """This process's identity, e.g. ``"host/0f3c…/4711/8812345"``: host, boot, process and its start time."""
-    return f"{_machine()}/{os.getpid()}/{_start_time(os.getpid())}"
+@dataclass(frozen=True)
+class Worker:
+    """A process, told apart from every other one anywhere.
 
-
-def is_gone(worker: str) -> bool:
-    """Whether a worker of this machine has ended. Of another machine's worker nothing is known: False."""
-    machine, _, process = worker.rpartition("/")[0].rpartition("/")
-    started = worker.rpartition("/")[2]
-    if machine.split("/")[0] != _machine().split("/")[0] or not process.isdigit():
-        return False
-    if machine != _machine():
-        return True  # this host has been booted anew
-    return _start_time(int(process)) != started
-
-
-def release(study: Study, trial: Trial | FrozenTrial) -> None:
-    """Put a running trial back into the queue, with its params, reports and attributes.
-
-    The next `ask` of any worker takes it up again under its number, so nothing is lost and later trials keep the
-    numbers, and so the proposals, that they would have had. Optuna has no public call for this; its storages have.
+    Attributes:
+        host: Name of its host, for people.
+        machine: What stays the same when the host boots anew, if that is known.
+        boot: Differs for each boot of each machine.
+        namespace: The PID namespace that its number belongs to: containers of one machine have different ones.
+        process: Its number.
+        started: When it began, which tells it from a later process with its number.
     """
-    # Or, until it is marked anew, another run that begins now would take it for abandoned once more.
-    study._storage.set_trial_user_attr(trial._trial_id, TrialKey.WORKER, None)
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    host: str
+    machine: str
+    boot: str
+    namespace: str
+    process: int
+    started: str
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.machine}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
+
+    @classmethod
+    def parse(cls, text: object) -> Worker | None:
+        """Read what ``str`` gave, or what earlier releases wrote (host, boot, process, start); None for anything else.
+
+        Example:
+            >>> Worker.parse("host/boot/12/345").process
+            12
+        """
+        fields = text.split("/") if isinstance(text, str) else []
+        if len(fields) == 4:
+            fields = [fields[0], _UNKNOWN, fields[1], _UNKNOWN, *fields[2:]]
+        if len(fields) != 6 or not fields[4].isdecimal():
+            return None
+        host, machine, boot, namespace, process, started = fields
+        return cls(host, machine, boot, namespace, int(process), started)
+
+    def is_gone(self) -> bool:
+        """Whether it has certainly ended; False where that cannot be known from here."""
+        here = _here()
+        if self.boot != here.boot:
+            return self._is_of_an_earlier_boot(here)
+        if self.boot == _UNKNOWN and (self.machine != here.machine or _UNKNOWN in (self.machine, here.machine)):
+            return False
+        if self.namespace != here.namespace and not self._is_of_an_earlier_release_here(here):
+            return False
+        return not _may_be_there(self.process, self.started)
+
+    def _is_of_an_earlier_boot(self, here: Worker) -> bool:
+        """Containers are copied with their machine's identity in them, and then are several at once."""
+        return (
+            _UNKNOWN not in (self.machine, self.boot, here.boot)
+            and self.machine == here.machine
+            and self.host == here.host
+            and self.namespace == here.namespace == _FIRST_NAMESPACE
+        )
+
+    def _is_of_an_earlier_release_here(self, here: Worker) -> bool:
+        """Earlier releases did not write the namespace."""
+        return self.namespace == _UNKNOWN and self.host == here.host
+
+
+def this_worker() -> str:
+    """Return this process as text, which is what its trials are marked with."""
+    return str(_here())
+
+
+def _here() -> Worker:
+    """Ask anew each time, because a fork is another process."""
+    host, machine, boot, namespace = _surroundings()
+    return Worker(host, machine, boot, namespace, os.getpid(), _start_time(os.getpid()) or _UNKNOWN)
+
+
+class Standing(Enum):
+    """What a worker can still do with a trial that it runs."""
+
+    HELD = "held"
+    """It runs the trial."""
+    TOLD = "told"
+    """It has told the trial's end."""
+    LOST = "lost"
+    """The trial was put back, taken up by another worker, or deleted."""
+
+
+def take_waiting(study: Study) -> int | None:
+    """Take the first trial that waits for this process, unless another worker is faster; then the next.
+
+    Returns:
+        Its number within the storage; None where no trial waits.
+    """
+    for trial in optuna_internals.all_trials(study, (TrialState.WAITING,)):
+        if optuna_internals.claim(study, trial, TrialKey.WORKER, this_worker()):
+            return optuna_internals.trial_id_of(trial)
+    return None
+
+
+def take_new(study: Study) -> int:
+    """Make a trial that this process runs; returns its number within the storage."""
+    return optuna_internals.new_trial(study, {TrialKey.WORKER: this_worker()})
+
+
+def standing(study: Study, trial_id: int) -> Standing:
+    """Look up whether this process still runs a trial that it took."""
+    found = optuna_internals.state_and_owner(study, trial_id, TrialKey.WORKER)
+    if found is None or found[1] != this_worker():
+        return Standing.LOST
+    if found[0] == TrialState.RUNNING:
+        return Standing.HELD
+    return Standing.TOLD if found[0].is_finished() else Standing.LOST
+
+
+def release(study: Study, trial_id: int) -> bool:
+    """Put a trial of this process back into the queue, with its params, reports and attributes.
+
+    The next worker that takes a trial takes it up again under its number, so nothing is lost, and later trials keep
+    the numbers, and so the proposals, that they would have had.
+
+    Returns:
+        False where this process did not run it any more.
+    """
+    return optuna_internals.put_back(study, trial_id, TrialKey.WORKER, this_worker())
 
 
 def release_abandoned(study: Study) -> list[int]:
-    """Put back every running trial whose process has ended; returns their numbers."""
-    released = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = attribute(trial, TrialKey.WORKER)
-        if worker is not None and is_gone(worker):
-            release(study, trial)
-            released.append(trial.number)
+    """Put back every running trial whose process has ended, or that nobody runs, and say so.
+
+    Returns:
+        Their numbers.
+    """
+    released, unseen = [], []
+    for trial in _surely_running(study):
+        owner = _owner(trial)
+        worker = Worker.parse(owner)
+        if (worker is not None and worker.is_gone()) or _is_ownerless(trial):
+            if optuna_internals.put_back(study, trial, _owner_key(trial), owner):
+                released.append(trial.number)
+        elif worker is None or not _is_here(worker):
+            unseen.append(str(trial.number))
+    if released:
+        logger.warning("going on with what no process runs any more: trial %s", ", ".join(map(str, released)))
+    if unseen:
+        logger.warning(
+            "trial %s runs where this process cannot see it; if its own has ended: nas-optuna study release %s %s",
+            ", ".join(unseen),
+            shlex.quote(study.study_name),
+            " ".join(unseen),
+        )
     return released
 
 
@@ -64,37 +199,98 @@ def release_by_hand(study: Study, number: int) -> None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")
     if trial.state != TrialState.RUNNING:
         raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
-    worker = attribute(trial, TrialKey.WORKER) or ""
-    if worker.startswith(f"{_machine()}/") and not is_gone(worker):
-        raise StudyError(f"trial {number} is run by process {worker.split('/')[2]} of this machine; end that first")
-    release(study, trial)
+    owner = _owner(trial)
+    worker = Worker.parse(owner)
+    if worker is not None and _is_here(worker) and not worker.is_gone():
+        raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
+    if not optuna_internals.put_back(study, trial, _owner_key(trial), owner):
+        raise StudyError(f"trial {number} was ended or taken up by another process just now; look again")
+
+
+def _surely_running(study: Study) -> list[FrozenTrial]:
+    """The running trials; those without an owner only where they have none a moment later, too."""
+    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
+    if all(_owner(trial) is not None for trial in running):
+        return running
+    time.sleep(OWNERLESS_PAUSE)
+    numbers = {trial.number for trial in running}
+    return [t for t in optuna_internals.all_trials(study, (TrialState.RUNNING,)) if t.number in numbers]
+
+
+def _is_ownerless(trial: FrozenTrial) -> bool:
+    """Whether no process can be running it: Optuna's other users leave no mark, but they suggest parameters."""
+    keys = (TrialKey.WORKER, TrialKey.WORKER.removeprefix(PREFIX))
+    cleared = any(key in trial.user_attrs and trial.user_attrs[key] is None for key in keys)
+    return _owner(trial) is None and (cleared or not trial.params)
+
+
+def _owner(trial: FrozenTrial) -> str | None:
+    owner: str | None = trial.user_attrs.get(_owner_key(trial))
+    return owner
+
+
+def _owner_key(trial: FrozenTrial) -> str:
+    """Earlier releases wrote the key without the prefix, and wrote nothing else before it."""
+    old = TrialKey.WORKER.removeprefix(PREFIX)
+    is_old = TrialKey.WORKER not in trial.user_attrs and Worker.parse(trial.user_attrs.get(old)) is not None
+    return old if is_old else TrialKey.WORKER
+
+
+def _is_here(worker: Worker) -> bool:
+    """Whether a worker can be seen from here, dead or alive."""
+    here = _here()
+    same = worker.boot == here.boot != _UNKNOWN or worker.machine == here.machine != _UNKNOWN
+    return same and worker.namespace in (here.namespace, _UNKNOWN)
 
 
 @cache
-def _machine() -> str:
+def _surroundings() -> tuple[str, str, str, str]:
+    """Host, machine, boot and PID namespace, which a fork shares."""
+    boot = _first_line("/proc/sys/kernel/random/boot_id")
+    machine = _first_line("/etc/machine-id", "/var/lib/dbus/machine-id")
+    if machine == _UNKNOWN and not (uuid.getnode() >> 40) & 1:  # with that bit set it was made up just now
+        machine = f"{uuid.getnode():012x}"
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
-        boot = "-"
-    return f"{socket.gethostname()}/{boot}"
+        namespace = _UNKNOWN
+    return socket.gethostname().replace("/", "-") or _UNKNOWN, machine, boot, namespace
 
 
-def _start_time(process: int) -> str:
-    """Clock ticks after boot at which a process began; tells it from a later one with the same number.
+def _first_line(*files: str) -> str:
+    for file in files:
+        try:
+            text = Path(file).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text and "/" not in text:
+            return text
+    return _UNKNOWN
 
-    Where there is no ``/proc`` only whether it is there is known: ``"-"`` if so, else ``""``.
+
+def _start_time(process: int) -> str | None:
+    """Clock ticks after boot at which a process began, which tells it from a later one with the same number.
+
+    ``"-"`` where there is no ``/proc``; None where the process has ended or is hidden.
     """
     try:
         # The second field is the name in parentheses and may hold spaces; the start time is the 20th after it.
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        pass
-    if Path("/proc/self").exists():
-        return ""
+        return None if Path("/proc/self").exists() else _UNKNOWN
+    fields = text.rpartition(")")[2].split()
+    return fields[19] if fields[0] not in "ZX" else None  # nobody has asked yet how it ended
+
+
+def _may_be_there(process: int, started: str) -> bool:
+    """Whether a process of this PID namespace is there, as far as this one may see."""
+    found = _start_time(process)
+    if found not in (None, _UNKNOWN):
+        return found == started
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "-"
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's, which /proc may hide
+        return True
+    return found == _UNKNOWN

@@ -1,30 +1,305 @@
-"""Attributes in a database, several at once.
+"""Everything that we use of Optuna and optuna-dashboard beyond their public interfaces.
 
-Optuna's storages take them one at a time, each a transaction of three queries. A trial of ours has a dozen, which would
-cost more than its parameters do.
+It was checked against Optuna 5.0.0 and optuna-dashboard 0.21.0, and `tests/study/test_optuna_internals.py` holds a
+contract test for each use. A release of either that breaks one breaks this module and nothing else.
+
+The reasons, in the order of the page:
+
+- A trial's worker and its state must change together, and a waiting trial must be taken by one worker only. Optuna
+  reads the state and then writes it, which on SQLite lets two workers take the same trial (optuna #4002, #4621).
+- A study must not be seen before it has its spec.
+- Several attributes at once are one transaction rather than three queries for each attribute: a trial of ours has a
+  dozen, which would cost more than its parameters do (``benchmarks/objective_overhead.py``).
+- A database server that is restarted must not end a run of hours.
+- Samplers, pruners and notes are given frozen trials and need to read or write the storage behind them.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
-from typing import Any
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.study import Study
-from optuna.trial import BaseTrial
+from optuna.study import Study, StudyDirection
+from optuna.study._tell import _tell_with_warning
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
+
+from nas_optuna.errors import Gone
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_METRIC_NAMES = "study:metric_names"
+"""System attribute in which `Study.set_metric_names` keeps its names."""
+_AWAY = (
+    "refused",
+    "closed the connection",
+    "connection is closed",
+    "connection is lost",
+    "terminating connection",
+    "shutting down",
+    "starting up",
+    "not yet accepting",
+    "recovery mode",
+    "reset by peer",
+    "broken pipe",
+    "gone away",
+    "lost connection",
+    "too many clients",
+    "no such file or directory",  # the server's socket
+)
+"""What drivers say of a server that may come back."""
 
 
-def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
-    """As ``trial.set_user_attr`` for each of `values`."""
-    database = _database(trial.storage) if isinstance(trial, optuna.Trial) else None
-    if database is None or not isinstance(trial, optuna.Trial):
-        for key, value in values.items():
-            trial.set_user_attr(key, value)
+# --- storages ---------------------------------------------------------------------------------------------------------
+
+
+class PatientStorage(RDBStorage):
+    """A database that waits for its server, and that notices when its file is deleted.
+
+    Every transaction that fails because the server is away is tried again until it has been away for `wait` seconds.
+    Optuna's transactions may be repeated: they set values rather than add to them.
+
+    Args:
+        url: A SQLAlchemy URL.
+        engine_kwargs: Passed to SQLAlchemy.
+        wait: Seconds to wait for the server; 0 to wait for none.
+        file: The SQLite file, if it is one.
+    """
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], wait: float = 0.0, file: Path | None = None) -> None:
+        self.wait = wait
+        self.give_up: Callable[[], bool] = never
+        self._file = file
+        self._file_identity = _identity_of(file)
+        super().__init__(url.replace("{", "{{").replace("}", "}}"), engine_kwargs)  # Optuna formats it
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return super().__getstate__() | {"give_up": never}
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Do one transaction, and again when the server is back.
+
+        Args:
+            work: Opens the transaction and commits it.
+
+        Raises:
+            Gone: The database file was deleted or replaced.
+        """
+        deadline = 0.0
+        while True:
+            if self._file is not None and _identity_of(self._file) != self._file_identity:
+                raise Gone(f"the database {self._file} was deleted or replaced while it was in use")
+            try:
+                return work()
+            except Exception as error:
+                if not self.wait or not is_away(error):
+                    raise
+                if not deadline:
+                    deadline = time.monotonic() + self.wait
+                    logger.warning("the database server is away; waiting for it for up to %g s", self.wait)
+                self._await_server(deadline, error)
+
+    def _await_server(self, deadline: float, error: Exception) -> None:
+        pause = 0.1
+        while time.monotonic() < deadline and not self.give_up():
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+            try:
+                with self.engine.connect():
+                    return
+            except Exception as still:
+                if not is_away(still):
+                    raise
+        raise error
+
+
+def never() -> bool:
+    """Return False: nobody asked to give up."""
+    return False
+
+
+def _patient(method: Callable[..., T]) -> Callable[..., T]:
+    @wraps(method)
+    def patient(self: PatientStorage, *args: Any, **kwargs: Any) -> T:
+        return self.patiently(lambda: method(self, *args, **kwargs))
+
+    return patient
+
+
+TRANSACTIONS = (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "_create_new_trial",
+    "_set_trial_param",
+    "get_trial_param",
+    "get_trial_id_from_study_id_trial_number",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "get_trial",
+    "_get_trials",
+    "_get_best_trial_id",
+)
+"""Methods of `RDBStorage` that open a transaction; every other one that reaches the database calls these."""
+for _name in TRANSACTIONS:
+    setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
+
+
+def _is_about_an_absent_server(record: logging.LogRecord) -> bool:
+    """`RDBStorage._get_trials` takes every failure for a list that is too long, and warns with pages of SQL."""
+    text = record.getMessage()
+    return text.startswith("Caught an error from sqlalchemy") and any(sign in text.lower() for sign in _AWAY)
+
+
+logging.getLogger("optuna.storages._rdb.storage").addFilter(lambda record: not _is_about_an_absent_server(record))
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a storage failed because its server is away, and may come back."""
+    from sqlalchemy.exc import DBAPIError, PendingRollbackError
+
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, PendingRollbackError):
+        return True  # `RDBStorage._get_trials` asks once more within the transaction that has just failed
+    if not isinstance(error, DBAPIError) or type(error.orig).__module__.startswith("sqlite3"):
+        return False
+    return error.connection_invalidated or any(sign in str(error.orig).lower() for sign in _AWAY)
+
+
+def _identity_of(file: Path | None) -> tuple[int, int] | None:
+    if file is None:
+        return None
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _database(storage: BaseStorage) -> RDBStorage | None:
+    behind_cache = getattr(storage, "_backend", storage)
+    return behind_cache if isinstance(behind_cache, RDBStorage) else None
+
+
+@contextmanager
+def giving_up(study: Study, when: Callable[[], bool]) -> Iterator[None]:
+    """Within it nobody waits any longer for the study's database server as soon as `when` says so."""
+    database = _database(study._storage)
+    if not isinstance(database, PatientStorage):
+        yield
         return
-    _write(database, "trial_user_attributes", "trial_id", trial._trial_id, values)
-    trial._cached_frozen_trial.user_attrs.update(values)
+    database.give_up = when
+    try:
+        yield
+    finally:
+        database.give_up = never
+
+
+def _transaction(database: RDBStorage, work: Callable[[Connection], T]) -> T:
+    """Do `work` in one transaction."""
+
+    def once() -> T:
+        with database.engine.begin() as connection:
+            return work(connection)
+
+    return database.patiently(once) if isinstance(database, PatientStorage) else once()
+
+
+def _tables() -> Any:
+    """Optuna's tables, whose column types differ between databases."""
+    from optuna.storages._rdb import models
+
+    return models
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+def create_whole_study(
+    storage: BaseStorage,
+    name: str,
+    directions: Sequence[str],
+    metric_names: Sequence[str],
+    user_attributes: Mapping[str, Any],
+) -> None:
+    """Create a study that nobody sees before it has its names and attributes.
+
+    Args:
+        storage: Where.
+        name: Its name.
+        directions: ``"maximize"`` or ``"minimize"``, one per objective.
+        metric_names: What each objective is called.
+        user_attributes: What else it remembers.
+
+    Raises:
+        optuna.exceptions.DuplicatedStudyError: The name is taken, maybe since a moment.
+    """
+    database = _database(storage)
+    chosen = [StudyDirection[direction.upper()] for direction in directions]
+    if database is None:
+        study_id = storage.create_new_study(chosen, name)
+        storage.set_study_system_attr(study_id, _METRIC_NAMES, list(metric_names))
+        for key, value in user_attributes.items():
+            storage.set_study_user_attr(study_id, key, value)
+        return
+    from sqlalchemy import insert
+    from sqlalchemy.exc import IntegrityError
+
+    models = _tables()
+
+    def create(connection: Connection) -> None:
+        made = connection.execute(insert(models.StudyModel.__table__).values(study_name=name))
+        study_id = made.inserted_primary_key[0] if made.inserted_primary_key else None
+        rows = [{"study_id": study_id, "objective": i, "direction": d} for i, d in enumerate(chosen)]
+        connection.execute(insert(models.StudyDirectionModel.__table__), rows)
+        names = {_METRIC_NAMES: list(metric_names)}
+        for model, values in (
+            (models.StudySystemAttributeModel, names),
+            (models.StudyUserAttributeModel, user_attributes),
+        ):
+            rows = [{"study_id": study_id, "key": k, "value_json": json.dumps(v)} for k, v in values.items()]
+            connection.execute(insert(model.__table__), rows)
+
+    try:
+        _transaction(database, create)
+    except IntegrityError:
+        raise optuna.exceptions.DuplicatedStudyError(f"study {name!r} exists") from None
+
+
+def study_user_attributes(study: Study) -> dict[str, Any]:
+    """Return ``study.user_attrs`` without the deep copy that the property makes."""
+    return study._storage.get_study_user_attrs(study._study_id)
+
+
+def study_system_attributes(study: Study) -> dict[str, Any]:
+    """Return the attributes of a study that tools keep their own things in."""
+    return study._storage.get_study_system_attrs(study._study_id)
 
 
 def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None:
@@ -34,7 +309,100 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
         for key, value in values.items():
             study._storage.set_study_system_attr(study._study_id, key, value)
         return
-    _write(database, "study_system_attributes", "study_id", study._study_id, values)
+    table = _tables().StudySystemAttributeModel.__table__
+    _transaction(database, lambda connection: _write(connection, table, "study_id", study._study_id, values))
+
+
+def all_trials(study: Study, states: Iterable[TrialState] | None = None) -> list[FrozenTrial]:
+    """Return the trials as they are now, where ``study.get_trials`` may return those of the trial's beginning.
+
+    They must not be changed: they are not copied.
+    """
+    chosen = None if states is None else tuple(states)
+    return study._storage.get_all_trials(study._study_id, deepcopy=False, states=chosen)
+
+
+def exists(study: Study) -> bool:
+    """Whether the study is still in its storage, under its number: nobody deleted it."""
+    try:
+        return study._storage.get_study_id_from_name(study.study_name) == study._study_id
+    except KeyError:
+        return False
+
+
+def is_enqueued(trial: Trial) -> bool:
+    """Whether somebody chose the trial's parameters before it began."""
+    return "fixed_params" in trial._cached_frozen_trial.system_attrs
+
+
+def read_trial(study: Study, trial_id: int) -> FrozenTrial:
+    """Read a trial as it is now."""
+    return study._storage.get_trial(trial_id)
+
+
+def storage_of(study: Study) -> BaseStorage:
+    """Return the storage that a study lives in."""
+    return study._storage
+
+
+def with_storage(study: Study, storage: object) -> Study:
+    """Return the same study, read through something that acts as a storage."""
+    return Study(study.study_name, cast(BaseStorage, storage), sampler=study.sampler, pruner=study.pruner)
+
+
+@contextmanager
+def stoppable(study: Study) -> Iterator[Callable[[], bool]]:
+    """Within it an objective or a sampler may call ``study.stop()``, as within ``study.optimize``.
+
+    Yields:
+        Whether somebody has called it.
+    """
+    study._stop_flag = False
+    study._thread_local.in_optimize_loop = True
+    try:
+        yield lambda: study._stop_flag
+    finally:
+        study._thread_local.in_optimize_loop = False
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def trial_id_of(trial: Trial | FrozenTrial) -> int:
+    """Return the number of a trial within its storage, which is not its number within its study."""
+    return trial._trial_id
+
+
+def open_trial(study: Study, trial_id: int) -> Trial:
+    """Return a running trial, as ``study.ask`` does; its sampler's ``before_trial`` runs here."""
+    return optuna.Trial(study, trial_id)
+
+
+def set_trial_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """Set a user attribute of a trial that is known only as it was when it was read: what a sampler is given."""
+    study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
+    """Set several user attributes of a trial in one transaction.
+
+    Raises:
+        KeyError: The trial was deleted.
+        optuna.exceptions.UpdateFinishedTrialError: It has ended.
+    """
+    database = _database(trial.storage) if isinstance(trial, Trial) else None
+    if database is None or not isinstance(trial, Trial):
+        for key, value in values.items():
+            trial.set_user_attr(key, value)
+        return
+    trial_id, models = trial._trial_id, _tables()
+
+    def write(connection: Connection) -> None:
+        _require_updatable(connection, trial_id)
+        _write(connection, models.TrialUserAttributeModel.__table__, "trial_id", trial_id, values)
+
+    _transaction(database, write)
+    trial._cached_frozen_trial.user_attrs.update(values)
 
 
 def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
@@ -42,35 +410,163 @@ def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
     database = _database(study._storage)
     if database is None:
         return True
-    from sqlalchemy import column, select, table
+    from sqlalchemy import select
 
-    trials = table("trials", column("trial_id"), column("study_id"))
-    rows = table("trial_user_attributes", column("trial_id"), column("key"), column("value_json"))
+    models = _tables()
+    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
     found = (
         select(rows.c.trial_id)
         .join(trials, trials.c.trial_id == rows.c.trial_id)
         .where(trials.c.study_id == study._study_id, rows.c.key == key, rows.c.value_json == json.dumps(value))
         .limit(1)
     )
-    with database.engine.connect() as connection:
-        return connection.execute(found).first() is not None
+    return _transaction(database, lambda connection: connection.execute(found).first() is not None)
 
 
-def _database(storage: BaseStorage) -> RDBStorage | None:
-    behind_cache = getattr(storage, "_backend", storage)
-    return behind_cache if isinstance(behind_cache, RDBStorage) else None
+def new_trial(study: Study, attributes: Mapping[str, Any]) -> int:
+    """Create a running trial that has these user attributes from its first moment on.
 
-
-def _write(database: RDBStorage, table: str, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:
-    """Rows of one of Optuna's attribute tables, in the place of those with the same keys.
-
-    Opening a storage has compared its schema's version, so that the tables are known.
+    Returns:
+        Its number within the storage.
     """
-    from sqlalchemy import column, delete, insert
-    from sqlalchemy import table as table_
+    template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=dict(attributes))
+    template.datetime_start = datetime.now()
+    return study._storage.create_new_trial(study._study_id, template_trial=template)
 
-    rows = table_(table, column(owner), column("key"), column("value_json"))
+
+def claim(study: Study, trial: FrozenTrial, key: str, owner: str) -> bool:
+    """Let a waiting trial run, unless another worker was faster: a compare-and-set in every database.
+
+    Args:
+        study: Its study.
+        trial: It was seen waiting.
+        key: User attribute that says who runs it.
+        owner: Who does from now on.
+    """
+    database, trial_id = _database(study._storage), trial._trial_id
+    if database is None:
+        try:
+            if not study._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return False
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        study._storage.set_trial_user_attr(trial_id, key, owner)
+        return True
+    from sqlalchemy import update
+
+    models = _tables()
+    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+    running = (
+        update(trials)
+        .where(trials.c.trial_id == trial_id, trials.c.state == TrialState.WAITING)
+        .values(state=TrialState.RUNNING, datetime_start=datetime.now(UTC).replace(tzinfo=None))
+    )
+
+    def compare_and_set(connection: Connection) -> bool:
+        if connection.execute(running).rowcount != 1:
+            return False
+        _write(connection, rows, "trial_id", trial_id, {key: owner})
+        return True
+
+    return _transaction(database, compare_and_set)
+
+
+def put_back(study: Study, trial: Trial | FrozenTrial | int, key: str, owner: str | None) -> bool:
+    """Let a running trial wait again, unless its owner is no longer the one that was seen.
+
+    Args:
+        study: Its study.
+        trial: It was seen running.
+        key: User attribute that says who runs it; removed.
+        owner: Who was seen to run it; None is nobody.
+
+    Returns:
+        False where the trial has ended, waits already, was deleted, or is run by another worker.
+    """
+    database = _database(study._storage)
+    trial_id = trial if isinstance(trial, int) else trial._trial_id
+    if database is None:
+        found = study._storage.get_trial(trial_id)
+        if found.state != TrialState.RUNNING or found.user_attrs.get(key) != owner:
+            return False
+        study._storage.set_trial_user_attr(trial_id, key, None)
+        study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        return True
+    from sqlalchemy import delete, select, update
+
+    models = _tables()
+    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+    mark = (rows.c.trial_id == trial_id, rows.c.key == key)
+    waiting = (
+        update(trials)
+        .where(trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING)
+        .values(state=TrialState.WAITING)
+    )
+
+    def compare_and_set(connection: Connection) -> bool:
+        if connection.execute(waiting).rowcount != 1:
+            return False
+        found = connection.execute(select(rows.c.value_json).where(*mark)).scalar()
+        if (json.loads(found) if found else None) != owner:
+            connection.rollback()
+            return False
+        connection.execute(delete(rows).where(*mark))
+        return True
+
+    return _transaction(database, compare_and_set)
+
+
+def state_and_owner(study: Study, trial_id: int, key: str) -> tuple[TrialState, str | None] | None:
+    """Return a trial's state and who runs it, as they are now; None where it was deleted."""
+    database = _database(study._storage)
+    if database is None:
+        try:
+            found = study._storage.get_trial(trial_id)
+        except KeyError:
+            return None
+        return found.state, found.user_attrs.get(key)
+    from sqlalchemy import and_, select
+
+    models = _tables()
+    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+    query = (
+        select(trials.c.state, rows.c.value_json)
+        .select_from(trials.outerjoin(rows, and_(rows.c.trial_id == trials.c.trial_id, rows.c.key == key)))
+        .where(trials.c.trial_id == trial_id)
+    )
+    row = _transaction(database, lambda connection: connection.execute(query).first())
+    return None if row is None else (row[0], json.loads(row[1]) if row[1] else None)
+
+
+def tell(study: Study, trial: Trial, value: Any = None, state: TrialState | None = None) -> FrozenTrial:
+    """Do as ``study.tell`` does, which ends by reading from the database all that is known here."""
+    told_state, told_values, _ = _tell_with_warning(study, trial, value, state)
+    ended = copy.copy(trial._cached_frozen_trial)
+    ended.state, ended.values = told_state, told_values
+    return ended
+
+
+def _require_updatable(connection: Connection, trial_id: int) -> None:
+    """Refuse to write to a trial that is not there or has ended; of a trial that is written to, lock the row."""
+    from sqlalchemy import select, update
+
+    trials = _tables().TrialModel.__table__
+    unfinished = (TrialState.RUNNING, TrialState.WAITING)
+    locked = (
+        update(trials).where(trials.c.trial_id == trial_id, trials.c.state.in_(unfinished)).values(state=trials.c.state)
+    )
+    if connection.execute(locked).rowcount == 1:
+        return
+    state = connection.execute(select(trials.c.state).where(trials.c.trial_id == trial_id)).scalar()
+    if state is None:
+        raise KeyError(f"no trial has the id {trial_id}")
+    raise optuna.exceptions.UpdateFinishedTrialError(f"the trial has ended as {state.name}")
+
+
+def _write(connection: Connection, table: Any, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:
+    """Put rows into one of Optuna's attribute tables, in the place of those with the same keys."""
+    from sqlalchemy import delete, insert
+
     written = [{owner: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
-    with database.engine.begin() as connection:
-        connection.execute(delete(rows).where(rows.c[owner] == owner_id, rows.c.key.in_(list(values))))
-        connection.execute(insert(rows), written)
+    connection.execute(delete(table).where(table.c[owner] == owner_id, table.c.key.in_(list(values))))
+    connection.execute(insert(table), written)

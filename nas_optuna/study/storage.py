@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import shlex
 import sqlite3
-from contextlib import closing
+import time
+from collections.abc import Callable
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import optuna
 
 from nas_optuna.errors import StudyError
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL
+
+    from nas_optuna.study.optuna_internals import PatientStorage
 
 DEFAULT_STORAGE = "sqlite:///nas-optuna.db"
-LOCK_TIMEOUT = 60
-"""Seconds to wait for another process's write to SQLite."""
+PATIENCE = 60.0
+"""Seconds to wait for another process's write to SQLite, or for a database server that is away;
+``NAS_OPTUNA_STORAGE_PATIENCE`` is another number."""
 
+_LONGEST_URL = 4000
+_ATTEMPTS = 20
+"""Tries to open a database while other processes create its tables."""
+_SECRET = re.compile(r"(?i)pass|pwd|secret|token|key|cert|credential")
+"""Query parameters whose values are not printed."""
 _REMEDIES = {
     "readonly": "may you write to it, and to its folder?",
     "unable to open database file": "is the folder there, and may you write to it?",
@@ -30,6 +46,13 @@ _REMEDIES = {
     "malformed": "restore a copy, or name another with --storage",
 }
 """What to do about what SQLite says."""
+_DRIVERS = {
+    "psycopg": ("'psycopg[binary]'", "postgresql+psycopg://"),
+    "psycopg2": ("'psycopg[binary]'", "postgresql+psycopg://"),
+    "MySQLdb": ("pymysql", "mysql+pymysql://"),
+    "pymysql": ("pymysql", "mysql+pymysql://"),
+}
+"""Module of a driver → the package to install, and how the URL of that begins."""
 
 
 def storage_url(given: str | None = None) -> str:
@@ -38,9 +61,20 @@ def storage_url(given: str | None = None) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL with its password replaced, wherever it stands."""
-    hidden = re.sub(r"(://[^:/?#]*:).*@", r"\1***@", url)
-    return re.sub(r"(?i)\b(password|passwd|pwd|sslpassword)=[^&]*", r"\1=***", hidden)
+    """Return the URL with its password replaced, wherever it stands.
+
+    Raises:
+        StudyError: It is not a URL, so that nobody knows where in it a password is. The message does not repeat it.
+
+    Example:
+        >>> masked("postgresql+psycopg://me:secret@host/studies?sslpassword=secret")
+        'postgresql+psycopg://me:***@host/studies?sslpassword=***'
+    """
+    parsed = _parsed(url)
+    text = parsed.set(query={}).render_as_string(hide_password=True)
+    values = [(key, value) for key, many in parsed.normalized_query.items() for value in many]
+    query = "&".join(f"{key}={'***' if _SECRET.search(key) else value}" for key, value in values)
+    return f"{text}?{query}" if query else text
 
 
 def files_folder(url: str) -> Path:
@@ -50,15 +84,26 @@ def files_folder(url: str) -> Path:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite URL, or None for another storage or SQLite in memory."""
-    if not url.startswith("sqlite"):
-        return None
-    path = url.partition("://")[2].removeprefix("/").partition("?")[0]
-    return Path(path) if path and path != ":memory:" else None
+    """The file of a SQLite URL, or None for another storage or SQLite in memory.
+
+    Raises:
+        StudyError: It is not a URL.
+    """
+    parsed = _parsed(url)
+    path = parsed.database or ""
+    is_file = parsed.get_backend_name() == "sqlite" and path not in ("", ":memory:") and not path.startswith("file:")
+    return Path(path) if is_file else None
 
 
-def open_storage(url: str, *, create: bool = False) -> RDBStorage:
-    """Open a storage.
+def is_kept(url: str) -> bool:
+    """Whether what is stored there is still there when the process has ended: SQLite in memory forgets it."""
+    parsed = _parsed(url)
+    in_memory = parsed.database in (None, "", ":memory:") or "memory" in parsed.normalized_query.get("mode", ())
+    return parsed.get_backend_name() != "sqlite" or not in_memory
+
+
+def open_storage(url: str, *, create: bool = False) -> PatientStorage:
+    """Open a storage; any number of processes may do so at once, also where it does not exist yet.
 
     A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not wait
     for the disk.
@@ -68,30 +113,25 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
         create: Whether a SQLite file that does not exist is made.
 
     Raises:
-        StudyError: It cannot be opened, or was written by a newer Optuna.
+        StudyError: It cannot be opened, or its tables are those of another Optuna.
     """
     database = sqlite_file(url)
     absent = database is not None and not database.exists()
     if absent and not create:
         raise StudyError(f"there is no database {database}; nas-optuna study create makes it, --storage names another")
-    if url.partition("://")[2].partition("?")[0].count("@") > 1:
-        raise StudyError(f"storage {masked(url)} has two @; write one in a user name or password as %40")
-    import sqlalchemy.exc
+    patience = _patience()
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
         if database is not None and absent:
-            with closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(database))
-    except sqlalchemy.exc.ArgumentError:
-        raise StudyError(f"storage {masked(url)!r} is not a database URL; e.g. {DEFAULT_STORAGE}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, ValueError, OSError) as error:
-        if database is not None and absent:
-            database.unlink(missing_ok=True)
-        raise StudyError(f"cannot open storage {masked(url)}: {_reason(error)}") from None
-    if database is not None:
-        _rely_on_write_ahead_log(storage)
-    return storage
+            _create(database)
+        return _together(partial(_open, url, database, patience))
+    except ArgumentError:
+        raise StudyError(_not_a_url()) from None
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
+        raise StudyError(f"cannot open storage {masked(url)}: {_reason(error, url)}") from None
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
+        raise StudyError(f"cannot open storage {masked(url)}: {_reason(error, url)}") from None
 
 
 def failure(error: BaseException) -> str | None:
@@ -103,27 +143,166 @@ def failure(error: BaseException) -> str | None:
     return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) else None
 
 
-def _engine_arguments(database: Path | None) -> dict[str, Any]:
-    return {"connect_args": {"timeout": LOCK_TIMEOUT}} if database is not None else {}
+def _not_a_url() -> str:
+    return (
+        f"--storage is not a database URL; e.g. {DEFAULT_STORAGE} or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+    )
 
 
-def _rely_on_write_ahead_log(storage: RDBStorage) -> None:
-    """Do not wait for the disk at each commit where the log makes that safe: a database of ours, not one of another."""
-    from sqlalchemy import event
+def _parsed(url: str) -> URL:
+    """Read a URL.
 
-    def configure(connection: Any, _: Any) -> None:
-        if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-            connection.execute("PRAGMA synchronous=NORMAL")
+    Raises:
+        StudyError: It is none. It may hold a password anywhere, so that the message does not repeat it.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    storage.engine.dispose()
-    event.listen(storage.engine, "connect", configure)
+    if not url.isprintable():
+        raise StudyError("--storage holds a character that no URL has, such as a line break or NUL")
+    if len(url) > _LONGEST_URL:
+        raise StudyError(f"--storage has {len(url):,} characters; a URL has at most {_LONGEST_URL:,}")
+    is_file = url.startswith("sqlite")
+    if not is_file and url.partition("://")[2].partition("?")[0].count("@") > 1:
+        raise StudyError("--storage has two @; write one in a user name or password as %40")
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()  # so that it is not the password of a URL without a scheme
+    except ImportError:  # the driver's remedy is told when it is opened
+        pass
+    except (ArgumentError, ValueError):
+        raise StudyError(_not_a_url()) from None
+    return parsed
 
 
-def _reason(error: BaseException) -> str:
-    """The last cause and its remedy in one line, without the URL that some drivers repeat."""
-    text = masked(" ".join(str(getattr(error, "orig", None) or error).split()))[:300]
+def _patience() -> float:
+    text = os.environ.get("NAS_OPTUNA_STORAGE_PATIENCE", "")
+    try:
+        seconds = float(text) if text else PATIENCE
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e6:
+        raise StudyError(f"NAS_OPTUNA_STORAGE_PATIENCE must be a number of seconds, got {text[:40]!r}")
+    return seconds
+
+
+def _open(url: str, database: Path | None, patience: float) -> PatientStorage:
+    from nas_optuna.study.optuna_internals import PatientStorage
+
+    if database is None:
+        in_memory = url.startswith("sqlite")
+        return PatientStorage(url, {} if in_memory else {"pool_pre_ping": True}, wait=0.0 if in_memory else patience)
+    return PatientStorage(url, {"creator": partial(_connect, database.absolute(), patience)}, file=database.absolute())
+
+
+def _connect(database: Path, timeout: float) -> sqlite3.Connection:
+    """Connect to a SQLite file that exists: SQLite would make an empty one in the place of one that was deleted.
+
+    Do not wait for the disk at each commit where a log makes that safe: in a database of ours, not in one of another.
+    """
+    file = f"file:{quote(str(database))}?mode=rw"
+    connection = sqlite3.connect(file, uri=True, timeout=timeout, check_same_thread=False)
+    if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def _create(database: Path) -> None:
+    """Make a SQLite file that nobody sees before it is whole.
+
+    It is made under another name and then given its own in one step, unless another process was faster: then that one's
+    is used. So nothing that anybody may use is ever removed, whenever a process is killed.
+    """
+    partial_ = database.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        partial_.touch(exist_ok=False)
+        storage = _open(f"sqlite:///{partial_}", partial_, 0.0)
+        storage.remove_session()
+        storage.engine.dispose()
+        with closing(sqlite3.connect(partial_)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        _publish(partial_, database)
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            partial_.with_name(partial_.name + suffix).unlink(missing_ok=True)
+
+
+def _publish(partial_: Path, database: Path) -> None:
+    """Give a file its name, unless the name is taken.
+
+    A log without its database is what a killed process leaves where somebody deleted the database alone; SQLite would
+    put its content into the new one.
+    """
+    with _alone_in(database.parent):
+        if os.path.lexists(database):
+            return
+        for suffix in ("-journal", "-wal", "-shm"):
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+        try:
+            os.link(partial_, database)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            partial_.rename(database)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Within it no other process is in here with the same folder, where the system can lock folders."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file is not renamed to a name that is taken
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _together(open_: Callable[[], PatientStorage]) -> PatientStorage:
+    """Open a database whose tables other processes may be creating at the same moment, and go on with theirs."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return open_()
+        except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+            text = str(cause).lower()
+            raced = isinstance(cause, IntegrityError) or any(s in text for s in ("already exists", "deadlock"))
+            if not raced or attempt == _ATTEMPTS:
+                raise
+            time.sleep(0.05 * attempt * (0.5 + secrets.randbelow(100) / 100))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _reason(error: BaseException, url: str = "") -> str:
+    """The last cause and its remedy in one line, without the password that some drivers repeat."""
+    text = _without_secrets(" ".join(str(getattr(error, "orig", None) or error).split()), url)[:300]
+    if isinstance(error, OSError):
+        text = f"{error.strerror or text}: unable to open database file"
     if isinstance(error, ImportError):
-        return f"{text}; install its driver, e.g. pip install 'psycopg[binary]'"
+        missing = getattr(error.__cause__, "name", None) or getattr(error, "name", None) or "the driver"
+        package, scheme = _DRIVERS.get(str(missing).partition(".")[0], (str(missing), ""))
+        hint = f", and write {scheme}…" if scheme and not url.startswith(scheme) else ""
+        return f"its driver {missing} is not installed; pip install {package}{hint}"
+    if "storage upgrade" in text:
+        return f"its tables are those of an older Optuna; optuna storage upgrade --storage {shlex.quote(masked(url))}"
     if isinstance(error, RuntimeError):
-        return f"{text} (was it written by a newer Optuna? upgrade with pip install -U optuna)"
+        return f"its tables are those of a newer Optuna; upgrade with pip install -U optuna ({text})"
     return next((f"{text}; {remedy}" for sign, remedy in _REMEDIES.items() if sign in text), text)
+
+
+def _without_secrets(text: str, url: str) -> str:
+    if not url:
+        return text
+    parsed = _parsed(url)
+    hidden = [str(parsed.password or "")]
+    hidden += [value for key, many in parsed.normalized_query.items() if _SECRET.search(key) for value in many]
+    for secret in hidden:
+        for form in {secret, quote(secret), quote(secret, safe="")} if len(secret) > 3 else ():
+            text = text.replace(form, "***")
+    return text

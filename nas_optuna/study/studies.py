@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +15,38 @@ import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
-from nas_optuna.errors import StudyError, unknown
+from nas_optuna.errors import StudyError, StudyExists, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import create_whole_study
 from nas_optuna.study.schema import FORMAT, StudyKey
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
     from nas_optuna.spec import StudySpec
 
 
+LONGEST_NAME = 512
+"""Characters of a study's name that every database keeps."""
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))})
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a study.
+
+    Raises:
+        StudyError: It is empty, too long, or holds characters that cannot be printed.
+    """
+    if not name.strip():
+        raise StudyError("a study's name must not be empty; e.g. --study mine")
+    if len(name) > LONGEST_NAME:
+        raise StudyError(f"a study's name has at most {LONGEST_NAME} characters, this one {len(name):,}")
+    if not name.isprintable():
+        raise StudyError("a study's name holds only characters that can be printed, no line break or control character")
+
+
 def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
-    """Create an Optuna study that holds its spec and its space's identity.
+    """Create an Optuna study that holds its spec and its space's identity from its first moment on.
 
     Args:
         storage: Where.
@@ -32,19 +55,17 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
         space: The spec's space.
 
     Raises:
-        StudyError: The name is taken.
+        StudyExists: The name is taken, maybe by another process just now.
+        StudyError: It cannot be a name.
     """
-    if name in study_names(storage):
-        raise StudyError(f"study {name!r} exists; run continues it, study delete removes it")
+    check_name(name)
+    remembered = {StudyKey.FORMAT: FORMAT, StudyKey.SPEC: spec.to_dict(), StudyKey.SPACE: space.identity()}
     directions = [parse_criterion(text).direction for text in spec.objectives]
-    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(spec.objectives))
-    study.set_user_attr(StudyKey.FORMAT, FORMAT)
-    study.set_user_attr(StudyKey.SPEC, spec.to_dict())
-    study.set_user_attr(StudyKey.SPACE, space.identity())
-    return study
+    try:
+        create_whole_study(storage, name, directions, spec.objectives, remembered)
+    except optuna.exceptions.DuplicatedStudyError:
+        raise StudyExists(f"study {name!r} exists; run continues it, study delete removes it") from None
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
@@ -130,17 +151,47 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, files: Path) -
     if name not in study_names(storage):
         raise StudyError(unknown("study", name, study_names(storage)))
     optuna.delete_study(study_name=name, storage=storage)
-    shutil.rmtree(checkpoint_folder(files, name), ignore_errors=True)
+    _remove_child(files / "checkpoints", checkpoint_folder(files, name))
 
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
-    """Where a study's running trials keep their checkpoints."""
-    return files / "checkpoints" / file_name(study_name)
+    """Where a study's running trials keep their checkpoints.
+
+    Folders of earlier releases, which were called after the study, are still found.
+    """
+    parent = files / "checkpoints"
+    folder = parent / file_name(study_name)
+    is_old = re.fullmatch(r"[A-Za-z0-9_.-]+", study_name) and study_name not in (".", "..")
+    if is_old and not folder.exists():
+        try:
+            if study_name in os.listdir(parent):  # which tells a from A, where the file system may not
+                return parent / study_name
+        except OSError:
+            pass
+    return folder
 
 
-def file_name(study_name: str) -> str:
-    """A study's name as part of a file's name: what could be a path or a command is written as numbers."""
-    return "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in study_name)
+def file_name(name: str) -> str:
+    """Turn any name into a short file name that is safe everywhere; different names give different ones.
+
+    Example:
+        >>> file_name("mine"), file_name("../Mine")
+        ('mine', 'mine~d23bfe8f2a8b3a2a9bb3ed9b0e4d1fb8')
+    """
+    if _PLAIN.fullmatch(name) and name not in _RESERVED:
+        return name
+    readable = "-".join(re.findall(r"[a-z0-9]+", name.lower()))[:40].strip("-")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{readable or 'study'}~{digest}"
+
+
+def _remove_child(parent: Path, folder: Path) -> None:
+    """Remove a folder that lies directly in another, and nothing else."""
+    if folder.is_symlink() or not folder.exists():
+        return
+    if folder.resolve().parent != parent.resolve():
+        raise StudyError(f"{folder} is not in {parent}; it is left alone")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def maximizes(study: Study) -> bool:

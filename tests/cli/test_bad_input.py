@@ -13,7 +13,6 @@ import optuna
 import pytest
 from PIL import Image
 
-from nas_optuna.study import storage
 from tests.helpers import Command, tiny
 
 DATABASE = Path("nas-optuna.db")
@@ -367,7 +366,7 @@ def test_a_queue_that_cannot_be_read(command: Command) -> None:
 
 
 def test_a_locked_database(command: Command, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setenv("NAS_OPTUNA_STORAGE_PATIENCE", "0.2")
     with closing(sqlite3.connect(DATABASE)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert "nas" in command("study", "list").out, "reading goes on"

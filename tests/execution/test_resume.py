@@ -17,12 +17,9 @@ from sqlalchemy.exc import OperationalError
 
 from nas_optuna import ConvSpace, Objective, Recipe, load_data
 from nas_optuna.cli import main
-from nas_optuna.errors import StudyError
 from nas_optuna.execution.loop import run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spec import DataSpec
-from nas_optuna.study import lease as worker
-from nas_optuna.study.schema import TrialKey
 
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "qmc", "grid", "controller", "evolution")
 OPTIONS: dict[str, dict[str, Any]] = {  # so that each has more than its random beginning within a dozen trials
@@ -196,41 +193,6 @@ def test_a_trial_fails_by_its_own_error_and_waits_after_the_storages(error: Exce
     with pytest.raises(type(error)):
         run(study, broken, trials=1)
     assert [trial.state for trial in study.trials] == [state]
-
-
-def test_only_trials_of_ended_processes_are_taken_up(tmp_path: Path) -> None:
-    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/studies.db")
-    host, boot, process, started = worker.this_worker().rsplit("/", 3)
-    owners = {
-        "this very process": worker.this_worker(),
-        "one that has ended": f"{host}/{boot}/{process}/1",
-        "one of an earlier boot": f"{host}/another/{process}/{started}",
-        "one of another machine": f"elsewhere/{boot}/999999999/1",
-        "unknown": None,
-    }
-    for owner in owners.values():
-        trial = study.ask()
-        if owner is not None:
-            trial.set_user_attr(TrialKey.WORKER, owner)
-    assert worker.release_abandoned(study) == [1, 2]
-    states = [trial.state for trial in study.trials]
-    assert states == [TrialState.RUNNING, TrialState.WAITING, TrialState.WAITING, *[TrialState.RUNNING] * 2]
-    assert study.ask().number == 1
-    assert worker.release_abandoned(study) == [], "whoever took it up may not have marked it yet"
-
-
-def test_a_person_can_put_back_what_another_host_or_nobody_runs() -> None:
-    study = optuna.create_study()
-    ours, elsewhere, nobodys = (study.ask() for _ in range(3))
-    ours.set_user_attr(TrialKey.WORKER, worker.this_worker())
-    elsewhere.set_user_attr(TrialKey.WORKER, "elsewhere/boot/1/1")
-    for trial in (elsewhere, nobodys):
-        worker.release_by_hand(study, trial.number)
-    assert [trial.state.name for trial in study.trials] == ["RUNNING", "WAITING", "WAITING"]
-    for number, problem in ((0, "end that first"), (1, "waiting, not running"), (3, "no trial 3")):
-        with pytest.raises(StudyError, match=problem):
-            worker.release_by_hand(study, number)
-    assert [trial.state.name for trial in study.trials] == ["RUNNING", "WAITING", "WAITING"]
 
 
 def test_a_run_ends_with_its_time(objective: Objective) -> None:

@@ -1,0 +1,103 @@
+"""What the command line does with names of studies and URLs of storages that it cannot use."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Command, tiny
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 600])
+def test_the_command_line_refuses_a_name_before_anything_is_created(command: Command, place: Path, name: str) -> None:
+    for arguments in (("run", "--study", name, *tiny()), ("study", "create", name, *tiny())):
+        result = command(*arguments)
+        assert (result.code, len(result.err.splitlines())) == (2, 1), result.err
+        assert "a study's name" in result.err
+        assert len(result.err) < 500
+    assert list(place.iterdir()) == []
+
+
+def test_a_study_of_300_characters_runs(command: Command) -> None:
+    result = command("run", "--study", "x" * 300, "--trials", 1, *tiny())
+    assert result.code == 0, result.err
+
+
+SECRET = "s3cr3tPW"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://u:{SECRET}/x",
+        f"postgresql+psycopg:/u:{SECRET}@h/x",
+        f"postgresql+psycopg//u:{SECRET}@h/x",
+        f"postgresql+psycopg://u:{SECRET}\n@h/x",
+        f"postgresql+psycopg://u:a@{SECRET}@h/x",
+        f"postgresql+nodriver://u:{SECRET}@127.0.0.1/x",
+        f"u:{SECRET}@h/x",
+        f"{SECRET}://u@h/x",
+        f"sqlite:///x.db\0{SECRET}",
+        f"sqlite:/{SECRET}",
+        f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/x?options=a@b",
+        f"postgresql+psycopg://u@127.0.0.1:1/x?password={SECRET}",
+        f"postgresql+psycopg://u@127.0.0.1:1/x?connect_timeout=1&sslpassword={SECRET}",
+        f"postgresql+psycopg://u:{{{SECRET}}}@127.0.0.1:1/x",
+        f"mysql://u:{SECRET}@127.0.0.1:1/x",
+        f"sqlite:///{SECRET * 1000}",
+    ],
+)
+def test_no_url_shows_its_password(command: Command, place: Path, url: str) -> None:
+    for arguments in (("run", *tiny()), ("study", "list"), ("study", "create", *tiny())):
+        result = command(*arguments, "--storage", url)
+        assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1), result.err
+        assert SECRET not in result.err
+        assert len(result.err) < 500
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("mysql://u:p@127.0.0.1:1/x", "pip install pymysql, and write mysql+pymysql://…"),
+        ("postgresql+psycopg2://u:p@127.0.0.1:1/x", "pip install 'psycopg[binary]', and write postgresql+psycopg://…"),
+        ("oracle+cx_oracle://u:p@127.0.0.1:1/x", "its driver cx_Oracle is not installed; pip install cx_Oracle"),
+    ],
+)
+def test_a_missing_driver_is_named_with_its_package(command: Command, url: str, remedy: str) -> None:
+    assert remedy in command("study", "list", "--storage", url).err
+
+
+def test_tables_of_an_older_optuna(command: Command, study: str) -> None:
+    with closing(sqlite3.connect("nas-optuna.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v3.0.0.a'")
+    result = command("study", "list")
+    assert result.code == 2
+    assert "optuna storage upgrade --storage sqlite:///nas-optuna.db" in result.err
+    assert "newer" not in result.err
+
+
+def test_a_storage_in_memory_has_no_hints_to_what_is_gone(command: Command) -> None:
+    for url in ("sqlite:///:memory:", "sqlite://"):
+        result = command("run", "--trials", 1, *tiny(), "--json", "--storage", url)
+        assert result.code == 0, result.err
+        assert len(json.loads(result.out)) == 1
+        assert "next:" not in result.err
+        assert "next:" not in command("study", "create", *tiny(), "--storage", url).err
+    assert "next:" in command("run", "--trials", 1, *tiny()).err
+
+
+def test_a_storage_with_braces_and_spaces_in_its_name(command: Command) -> None:
+    for name in ("{x}.db", "a b.db", "#.db", "é.db"):
+        url = f"sqlite:///{name}"
+        assert command("study", "create", *tiny(), "--storage", url).code == 0
+        assert Path(name).is_file()
+        assert command("study", "list", "--json", "--storage", url).json[0]["name"] == "nas"
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "nan"])
+def test_a_patience_that_is_none(command: Command, study: str, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("NAS_OPTUNA_STORAGE_PATIENCE", text)
+    assert "NAS_OPTUNA_STORAGE_PATIENCE must be a number of seconds" in command("study", "list").err

