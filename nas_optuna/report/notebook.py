@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.storage import open_storage, storage_url
 from nas_optuna.study.studies import load_study as load_optuna_study
@@ -98,11 +99,11 @@ class LoadedStudy:
         """A trial's network as a picture."""
         from nas_optuna.report.drawing import draw
 
-        return draw(self.space, self.space.architecture(self._chosen(which).params))
+        return draw(self.space, self.space.architecture(of_architecture(self._chosen(which).params)))
 
     def network(self, which: str | int = "best") -> nn.Module:
         """A trial's network, freshly initialised; `nas_optuna.load_network` reads trained weights."""
-        return self.space.build(self.space.architecture(self._chosen(which).params))
+        return self.space.build(self.space.architecture(of_architecture(self._chosen(which).params)))
 
     def _chosen(self, which: str | int) -> optuna.trial.FrozenTrial:
         from nas_optuna.report.selection import choose

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna import __version__
 from nas_optuna.errors import NasOptunaError
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw
@@ -208,7 +209,7 @@ def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
 def _drawing(facts: _Facts, trial: FrozenTrial) -> str:
     try:
         space = space_of(facts.study)
-        return draw(space, space.architecture(trial.params)).svg
+        return draw(space, space.architecture(of_architecture(trial.params))).svg
     except (NasOptunaError, RuntimeError, KeyError) as error:
         return f'<p class="faint">The network cannot be drawn here: {_escaped(error)}</p>'
 
