@@ -1,0 +1,55 @@
+"""TensorBoard: one run per trial, with its curves, its choices and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+from torch.utils.tensorboard import SummaryWriter
+
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.study.studies import file_name
+from nas_optuna.trackers.facts import facts, figures
+
+
+class TensorBoardTracker(Callback):
+    """Writes event files to ``FOLDER/STUDY/trial-N``.
+
+    Args:
+        folder: Where; ``tensorboard --logdir FOLDER`` shows it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._writers: dict[str, SummaryWriter] = {}
+        self._run: Path = self._folder
+
+    def run_started(self, run: Run) -> None:
+        """Choose the study's folder."""
+        kind = "" if run.kind == "search" else f"-{run.kind}"
+        self._run = self._folder / (file_name(run.study.study_name) + kind)
+
+    def trial_started(self, subject: Subject) -> None:
+        """Open the trial's file."""
+        self._writers[subject.name] = SummaryWriter(str(self._run / subject.name.replace(" ", "-")))
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Write every metric of the step."""
+        for name, value in measurement.metrics.items():
+            self._writers[subject.name].add_scalar(name, value, measurement.step)
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Write the choices and the figures, and close the file."""
+        writer = self._writers.pop(subject.name)
+        if ended is not None:
+            choices = {name: v if isinstance(v, int | float | bool) else str(v) for name, v in facts(ended).items()}
+            numbers = {f"final/{name}": value for name, value in figures(ended).items()}
+            writer.add_hparams(choices, numbers, run_name=".")
+        writer.close()
+
+    def run_finished(self, run: Run) -> None:
+        """Close what an interrupted trial left open."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
