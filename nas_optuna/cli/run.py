@@ -57,6 +57,12 @@ Until = Annotated[
         help="End earlier: stalled, stalled:30, accuracy>=0.98 or latency_ms<=0.5; repeatable.",
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", metavar="WHERE", help="Copy the run as it happens: tensorboard:DIR or mlflow:URI; repeatable."
+    ),
+]
 KeepWeights = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +102,7 @@ def run(
     warm_trials: WarmTrials = None,
     until: Until = None,
     keep_weights: KeepWeights = None,
+    track: Track = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
@@ -146,6 +153,7 @@ class Plan:
     warm_trials: int | None
     until: list[str] | None
     keep_weights: str | None
+    track: list[str] | None
     storage: str | None
     data_dir: Path | None
     trust: bool
@@ -216,12 +224,15 @@ def _check(plan: Plan, experiment: Experiment) -> None:
     """Refuse what cannot be honoured while nothing has been created or begun."""
     from nas_optuna.execution.stopping import parse_until
     from nas_optuna.study.trial_queue import read_architectures
+    from nas_optuna.trackers import create_tracker
 
     for path in (plan.enqueue, plan.fixed):
         if path is not None:
             read_architectures(path, experiment.space)
     for text in plan.until or ():
         parse_until(text, experiment.spec.objectives)
+    for text in plan.track or ():
+        create_tracker(text)
 
 
 def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:
@@ -232,6 +243,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.report.controller import save_entropy
     from nas_optuna.report.notes import NoteWriter
+    from nas_optuna.trackers import create_tracker
 
     _warm_start(plan, experiment, study)
     trials = _fill_queue(plan, experiment, study)
@@ -249,6 +261,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
             display,
             *keeping,
             *([ending] if plan.until else []),
+            *map(create_tracker, plan.track or ()),
         ]
         outcome = experiment.run(study, trials=trials, timeout=plan.timeout, stop=stop, callbacks=callbacks)
     if ending.reason:

@@ -38,6 +38,8 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--until", "stald"), "ends no study"),
         (("--until", "acuracy>=0.5"), "did you mean 'accuracy'"),
         (("--keep-weights", "bst"), "did you mean 'best'"),
+        (("--track", "tensorbord:logs"), "did you mean 'tensorboard'"),
+        (("--track", "tensorboard"), "needs a folder"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[str, ...], says: str) -> None:
@@ -45,6 +47,14 @@ def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[st
     assert result.code == 2
     assert says in result.err.splitlines()[-1]
     assert not Path("nas-optuna.db").exists(), "nothing is created"
+
+
+def test_a_run_is_copied_to_two_trackers(command: Command) -> None:
+    database = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    result = command("run", "--trials", 1, *tiny(), "--track", "tensorboard:logs", "--track", f"mlflow:{database}")
+    assert result.code == 0, result.err
+    assert list(Path("logs/nas/trial-0").glob("events*"))
+    assert Path("mlflow.db").exists()
 
 
 def test_a_study_ends_when_it_has_what_was_wanted(command: Command) -> None:
