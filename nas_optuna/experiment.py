@@ -188,7 +188,9 @@ class Experiment:
         if self.data is None:
             return
         if StudyKey.DATA not in study.user_attrs:
-            study.set_user_attr(StudyKey.DATA, {"name": self.data.name, "fingerprint": self.data.fingerprint})
+            figures = {"training": len(self.data.train), "validation": len(self.data.validation)}
+            known = {"name": self.data.name, "fingerprint": self.data.fingerprint, **figures}
+            study.set_user_attr(StudyKey.DATA, known)
         if stored.data.name != self.spec.data.name:
             moved = stored.override([f"data.name={json.dumps(self.spec.data.name)}"])
             study.set_user_attr(StudyKey.SPEC, moved.to_dict())

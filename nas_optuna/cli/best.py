@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say
 from nas_optuna.errors import StudyError
+
+if TYPE_CHECKING:
+    import optuna
 
 
 def register(parent: typer.Typer) -> None:
@@ -46,3 +52,22 @@ def best(study: options.StudyName = "nas", storage: options.Storage = None, json
     if len(names) > 1:
         say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
     say("These are validation figures, which selected it.")
+    _say_near_equals(loaded, trials)
+
+
+def _say_near_equals(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
+    """How many networks chance alone may have put behind the best one, and the cheapest of them."""
+    from nas_optuna.cli.ranking import validation_images
+    from nas_optuna.report.ties import ties
+    from nas_optuna.study.schema import TrialKey, attribute
+
+    images = validation_images(study)
+    if images is None or study.metric_names != ["accuracy"]:
+        return
+    found = ties(trials, images, lambda trial: attribute(trial, TrialKey.cost("macs"), math.nan))
+    if len(found.trials) > 1:
+        near, cheapest = len(found.trials), found.cheapest
+        say(
+            f"{near} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of them is"
+            f" trial {cheapest.number}; retrain and export take it as --trial cheapest"
+        )

@@ -38,10 +38,11 @@ def export(
     that were kept of the trial. All files are compared on 100 images before they are put in place.
     """
     from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.execution.finished_network import choose_trial, kept_network, retrained_network
+    from nas_optuna.execution.finished_network import kept_network, retrained_network
     from nas_optuna.export import export_network
+    from nas_optuna.report.selection import choose
     from nas_optuna.study.storage import files_folder, storage_url
-    from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
     url = storage_url(storage)
@@ -52,8 +53,8 @@ def export(
             " in your own code with nas_optuna.export.export_network"
         )
     search = experiment.search
-    chosen = choose_trial(loaded, trial, len(search.data.validation))
-    written = network or Path(f"{study}-trial-{chosen.number}.safetensors")
+    chosen = choose(loaded, trial, data_dir)
+    written = network or Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
     if network is not None or written.is_file():
         found = retrained_network(loaded, search, chosen, written)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -87,7 +86,9 @@ def value_of(record: TrialRecord, objective: int, images: int | None) -> str | N
     value = record.values[objective]
     error = record.spread if objective == 0 else None
     if error is None and images and 0 <= value <= 1:
-        error = math.sqrt(value * (1 - value) / images)
+        from nas_optuna.report.ties import standard_error
+
+        error = standard_error(value, images)
     text = f"{value:.4f}" if abs(value) < 1000 else count(value)
     return text if error is None else f"{text} ± {error:.4f}"
 

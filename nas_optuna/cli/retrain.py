@@ -10,11 +10,9 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import Column, print_json, print_table, say, seconds
-from nas_optuna.errors import Interrupted, SpecError, StudyError
+from nas_optuna.errors import Interrupted, SpecError
 
 if TYPE_CHECKING:
-    import optuna
-
     from nas_optuna.execution.retrain import TestReport
 
 
@@ -32,7 +30,10 @@ def register(parent: typer.Typer) -> None:
 def retrain(
     context: typer.Context,
     study: options.StudyName = "nas",
-    trial: Annotated[str, typer.Option("--trial", metavar="best|N", help="Whose architecture.")] = "best",
+    trial: Annotated[
+        str,
+        typer.Option("--trial", metavar="best|cheapest|N", help="Whose architecture."),
+    ] = "best",
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
     ] = None,
@@ -57,6 +58,7 @@ def retrain(
     from nas_optuna.execution.retrain import record
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.hyperparameters import applied, of_architecture
+    from nas_optuna.report.selection import choose
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.training import save_network
@@ -69,7 +71,7 @@ def retrain(
         url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
     )
     search = experiment.search
-    chosen = _chosen_trial(loaded, trial)
+    chosen = choose(loaded, trial, data_dir)
     architecture = search.space.architecture(of_architecture(chosen.params))
     # By the recipe that the trial chose, where the recipe was searched, too.
     search = replace(search, spec=search.spec.model_copy(update={"recipe": applied(search.spec.recipe, chosen.params)}))
@@ -106,22 +108,6 @@ def retrain(
     say(f'    network = nas_optuna.load_network("{path}")')
     say("    network.predict(images)  # uint8 [n, channels, height, width]")
     return 0
-
-
-def _chosen_trial(study: optuna.Study, which: str) -> optuna.trial.FrozenTrial:
-    from nas_optuna.study.pareto import is_feasible
-    from nas_optuna.study.records import ranked
-    from nas_optuna.study.studies import maximizes
-
-    trials = study.get_trials(deepcopy=False)
-    if which == "best":
-        records = ranked(filter(is_feasible, trials), maximizes(study))
-        if not records or records[0].state != "complete":
-            raise StudyError(f"study {study.study_name!r} has no complete trial yet; nas-optuna run makes some")
-        return trials[records[0].number]
-    if not which.isdigit() or int(which) >= len(trials):
-        raise StudyError(f"--trial {which!r} is not a trial of this study; choose best or a number below {len(trials)}")
-    return trials[int(which)]
 
 
 def _print_report(report: TestReport) -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas_optuna.data import make_loader
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.pareto import is_feasible
-from nas_optuna.study.records import ranked
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
-from nas_optuna.study.studies import maximizes
+from nas_optuna.study.schema import StudyKey, study_attribute
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.kept_weights import KeptWeights
 from nas_optuna.training.serialization import make_header
@@ -41,48 +36,6 @@ class FinishedNetwork:
 
     classifier: ImageClassifier
     facts: dict[str, str]
-
-
-def choose_trial(study: Study, which: str, images: int) -> FrozenTrial:
-    """A trial by number, the best one, or the cheapest one that is as good as it.
-
-    Args:
-        study: The study.
-        which: ``"best"``, ``"cheapest"`` or a number. The cheapest is the complete trial of fewest MACs whose accuracy
-            is within one standard error of the best one's.
-        images: Images on which accuracy was measured.
-
-    Raises:
-        StudyError: There is no such trial, or none is complete.
-    """
-    trials = study.get_trials(deepcopy=False)
-    if which not in ("best", "cheapest"):
-        if not (which.isascii() and which.isdigit() and len(which) < 10 and int(which) < len(trials)):
-            raise StudyError(
-                f"--trial {which[:40]!r} is not a trial of this study; choose best, cheapest or a number below"
-                f" {len(trials)}"
-            )
-        return trials[int(which)]
-    records = ranked(filter(is_feasible, trials), maximizes(study))
-    if not records or records[0].state != "complete":
-        raise StudyError(f"study {study.study_name!r} has no complete trial yet; nas-optuna run makes some")
-    best = trials[records[0].number]
-    return best if which == "best" else _cheapest_like(best, [t for t in trials if is_feasible(t)], images)
-
-
-def _cheapest_like(best: FrozenTrial, trials: Sequence[FrozenTrial], images: int) -> FrozenTrial:
-    accuracy = attribute(best, TrialKey.ACCURACY)
-    if accuracy is None or attribute(best, TrialKey.cost("macs")) is None:
-        raise StudyError(
-            "--trial cheapest needs a study that measures accuracy and counts MACs; choose best or a number"
-        )
-    error = math.sqrt(max(accuracy * (1 - accuracy), 0) / images)
-    alike = [
-        trial
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and (attribute(trial, TrialKey.ACCURACY) or 0) >= accuracy - error
-    ]
-    return min(alike, key=lambda trial: attribute(trial, TrialKey.cost("macs"), math.inf))
 
 
 def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Path) -> FinishedNetwork:

@@ -11,6 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.report.ties import standard_error as sampling_error
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
@@ -66,7 +67,7 @@ def standard_error(trial: FrozenTrial, images: int | None) -> float | None:
     accuracy = attribute(trial, TrialKey.ACCURACY)
     if accuracy is None or not 0 <= accuracy <= 1:
         return None
-    binomial = math.sqrt(accuracy * (1 - accuracy) / images) if images else None
+    binomial = sampling_error(accuracy, images) if images else None
     spread = attribute(trial, TrialKey.SPREAD)
     if spread is None:
         return binomial
