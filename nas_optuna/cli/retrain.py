@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,23 @@ from nas_optuna.errors import Interrupted, SpecError
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
+    from nas_optuna.execution.search import Search
+    from nas_optuna.spaces.architecture import Architecture
 
 
 CLASSES = 10
 """Classes that are listed, worst first."""
 CONFUSIONS = 3
 """Other classes that are named for each."""
+Trial = Annotated[str, typer.Option("--trial", metavar="best|cheapest|N", help="Whose architecture.")]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
+]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="K", help="Train with this many seeds.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="STUDY-trial-N.safetensors by default.", show_default=False),
+]
 
 
 def register(parent: typer.Typer) -> None:
@@ -30,18 +41,10 @@ def register(parent: typer.Typer) -> None:
 def retrain(
     context: typer.Context,
     study: options.StudyName = "nas",
-    trial: Annotated[
-        str,
-        typer.Option("--trial", metavar="best|cheapest|N", help="Whose architecture."),
-    ] = "best",
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
-    ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="K", help="Train with this many seeds.")] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="STUDY-trial-N.safetensors by default.", show_default=False),
-    ] = None,
+    trial: Trial = "best",
+    epochs: Epochs = None,
+    seeds: Seeds = 1,
+    out: Out = None,
     device: options.Device = "auto",
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
@@ -57,7 +60,6 @@ def retrain(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import record
     from nas_optuna.execution.retrain import retrain as train_and_test
-    from nas_optuna.hyperparameters import applied, of_architecture
     from nas_optuna.report.selection import choose
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder, file_name
@@ -70,18 +72,15 @@ def retrain(
     experiment, loaded = stored_experiment(
         url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
     )
-    search = experiment.search
     chosen = choose(loaded, trial, data_dir)
-    architecture = search.space.architecture(of_architecture(chosen.params))
-    # By the recipe that the trial chose, where the recipe was searched, too.
-    search = replace(search, spec=search.spec.model_copy(update={"recipe": applied(search.spec.recipe, chosen.params)}))
+    search, architecture = _chosen_by(experiment.search, chosen.params)
     path = out or Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
     if not path.parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
-    stop = StopRequest()
+    stop, epochs_in_all = StopRequest(), seeds * search.spec.recipe.epochs
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
-        with EpochBar.shown(seeds * search.spec.recipe.epochs, "retraining") as bar, interruptible(stop):
+        with EpochBar.shown(epochs_in_all, "retraining") as bar, interruptible(stop):
             report, network, images = train_and_test(
                 loaded,
                 search,
@@ -102,12 +101,25 @@ def retrain(
         print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
     else:
         _print_report(report)
+    _say_what_next(path, looks)
+    return 0
+
+
+def _chosen_by(search: Search, params: dict[str, Any]) -> tuple[Search, Architecture]:
+    """A trial's architecture, and the search with the recipe that the trial chose, where that was searched, too."""
+    from nas_optuna.hyperparameters import applied, of_architecture
+
+    recipe = applied(search.spec.recipe, params)
+    chosen = replace(search, spec=search.spec.model_copy(update={"recipe": recipe}))
+    return chosen, search.space.architecture(of_architecture(params))
+
+
+def _say_what_next(path: Path, looks: int) -> None:
     if looks:
         say(f"This study's test set was looked at {looks} times before: do not choose by these figures.")
     say(f"saved {path}; in Python:")
     say(f'    network = nas_optuna.load_network("{path}")')
     say("    network.predict(images)  # uint8 [n, channels, height, width]")
-    return 0
 
 
 def _print_report(report: TestReport) -> None:

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna.study import Study
 from torch import nn
 
 from nas_optuna.data import (
     Augmentation,
+    BatchLoader,
     ImageSet,
     check_test_part,
     load_test_images,
@@ -29,6 +31,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
+from nas_optuna.training.evaluate import Evaluation
 from nas_optuna.training.fit import never
 from nas_optuna.training.precision import resolve_precision
 
@@ -135,45 +138,73 @@ def retrain(
     used = None if augmentation == Augmentation() else augmentation
     train = make_loader(images, recipe.batch_size, space.input_size, where, used)
     folder = checkpoints and checkpoints / _identity(architecture, recipe)
-    networks, seconds = [], 0.0
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
     told.run_started(run)
     try:
-        for seed in numbers:
-            subject = Subject(f"seed {seed}", None, str(architecture))
-            told.trial_started(subject)
-            network = make_network(space, architecture, recipe, where, seed)
-            state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
-            for result in fit(
-                network, train, None, recipe, where, seed=seed, checkpoints=state, interrupted=interrupted
-            ):
-                seconds += result.seconds
-                figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
-                told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
-            told.trial_finished(subject, None)
-            networks.append(network)
+        trained = [
+            _trained(search, architecture, seed, train, where, folder and folder / f"seed-{seed}", interrupted, told)
+            for seed in numbers
+        ]
     finally:
         told.run_finished(run)
+    networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
     # Only now, when all that could be chosen is chosen.
     test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
     test = make_loader(test_images, recipe.batch_size, space.input_size, where)
     results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
-    report = TestReport(
+    report = _report(architecture, recipe, where, images, len(test_images), numbers, results, seconds)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report, networks[0], images
+
+
+def _report(
+    architecture: Architecture,
+    recipe: Recipe,
+    device: torch.device,
+    images: ImageSet,
+    test_images: int,
+    seeds: tuple[int, ...],
+    results: Sequence[Evaluation],
+    seconds: float,
+) -> TestReport:
+    return TestReport(
         architecture=str(architecture),
         recipe=recipe.fingerprint,
-        device=device_name(where),
+        device=device_name(device),
         images=len(images),
-        test_images=len(test_images),
-        seeds=numbers,
+        test_images=test_images,
+        seeds=seeds,
         accuracies=tuple(result.accuracy for result in results),
         classes=images.classes,
         confusions=tuple(tuple(map(tuple, result.confusion.tolist())) for result in results),
         seconds=seconds,
     )
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
-    return report, networks[0], images
+
+
+def _trained(
+    search: Search,
+    architecture: Architecture,
+    seed: int,
+    images: BatchLoader,
+    device: torch.device,
+    folder: Path | None,
+    interrupted: Callable[[], bool],
+    told: Callback,
+) -> tuple[nn.Module, float]:
+    """The network of one seed, and the seconds that its training took."""
+    recipe, seconds = search.spec.recipe, 0.0
+    subject = Subject(f"seed {seed}", None, str(architecture))
+    told.trial_started(subject)
+    network = make_network(search.space, architecture, recipe, device, seed)
+    state = CheckpointFolder(folder) if folder else None
+    for result in fit(network, images, None, recipe, device, seed=seed, checkpoints=state, interrupted=interrupted):
+        seconds += result.seconds
+        figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+        told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
+    told.trial_finished(subject, None)
+    return network, seconds
 
 
 def record(study: Study, report: TestReport) -> int:

@@ -18,7 +18,7 @@ from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spec import Recipe
 from nas_optuna.training.checkpoint import Checkpoint, CheckpointFolder
-from nas_optuna.training.evaluate import MetricFunction, evaluate
+from nas_optuna.training.evaluate import Evaluation, MetricFunction, evaluate
 from nas_optuna.training.failure import network_failures
 from nas_optuna.training.soundness import load_optimizer_state, require_number, require_optimizer_state, require_tensors
 from nas_optuna.training.step import TrainStep
@@ -86,10 +86,8 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train a network in place by a recipe.
 
-    Stop asking for results to stop training; only with `checkpoints` can it be continued later without loss.
-
-    A last batch of a single image is left out where the images of a batch meet in the network, as in batch
-    normalisation: one image has no variance. The order is new in every epoch, and so is the image that is left out.
+    Stop asking for results to stop training; only with `checkpoints` can it be continued later without loss. A last
+    batch of a single image is left out where the images of a batch meet in the network, as in batch normalisation.
 
     What the network draws (dropout) depends on the seed and the epoch alone. While such a network takes a step, others
     in the same process that draw wait for it.
@@ -118,10 +116,8 @@ def fit(
         >>> cpu = torch.device("cpu")
         >>> loader = ResidentLoader(load_images("digits", True), 64, 8, cpu)
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0):
-        ...     print(result.epoch, result.train_accuracy > 0.5)
-        1 True
-        2 True
+        >>> [result.epoch for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0)]
+        [1, 2]
     """
     with network_failures("the training cannot begin"):
         step = TrainStep(network, recipe, device, total_steps=recipe.epochs * len(train))
@@ -129,30 +125,38 @@ def fit(
     yield from results
     for epoch in range(len(results) + 1, recipe.epochs + 1):
         started = time.perf_counter()
-        network.train()
-        images = _train_epoch(step, train, epoch, epoch_seed(seed, epoch), interrupted)
-        loss, correct = step.read_sums()
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is not finite in epoch {epoch}", "non-finite loss")
+        learned = _train_epoch(step, train, epoch, epoch_seed(seed, epoch), interrupted)
         scored = evaluate(network, validation, device, step.dtype, metrics) if validation else None
-        result = EpochResult(
-            epoch=epoch,
-            train_loss=loss / images,
-            train_accuracy=correct / images,
-            loss=scored.loss if scored else math.nan,
-            accuracy=scored.accuracy if scored else math.nan,
-            seconds=time.perf_counter() - started,
-            micro_batches=step.micro_batches,
-            metrics=scored.metrics if scored else {},
-        )
-        results.append(result)
+        results.append(_result(step, epoch, learned, scored, time.perf_counter() - started))
         if checkpoints:
             _save(step, checkpoints, results)
-        yield result
+        yield results[-1]
 
 
-def _train_epoch(step: TrainStep, train: BatchLoader, epoch: int, seed: int, interrupted: Callable[[], bool]) -> int:
-    """Take an epoch's steps; return how many images they were for."""
+def _result(
+    step: TrainStep, epoch: int, learned: tuple[float, float], scored: Evaluation | None, seconds: float
+) -> EpochResult:
+    return EpochResult(
+        epoch=epoch,
+        train_loss=learned[0],
+        train_accuracy=learned[1],
+        loss=scored.loss if scored else math.nan,
+        accuracy=scored.accuracy if scored else math.nan,
+        seconds=seconds,
+        micro_batches=step.micro_batches,
+        metrics=scored.metrics if scored else {},
+    )
+
+
+def _train_epoch(
+    step: TrainStep, train: BatchLoader, epoch: int, seed: int, interrupted: Callable[[], bool]
+) -> tuple[float, float]:
+    """Take an epoch's steps; return the mean loss and the share of correct predictions.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    step.network.train()
     state = RandomState(seed, step.device) if step.draws else None
     seen = 0
     for images, labels in train.epoch(seed):
@@ -164,7 +168,10 @@ def _train_epoch(step: TrainStep, train: BatchLoader, epoch: int, seed: int, int
         with network_failures(f"training failed in epoch {epoch}"), state.current() if state else nullcontext():
             step(images, labels)
         seen += len(images)
-    return seen
+    loss, correct = step.read_sums()
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss is not finite in epoch {epoch}", "non-finite loss")
+    return loss / seen, correct / seen
 
 
 def _save(step: TrainStep, checkpoints: CheckpointFolder, results: list[EpochResult]) -> None:

@@ -135,14 +135,18 @@ class MacroSpace(Decomposable):
         require_depth(depths=stages * self.slots, branches=max(_numbers("branches", branches)))
         divisor = math.gcd(*(width for widths in stage_widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
-        self.parameters = {}
+        self.parameters = self._parameters(stage_widths)
+
+    def _parameters(self, stage_widths: Sequence[Sequence[int]]) -> dict[str, Parameter]:
+        found = {}
         for stage, choices in enumerate(stage_widths, start=1):
-            self.parameters[f"stage{stage}.width"] = Parameter(choices, ordered=True)
-            self.parameters[f"stage{stage}.depth"] = Parameter(self.depths, ordered=True)
+            found[f"stage{stage}.width"] = Parameter(tuple(choices), ordered=True)
+            found[f"stage{stage}.depth"] = Parameter(self.depths, ordered=True)
             for slot in range(1, self.slots + 1):
                 for part, values in self.slot_choices.items():
                     numeric = part in ("kernel", "expansion", "branches")
-                    self.parameters[f"stage{stage}.slot{slot}.{part}"] = Parameter(values, ordered=numeric)
+                    found[f"stage{stage}.slot{slot}.{part}"] = Parameter(values, ordered=numeric)
+        return found
 
     @cached_property
     def size(self) -> int:
