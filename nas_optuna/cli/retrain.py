@@ -62,7 +62,7 @@ def retrain(
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
     from nas_optuna.study.storage import files_folder, storage_url
-    from nas_optuna.study.studies import checkpoint_folder, file_name
+    from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.training import save_network
 
     if seeds < 1:
@@ -74,9 +74,7 @@ def retrain(
     )
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
-    path = out or Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
-    if not path.parent.is_dir():
-        raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
+    path = _output(out, study, chosen.number)
     stop, epochs_in_all = StopRequest(), seeds * search.spec.recipe.epochs
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
@@ -96,13 +94,19 @@ def retrain(
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
     save_network(path, network, architecture, search.spec, images)
-    looks = record(loaded, report)
-    if json:
-        print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
-    else:
-        _print_report(report)
-    _say_what_next(path, looks)
+    facts: dict[str, Any] = {"trial": chosen.number, "file": str(path), "earlier_looks": record(loaded, report)}
+    print_json(report.to_dict() | facts) if json else _print_report(report)
+    _say_what_next(path, facts["earlier_looks"])
     return 0
+
+
+def _output(out: Path | None, study: str, trial: int) -> Path:
+    from nas_optuna.study.studies import file_name
+
+    path = out or Path(f"{file_name(study)}-trial-{trial}.safetensors")
+    if not path.parent.is_dir():
+        raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
+    return path
 
 
 def _chosen_by(search: Search, params: dict[str, Any]) -> tuple[Search, Architecture]:

@@ -121,8 +121,7 @@ def retrain(
         callbacks: Told of each seed's training.
 
     Returns:
-        The report, the network of the first seed (not of the best: the test set does not select), and the images
-        that it was trained on.
+        The report, the network of the first seed (the test set does not select), and the images it was trained on.
 
     Raises:
         DataError: The data set is absent, or its test part could not be scored.
@@ -135,17 +134,14 @@ def retrain(
     images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
     check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
     augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
-    used = None if augmentation == Augmentation() else augmentation
+    used = augmentation if augmentation != Augmentation() else None
     train = make_loader(images, recipe.batch_size, space.input_size, where, used)
     folder = checkpoints and checkpoints / _identity(architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
     told.run_started(run)
     try:
-        trained = [
-            _trained(search, architecture, seed, train, where, folder and folder / f"seed-{seed}", interrupted, told)
-            for seed in numbers
-        ]
+        trained = [_trained(search, architecture, s, train, where, folder, interrupted, told) for s in numbers]
     finally:
         told.run_finished(run)
     networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
@@ -198,7 +194,7 @@ def _trained(
     subject = Subject(f"seed {seed}", None, str(architecture))
     told.trial_started(subject)
     network = make_network(search.space, architecture, recipe, device, seed)
-    state = CheckpointFolder(folder) if folder else None
+    state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
     for result in fit(network, images, None, recipe, device, seed=seed, checkpoints=state, interrupted=interrupted):
         seconds += result.seconds
         figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
