@@ -63,7 +63,7 @@ Objectives = Annotated[
     typer.Option(
         "--objective",
         metavar="NAME",
-        help="What to optimise: accuracy, macro_f1, latency_ms, macs, params, memory, energy_mj, …, or"
+        help="What to optimise: accuracy, macro_f1, latency_ms, macs, params, memory, energy_mj, or"
         " accuracy*(latency_ms/0.5)^-0.07; repeatable.",
         show_default=False,
     ),
