@@ -63,7 +63,7 @@ def test_columns_are_chosen_by_width(
     assert len(lines) == 1 + 2 + 5 + 3, "a row is one line"
     assert max(map(len, lines)) <= (width or 1000)
     best = lines[3]
-    assert "0.5020 ± 0.0500" in best, "the binomial error of 100 images"
+    assert "0.5020 ± 0.0490" in best, "the standard error on 100 images"
     if width is None:
         assert best.endswith(ARCHITECTURE)
     else:
