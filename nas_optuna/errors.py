@@ -10,12 +10,21 @@ SHOWN = 80
 """Characters of a user's value that a message repeats at most."""
 NAMED = 160
 """Characters of a file name that a message repeats at most."""
+LONGEST_ERROR = 480
+"""Characters of a whole message, whatever values of a user are in it."""
 
 
 class NasOptunaError(Exception):
-    """Base of every error below; the command line prints its message and exits with `exit_code`."""
+    """Base of every error below; the command line prints its message and exits with `exit_code`.
+
+    A message is one line of at most `LONGEST_ERROR` characters: the middle of a longer one is left out, so that its
+    beginning, which names the problem, and its end, which names the remedy, are kept.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(printable(message), LONGEST_ERROR))
 
 
 class SpecError(NasOptunaError):

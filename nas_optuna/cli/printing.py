@@ -8,12 +8,9 @@ from typing import Any, TextIO
 
 from nas_optuna.cli.streams import discard
 from nas_optuna.cli.tables import Column, print_facts, print_table
-from nas_optuna.errors import printable, shortened
+from nas_optuna.errors import LONGEST_ERROR, printable, shortened
 
 __all__ = ["Column", "count", "print_error", "print_facts", "print_json", "print_table", "say", "seconds", "write"]
-
-LONGEST_ERROR = 480
-"""Characters of an error, so that it stays one line whatever value of a user it repeats."""
 
 _quiet = False
 
