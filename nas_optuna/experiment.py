@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 
 from nas_optuna.data import SearchData, load_data
-from nas_optuna.data.catalog import DATA_SETS
+from nas_optuna.data.catalog import is_code
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import SpecError, StudyError, unknown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
@@ -302,17 +302,13 @@ def code_named(spec: StudySpec) -> list[str]:
         ['space my_net.py:network']
     """
     parts: list[tuple[Registry, str]] = [
-        (DATA_SETS, spec.data.name),
         (SPACES, spec.space.name),
         (SAMPLERS, spec.sampler.name),
         (PRUNERS, spec.pruner.name),
         (EVALUATORS, spec.evaluator.name),
     ]
-    found = [
-        f"{registry.kind} {name}"
-        for registry, name in parts
-        if registry.is_code(name) and not name.startswith(("folder:", "npz:"))
-    ]
+    found = [f"{registry.kind} {name}" for registry, name in parts if registry.is_code(name)]
+    found += [f"data set {spec.data.name}"] if is_code(spec.data.name) else []
     return [*found, *(f"objective {name}" for name in spec.objectives if _is_code(name))]
 
 

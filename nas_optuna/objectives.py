@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.metrics import METRICS, Direction, find_metric
+from nas_optuna.metrics import METRICS, Direction, Metric, find_metric
 from nas_optuna.registry import Registry
 
 COSTS = Registry(
@@ -79,7 +79,7 @@ class Criterion:
         return asdict(self)
 
 
-def parse_criterion(text: str) -> Criterion:
+def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
     """What an objective's name stands for.
 
     Beside the plain names there is the soft target, ``METRIC*(COST/TARGET)^W`` with a negative ``W``, which makes one
@@ -90,6 +90,9 @@ def parse_criterion(text: str) -> Criterion:
 
     Args:
         text: The name or the formula.
+        imports: Whether a metric that is named by its place, ``package.module:function``, may be imported. A stored
+            study may be somebody else's: reading it imports nothing. Such a metric then counts as maximised, and its
+            bounds are unknown.
 
     Raises:
         SpecError: It is neither.
@@ -103,7 +106,7 @@ def parse_criterion(text: str) -> Criterion:
         return Criterion(text, "minimize", 0.0, None, cost=text)
     soft = _SOFT.fullmatch(text) if len(text) < 200 else None
     if soft is not None:
-        return _soft_target(text, *soft.groups())
+        return _soft_target(text, *soft.groups(), imports=imports)
     if "(" in text or "*" in text:
         raise SpecError(f"objective {text!r} is not of the form {EXAMPLE}")
     name, colon, direction = text.partition(":")
@@ -115,16 +118,20 @@ def parse_criterion(text: str) -> Criterion:
     if not colon and text not in METRICS:
         known = (*METRICS.names(), *COSTS.names())
         raise SpecError(f"{unknown('objective', text, known)}; or a soft target such as {EXAMPLE}")
-    found = find_metric(text)
+    found = _metric(text, imports)
     return Criterion(text, found.direction, found.ideal, found.worst, metric=text)
 
 
-def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str) -> Criterion:
+def _metric(name: str, imports: bool) -> Metric:
+    return find_metric(name) if imports or not METRICS.is_code(name) else Metric(name, "maximize", None, None)
+
+
+def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str, *, imports: bool) -> Criterion:
     if cost not in COSTS:
         raise SpecError(unknown("cost", cost, COSTS.names()))
     if metric_name not in METRICS and ":" not in metric_name:
         raise SpecError(unknown("metric", metric_name, METRICS.names()))
-    found = find_metric(metric_name)
+    found = _metric(metric_name, imports)
     if found.direction != "maximize":
         raise SpecError(f"objective {text!r}: a soft target needs a metric that is maximised, as accuracy is")
     try:

@@ -375,7 +375,7 @@ class StudySpec(_Part):
         if len(set(value)) != len(value):
             raise ValueError("an objective is named twice")
         try:
-            objectives = [parse_criterion(text) for text in value]
+            objectives = [parse_criterion(text, imports=False) for text in value]
         except SpecError as error:
             raise ValueError(str(error)) from None
         if not any(objective.metric for objective in objectives):

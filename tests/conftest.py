@@ -48,6 +48,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("NAS_OPTUNA_STORAGE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where a yes to code is remembered
     monkeypatch.setenv("NAS_OPTUNA_DATA", str(tmp_path / "data"))
     return folder
 

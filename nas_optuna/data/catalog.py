@@ -41,6 +41,16 @@ FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderS
 """What stands before the colon where a name is a path."""
 
 
+def is_code(name: str) -> bool:
+    """Whether a data set's name stands for a function that would be imported from its place and called.
+
+    Example:
+        >>> is_code("folder:pets"), is_code("digits"), is_code("my_data:load")
+        (False, False, True)
+    """
+    return not name.startswith(("folder:", "npz:")) and DATA_SETS.is_code(name)
+
+
 def set_names() -> list[str]:
     """Every registered name."""
     return DATA_SETS.names()

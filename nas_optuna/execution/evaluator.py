@@ -217,7 +217,7 @@ class TrainingEvaluator:
         return make_loader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
 
     def with_recipe(self, recipe: Recipe) -> TrainingEvaluator:
-        """The same evaluator with another recipe; batches are made anew only where they differ."""
+        """Return a copy that trains by another recipe; the loaders are shared where the recipe leaves them alike."""
         other = copy.copy(self)
         other.recipe, other.steps = recipe, recipe.epochs
         other.precision = str(resolve_precision(recipe.precision, self.device)).removeprefix("torch.")

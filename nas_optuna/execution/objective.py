@@ -383,7 +383,7 @@ class Objective(EvaluatorObjective):
         return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))(trial)
 
     def with_recipe(self, recipe: Recipe) -> Objective:
-        """The same objective with another recipe, which it does not search."""
+        """Return a copy that trains every network by one recipe, rather than let trials choose settings of it."""
         other = copy.copy(self)
         other.__dict__.pop("identity", None)  # it depends on the recipe
         other.recipe, other.searched = recipe, {}

@@ -438,7 +438,7 @@ def chooser(
 
 
 def checked_chooser(search: Search, supernet: Supernet, summary: Mapping[str, Any], device: torch.device) -> Chooser:
-    """As `chooser`, with the score as it is before it learns from trials.
+    """Return the chooser of a trained supernet whose score has its prior weights, not those learned from trials.
 
     Args:
         search: What the study's spec names.

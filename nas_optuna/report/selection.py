@@ -80,7 +80,10 @@ def validation_images(study: Study, data_directory: Path | None = None) -> int |
     if isinstance(known.get("validation"), int):
         return int(known["validation"])
     from nas_optuna.data import load_data
+    from nas_optuna.data.catalog import is_code
 
+    if is_code(study_spec(study).data.name):  # a number is not worth running somebody's code for
+        return None
     try:
         return len(load_data(study_spec(study).data, data_directory).validation)
     except (NasOptunaError, OSError):

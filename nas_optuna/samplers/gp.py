@@ -39,7 +39,7 @@ FITTED_POINTS = 80
 """Range, noise and trend are chosen from so many of these points at most; every second or third of them, if need be."""
 
 TRENDS = (0.0, 0.5, 2.0)
-"""Variance of the trend in units of the rest's; likewise."""
+"""The variance of the trend, in units of the variance of the rest, is chosen from these by likelihood."""
 
 PARENTS = 5
 """All neighbours of the best so many architectures are candidates."""

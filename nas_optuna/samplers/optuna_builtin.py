@@ -116,12 +116,12 @@ class _GPSampler(optuna.samplers.GPSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As Optuna's, from the best half and the latest half of what it may be fitted to."""
+        """Return a proposal of Optuna's sampler, which is fitted to at most `GP_TRIALS` complete trials."""
         return super().sample_relative(_with_fewer_trials(study), trial, search_space)
 
 
 def _with_fewer_trials(study: Study) -> Study:
-    """The same study, of which a sampler sees at most `GP_TRIALS` complete trials, and all that are running."""
+    """Return a view of a study with at most `GP_TRIALS` complete trials, half the best, half the latest."""
     view = copy.copy(study)
     everything = study._get_trials
     sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0

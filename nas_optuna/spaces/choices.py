@@ -86,7 +86,7 @@ class Choices:
         return made
 
     def scope(self, name: str) -> Choices:
-        """The same answers under names that begin with ``name.``, for parts that are built by functions of their own.
+        """Return choices whose parameters are named ``NAME.parameter``, for a part with a function of its own.
 
         Args:
             name: What the names begin with, without the dot.

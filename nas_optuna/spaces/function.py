@@ -285,7 +285,7 @@ class FunctionSpace(Decomposable):
         return self._written(self._tracer.trace({}))
 
     def identity(self) -> dict[str, Any]:
-        """As every space, and the function's own options."""
+        """Return what must not change while a study goes on: parameters, input, and the function's own options."""
         return {**super().identity(), **({"options": self.options} if self.options else {})}
 
     def build(self, architecture: Architecture) -> nn.Module:

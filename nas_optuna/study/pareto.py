@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.metrics import Direction
 from nas_optuna.objectives import Criterion, parse_criterion
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey, attribute
+
+_WORDS: Mapping[StudyDirection, Direction] = {
+    StudyDirection.MAXIMIZE: "maximize",
+    StudyDirection.MINIMIZE: "minimize",
+}
 
 
 def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -76,7 +82,10 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
     Raises:
         SpecError: A name is not an objective of the study, or its value leaves no room.
     """
-    objectives = [parse_criterion(name) for name in study.metric_names or ()]
+    objectives = [
+        replace(parse_criterion(name, imports=False), direction=_WORDS[direction])
+        for name, direction in zip(study.metric_names or (), study.directions, strict=False)
+    ]
     given = dict(reference or {})
     for name in given:
         if name not in [objective.name for objective in objectives]:

@@ -110,7 +110,7 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: CostModel, limits:
     """
     from nas_optuna.costs.limits import cheapest
 
-    criteria = [parse_criterion(text) for text in study.metric_names or ()]
+    criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]
     names = [criterion.cost for criterion in criteria if criterion.cost and not criterion.metric]
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if len(criteria) < 2 or begun:

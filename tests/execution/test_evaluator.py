@@ -280,6 +280,48 @@ def test_code_of_a_stored_study_is_imported_after_a_yes(
     assert command(*run).code == 0, "asked once"
 
 
+def test_looking_at_somebody_elses_study_imports_nothing(command: Command, place: Path) -> None:
+    """A study that names code wherever a spec can: no command that shows it, and none without a yes, imports any."""
+    assert command("run", "--trials", 2, *tiny(), "--pruner", "none").code == 0
+    storage = optuna.storages.RDBStorage("sqlite:///nas-optuna.db")
+    study = optuna.load_study(study_name="nas", storage=storage)
+    spec = study.user_attrs["nas_optuna:spec"]
+    Path("hostile.py").write_text("open('executed', 'w').close()\n")
+    for section in ("data", "space", "sampler", "pruner", "evaluator"):
+        spec[section] = {"name": "hostile:part"}
+    spec["objectives"] = ["hostile:metric", "hostile:other*(macs/2M)^-0.1"]
+    study.set_user_attr("nas_optuna:spec", spec)
+    study._storage.set_study_user_attr(study._study_id, "nas_optuna:data", {})
+    study.set_metric_names(["hostile:metric"])
+    looking = [
+        ("study", "list"),
+        ("study", "show", "nas"),
+        ("study", "export", "nas"),
+        ("best",),
+        ("pareto",),
+        ("compare", "nas", "nas"),
+        ("samplers",),
+    ]
+    acting = [
+        ("run", "--trials", 1),
+        ("retrain",),
+        ("draw",),
+        ("report",),
+        ("export", "--out", "made"),
+        ("supernet", "train"),
+        ("supernet", "export"),
+    ]
+    for arguments in looking:
+        command(*arguments)
+        assert not Path("executed").exists(), arguments
+    for arguments in acting:
+        result = command(*arguments)
+        assert (result.code, "--trust" in result.err) == (2, True), (arguments, result.err)
+        assert not Path("executed").exists(), arguments
+    assert command("run", "--trials", 1, "--trust").code == 2, "hostile has none of these parts"
+    assert Path("executed").exists(), "a yes is a yes, and the test would have seen it"
+
+
 def test_a_supernet_needs_our_own_training(command: Command) -> None:
     Path("mine.py").write_text(CODE)
     options = ("--set", "evaluator.name=mine.py:Mine", "--set", 'objectives=["depth:maximize"]')

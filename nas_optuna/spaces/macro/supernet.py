@@ -42,7 +42,7 @@ from nas_optuna.spaces.supernet import CostModel, Pick, Stage, Supernet
 
 Picks = Mapping[str, Pick]
 MOMENTUM = 0.1
-"""Of a batch norm's running statistics; recalibration takes a plain mean instead."""
+"""Momentum of the running statistics of batch norm in training; recalibration takes a plain mean instead."""
 _T = TypeVar("_T")
 
 
