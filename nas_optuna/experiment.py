@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner
@@ -204,6 +204,7 @@ class Experiment:
         timeout: float | None = None,
         stop: StopRequest | None = None,
         callbacks: Sequence[Callback | OptunaCallback] = (),
+        kind: Literal["search", "check"] = "search",
     ) -> Outcome:
         """Run trials of a study in this process; see `nas_optuna.execution.loop.run`.
 
@@ -213,11 +214,12 @@ class Experiment:
             timeout: Begin no trial after this many seconds; None is no limit.
             stop: Looked at between trials; give the same one to `from_spec`, as ``interrupted``.
             callbacks: Told of the run, of each trial and of each step.
+            kind: What callbacks are told that this is: a search, or the trainings of a supernet's check.
         """
         told = Callbacks(callbacks)
         objective = self.objective
         before, objective.callbacks = objective.callbacks, Callbacks([objective.callbacks, told])
-        begun = Run("search", study, trials, objective.evaluator.steps, timeout, {"what": self.describe()})
+        begun = Run(kind, study, trials, objective.evaluator.steps, timeout, {"what": self.describe()})
         told.run_started(begun)
         try:
             return run_trials(study, objective, trials=trials, timeout=timeout, stop=stop, callbacks=[told])

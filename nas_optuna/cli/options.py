@@ -109,6 +109,13 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Import the code that a stored study names; asked once per study.")
 ]
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", metavar="WHERE", help="Copy the run as it happens: tensorboard:DIR or mlflow:URI; repeatable."
+    ),
+]
+
 
 def command_line(context: typer.Context, **changed: Any) -> str:
     """The command line that runs a command once more, with its options as they were given.

@@ -240,3 +240,55 @@ class EpochBar(Callback):
         with live(*columns) as progress:
             task = progress.add_task(what, total=total, note="")
             yield cls(lambda note: progress.update(task, advance=1, note=printable(note)))
+
+
+class SupernetBar(Callback):
+    """Epochs and steps of a supernet's training: a live bar on a terminal, and one line per epoch everywhere."""
+
+    def __init__(self, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
+        self._advance = advance
+        self._show = show
+        self._unit = ""
+        self._epochs = self._done = self._total = 0
+
+    @classmethod
+    @contextmanager
+    def shown(cls) -> Iterator[SupernetBar]:
+        """Show one."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if not shows_live():
+            yield cls(lambda done, total: None, say)
+            return
+        from rich.progress import BarColumn, TimeRemainingColumn
+
+        with live(text("supernet"), BarColumn(), text("{task.percentage:3.0f} %"), TimeRemainingColumn()) as progress:
+            task = progress.add_task("supernet", total=None)
+            yield cls(lambda done, total: progress.update(task, completed=done, total=total), progress.console.print)
+
+    def run_started(self, run: Run) -> None:
+        """Say what the columns are and where the training stands."""
+        done = run.facts["epochs_done"]
+        self._unit, self._epochs = run.facts["unit"], run.steps
+        self._done, self._total = (count * run.facts["steps_per_epoch"] for count in (done, run.steps))
+        self._advance(self._done, self._total)
+        if done:
+            self._show(f"going on after epoch {done}")
+        self._show(printable(f"entropy, nats: {' '.join(run.facts['parameters'])}"))
+
+    def step(self) -> None:
+        """Count an optimiser's step."""
+        self._done += 1
+        self._advance(self._done, self._total)
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Print an epoch's figures, with the entropy of every parameter's alphas."""
+        figures = measurement.metrics
+        alphas = f"  alphas' {figures['alpha_loss']:.4f}" if "alpha_loss" in figures else ""
+        cost = f"  E[cost] {figures['expected_cost']:.4g} {self._unit}" if "expected_cost" in figures else ""
+        entropy = " ".join(f"{value:.2f}" for name, value in figures.items() if name.startswith("entropy/"))
+        self._show(
+            f"epoch {measurement.step:3d}/{self._epochs}  loss {figures['train_loss']:.4f}{alphas}"
+            f"  accuracy {figures['train_accuracy']:.4f}{cost}  {seconds(measurement.seconds)}  entropy {entropy}"
+        )

@@ -26,7 +26,7 @@ Trial = Annotated[str, typer.Option("--trial", metavar="best|cheapest|N", help="
 Epochs = Annotated[
     int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
 ]
-Seeds = Annotated[int, typer.Option("--seeds", metavar="K", help="Train with this many seeds.")]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="K", help="Train with this many seeds.", min=1)]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="STUDY-trial-N.safetensors by default.", show_default=False),
@@ -49,6 +49,7 @@ def retrain(
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
+    track: options.Track = None,
     json: options.Json = False,
 ) -> int:
     """Train a trial's architecture on training and validation images together, and report its test figures.
@@ -63,11 +64,10 @@ def retrain(
     from nas_optuna.report.selection import choose
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.trackers import create_trackers
     from nas_optuna.training import save_network
 
-    if seeds < 1:
-        raise SpecError(f"--seeds must be at least 1, got {seeds}")
-    url = storage_url(storage)
+    url, trackers = storage_url(storage), create_trackers(track)
     full = [] if epochs is None else [f"recipe.epochs={epochs}"]
     experiment, loaded = stored_experiment(
         url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
@@ -88,7 +88,7 @@ def retrain(
                 data_directory=data_dir,
                 checkpoints=checkpoint_folder(files_folder(url), study),
                 interrupted=stop,
-                callbacks=[bar],
+                callbacks=[bar, *trackers],
             )
     except Interrupted:
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")

@@ -57,12 +57,6 @@ Until = Annotated[
         help="End earlier: stalled, stalled:30, accuracy>=0.98 or latency_ms<=0.5; repeatable.",
     ),
 ]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--track", metavar="WHERE", help="Copy the run as it happens: tensorboard:DIR or mlflow:URI; repeatable."
-    ),
-]
 KeepWeights = Annotated[
     str | None,
     typer.Option(
@@ -102,7 +96,7 @@ def run(
     warm_trials: WarmTrials = None,
     until: Until = None,
     keep_weights: KeepWeights = None,
-    track: Track = None,
+    track: options.Track = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
@@ -224,15 +218,14 @@ def _check(plan: Plan, experiment: Experiment) -> None:
     """Refuse what cannot be honoured while nothing has been created or begun."""
     from nas_optuna.execution.stopping import parse_until
     from nas_optuna.study.trial_queue import read_architectures
-    from nas_optuna.trackers import create_tracker
+    from nas_optuna.trackers import create_trackers
 
     for path in (plan.enqueue, plan.fixed):
         if path is not None:
             read_architectures(path, experiment.space)
     for text in plan.until or ():
         parse_until(text, experiment.spec.objectives)
-    for text in plan.track or ():
-        create_tracker(text)
+    create_trackers(plan.track)
 
 
 def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:
@@ -243,7 +236,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.report.controller import save_entropy
     from nas_optuna.report.notes import NoteWriter
-    from nas_optuna.trackers import create_tracker
+    from nas_optuna.trackers import create_trackers
 
     _warm_start(plan, experiment, study)
     trials = _fill_queue(plan, experiment, study)
@@ -261,7 +254,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
             display,
             *keeping,
             *([ending] if plan.until else []),
-            *map(create_tracker, plan.track or ()),
+            *create_trackers(plan.track),
         ]
         outcome = experiment.run(study, trials=trials, timeout=plan.timeout, stop=stop, callbacks=callbacks)
     if ending.reason:

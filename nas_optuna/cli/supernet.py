@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,12 +19,14 @@ if TYPE_CHECKING:
 
     import optuna
 
+    from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, Target
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.execution.search import Search
     from nas_optuna.execution.supernet_check import RankCorrelation, Verdict
     from nas_optuna.execution.supernet_training import Price, SupernetTraining
-    from nas_optuna.oneshot.progress import Epoch
+    from nas_optuna.spaces.architecture import Architecture
+    from nas_optuna.spaces.supernet import Supernet
 
 app = typer.Typer(
     help="The differentiable strategy: train a supernet, export its argmax, check whether it can be believed.",
@@ -88,6 +88,7 @@ def train(
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
+    track: options.Track = None,
     json: options.Json = False,
 ) -> int:
     """Train a supernet on the study's images and store its alphas with the study.
@@ -97,30 +98,26 @@ def train(
     differentiable strategy. Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not
     exist is created from --spec. Every key of the spec's [supernet] section can be set: --set supernet.seed=1.
     """
+    from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, find_target
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.report.supernet import save_alpha_figure
     from nas_optuna.study.storage import storage_url
+    from nas_optuna.trackers import create_trackers
 
-    given = {
-        "budget": budget,
-        "epochs": epochs,
-        "mode": mode,
-        "latency_weight": latency_weight,
-        "latency_target": target_latency,
-        "latency_loss": None if target_latency is None else "target",
-    }
+    penalty = {} if target_latency is None else {"latency_target": target_latency, "latency_loss": "target"}
+    given = {"budget": budget, "epochs": epochs, "mode": mode, "latency_weight": latency_weight, **penalty}
     overrides = [f"supernet.{key}={value}" for key, value in given.items() if value is not None]
     url, said, stop = storage_url(storage), SpecOptions(spec=spec, set_=set_), StopRequest()
     target = find_target(url, study, said, extra=overrides, trust=trust)
-    with _progress() as bar:
+    trackers = create_trackers(track)
+    with SupernetBar.shown() as bar:
         step = partial(_stepped, bar, stop)
         loaded, training = _prepare(url, study, said, target, latency_table, data_dir, device, restart, step)
-        bar.begin(training)
         stopped: TrainingError | None = None
         try:
             with interruptible(stop):
-                summary = training.run(bar.epoch)
+                summary = training.run([bar, *trackers])
         except Interrupted:
             say(f"stopped after epoch {len(training.history)}; the same command goes on from there")
             return 130
@@ -134,7 +131,7 @@ def train(
     return 0
 
 
-def _stepped(bar: _Bar, stop: StopRequest) -> bool:
+def _stepped(bar: SupernetBar, stop: StopRequest) -> bool:
     bar.step()
     return stop()
 
@@ -269,6 +266,7 @@ def check(
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
+    track: options.Track = None,
     json: options.Json = False,
 ) -> int:
     """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
@@ -288,8 +286,9 @@ def check(
     from nas_optuna.samplers.prior import read_alphas
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.trackers import create_trackers
 
-    url, where = storage_url(storage), resolve_device(device)
+    url, where, trackers = storage_url(storage), resolve_device(device), create_trackers(track)
     stop = StopRequest()
     experiment, loaded = stored_experiment(
         url,
@@ -304,14 +303,12 @@ def check(
     search = experiment.search
     supernet = trained_supernet(loaded, search, where, files_folder(url))
     _, summary = read_alphas(loaded)
-    chosen = {checking.ALPHAS: search.space.architecture(supernet.derive())}
-    if "best" in summary:
-        chosen = {checking.SCORE: search.space.parse(summary["best"]), **chosen}
+    chosen = _put_forward(search, supernet, summary)
     drawn = checking.random_architectures(search, architectures, seed, experiment.objective.limits.total_excess)
     loaded.pruner = optuna.pruners.NopPruner()
     waiting = checking.queue_untrained(loaded, search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):
-        outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display])
+        outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130
@@ -322,57 +319,12 @@ def check(
     return 0
 
 
-class _Bar:
-    """Epochs and steps of a supernet's training: a live bar on a terminal, one line per epoch everywhere."""
+def _put_forward(search: Search, supernet: Supernet, summary: Mapping[str, Any]) -> dict[str, Architecture]:
+    """What a supernet would have chosen, by what; the first is what it is judged by."""
+    from nas_optuna.execution.supernet_check import ALPHAS, SCORE
 
-    def __init__(self, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
-        self._epochs = 0
-        self._advance = advance
-        self._show = show
-        self._unit = ""
-        self._done = self._total = 0
-
-    def begin(self, training: SupernetTraining) -> None:
-        """Say what the columns are and where the training stands."""
-        self._unit = training.unit
-        self._epochs = training.length
-        self._done, self._total = len(training.history) * training.steps, self._epochs * training.steps
-        self._advance(self._done, self._total)
-        if training.history:
-            self._show(f"going on after epoch {len(training.history)}")
-        self._show(f"entropy, nats: {' '.join(training.supernet.alphas)}")
-
-    def step(self) -> None:
-        """Count a step."""
-        self._done += 1
-        self._advance(self._done, self._total)
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Print an epoch's figures, with the entropy of every alpha."""
-        alpha_loss = "" if epoch.alpha_loss is None else f"  alphas' {epoch.alpha_loss:.4f}"
-        cost = "" if epoch.cost is None else f"  E[cost] {epoch.cost:.4g} {self._unit}"
-        entropy = " ".join(f"{value:.2f}" for value in epoch.entropy.values())
-        self._show(
-            f"epoch {epoch.number:3d}/{self._epochs}  loss {epoch.loss:.4f}{alpha_loss}  accuracy {epoch.accuracy:.4f}"
-            f"{cost}  {seconds(epoch.seconds)}  entropy {entropy}"
-        )
-
-
-@contextmanager
-def _progress() -> Iterator[_Bar]:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not sys.stderr.isatty():
-        yield _Bar(lambda done, total: None, say)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("supernet"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("supernet", total=None)
-        yield _Bar(lambda done, total: progress.update(task, completed=done, total=total), progress.console.print)
+    by_alphas = {ALPHAS: search.space.architecture(supernet.derive())}
+    return {SCORE: search.space.parse(summary["best"]), **by_alphas} if "best" in summary else by_alphas
 
 
 def _price(training: SupernetTraining, price: Price) -> str:

@@ -11,7 +11,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.limits import Limits
 from nas_optuna.data import BatchLoader, ImageSet, make_loader, split
 from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.bilevel import BilevelSearch
 from nas_optuna.oneshot.choosing import Chooser, Found
@@ -163,6 +165,23 @@ def _precision(search: Search, device: torch.device) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def measured(epoch: Epoch) -> Measurement:
+    """What one epoch of a supernet brought, as callbacks are told of it.
+
+    Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature`` and
+    ``expected_cost`` where the strategy has them; and ``entropy/NAME`` in nats for each parameter.
+    """
+    optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
+    metrics = {
+        "train_loss": epoch.loss,
+        "train_accuracy": epoch.accuracy,
+        "gradient_norm": epoch.gradient_norm,
+        **{name: value for name, value in optional.items() if value is not None},
+        **{f"entropy/{name}": value for name, value in epoch.entropy.items()},
+    }
+    return Measurement(epoch.number, metrics, epoch.seconds)
+
+
 def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> Supernet:
     """The space's supernet with initial weights and alphas that depend on the settings and the seed alone.
 
@@ -277,11 +296,14 @@ class SupernetTraining:
         """Unit of the expected cost."""
         return self._table.unit
 
-    def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> dict[str, Any]:
+    def run(self, callbacks: Sequence[Callback | OptunaCallback] = ()) -> dict[str, Any]:
         """Train what is left, then store alphas, summary and history with the study.
 
         Strategy ``"fair"`` learns the alphas and looks for the best architecture at the end; the last epoch's record
         then holds these alphas.
+
+        Args:
+            callbacks: Told of the training as of one subject, ``"supernet"``, with one step per epoch; see `measured`.
 
         Returns:
             The summary; of a training that had ended before, as it is stored.
@@ -290,20 +312,42 @@ class SupernetTraining:
             TrainingError: Gradients exploded or the search collapsed; what its last good epoch found is stored.
             Interrupted: It was asked to stop; the same call goes on.
         """
+        told, run = Callbacks(callbacks), Run("supernet", self._study, 1, self.length, None, self._facts())
+        told.run_started(run)
+        try:
+            return self._run(told)
+        finally:
+            told.run_finished(run)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a display needs to know before the first epoch."""
+        return {
+            "what": f"supernet of space {self.search.space.name}, strategy {self._spec.strategy}",
+            "parameters": list(self.supernet.alphas),
+            "unit": self.unit,
+            "steps_per_epoch": self.steps,
+            "epochs_done": len(self.history),
+        }
+
+    def _run(self, told: Callback) -> dict[str, Any]:
         stored = study_attribute(self._study.user_attrs, StudyKey.SUPERNET)
         if stored is not None and stored["identity"] == self._identity and len(self.history) == self.length:
             return dict(stored)
+        subject = Subject("supernet")
+        told.trial_started(subject)
         try:
             for epoch in self._optimisation.epochs():
                 self.history.append(epoch)
                 self._save()
-                on_epoch(epoch)
+                told.step_finished(subject, measured(epoch))
         except TrainingError as error:
             if not self.history:
                 raise
             self._store(stopped=error.cause)
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
-        return self._store(stopped=None)
+        summary = self._store(stopped=None)
+        told.trial_finished(subject, None)
+        return summary
 
     def _fair_epochs(self) -> int:
         if self._spec.epochs is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.execution.events import Callback
 
@@ -35,3 +37,15 @@ def create_tracker(text: str) -> Callback:
         return MlflowTracker(where or None)
     except ImportError as error:
         raise SpecError(f"tracker {name} is not installed: pip install 'nas-optuna[{name}]'") from error
+
+
+def create_trackers(texts: Iterable[str] | None) -> list[Callback]:
+    """The trackers that a person names, in order; see `create_tracker`.
+
+    Args:
+        texts: Each as `create_tracker` takes it; None is none.
+
+    Raises:
+        SpecError: The first that cannot be made.
+    """
+    return [create_tracker(text) for text in texts or ()]

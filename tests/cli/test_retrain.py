@@ -87,7 +87,7 @@ def test_the_worst_classes_are_listed_with_what_they_were_taken_for(
     ("arguments", "says"),
     [
         (["--trial", "7"], "choose best, cheapest or a number below 2"),
-        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--seeds", "0"], "--seeds"),
         (["--study", "nsa"], "did you mean 'nas'"),
         (["--out", "nowhere/n.safetensors"], "directory nowhere does not exist"),
         (["--device", "cuda:9"], "cuda:9"),

@@ -1,0 +1,114 @@
+"""Every kind of training tells the same events: a search's are in `test_evaluator.py`, the others' here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Callbacks, Run, Subject
+from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
+from nas_optuna.experiment import Experiment
+from nas_optuna.spec import StudySpec, SupernetSpec
+from tests.helpers import Command, tiny
+
+SPEC = StudySpec.from_dict(
+    {
+        "data": {"name": "digits", "train_limit": 120},
+        "space": {"name": "conv", "depth": 2, "filters": [4, 8], "kernels": [3, 5], "strides": [1]},
+        "recipe": {"input_size": 8},
+    }
+)
+SUPERNETS = [
+    SupernetSpec(epochs=2, batch_size=32, evaluations=10),
+    SupernetSpec(strategy="darts", epochs=2, warmup_epochs=0, batch_size=32),
+]
+
+
+class Listener(Callback):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def run_started(self, run: Run) -> None:
+        self.told.append(("run started", run.kind, run.steps))
+        self.facts = run.facts
+
+    def trial_started(self, subject: Subject) -> None:
+        self.told.append(("trial started", subject.name))
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        self.told.append(("step finished", measurement.step))
+        self.last = measurement
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        self.told.append(("trial finished", subject.name))
+
+    def run_finished(self, run: Run) -> None:
+        self.told.append(("run finished", run.kind))
+
+
+@pytest.mark.parametrize("settings", SUPERNETS, ids=["fair", "darts"])
+def test_a_supernets_training_tells_its_epochs(settings: SupernetSpec, tmp_path: Path) -> None:
+    experiment, listener = Experiment.from_spec(SPEC, device="cpu"), Listener()
+    study = optuna.create_study(study_name="s")
+    table = cost_table(experiment.space, None)
+    device = experiment.objective.device
+    training = SupernetTraining(study, experiment.search, settings, table, device, tmp_path)
+    training.run([listener])
+    assert listener.told == [
+        ("run started", "supernet", 2),
+        ("trial started", "supernet"),
+        ("step finished", 1),
+        ("step finished", 2),
+        ("trial finished", "supernet"),
+        ("run finished", "supernet"),
+    ]
+    assert listener.last.metrics["train_loss"] == training.history[-1].loss
+    assert ("expected_cost" in listener.last.metrics) == (settings.strategy == "darts")  # fair has it at the end
+    assert {f"entropy/{name}" for name in experiment.space.parameters} < set(listener.last.metrics)
+    assert listener.facts["epochs_done"] == 0
+    again = Listener()
+    SupernetTraining(study, experiment.search, settings, table, device, tmp_path).run([again])
+    assert again.told == [("run started", "supernet", 2), ("run finished", "supernet")]
+    assert again.facts["epochs_done"] == 2
+
+
+def curves(folder: Path) -> Iterator[tuple[str, set[str]]]:
+    for run in sorted(path.parent for path in folder.rglob("events*")):
+        events = EventAccumulator(str(run))
+        events.Reload()
+        yield str(run.relative_to(folder)), set(events.Tags()["scalars"])
+
+
+def test_every_command_that_trains_can_be_tracked(command: Command, tmp_path: Path) -> None:
+    track = ("--track", f"tensorboard:{tmp_path}/logs")
+    fair = ("--set", "supernet.evaluations=10", "--set", "supernet.batch_size=64")
+    study = ("--study", "s")
+    for words in (
+        ("supernet", "train", *study, *tiny(), *fair, "--epochs", "1", *track),
+        ("supernet", "check", *study, "--architectures", "3", *track),
+        ("retrain", *study, *track),
+    ):
+        assert command(*words).code == 0
+    found = dict(curves(tmp_path / "logs"))
+    assert {"train_loss", "train_accuracy", "entropy/conv1.kernel"} < found["s-supernet/supernet"]
+    assert sum(name.startswith("s-check/trial-") for name in found) >= 4
+    assert {"train_loss", "train_accuracy"} <= found["s-retrain/seed-0"]
+
+
+def test_a_callback_that_raises_is_told_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Callback):
+        def run_started(self, run: Run) -> None:
+            raise RuntimeError("no\nlog")
+
+    listener, study = Listener(), optuna.create_study()
+    told, run = Callbacks([Broken(), listener]), Run("check", study, 1, 1)
+    told.run_started(run)
+    told.run_finished(run)
+    assert [event[0] for event in listener.told] == ["run started", "run finished"]
+    assert [record.getMessage() for record in caplog.records] == ["Broken is told nothing more: no log"]
