@@ -19,6 +19,14 @@ class NasOptunaError(Exception):
 
     A message is one line of at most `LONGEST_ERROR` characters: the middle of a longer one is left out, so that its
     beginning, which names the problem, and its end, which names the remedy, are kept.
+
+    Example:
+        >>> from nas_optuna import create_space
+        >>> try:
+        ...     create_space("cnov", {}, in_channels=1, classes=10, input_size=28)
+        ... except NasOptunaError as error:
+        ...     print(error)
+        unknown space 'cnov'; did you mean 'conv'?
     """
 
     exit_code = 2

@@ -30,6 +30,7 @@ class GuardedPruner(BasePruner):
         ValueError: A value is out of its range.
 
     Example:
+        >>> import optuna
         >>> study = optuna.create_study(direction="maximize", pruner=GuardedPruner(epochs=10))
     """
 

@@ -86,6 +86,10 @@ class Recipe(_Part):
         cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
         cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
+
+    Example:
+        >>> Recipe(epochs=10, optimizer="sgd", learning_rate=0.05, flip=True).fingerprint != Recipe().fingerprint
+        True
     """
 
     epochs: int = Field(default=5, ge=1)
@@ -351,6 +355,11 @@ class StudySpec(_Part):
         fixed: Parameters that are pinned to one choice, by name, whatever the sampler proposes.
         search: Settings of the recipe that each trial chooses beside its architecture, e.g.
             ``learning_rate = {low = 1e-4, high = 1e-1, log = true}``. A range or a list may also stand in ``[recipe]``.
+
+    Example:
+        >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 2}, "limits": {"macs": 1e6}})
+        >>> spec.override(["recipe.epochs=3"]).recipe.epochs
+        3
     """
 
     data: DataSpec = DataSpec()

@@ -34,7 +34,7 @@ class CostModel:
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)
         >>> CostModel(space, torch.device("cpu"))(space.parse("f16k3s1"))["params"]
-        1930
+        4170
     """
 
     def __init__(

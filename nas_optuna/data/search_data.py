@@ -27,6 +27,12 @@ class SearchData:
         name: The data set's name.
         train: Trains the networks.
         validation: Selects among them.
+
+    Example:
+        >>> from nas_optuna import load_data
+        >>> data = load_data("digits")
+        >>> len(data.train), len(data.validation), data.train.classes[0]
+        (1150, 288, '0')
     """
 
     name: str

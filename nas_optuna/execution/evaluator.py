@@ -42,6 +42,10 @@ class Measurement:
         details: What is to be kept with the trial beside that, JSON-ready, by the name of a `TrialKey`; the last step's
             details win.
         epochs: Epochs trained in this step, over all repeats.
+
+    Example:
+        >>> Measurement(step=3, metrics={"accuracy": 0.91, "nll": 0.3}, seconds=1.5).metrics["accuracy"]
+        0.91
     """
 
     step: int
@@ -60,6 +64,23 @@ class Evaluator(Protocol):
             is the key by which a finished trial is reused and a checkpoint is found. The space is added by us.
         space: The space whose architectures it trains.
         steps: The largest step that a training reaches.
+
+    Example:
+        >>> class Wide:
+        ...     identity = "the wider, the better"
+        ...     steps = 1
+        ...
+        ...     def __init__(self, space):
+        ...         self.space = space
+        ...
+        ...     def evaluate(self, architecture, *, resume, stop):
+        ...         yield Measurement(1, {"accuracy": architecture.params["conv1.filters"] / 100}, seconds=0.0)
+        >>> import optuna
+        >>> from nas_optuna import ConvSpace, EvaluatorObjective
+        >>> study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> study.optimize(EvaluatorObjective(Wide(ConvSpace(depth=1)), device="cpu"), n_trials=20)
+        >>> study.best_value
+        0.48
     """
 
     @property
@@ -102,6 +123,13 @@ class EvaluatorContext:
         make_space: Makes the study's space for inputs ``[in_channels, *input_size]`` and a number of outputs.
         device: Where to train.
         data_directory: Where data sets are kept; None is their default place.
+
+    Example:
+        A factory that ``[evaluator] name = "my_package:make_evaluator"`` names::
+
+            def make_evaluator(context: EvaluatorContext, rows: int = 500) -> Evaluator:
+                space = context.space(in_channels=3, outputs=1, input_size=32)
+                return MyEvaluator(space, context.device, rows)
     """
 
     make_space: Callable[..., SearchSpace]

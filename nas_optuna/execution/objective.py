@@ -74,6 +74,10 @@ class EvaluatorObjective:
         StudyError: The study's directions are not the objectives' (on a trial).
         TableError: The latency table is damaged, or was measured elsewhere.
         TrainingError: The trial failed (on a trial).
+
+    Example:
+        See `nas_optuna.execution.evaluator.Evaluator`, whose example runs one. With our own training `Objective` is
+        shorter.
     """
 
     def __init__(

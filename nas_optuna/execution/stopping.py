@@ -130,8 +130,12 @@ class StopWhen:
         reason: Why it has ended; None before.
 
     Example:
-        >>> stop = StopWhen(["accuracy"], [parse_until("stalled", ["accuracy"])])
-        >>> study.optimize(objective, callbacks=[stop])
+        >>> import optuna
+        >>> study = optuna.create_study(direction="maximize")
+        >>> stop = StopWhen(["accuracy"], [parse_until("accuracy>=0.98", ["accuracy"])])
+        >>> study.optimize(lambda trial: trial.suggest_categorical("x", [0.99]), n_trials=20, callbacks=[stop])
+        >>> len(study.trials)
+        1
     """
 
     def __init__(self, objectives: Sequence[str], conditions: Sequence[Condition]) -> None:

@@ -70,9 +70,10 @@ def export_network(
         DataError: The folder cannot be written to, or holds something else.
 
     Example:
-        >>> exported = export_network(classifier, Path("model"), images, title="Digits", facts={})  # doctest: +SKIP
-        >>> exported.files  # doctest: +SKIP
-        ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'README.md')
+        A trained network is exported in one line::
+
+            exported = export_network(classifier, Path("model"), images, title="Digits", facts={})
+            exported.files  # ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'README.md')
     """
     _require_usable(folder)
     classifier = classifier.eval()

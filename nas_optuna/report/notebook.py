@@ -132,9 +132,14 @@ def load_study(
         StudyError: There is no such study, it is not ours, or it names code that nobody has agreed to.
 
     Example:
-        >>> study = load_study("nas")  # doctest: +SKIP
-        >>> study.best.architecture  # doctest: +SKIP
-        'f24k3s1-f32k5s1'
+        >>> import tempfile
+        >>> from nas_optuna import Experiment, StudySpec
+        >>> from nas_optuna.study.storage import open_storage
+        >>> url = f"sqlite:///{tempfile.mkdtemp()}/nas.db"
+        >>> experiment = Experiment.from_spec(StudySpec.from_dict({"space": {"name": "conv", "depth": 1}}))
+        >>> made = experiment.create(open_storage(url, create=True), "nas")
+        >>> load_study("nas", url).space.size
+        24
     """
     from nas_optuna.experiment import code_named
     from nas_optuna.study.trust import require_trust

@@ -44,6 +44,10 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
 
     Raises:
         SpecError: The name or an option is unknown, or the sampler refuses the space or a value.
+
+    Example:
+        >>> from nas_optuna import ConvSpace
+        >>> sampler = create_sampler("evolution", ConvSpace(), seed=0, options={"population_size": 30})
     """
     from optuna.samplers import BaseSampler as Sampler
 

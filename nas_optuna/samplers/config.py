@@ -23,6 +23,7 @@ def configured(
         config: A dataclass whose fields all have defaults.
 
     Example:
+        >>> import dataclasses, optuna
         >>> @dataclasses.dataclass(frozen=True)
         ... class RandomConfig:
         ...     pass

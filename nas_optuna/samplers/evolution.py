@@ -83,6 +83,7 @@ class EvolutionSampler(ArchitectureSampler):
             are all numbers.
 
     Example:
+        >>> import optuna
         >>> sampler = EvolutionSampler(EvolutionConfig(population_size=30), seed=0)
         >>> study = optuna.create_study(sampler=sampler)
     """

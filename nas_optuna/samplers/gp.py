@@ -105,6 +105,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
             are all numbers.
 
     Example:
+        >>> import optuna
         >>> sampler = ArchitectureGPSampler(seed=0)
         >>> study = optuna.create_study(sampler=sampler)
     """

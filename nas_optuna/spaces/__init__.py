@@ -60,6 +60,11 @@ def create_space(
 
     Raises:
         SpecError: The name or an option is unknown, or an option's value is refused.
+
+    Example:
+        >>> options = {"depth": 1, "fix": {"conv1.stride": 1}}
+        >>> create_space("conv", options, in_channels=1, classes=10, input_size=28).size
+        12
     """
     shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
     own = {option: value for option, value in options.items() if option != "fix"}

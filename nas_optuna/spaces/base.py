@@ -119,6 +119,14 @@ class SearchSpace(ABC):
         input_size: Side length of the input in pixels; ``(height, width)`` where the input is not square.
         conditional: Whether some parameters exist only beside certain choices of others. Then an architecture has
             some of `parameters`, and samplers that need vectors of one length fill the rest with first choices.
+
+    Example:
+        >>> import random
+        >>> from nas_optuna import create_space
+        >>> space = create_space("block", {}, in_channels=3, classes=10, input_size=(32, 48))
+        >>> architecture = space.sample(random.Random(0))
+        >>> space.parse(str(architecture)) == architecture
+        True
     """
 
     name: str

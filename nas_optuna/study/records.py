@@ -38,6 +38,12 @@ class TrialRecord:
         cause: Why it was stopped, where neither the pruner nor the end did it.
         duplicate_of: Number of the trial whose training was reused.
         spread: Standard deviation over the recipe's repeats, where there are several.
+
+    Example:
+        >>> import optuna
+        >>> record = TrialRecord.of(optuna.trial.create_trial(value=0.9))
+        >>> record.state, record.values
+        ('complete', (0.9,))
     """
 
     number: int

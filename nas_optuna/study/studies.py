@@ -176,7 +176,7 @@ def file_name(name: str) -> str:
 
     Example:
         >>> file_name("mine"), file_name("../Mine")
-        ('mine', 'mine~d23bfe8f2a8b3a2a9bb3ed9b0e4d1fb8')
+        ('mine', 'mine~409aef89958dfce26200f13d5c697b4a')
     """
     if _PLAIN.fullmatch(name) and name not in _RESERVED:
         return name

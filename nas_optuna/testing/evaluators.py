@@ -20,6 +20,13 @@ class EvaluatorSuite(ABC):
 
     Attributes:
         tolerance: The largest relative difference of figures that counts as none.
+
+    Example:
+        ::
+
+            class TestMine(EvaluatorSuite):
+                def make_evaluator(self):
+                    return MyEvaluator(rows=100, steps=2)
     """
 
     tolerance: float = 0.0

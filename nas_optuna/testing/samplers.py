@@ -18,6 +18,12 @@ class SamplerSuite(ABC):
 
     Attributes:
         trials: How many trials each test runs.
+
+    Example:
+        >>> import optuna
+        >>> class TestMine(SamplerSuite):
+        ...     def make_sampler(self, space, seed):
+        ...         return optuna.samplers.TPESampler(seed=seed)
     """
 
     trials: int = 15

@@ -20,6 +20,12 @@ class SupernetSuite(ABC):
     Attributes:
         architectures: How many random architectures each test looks at.
         tolerance: The largest difference of outputs that counts as none.
+
+    Example:
+        >>> from nas_optuna import ConvSpace
+        >>> class TestMine(SupernetSuite):
+        ...     def make_space(self):
+        ...         return ConvSpace(depth=2, input_size=8)
     """
 
     architectures: int = 5

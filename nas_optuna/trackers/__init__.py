@@ -20,7 +20,7 @@ def create_tracker(text: str) -> Callback:
         SpecError: The name is unknown, its place is missing, or its package is not installed.
 
     Example:
-        >>> create_tracker("tensorboard:logs")  # doctest: +SKIP
+        >>> tracker = create_tracker("tensorboard:logs")
     """
     name, _, where = text.partition(":")
     if name not in TRACKERS:

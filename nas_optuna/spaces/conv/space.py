@@ -50,6 +50,12 @@ class ConvSpace(Decomposable):
 
     Raises:
         SpecError: An option is not positive, a list of choices is empty or repeats itself.
+
+    Example:
+        >>> space = ConvSpace(depth=2, input_size=28)
+        >>> space.size
+        576
+        >>> network = space.build(space.parse("f16k3s1-f48k5s2"))  # of [n, 1, 28, 28], logits [n, 10]
     """
 
     name = "conv"
