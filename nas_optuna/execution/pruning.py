@@ -22,9 +22,10 @@ from collections.abc import Container, Mapping
 from typing import Any, TypeGuard, cast
 
 from optuna.storages import BaseStorage
-from optuna.study import Study, StudyDirection
+from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
+from nas_optuna.study.optuna_internals import read_trial, storage_of, trial_id_of, with_storage
 from nas_optuna.study.schema import TrialKey, attribute
 
 
@@ -48,9 +49,8 @@ def should_prune(trial: BaseTrial, costs: Mapping[str, float], direction: str = 
     if not _has_several_objectives(trial):
         return trial.should_prune()
     study = trial.study
-    storage = cast(BaseStorage, _OneObjective(study._storage, costs, direction))
-    view = Study(study.study_name, storage, sampler=study.sampler, pruner=study.pruner)
-    return study.pruner.prune(view, storage.get_trial(trial._trial_id))
+    view = with_storage(study, _OneObjective(storage_of(study), costs, direction))
+    return study.pruner.prune(view, read_trial(view, trial_id_of(trial)))
 
 
 def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial
 
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.study.optuna_internals import set_study_system_attributes
+from nas_optuna.study.optuna_internals import dashboard_note, set_study_system_attributes
 from nas_optuna.study.records import TrialRecord, count
 
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
@@ -46,14 +46,8 @@ class NoteWriter(Callback):
     """Writes the note of each trial when it has ended."""
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Write the note to the study, where the dashboard looks for it.
-
-        Not by its `save_note`, which reads the notes of all trials twice.
-        """
-        from optuna_dashboard._note import note_ver_key, split_body
-
+        """Write the note to the study, where the dashboard looks for it."""
         trial = subject.trial
         if not isinstance(trial, Trial) or ended is None:
             return
-        number = trial._trial_id
-        set_study_system_attributes(trial.study, {note_ver_key(number): 1, **split_body(trial_note(ended), number)})
+        set_study_system_attributes(trial.study, dashboard_note(trial, trial_note(ended)))

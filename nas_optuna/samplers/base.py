@@ -24,6 +24,7 @@ from threadpoolctl import ThreadpoolController
 from nas_optuna.samplers.comparison import is_informative, violation
 from nas_optuna.samplers.encoding import Encoding, Tokens
 from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 
 PROPOSAL = "nas_optuna:proposal"
 """System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
@@ -78,7 +79,7 @@ class History(Encoding):
     def read(self, study: Study) -> None:
         """Take in what has been started or has finished since the last call."""
         # Not study.get_trials: under Hyperband that shows one bracket, and a number is not a position in it.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = all_trials(study)
         news = [trials[number] for number in self._unfinished] + trials[self._count :]
         self._count = len(trials)
         unfinished = [trial for trial in news if not trial.state.is_finished()]
@@ -192,7 +193,7 @@ class ArchitectureSampler(BaseSampler):
             tokens = self.propose(history, study, trial)
             if tokens in history.seen:  # the space is exhausted
                 break
-            study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, [history.digest, *tokens])
+            set_trial_system_attribute(study, trial, PROPOSAL, [history.digest, *tokens])
             history.read(study)
             history.running.pop(trial.number, None)
             rivals = [number for number, theirs in history.running.items() if theirs == tokens]

@@ -17,6 +17,7 @@ from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.lstm_policy import Policy
 from nas_optuna.samplers.reinforce import ControllerConfig, ReinforceTrainer
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import set_trial_attribute
 from nas_optuna.study.schema import StudyKey, TrialKey
 
 SNAPSHOT_EVERY = 250
@@ -100,7 +101,7 @@ class ControllerSampler(ArchitectureSampler):
                 break
         chosen = next((i for i in (allowed, *unseen) if i is not None), 0)
         for name, value in ((TrialKey.LOG_PROB, rollout.log_prob[chosen]), (TrialKey.ENTROPY, entropy)):
-            study._storage.set_trial_user_attr(trial._trial_id, name, float(value))
+            set_trial_attribute(study, trial, name, float(value))
         return candidates[chosen]
 
     def policy(self, study: Study) -> Policy:

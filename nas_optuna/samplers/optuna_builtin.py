@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import last_of_grid, showing
 
 GP_TRIALS = 100
 """Optuna's Gaussian process is fitted to so many complete trials at most; 3,000 take ten minutes and 5 GB."""
@@ -122,12 +122,9 @@ class _GPSampler(optuna.samplers.GPSampler):
 
 def _with_fewer_trials(study: Study) -> Study:
     """Return a view of a study with at most `GP_TRIALS` complete trials, half the best, half the latest."""
-    view = copy.copy(study)
-    everything = study._get_trials
     sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
 
-    def fewer(*args: Any, **options: Any) -> list[FrozenTrial]:
-        trials = everything(*args, **options)
+    def fewer(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
         if len(complete) <= GP_TRIALS:
             return trials
@@ -135,8 +132,7 @@ def _with_fewer_trials(study: Study) -> Study:
         kept = {t.number for t in [*best, *complete[-(GP_TRIALS // 2) :]]}
         return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
 
-    view._get_trials = fewer  # type: ignore[method-assign]
-    return view
+    return showing(study, fewer)
 
 
 class _GridSampler(optuna.samplers.GridSampler):
@@ -147,5 +143,5 @@ class _GridSampler(optuna.samplers.GridSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stop when no point but this one was left."""
-        if not set(self._get_unvisited_grid_ids(study)) - {trial.system_attrs.get("grid_id")}:
+        if last_of_grid(self, study, trial):
             study.stop()

@@ -25,6 +25,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute, study_user_attributes
 from nas_optuna.study.schema import LONGEST, StudyKey, TrialKey, attribute, study_attribute
 
 _REDRAWS = 50
@@ -68,7 +69,7 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
     Raises:
         StudyError: The study has none.
     """
-    attributes = study._storage.get_study_user_attrs(study._study_id)
+    attributes = study_user_attributes(study)
     summary = study_attribute(attributes, StudyKey.SUPERNET)
     if summary is None:
         raise StudyError(
@@ -174,7 +175,7 @@ def load_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
         study: The study.
         choices: Parameter name → choices, as the space has them; parameters with a single choice may be missing.
     """
-    attributes = study._storage.get_study_user_attrs(study._study_id)
+    attributes = study_user_attributes(study)
     summary = study_attribute(attributes, StudyKey.SUPERNET, {})
     if "score_chunks" not in summary:
         return None
@@ -205,7 +206,7 @@ def load_scorer(study: Study, space: SearchSpace) -> Callable[[Sequence[Architec
 
 def starts(study: Study) -> list[dict[str, Any]]:
     """The params to begin with, the best first; empty where the study has no score."""
-    attributes = study._storage.get_study_user_attrs(study._study_id)
+    attributes = study_user_attributes(study)
     summary = study_attribute(attributes, StudyKey.SUPERNET, {})
     if "start_chunks" not in summary:
         return []
@@ -296,7 +297,7 @@ def propose(
 
 def _trials(study: Study) -> list[FrozenTrial]:
     """Every trial: what Hyperband hands to samplers shows those of one bracket, and no user attributes."""
-    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return all_trials(study)
 
 
 class SupernetSampler(BaseSampler):
@@ -396,7 +397,7 @@ class WarmStartSampler(BaseSampler):
         """Decide who proposes this trial."""
         if self._is_warm(study, trial):
             self._warm.add(trial.number)
-            study._storage.set_trial_user_attr(trial._trial_id, TrialKey.ORIGIN, WARM_START)
+            set_trial_attribute(study, trial, TrialKey.ORIGIN, WARM_START)
             trial.set_user_attr(TrialKey.ORIGIN, WARM_START)  # the running trial reads this copy
         else:
             self._sampler.before_trial(study, trial)
@@ -405,7 +406,7 @@ class WarmStartSampler(BaseSampler):
         if attribute(trial, TrialKey.ORIGIN) is not None:  # it was begun before, or enqueued
             return bool(attribute(trial, TrialKey.ORIGIN) == WARM_START)
         begun = sum(attribute(t, TrialKey.ORIGIN) == WARM_START for t in _trials(study))
-        return begun < self._trials and "fixed_params" not in trial.system_attrs
+        return begun < self._trials and not is_enqueued(trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space while warm, then the other sampler's."""

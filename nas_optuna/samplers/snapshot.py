@@ -14,6 +14,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from optuna.study import Study
 
+from nas_optuna.study.optuna_internals import set_study_system_attributes, study_system_attributes
+
 CHUNK = 2000
 """Characters in one attribute; some databases hold no more than 2,046."""
 
@@ -37,16 +39,15 @@ def save(study: Study, name: str, count: int, arrays: dict[str, NDArray[Any]]) -
     data = safetensors.numpy.save(arrays)
     text = base64.b64encode(data).decode()
     chunks = [text[i : i + CHUNK] for i in range(0, len(text), CHUNK)]
-    for i, chunk in enumerate(chunks):
-        study._storage.set_study_system_attr(study._study_id, f"{name}:{slot}:{i}", chunk)
+    pieces = {f"{name}:{slot}:{i}": chunk for i, chunk in enumerate(chunks)}
     # The header comes last. Its digest tells pieces that two processes mixed, or that only half arrived.
     header = {"count": count, "chunks": len(chunks), "sha256": hashlib.sha256(data).hexdigest()}
-    study._storage.set_study_system_attr(study._study_id, f"{name}:{slot}", json.dumps(header))
+    set_study_system_attributes(study, pieces | {f"{name}:{slot}": json.dumps(header)})
 
 
 def load(study: Study, name: str) -> Iterator[dict[str, NDArray[Any]]]:
     """Every snapshot that is whole, the one of the most trials first."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = study_system_attributes(study)
     headers = _headers(study, name)
     for slot in sorted(headers, key=lambda s: -headers[s]["count"]):
         pieces = [attributes.get(f"{name}:{slot}:{i}", "") for i in range(headers[slot]["chunks"])]
@@ -59,7 +60,7 @@ def load(study: Study, name: str) -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def _headers(study: Study, name: str) -> dict[int, dict[str, Any]]:
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = study_system_attributes(study)
     return {slot: json.loads(attributes[f"{name}:{slot}"]) for slot in range(SLOTS) if f"{name}:{slot}" in attributes}
 
 

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.optuna_internals import is_enqueued, set_trial_attribute
 from nas_optuna.study.schema import TrialKey
 
 _OWN_DRAWS = 8
@@ -70,7 +71,7 @@ class WithinLimitsSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The first of the sampler's proposals that is inside."""
-        if "fixed_params" in trial.system_attrs:  # enqueued: the choice is made
+        if is_enqueued(trial):  # the choice is made
             return {}
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
@@ -81,7 +82,7 @@ class WithinLimitsSampler(BaseSampler):
             if excess <= 0:
                 break
         assert best is not None
-        study._storage.set_trial_user_attr(trial._trial_id, TrialKey.PROPOSALS, draw + 1)
+        set_trial_attribute(study, trial, TrialKey.PROPOSALS, draw + 1)
         return best[1]
 
     def sample_independent(

@@ -162,6 +162,8 @@ TRANSACTIONS = (
     "set_trial_user_attr",
     "set_trial_system_attr",
     "get_trial",
+    "get_trial_user_attrs",
+    "get_trial_system_attrs",
     "_get_trials",
     "_get_best_trial_id",
 )
@@ -330,9 +332,15 @@ def exists(study: Study) -> bool:
         return False
 
 
-def is_enqueued(trial: Trial) -> bool:
+def enqueued_params(trial: Trial | FrozenTrial) -> dict[str, Any] | None:
+    """The parameters that somebody chose before the trial began; None where nobody did."""
+    frozen = trial._cached_frozen_trial if isinstance(trial, Trial) else trial
+    return frozen.system_attrs.get("fixed_params")
+
+
+def is_enqueued(trial: Trial | FrozenTrial) -> bool:
     """Whether somebody chose the trial's parameters before it began."""
-    return "fixed_params" in trial._cached_frozen_trial.system_attrs
+    return enqueued_params(trial) is not None
 
 
 def read_trial(study: Study, trial_id: int) -> FrozenTrial:
@@ -348,6 +356,27 @@ def storage_of(study: Study) -> BaseStorage:
 def with_storage(study: Study, storage: object) -> Study:
     """Return the same study, read through something that acts as a storage."""
     return Study(study.study_name, cast(BaseStorage, storage), sampler=study.sampler, pruner=study.pruner)
+
+
+def showing(study: Study, chosen: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Study:
+    """Return a view of a study in which Optuna's samplers see some of its trials.
+
+    Args:
+        study: It is left as it is.
+        chosen: Given all trials that a sampler asks for, those that it is shown.
+    """
+    view, everything = copy.copy(study), study._get_trials
+
+    def some(*arguments: Any, **options: Any) -> list[FrozenTrial]:
+        return chosen(everything(*arguments, **options))
+
+    view._get_trials = some  # type: ignore[method-assign]
+    return view
+
+
+def last_of_grid(sampler: optuna.samplers.GridSampler, study: Study, trial: FrozenTrial) -> bool:
+    """Whether no point of the grid but a trial's own was left."""
+    return not set(sampler._get_unvisited_grid_ids(study)) - {trial.system_attrs.get("grid_id")}
 
 
 @contextmanager
@@ -381,6 +410,21 @@ def open_trial(study: Study, trial_id: int) -> Trial:
 def set_trial_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
     """Set a user attribute of a trial that is known only as it was when it was read: what a sampler is given."""
     study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """As `set_trial_attribute`, of the attributes that tools keep their own things in."""
+    study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+def dashboard_note(trial: Trial | FrozenTrial, text: str) -> dict[str, Any]:
+    """Return the study's system attributes in which optuna-dashboard looks for a trial's note.
+
+    Its own ``save_note`` reads the notes of all trials twice.
+    """
+    from optuna_dashboard._note import note_ver_key, split_body
+
+    return {note_ver_key(trial._trial_id): 1, **split_body(text, trial._trial_id)}
 
 
 def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.optuna_internals import enqueued_params
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.text_files import read_text
 
@@ -85,7 +86,7 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     """
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     for place, trial in enumerate(waiting, start=1):
-        if trial.system_attrs.get("fixed_params", trial.params) == dict(params):
+        if (enqueued_params(trial) or trial.params) == dict(params):
             return place
     enqueue(study, space, params, origin)
     return len(waiting) + 1

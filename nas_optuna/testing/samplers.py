@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.optuna_internals import storage_of
 
 
 class SamplerSuite(ABC):
@@ -76,7 +77,7 @@ class SamplerSuite(ABC):
         space = self.space()
         study = optuna.create_study(direction="maximize", sampler=self.make_sampler(space, 1))
         other = optuna.load_study(
-            study_name=study.study_name, storage=study._storage, sampler=self.make_sampler(space, 2)
+            study_name=study.study_name, storage=storage_of(study), sampler=self.make_sampler(space, 2)
         )
         for i in range(self.trials):
             running = [worker.ask(dict(space.distributions())) for worker in (study, other)]

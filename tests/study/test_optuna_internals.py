@@ -1,16 +1,28 @@
+"""A contract test for each use of a name that Optuna and optuna-dashboard do not promise to keep."""
+
+import ast
+import inspect
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import FixedTrial
+from optuna.samplers import GridSampler
+from optuna.storages import RDBStorage
+from optuna.trial import FixedTrial, TrialState
 from optuna_dashboard import get_note
 
+import nas_optuna
 from nas_optuna.execution.loop import run
 from nas_optuna.execution.objective import Objective
 from nas_optuna.report.notes import NoteWriter, trial_note
+from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_study_system_attributes, set_trial_attributes
 from nas_optuna.study.storage import open_storage
 
+CHECKED = {"optuna": "5.0.0", "optuna-dashboard": "0.21.0"}
+"""The releases that these tests were last seen to pass with; newer ones within the bounds of pyproject.toml may too."""
+OWNER = "worker"
 VALUES = {"text": "f16k3s1", "number": 3, "real": 0.1, "none": None, "list": [1, "é"], "dict": {"a": {"b": 1}}}
 
 
@@ -67,3 +79,145 @@ def test_the_dashboard_finds_each_note(study: optuna.Study, objective: Objective
 
 def _of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
     return optuna.Trial(study, trial._trial_id)
+
+
+def test_the_releases_that_were_checked_are_not_newer_than_what_is_installed() -> None:
+    for package, checked in CHECKED.items():
+        installed = version(package)
+        assert tuple(map(int, installed.split(".")[:2])) >= tuple(map(int, checked.split(".")[:2]))
+
+
+def private_names() -> set[str]:
+    """What Optuna's classes call by a name that begins with an underscore, instance attributes included."""
+    study = optuna.create_study(sampler=GridSampler({"x": [1]}))
+    trial = study.ask()
+    things = (study, trial, study.sampler, study.pruner, study._storage, RDBStorage, optuna.create_trial(value=0.0))
+    found = {name for thing in things for name in (*dir(thing), *getattr(thing, "__dict__", {}))}
+    return {name for name in found if name.startswith("_") and not name.endswith("__")}
+
+
+def uses(tree: ast.AST, private: set[str]) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("optuna"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            found += [f"import {name}" for name in names if name.startswith("_")]
+        if isinstance(node, ast.Attribute) and node.attr in private:
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            found += [] if owner in ("self", "cls") else [f"{ast.unparse(node)} in line {node.lineno}"]
+    return found
+
+
+def test_nobody_else_uses_a_private_name_of_optuna() -> None:
+    package, private = Path(nas_optuna.__file__).parent, private_names()
+    assert {"_storage", "_trial_id", "_study_id", "_get_trials"} < private
+    assert uses(ast.parse("from optuna.study._tell import x; trial._trial_id"), private)
+    for file in package.rglob("*.py"):
+        if file.name != "optuna_internals.py":
+            found = uses(ast.parse(file.read_text()), private)
+            assert not found, f"{file.relative_to(package)}: {found}"
+
+
+def test_every_transaction_of_a_database_is_patient() -> None:
+    opening = {
+        name
+        for name, method in inspect.getmembers(RDBStorage, inspect.isfunction)
+        if "_create_scoped_session" in inspect.getsource(method)
+    }
+    heartbeat = {name for name in opening if "heartbeat" in name or "stale" in name}
+    inner = {"__init__", "_create_new_trial_with_session", "_get_prepared_new_trial"}
+    assert opening - heartbeat - inner <= set(internals.TRANSACTIONS)
+
+
+def test_a_study_is_seen_whole(tmp_path: Path) -> None:
+    for storage in (open_storage(f"sqlite:///{tmp_path}/x.db", create=True), optuna.storages.InMemoryStorage()):
+        internals.create_whole_study(storage, "s", ["maximize", "minimize"], ["a", "b"], {"k": [1]})
+        made = optuna.load_study(study_name="s", storage=storage)
+        assert (made.metric_names, made.user_attrs) == (["a", "b"], {"k": [1]})
+        assert [d.name for d in made.directions] == ["MAXIMIZE", "MINIMIZE"]
+        assert internals.study_user_attributes(made) == {"k": [1]}
+        with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+            internals.create_whole_study(storage, "s", ["maximize"], ["a"], {})
+        assert internals.exists(made)
+        optuna.delete_study(study_name="s", storage=storage)
+        assert not internals.exists(made)
+
+
+def test_trials_are_read_as_they_are_now(study: optuna.Study) -> None:
+    trial = study.ask()
+    assert internals.trial_id_of(trial) == internals.trial_id_of(internals.all_trials(study)[0])
+    internals.set_trial_attribute(study, internals.all_trials(study)[0], "a", 1)
+    internals.set_trial_system_attribute(study, internals.all_trials(study)[0], "b", 2)
+    found = internals.read_trial(study, internals.trial_id_of(trial))
+    assert (found.user_attrs, found.system_attrs["b"], found.state) == ({"a": 1}, 2, TrialState.RUNNING)
+    assert internals.all_trials(study, [TrialState.COMPLETE]) == []
+    assert internals.with_storage(study, internals.storage_of(study)).trials == study.trials
+
+
+def test_enqueued_choices_are_known(study: optuna.Study) -> None:
+    study.enqueue_trial({"x": 1})
+    (waiting,) = study.trials
+    assert internals.enqueued_params(waiting) == {"x": 1}
+    asked, own = study.ask(), study.ask()
+    assert internals.is_enqueued(asked)
+    assert not internals.is_enqueued(own)
+
+
+def test_a_worker_claims_a_waiting_trial_once_and_puts_it_back(study: optuna.Study) -> None:
+    study.enqueue_trial({"x": 1})
+    (waiting,) = study.trials
+    number = internals.trial_id_of(waiting)
+    assert internals.claim(study, waiting, OWNER, "me")
+    assert not internals.claim(study, waiting, OWNER, "you")
+    assert internals.state_and_owner(study, number, OWNER) == (TrialState.RUNNING, "me")
+    assert not internals.put_back(study, number, OWNER, "you")
+    assert internals.put_back(study, number, OWNER, "me")
+    assert internals.state_and_owner(study, number, OWNER) == (TrialState.WAITING, None)
+    assert internals.state_and_owner(study, number + 9, OWNER) is None
+
+
+def test_a_new_trial_is_marked_from_its_first_moment_and_told(study: optuna.Study) -> None:
+    number = internals.new_trial(study, {OWNER: "me"})
+    assert internals.state_and_owner(study, number, OWNER) == (TrialState.RUNNING, "me")
+    trial = internals.open_trial(study, number)
+    assert trial.suggest_int("x", 1, 1) == 1
+    ended = internals.tell(study, trial, 0.5)
+    (stored,) = study.trials
+    assert (ended.state, ended.values, ended.params) == (stored.state, stored.values, stored.params)
+
+
+def test_a_sampler_may_stop_a_study_that_is_not_optimized_by_optuna(study: optuna.Study) -> None:
+    with internals.stoppable(study) as stopped:
+        assert not stopped()
+        study.stop()
+        assert stopped()
+    with pytest.raises(RuntimeError):
+        study.stop()
+
+
+def test_a_view_shows_some_trials_to_optunas_samplers(study: optuna.Study) -> None:
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=4)
+    shown: list[int] = []
+
+    def last_two(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+        shown.append(len(trials))
+        return trials[-2:]
+
+    view = internals.showing(study, last_two)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=0)
+    running = study._storage.get_trial(internals.trial_id_of(study.ask()))
+    sampler.sample_independent(view, running, "x", optuna.distributions.FloatDistribution(0, 1))
+    assert shown
+    assert len(view.get_trials(deepcopy=False)) == 2
+    assert len(study.trials) == 5
+
+
+def test_the_last_point_of_a_grid_is_known(study: optuna.Study) -> None:
+    study.sampler = GridSampler({"x": [1, 2]}, seed=0)
+    first = study.ask()
+    first.suggest_categorical("x", [1, 2])
+    assert not internals.last_of_grid(study.sampler, study, study.trials[0])
+    study.tell(first, 0.0)
+    second = study.ask()
+    second.suggest_categorical("x", [1, 2])
+    assert internals.last_of_grid(study.sampler, study, study.trials[1])
