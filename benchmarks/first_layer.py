@@ -10,7 +10,7 @@ by how fast its output can be written and read again by pooling and by backward,
 - parts: nhwc in parts whose output fits in the cache, as `nas_optuna.training` computes a batch.
 
 Each pass covers convolution, 2×2 max pooling and ReLU, forward and backward; all give the same output and weight
-gradient (checked). Printed is milliseconds an image, median of the rounds.
+gradient (checked). Printed is milliseconds per image, median of the rounds.
 
     python benchmarks/first_layer.py
 """

@@ -114,7 +114,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{result['trials']} trials on SQLite, medians of {result['blocks']} blocks, milliseconds a trial")
+    print(f"{result['trials']} trials on SQLite, medians of {result['blocks']} blocks, milliseconds per trial")
     for clock in ("wall", "cpu"):
         bare_ms, ours_ms, extra_ms = (result[f"{what}_{clock}_ms"] for what in ("bare", "ours", "extra"))
         print(f"{clock:5s} bare {bare_ms:6.1f}   ours {ours_ms:6.1f}   ours beyond bare {extra_ms:+6.1f}")

@@ -180,7 +180,7 @@ def print_rows(rows: list[dict]) -> None:
     for (name, workers), group in itertools.groupby(rows, key=lambda row: (row["table"], row["workers"])):
         title = f"{name}, {workers} worker{'s' * (workers > 1)}: mean regret ± standard error, percentage points"
         table = RichTable(title=title, caption="* below random, p < 0.05 (paired by seed)")
-        for column in ("sampler", "seeds", *map(str, BUDGETS), "ms a proposal"):
+        for column in ("sampler", "seeds", *map(str, BUDGETS), "ms per proposal"):
             table.add_column(column, justify="left" if column == "sampler" else "right")
         for row in group:
             cells, milliseconds = [], row["ms_per_proposal"]

@@ -1,6 +1,6 @@
 """What a supernet's training step costs, relative to a single network's, measured alternately in one run.
 
-Conv space: the supernet with 2, 6, 12 and 24 choices a layer against the largest single network, the same for all of
+Conv space: the supernet with 2, 6, 12 and 24 choices per layer against the largest single network, the same for all of
 them. Strides are held at 1, where a step costs the most: drawn strides of 2 would flatter the supernet.
 Block space: a sampled step and a mixture step against the single path that was drawn.
 

@@ -35,7 +35,7 @@ from nas_optuna.study.schema import StudyKey, TrialKey
 
 CPU = torch.device("cpu")
 WEIGHTS = (0.0, 0.1, 1.0, 10.0)
-"""Latency weights, in units of cross entropy a millisecond."""
+"""Latency weights, in units of cross entropy per millisecond."""
 
 
 def train(

@@ -73,7 +73,7 @@ def reference_side(images: int, input_size: int, batch_size: int) -> Any:
 
     Returns:
         ``train(architecture, seed)`` → seconds, mean loss and network; ``accuracy(architecture, seed)`` after the same
-        epoch; ``load_only()`` → images a second; and how many images are trained on.
+        epoch; ``load_only()`` → images per second; and how many images are trained on.
     """
     import torch
     from torch import nn

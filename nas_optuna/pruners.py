@@ -28,7 +28,7 @@ def median(epochs: int, *, n_startup_trials: int = 5, n_warmup_steps: int = 1) -
 def percentile(
     epochs: int, *, percentile: float = 25.0, n_startup_trials: int = 5, n_warmup_steps: int = 1
 ) -> BasePruner:
-    """As median, but keep only this best percentage."""
+    """Stop a trial that is not among the best `percentile` percent at the same epoch."""
     import optuna
 
     return optuna.pruners.PercentilePruner(percentile, n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps)
@@ -51,7 +51,7 @@ def hyperband(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) ->
 
 
 def patient(epochs: int, *, patience: int = 2, min_delta: float = 0.0) -> BasePruner:
-    """As median, but only once a trial has not improved for `patience` epochs."""
+    """Stop a trial below the median at the same epoch once it has not improved for `patience` epochs."""
     import optuna
 
     return optuna.pruners.PatientPruner(median(epochs), patience=patience, min_delta=min_delta)

@@ -68,7 +68,7 @@ class Recipe(_Part):
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images a step.
+        batch_size: Images per step.
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate: Peak learning rate.
         momentum: SGD's momentum.
@@ -164,7 +164,7 @@ class LatencySpec(_Part):
         force: Use the table although another device or version has measured it; right where the networks will
             run on that device.
         threads: Threads of one operation on the CPU.
-        batch_size: Images a call; also what the cost ``memory`` counts activations for.
+        batch_size: Images per call; also what the cost ``memory`` counts activations for.
         precision: Of weights and activations.
     """
 

@@ -100,7 +100,7 @@ class RunDisplay(Callback):
 
     Args:
         score: What is counted.
-        progress: The live display; None prints a line a trial.
+        progress: The live display; None prints a line per trial.
     """
 
     def __init__(self, score: Score, progress: Progress | None) -> None:

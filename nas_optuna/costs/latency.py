@@ -36,7 +36,7 @@ class Conditions:
         runtime: ``"torch"`` (eager, inference mode) or ``"onnx"`` (ONNX Runtime).
         version: The runtime's version.
         threads: Threads of one operation on the CPU.
-        batch_size: Images a call.
+        batch_size: Images per call.
         precision: Of weights and activations: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     """
 

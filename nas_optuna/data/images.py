@@ -36,7 +36,7 @@ class ImageSet:
         report: How they were read; what its notes say is printed at the head of a run.
 
     Raises:
-        DataError: Shapes, types or labels are not as above, or there is no image.
+        DataError: A shape, a type or a label is not what `images` and `labels` ask for, or there is no image.
 
     Example:
         >>> import torch

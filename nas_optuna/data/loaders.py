@@ -29,7 +29,7 @@ class BatchLoader(Protocol):
     Attributes:
         kind: ``"resident"`` or ``"streaming"``.
         size: Number of images.
-        batch_size: Images a batch; the last may be smaller.
+        batch_size: Images per batch; the last may be smaller.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class ResidentLoader:
 
     Args:
         images: The images.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         input_size: Side of the output in pixels, or its ``(height, width)``.
         device: Where images live and batches are made.
         augmentation: Applied when an epoch has a seed.
@@ -80,7 +80,7 @@ class ResidentLoader:
         return -(-self.size // self.batch_size)
 
     def epoch(self, seed: int | None = None) -> Iterator[Batch]:
-        """As `BatchLoader.epoch`."""
+        """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
         if seed is None:
             for images, labels in zip(
                 self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True
@@ -123,7 +123,7 @@ class StreamingLoader:
         return -(-self.size // self.batch_size)
 
     def epoch(self, seed: int | None = None) -> Iterator[Batch]:
-        """As `BatchLoader.epoch`."""
+        """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
         generator = torch.Generator(self._device).manual_seed(seed or 0)
         order = torch.arange(self.size)
         if seed is not None:

@@ -85,15 +85,15 @@ class Evaluator(Protocol):
 
     @property
     def identity(self) -> str:
-        """See above."""
+        """Differs whenever a value would."""
 
     @property
     def space(self) -> SearchSpace:
-        """See above."""
+        """The space whose architectures it trains."""
 
     @property
     def steps(self) -> int:
-        """See above."""
+        """The largest step that a training reaches."""
 
     def evaluate(
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]

@@ -495,5 +495,5 @@ def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:
 
 
 def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
-    """As Optuna takes them: a number, or several."""
+    """Return values in the form that Optuna takes: a number for one objective, several for more."""
     return values[0] if len(values) == 1 else tuple(values)

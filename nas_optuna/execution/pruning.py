@@ -30,7 +30,7 @@ from nas_optuna.study.schema import TrialKey, attribute
 
 
 def report(trial: BaseTrial, value: float, step: int) -> None:
-    """As ``trial.report``, also in a study with several objectives."""
+    """Report one figure of a trial: ``trial.report`` that also works in a study with several objectives."""
     if _has_several_objectives(trial):
         earlier = attribute(trial, TrialKey.REPORTS, {})
         trial.set_user_attr(TrialKey.REPORTS, {**earlier, str(step): value})
@@ -39,7 +39,7 @@ def report(trial: BaseTrial, value: float, step: int) -> None:
 
 
 def should_prune(trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize") -> bool:
-    """As ``trial.should_prune``, also in a study with several objectives.
+    """Ask the study's pruner: ``trial.should_prune`` that also works in a study with several objectives.
 
     Args:
         trial: The trial.

@@ -110,7 +110,7 @@ class Price:
 
     @property
     def epoch_in_trainings(self) -> float:
-        """How many stand-alone trainings an epoch costs."""
+        """How many stand-alone trainings one epoch costs."""
         return self.epoch_seconds / self.training_seconds
 
 

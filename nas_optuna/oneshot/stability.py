@@ -32,8 +32,8 @@ class DivergenceMonitor:
         """Judge a window.
 
         Args:
-            norms: Norm of the weights' gradient before clipping, one a step.
-            losses: Cross entropy, one a step.
+            norms: Norm of the weights' gradient before clipping, one per step.
+            losses: Cross entropy, one per step.
 
         Raises:
             TrainingError: With cause ``"gradient explosion"`` or ``"non-finite loss"``.
@@ -61,7 +61,7 @@ def require_no_collapse(
     """Refuse to go on once every parameter has settled on its least work: all identity, or all smallest.
 
     Args:
-        probabilities: Parameter name → one a choice.
+        probabilities: Parameter name → one per choice.
         derived: The most probable choices.
         smallest: The params with the least work.
 

@@ -82,7 +82,7 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> str:
 
 
 def parallel(axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Sequence[int], float]], label: str) -> str:
-    """Parallel coordinates: one axis a parameter with its choices, one line a trial, the better the stronger.
+    """Parallel coordinates: one axis per parameter with its choices, one line per trial, the better the stronger.
 
     Args:
         axes: Name and choices of each.

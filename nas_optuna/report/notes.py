@@ -1,4 +1,4 @@
-"""Notes for optuna-dashboard: one short one a trial, its architecture as a table."""
+"""Notes for optuna-dashboard: a short one per trial, with its architecture as a table."""
 
 from __future__ import annotations
 

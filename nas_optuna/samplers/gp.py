@@ -33,7 +33,7 @@ RANGES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Steps between choices over which likeness falls to 1/e; the one of the highest likelihood is taken."""
 
 NOISES = (1e-4, 1e-2, 1e-1)
-"""Variance of the noise in units of the signal's; likewise."""
+"""Variance of the noise in units of the signal's; the one of the highest likelihood is taken."""
 
 FITTED_POINTS = 80
 """Range, noise and trend are chosen from so many of these points at most; every second or third of them, if need be."""
@@ -88,8 +88,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
     second; a trend that does not help has the share 0. Among unseen neighbours of the best architectures and random
     ones, the candidate of the highest expected improvement (Jones et al. 1998) is proposed.
 
-    Running trials count as finished with the value that the process expects of them, so that workers do not crowd;
-    likewise what other workers, proposing at this moment, are expected to propose.
+    Running trials, and what other workers are expected to propose at this moment, count as finished with the value that
+    the process expects of them, so that workers do not crowd.
     A pruned trial counts as the quantile of the complete ones at which it stood when it was pruned, an infeasible one
     as the worst. Several objectives are weighted at random for each trial (ParEGO, Knowles 2006).
 

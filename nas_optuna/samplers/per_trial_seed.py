@@ -45,25 +45,25 @@ class PerTrialSeedSampler(BaseSampler):
         return self._make(seed_for(self._seed, trial.number, draw))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the wrapped sampler does."""
+        """Ask the wrapped sampler for the parameters that it proposes together."""
         return self._sampler(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the wrapped sampler does, under the trial's seed."""
+        """Ask the wrapped sampler, under the trial's seed."""
         return self._sampler(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As the wrapped sampler does, under a seed of the trial and the parameter."""
+        """Ask the wrapped sampler, under a seed of the trial and the parameter."""
         return self._sampler(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """As the wrapped sampler does."""
+        """Tell the wrapped sampler that a trial begins."""
         self._sampler(trial).before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """As the wrapped sampler does."""
+        """Tell the wrapped sampler that a trial has ended."""
         self._sampler(trial).after_trial(study, trial, state, values)

@@ -36,7 +36,7 @@ WARM_START = "supernet warm start"
 """What the trial user attribute ``origin`` of a warm-started trial says."""
 
 Alphas = Mapping[str, Sequence[float]]
-"""Parameter name → logits, one a choice."""
+"""Parameter name → logits, one per choice."""
 
 
 def write_alphas(study: Study, alphas: Alphas, summary: Mapping[str, Any]) -> None:
@@ -426,16 +426,16 @@ class WarmStartSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As the other sampler does."""
+        """Ask the other sampler."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """As the other sampler does; it learns from warm trials too."""
+        """Tell the other sampler that a trial has ended; it learns from warm trials, too."""
         self._warm.discard(trial.number)
         self._sampler.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
-        """As the other sampler does."""
+        """Let the other sampler draw from another seed."""
         self._sampler.reseed_rng()
 
 

@@ -88,15 +88,15 @@ class WithinLimitsSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As the sampler does; only for a parameter that an enqueued trial leaves open."""
+        """Ask the wrapped sampler; only for a parameter that an enqueued trial leaves open."""
         return self._sampler(0).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """As the sampler does."""
+        """Tell the wrapped sampler that a trial begins."""
         self._sampler(0).before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """As the sampler does."""
+        """Tell the wrapped sampler that a trial has ended."""
         self._sampler(0).after_trial(study, trial, state, values)
 
     def _draw(self, study: Study, trial: FrozenTrial, draw: int) -> dict[str, Any]:

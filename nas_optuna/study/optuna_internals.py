@@ -413,7 +413,7 @@ def set_trial_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) 
 
 
 def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
-    """As `set_trial_attribute`, of the attributes that tools keep their own things in."""
+    """Set a system attribute, in which tools keep their own things; see `set_trial_attribute`."""
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 

@@ -79,7 +79,7 @@ def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin:
 
 
 def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """As `enqueue`, unless these params wait in the queue already.
+    """Put params into the queue, unless they wait there already.
 
     Returns:
         How many trials have to run until it has: itself, and those that wait before it.
