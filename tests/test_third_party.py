@@ -81,6 +81,8 @@ first_epoch = somebody:first_epoch
 backwards = somebody:backwards
 [nas_optuna.evaluators]
 constant = somebody:Constant
+[nas_optuna.trackers]
+lines = somebody:LineTracker
 """
 
 SCRIPT = """
@@ -93,20 +95,18 @@ code = main(["run", "--trials", "2", *TINY, "--objective", "error_rate", "--obje
 assert code == 0, code
 assert main(["run", "--study", "c", "--trials", "2", "--set=evaluator.name=constant", "--set=evaluator.score=0.25",
              "--objective", "score:maximize", "--sampler", "random", "--set=space.depth=2"]) == 0
+assert main(["run", "--study", "t", "--trials", "1", "--sampler", "random", *TINY, "--track", "lines:lines.txt"]) == 0
+lines = open("lines.txt").read().splitlines()
+assert lines[0] == "run t" and lines[-1] == "end" and lines[1].startswith("trial 0 1 "), lines
+assert main(["run", "--study", "t", "--track", "lines"]) == 2
+assert main(["run", "--study", "t", "--track", "line:x"]) == 2
 assert main(["samplers"]) == 0
 import optuna, somebody
-from nas_optuna import Experiment, StudySpec
 first = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
 assert [d.name for d in first.directions] == ["MINIMIZE", "MINIMIZE"], first.directions
 assert all(t.values[1] == 3 for t in first.trials if t.values), [t.values for t in first.trials]
 second = optuna.load_study(study_name="c", storage="sqlite:///nas-optuna.db")
 assert {t.value for t in second.trials} == {0.25}
-spec = StudySpec.from_dict({"data": {"name": "digits", "train_limit": 100}, "space": {"name": "conv", "depth": 1},
-                            "recipe": {"epochs": 1, "input_size": 8}, "sampler": "random", "pruner": "none"})
-made = Experiment.from_spec(spec, device="cpu")
-made.run(made.create(optuna.storages.InMemoryStorage(), "t"), trials=1, callbacks=[somebody.LineTracker("lines")])
-lines = open("lines").read().splitlines()
-assert lines[0] == "run t" and lines[-1] == "end" and lines[1].startswith("trial 0 1 "), lines
 """
 
 

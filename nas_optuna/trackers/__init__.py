@@ -1,42 +1,56 @@
-"""Trackers: callbacks that copy a run to another tool, as it happens."""
+"""Trackers: callbacks that copy a run to another tool, as it happens.
+
+A new one is a file here and a line in `TRACKERS`; third parties register the entry point group ``nas_optuna.trackers``
+or are named as ``package.module:Class``. It is called with the text after its name's colon, where there is one.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.execution.events import Callback
+from nas_optuna.registry import Registry
 
-TRACKERS = ("tensorboard", "mlflow")
+TRACKERS = Registry(
+    "tracker",
+    "nas_optuna.trackers",
+    {
+        "tensorboard": "nas_optuna.trackers.tensorboard:TensorBoardTracker",
+        "mlflow": "nas_optuna.trackers.mlflow:MlflowTracker",
+    },
+)
 
 
 def create_tracker(text: str) -> Callback:
     """The tracker that a person names.
 
     Args:
-        text: ``tensorboard:DIR``, or ``mlflow:URI`` (``mlflow`` alone for its own default).
+        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``mlflow`` alone for its own default. NAME is
+            a built-in tracker or an entry point. ``package.module:Class`` and ``file.py:Class`` have no place.
 
     Raises:
-        SpecError: The name is unknown, its place is missing, or its package is not installed.
+        SpecError: The name is unknown, its place is missing or refused, or its package is not installed.
 
     Example:
         >>> tracker = create_tracker("tensorboard:logs")
     """
-    name, _, where = text.partition(":")
+    name, _, place = text.partition(":")
     if name not in TRACKERS:
-        raise SpecError(unknown("tracker", name, TRACKERS))
-    if name == "tensorboard" and not where:
-        raise SpecError("tracker tensorboard needs a folder: tensorboard:DIR")
+        if "." not in name:
+            raise SpecError(unknown("tracker", name, TRACKERS.names()))
+        name, place = text, ""
     try:
-        if name == "tensorboard":
-            from nas_optuna.trackers.tensorboard import TensorBoardTracker
-
-            return TensorBoardTracker(where)
-        from nas_optuna.trackers.mlflow import MlflowTracker
-
-        return MlflowTracker(where or None)
-    except ImportError as error:
-        raise SpecError(f"tracker {name} is not installed: pip install 'nas-optuna[{name}]'") from error
+        factory = TRACKERS.find(name)
+    except SpecError as error:
+        if name in TRACKERS.builtin and isinstance(error.__cause__, ImportError):
+            raise SpecError(f"tracker {name} is not installed: pip install 'nas-optuna[{name}]'") from error
+        raise
+    if not place and _needs_place(factory):
+        raise SpecError(f"tracker {name} needs a place: {name}:PLACE")
+    made: Callback = TRACKERS.make(name, *([place] if place else []), options={}, wanted=Callback)
+    return made
 
 
 def create_trackers(texts: Iterable[str] | None) -> list[Callback]:
@@ -49,3 +63,10 @@ def create_trackers(texts: Iterable[str] | None) -> list[Callback]:
         SpecError: The first that cannot be made.
     """
     return [create_tracker(text) for text in texts or ()]
+
+
+def _needs_place(factory: object) -> bool:
+    if not callable(factory):
+        return False
+    required = (p for p in inspect.signature(factory).parameters.values() if p.default is p.empty)
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in required)

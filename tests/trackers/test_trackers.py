@@ -66,7 +66,7 @@ def test_a_tracker_that_fails_warns_once_and_ends_no_trial(tmp_path: Path, caplo
     assert sum("TensorBoardTracker" in record.getMessage() for record in caplog.records) == 1
 
 
-@pytest.mark.parametrize("text", ["tensorbord:x", "tensorboard", "", "comet:x"])
+@pytest.mark.parametrize("text", ["tensorbord:x", "tensorboard", "", "comet:x", "nowhere.trackers:Tracker"])
 def test_an_unknown_tracker_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="tracker"):
         create_tracker(text)
