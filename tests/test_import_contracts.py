@@ -1,5 +1,6 @@
-"""The import contracts notice what they promise: imports are planted in a copy of the package."""
+"""The shape of the package: its import contracts, which planted imports break, and the length of its functions."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LONGEST_FUNCTION = 60
+"""Lines, docstring included."""
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +60,11 @@ def test_a_planted_import_is_noticed(copied: Path, place: str, planted: str, con
         file.write_text(before)
     assert code == 1, said
     assert f"{contract} BROKEN" in said
+
+
+def test_no_function_is_too_long_to_be_read_at_once() -> None:
+    for file in [*(ROOT / "nas_optuna").rglob("*.py"), *(ROOT / "examples").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert length <= LONGEST_FUNCTION, f"{file.relative_to(ROOT)}: {node.name} has {length} lines"
