@@ -109,10 +109,9 @@ class RunDisplay(Callback):
         self._study: Study | None = None
         self._steps: int | None = None
         self._run: TaskID | None = None
-        self._trial: TaskID | None = None
+        self._trainings: dict[int | None, TaskID] = {}
         if progress is not None:
             self._run = progress.add_task("trials", total=score.total, note="")
-            self._trial = progress.add_task("", total=None, note="", visible=False)
 
     def run_started(self, run: Run) -> None:
         """Begin to watch a study."""
@@ -122,20 +121,28 @@ class RunDisplay(Callback):
         self._refresh()
 
     def trial_started(self, subject: Subject) -> None:
-        """Show the trial's own bar."""
-        if self._progress is not None and self._trial is not None:
-            self._progress.reset(self._trial, total=None, visible=True, description=subject.name, note="")
+        """Show the trial's own bar, in the line of its worker."""
+        if self._progress is None:
+            return
+        name = subject.name if subject.worker is None else f"worker {subject.worker} · {subject.name}"
+        if subject.worker in self._trainings:
+            self._progress.reset(self._trainings[subject.worker], total=self._steps, description=name, note="")
+            return
+        self._trainings[subject.worker] = self._progress.add_task(name, total=self._steps, note="")
+        if self._run is not None:  # the totals stay below
+            self._progress.remove_task(self._run)
+        self._run = self._progress.add_task("trials", total=self._score.total, note="")
+        self._refresh()
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's own bar."""
-        if self._progress is None or self._trial is None:
+        if self._progress is None or subject.worker not in self._trainings:
             return
         figure = next(iter(measurement.metrics.values()))
         self._progress.update(
-            self._trial,
+            self._trainings[subject.worker],
             completed=measurement.step,
-            total=self._steps,
-            note=printable(f"epoch {measurement.step} · {figure:.4f} · {subject.architecture}"),
+            note=printable(f"epochs · {figure:.4f} · {subject.architecture}"),
         )
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
