@@ -184,7 +184,12 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn
 
-    columns = (text("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), text("{task.fields[note]}"))
+    columns = (
+        text("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        text("{task.fields[note]}", rest=True),
+    )
     with live(*columns) as progress:
         yield RunDisplay(score, progress)
 
@@ -200,15 +205,22 @@ def live(*columns: ProgressColumn) -> Progress:
     from rich.progress import Progress
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, expand=True)
 
 
-def text(template: str) -> ProgressColumn:
-    """A column of text, which may be a user's and so is never markup; what does not fit is cut."""
+def text(template: str, *, rest: bool = False) -> ProgressColumn:
+    """A column of text, which may be a user's and so is never markup; what does not fit is cut.
+
+    Args:
+        template: What a task's text is.
+        rest: Give it what the other columns leave of the line, rather than cut all of them alike.
+    """
     from rich.progress import TextColumn
     from rich.table import Column
 
-    return TextColumn(template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return TextColumn(
+        template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1 if rest else None)
+    )
 
 
 class EpochBar(Callback):
@@ -242,7 +254,7 @@ class EpochBar(Callback):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            text("{task.fields[note]}"),
+            text("{task.fields[note]}", rest=True),
         )
         with live(*columns) as progress:
             task = progress.add_task(what, total=total, note="")
