@@ -41,6 +41,7 @@ def test_memory_is_that_of_the_file(tmp_path: Path) -> None:
     found = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(mapped.file) in line]
     ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in found]
     assert any(low <= where < high for low, high in ranges)
+    assert data.train.images._base is data.validation.images._base is None, "nothing keeps the first copy"
 
 
 def test_what_one_writes_nobody_else_sees(tmp_path: Path) -> None:
