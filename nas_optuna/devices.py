@@ -73,6 +73,16 @@ def list_devices() -> list[DeviceInfo]:
     return [*found, DeviceInfo("cpu", None, cpu, _machine_memory(), torch.backends.cpu.get_cpu_capability())]
 
 
+def usable_cores() -> int:
+    """How many cores this process may keep busy: those that it may run on, and no more than its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no container, or one without a quota ("max")
+        return cores
+
+
 def use_threads(count: int) -> None:
     """Compute on the CPU with this many threads in this process; several workers on one machine share its cores.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.errors import SpecError, StudyError, unknown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
+from nas_optuna.execution.executors.contract import Budget, Executor, Work
+from nas_optuna.execution.executors.in_process import InProcess
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.execution.loop import run as run_trials
 from nas_optuna.execution.objective import EvaluatorObjective, Objective
 from nas_optuna.execution.search import Search
 from nas_optuna.objectives import parse_criterion
@@ -77,6 +78,7 @@ class Experiment:
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
         keep_weights: bool = False,
+        images: Callable[[], SearchData] | None = None,
     ) -> Experiment:
         """Load and make what a spec names.
 
@@ -88,6 +90,7 @@ class Experiment:
             interrupted: Asked between optimiser steps.
             callbacks: Told of each step.
             keep_weights: Keep the weights of each complete trial in `checkpoints`.
+            images: Gives the images where they are in memory already, so that they are not loaded.
 
         Raises:
             SpecError: A name or option is unknown, or a value is refused.
@@ -95,7 +98,7 @@ class Experiment:
             DeviceError: The device is not there.
             TableError: The latency table is damaged, or was measured elsewhere.
         """
-        data, evaluator = make_evaluator(spec, data_directory, device)
+        data, evaluator = make_evaluator(spec, data_directory, device, images)
         pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
         settings: dict[str, Any] = {
             "objectives": spec.objectives,
@@ -202,30 +205,47 @@ class Experiment:
         *,
         trials: int | None = None,
         timeout: float | None = None,
+        total: int | None = None,
+        executor: Executor | None = None,
+        handle: ExperimentHandle | None = None,
         stop: StopRequest | None = None,
         callbacks: Sequence[Callback | OptunaCallback] = (),
         kind: Literal["search", "check"] = "search",
     ) -> Outcome:
-        """Run trials of a study in this process; see `nas_optuna.execution.loop.run`.
+        """Run trials of a study; see `nas_optuna.execution.loop.run`.
 
         Args:
             study: Made by `create`, or loaded and given to `of_study`.
             trials: Finish this many; None is no limit.
             timeout: Begin no trial after this many seconds; None is no limit.
+            total: Make no trial once the study has this many, whoever made them; None is no limit.
+            executor: Who runs them; this process by default.
+            handle: What other processes open, where the executor has some.
             stop: Looked at between trials; give the same one to `from_spec`, as ``interrupted``.
             callbacks: Told of the run, of each trial and of each step.
             kind: What callbacks are told that this is: a search, or the trainings of a supernet's check.
         """
         told = Callbacks(callbacks)
-        objective = self.objective
-        before, objective.callbacks = objective.callbacks, Callbacks([objective.callbacks, told])
-        begun = Run(kind, study, trials, objective.evaluator.steps, timeout, {"what": self.describe()})
+        begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, {"what": self.describe()})
         told.run_started(begun)
         try:
-            return run_trials(study, objective, trials=trials, timeout=timeout, stop=stop, callbacks=[told])
+            work = Work(study, self.objective, self.data, handle)
+            executor = executor or InProcess()
+            return executor.run(work, Budget(trials, timeout, total), stop=stop or StopRequest(), told=told)
         finally:
-            objective.callbacks = before
             told.run_finished(begun)
+
+    def begin_warm(self, study: Study, trials: int) -> None:
+        """Let the study's supernet propose its first trials, and its sampler the others.
+
+        Args:
+            study: Its sampler is replaced.
+            trials: How many the supernet proposes.
+        """
+        from nas_optuna.samplers.prior import WarmStartSampler
+
+        seed = self.spec.sampler.seed
+        study.sampler = WarmStartSampler(study.sampler, self.space.distributions(), seed, trials=trials)
 
     def describe(self) -> str:
         """One line for a person."""
@@ -264,6 +284,9 @@ class ExperimentHandle:
         device: Where to train.
         checkpoints: Folder for the state of running trials, which workers on one machine share.
         spec: The study's spec with what was changed for this run; None is the stored one.
+        keep_weights: Keep the weights of each complete trial in `checkpoints`.
+        warm_trials: How many trials the study's supernet proposes first; 0 is none.
+        images: Gives the images where whoever made the handle has them in memory; None is to load them.
     """
 
     storage: str
@@ -272,6 +295,17 @@ class ExperimentHandle:
     device: str = "auto"
     checkpoints: Path | None = None
     spec: StudySpec | None = None
+    keep_weights: bool = False
+    warm_trials: int = 0
+    images: Callable[[], SearchData] | None = None
+
+    def on(self, device: str) -> ExperimentHandle:
+        """The same, to train on another device."""
+        return replace(self, device=device)
+
+    def with_images(self, images: Callable[[], SearchData]) -> ExperimentHandle:
+        """The same, with images that need not be loaded."""
+        return replace(self, images=images)
 
     def open(
         self, *, interrupted: Callable[[], bool] = never, callbacks: Sequence[Callback | OptunaCallback] = ()
@@ -292,7 +326,11 @@ class ExperimentHandle:
             checkpoints=self.checkpoints,
             interrupted=interrupted,
             callbacks=callbacks,
+            keep_weights=self.keep_weights,
+            images=self.images,
         )
+        if self.warm_trials:
+            experiment.begin_warm(study, self.warm_trials)
         return experiment, study
 
 
@@ -321,7 +359,9 @@ def _is_code(objective: str) -> bool:
     return METRICS.is_code(name) and not name.endswith((":minimize", ":maximize"))
 
 
-def make_evaluator(spec: StudySpec, data_directory: Path | None, device: str) -> tuple[SearchData | None, Evaluator]:
+def make_evaluator(
+    spec: StudySpec, data_directory: Path | None, device: str, images: Callable[[], SearchData] | None = None
+) -> tuple[SearchData | None, Evaluator]:
     """A spec's evaluator with its space; its data, where it is our own training.
 
     Raises:
@@ -332,7 +372,7 @@ def make_evaluator(spec: StudySpec, data_directory: Path | None, device: str) ->
     if spec.evaluator.name == "training":
         if spec.evaluator.options:
             raise SpecError("evaluator 'training' has no options; its settings are those of [recipe]")
-        data = load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
+        data = images() if images else load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
         space = create_space(
             spec.space.name,
             spec.space.options,

@@ -109,10 +109,9 @@ class RunDisplay(Callback):
         self._study: Study | None = None
         self._steps: int | None = None
         self._run: TaskID | None = None
-        self._trial: TaskID | None = None
+        self._trainings: dict[int | None, TaskID] = {}
         if progress is not None:
             self._run = progress.add_task("trials", total=score.total, note="")
-            self._trial = progress.add_task("", total=None, note="", visible=False)
 
     def run_started(self, run: Run) -> None:
         """Begin to watch a study."""
@@ -122,20 +121,28 @@ class RunDisplay(Callback):
         self._refresh()
 
     def trial_started(self, subject: Subject) -> None:
-        """Show the trial's own bar."""
-        if self._progress is not None and self._trial is not None:
-            self._progress.reset(self._trial, total=None, visible=True, description=subject.name, note="")
+        """Show the trial's own bar, in the line of its worker."""
+        if self._progress is None:
+            return
+        name = subject.name if subject.worker is None else f"worker {subject.worker} · {subject.name}"
+        if subject.worker in self._trainings:
+            self._progress.reset(self._trainings[subject.worker], total=self._steps, description=name, note="")
+            return
+        self._trainings[subject.worker] = self._progress.add_task(name, total=self._steps, note="")
+        if self._run is not None:  # the totals stay below
+            self._progress.remove_task(self._run)
+        self._run = self._progress.add_task("trials", total=self._score.total, note="")
+        self._refresh()
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's own bar."""
-        if self._progress is None or self._trial is None:
+        if self._progress is None or subject.worker not in self._trainings:
             return
         figure = next(iter(measurement.metrics.values()))
         self._progress.update(
-            self._trial,
+            self._trainings[subject.worker],
             completed=measurement.step,
-            total=self._steps,
-            note=printable(f"epoch {measurement.step} · {figure:.4f} · {subject.architecture}"),
+            note=printable(f"epochs · {figure:.4f} · {subject.architecture}"),
         )
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
@@ -177,7 +184,12 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn
 
-    columns = (text("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), text("{task.fields[note]}"))
+    columns = (
+        text("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        text("{task.fields[note]}", rest=True),
+    )
     with live(*columns) as progress:
         yield RunDisplay(score, progress)
 
@@ -193,15 +205,22 @@ def live(*columns: ProgressColumn) -> Progress:
     from rich.progress import Progress
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, expand=True)
 
 
-def text(template: str) -> ProgressColumn:
-    """A column of text, which may be a user's and so is never markup; what does not fit is cut."""
+def text(template: str, *, rest: bool = False) -> ProgressColumn:
+    """A column of text, which may be a user's and so is never markup; what does not fit is cut.
+
+    Args:
+        template: What a task's text is.
+        rest: Give it what the other columns leave of the line, rather than cut all of them alike.
+    """
     from rich.progress import TextColumn
     from rich.table import Column
 
-    return TextColumn(template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return TextColumn(
+        template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1 if rest else None)
+    )
 
 
 class EpochBar(Callback):
@@ -235,7 +254,7 @@ class EpochBar(Callback):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            text("{task.fields[note]}"),
+            text("{task.fields[note]}", rest=True),
         )
         with live(*columns) as progress:
             task = progress.add_task(what, total=total, note="")

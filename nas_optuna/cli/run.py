@@ -10,6 +10,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, say
+from nas_optuna.cli.workers import Devices, PerDevice, Staffing, Workers, choose_executor
 from nas_optuna.errors import SpecError, StudyExists, unknown
 
 if TYPE_CHECKING:
@@ -17,13 +18,23 @@ if TYPE_CHECKING:
 
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.execution.loop import Outcome, StopRequest
-    from nas_optuna.experiment import Experiment
+    from nas_optuna.experiment import Experiment, ExperimentHandle
 
 DEFAULT_TRIALS = 20
+DEFAULT_WARM_TRIALS = 5
 
 Trials = Annotated[
     int | None,
-    typer.Option("--trials", metavar="N", help="Trials to run now; 20 without --timeout.", show_default=False),
+    typer.Option("--trials", metavar="N", help="Trials to run now, in all; 20 without --timeout.", show_default=False),
+]
+Total = Annotated[
+    int | None,
+    typer.Option(
+        "--total",
+        metavar="N",
+        help="Run until the study has N trials, whoever makes them: the same on every host.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[
     float | None,
@@ -31,7 +42,9 @@ Timeout = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", help="CPU threads; all cores by default.", show_default=False),
+    typer.Option(
+        "--threads", metavar="N", help="CPU threads of each process; measured by default.", show_default=False
+    ),
 ]
 Enqueue = Annotated[
     Path | None,
@@ -74,7 +87,11 @@ def run(
     context: typer.Context,
     study: options.StudyName = "nas",
     trials: Trials = None,
+    total: Total = None,
     timeout: Timeout = None,
+    workers: Workers = None,
+    devices: Devices = None,
+    per_device: PerDevice = None,
     spec: options.Spec = None,
     set_: options.Set = None,
     fix: options.Fix = None,
@@ -107,8 +124,8 @@ def run(
 
     A study that does not exist is created: from --spec, else from the preset digits-quick, or own-images where
     --set data.name names a folder or a NumPy file. With several objectives it begins with its cheapest architecture.
-    Ctrl-C ends after the current step; nothing is lost. The file of --enqueue or --fixed holds a params dict or an
-    architecture string, or a JSON list of them.
+    Ctrl-C ends after the current step, a second one at once; nothing is lost. The file of --enqueue or --fixed holds a
+    params dict or an architecture string, or a JSON list of them.
     """
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.execution.loop import StopRequest
@@ -138,9 +155,9 @@ class Plan:
 
     study: str
     trials: int | None
+    total: int | None
     timeout: float | None
-    device: str
-    threads: int | None
+    staffing: Staffing
     enqueue: Path | None
     fixed: Path | None
     warm_start: str | None
@@ -155,16 +172,22 @@ class Plan:
     @classmethod
     def of(cls, context: typer.Context) -> Plan:
         """The command's options."""
-        return cls(**{field.name: context.params[field.name] for field in fields(cls)})
+        given = context.params
+        staffing = Staffing(**{field.name: given[field.name] for field in fields(Staffing)})
+        return cls(
+            staffing=staffing, **{field.name: given[field.name] for field in fields(cls) if field.name != "staffing"}
+        )
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
             raise SpecError(f"--trials must be at least 1, got {self.trials}")
+        if self.total is not None and self.total < 1:
+            raise SpecError(f"--total must be at least 1, got {self.total}")
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
-        if self.fixed and (self.trials or self.timeout or self.enqueue):
+        if self.fixed and (self.trials or self.total or self.timeout or self.enqueue):
             raise SpecError(
-                "--fixed trains what its file holds and no more; leave out --trials, --timeout and --enqueue"
+                "--fixed trains what its file holds and no more; leave out --trials, --total, --timeout and --enqueue"
             )
         if self.warm_start not in (None, "supernet"):
             raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
@@ -176,7 +199,8 @@ class Plan:
     @property
     def count(self) -> int | None:
         """Trials to run; None is no limit."""
-        return DEFAULT_TRIALS if self.trials is None and self.timeout is None else self.trials
+        unlimited = self.trials is None and self.timeout is None and self.total is None
+        return DEFAULT_TRIALS if unlimited else self.trials
 
 
 def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment, optuna.Study]:
@@ -188,13 +212,13 @@ def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.study.trust import remember
 
-    if plan.threads is not None:
-        use_threads(plan.threads)
+    if plan.staffing.threads is not None:
+        use_threads(plan.staffing.threads)
     url = storage_url(plan.storage)
     target = find_target(url, plan.study, given, trust=plan.trust)
     settings: dict[str, Any] = {
         "data_directory": plan.data_dir,
-        "device": plan.device,
+        "device": plan.staffing.first_device,
         "checkpoints": checkpoint_folder(files_folder(url), plan.study),
         "interrupted": stop,
         "keep_weights": plan.keep_weights is not None,
@@ -243,12 +267,13 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     say(f"{plan.study}: {experiment.describe()}")
     for line in experiment.notes():
         say(line)
-    say(f"training on {experiment.objective.describe_device()}")
+    executor = choose_executor(plan.staffing, experiment)
     names = experiment.spec.objectives
     ending = StopWhen(names, [parse_until(text, names) for text in plan.until or ()])
     checkpoints = experiment.objective.checkpoints
     keeping = [KeepBest(checkpoints)] if plan.keep_weights == "best" and checkpoints else []
-    with watch(trials, plan.timeout) as display, interruptible(stop):
+    expected = trials if plan.total is None else min(trials or plan.total, _missing(plan.total, study))
+    with watch(expected, plan.timeout) as display, interruptible(stop):
         callbacks: list[Callback | OptunaCallback] = [
             NoteWriter(),
             display,
@@ -256,22 +281,54 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
             *([ending] if plan.until else []),
             *create_trackers(plan.track),
         ]
-        outcome = experiment.run(study, trials=trials, timeout=plan.timeout, stop=stop, callbacks=callbacks)
+        outcome = experiment.run(
+            study,
+            trials=trials,
+            timeout=plan.timeout,
+            total=plan.total,
+            executor=executor,
+            handle=_handle(plan, experiment),
+            stop=stop,
+            callbacks=callbacks,
+        )
     if ending.reason:
         say(f"ended: {ending.reason}")
     save_entropy(study)
     return outcome
 
 
-def _warm_start(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:
-    from nas_optuna.samplers.prior import WarmStartSampler, read_alphas
+def _handle(plan: Plan, experiment: Experiment) -> ExperimentHandle | None:
+    """What workers open; None where nobody else can open the study."""
+    from nas_optuna.experiment import ExperimentHandle
+    from nas_optuna.study.storage import is_kept, storage_url
 
-    spec = experiment.spec.sampler
-    if plan.warm_start or spec.name == "supernet":
+    url = storage_url(plan.storage)
+    if not is_kept(url):
+        return None
+    return ExperimentHandle(
+        url,
+        plan.study,
+        data_directory=plan.data_dir,
+        checkpoints=experiment.objective.checkpoints,
+        spec=experiment.spec,
+        keep_weights=plan.keep_weights is not None,
+        warm_trials=(plan.warm_trials or DEFAULT_WARM_TRIALS) if plan.warm_start else 0,
+    )
+
+
+def _missing(total: int, study: optuna.Study) -> int:
+    """How many trials must still end until a study has so many."""
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    return max(0, total - ended)
+
+
+def _warm_start(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:
+    from nas_optuna.samplers.prior import read_alphas
+
+    if plan.warm_start or experiment.spec.sampler.name == "supernet":
         read_alphas(study)  # says what to run where there are none
     if plan.warm_start:
-        some = {} if plan.warm_trials is None else {"trials": plan.warm_trials}
-        study.sampler = WarmStartSampler(study.sampler, experiment.space.distributions(), spec.seed, **some)
+        experiment.begin_warm(study, plan.warm_trials or DEFAULT_WARM_TRIALS)
 
 
 def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int | None:

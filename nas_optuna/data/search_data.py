@@ -225,8 +225,12 @@ def _chosen(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
 
 def _parted(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
     """The first `count` images and the others, with the statistics of all; they share their memory."""
-    first = replace(images, images=images.images[:count], labels=images.labels[:count])
-    return first, replace(images, images=images.images[count:], labels=images.labels[count:])
+    # Detached, so that the whole is not kept alive by its parts where they are moved to other memory.
+    first, second = images.images[:count].detach(), images.images[count:].detach()
+    return (
+        replace(images, images=first, labels=images.labels[:count]),
+        replace(images, images=second, labels=images.labels[count:]),
+    )
 
 
 def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:

@@ -46,13 +46,17 @@ class Subject:
 
     Attributes:
         name: For a person, e.g. ``"trial 3"`` or ``"seed 0"``.
-        trial: The trial, in a search.
+        trial: The trial, in a search; None where another process runs it.
         architecture: The architecture's string, where there is one.
+        study: The study, in a search.
+        worker: The number of the worker that trains it, from 1, where there are several.
     """
 
     name: str
     trial: BaseTrial | None = None
     architecture: str = ""
+    study: Study | None = None
+    worker: int | None = None
 
 
 class Callback:
@@ -92,9 +96,8 @@ class _FromOptuna(Callback):
         self._function = function
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        study = getattr(subject.trial, "study", None)
-        if study is not None and ended is not None:
-            self._function(study, ended)
+        if subject.study is not None and ended is not None:
+            self._function(subject.study, ended)
 
 
 class Callbacks(Callback):

@@ -52,10 +52,15 @@ class StopRequest:
     Who asks it regularly, as a training does between steps, is asked to stop and may finish its step. Who has not asked
     it yet, as a sampler that thinks for minutes, is interrupted at once, and so is everybody by a second signal. Only
     writing to the study is never interrupted; that takes milliseconds.
+
+    Attributes:
+        asked: Whether somebody has asked.
+        insisted: Whether somebody has asked again.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.insisted = False
         self._guarded = False
         self._was_asked_for = True
 
@@ -95,6 +100,7 @@ class StopRequest:
             KeyboardInterrupt: It is to interrupt at once.
         """
         again, self.asked = self.asked, True
+        self.insisted = self.insisted or again
         if not self._guarded and (again or not self._was_asked_for):
             self._guarded = True
             raise KeyboardInterrupt
@@ -118,12 +124,19 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def always() -> bool:
+    """Return True: a run that needs nobody's permission for its trials."""
+    return True
+
+
 def run(
     study: Study,
     objective: Callable[[Trial], Any],
     *,
     trials: int | None = None,
     timeout: float | None = None,
+    total: int | None = None,
+    may_begin: Callable[[], bool] = always,
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:
@@ -143,6 +156,8 @@ def run(
         objective: A plain Optuna objective; it may raise `Interrupted`.
         trials: Finish this many; None is no limit.
         timeout: Begin no trial after this many seconds; None is no limit.
+        total: Make no trial once the study has this many, whatever their state and whoever made them; None is no limit.
+        may_begin: Asked before each trial; the run ends when it says no.
         stop: Looked at between trials; give the same one to the objective, as ``interrupted``.
         callbacks: Told of every trial, in order.
 
@@ -150,7 +165,7 @@ def run(
         Gone: The study, or its database, was deleted.
         StudyError: The first three trials failed for the same cause.
     """
-    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks)).run(trials, timeout)
+    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), total, may_begin).run(trials, timeout)
 
 
 @dataclass
@@ -161,6 +176,8 @@ class _Run:
     objective: Callable[[Trial], Any]
     stop: StopRequest
     told: Callback
+    total: int | None
+    may_begin: Callable[[], bool]
     finished: int = 0
     causes: list[str | None] = field(default_factory=list)
 
@@ -176,7 +193,7 @@ class _Run:
             while not (self.stop.asked or stopped()) and (trials is None or self.finished < trials):
                 if timeout is not None and time.monotonic() - started >= timeout:
                     break
-                if not self._run_trial():
+                if not self.may_begin() or not self._run_trial():
                     break
             if not self.stop.asked and self._is_exhausted() and self.finished != trials:
                 logger.warning("every architecture of the grid has been tried; trials in this run: %d", self.finished)
@@ -188,13 +205,16 @@ class _Run:
         if trial_id is None:
             if self._is_exhausted():
                 return False
-            trial_id = lease.take_new(self.study)
+            try:
+                trial_id = lease.take_new(self.study, below=self.total)
+            except optuna_internals.FullError:
+                return False
         number: int | str = "?"
         try:
             with self.stop.evaluating():
                 trial = optuna_internals.open_trial(self.study, trial_id)
                 number = trial.number
-                subject = Subject(f"trial {trial.number}", trial)
+                subject = Subject(f"trial {trial.number}", trial, study=self.study)
                 self.told.trial_started(subject)
                 value, state = self._evaluate(trial)
             ended = self._tell(trial, trial_id, value, state)

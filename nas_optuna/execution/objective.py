@@ -204,7 +204,7 @@ class EvaluatorObjective:
             The last metrics, and the costs, of which a measured one has become more exact.
         """
         decided = next(criterion for criterion in self.criteria if criterion.metric)
-        subject = Subject(f"trial {trial.number}", trial, str(architecture))
+        subject = Subject(f"trial {trial.number}", trial, str(architecture), getattr(trial, "study", None))
         metrics: Mapping[str, float] = {}
         epochs, seconds = 0, 0.0
         attributes: dict[str, object] = {}
@@ -408,7 +408,7 @@ class KeepBest(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Look what is still among the best; weights of trials that other workers train stay."""
-        study = getattr(subject.trial, "study", None)
+        study = subject.study
         if study is None:
             return
         trials = study.get_trials(deepcopy=False)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.study.optuna_internals import dashboard_note, set_study_system_attributes
@@ -47,7 +47,5 @@ class NoteWriter(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""
-        trial = subject.trial
-        if not isinstance(trial, Trial) or ended is None:
-            return
-        set_study_system_attributes(trial.study, dashboard_note(trial, trial_note(ended)))
+        if subject.study is not None and ended is not None:
+            set_study_system_attributes(subject.study, dashboard_note(ended, trial_note(ended)))

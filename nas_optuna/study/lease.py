@@ -134,9 +134,17 @@ def take_waiting(study: Study) -> int | None:
     return None
 
 
-def take_new(study: Study) -> int:
-    """Make a trial that this process runs; returns its number within the storage."""
-    return optuna_internals.new_trial(study, {TrialKey.WORKER: this_worker()})
+def take_new(study: Study, below: int | None = None) -> int:
+    """Make a trial that this process runs; returns its number within the storage.
+
+    Args:
+        study: Its study.
+        below: Make none whose number would not be below this.
+
+    Raises:
+        optuna_internals.FullError: The study has as many trials already.
+    """
+    return optuna_internals.new_trial(study, {TrialKey.WORKER: this_worker()}, below)
 
 
 def standing(study: Study, trial_id: int) -> Standing:
@@ -186,6 +194,21 @@ def release_abandoned(study: Study) -> list[int]:
             " ".join(unseen),
         )
     return released
+
+
+def release_those_of(study: Study, worker: str) -> list[int]:
+    """Put back what a worker runs that has certainly ended: whoever started it knows.
+
+    Args:
+        study: The study.
+        worker: What `this_worker` gave in that process.
+
+    Returns:
+        The numbers of its trials.
+    """
+    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
+    theirs = [trial for trial in running if trial.user_attrs.get(TrialKey.WORKER) == worker]
+    return [t.number for t in theirs if optuna_internals.put_back(study, t, TrialKey.WORKER, worker)]
 
 
 def release_by_hand(study: Study, number: int) -> None:

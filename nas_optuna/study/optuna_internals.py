@@ -69,6 +69,10 @@ _AWAY = (
 # --- storages ---------------------------------------------------------------------------------------------------------
 
 
+class FullError(Exception):
+    """The study has as many trials as it may have."""
+
+
 class PatientStorage(RDBStorage):
     """A database that waits for its server, and that notices when its file is deleted.
 
@@ -85,12 +89,20 @@ class PatientStorage(RDBStorage):
     def __init__(self, url: str, engine_kwargs: dict[str, Any], wait: float = 0.0, file: Path | None = None) -> None:
         self.wait = wait
         self.give_up: Callable[[], bool] = never
+        self.below: int | None = None
         self._file = file
         self._file_identity = _identity_of(file)
         super().__init__(url.replace("{", "{{").replace("}", "}}"), engine_kwargs)  # Optuna formats it
 
     def __getstate__(self) -> dict[Any, Any]:
         return super().__getstate__() | {"give_up": never}
+
+    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
+        """Within the transaction that gives a trial its number, take it back where that is too large."""
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if self.below is not None and trial.number >= self.below:
+            raise FullError
+        return trial
 
     def patiently(self, work: Callable[[], T]) -> T:
         """Do one transaction, and again when the server is back.
@@ -467,15 +479,33 @@ def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
     return _transaction(database, lambda connection: connection.execute(found).first() is not None)
 
 
-def new_trial(study: Study, attributes: Mapping[str, Any]) -> int:
+def new_trial(study: Study, attributes: Mapping[str, Any], below: int | None = None) -> int:
     """Create a running trial that has these user attributes from its first moment on.
+
+    Args:
+        study: Its study.
+        attributes: Its user attributes.
+        below: Create none whose number would not be below this. In a database of ours this is decided in the
+            transaction that gives the trial its number, so that workers who ask at once do not exceed it.
 
     Returns:
         Its number within the storage.
+
+    Raises:
+        FullError: The study has that many trials.
     """
+    if below is not None and len(all_trials(study)) >= below:
+        raise FullError
     template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=dict(attributes))
     template.datetime_start = datetime.now()
-    return study._storage.create_new_trial(study._study_id, template_trial=template)
+    database = _database(study._storage)
+    if not isinstance(database, PatientStorage):
+        return study._storage.create_new_trial(study._study_id, template_trial=template)
+    database.below = below
+    try:
+        return study._storage.create_new_trial(study._study_id, template_trial=template)
+    finally:
+        database.below = None
 
 
 def claim(study: Study, trial: FrozenTrial, key: str, owner: str) -> bool:

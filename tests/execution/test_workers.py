@@ -528,3 +528,27 @@ def test_workers_wait_for_a_server_that_is_restarted(server: str, tmp_path: Path
     assert "Traceback" not in logs(tmp_path / "log")
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
     assert len(study.trials) == 60
+
+
+# --- how many ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_study_has_its_total_whoever_makes_the_trials(tmp_path: Path) -> None:
+    opened(tmp_path).enqueue_trial({"x": 3})
+
+    def work(number: int) -> int:
+        run(opened(tmp_path), cheap, total=9)
+        return 0
+
+    for _ in range(2):  # there is nothing to do the second time
+        assert together(6, work, tmp_path / "log") == [0] * 6, logs(tmp_path / "log")
+        trials = opened(tmp_path).trials
+        assert [trial.state.name for trial in trials] == ["COMPLETE"] * 9
+        assert [trial.number for trial in trials] == list(range(9))
+
+
+def test_a_total_counts_in_any_storage() -> None:
+    study = optuna.create_study()
+    run(study, cheap, total=2)
+    run(study, cheap, total=3)
+    assert len(study.trials) == 3

@@ -1,0 +1,163 @@
+"""From the options on workers to who runs a study's trials."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli.printing import say
+from nas_optuna.errors import SpecError, shown
+
+if TYPE_CHECKING:
+    from nas_optuna.execution.executors.contract import Executor
+    from nas_optuna.execution.threads import StepTimes
+    from nas_optuna.experiment import Experiment
+
+WORKER_MEMORY = 600_000_000
+"""Bytes that a worker on the CPU takes beside the images, measured for small networks: torch itself, mostly."""
+
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        help="Processes that share the trials; auto is one per GPU, or what fills the CPU.",
+        show_default=False,
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option("--devices", metavar="LIST", help="Devices of the workers, e.g. cuda:0,cuda:1.", show_default=False),
+]
+PerDevice = Annotated[
+    int | None,
+    typer.Option("--per-device", metavar="K", help="Workers on each device; 1.", min=1, show_default=False),
+]
+
+
+@dataclass(frozen=True)
+class Staffing:
+    """What a command line says about workers; each field is an option of that name.
+
+    Raises:
+        SpecError: Options contradict each other.
+    """
+
+    workers: str | None
+    devices: str | None
+    per_device: int | None
+    device: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if self.workers not in (None, "auto") and not (self.workers.isascii() and self.workers.isdecimal()):
+            raise SpecError(f"--workers needs a number or auto, got {shown(self.workers)}")
+        if self.workers == "0":
+            raise SpecError("--workers must be at least 1")
+        if self.devices is not None and self.device != "auto":
+            raise SpecError("--device is for one process and --devices for several; give one of them")
+        if self.devices is not None and not all(name.strip() for name in self.devices.split(",")):
+            raise SpecError(f"--devices needs names with commas between them, got {shown(self.devices)}")
+        if self.workers is not None and self.per_device is not None:
+            raise SpecError("--workers is the number in all and --per-device that on each device; give one of them")
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether all trials run in this process."""
+        return self.workers in (None, "1") and self.devices is None and self.per_device is None
+
+    @property
+    def first_device(self) -> str:
+        """The device for which the study's parts are made here."""
+        return self.devices.split(",")[0].strip() if self.devices else self.device
+
+
+def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
+    """Who runs the trials, and say what a person should know of it: devices, threads, and why.
+
+    Args:
+        staffing: What the command line says.
+        experiment: Made on the first device.
+
+    Raises:
+        DeviceError: A device is not there.
+    """
+    from nas_optuna.execution.executors.in_process import InProcess
+    from nas_optuna.execution.executors.local import LocalWorkers
+
+    if staffing.is_one_process:
+        _choose_threads(staffing, experiment)
+        say(f"training on {experiment.objective.describe_device()}")
+        return InProcess()
+    devices, times = _places(staffing, experiment)
+    threads = _threads_each(staffing, len(devices), times)
+    names = ", ".join(f"{devices.count(name)} on {name}" for name in dict.fromkeys(devices))
+    why = f"; {times}" if times else ""
+    say(f"{len(devices)} workers with {threads} CPU thread{'s' if threads > 1 else ''} each: {names}{why}")
+    return LocalWorkers(devices, threads)
+
+
+def _choose_threads(staffing: Staffing, experiment: Experiment) -> None:
+    """Compute with as many threads as make a step fastest, unless somebody has decided."""
+    from nas_optuna.devices import use_threads
+
+    if staffing.threads is not None or "OMP_NUM_THREADS" in os.environ:
+        return
+    if times := _measured(experiment):
+        use_threads(times.fastest())
+        say(f"CPU threads: {times.fastest()} ({times}); --threads N is another number")
+
+
+def _measured(experiment: Experiment) -> StepTimes | None:
+    from nas_optuna.execution.evaluator import TrainingEvaluator
+    from nas_optuna.execution.threads import measure_steps
+
+    evaluator = experiment.objective.evaluator
+    if not isinstance(evaluator, TrainingEvaluator) or evaluator.device.type != "cpu":
+        return None
+    return measure_steps(evaluator)
+
+
+def _places(staffing: Staffing, experiment: Experiment) -> tuple[list[str], StepTimes | None]:
+    """The device of each worker, and what was measured to know how many there are."""
+    from nas_optuna.devices import resolve_device
+
+    if staffing.devices is not None:
+        devices = [str(resolve_device(name.strip())) for name in staffing.devices.split(",")]
+    elif staffing.device == "auto" and experiment.objective.device.type == "cuda":
+        import torch
+
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    else:
+        devices = [str(experiment.objective.device)]
+    if staffing.workers is None or (staffing.workers == "auto" and devices != ["cpu"]):
+        return devices * (staffing.per_device or 1), None
+    if staffing.workers != "auto":
+        count = int(staffing.workers)
+        return [devices[number % len(devices)] for number in range(count)], None
+    times = _measured(experiment) if staffing.threads is None else None
+    return devices * _fitting(staffing.threads or (1 if times is None else times.most_work(_cores()))), times
+
+
+def _fitting(threads: int) -> int:
+    """How many workers of so many threads fit the cores and the memory."""
+    from nas_optuna.data.memory import free_memory
+
+    free = free_memory()
+    by_memory = _cores() if free is None else free // WORKER_MEMORY
+    return max(1, min(_cores() // threads, by_memory))
+
+
+def _threads_each(staffing: Staffing, workers: int, times: StepTimes | None) -> int:
+    if staffing.threads is not None:
+        return staffing.threads
+    return times.most_work(_cores()) if times else max(1, _cores() // workers)
+
+
+def _cores() -> int:
+    from nas_optuna.devices import usable_cores
+
+    return usable_cores()

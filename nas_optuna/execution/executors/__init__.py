@@ -1,0 +1,1 @@
+"""Who runs a study's trials: this process, processes of this machine, or a Ray cluster."""

@@ -1,0 +1,181 @@
+"""What a worker does, wherever it is: it opens the study, runs our loop, and tells everything to its executor."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from nas_optuna.devices import use_threads
+from nas_optuna.errors import NasOptunaError, StudyError, printable
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.executors.contract import Handle
+from nas_optuna.execution.executors.in_process import InProcess
+from nas_optuna.execution.loop import Outcome, StopRequest
+from nas_optuna.study.lease import this_worker
+from nas_optuna.study.storage import failure
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has opened the study.
+
+    Attributes:
+        owner: What its trials are marked with.
+    """
+
+    owner: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """A `Callback` is to be told something.
+
+    Attributes:
+        event: The callback's method.
+        subject: What is trained.
+        more: Its further arguments.
+    """
+
+    event: str
+    subject: Subject
+    more: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line of the worker's log."""
+
+    level: int
+    line: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The worker has nothing more to do, or cannot go on.
+
+    Attributes:
+        outcome: What it did.
+        error: What ended it.
+    """
+
+    outcome: Outcome | None = None
+    error: NasOptunaError | None = None
+
+
+Message = Ready | Told | Said | Ended
+
+
+class Line(Protocol):
+    """A worker's connection to its executor."""
+
+    def tell(self, message: Message) -> None:
+        """Send a message."""
+
+    def may_begin(self) -> bool:
+        """Ask for leave to begin one more trial."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is.
+
+    Attributes:
+        number: Its number, from 1.
+        device: Where it trains.
+        threads: How many CPU threads it computes with.
+        total: Trials that the study may have; None is no limit.
+    """
+
+    number: int
+    device: str
+    threads: int
+    total: int | None = None
+
+
+def work(handle: Handle, place: Place, line: Line, stop: StopRequest) -> None:
+    """Run trials for as long as the executor gives leave; never raises, because nobody here would see it."""
+    with _logging_to(line):
+        try:
+            use_threads(place.threads)
+            experiment, study = handle.on(place.device).open(interrupted=stop)
+            line.tell(Ready(this_worker()))
+            relay = _Relay(line, place.number)
+            executor = InProcess(line.may_begin)
+            outcome = experiment.run(study, total=place.total, executor=executor, stop=stop, callbacks=[relay])
+            line.tell(Ended(outcome))
+        except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
+            return  # whoever started this worker is gone, or does not want it any more
+        except Exception as error:
+            line.tell(Ended(error=_told_plainly(error, place.number)))
+
+
+class _Relay(Callback):
+    """Sends what happens to the executor, without what belongs to this process."""
+
+    def __init__(self, line: Line, worker: int) -> None:
+        self._line = line
+        self._worker = worker
+
+    def trial_started(self, subject: Subject) -> None:
+        self._tell("trial_started", subject)
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        self._tell("step_finished", subject, measurement)
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        self._tell("trial_finished", subject, ended)
+
+    def _tell(self, event: str, subject: Subject, *more: Any) -> None:
+        here = replace(subject, trial=None, study=None, worker=self._worker)
+        self._line.tell(Told(event, here, more))
+
+
+def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
+    if isinstance(error, NasOptunaError):
+        return error
+    if (text := failure(error)) is not None:
+        return StudyError(text)
+    if not isinstance(error, OSError):  # a fault of ours or of the user's code: whoever looks for it needs the place
+        logging.getLogger(__name__).error("%s", traceback.format_exc())
+    return StudyError(f"worker {worker} failed: {type(error).__name__}: {error}")
+
+
+class _Handler(logging.Handler):
+    def __init__(self, line: Line) -> None:
+        super().__init__(logging.WARNING)
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.name == "py.warnings":  # place, category and message, then the source line
+            text = text.partition("\n")[0].rpartition("Warning: ")[2]
+        lines = text.splitlines() if record.levelno >= logging.ERROR else [printable(text)]
+        for one in lines:
+            self._line.tell(Said(record.levelno, one))
+
+
+@contextmanager
+def _logging_to(line: Line) -> Iterator[None]:
+    """Within it what is logged here, Python's warnings included, is a line of the executor's log."""
+    root, handler = logging.getLogger(), _Handler(line)
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* is experimental")
+            yield
+    finally:
+        root.removeHandler(handler)
+        logging.captureWarnings(False)

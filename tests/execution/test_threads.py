@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from nas_optuna import ConvSpace, SearchData
+from nas_optuna.execution import threads
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.threads import StepTimes, measure_steps
+from nas_optuna.spec import Recipe
+from tests.helpers import RECIPE
+
+
+def test_more_threads_are_taken_only_where_they_gain() -> None:
+    assert StepTimes({1: 3.0, 2: 2.9}).fastest() == 1
+    assert StepTimes({1: 3.0, 2: 1.6, 4: 1.5}).fastest() == 2
+    assert StepTimes({1: 8.0, 2: 4.1, 4: 2.1}).fastest() == 4
+
+
+def test_workers_have_one_thread_where_networks_are_small() -> None:
+    assert StepTimes({1: 3.0, 2: 2.9}).most_work(cores=2) == 1
+    assert StepTimes({1: 8.0, 2: 4.1, 4: 2.1}).most_work(cores=4) == 1, "as much work, and better shared"
+    assert StepTimes({1: 8.0, 2: 3.0, 4: 3.0}).most_work(cores=4) == 2
+
+
+def test_it_says_what_was_measured() -> None:
+    assert str(StepTimes({1: 0.00312, 2: 0.002})) == "a step takes 3.12 ms with 1 thread, 2 ms with 2"
+
+
+def test_real_steps_are_measured(space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    times = measure_steps(TrainingEvaluator(space, data, RECIPE, torch.device("cpu")))
+    assert times is not None
+    assert set(times.seconds) == {1, 2}
+    assert all(seconds > 0 for seconds in times.seconds.values())
+    assert torch.get_num_threads() == before
+
+
+def test_nothing_is_measured_where_there_is_nothing_to_choose(
+    space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = TrainingEvaluator(space, data, RECIPE, torch.device("cpu"))
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    assert measure_steps(evaluator) is None
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(ConvSpace, "build", lambda *_: torch.nn.Linear(3, 3))
+    assert measure_steps(evaluator.with_recipe(Recipe(epochs=1, batch_size=32, input_size=8))) is None, (
+        "its trials say what is wrong"
+    )
