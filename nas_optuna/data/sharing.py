@@ -88,7 +88,9 @@ def map_images(data: SearchData, folder: Path) -> MappedImages:
         OSError: The disk is full.
 
     Example:
-        >>> shared = map_images(load_data("digits"), Path("/tmp"))
+        >>> import tempfile
+        >>> from nas_optuna import load_data
+        >>> shared = map_images(load_data("digits"), Path(tempfile.mkdtemp()))
         >>> shared().fingerprint == load_data("digits").fingerprint
         True
     """

@@ -79,9 +79,10 @@ def measure_steps(evaluator: TrainingEvaluator) -> StepTimes | None:
         None where there is nothing to choose, or where no network of the study can take a step.
 
     Example:
-        >>> times = measure_steps(evaluator)
-        >>> times.fastest()
-        1
+        ::
+
+            times = measure_steps(experiment.objective.evaluator)
+            torch.set_num_threads(times.fastest())
     """
     cores, before = usable_cores(), torch.get_num_threads()
     counts = [*(2**i for i in range(cores.bit_length()) if 2**i < cores), cores]

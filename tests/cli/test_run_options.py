@@ -39,7 +39,7 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--until", "acuracy>=0.5"), "did you mean 'accuracy'"),
         (("--keep-weights", "bst"), "did you mean 'best'"),
         (("--track", "tensorbord:logs"), "did you mean 'tensorboard'"),
-        (("--track", "tensorboard"), "needs a folder"),
+        (("--track", "tensorboard"), "needs a place"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[str, ...], says: str) -> None:

@@ -83,8 +83,11 @@ class Executor(Protocol):
     """Runs trials of a study.
 
     Example:
-        >>> from nas_optuna.execution.executors.local import LocalWorkers
-        >>> experiment.run(study, trials=20, executor=LocalWorkers(["cpu"] * 4, threads=1), handle=handle)
+        An experiment whose study is stored runs on four processes of this machine::
+
+            from nas_optuna.execution.executors.local import LocalWorkers
+
+            experiment.run(study, trials=20, executor=LocalWorkers(["cpu"] * 4, threads=1), handle=handle)
     """
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:

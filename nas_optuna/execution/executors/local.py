@@ -45,9 +45,10 @@ class LocalWorkers:
         threads: CPU threads of each worker.
 
     Example:
-        >>> executor = LocalWorkers(["cpu"] * 2, threads=1)
-        >>> experiment.run(study, trials=20, executor=executor, handle=ExperimentHandle(url, "nas")).trials
-        20
+        ::
+
+            executor = LocalWorkers(["cpu"] * 2, threads=1)
+            experiment.run(study, trials=20, executor=executor, handle=ExperimentHandle(url, "nas")).trials
     """
 
     def __init__(self, devices: Sequence[str], threads: int) -> None:
