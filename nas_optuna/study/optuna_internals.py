@@ -23,7 +23,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Marks = Callable[[float], Mapping[str, Any]]
+"""Gives attributes for a time in seconds."""
 
 _METRIC_NAMES = "study:metric_names"
 """System attribute in which `Study.set_metric_names` keeps its names."""
@@ -64,6 +66,13 @@ _AWAY = (
     "no such file or directory",  # the server's socket
 )
 """What drivers say of a server that may come back."""
+_CLOCKS = {
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+    "postgresql": "extract(epoch FROM clock_timestamp())",
+    "mysql": "unix_timestamp(sysdate(6))",
+    "mariadb": "unix_timestamp(sysdate(6))",
+}
+"""How each database says the time in seconds."""
 
 
 # --- storages ---------------------------------------------------------------------------------------------------------
@@ -90,12 +99,14 @@ class PatientStorage(RDBStorage):
         self.wait = wait
         self.give_up: Callable[[], bool] = never
         self.below: int | None = None
+        self.owners: dict[int, Mapping[str, Any]] = {}
+        """Trial → the attributes that it must have while this process writes to it."""
         self._file = file
         self._file_identity = _identity_of(file)
         super().__init__(url.replace("{", "{{").replace("}", "}}"), engine_kwargs)  # Optuna formats it
 
     def __getstate__(self) -> dict[Any, Any]:
-        return super().__getstate__() | {"give_up": never}
+        return super().__getstate__() | {"give_up": never, "owners": {}}
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         """Within the transaction that gives a trial its number, take it back where that is too large."""
@@ -126,6 +137,32 @@ class PatientStorage(RDBStorage):
                     deadline = time.monotonic() + self.wait
                     logger.warning("the database server is away; waiting for it for up to %g s", self.wait)
                 self._await_server(deadline, error)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As `RDBStorage` does it, but in one step: it reads the state first, and then another process may write it.
+
+        Raises:
+            KeyError: The trial was deleted.
+            optuna.exceptions.UpdateFinishedTrialError: It has ended, or another process runs it.
+        """
+        if state != TrialState.RUNNING and not (state.is_finished() and trial_id in self.owners):
+            return super().set_trial_state_values(trial_id, state, values)
+        from sqlalchemy import insert
+
+        model = _tables().TrialValueModel
+        stored = [model.value_to_stored_repr(value) for value in values or ()]
+        with self.engine.begin() as connection:
+            if state == TrialState.RUNNING:
+                return _set_state(connection, trial_id, TrialState.WAITING, state)
+            if not _set_state(connection, trial_id, TrialState.RUNNING, state, self.owners[trial_id]):
+                raise _not_updatable(connection, trial_id)
+            rows = [
+                {"trial_id": trial_id, "objective": i, "value": value, "value_type": kind}
+                for i, (value, kind) in enumerate(stored)
+            ]
+            if rows:
+                connection.execute(insert(model.__table__), rows)
+        return True
 
     def _await_server(self, deadline: float, error: Exception) -> None:
         pause = 0.1
@@ -181,7 +218,7 @@ TRANSACTIONS = (
 )
 """Methods of `RDBStorage` that open a transaction; every other one that reaches the database calls these."""
 for _name in TRANSACTIONS:
-    setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
+    setattr(PatientStorage, _name, _patient(getattr(PatientStorage, _name)))
 
 
 def _is_about_an_absent_server(record: logging.LogRecord) -> bool:
@@ -235,14 +272,14 @@ def giving_up(study: Study, when: Callable[[], bool]) -> Iterator[None]:
         database.give_up = never
 
 
-def _transaction(database: RDBStorage, work: Callable[[Connection], T]) -> T:
+def _transaction(database: RDBStorage, work: Callable[[Connection], T], *, patiently: bool = True) -> T:
     """Do `work` in one transaction."""
 
     def once() -> T:
         with database.engine.begin() as connection:
             return work(connection)
 
-    return database.patiently(once) if isinstance(database, PatientStorage) else once()
+    return database.patiently(once) if patiently and isinstance(database, PatientStorage) else once()
 
 
 def _tables() -> Any:
@@ -452,9 +489,10 @@ def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
             trial.set_user_attr(key, value)
         return
     trial_id, models = trial._trial_id, _tables()
+    owned = database.owners.get(trial_id) if isinstance(database, PatientStorage) else None
 
     def write(connection: Connection) -> None:
-        _require_updatable(connection, trial_id)
+        _require_updatable(connection, trial_id, owned)
         _write(connection, models.TrialUserAttributeModel.__table__, "trial_id", trial_id, values)
 
     _transaction(database, write)
@@ -477,6 +515,15 @@ def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
         .limit(1)
     )
     return _transaction(database, lambda connection: connection.execute(found).first() is not None)
+
+
+def now(study: Study) -> float:
+    """Return the time in seconds by the clock of the study's database, which its workers on all hosts share.
+
+    A storage without a server, such as a journal, has only the clock of this host.
+    """
+    database = _database(study._storage)
+    return time.time() if database is None else _transaction(database, _now)
 
 
 def new_trial(study: Study, attributes: Mapping[str, Any], below: int | None = None) -> int:
@@ -508,14 +555,64 @@ def new_trial(study: Study, attributes: Mapping[str, Any], below: int | None = N
         database.below = None
 
 
-def claim(study: Study, trial: FrozenTrial, key: str, owner: str) -> bool:
+def enqueue_unless(study: Study, params: Mapping[str, Any], attributes: Mapping[str, Any], *, ever: bool) -> bool:
+    """Put params into the queue unless they are there: one step, however many processes do so at once.
+
+    Args:
+        study: Whose queue.
+        params: A choice for every parameter.
+        attributes: User attributes of the trial.
+        ever: Whether trials with these params that have begun or ended count, too.
+
+    Returns:
+        Whether a trial was added.
+    """
+    template = optuna.trial.create_trial(
+        state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}, user_attrs=dict(attributes)
+    )
+    database = _database(study._storage)
+    if database is None:
+        trials = all_trials(study, None if ever else (TrialState.WAITING,))
+        if any(enqueued_params(trial) == params for trial in trials):
+            return False
+        study.add_trial(template)
+        return True
+    from sqlalchemy import select, update
+    from sqlalchemy.orm import Session
+
+    models, study_id = _tables(), study._study_id
+    studies, trials_, rows = (
+        model.__table__ for model in (models.StudyModel, models.TrialModel, models.TrialSystemAttributeModel)
+    )
+    queued = (
+        select(rows.c.value_json)
+        .join(trials_, trials_.c.trial_id == rows.c.trial_id)
+        .where(trials_.c.study_id == study_id, rows.c.key == "fixed_params")
+    )
+    if not ever:
+        queued = queued.where(trials_.c.state == TrialState.WAITING)
+    # Written to rather than read, so that every database makes the next process wait here.
+    locked = update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name)
+
+    def add(connection: Connection) -> bool:
+        connection.execute(locked)
+        if any(json.loads(text) == params for text in connection.execute(queued).scalars()):
+            return False
+        with Session(connection) as session:
+            database._get_prepared_new_trial(study_id, template, session)
+            session.commit()  # the connection's transaction goes on
+        return True
+
+    return _transaction(database, add)
+
+
+def claim(study: Study, trial: FrozenTrial, marks: Marks) -> bool:
     """Let a waiting trial run, unless another worker was faster: a compare-and-set in every database.
 
     Args:
         study: Its study.
         trial: It was seen waiting.
-        key: User attribute that says who runs it.
-        owner: Who does from now on.
+        marks: The user attributes that say who runs it from now on, by the database's time.
     """
     database, trial_id = _database(study._storage), trial._trial_id
     if database is None:
@@ -524,70 +621,98 @@ def claim(study: Study, trial: FrozenTrial, key: str, owner: str) -> bool:
                 return False
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
-        study._storage.set_trial_user_attr(trial_id, key, owner)
+        _set_each(study, trial_id, marks(time.time()))
         return True
-    from sqlalchemy import update
-
-    models = _tables()
-    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
-    running = (
-        update(trials)
-        .where(trials.c.trial_id == trial_id, trials.c.state == TrialState.WAITING)
-        .values(state=TrialState.RUNNING, datetime_start=datetime.now(UTC).replace(tzinfo=None))
-    )
+    rows = _tables().TrialUserAttributeModel.__table__
 
     def compare_and_set(connection: Connection) -> bool:
-        if connection.execute(running).rowcount != 1:
+        if not _set_state(connection, trial_id, TrialState.WAITING, TrialState.RUNNING):
             return False
-        _write(connection, rows, "trial_id", trial_id, {key: owner})
+        _write(connection, rows, "trial_id", trial_id, marks(_now(connection)))
         return True
 
     return _transaction(database, compare_and_set)
 
 
-def put_back(study: Study, trial: Trial | FrozenTrial | int, key: str, owner: str | None) -> bool:
-    """Let a running trial wait again, unless its owner is no longer the one that was seen.
+def change_running(
+    study: Study,
+    trial_id: int,
+    seen: Mapping[str, Any],
+    marks: Marks,
+    state: TrialState = TrialState.RUNNING,
+    *,
+    patiently: bool = True,
+) -> bool:
+    """Change a running trial's state and attributes in one step, unless it is no longer as it was seen.
 
     Args:
         study: Its study.
-        trial: It was seen running.
-        key: User attribute that says who runs it; removed.
-        owner: Who was seen to run it; None is nobody.
+        trial_id: Its number within the storage; it was seen running.
+        seen: User attributes that it had; None is none.
+        marks: The user attributes that it gets, by the database's time; None removes one.
+        state: Running still, or waiting.
+        patiently: Whether to wait for a database server that is away.
 
     Returns:
-        False where the trial has ended, waits already, was deleted, or is run by another worker.
+        False where the trial has ended, waits, was deleted, or has other attributes.
     """
     database = _database(study._storage)
-    trial_id = trial if isinstance(trial, int) else trial._trial_id
     if database is None:
-        found = study._storage.get_trial(trial_id)
-        if found.state != TrialState.RUNNING or found.user_attrs.get(key) != owner:
-            return False
-        study._storage.set_trial_user_attr(trial_id, key, None)
-        study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
-        return True
-    from sqlalchemy import delete, select, update
+        return _change_running_stepwise(study, trial_id, seen, marks, state)
+    from sqlalchemy import delete, select
 
-    models = _tables()
-    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
-    mark = (rows.c.trial_id == trial_id, rows.c.key == key)
-    waiting = (
-        update(trials)
-        .where(trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING)
-        .values(state=TrialState.WAITING)
-    )
+    rows = _tables().TrialUserAttributeModel.__table__
 
     def compare_and_set(connection: Connection) -> bool:
-        if connection.execute(waiting).rowcount != 1:
+        if not _set_state(connection, trial_id, TrialState.RUNNING, state):
             return False
-        found = connection.execute(select(rows.c.value_json).where(*mark)).scalar()
-        if (json.loads(found) if found else None) != owner:
+        query = select(rows.c.key, rows.c.value_json).where(rows.c.trial_id == trial_id, rows.c.key.in_(list(seen)))
+        found = {key: json.loads(text) for key, text in connection.execute(query)}
+        if any(found.get(key) != value for key, value in seen.items()):
             connection.rollback()
             return False
-        connection.execute(delete(rows).where(*mark))
+        values = marks(_now(connection))
+        removed = [key for key, value in values.items() if value is None]
+        connection.execute(delete(rows).where(rows.c.trial_id == trial_id, rows.c.key.in_(removed)))
+        kept = {key: value for key, value in values.items() if value is not None}
+        if kept:
+            _write(connection, rows, "trial_id", trial_id, kept)
         return True
 
-    return _transaction(database, compare_and_set)
+    return _transaction(database, compare_and_set, patiently=patiently)
+
+
+def _change_running_stepwise(
+    study: Study, trial_id: int, seen: Mapping[str, Any], marks: Marks, state: TrialState
+) -> bool:
+    """`change_running` in a storage without transactions."""
+    try:
+        found = study._storage.get_trial(trial_id)
+    except KeyError:
+        return False
+    if found.state != TrialState.RUNNING or any(found.user_attrs.get(key) != value for key, value in seen.items()):
+        return False
+    values = marks(time.time())
+    _set_each(study, trial_id, {k: v for k, v in values.items() if v is not None or k in found.user_attrs})
+    if state != TrialState.RUNNING:
+        study._storage.set_trial_state_values(trial_id, state)
+    return True
+
+
+def _set_each(study: Study, trial_id: int, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        study._storage.set_trial_user_attr(trial_id, key, value)
+
+
+def write_only_as(study: Study, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """From now on, write a trial's end and several attributes at once only while the trial has these attributes.
+
+    So what a worker finds out that has lost its trial is not recorded, though it does not know yet. Holds in databases
+    that were opened as `PatientStorage`.
+    """
+    database = _database(study._storage)
+    if isinstance(database, PatientStorage):
+        database.owners[trial_id] = attributes
 
 
 def state_and_owner(study: Study, trial_id: int, key: str) -> tuple[TrialState, str | None] | None:
@@ -620,21 +745,64 @@ def tell(study: Study, trial: Trial, value: Any = None, state: TrialState | None
     return ended
 
 
-def _require_updatable(connection: Connection, trial_id: int) -> None:
-    """Refuse to write to a trial that is not there or has ended; of a trial that is written to, lock the row."""
+def _set_state(
+    connection: Connection,
+    trial_id: int,
+    from_: TrialState,
+    to: TrialState,
+    attributes: Mapping[str, Any] | None = None,
+) -> bool:
+    """Change a trial's state, and lock its row, unless the state or these attributes are not what they should be."""
     from sqlalchemy import select, update
 
-    trials = _tables().TrialModel.__table__
-    unfinished = (TrialState.RUNNING, TrialState.WAITING)
-    locked = (
-        update(trials).where(trials.c.trial_id == trial_id, trials.c.state.in_(unfinished)).values(state=trials.c.state)
-    )
-    if connection.execute(locked).rowcount == 1:
+    models = _tables()
+    trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+    values: dict[str, Any] = {"state": to}
+    if from_ == TrialState.WAITING:
+        values["datetime_start"] = datetime.now()
+    if to.is_finished():
+        values["datetime_complete"] = datetime.now()
+    statement = update(trials).where(trials.c.trial_id == trial_id, trials.c.state == from_).values(values)
+    for key, value in (attributes or {}).items():
+        has = select(rows.c.trial_id).where(
+            rows.c.trial_id == trial_id, rows.c.key == key, rows.c.value_json == json.dumps(value)
+        )
+        statement = statement.where(has.exists())
+    return connection.execute(statement).rowcount == 1
+
+
+def _require_updatable(connection: Connection, trial_id: int, attributes: Mapping[str, Any] | None) -> None:
+    """Lock the row of a trial that is written to, or refuse that.
+
+    Raises:
+        KeyError: It was deleted.
+        optuna.exceptions.UpdateFinishedTrialError: It has ended, or has not these attributes.
+    """
+    if _set_state(connection, trial_id, TrialState.RUNNING, TrialState.RUNNING, attributes):
         return
+    if attributes is None and _set_state(connection, trial_id, TrialState.WAITING, TrialState.WAITING):
+        return
+    raise _not_updatable(connection, trial_id)
+
+
+def _not_updatable(connection: Connection, trial_id: int) -> Exception:
+    from sqlalchemy import select
+
+    trials = _tables().TrialModel.__table__
     state = connection.execute(select(trials.c.state).where(trials.c.trial_id == trial_id)).scalar()
     if state is None:
-        raise KeyError(f"no trial has the id {trial_id}")
-    raise optuna.exceptions.UpdateFinishedTrialError(f"the trial has ended as {state.name}")
+        return KeyError(f"no trial has the id {trial_id}")
+    if state.is_finished():
+        return optuna.exceptions.UpdateFinishedTrialError(f"the trial has ended as {state.name}")
+    return optuna.exceptions.UpdateFinishedTrialError("the trial was put back, or another process runs it")
+
+
+def _now(connection: Connection) -> float:
+    """The database's own time, in seconds."""
+    from sqlalchemy import text
+
+    clock = _CLOCKS.get(connection.dialect.name)
+    return time.time() if clock is None else float(connection.execute(text(f"SELECT {clock}")).scalar_one())
 
 
 def _write(connection: Connection, table: Any, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:

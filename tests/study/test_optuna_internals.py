@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -167,12 +168,18 @@ def test_a_worker_claims_a_waiting_trial_once_and_puts_it_back(study: optuna.Stu
     study.enqueue_trial({"x": 1})
     (waiting,) = study.trials
     number = internals.trial_id_of(waiting)
-    assert internals.claim(study, waiting, OWNER, "me")
-    assert not internals.claim(study, waiting, OWNER, "you")
+    assert internals.claim(study, waiting, lambda now: {OWNER: "me", "at": now})
+    assert not internals.claim(study, waiting, lambda now: {OWNER: "you"})
     assert internals.state_and_owner(study, number, OWNER) == (TrialState.RUNNING, "me")
-    assert not internals.put_back(study, number, OWNER, "you")
-    assert internals.put_back(study, number, OWNER, "me")
+    assert abs(study.trials[0].user_attrs["at"] - time.time()) < 5
+    removed = dict.fromkeys((OWNER, "at"))
+    assert not internals.change_running(study, number, {OWNER: "you"}, lambda now: removed, TrialState.WAITING)
+    assert not internals.change_running(study, number, {OWNER: None}, lambda now: {OWNER: "you"})
+    assert internals.change_running(study, number, {OWNER: "me", "more": None}, lambda now: {"more": 1})
+    assert internals.change_running(study, number, {OWNER: "me"}, lambda now: removed, TrialState.WAITING)
     assert internals.state_and_owner(study, number, OWNER) == (TrialState.WAITING, None)
+    assert study.trials[0].user_attrs.get("at") is None
+    assert not internals.change_running(study, number, {OWNER: None}, lambda now: {})
     assert internals.state_and_owner(study, number + 9, OWNER) is None
 
 
@@ -221,3 +228,42 @@ def test_the_last_point_of_a_grid_is_known(study: optuna.Study) -> None:
     second = study.ask()
     second.suggest_categorical("x", [1, 2])
     assert internals.last_of_grid(study.sampler, study, study.trials[1])
+
+
+def test_the_databases_time(study: optuna.Study) -> None:
+    assert abs(internals.now(study) - time.time()) < 5
+
+
+def test_params_are_enqueued_once(study: optuna.Study) -> None:
+    params = {"x": 3, "y": "a"}
+    assert internals.enqueue_unless(study, params, {"origin": "me"}, ever=False)
+    assert not internals.enqueue_unless(study, {"y": "a", "x": 3}, {}, ever=False)
+    assert internals.enqueue_unless(study, {"x": 4}, {}, ever=False)
+    study.tell(study.ask(), 1.0)
+    assert not internals.enqueue_unless(study, params, {}, ever=True)
+    assert internals.enqueue_unless(study, params, {}, ever=False)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "WAITING", "WAITING"]
+    assert [internals.enqueued_params(trial) for trial in study.trials] == [params, {"x": 4}, params]
+    assert study.trials[0].user_attrs == {"origin": "me"}
+    assert study.ask().suggest_int("x", 0, 9) == 4
+
+
+def test_a_worker_that_lost_its_trial_records_nothing(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/x.db", create=True)
+    study = optuna.create_study(directions=["maximize", "minimize"], storage=storage)
+    for value in (1.0, float("inf"), -0.5):
+        kept = internals.open_trial(study, internals.new_trial(study, {OWNER: "me"}))
+        internals.write_only_as(study, internals.trial_id_of(kept), {OWNER: "me"})
+        set_trial_attributes(kept, {"a": 1})
+        study.tell(kept, [value, 2.0])
+        assert study.trials[-1].values == [value, 2.0]
+        assert study.trials[-1].duration is not None
+        assert study.trials[-1].user_attrs == {OWNER: "me", "a": 1}
+    lost = internals.open_trial(study, internals.new_trial(study, {OWNER: "me"}))
+    internals.write_only_as(study, internals.trial_id_of(lost), {OWNER: "me"})
+    assert internals.change_running(study, internals.trial_id_of(lost), {}, lambda now: {OWNER: "you"})
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="another process runs it"):
+        set_trial_attributes(lost, {"a": 1})
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="another process runs it"):
+        study.tell(lost, [1.0, 2.0])
+    assert (study.trials[-1].state.name, study.trials[-1].user_attrs) == ("RUNNING", {OWNER: "you"})

@@ -1,0 +1,272 @@
+"""Workers on one study that are killed, stopped and cut off from their database, and an account of what came of it.
+
+Every trial trains a real network, for two epochs of a few milliseconds. Its value is known: the same architecture
+trained alone, undisturbed. So an account can tell not only what was lost or recorded twice, but also what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from nas_optuna import ConvSpace, Objective, Recipe, load_data
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.loop import run
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import DataSpec
+from nas_optuna.study import lease
+from nas_optuna.study.storage import open_storage
+
+EPOCHS = 2
+SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5, 7), strides=(1,), input_size=8)
+"""36 architectures."""
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["tests.faults.warm"])
+
+
+@cache
+def objective(checkpoints: Path | None) -> Objective:
+    """Train a network on 80 images; of nothing is reused what another trial trained."""
+    torch.set_num_threads(1)
+    data = load_data(DataSpec(name="digits", train_limit=100))
+    recipe = Recipe(epochs=EPOCHS, batch_size=50, input_size=8)
+    return Objective(SPACE, data, recipe, device="cpu", reuse_duplicates=False, checkpoints=checkpoints)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study and its workers are.
+
+    Attributes:
+        address: The storage's URL.
+        folder: For checkpoints and for what the workers note.
+        environment: Variables of the workers.
+    """
+
+    address: str
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def study(self) -> optuna.Study:
+        """The study, made where it is missing."""
+        return optuna.create_study(
+            study_name="s",
+            storage=open_storage(self.address, create=True),
+            direction="maximize",
+            load_if_exists=True,
+            sampler=optuna.samplers.RandomSampler(),
+            pruner=optuna.pruners.NopPruner(),
+        )
+
+    def noted(self, what: str) -> Counter[str]:
+        """How often each line was noted by all workers."""
+        return Counter(line for file in self.folder.glob(f"{what}.*") for line in file.read_text().splitlines())
+
+
+@dataclass(frozen=True)
+class Account:
+    """What came of a study.
+
+    Attributes:
+        trials: Trials of the study.
+        kills: Processes that were killed.
+        stops: Processes that stood still for longer than a lease.
+        restarts: How often the database server was away.
+        lost: Trials that did not end, and numbers that no trial has.
+        doubled: Trials whose end was recorded more than once.
+        wrong: Trials whose value is not that of the same architecture trained alone.
+        epochs_lost: Epochs that were trained beyond those of each trial.
+        seconds: Seconds that it took.
+    """
+
+    trials: int
+    kills: int
+    stops: int
+    restarts: int
+    lost: int
+    doubled: int
+    wrong: int
+    epochs_lost: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(self).items())
+
+
+class _Notes(Callback):
+    """Note each epoch and each end in files of this process's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        self._note("epochs", f"{subject.name} {measurement.step}")
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        self._note("ends", subject.name)
+
+    def _note(self, what: str, line: str) -> None:
+        with (self._folder / f"{what}.{os.getpid()}").open("a") as file:
+            file.write(line + "\n")
+
+
+def finished(study: optuna.Study) -> int:
+    """How many trials have ended."""
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def work(place: Place, total: int, host: str = "") -> None:
+    """Be a worker until the study has that many finished trials and nothing waits.
+
+    Args:
+        place: Where.
+        total: Trials of the study.
+        host: Act as another host of this name, with a clock that is an hour fast.
+    """
+    os.environ.update(place.environment)
+    log = place.folder / f"log.{os.getpid()}"
+    logging.basicConfig(filename=log, level=logging.INFO, force=True)
+    if host:
+        lease._surroundings = lambda: (host, f"machine-{host}", f"boot-{host}", "4026531836")  # type: ignore[assignment]
+        real = time.time
+        time.time = lambda: real() + 3600
+    study, notes = place.study(), _Notes(place.folder)
+    scored = objective(place.folder / "checkpoints")
+    scored.callbacks.add(notes)
+    while finished(study) < total or study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        run(study, scored, trials=4, callbacks=[notes])
+
+
+def start(place: Place, total: int, host: str = "") -> BaseProcess:
+    """Start a worker."""
+    process = _PROCESSES.Process(target=work, args=(place, total, host), daemon=True)
+    process.start()
+    return process
+
+
+def search(
+    place: Place,
+    *,
+    trials: int,
+    workers: int,
+    kills: int = 0,
+    stops: int = 0,
+    stop_seconds: float = 0.0,
+    disturbances: Mapping[float, Callable[[], None]] | None = None,
+    seed: int = 0,
+) -> Account:
+    """Let workers search while they are killed and stopped at random moments, and account for it.
+
+    Args:
+        place: Where.
+        trials: Trials of the study; some more are begun by workers that do not know of each other.
+        workers: How many there are at a time.
+        kills: How many are killed (SIGKILL), each replaced by a new one.
+        stops: How many are stopped (SIGSTOP).
+        stop_seconds: For how long.
+        disturbances: Share of the trials that has ended → what happens then.
+        seed: Of the random moments.
+    """
+    began, rng = time.monotonic(), random.Random(seed)
+    disturbances = dict(disturbances or {})
+    study = place.study()
+    plan: list[tuple[float, Callable[[list[BaseProcess]], None]]] = []
+    plan += [(rng.uniform(0.02, 0.95), lambda all_: _kill(place, trials, all_, rng)) for _ in range(kills)]
+    plan += [(rng.uniform(0.1, 0.7), lambda all_: _stop(all_, stop_seconds, rng)) for _ in range(stops)]
+    plan += [(share, lambda all_, act=act: act()) for share, act in disturbances.items()]  # type: ignore[misc]
+    running = [start(place, trials) for _ in range(workers)]
+    for share, act in sorted(plan, key=lambda entry: entry[0]):
+        while finished(study) < share * trials:
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0, 0.2))
+        act(running)
+    _join(place, running)
+    _drain(place, trials)
+    return _account(place, kills, stops, len(disturbances), time.monotonic() - began)
+
+
+def _kill(place: Place, trials: int, running: list[BaseProcess], rng: random.Random) -> None:
+    victim = rng.choice([process for process in running if process.is_alive()])
+    victim.kill()
+    victim.join()
+    running[running.index(victim)] = start(place, trials)
+
+
+def _stop(running: list[BaseProcess], seconds: float, rng: random.Random) -> None:
+    victim = rng.choice([process for process in running if process.is_alive()])
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(victim.pid, signal.SIGCONT)
+
+
+def _join(place: Place, running: list[BaseProcess]) -> None:
+    for process in running:
+        process.join(timeout=300)
+    said = "\n".join(file.read_text() for file in place.folder.glob("log.*"))
+    assert [process.exitcode for process in running] == [0] * len(running), said
+    assert "Traceback" not in said, said
+
+
+def _drain(place: Place, trials: int) -> None:
+    """The next run: it takes up what the last of the killed left."""
+    last = start(place, trials)
+    _join(place, [last])
+
+
+def _account(place: Place, kills: int, stops: int, restarts: int, seconds: float) -> Account:
+    trials = place.study().get_trials(deepcopy=False)
+    numbers = {trial.number for trial in trials}
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    expected = values_alone()
+    wrong = [trial for trial in complete if trial.value != expected[SPACE.architecture(trial.params)]]
+    return Account(
+        trials=len(trials),
+        kills=kills,
+        stops=stops,
+        restarts=restarts,
+        lost=len(trials) - len(complete) + len(set(range(len(trials))) - numbers),
+        doubled=sum(count > 1 for count in place.noted("ends").values()),
+        wrong=len(wrong),
+        epochs_lost=sum(place.noted("epochs").values()) - EPOCHS * len(complete),
+        seconds=round(seconds, 1),
+    )
+
+
+@cache
+def values_alone() -> dict[Architecture, float]:
+    """The value of each architecture, trained in a process of its own that nothing disturbs."""
+    ours, theirs = _PROCESSES.Pipe()
+    process = _PROCESSES.Process(target=_send_values, args=(theirs,), daemon=True)
+    process.start()
+    text = ours.recv()
+    process.join()
+    return {SPACE.parse(name): value for name, value in json.loads(text).items()}
+
+
+def _send_values(pipe: multiprocessing.connection.Connection) -> None:
+    scored = objective(None)
+    pipe.send(json.dumps({str(a): scored(FixedTrial(dict(a.params))) for a in _architectures()}))
+
+
+def _architectures() -> Iterator[Architecture]:
+    import itertools
+
+    for values in itertools.product(*(parameter.choices for parameter in SPACE.parameters.values())):
+        yield SPACE.architecture(dict(zip(SPACE.parameters, values, strict=True)))

@@ -1,0 +1,85 @@
+"""Whatever dies: every trial is trained, recorded exactly once, and at most one epoch of work is lost.
+
+Run with ``pytest -m slow tests/faults -s`` to see the account of each test.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from nas_optuna.study.schema import TrialKey
+from tests.faults.harness import EPOCHS, Account, Place, finished, search, start
+from tests.processes import Server
+
+
+def sound(account: Account) -> bool:
+    print(f"\n{account}")
+    return (account.lost, account.doubled, account.wrong) == (0, 0, 0) and account.epochs_lost <= (
+        account.kills + account.stops + account.restarts * 8
+    )
+
+
+def restart(server: Server, seconds: float) -> Callable[[], None]:
+    def away() -> None:
+        with server.away():
+            time.sleep(seconds)
+
+    return away
+
+
+def test_killed_and_stopped_on_sqlite(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path}/s.db", tmp_path, {"NAS_OPTUNA_LEASE": "1"})
+    account = search(place, trials=30, workers=3, kills=4, stops=1, stop_seconds=2.5)
+    assert sound(account)
+    assert account.trials >= 30
+
+
+def test_a_frozen_host_loses_its_trial_to_another(postgresql: Server, tmp_path: Path) -> None:
+    """Two hosts, whose clocks differ by an hour from the server's; one stands still for longer than its lease."""
+    place = Place(postgresql.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "2"})
+    study = place.study()
+    frozen = start(place, 20, host="one")
+    while not place.noted("epochs"):
+        time.sleep(0.005)
+    assert frozen.pid is not None
+    while not (held := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
+        pass
+    os.kill(frozen.pid, signal.SIGSTOP)
+    time.sleep(0.1)
+    held = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    other = start(place, 20, host="two")
+    other.join(timeout=60)
+    if held:  # it may have been stopped between two trials
+        deadline = time.monotonic() + 20
+        while study.get_trials(deepcopy=False)[held[0].number].state != TrialState.COMPLETE:
+            assert time.monotonic() < deadline, "nobody took it up"
+            other = start(place, finished(study) + 1, host="two")
+            other.join(timeout=60)
+        ended = study.get_trials(deepcopy=False)[held[0].number]
+        assert str(ended.user_attrs[TrialKey.WORKER]).startswith("two/")
+    os.kill(frozen.pid, signal.SIGCONT)
+    frozen.join(timeout=60)
+    assert (frozen.exitcode, other.exitcode) == (0, 0)
+    assert {trial.state for trial in study.get_trials(deepcopy=False)} == {TrialState.COMPLETE}
+    assert set(place.noted("ends").values()) == {1}
+    assert sum(place.noted("epochs").values()) <= EPOCHS * len(study.trials) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_trials_and_fifty_kills_on_sqlite(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path}/s.db", tmp_path)
+    assert sound(search(place, trials=1000, workers=8, kills=50))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_trials_fifty_kills_and_two_restarts_on_postgresql(postgresql: Server, tmp_path: Path) -> None:
+    place = Place(postgresql.fresh(), tmp_path)
+    away = restart(postgresql, 10)
+    assert sound(search(place, trials=1000, workers=8, kills=50, disturbances={0.33: away, 0.66: away}))
