@@ -117,6 +117,29 @@ def named(path: object) -> str:
     return shortened(printable(str(path)), NAMED)
 
 
+_PLAINER = {
+    "Input should be a valid integer, unable to parse string as an integer": "it must be a whole number",
+    "Input should be a valid integer, got a number with a fractional part": "it must be a whole number",
+    "Input should be a valid number, unable to parse string as a number": "it must be a number",
+    "Input should be a valid tuple": "it must be a list",
+    "Input should be greater than or equal to": "it must be at least",
+    "Input should be less than or equal to": "it must be at most",
+    "Input should be": "it must be",
+}
+
+
+def plainer(message: str) -> str:
+    """What a parser says of a value that it refuses, in words for a person.
+
+    Example:
+        >>> plainer("Input should be greater than or equal to 1")
+        'it must be at least 1'
+    """
+    for theirs, ours in _PLAINER.items():
+        message = message.replace(theirs, ours)
+    return message
+
+
 def printable(text: str) -> str:
     r"""A text in one line, with nothing in it that a terminal would obey.
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from nas_optuna.errors import SpecError, named, shown, unknown
+from nas_optuna.errors import SpecError, named, plainer, shown, unknown
 from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
 from nas_optuna.spec_text import check_values, read_toml, with_overrides
 
@@ -462,13 +462,17 @@ class StudySpec(_Part):
         given = f"{named(path)} with --set" if overrides else named(path)
         return cls.from_dict(with_overrides(values, overrides), given)
 
-    def override(self, overrides: Sequence[str]) -> StudySpec:
+    def override(self, overrides: Sequence[str], source: str = "--set") -> StudySpec:
         """This spec with ``"section.key=value"`` strings applied.
+
+        Args:
+            overrides: The strings.
+            source: Where they come from, for messages.
 
         Raises:
             SpecError: As `from_toml`.
         """
-        return self.from_dict(with_overrides(self.to_dict(), overrides), "--set") if overrides else self
+        return self.from_dict(with_overrides(self.to_dict(), overrides), source) if overrides else self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready nested dicts that `from_dict` takes back."""
@@ -484,5 +488,5 @@ def _first_problem(error: ValidationError) -> str:
             section = section.model_fields[part].annotation
         where = f"in [{'.'.join(location[:-1])}]" if location[:-1] else "at the top"
         return f"{unknown('key', location[-1], section.model_fields)} ({where})"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = plainer(problem["msg"].removeprefix("Value error, "))
     return f"{named('.'.join(location))}: {message}, got {shown(problem['input'])}"

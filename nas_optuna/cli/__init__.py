@@ -32,7 +32,7 @@ from nas_optuna.cli import (
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
 from nas_optuna.cli.streams import discard, prepare_streams
-from nas_optuna.errors import NasOptunaError, SpecError, shown
+from nas_optuna.errors import NasOptunaError, SpecError, plainer, shown
 
 app = typer.Typer(
     name="nas-optuna",
@@ -175,4 +175,4 @@ def _storage_problem(error: Exception) -> str | None:
 
 def _message(error: Exception) -> str:
     describe = getattr(error, "format_message", None)
-    return str(describe() if describe else error).rstrip(".")
+    return plainer(str(describe() if describe else error).rstrip("."))

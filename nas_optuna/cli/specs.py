@@ -54,10 +54,14 @@ class SpecOptions:
     @property
     def overrides(self) -> list[str]:
         """Options on objectives and limits, then ``--set``, as overrides of a spec."""
-        values = {"objectives": list(self.objectives) if self.objectives else None}
-        values |= {key: getattr(self, name) for name, key in _LIMITS.items()}
+        return [*(self.set_ or ()), *(text for _, text in self._named())]
+
+    def _named(self) -> list[tuple[str, str]]:
+        """Options on objectives and limits, each with the override of a spec that it stands for."""
+        values: dict[str, tuple[str, Any]] = {"--objective": ("objectives", list(self.objectives or ()) or None)}
+        values |= {f"--{name.replace('_', '-')}": (key, getattr(self, name)) for name, key in _LIMITS.items()}
         # JSON's strings and lists of strings are TOML's too.
-        return [*(self.set_ or ()), *(f"{k}={json.dumps(v)}" for k, v in values.items() if v is not None)]
+        return [(option, f"{key}={json.dumps(v)}") for option, (key, v) in values.items() if v is not None]
 
     def read(self) -> StudySpec:
         """The spec of the preset or file that is named; without a name that of the preset which fits the data.
@@ -99,7 +103,10 @@ class SpecOptions:
         values["fixed"] |= dict(map(partial(_pair, "--fix"), self.fix or ()))
         for name, what in map(partial(_pair, "--search"), self.search or ()):
             values["search"][name.removeprefix("recipe.")] = what
-        return type(spec).from_dict(values, "the command line").override(self.overrides)
+        result = type(spec).from_dict(values, "the command line").override(self.set_ or ())
+        for option, text in self._named():
+            result = result.override([text], option)
+        return result
 
 
 _EXAMPLES = {"--fix": "conv1.stride=1", "--search": "recipe.learning_rate=1e-4..1e-1:log"}
