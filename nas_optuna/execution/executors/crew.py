@@ -76,10 +76,6 @@ class Crew:
         else:
             self._end(hand, message)
 
-    def say(self, line: str) -> None:
-        """Tell a person something that is no fault."""
-        logger.warning("%s", line)
-
     def outcome(self, interrupted: bool) -> Outcome:
         """What all workers did, together.
 

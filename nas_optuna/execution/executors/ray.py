@@ -6,12 +6,13 @@ everywhere. Ray's own hyperparameter search (Ray Tune) is not used: it runs Optu
 
 from __future__ import annotations
 
+import logging
 import queue
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ from nas_optuna.study.storage import sqlite_file
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+logger = logging.getLogger(__name__)
 
 _PAUSE = 0.2
 """Seconds between two looks at whether somebody asked to stop."""
@@ -63,7 +66,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         yield ray
         return
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = shortened(printable(str(error)), 200)
         raise StudyError(f"no Ray cluster answers at {address or 'its default address'}: {reason}") from None
@@ -86,11 +89,12 @@ class RayWorkers:
     The images are put into Ray's object store once.
 
     Args:
-        workers: How many.
+        workers: How many; None is as many as the cluster has room for.
         threads: CPU threads of each, which are reserved.
         gpus: GPUs of each, which are reserved; a fraction shares one.
         device: Where each trains; ``"auto"`` is the GPU that Ray gives it, else the CPU.
         address: As `connected` takes it.
+        files_are_shared: Whether the handle's folder for checkpoints is the same on all hosts.
 
     Example:
         ::
@@ -100,13 +104,21 @@ class RayWorkers:
     """
 
     def __init__(
-        self, workers: int, *, threads: int = 1, gpus: float = 0.0, device: str = "auto", address: str | None = None
+        self,
+        workers: int | None = None,
+        *,
+        threads: int = 1,
+        gpus: float = 0.0,
+        device: str = "auto",
+        address: str | None = None,
+        files_are_shared: bool = False,
     ) -> None:
         self.workers = workers
         self.threads = threads
         self.gpus = gpus
         self.device = device
         self.address = address
+        self.files_are_shared = files_are_shared
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`.
@@ -119,20 +131,39 @@ class RayWorkers:
         if handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a database")
         with connected(self.address) as ray:
-            if sqlite_file(handle.storage) and not is_one_host(ray):
-                raise StudyError(
-                    "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
-                    " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-                )
+            handle = self._reachable(handle, is_one_host(ray))
+            count = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
+            logger.warning("%d Ray workers with %d CPU and %g GPU each", count, self.threads, self.gpus)
             with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
                 if work.data is not None:
                     handle = handle.with_images(StoredImages.put(ray, work.data))
-                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, budget.total)
+                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(count, budget))
                 try:
                     actors.run(stop)
                 finally:
                     actors.end()
                 return actors.crew.outcome(stop.asked)
+
+    def _places(self, count: int, budget: Budget) -> list[Place]:
+        return [Place(number, self.device, self.threads, budget.total) for number in range(1, count + 1)]
+
+    def _reachable(self, handle: Handle, one_host: bool) -> Handle:
+        """The handle with what all hosts of the cluster can reach.
+
+        Raises:
+            StudyError: The study is in a file of this host.
+        """
+        if one_host:
+            return handle
+        if sqlite_file(handle.storage):
+            raise StudyError(
+                "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
+                " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+            )
+        if self.files_are_shared:
+            return handle
+        logger.warning("a trial whose node dies begins anew: no folder is shared; --files DIR names one that is")
+        return handle.without_files()
 
 
 @dataclass(frozen=True)
@@ -220,7 +251,9 @@ class _Worker:
 class _Actors:
     """The actors of one run."""
 
-    def __init__(self, ray: ModuleType, handle: Handle, crew: Crew, settings: RayWorkers, total: int | None) -> None:
+    def __init__(
+        self, ray: ModuleType, handle: Handle, crew: Crew, settings: RayWorkers, places: Sequence[Place]
+    ) -> None:
         self.crew = crew
         self._ray = ray
         self._handle = handle
@@ -230,9 +263,8 @@ class _Actors:
         self._asked = False
         self._give_up_at = float("inf")
         self._workers: list[_Worker] = []
-        for number in range(1, settings.workers + 1):
-            place = Place(number, settings.device, settings.threads, total)
-            self._workers.append(self._start(place, Hand(number, f"worker {number}")))
+        for place in places:
+            self._workers.append(self._start(place, Hand(place.number, f"worker {place.number}")))
 
     def run(self, stop: StopRequest) -> None:
         """Serve the workers until all have ended; those for which Ray has found no room are not waited for."""
@@ -249,7 +281,7 @@ class _Actors:
             waiting = sum(worker.hand.owner is None for worker in self._workers)
             if not warned and waiting and time.monotonic() - started > _LONG:
                 warned = True
-                self.crew.say(f"Ray has not found room for {waiting} of the workers yet; the others go on")
+                logger.warning("Ray has not found room for %d of the workers yet; the others go on", waiting)
 
     def end(self) -> None:
         """Leave no actor behind, however the run has ended."""
@@ -266,8 +298,8 @@ class _Actors:
         """Take one thing that a worker has said, and answer it."""
         try:
             message = self._ray.get(next(worker.said))
-        except (StopIteration, self._ray.exceptions.RayError) as error:
-            if self._forget(worker, _how(error), wanted=self._asked):
+        except (StopIteration, self._ray.exceptions.RayError):
+            if self._forget(worker, "was lost", wanted=self._asked):
                 self._workers.append(self._start(worker.place, worker.hand))
             return
         if message is None:
@@ -296,10 +328,6 @@ class _Actors:
                 self._give_up_at = time.monotonic() + GRACE
         if stop.insisted:
             self._give_up_at = 0.0
-
-
-def _how(error: Exception) -> str:
-    return "was lost with its node" if "node" in str(error).lower() else "died"
 
 
 def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
