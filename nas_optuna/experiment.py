@@ -307,6 +307,16 @@ class ExperimentHandle:
         """The same, with images that need not be loaded."""
         return replace(self, images=images)
 
+    def without_files(self) -> ExperimentHandle:
+        """The same, with nothing kept in a folder.
+
+        Raises:
+            StudyError: Weights were to be kept.
+        """
+        if self.keep_weights:
+            raise StudyError("weights are to be kept, and the workers share no folder; name one that they do: --files")
+        return replace(self, checkpoints=None)
+
     def open(
         self, *, interrupted: Callable[[], bool] = never, callbacks: Sequence[Callback | OptunaCallback] = ()
     ) -> tuple[Experiment, Study]:

@@ -10,7 +10,17 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, say
-from nas_optuna.cli.workers import Devices, PerDevice, Staffing, Workers, choose_executor
+from nas_optuna.cli.workers import (
+    Devices,
+    ExecutorName,
+    Files,
+    GpusPerWorker,
+    PerDevice,
+    RayAddress,
+    Staffing,
+    Workers,
+    choose_executor,
+)
 from nas_optuna.errors import SpecError, StudyExists, unknown
 
 if TYPE_CHECKING:
@@ -92,6 +102,10 @@ def run(
     workers: Workers = None,
     devices: Devices = None,
     per_device: PerDevice = None,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
+    files: Files = None,
     spec: options.Spec = None,
     set_: options.Set = None,
     fix: options.Fix = None,
@@ -219,7 +233,7 @@ def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment
     settings: dict[str, Any] = {
         "data_directory": plan.data_dir,
         "device": plan.staffing.first_device,
-        "checkpoints": checkpoint_folder(files_folder(url), plan.study),
+        "checkpoints": checkpoint_folder(files_folder(url, plan.staffing.files), plan.study),
         "interrupted": stop,
         "keep_weights": plan.keep_weights is not None,
     }
@@ -300,16 +314,16 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
 def _handle(plan: Plan, experiment: Experiment) -> ExperimentHandle | None:
     """What workers open; None where nobody else can open the study."""
     from nas_optuna.experiment import ExperimentHandle
-    from nas_optuna.study.storage import is_kept, storage_url
+    from nas_optuna.study.storage import absolute, is_kept, storage_url
 
-    url = storage_url(plan.storage)
+    url, checkpoints = storage_url(plan.storage), experiment.objective.checkpoints
     if not is_kept(url):
         return None
     return ExperimentHandle(
-        url,
+        absolute(url),
         plan.study,
-        data_directory=plan.data_dir,
-        checkpoints=experiment.objective.checkpoints,
+        data_directory=plan.data_dir.absolute() if plan.data_dir else None,
+        checkpoints=checkpoints.absolute() if checkpoints else None,
         spec=experiment.spec,
         keep_weights=plan.keep_weights is not None,
         warm_trials=(plan.warm_trials or DEFAULT_WARM_TRIALS) if plan.warm_start else 0,

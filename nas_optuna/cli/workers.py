@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_optuna.cli.printing import say
-from nas_optuna.errors import SpecError, shown
+from nas_optuna.errors import SpecError, shown, unknown
 
 if TYPE_CHECKING:
     from nas_optuna.execution.executors.contract import Executor
@@ -37,6 +38,33 @@ PerDevice = Annotated[
     typer.Option("--per-device", metavar="K", help="Workers on each device; 1.", min=1, show_default=False),
 ]
 
+ExecutorName = Annotated[
+    str,
+    typer.Option("--executor", metavar="local|ray", help="Where workers run: on this machine, or on a Ray cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The cluster: auto or ray://HOST:10001; RAY_ADDRESS, else one on this host.",
+        show_default=False,
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", metavar="G", help="GPUs of each Ray worker, e.g. 0.5; 0.", show_default=False),
+]
+Files = Annotated[
+    Path | None,
+    typer.Option(
+        "--files",
+        metavar="DIR",
+        help="Folder of checkpoints and weights, one that all hosts share; NAS_OPTUNA_FILES.",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Staffing:
@@ -51,6 +79,10 @@ class Staffing:
     per_device: int | None
     device: str
     threads: int | None
+    executor: str
+    ray_address: str | None
+    gpus_per_worker: float | None
+    files: Path | None
 
     def __post_init__(self) -> None:
         if self.workers not in (None, "auto") and not (self.workers.isascii() and self.workers.isdecimal()):
@@ -63,11 +95,20 @@ class Staffing:
             raise SpecError(f"--devices needs names with commas between them, got {shown(self.devices)}")
         if self.workers is not None and self.per_device is not None:
             raise SpecError("--workers is the number in all and --per-device that on each device; give one of them")
+        if self.executor not in ("local", "ray"):
+            raise SpecError(unknown("executor", self.executor, ["local", "ray"]))
+        if self.executor == "local" and (self.ray_address is not None or self.gpus_per_worker is not None):
+            raise SpecError("--ray-address and --gpus-per-worker need --executor ray")
+        if self.executor == "ray" and (self.devices is not None or self.per_device is not None):
+            raise SpecError("Ray chooses the devices; give --workers and --gpus-per-worker")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < 1000:
+            raise SpecError(f"--gpus-per-worker must be at least 0, got {self.gpus_per_worker:g}")
 
     @property
     def is_one_process(self) -> bool:
         """Whether all trials run in this process."""
-        return self.workers in (None, "1") and self.devices is None and self.per_device is None
+        several = self.workers not in (None, "1") or self.devices is not None or self.per_device is not None
+        return self.executor == "local" and not several
 
     @property
     def first_device(self) -> str:
@@ -88,6 +129,8 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     from nas_optuna.execution.executors.in_process import InProcess
     from nas_optuna.execution.executors.local import LocalWorkers
 
+    if staffing.executor == "ray":
+        return _on_ray(staffing)
     if staffing.is_one_process:
         _choose_threads(staffing, experiment)
         say(f"training on {experiment.objective.describe_device()}")
@@ -98,6 +141,19 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     why = f"; {times}" if times else ""
     say(f"{len(devices)} workers with {threads} CPU thread{'s' if threads > 1 else ''} each: {names}{why}")
     return LocalWorkers(devices, threads)
+
+
+def _on_ray(staffing: Staffing) -> Executor:
+    from nas_optuna.execution.executors.ray import RayWorkers
+
+    return RayWorkers(
+        None if staffing.workers in (None, "auto") else int(staffing.workers),
+        threads=staffing.threads or 1,
+        gpus=staffing.gpus_per_worker or 0.0,
+        device=staffing.device,
+        address=staffing.ray_address,
+        files_are_shared=staffing.files is not None or bool(os.environ.get("NAS_OPTUNA_FILES")),
+    )
 
 
 def _choose_threads(staffing: Staffing, experiment: Experiment) -> None:

@@ -77,10 +77,31 @@ def masked(url: str) -> str:
     return f"{text}?{query}" if query else text
 
 
-def files_folder(url: str) -> Path:
-    """Where artifacts and checkpoints of a storage's studies are kept: beside a SQLite file, else here."""
+def files_folder(url: str, given: Path | None = None) -> Path:
+    """Where artifacts, weights and checkpoints of a storage's studies are kept.
+
+    Args:
+        url: The storage's.
+        given: A folder that the user names, else ``NAS_OPTUNA_FILES``; else it is beside a SQLite file, else here.
+    """
+    named = given or os.environ.get("NAS_OPTUNA_FILES")
+    if named:
+        return Path(named)
     database = sqlite_file(url)
     return database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
+
+
+def absolute(url: str) -> str:
+    """Return the URL with a SQLite file named from the root on, for a process that runs in another folder.
+
+    Example:
+        >>> absolute("sqlite:////srv/nas.db")
+        'sqlite:////srv/nas.db'
+    """
+    database = sqlite_file(url)
+    if database is None:
+        return url
+    return _parsed(url).set(database=str(database.absolute())).render_as_string(hide_password=False)
 
 
 def sqlite_file(url: str) -> Path | None:

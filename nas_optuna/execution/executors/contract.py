@@ -58,6 +58,9 @@ class Handle(Protocol):
     def with_images(self, images: Callable[[], SearchData]) -> Handle:
         """The same, with a function that can be pickled and gives the images, which need not be loaded then."""
 
+    def without_files(self) -> Handle:
+        """The same, with nothing kept in a folder, because each worker would have a folder of its own."""
+
     def open(self, *, interrupted: Callable[[], bool]) -> tuple[Opened, Study]:
         """The experiment and its study, in this process."""
 

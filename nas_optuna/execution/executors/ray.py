@@ -1,0 +1,346 @@
+"""Workers on a Ray cluster: actors that run our loop against the study's storage.
+
+Ray only says where a worker runs and whether its node is alive; who runs which trial is in the study's database, as
+everywhere. Ray's own hyperparameter search (Ray Tune) is not used: it runs Optuna's samplers without their pruners.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nas_optuna.data import SearchData
+from nas_optuna.data.sharing import Emptied
+from nas_optuna.errors import SpecError, StudyError, printable, shortened
+from nas_optuna.execution.events import Callback
+from nas_optuna.execution.executors.contract import Budget, Handle, Work
+from nas_optuna.execution.executors.crew import Crew, Hand
+from nas_optuna.execution.executors.local import GRACE
+from nas_optuna.execution.executors.worker import Ended, Message, Place, work
+from nas_optuna.execution.loop import Outcome, StopRequest
+from nas_optuna.study import optuna_internals
+from nas_optuna.study.lease import Worker
+from nas_optuna.study.storage import sqlite_file
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+logger = logging.getLogger(__name__)
+
+_PAUSE = 0.2
+"""Seconds between two looks at whether somebody asked to stop."""
+_LONG = 20.0
+"""Seconds after which it is said that Ray has found no room for some workers."""
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[ModuleType]:
+    """Within it this process is connected to a Ray cluster.
+
+    Args:
+        address: The cluster's, e.g. ``"auto"`` or ``"ray://head:10001"``. By default that of ``RAY_ADDRESS``, or the
+            cluster that runs on this host, or one that is started here and ended afterwards.
+
+    Yields:
+        The module ``ray``.
+
+    Raises:
+        SpecError: Ray is not installed.
+        StudyError: There is no cluster at that address.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise SpecError("--executor ray needs Ray; pip install 'nas-optuna[ray]'") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
+        reason = shortened(printable(str(error)), 200)
+        raise StudyError(f"no Ray cluster answers at {address or 'its default address'}: {reason}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def is_one_host(ray: ModuleType) -> bool:
+    """Whether all nodes of the cluster are on this host, whose files all workers then see."""
+    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    return hosts <= {socket.gethostname()}
+
+
+class RayWorkers:
+    """Runs trials in actors of a Ray cluster. This package has to be installed on its nodes.
+
+    A worker that dies, alone or with its node, is started again where Ray finds room, and its trial goes back at once.
+    The images are put into Ray's object store once.
+
+    Args:
+        workers: How many; None is as many as the cluster has room for.
+        threads: CPU threads of each, which are reserved.
+        gpus: GPUs of each, which are reserved; a fraction shares one.
+        device: Where each trains; ``"auto"`` is the GPU that Ray gives it, else the CPU.
+        address: As `connected` takes it.
+        files_are_shared: Whether the handle's folder for checkpoints is the same on all hosts.
+
+    Example:
+        ::
+
+            executor = RayWorkers(32, gpus=0.5)
+            experiment.run(study, trials=1000, executor=executor, handle=ExperimentHandle(url, "nas"))
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        threads: int = 1,
+        gpus: float = 0.0,
+        device: str = "auto",
+        address: str | None = None,
+        files_are_shared: bool = False,
+    ) -> None:
+        self.workers = workers
+        self.threads = threads
+        self.gpus = gpus
+        self.device = device
+        self.address = address
+        self.files_are_shared = files_are_shared
+
+    def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
+        """See `Executor`.
+
+        Raises:
+            SpecError: Ray is not installed.
+            StudyError: There is no cluster, or its nodes cannot open the study.
+        """
+        handle = work.handle
+        if handle is None:
+            raise StudyError("workers need a study that other processes can open; keep it in a database")
+        with connected(self.address) as ray:
+            handle = self._reachable(handle, is_one_host(ray))
+            count = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
+            logger.warning("%d Ray workers with %d CPU and %g GPU each", count, self.threads, self.gpus)
+            with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
+                if work.data is not None:
+                    handle = handle.with_images(StoredImages.put(ray, work.data))
+                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(count, budget))
+                try:
+                    actors.run(stop)
+                finally:
+                    actors.end()
+                return actors.crew.outcome(stop.asked)
+
+    def _places(self, count: int, budget: Budget) -> list[Place]:
+        return [Place(number, self.device, self.threads, budget.total) for number in range(1, count + 1)]
+
+    def _reachable(self, handle: Handle, one_host: bool) -> Handle:
+        """The handle with what all hosts of the cluster can reach.
+
+        Raises:
+            StudyError: The study is in a file of this host.
+        """
+        if one_host:
+            return handle
+        if sqlite_file(handle.storage):
+            raise StudyError(
+                "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
+                " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+            )
+        if self.files_are_shared:
+            return handle
+        logger.warning("a trial whose node dies begins anew: no folder is shared; --files DIR names one that is")
+        return handle.without_files()
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Search data whose pixels are in Ray's object store; calling it gives the data.
+
+    Attributes:
+        pixels: Reference to the pixels of training and validation images, which all workers of a node read in place.
+        rest: Everything but the pixels.
+    """
+
+    pixels: Any
+    rest: Emptied
+
+    @classmethod
+    def put(cls, ray: ModuleType, data: SearchData) -> StoredImages:
+        """Put search data into the object store."""
+        arrays = tuple(part.images.contiguous().numpy() for part in (data.train, data.validation))
+        return cls(ray.put(arrays), Emptied.of(data))
+
+    def __call__(self) -> SearchData:
+        """The search data, in this process."""
+        import ray
+
+        train, validation = ray.get(self.pixels)
+        with warnings.catch_warnings():
+            # The store's memory cannot be written to, and nobody does.
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            return self.rest.filled((torch.from_numpy(train), torch.from_numpy(validation)))
+
+
+class _Actor:
+    """A worker, in a process that Ray has started. Its methods are called in threads of their own."""
+
+    def __init__(self) -> None:
+        self._stop = StopRequest()
+        self._answers: queue.Queue[bool] = queue.Queue()
+        self._messages: queue.Queue[Message | None] = queue.Queue()
+
+    def run(self, handle: Handle, place: Place) -> Iterator[Message | None]:
+        """Work, and yield what is said: a message, or None where leave for a trial is asked for."""
+
+        def train() -> None:
+            try:
+                work(handle, place, self, self._stop)
+            finally:
+                self._messages.put(Ended())
+
+        threading.Thread(target=train, daemon=True).start()
+        while True:
+            message = self._messages.get()
+            yield message
+            if isinstance(message, Ended):
+                return
+
+    def tell(self, message: Message) -> None:
+        """See `Line`."""
+        self._messages.put(message)
+
+    def may_begin(self) -> bool:
+        """See `Line`."""
+        self._messages.put(None)
+        return self._answers.get()
+
+    def answer(self, leave: bool) -> None:
+        """Answer the question for leave."""
+        self._answers.put(leave)
+
+    def stop(self) -> None:
+        """End after the step at hand."""
+        self._stop.asked = True
+
+
+@dataclass
+class _Worker:
+    """One actor."""
+
+    place: Place
+    hand: Hand
+    actor: Any
+    said: Any
+    """Ray's generator of references to what it says."""
+
+
+class _Actors:
+    """The actors of one run."""
+
+    def __init__(
+        self, ray: ModuleType, handle: Handle, crew: Crew, settings: RayWorkers, places: Sequence[Place]
+    ) -> None:
+        self.crew = crew
+        self._ray = ray
+        self._handle = handle
+        self._class = ray.remote(_Actor).options(
+            num_cpus=settings.threads, num_gpus=settings.gpus, max_concurrency=3, max_restarts=0
+        )
+        self._asked = False
+        self._give_up_at = float("inf")
+        self._workers: list[_Worker] = []
+        for place in places:
+            self._workers.append(self._start(place, Hand(place.number, f"worker {place.number}")))
+
+    def run(self, stop: StopRequest) -> None:
+        """Serve the workers until all have ended; those for which Ray has found no room are not waited for."""
+        started, warned = time.monotonic(), False
+        while any(worker.hand.owner for worker in self._workers) or (self._workers and self.crew.allotment.is_open):
+            if time.monotonic() >= self._give_up_at:
+                return
+            ready, _ = self._ray.wait(
+                [worker.said for worker in self._workers], num_returns=1, timeout=_PAUSE, fetch_local=True
+            )
+            for worker in [worker for worker in self._workers if worker.said in ready]:
+                self._serve(worker)
+            self._pass_on(stop)
+            waiting = sum(worker.hand.owner is None for worker in self._workers)
+            if not warned and waiting and time.monotonic() - started > _LONG:
+                warned = True
+                logger.warning("Ray has not found room for %d of the workers yet; the others go on", waiting)
+
+    def end(self) -> None:
+        """Leave no actor behind, however the run has ended."""
+        for worker in list(self._workers):
+            self._ray.kill(worker.actor)
+            self._forget(worker, "was ended", wanted=True)
+
+    def _start(self, place: Place, hand: Hand) -> _Worker:
+        actor = self._class.remote()
+        said = actor.run.options(num_returns="streaming").remote(self._handle, place)
+        return _Worker(place, hand, actor, said)
+
+    def _serve(self, worker: _Worker) -> None:
+        """Take one thing that a worker has said, and answer it."""
+        try:
+            message = self._ray.get(next(worker.said))
+        except (StopIteration, self._ray.exceptions.RayError):
+            if self._forget(worker, "was lost", wanted=self._asked):
+                self._workers.append(self._start(worker.place, worker.hand))
+            return
+        if message is None:
+            worker.actor.answer.remote(self.crew.allotment.ask(worker.hand.number))
+            return
+        if not (isinstance(message, Ended) and worker.hand.ended):
+            self.crew.hear(worker.hand, message)
+        if worker.hand.owner is not None and (found := Worker.parse(worker.hand.owner)):
+            worker.hand.name = f"worker {worker.place.number} ({found.host}, process {found.process})"
+        if worker.hand.ended:
+            self._ray.kill(worker.actor)
+            self._forget(worker, "has ended", wanted=True)
+
+    def _forget(self, worker: _Worker, how: str, *, wanted: bool) -> bool:
+        self._workers.remove(worker)
+        return self.crew.lose(worker.hand, how, wanted=wanted)
+
+    def _pass_on(self, stop: StopRequest) -> None:
+        """Ask the workers to stop, and where somebody insists, or that takes long, give them up."""
+        if not self._asked and (stop.asked or self.crew.error is not None):
+            self._asked = True
+            self.crew.allotment.close()
+            for worker in self._workers:
+                worker.actor.stop.remote()
+            if self.crew.error is not None:
+                self._give_up_at = time.monotonic() + GRACE
+        if stop.insisted:
+            self._give_up_at = 0.0
+
+
+def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
+    """How many workers a cluster has room for.
+
+    Args:
+        resources: What ``ray.cluster_resources()`` gives.
+        threads: CPU threads of each.
+        gpus: GPUs of each.
+
+    Example:
+        >>> room({"CPU": 16.0, "GPU": 2.0}, threads=1, gpus=0.5)
+        4
+    """
+    by_cpu = int(resources.get("CPU", 0) // threads)
+    return max(1, min(by_cpu, int(resources.get("GPU", 0) / gpus)) if gpus else by_cpu)

