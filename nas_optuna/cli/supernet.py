@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import optuna
+    from optuna.study import Study
 
     from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, Target
@@ -127,7 +128,7 @@ def train(
         save_alpha_figure(loaded, training.search.space, training.start, training.history)
     if stopped is not None:
         raise stopped
-    _print_trained(study, training, summary, json)
+    _print_trained(loaded, training, summary, json)
     return 0
 
 
@@ -186,14 +187,15 @@ def _prepare(
     return loaded, training
 
 
-def _print_trained(study: str, training: SupernetTraining, summary: Mapping[str, Any], json: bool) -> None:
+def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[str, Any], json: bool) -> None:
     from nas_optuna.oneshot.score import scored_by
+    from nas_optuna.study.hints import command
 
     if json:
         history = [asdict(epoch) for epoch in training.history]
         print_json({**summary, "start": training.start, "history": history})
         return
-    _print_alphas(study, training.search, training)
+    _print_alphas(study.study_name, training.search, training)
     shared = "on validation images with shared weights"
     say(
         f"argmax of the alphas {summary['argmax']}: {summary['shared_accuracy']:.4f} {shared};"
@@ -203,8 +205,10 @@ def _print_trained(study: str, training: SupernetTraining, summary: Mapping[str,
         say(f"best by the score {summary['best']}: {summary['best_shared_accuracy']:.4f} {shared}")
         taught = f"{summary['score_trials']} trials" if summary["score_trials"] else "no trials yet, the prior"
         say(f"score, learned from {taught}: {scored_by(summary['score'])}")
-    say(f"next: nas-optuna supernet export --study {study}      the best, to be trained on its own")
-    say(f"      nas-optuna run --study {study} --sampler tpe --warm-start supernet      search from its prior")
+    named = ("--study", study.study_name)
+    say(f"next: {command(study, 'supernet', 'export', *named)}      the best, to be trained on its own")
+    searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
+    say(f"      {searching}      search from its prior")
 
 
 @app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
@@ -228,6 +232,7 @@ def export(
 
     from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.supernet_training import ORIGIN, candidates
+    from nas_optuna.study.hints import command
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import file_name
     from nas_optuna.study.trial_queue import enqueue_once
@@ -254,7 +259,7 @@ def export(
         rows = [(i, c.by, f"{c.probability:.3g}", c.architecture) for i, c in enumerate(found, start=1)]
         columns = ("rank", "found by", "probability", "architecture")
         print_table(f"study {study}: the supernet's best", columns, rows, right=(0, 2))
-    say(f"wrote {path}; next: nas-optuna run --study {study} --fixed {path}")
+    say(f"wrote {path}; next: {command(loaded, 'run', '--study', study, '--fixed', str(path))}")
 
 
 @app.command(epilog="Example: nas-optuna supernet check --study s --architectures 20")

@@ -15,6 +15,7 @@ from nas_optuna.errors import StudyError
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.hints import command
 from nas_optuna.study.schema import StudyKey, study_attribute
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.kept_weights import KeptWeights
@@ -66,10 +67,10 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     """
     found = kept.load(trial.number)
     if found is None:
-        name = study.study_name
+        typed = command(study, "retrain", "--study", study.study_name, "--trial", str(trial.number))
         raise StudyError(
-            f"the weights of trial {trial.number} were not kept; nas-optuna retrain --study {name} --trial"
-            f" {trial.number} trains it in full, and export takes what it writes"
+            f"the weights of trial {trial.number} were not kept; {typed} trains it in full, and export takes what it"
+            " writes"
         )
     weights, facts = found
     architecture = search.space.architecture(of_architecture(trial.params))

@@ -191,7 +191,9 @@ class _Run:
             optuna_internals.giving_up(self.study, lambda: self.stop.asked),
             optuna_internals.stoppable(self.study) as stopped,
         ):
+            lease.require_steps(self.study)
             resumed = tuple(lease.release_abandoned(self.study))
+            lease.advise(self.study)
             looked = time.monotonic()
             while not (self.stop.asked or stopped()) and (trials is None or self.finished < trials):
                 if timeout is not None and time.monotonic() - started >= timeout:

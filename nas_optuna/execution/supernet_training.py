@@ -50,6 +50,7 @@ from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.hints import command
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import Checkpoint, CheckpointFolder, TrainStep, make_network
@@ -542,7 +543,7 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
     if found is None:
         raise StudyError(
             f"the weights of the supernet of study {study.study_name!r} are not in {folder}; run this where it was"
-            f" trained, or run: nas-optuna supernet train --study {study.study_name}"
+            f" trained, or run: {command(study, 'supernet', 'train', '--study', study.study_name)}"
         )
     supernet.load_state_dict(found.weights)
     return supernet

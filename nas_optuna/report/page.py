@@ -26,6 +26,7 @@ from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw
 from nas_optuna.report.selection import Winners, complete_trials, space_of, standard_error, validation_images, winners
+from nas_optuna.study.hints import command
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.studies import maximizes, study_spec
@@ -171,10 +172,10 @@ def _heading(facts: _Facts) -> str:
 def _winner(facts: _Facts) -> str:
     found = facts.winners
     if found is None:
-        name = shlex.quote(facts.study.study_name)
+        typed = command(facts.study, "run", "--study", facts.study.study_name)
         return (
             "<h2>The winner</h2><p>No trial inside the limits was trained to the end yet, so that there is no winner."
-            f" <code>nas-optuna run --study {_escaped(name)}</code> goes on; <code>--pruner none</code> lets"
+            f" <code>{_escaped(typed)}</code> goes on; <code>--pruner none</code> lets"
             " every trial end.</p>"
         )
     best, several = found.best, len(facts.names) > 1

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.report.ties import standard_error as sampling_error
 from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.study.hints import command
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
@@ -149,8 +150,8 @@ def choose(study: Study, which: str, data_directory: Path | None = None) -> Froz
         found = winners(study, validation_images(study, data_directory) if which == "cheapest" else None)
         if found is None:
             raise StudyError(
-                f"study {study.study_name!r} has no complete trial yet; nas-optuna run --study {study.study_name}"
-                " makes some"
+                f"study {study.study_name!r} has no complete trial yet;"
+                f" {command(study, 'run', '--study', study.study_name)} makes some"
             )
         return found.best if which == "best" else found.cheapest
     if not which.isdecimal() or int(which) >= len(trials):

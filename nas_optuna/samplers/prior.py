@@ -25,6 +25,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute, study_user_attributes
 from nas_optuna.study.schema import LONGEST, StudyKey, TrialKey, attribute, study_attribute
 
@@ -74,7 +75,7 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
     if summary is None:
         raise StudyError(
             f"study {study.study_name!r} has no trained supernet;"
-            f" run: nas-optuna supernet train --study {study.study_name}"
+            f" run: {command(study, 'supernet', 'train', '--study', study.study_name)}"
         )
     alphas: dict[str, list[float]] = {}
     for i in range(summary["chunks"]):
@@ -274,7 +275,7 @@ def propose(
     if {name: len(logits) for name, logits in alphas.items()} != {n: len(d.choices) for n, d in distributions.items()}:
         raise StudyError(
             f"the supernet of study {study.study_name!r} was trained for another space;"
-            f" run: nas-optuna supernet train --study {study.study_name} --restart"
+            f" run: {command(study, 'supernet', 'train', '--study', study.study_name, '--restart')}"
         )
     seen = {tuple(map(trial.params.get, distributions)) for trial in _trials(study)}
     for params in starts(study):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import socket
 import threading
 import time
@@ -32,12 +31,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import GrpcStorageProxy
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import optuna_internals
+from nas_optuna.study.hints import command
 from nas_optuna.study.schema import PREFIX, TrialKey
+from nas_optuna.study.storage import advice, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -330,10 +332,9 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(map(str, released)))
     if unseen and not again:
         logger.warning(
-            "trial %s runs where this process cannot see it; if its own has ended: nas-optuna study release %s %s",
+            "trial %s runs where this process cannot see it; if its own has ended: %s",
             ", ".join(unseen),
-            shlex.quote(study.study_name),
-            " ".join(unseen),
+            command(study, "study", "release", study.study_name, *unseen),
         )
     return released
 
@@ -368,6 +369,26 @@ def _watch(study: Study, trial: FrozenTrial) -> None:
 def _put_back(study: Study, trial_id: int, seen: Mapping[str, Any]) -> bool:
     removed = dict.fromkeys((*seen, TrialKey.LEASE))
     return optuna_internals.change_running(study, trial_id, seen, lambda now: removed, TrialState.WAITING)
+
+
+def require_steps(study: Study) -> None:
+    """Refuse a storage in which trials could be lost without a word.
+
+    Raises:
+        StudyError: It is Optuna's gRPC proxy.
+    """
+    if isinstance(optuna_internals.storage_of(study), GrpcStorageProxy):
+        raise StudyError(refusal("grpc"))
+
+
+def advise(study: Study) -> None:
+    """Say in one line where the storage is not made for as many workers as are at work."""
+    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
+    workers = {owner for trial in running if (owner := _owner(trial)) is not None} | {this_worker()}
+    url = optuna_internals.url_of(study)
+    said = advice(url, len(workers)) if url is not None else None
+    if said:
+        logger.warning("%s", said)
 
 
 def release_by_hand(study: Study, number: int) -> None:

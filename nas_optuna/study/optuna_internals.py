@@ -402,6 +402,12 @@ def storage_of(study: Study) -> BaseStorage:
     return study._storage
 
 
+def url_of(study: Study) -> str | None:
+    """Return the URL of the database that a study lives in; None where it lives in no database."""
+    database = _database(study._storage)
+    return None if database is None else str(database.url)
+
+
 def with_storage(study: Study, storage: object) -> Study:
     """Return the same study, read through something that acts as a storage."""
     return Study(study.study_name, cast(BaseStorage, storage), sampler=study.sampler, pruner=study.pruner)

@@ -47,12 +47,23 @@ _REMEDIES = {
 }
 """What to do about what SQLite says."""
 _DRIVERS = {
-    "psycopg": ("'psycopg[binary]'", "postgresql+psycopg://"),
-    "psycopg2": ("'psycopg[binary]'", "postgresql+psycopg://"),
-    "MySQLdb": ("pymysql", "mysql+pymysql://"),
-    "pymysql": ("pymysql", "mysql+pymysql://"),
+    "postgresql": ("'psycopg[binary]'", "postgresql+psycopg://"),
+    "mysql": ("pymysql", "mysql+pymysql://"),
+    "mariadb": ("pymysql", "mysql+pymysql://"),
 }
-"""Module of a driver → the package to install, and how the URL of that begins."""
+"""Database → the package of a driver that works, and how the URL of that begins."""
+_REFUSED = {
+    "grpc": "Optuna's gRPC proxy cannot change a trial and its worker in one step, so that a killed worker could leave"
+    " a trial that nobody takes up; name the database behind it",
+    "journal": "a journal cannot change a trial and its worker in one step, so that a killed worker could leave a trial"
+    " that nobody takes up; use SQLite on one machine and PostgreSQL on many",
+    "redis": "a journal in Redis cannot change a trial and its worker in one step; use PostgreSQL",
+}
+"""Storages of Optuna that are none of its databases → why they are refused."""
+_ON_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs"})
+"""File systems of several hosts, between which SQLite's locks and its log do not work reliably."""
+MANY = 8
+"""Workers above which SQLite makes them wait for each other; ``docs/reliability.md`` has the measurement."""
 
 
 def storage_url(given: str | None = None) -> str:
@@ -155,6 +166,46 @@ def open_storage(url: str, *, create: bool = False) -> PatientStorage:
         raise StudyError(f"cannot open storage {masked(url)}: {_reason(error, url)}") from None
 
 
+def refusal(kind: str) -> str:
+    """Why Optuna's ``"grpc"``, ``"journal"`` or ``"redis"`` storage is not used."""
+    return f"the storage is no database: {_REFUSED[kind]}"
+
+
+def advice(url: str, workers: int) -> str | None:
+    """One line for who lets several workers use a SQLite file that is not made for it; None where all is well.
+
+    Args:
+        url: The storage.
+        workers: How many processes use it.
+
+    Example:
+        >>> advice("sqlite:///nas-optuna.db", 2) is None
+        True
+    """
+    database = sqlite_file(url)
+    if database is None:
+        return None
+    kind = _file_system(database.absolute().parent)
+    if kind in _ON_THE_NETWORK and workers > 1:
+        return f"{database} lies on a network file system ({kind}), where SQLite is not safe; PostgreSQL is"
+    if workers > MANY:
+        return (
+            f"{workers} workers on one SQLite file wait for each other; PostgreSQL lets more than {MANY} write at once"
+        )
+    return None
+
+
+def _file_system(folder: Path) -> str:
+    """The type of file system that a folder lies on; empty where the system does not say."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return ""
+    mounts = ((line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines if " - " in line)
+    found = [(len(point), kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return max(found, default=(0, ""))[1]
+
+
 def failure(error: BaseException) -> str | None:
     """One line for an error that a storage raised while it was used; None for any other error."""
     from sqlalchemy.exc import SQLAlchemyError
@@ -183,6 +234,9 @@ def _parsed(url: str) -> URL:
         raise StudyError("--storage holds a character that no URL has, such as a line break or NUL")
     if len(url) > _LONGEST_URL:
         raise StudyError(f"--storage has {len(url):,} characters; a URL has at most {_LONGEST_URL:,}")
+    scheme = url.partition(":")[0].partition("+")[0].lower()
+    if scheme in _REFUSED or url.lower().endswith((".log", ".journal")):
+        raise StudyError(refusal(scheme if scheme in _REFUSED else "journal"))
     is_file = url.startswith("sqlite")
     if not is_file and url.partition("://")[2].partition("?")[0].count("@") > 1:
         raise StudyError("--storage has two @; write one in a user name or password as %40")
@@ -240,8 +294,9 @@ def _create(database: Path) -> None:
         storage = _open(f"sqlite:///{partial_}", partial_, 0.0)
         storage.remove_session()
         storage.engine.dispose()
-        with closing(sqlite3.connect(partial_)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        if _file_system(partial_.absolute().parent) not in _ON_THE_NETWORK:
+            with closing(sqlite3.connect(partial_)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
         _publish(partial_, database)
     finally:
         for suffix in ("", "-journal", "-wal", "-shm"):
@@ -307,7 +362,8 @@ def _reason(error: BaseException, url: str = "") -> str:
         text = f"{error.strerror or text}: unable to open database file"
     if isinstance(error, ImportError):
         missing = getattr(error.__cause__, "name", None) or getattr(error, "name", None) or "the driver"
-        package, scheme = _DRIVERS.get(str(missing).partition(".")[0], (str(missing), ""))
+        backend = _parsed(url).get_backend_name() if url else ""
+        package, scheme = _DRIVERS.get(backend, (str(missing), ""))
         hint = f", and write {scheme}…" if scheme and not url.startswith(scheme) else ""
         return f"its driver {missing} is not installed; pip install {package}{hint}"
     if "storage upgrade" in text:

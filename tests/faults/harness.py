@@ -14,10 +14,12 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import optuna
@@ -25,13 +27,15 @@ import torch
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_optuna import ConvSpace, Objective, Recipe, load_data
+from nas_optuna.errors import StudyExists
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spec import DataSpec
+from nas_optuna.spec import DataSpec, StudySpec
 from nas_optuna.study import lease
 from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import create_study, load_study
 
 EPOCHS = 2
 SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5, 7), strides=(1,), input_size=8)
@@ -160,6 +164,36 @@ def start(place: Place, total: int, host: str = "") -> BaseProcess:
     return process
 
 
+def at_once(work: Callable[..., None], count: int, *arguments: object) -> list[int | None]:
+    """Let processes begin at the same moment; return how they ended.
+
+    Args:
+        work: Called with the arguments and with what to call when it is ready to begin.
+        count: How many.
+        arguments: They can be pickled.
+    """
+    gate = _PROCESSES.Barrier(count)
+    processes = [_PROCESSES.Process(target=work, args=(*arguments, gate), daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    return [process.exitcode for process in processes]
+
+
+def begin(place: Place, trials: int, gate: Barrier) -> None:
+    """Open a database that may not be there, make the study or join it, and run some trials."""
+    notes, scored = _Notes(place.folder), objective(place.folder / "checkpoints")
+    gate.wait(timeout=60)
+    storage = open_storage(place.address, create=True)
+    with suppress(StudyExists):
+        create_study(storage, "s", StudySpec(), SPACE)
+    study = load_study(storage, "s")
+    study.sampler, study.pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
+    scored.callbacks.add(notes)
+    assert run(study, scored, trials=trials, callbacks=[notes]).trials == trials
+
+
 def search(
     place: Place,
     *,
@@ -262,11 +296,4 @@ def values_alone() -> dict[Architecture, float]:
 
 def _send_values(pipe: multiprocessing.connection.Connection) -> None:
     scored = objective(None)
-    pipe.send(json.dumps({str(a): scored(FixedTrial(dict(a.params))) for a in _architectures()}))
-
-
-def _architectures() -> Iterator[Architecture]:
-    import itertools
-
-    for values in itertools.product(*(parameter.choices for parameter in SPACE.parameters.values())):
-        yield SPACE.architecture(dict(zip(SPACE.parameters, values, strict=True)))
+    pipe.send(json.dumps({str(a): scored(FixedTrial(dict(a.params))) for a in SPACE.enumerate()}))

@@ -3,7 +3,6 @@
 It trains with one thread, because a fork has none of its parent's threads and would wait for them.
 """
 
-import itertools
 import tempfile
 
 import optuna
@@ -15,5 +14,4 @@ from tests.faults.harness import SPACE, objective
 with tempfile.TemporaryDirectory() as folder:
     study = optuna.create_study(storage=open_storage(f"sqlite:///{folder}/s.db", create=True))
     study.ask()
-first = next(itertools.product(*(parameter.choices for parameter in SPACE.parameters.values())))
-objective(None)(FixedTrial(dict(zip(SPACE.parameters, first, strict=True))))
+objective(None)(FixedTrial(dict(next(SPACE.enumerate()).params)))

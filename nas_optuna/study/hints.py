@@ -1,0 +1,29 @@
+"""Commands that a message tells a person to type next."""
+
+from __future__ import annotations
+
+import shlex
+
+from optuna.study import Study
+
+from nas_optuna.study.optuna_internals import url_of
+from nas_optuna.study.storage import masked, storage_url
+
+
+def command(study: Study, *words: str) -> str:
+    """Return a command as a shell needs it, with the study's storage where it is not the one that is meant without.
+
+    Args:
+        study: What the command is about.
+        words: The command's own, e.g. ``"run", "--study", study.study_name``. Passwords are masked.
+
+    Example:
+        >>> import optuna
+        >>> from nas_optuna.study.storage import open_storage
+        >>> study = optuna.create_study(study_name="my own", storage=open_storage("sqlite:///:memory:"))
+        >>> command(study, "run", "--study", study.study_name)
+        "nas-optuna run --study 'my own' --storage sqlite:///:memory:"
+    """
+    url = url_of(study)
+    elsewhere = ("--storage", masked(url)) if url is not None and url != storage_url() else ()
+    return shlex.join(["nas-optuna", *words, *elsewhere])
