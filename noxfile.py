@@ -3,7 +3,7 @@
 import nox
 
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "imports", "tests"]
+nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 
 @nox.session
@@ -23,6 +23,12 @@ def types(session: nox.Session) -> None:
 def imports(session: nox.Session) -> None:
     """Check that imports run downward only."""
     session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a link that leads nowhere is an error."""
+    session.run("mkdocs", "build", "--strict", "--quiet")
 
 
 @nox.session

@@ -57,11 +57,11 @@ def best(study: options.StudyName = "nas", storage: options.Storage = None, json
 
 def _say_near_equals(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
     """How many networks chance alone may have put behind the best one, and the cheapest of them."""
-    from nas_optuna.cli.ranking import validation_images
+    from nas_optuna.report.selection import remembered_images
     from nas_optuna.report.ties import ties
     from nas_optuna.study.schema import TrialKey, attribute
 
-    images = validation_images(study)
+    images = remembered_images(study)
     if images is None or study.metric_names != ["accuracy"]:
         return
     found = ties(trials, images, lambda trial: attribute(trial, TrialKey.cost("macs"), math.nan))

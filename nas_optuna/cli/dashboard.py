@@ -32,6 +32,7 @@ def dashboard(
     from optuna_dashboard import wsgi
 
     from nas_optuna.report.guard import OwnPagesOnly
+    from nas_optuna.report.readable import ReadableAttributes
     from nas_optuna.report.server import create_server
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
 
@@ -39,7 +40,8 @@ def dashboard(
     opened = open_storage(url)
     artifacts = files_folder(url) / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    application = OwnPagesOnly(wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts)), port)
+    pages = wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts))
+    application = OwnPagesOnly(ReadableAttributes(pages, opened.get_study_user_attrs), port)
     try:
         server = create_server(HOST, port, application)
     except OSError as error:

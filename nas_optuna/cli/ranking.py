@@ -25,13 +25,14 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         study: Any study.
         everything: Print all trials.
     """
+    from nas_optuna.report.selection import remembered_images
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
     records = ranked(study.get_trials(deepcopy=False), maximizes(study))
     listed = records if everything else records[:SHOWN]
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
-    images = validation_images(study)
+    images = remembered_images(study)
     unfinished = any(record.state != "complete" for record in listed)
     columns = (
         Column("rank", right=True, rank=5),
@@ -53,7 +54,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
             *(value_of(record, i, images if name == "accuracy" else None) for i, name in enumerate(names)),
             record.epochs or None,
             seconds(record.seconds) if record.seconds else None,
-            count(record.macs),
+            None if "macs" in names else count(record.macs),
             count(record.params),
             record.architecture,
             _note(record),
@@ -62,15 +63,6 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     ]
     print_table(f"study {study.study_name}", columns, rows)
     write(f"{_counts(records)}{_more(listed, records)}\n\n")
-
-
-def validation_images(study: Study) -> int | None:
-    """How many images a study's accuracies were measured on; None where it does not remember that."""
-    from nas_optuna.study.schema import StudyKey, study_attribute
-
-    known = study_attribute(study.user_attrs, StudyKey.DATA)
-    images = known.get("validation") if isinstance(known, dict) else None
-    return images if isinstance(images, int) else None
 
 
 def value_of(record: TrialRecord, objective: int, images: int | None) -> str | None:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 """Classes that are listed, worst first."""
-CONFUSIONS = 3
-"""Other classes that are named for each."""
 Trial = Annotated[str, typer.Option("--trial", metavar="best|cheapest|N", help="Whose architecture.")]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
@@ -61,8 +59,10 @@ def retrain(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import record
     from nas_optuna.execution.retrain import retrain as train_and_test
+    from nas_optuna.report.confusion import Confusion
+    from nas_optuna.report.notes import note_retraining
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.storage import files_folder, is_kept, storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import save_network
@@ -94,7 +94,14 @@ def retrain(
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
     save_network(path, network, architecture, search.spec, images)
-    facts: dict[str, Any] = {"trial": chosen.number, "file": str(path), "earlier_looks": record(loaded, report)}
+    facts: dict[str, Any] = {
+        "trial": chosen.number,
+        "file": str(path),
+        "earlier_looks": record(loaded, report, chosen.number),
+    }
+    if is_kept(url):
+        matrix = Confusion(report.classes, report.predictions, len(report.seeds))
+        note_retraining(loaded, chosen, files_folder(url) / "artifacts", path, matrix)
     print_json(report.to_dict() | facts) if json else _print_report(report)
     _say_what_next(path, facts["earlier_looks"])
     return 0
@@ -145,13 +152,10 @@ def print_confusions(report: TestReport) -> None:
 
     The whole matrix of each seed is in the command's JSON.
     """
-    rows = []
-    by_accuracy = sorted((accuracy, i) for i, accuracy in enumerate(report.class_accuracies) if accuracy == accuracy)
-    for accuracy, i in by_accuracy[:CLASSES]:
-        counts = report.predictions[i]
-        wrong = sorted(((n, -j) for j, n in enumerate(counts) if n and j != i), reverse=True)[:CONFUSIONS]
-        taken = ", ".join(f"{report.classes[-j]} {n / sum(counts):.1%}" for n, j in wrong)
-        rows.append((report.classes[i], f"{accuracy:.4f}", sum(counts) // len(report.seeds), taken))
+    from nas_optuna.report.confusion import Confusion
+
+    found = Confusion(report.classes, report.predictions, len(report.seeds)).accuracies()[:CLASSES]
+    rows = [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in found]
     seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
     some = "" if len(rows) == len(report.classes) else f", the worst {len(rows)} of {len(report.classes)}"
     columns = (

@@ -289,7 +289,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     expected = trials if plan.total is None else min(trials or plan.total, _missing(plan.total, study))
     with watch(expected, plan.timeout) as display, interruptible(stop):
         callbacks: list[Callback | OptunaCallback] = [
-            NoteWriter(),
+            NoteWriter(experiment.space, _artifacts(plan.storage)),
             display,
             *keeping,
             *([ending] if plan.until else []),
@@ -309,6 +309,14 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
         say(f"ended: {ending.reason}")
     save_entropy(study)
     return outcome
+
+
+def _artifacts(storage: str | None) -> Path | None:
+    """Where files for the dashboard are kept; nowhere, if the storage forgets its studies."""
+    from nas_optuna.study.storage import files_folder, is_kept, storage_url
+
+    url = storage_url(storage)
+    return files_folder(url) / "artifacts" if is_kept(url) else None
 
 
 def _handle(plan: Plan, experiment: Experiment) -> ExperimentHandle | None:

@@ -116,15 +116,21 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a study with its trials and checkpoints; asks first."""
+    from nas_optuna.report.artifacts import of_study
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
 
     url = storage_url(storage)
     opened = open_storage(url)
-    trials = len(load_study(opened, name).get_trials(deepcopy=False))
+    study = load_study(opened, name)
+    trials = len(study.get_trials(deepcopy=False))
     if not yes:
         typer.confirm(f"Delete study {name!r} with its {trials} trials?", abort=True, err=True)
-    delete_study(opened, name, files_folder(url))
+    files = files_folder(url)
+    shown = of_study(study)
+    delete_study(opened, name, files)
+    for artifact in shown:
+        (files / "artifacts" / artifact).unlink(missing_ok=True)
     say(f"deleted study {name!r}")
 
 

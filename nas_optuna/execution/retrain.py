@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.evaluate import Evaluation
 from nas_optuna.training.fit import never
@@ -203,21 +204,65 @@ def _trained(
     return network, seconds
 
 
-def record(study: Study, report: TestReport) -> int:
+def record(study: Study, report: TestReport, trial: int | None = None) -> int:
     """Keep a report's figures with its study.
+
+    Args:
+        study: The study.
+        report: What was found.
+        trial: Number of the trial whose architecture it was.
 
     Returns:
         How often the study's test set was looked at before. Choosing among architectures by these figures would make
         them as optimistic as validation figures.
     """
     earlier: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
-    entry = {
-        key: value
-        for key, value in report.to_dict().items()
-        if key not in ("confusions", "classes", "class_accuracies")
-    }
-    study.set_user_attr(StudyKey.RETRAINED, [*earlier, entry])
+    left_out = ("confusions", "classes", "class_accuracies")
+    entry = {key: value for key, value in report.to_dict().items() if key not in left_out}
+    cells = [count for row in report.predictions for count in row]
+    for name, values in (("classes", list(report.classes)), ("cells", cells)):
+        parts = list(_in_parts(values))
+        entry[f"{name}_parts"] = len(parts)
+        for i, part in enumerate(parts):
+            study.set_user_attr(f"{StudyKey.CONFUSION}{len(earlier)}:{name}:{i}", part)
+    study.set_user_attr(StudyKey.RETRAINED, [*earlier, entry | {"trial": trial}])
     return len(earlier)
+
+
+def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], list[list[int]]] | None:
+    """The names of the classes and the confusion matrix of a retraining, summed over its seeds.
+
+    Args:
+        attributes: ``study.user_attrs``.
+        look: Which retraining, in order.
+
+    Returns:
+        None where there was none, or an earlier release did it, which kept no matrix.
+    """
+    reports = attributes.get(StudyKey.RETRAINED, [])
+    if look >= len(reports) or "cells_parts" not in reports[look]:
+        return None
+
+    def read(name: str) -> list[Any]:
+        count = reports[look][f"{name}_parts"]
+        return [value for i in range(count) for value in attributes[f"{StudyKey.CONFUSION}{look}:{name}:{i}"]]
+
+    classes, cells = read("classes"), read("cells")
+    return classes, [cells[i * len(classes) : (i + 1) * len(classes)] for i in range(len(classes))]
+
+
+def _in_parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Lists whose JSON every storage can hold."""
+    part: list[Any] = []
+    length = 2
+    for value in values:
+        more = len(json.dumps(value)) + 2
+        if part and length + more > LONGEST:
+            yield part
+            part, length = [], 2
+        part.append(value)
+        length += more
+    yield part
 
 
 def _identity(architecture: Architecture, recipe: Recipe) -> str:

@@ -1,31 +1,88 @@
-"""Notes for optuna-dashboard: a short one per trial, with its architecture as a table."""
+"""Notes for optuna-dashboard: what a trial was, with its drawing, and what its study has found so far."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.study.optuna_internals import dashboard_note, set_study_system_attributes
+from nas_optuna.errors import NasOptunaError
+from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.report import artifacts
+from nas_optuna.report.drawing import draw
+from nas_optuna.report.figures import save_figures
+from nas_optuna.report.selection import remembered_images, standard_error, winners
+from nas_optuna.study.optuna_internals import (
+    dashboard_note,
+    note_in,
+    set_study_system_attributes,
+    study_system_attributes,
+    trial_id_of,
+)
 from nas_optuna.study.records import TrialRecord, count
+from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.studies import maximizes, study_spec
+
+if TYPE_CHECKING:
+    from nas_optuna.report.confusion import Confusion
+    from nas_optuna.spaces import SearchSpace
 
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$])")
+FRONT = 10
+"""Trials of a front that a study's note lists."""
 
 
-def trial_note(trial: FrozenTrial) -> str:
-    """Markdown of a finished trial: what it was, what it cost, how it ended."""
+def trial_note(
+    trial: FrozenTrial, names: Sequence[str] = ("accuracy",), images: int | None = None, picture: str | None = None
+) -> str:
+    """Markdown of a finished trial: a sentence, its drawing, its figures with units, its choices.
+
+    Args:
+        trial: The trial.
+        names: Of the study's objectives.
+        images: Number of validation images, where it is known.
+        picture: Address of its drawing, where there is one.
+    """
     record = TrialRecord.of(trial)
-    facts = [f"**{record.architecture}**", record.state]
-    facts += [count(record.epochs, "epoch")] if record.epochs else []
-    facts += [f"{record.macs:,} MACs"] if record.macs is not None else []
-    facts += [f"{record.params:,} parameters"] if record.params is not None else []
-    facts += [f"{record.latency_ms:.3g} ms"] if record.latency_ms is not None else []
-    facts += [f"value of trial {record.duplicate_of}"] if record.duplicate_of is not None else []
-    facts += [record.cause] if record.cause else []
-    return " · ".join(facts) + "\n\n" + architecture_table(trial.params)
+    ended = {"complete": "was trained to the end", "pruned": "was pruned", "fail": "failed"}
+    text = f"**{_escaped(record.architecture)}** {ended.get(record.state, record.state)}"
+    text += f", after {count(record.epochs, 'epoch')}" if record.epochs else ""
+    text += f": {_escaped(record.cause)}" if record.cause else ""
+    text += f"; its value is that of trial {record.duplicate_of}" if record.duplicate_of is not None else ""
+    parts = [f"{text}."]
+    if picture:
+        parts.append(f"![The network, drawn: boxes are layers, the bars their shares of MACs]({picture})")
+    parts.append(_facts(figures_of(trial, names, images)))
+    if trial.params:
+        parts.append(architecture_table(trial.params))
+    return "\n\n".join(parts)
+
+
+def figures_of(trial: FrozenTrial, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
+    """A trial's figures for a person: name and value with its unit."""
+    record, error = TrialRecord.of(trial), standard_error(trial, images)
+    rows = [
+        (name, _value(name, value, error))
+        for name, value in zip(names, record.values, strict=False)
+        if name not in ("macs", "params", "memory", "latency_ms")
+    ]
+    if record.accuracy is not None and "accuracy" not in dict(rows):
+        rows.append(("accuracy", _value("accuracy", record.accuracy, error)))
+    rows += [("MACs", f"{record.macs:,}")] if record.macs is not None else []
+    rows += [("weights", f"{record.params:,}")] if record.params is not None else []
+    rows += [("memory", f"{record.memory:,} bytes")] if record.memory is not None else []
+    rows += [("latency", f"{record.latency_ms:.3g} ms")] if record.latency_ms is not None else []
+    rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
+    return rows + ([("proposed by", record.origin)] if record.origin else [])
 
 
 def architecture_table(params: Mapping[str, Any]) -> str:
@@ -36,16 +93,177 @@ def architecture_table(params: Mapping[str, Any]) -> str:
         place, what = (match["place"], match["what"]) if match else (name, "choice")
         table.setdefault(place, {})[what] = choice
     columns = list(dict.fromkeys(what for row in table.values() for what in row))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for place, row in table.items():
-        lines.append(f"| {place} | " + " | ".join(str(row.get(what, "")) for what in columns) + " |")
-    return "\n".join(lines)
+    rows = [[place, *(row.get(what, "") for what in columns)] for place, row in table.items()]
+    return _table(["", *columns], rows)
+
+
+def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
+    """Markdown of a study: what is searched, what was found, and what to do next.
+
+    Args:
+        study: The study.
+        attributes: Its system attributes, in which pictures are looked for.
+    """
+    spec, trials = study_spec(study), study.get_trials(deepcopy=False)
+    names = study.metric_names or list(spec.objectives)
+    states = Counter(trial.state.name.lower() for trial in trials)
+    parts = [
+        f"A search for neural networks: **{_escaped(' and '.join(names))}** on {_escaped(spec.data.name)}, space"
+        f" {_escaped(spec.space.name)}, sampler {_escaped(spec.sampler.name)}, pruner {_escaped(spec.pruner.name)},"
+        f" {count(spec.recipe.epochs, 'epoch')} per trial.",
+        f"{count(len(trials), 'trial')}: {', '.join(f'{n:,} {state}' for state, n in states.items()) or 'none yet'}.",
+    ]
+    images = remembered_images(study)
+    found = winners(study, images)
+    if found is None:
+        parts.append("No trial was trained to the end yet.")
+        return "\n\n".join(parts)
+    parts.append("## The front" if len(names) > 1 else "## The best")
+    several = {found.best.number: "best", found.cheapest.number: "the cheapest as good"} | {found.best.number: "best"}
+    shown = study.best_trials[:FRONT] if len(names) > 1 else [t for t in trials if t.number in several]
+    shown.sort(key=lambda trial: trial.values[0], reverse=maximizes(study))
+    columns = [name for name, _ in figures_of(shown[0], names, images)]
+    rows = [
+        [
+            f"{trial.number}" + (f" ({several[trial.number]})" if len(names) == 1 and len(shown) > 1 else ""),
+            *(dict(figures_of(trial, names, images)).get(name, "") for name in columns),
+            TrialRecord.of(trial).architecture,
+        ]
+        for trial in shown
+    ]
+    parts.append(_table(["trial", *columns, "architecture"], rows))
+    if picture := artifacts.address(study, attributes, trial_id_of(found.best), artifacts.DRAWING):
+        parts.append(f"![The best network, drawn]({picture})")
+    return "\n\n".join([*parts, *_tested(study)])
+
+
+def _tested(study: Study) -> list[str]:
+    reports = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
+    name = shlex.quote(study.study_name)
+    if not reports:
+        text = (
+            "These are figures of validation images, which chose the best: expect a little less on new images. The test"
+        )
+        return [f"{text} `nas-optuna retrain --study {name}` looks at the test images, once."]
+    first = reports[0]
+    spread = "" if first["spread"] is None else f" ± {first['spread']:.4f} over {len(first['seeds'])} seeds"
+    text = f"**Test accuracy {first['mean']:.4f}{spread}** of `{first['architecture']}`, trained anew on all training"
+    text += f" images and scored on {first['test_images']:,} images that chose nothing."
+    return ["## Test", text]
 
 
 class NoteWriter(Callback):
-    """Writes the note of each trial when it has ended."""
+    """Writes the note of each trial when it has ended, and that of the study when there is a new best one.
+
+    Args:
+        space: Draws the networks; no drawing without one.
+        store: Folder of the artifact store, where drawings are kept; no drawing without one.
+    """
+
+    def __init__(self, space: SearchSpace | None = None, store: Path | None = None) -> None:
+        self._space = space
+        self._store = store
+        self._names: Sequence[str] = ()
+        self._images: int | None = None
+        self._best: float | None = None
+
+    def run_started(self, run: Run) -> None:
+        """Read what all notes need."""
+        self._names = run.study.metric_names or ("value",)
+        self._images = remembered_images(run.study)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""
-        if subject.study is not None and ended is not None:
-            set_study_system_attributes(subject.study, dashboard_note(ended, trial_note(ended)))
+        study = subject.study
+        if study is None or ended is None:
+            return
+        kept = self._drawn(ended)
+        picture = artifacts.address(study, kept, trial_id_of(ended), artifacts.DRAWING)
+        body = trial_note(ended, self._names, self._images, picture)
+        set_study_system_attributes(study, kept | dashboard_note(body, ended))
+        if ended.state == TrialState.COMPLETE and self._is_new_best(study, ended.values[0]):
+            write_study_note(study)
+
+    def run_finished(self, run: Run) -> None:
+        """Write the study's note with the final numbers, and figures that the dashboard has not."""
+        if run.kind == "search":
+            write_study_note(run.study)
+            save_figures(run.study)
+
+    def _drawn(self, ended: FrozenTrial) -> dict[str, Any]:
+        if self._space is None or self._store is None or not TrialRecord.of(ended).architecture:
+            return {}
+        try:
+            svg = draw(self._space, self._space.architecture(of_architecture(ended.params))).svg
+            return artifacts.keep(self._store, trial_id_of(ended), {artifacts.DRAWING: svg.encode()})
+        except (NasOptunaError, RuntimeError, OSError):  # a note without a drawing is better than none
+            return {}
+
+    def _is_new_best(self, study: Study, value: float) -> bool:
+        sign = 1.0 if maximizes(study) else -1.0
+        if self._best is not None and sign * value <= sign * self._best and len(self._names) == 1:
+            return False
+        self._best = value
+        return True
+
+
+def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, confusion: Confusion) -> None:
+    """Show what retraining found beside its trial: the network's file, the confusion matrix, the test accuracy.
+
+    Args:
+        study: The study, in which the retraining is recorded already.
+        trial: The trial whose architecture was trained.
+        store: Folder of the artifact store.
+        file: The network that was saved.
+        confusion: Of the test images.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    number, matrix = trial_id_of(trial), "confusion-matrix.svg"
+    artifacts.replace(study, store, number, {file.name: file.read_bytes(), matrix: confusion.svg().encode()})
+    attributes = study_system_attributes(study)
+    picture = artifacts.address(study, attributes, number, artifacts.DRAWING)
+    report = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])[-1]
+    body = trial_note(trial, study.metric_names or ("value",), remembered_images(study), picture)
+    body += f"\n\n## Retrained: test accuracy {report['mean']:.4f}\n\n"
+    body += f"![Confusion matrix]({artifacts.address(study, attributes, number, matrix)})"
+    set_study_system_attributes(study, dashboard_note(body, trial, attributes))
+    write_study_note(study)
+
+
+def write_study_note(study: Study) -> None:
+    """Write the note of a study for the dashboard, unless a person has changed it."""
+    if study_attribute(study.user_attrs, StudyKey.SPEC) is None:
+        return  # a plain study of Optuna's, with an objective of ours
+    attributes = study_system_attributes(study)
+    before = note_in(attributes)
+    if before and attributes.get(StudyKey.NOTE) != _digest(before):
+        return
+    body = study_note(study, attributes)
+    note = dashboard_note(body, None, attributes)
+    set_study_system_attributes(study, note | {StudyKey.NOTE: _digest(body)})
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def _value(name: str, value: float, error: float | None) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if name != "accuracy" or error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> str:
+    return _table(["figure", "value"], rows)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(map(_escaped, headings)) + " |", "|---" * len(headings) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows)])
+
+
+def _escaped(text: object) -> str:
+    """Text that is no markup."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))

@@ -233,10 +233,29 @@ def _test(facts: _Facts) -> str:
     ]
     text = "<h2>Test</h2><p>Trained anew on training and validation images together, and scored on images that chose"
     text += f" nothing:</p>{table(('', ''), [row for row in rows if row[1] is not None])}"
+    text += _confusion(facts)
     if len(reports) > 1:
         text += f"<p>The test images were looked at {len(reports)} times in all; only the first look is shown, because"
         text += " whoever chooses among several would make the figure too good.</p>"
     return text
+
+
+def _confusion(facts: _Facts) -> str:
+    from nas_optuna.execution.retrain import confusion
+    from nas_optuna.report.confusion import Confusion
+
+    found = confusion(facts.attributes)
+    if found is None:
+        return ""
+    reports: list[dict[str, Any]] = study_attribute(facts.attributes, StudyKey.RETRAINED, [])
+    matrix = Confusion(*found, seeds=len(reports[0]["seeds"]))
+    rows = [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in matrix.accuracies()]
+    worst = table(("true class", "accuracy", "images", "most often mistaken for"), rows[:20], (1, 2))
+    some = f"The worst 20 of {len(rows)} classes" if len(rows) > 20 else "Each class, worst first"
+    return (
+        f'<h3>Which class is taken for which</h3><div class="pair"><div><p>{some}:</p>{worst}</div>'
+        f'<div class="scroll">{matrix.svg()}</div></div>'
+    )
 
 
 def _ranking(facts: _Facts) -> str:

@@ -75,11 +75,18 @@ def standard_error(trial: FrozenTrial, images: int | None) -> float | None:
     return max(float(spread) / math.sqrt(2), binomial or 0.0)
 
 
+def remembered_images(study: Study) -> int | None:
+    """How many images a study's accuracies were measured on; None where it does not remember that."""
+    known = study_attribute(study.user_attrs, StudyKey.DATA)
+    images = known.get("validation") if isinstance(known, dict) else None
+    return images if isinstance(images, int) else None
+
+
 def validation_images(study: Study, data_directory: Path | None = None) -> int | None:
     """How many images a study's accuracies were measured on; None where neither it nor this machine knows."""
-    known = study_attribute(study.user_attrs, StudyKey.DATA) or {}
-    if isinstance(known.get("validation"), int):
-        return int(known["validation"])
+    known = remembered_images(study)
+    if known is not None:
+        return known
     from nas_optuna.data import load_data
     from nas_optuna.data.catalog import is_code
 

@@ -1,10 +1,12 @@
-"""The alpha figure: what a supernet preferred before and after its search, and how decided it became."""
+"""The alpha figure: what a supernet prefers after its training, and how decided it became."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from nas_optuna.report.figures import HEIGHT
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
 
 FIGURE_ID = "supernet-alphas"
+MOST_ROWS = 24
+"""Parameters up to which each cell has its text; with more there is no room for it."""
 
 
 def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], history: Sequence[Epoch]) -> go.Figure:
-    """Probabilities before and after as two heat maps, and each parameter's entropy over the epochs.
+    """Probabilities after the last epoch as a heat map, and each parameter's entropy over the epochs.
 
     Args:
         space: Names the choices.
@@ -31,45 +35,40 @@ def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], histo
 
     names = list(space.parameters)
     width = max(len(p.choices) for p in space.parameters.values())
-    figure = make_subplots(
-        rows=3,
-        subplot_titles=("before", f"after epoch {history[-1].number}", "entropy (nats)"),
-        row_heights=[len(names), len(names), 6],
-        vertical_spacing=0.06,
+    titles = (f"probability after epoch {history[-1].number}", "entropy (nats)")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, column_widths=[0.64, 0.36], horizontal_spacing=0.1)
+    alphas = history[-1].alphas
+    values = [probabilities(alphas[name]) for name in names]
+    labels = [
+        [f"{choice}: {p:.2f}" for choice, p in zip(space.parameters[name].choices, row, strict=True)]
+        for name, row in zip(names, values, strict=True)
+    ]
+    figure.add_trace(
+        go.Heatmap(
+            z=[row + [None] * (width - len(row)) for row in values],
+            text=[row + [""] * (width - len(row)) for row in labels],
+            y=names,
+            texttemplate="%{text}" if len(names) <= MOST_ROWS else "",
+            hoverinfo="text+y",
+            colorscale="Blues",
+            zmin=0,
+            zmax=1,
+            showscale=False,
+        ),
+        row=1,
+        col=1,
     )
-    for place, alphas in ((1, start), (2, history[-1].alphas)):
-        values = [probabilities(alphas[name]) for name in names]
-        labels = [
-            [f"{choice}<br>{p:.2f}" for choice, p in zip(space.parameters[name].choices, row, strict=True)]
-            for name, row in zip(names, values, strict=True)
-        ]
-        figure.add_trace(
-            go.Heatmap(
-                z=[row + [None] * (width - len(row)) for row in values],
-                text=[row + [""] * (width - len(row)) for row in labels],
-                y=names,
-                texttemplate="%{text}",
-                hoverinfo="text+y",
-                colorscale="Blues",
-                zmin=0,
-                zmax=1,
-                showscale=False,
-            ),
-            row=place,
-            col=1,
-        )
     epochs = [0, *(epoch.number for epoch in history)]
     for name in names:
         first = -sum(p * math.log(p) for p in probabilities(start[name]) if p > 0)
         entropy = [first, *(epoch.entropy[name] for epoch in history)]
-        figure.add_trace(go.Scatter(x=epochs, y=entropy, name=name, mode="lines"), row=3, col=1)
-    for row in (1, 2):
-        figure.update_yaxes(autorange="reversed", row=row)
-        figure.update_xaxes(showticklabels=False, row=row)
-    figure.update_xaxes(title_text="epoch", row=3, col=1)
-    figure.update_layout(
-        title_text="supernet: alphas", height=420 + 72 * len(names), legend={"y": 0, "yanchor": "bottom"}
-    )
+        line = go.Scatter(x=epochs, y=entropy, name=name, mode="lines", showlegend=False, hoverinfo="name+x+y")
+        figure.add_trace(line, row=1, col=2)
+    figure.update_yaxes(autorange="reversed", automargin=True, row=1, col=1)
+    figure.update_xaxes(showticklabels=False, row=1, col=1)
+    figure.update_xaxes(title_text="epoch", row=1, col=2)
+    margin = {"t": 70, "b": 45, "l": 10, "r": 10}
+    figure.update_layout(title_text="What the supernet prefers", height=HEIGHT, margin=margin, font={"size": 11})
     return figure
 
 

@@ -452,6 +452,11 @@ def stoppable(study: Study) -> Iterator[Callable[[], bool]]:
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
+def study_id_of(study: Study) -> int:
+    """Return the number of a study within its storage."""
+    return study._study_id
+
+
 def trial_id_of(trial: Trial | FrozenTrial) -> int:
     """Return the number of a trial within its storage, which is not its number within its study."""
     return trial._trial_id
@@ -472,14 +477,31 @@ def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
-def dashboard_note(trial: Trial | FrozenTrial, text: str) -> dict[str, Any]:
-    """Return the study's system attributes in which optuna-dashboard looks for a trial's note.
+def dashboard_note(
+    text: str, trial: Trial | FrozenTrial | None = None, attributes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the study's system attributes in which optuna-dashboard looks for a note.
 
     Its own ``save_note`` reads the notes of all trials twice.
-    """
-    from optuna_dashboard._note import note_ver_key, split_body
 
-    return {note_ver_key(trial._trial_id): 1, **split_body(text, trial._trial_id)}
+    Args:
+        text: The note, as Markdown.
+        trial: The trial that it is of; None is the study itself.
+        attributes: The study's system attributes where there may be an earlier note, which the new one replaces.
+    """
+    from optuna_dashboard._note import note_str_key_prefix, note_ver_key, split_body
+
+    number, known = None if trial is None else trial._trial_id, attributes or {}
+    parts = split_body(text, number)
+    stale = {key: "" for key in known if key.startswith(note_str_key_prefix(number)) and key not in parts}
+    return parts | stale | {note_ver_key(number): int(known.get(note_ver_key(number), 0)) + 1}
+
+
+def note_in(attributes: Mapping[str, Any]) -> str:
+    """Return the note of a study that optuna-dashboard keeps among the study's system attributes."""
+    from optuna_dashboard._note import get_note_from_system_attrs
+
+    return str(get_note_from_system_attrs(dict(attributes), None)["body"])
 
 
 def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:

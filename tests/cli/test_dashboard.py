@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna_dashboard import get_note, save_note
 
-from nas_optuna.study.schema import TrialKey
 from tests.helpers import Command, tiny
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -59,10 +60,22 @@ def test_the_dashboard_knows_the_study(address: str, trials: list[dict[str, Any]
     for trial, ours in zip(found["trials"], trials, strict=True):
         assert ours["architecture"] in trial["note"]["body"]
         assert "| conv1 |" in trial["note"]["body"]
-        assert {a["key"]: a["value"] for a in trial["user_attrs"]}[TrialKey.ARCHITECTURE].strip('"') == ours[
-            "architecture"
-        ]
+        shown = {a["key"]: a["value"] for a in trial["user_attrs"]}
+        assert shown["architecture"] == ours["architecture"]
+        assert shown["MACs"] == str(ours["macs"])
+        (drawing,) = trial["artifacts"]
+        with urllib.request.urlopen(
+            f"{address}/artifacts/{study['study_id']}/{trial['trial_id']}/{drawing['artifact_id']}", timeout=30
+        ) as answer:
+            assert answer.headers["Content-Type"] == "image/svg+xml"
+            assert ours["architecture"] in answer.read().decode()
+        assert f"/{drawing['artifact_id']})" in trial["note"]["body"], "the note shows the drawing"
+    shown = {a["key"]: a["value"] for a in found["user_attrs"]}
+    assert shown["data"] == "digits"
+    assert not any("{" in value or len(value) > 80 for value in shown.values()), "no raw JSON"
     assert found["artifacts"] == []
+    best = max(trials, key=lambda trial: (trial["accuracy"], -trial["number"]))
+    assert best["architecture"] in found["note"]["body"]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to open the dashboard with")
@@ -174,3 +187,35 @@ def test_the_optuna_command_lists_the_trials(trials: list[dict[str, Any]]) -> No
         assert row["user_attrs"]["nas_optuna:architecture"] == ours["architecture"]
         assert row["value"]["accuracy"] == ours["values"][0]
     assert time.strptime(listed[0]["datetime_start"], "%Y-%m-%d %H:%M:%S")
+
+
+def test_a_retraining_is_shown_beside_its_trial(address: str, trials: list[dict[str, Any]], command: Command) -> None:
+    result = command("retrain", "--trial", 1, "--out", "net.safetensors", "--json")
+    assert result.code == 0, result.err
+    assert command("retrain", "--trial", 1, "--out", "net.safetensors").code == 0, "a second one replaces the files"
+    (study,) = get(f"{address}/api/studies")["study_summaries"]
+    found = get(f"{address}/api/studies/{study['study_id']}?after=0")
+    trial = found["trials"][1]
+    files = {file["filename"]: file["artifact_id"] for file in trial["artifacts"]}
+    assert len(files) == len(trial["artifacts"]) == 3
+    assert set(files) == {"drawing.svg", "net.safetensors", "confusion-matrix.svg"}
+    where = f"{address}/artifacts/{study['study_id']}/{trial['trial_id']}"
+    with urllib.request.urlopen(f"{where}/{files['net.safetensors']}", timeout=30) as answer:
+        assert answer.read() == Path("net.safetensors").read_bytes()
+    assert f"test accuracy {result.json['mean']:.4f}" in trial["note"]["body"]
+    assert f"{result.json['mean']:.4f}" in found["note"]["body"]
+
+
+def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials: list[dict[str, Any]]) -> None:
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    assert "3 trials" in get_note(study)
+    save_note(study, "my own words")
+    assert command("run", "--trials", 1).code == 0
+    assert get_note(study) == "my own words"
+
+
+def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: list[dict[str, Any]]) -> None:
+    folder = Path("nas-optuna-files/artifacts")
+    assert len(list(folder.iterdir())) == 3
+    assert command("study", "delete", "nas", "--yes").code == 0
+    assert list(folder.iterdir()) == []

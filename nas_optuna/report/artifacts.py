@@ -1,0 +1,78 @@
+"""Files that optuna-dashboard shows beside a trial."""
+
+from __future__ import annotations
+
+import io
+import json
+import mimetypes
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.study import Study
+
+from nas_optuna.study.optuna_internals import set_study_system_attributes, study_id_of, study_system_attributes
+
+_PREFIX = "dashboard:artifacts:"
+"""Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""
+DRAWING = "drawing.svg"
+
+
+def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Write files to the artifact store.
+
+    Args:
+        store: The store's folder; it is made.
+        trial_id: The trial's number within its storage.
+        files: Contents by file name.
+
+    Returns:
+        What the study must remember to show them, in `set_study_system_attributes`.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    writer = FileSystemArtifactStore(store)
+    attributes = {}
+    for name, content in files.items():
+        number = str(uuid.uuid4())
+        writer.write(number, io.BytesIO(content))
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        facts = {"artifact_id": number, "filename": name, "mimetype": kind, "encoding": None}
+        attributes[f"{_PREFIX}{trial_id}:{number}"] = json.dumps(facts)
+    return attributes
+
+
+def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]) -> None:
+    """Keep files in place of earlier ones of the same name.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    before = {key: None for key, facts in _kept(study_system_attributes(study), trial_id) if facts["filename"] in files}
+    for key in before:
+        (store / key.rpartition(":")[2]).unlink(missing_ok=True)
+    gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
+    set_study_system_attributes(study, gone | keep(store, trial_id, files))
+
+
+def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: str) -> str | None:
+    """Where optuna-dashboard serves a trial's file, for a link in a note; None where there is no such file."""
+    for _, facts in _kept(attributes, trial_id):
+        if facts["filename"] == name:
+            return f"/artifacts/{study_id_of(study)}/{trial_id}/{facts['artifact_id']}"
+    return None
+
+
+def of_study(study: Study) -> list[str]:
+    """The names, within the store, of all files that belong to trials of a study."""
+    return [key.rpartition(":")[2] for key in study_system_attributes(study) if key.startswith(_PREFIX)]
+
+
+def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, value in attributes.items():
+        if key.startswith(f"{_PREFIX}{trial_id}:") and (facts := json.loads(value)):
+            yield key, facts

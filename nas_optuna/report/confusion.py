@@ -1,0 +1,92 @@
+"""The confusion matrix of a retrained network: as a picture, and what it says in words."""
+
+from __future__ import annotations
+
+import xml.sax.saxutils as xml
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MOST_NUMBERS = 24
+"""Classes up to which each cell has its number; a larger picture has colours alone."""
+
+_STYLE = """
+.nas-matrix { --paper: #ffffff; --ink: #1f2430; --faint: #5b6577; --edge: #d5dbe6; --right: #2f6fde; --wrong: #d9622b;
+  font: 12px system-ui, "Segoe UI", Roboto, sans-serif; }
+@media (prefers-color-scheme: dark) { .nas-matrix { --paper: #14171d; --ink: #e7eaf0; --faint: #a3adbd; --edge: #3a4353;
+  --right: #7aa7f5; --wrong: #f09a6b; } }
+.nas-matrix .paper { fill: var(--paper) } .nas-matrix text { fill: var(--ink) } .nas-matrix .axis { fill: var(--faint) }
+.nas-matrix .cell { stroke: var(--edge); stroke-width: .5 } .nas-matrix .end { text-anchor: end }
+.nas-matrix .middle { text-anchor: middle } .nas-matrix .right { fill: var(--right) }
+.nas-matrix .wrong { fill: var(--wrong) }
+""".strip()
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which class was taken for which.
+
+    Attributes:
+        classes: What each class is called.
+        counts: Row is the true class, column the predicted one; each image counts once per seed.
+        seeds: Networks that the counts are of.
+    """
+
+    classes: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    seeds: int = 1
+
+    def accuracies(self) -> list[tuple[str, float, int, str]]:
+        """Each class that has test images, worst first: name, share recognised, images, what it was mistaken for."""
+        rows = []
+        for i, counts in enumerate(self.counts):
+            if total := sum(counts):
+                wrong = sorted(((n, -j) for j, n in enumerate(counts) if n and j != i), reverse=True)[:3]
+                taken = ", ".join(f"{self.classes[-j]} {n / total:.1%}" for n, j in wrong)
+                rows.append((self.classes[i], counts[i] / total, total // self.seeds, taken))
+        return sorted(rows, key=lambda row: row[1])
+
+    def svg(self) -> str:
+        """The picture: one self-contained SVG element, which follows the reader's light or dark setting."""
+        n = len(self.classes)
+        cell = 30.0 if n <= MOST_NUMBERS else max(4.0, 600.0 / n)
+        shown = max(1, round(12 / cell))  # only so many names that they do not overlap
+        left, top = 104.0, 22.0
+        parts = []
+        for i, name in enumerate(self.classes):
+            if i % shown == 0:
+                middle = (i + 0.5) * cell + 4
+                parts.append(_text(left - 6, top + middle, name, "end", 14))
+                parts.append(_text(left + middle - 4, top - 5, name, "middle", max(3, int(cell / 7))))
+        for i, row in enumerate(self.counts):
+            total = sum(row) or 1
+            for j, count in enumerate(row):
+                x, y = left + j * cell, top + i * cell
+                kind = "right" if i == j else "wrong"
+                if i != j and not count:
+                    continue
+                shade = f' fill-opacity="{0.12 + 0.78 * count / total:.2f}"' if count else ' fill-opacity="0"'
+                title = f"{self.classes[i]} taken for {self.classes[j]}: {count} of {total}"
+                parts.append(
+                    f'<rect class="cell {kind}" x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}"{shade}>'
+                    f"<title>{_escaped(title)}</title></rect>"
+                )
+                if count and n <= MOST_NUMBERS:
+                    parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "middle"))
+        width, height = max(left + n * cell + 12, 330.0), top + n * cell + 26
+        seeds = "" if self.seeds == 1 else f", sum of {self.seeds} seeds"
+        parts.append(_text(12, height - 8, f"row: true class, column: predicted class{seeds}", "axis", 80))
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="nas-matrix" role="img" aria-label="Confusion matrix"'
+            f' width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
+            f'<style>{_STYLE}</style><rect class="paper" width="100%" height="100%" rx="8"/>{"".join(parts)}</svg>'
+        )
+
+
+def _text(x: float, y: float, text: str, style: str, room: int = 40) -> str:
+    if len(text) > room:
+        text = text[: room - 1] + "…"
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    return xml.escape("".join(c for c in text if c.isprintable()))

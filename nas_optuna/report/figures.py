@@ -1,0 +1,85 @@
+"""Figures that optuna-dashboard lacks for several objectives: a front with named axes, and learning curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.schema import TrialKey, attribute
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+HEIGHT = 430
+"""Pixels that optuna-dashboard's card for a figure has room for; what is higher is cut off."""
+_UNITS = {
+    "macs": "MACs",
+    "params": "weights",
+    "memory": "memory (bytes)",
+    "latency_ms": "latency (ms)",
+    "energy_mj": "energy (mJ)",
+}
+
+
+def save_figures(study: Study) -> None:
+    """Put the figures of a study of several objectives on its page, in place of earlier ones."""
+    if len(study.directions) < 2:
+        return
+    from optuna_dashboard import save_plotly_graph_object
+
+    save_plotly_graph_object(study, front_figure(study), graph_object_id="front")
+    save_plotly_graph_object(study, curves_figure(study), graph_object_id="curves")
+
+
+def front_figure(study: Study) -> go.Figure:
+    """The first objective against the second, with the front marked."""
+    import plotly.graph_objects as go
+
+    names = study.metric_names or [f"objective {i + 1}" for i in range(len(study.directions))]
+    front = {trial.number for trial in study.best_trials}
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    figure = go.Figure()
+    for name, on_front in (("other complete trials", False), ("the front", True)):
+        trials = [trial for trial in complete if (trial.number in front) == on_front]
+        figure.add_trace(
+            go.Scatter(
+                x=[t.values[1] for t in trials],
+                y=[t.values[0] for t in trials],
+                text=[f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in trials],
+                mode="markers",
+                name=name,
+            )
+        )
+    figure.update_layout(
+        title=f"{_named(names[0])} against {_named(names[1])}",
+        xaxis_title=_named(names[1]),
+        yaxis_title=_named(names[0]),
+        height=HEIGHT,
+        legend={"orientation": "h", "y": -0.25},
+    )
+    return figure
+
+
+def curves_figure(study: Study) -> go.Figure:
+    """What each trial was pruned by, after each epoch."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for trial in study.get_trials(deepcopy=False):
+        reports: dict[str, float] = attribute(trial, TrialKey.REPORTS, {})
+        points = sorted((int(epoch), value) for epoch, value in reports.items())
+        if points:
+            epochs, values = zip(*points, strict=True)
+            opacity = 0.3 if trial.state == TrialState.PRUNED else 1.0
+            name = f"trial {trial.number}"
+            figure.add_trace(go.Scatter(x=epochs, y=values, name=name, opacity=opacity, mode="lines+markers"))
+    axes = {"xaxis_title": "epoch", "yaxis_title": "what trials are pruned by"}
+    figure.update_layout(title="Learning curves (pale: pruned)", height=HEIGHT, **axes)
+    return figure
+
+
+def _named(objective: str) -> str:
+    return _UNITS.get(objective, objective)

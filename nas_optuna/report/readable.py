@@ -1,0 +1,121 @@
+"""Shows what studies and trials remember under names for people, in optuna-dashboard as we serve it.
+
+Optuna keeps attributes under keys that are made for programs. The dashboard prints them as they are, cut at a fixed
+length. Here its answers are rewritten on their way to the browser; what is stored does not change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, study_attribute
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_STUDY = re.compile(r"/api/studies/(\d+)")
+TRIAL_NAMES = {
+    TrialKey.ARCHITECTURE: "architecture",
+    TrialKey.ACCURACY: "accuracy",
+    TrialKey.SPREAD: "standard deviation over repeats",
+    TrialKey.cost("macs"): "MACs",
+    TrialKey.cost("params"): "weights",
+    TrialKey.cost("memory"): "memory (bytes)",
+    TrialKey.cost("latency_ms"): "latency (ms)",
+    TrialKey.cost("energy_mj"): "energy (mJ)",
+    TrialKey.EPOCHS: "epochs",
+    TrialKey.SECONDS: "training time (s)",
+    TrialKey.DEVICE: "device",
+    TrialKey.ORIGIN: "proposed by",
+    TrialKey.CAUSE: "why it ended",
+    TrialKey.DUPLICATE_OF: "same as trial",
+    TrialKey.FEASIBLE: "inside the limits",
+}
+"""Attributes of a trial that a person may want to see, in the order in which they are shown."""
+
+Attribute = dict[str, str]
+
+
+class ReadableAttributes:
+    """A WSGI application that renames attributes in another one's answers about studies.
+
+    Args:
+        application: optuna-dashboard.
+        attributes: Gives the user attributes of a study by its number within the storage.
+    """
+
+    def __init__(self, application: WSGIApplication, attributes: Callable[[int], Mapping[str, Any]]) -> None:
+        self._application = application
+        self._attributes = attributes
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        found = _STUDY.fullmatch(environ.get("PATH_INFO", ""))
+        if found is None or environ["REQUEST_METHOD"] != "GET":
+            return self._application(environ, start_response)
+        began: list[Any] = []
+
+        def start(*arguments: Any) -> Callable[[bytes], object]:
+            began.extend(arguments)
+            return bytes
+
+        parts = self._application(environ, start)
+        body = b"".join(parts)
+        status, headers = began[0], began[1]
+        if status.startswith("200"):
+            body = json.dumps(readable(json.loads(body), self._attributes(int(found[1])))).encode()
+            headers = [(n, v) for n, v in headers if n.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body))))
+        start_response(status, headers)
+        return [body]
+
+
+def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer of the dashboard's about one study, with names for people.
+
+    Args:
+        answer: As the dashboard gives it.
+        attributes: The study's user attributes, whole.
+    """
+    if "user_attrs" in answer:
+        own = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
+        answer["user_attrs"] = own + study_rows(attributes)
+    for trial in answer.get("trials", []):
+        trial["user_attrs"] = trial_rows(trial["user_attrs"])
+    union = answer.get("union_user_attrs", [])
+    answer["union_user_attrs"] = [
+        a | {"key": TRIAL_NAMES.get(a["key"], a["key"])}
+        for a in union
+        if a["key"] in TRIAL_NAMES or not a["key"].startswith(PREFIX)
+    ]
+    return answer
+
+
+def trial_rows(rows: list[Attribute]) -> list[Attribute]:
+    """A trial's attributes: ours by name, then those of others."""
+    values = {row["key"]: row["value"] for row in rows}
+    ours = [{"key": name, "value": values[key]} for key, name in TRIAL_NAMES.items() if key in values]
+    return ours + [row for row in rows if not row["key"].startswith(PREFIX)]
+
+
+def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
+    """What a study is and what retraining found, a short line each."""
+    spec = study_attribute(attributes, StudyKey.SPEC)
+    if not isinstance(spec, dict):
+        return []
+    rows = {"objectives": ", ".join(spec.get("objectives", []))}
+    rows |= {f"limit of {name}": f"{limit:,.6g}" for name, limit in spec.get("limits", {}).items()}
+    reports = study_attribute(attributes, StudyKey.RETRAINED, [])
+    if reports:
+        spread = "" if reports[0]["spread"] is None else f" ± {reports[0]['spread']:.4f}"
+        rows["test accuracy"] = f"{reports[0]['mean']:.4f}{spread}"
+    sections = {n: spec[n] for n in ("data", "space", "sampler", "pruner", "recipe") if isinstance(spec.get(n), dict)}
+    rows |= {name: str(section["name"]) for name, section in sections.items() if "name" in section}
+    for name, section in sections.items():
+        for key, value in section.items():
+            if key != "name" and value not in (None, False, {}, []):
+                rows[f"{name}: {key.replace('_', ' ')}"] = str(value)
+    return [{"key": key, "value": value} for key, value in rows.items()]

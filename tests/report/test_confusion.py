@@ -1,0 +1,64 @@
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas_optuna.execution.retrain import TestReport as Report
+from nas_optuna.execution.retrain import confusion, record
+from nas_optuna.report.confusion import Confusion
+from nas_optuna.report.page import report
+from nas_optuna.study.schema import LONGEST
+from nas_optuna.study.storage import open_storage
+from tests.report.test_page import add, made
+
+
+def found(classes: int, seeds: int = 1) -> Report:
+    """Of ten images of each class, eight are recognised and two are taken for the next class."""
+    matrix = [[8 if i == j else 2 if j == (i + 1) % classes else 0 for j in range(classes)] for i in range(classes)]
+    names = tuple(f"<class {i}>" for i in range(classes))
+    rows = (tuple(map(tuple, matrix)),) * seeds
+    return Report("a", "r", "cpu", 1, 10 * classes, tuple(range(seeds)), (0.8,) * seeds, names, rows, 1.0)
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_the_matrix_is_kept_whole_in_parts_that_every_storage_holds(tmp_path: Path, classes: int) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True))
+    for look in range(2):
+        assert record(study, found(classes), trial=3) == look
+    names, matrix = confusion(study.user_attrs, 1) or ([], [])
+    assert len(names) == len(matrix) == classes
+    assert matrix[0][:2] == [8, 2]
+    assert all(sum(row) == 10 for row in matrix)
+    kept = [v for k, v in study.user_attrs.items() if "confusion" in k]
+    assert max(len(json.dumps(value)) for value in kept) <= LONGEST
+    assert confusion(study.user_attrs, 2) is None
+
+
+def test_a_study_of_an_earlier_release_has_none() -> None:
+    assert confusion({"nas_optuna:retrained": [{"mean": 0.5}]}) is None
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_the_picture_is_well_formed_and_has_every_cell_that_counts(classes: int) -> None:
+    matrix = found(classes)
+    svg = Confusion(matrix.classes, matrix.predictions).svg()
+    if classes < 1000:
+        parser = HTMLParser()
+        cells: list[str] = []
+        parser.handle_starttag = lambda tag, attrs: cells.append(tag) if tag == "rect" else None  # type: ignore[method-assign]
+        parser.feed(svg)
+        assert len(cells) == 2 * classes + 1  # the diagonal, the mistakes, and the paper
+        assert "&lt;class 0&gt; taken for &lt;class 1&gt;: 2 of 10" in svg
+    assert len(svg) < 3e6
+
+
+def test_the_report_says_what_was_taken_for_what() -> None:
+    study = made()
+    add(study, 0)
+    record(study, found(3, seeds=2), trial=0)
+    page = report(study)
+    assert "&lt;class 0&gt; taken for &lt;class 1&gt;: 4 of 20" in page
+    assert "&lt;class 2&gt;</td>" in page
+    assert "sum of 2 seeds" in page
