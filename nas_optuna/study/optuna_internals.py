@@ -492,7 +492,7 @@ def dashboard_note(
     from optuna_dashboard._note import note_str_key_prefix, note_ver_key, split_body
 
     number, known = None if trial is None else trial._trial_id, attributes or {}
-    parts = split_body(text, number)
+    parts: dict[str, Any] = split_body(text, number)
     stale = {key: "" for key in known if key.startswith(note_str_key_prefix(number)) and key not in parts}
     return parts | stale | {note_ver_key(number): int(known.get(note_ver_key(number), 0)) + 1}
 
