@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_optuna.cli.printing import is_quiet, say, seconds
 from nas_optuna.errors import printable
@@ -128,11 +128,21 @@ class RunDisplay(Callback):
         if subject.worker in self._trainings:
             self._progress.reset(self._trainings[subject.worker], total=self._steps, description=name, note="")
             return
-        self._trainings[subject.worker] = self._progress.add_task(name, total=self._steps, note="")
-        if self._run is not None:  # the totals stay below
+        lines = {number: self._taken_away(self._progress, task) for number, task in self._trainings.items()}
+        lines[subject.worker] = {"description": name, "total": self._steps, "note": ""}
+        if self._run is not None:
             self._progress.remove_task(self._run)
+        # In the order of their numbers, with the totals below.
+        self._trainings = {n: self._progress.add_task(**lines[n]) for n in sorted(lines, key=lambda n: n or 0)}
         self._run = self._progress.add_task("trials", total=self._score.total, note="")
         self._refresh()
+
+    @staticmethod
+    def _taken_away(progress: Progress, task: TaskID) -> dict[str, Any]:
+        """Remove a line; returns what makes it anew."""
+        line = next(one for one in progress.tasks if one.id == task)
+        progress.remove_task(task)
+        return {"description": line.description, "total": line.total, "completed": line.completed, **line.fields}
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's own bar."""

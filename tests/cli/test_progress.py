@@ -4,6 +4,8 @@ from optuna.trial import TrialState, create_trial
 
 from nas_optuna.cli import progress
 from nas_optuna.cli.progress import Score
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Run, Subject
 
 
 def trial(value: float | None, state: TrialState = TrialState.COMPLETE) -> optuna.trial.FrozenTrial:
@@ -56,3 +58,23 @@ def test_with_several_objectives_it_counts_the_front() -> None:
     add(score, study, create_trial(values=(0.4, 3.0)))
     assert score.front == 2
     assert "2 on the front" in str(score)
+
+
+def test_each_worker_has_a_line_in_the_order_of_their_numbers_and_the_totals_are_below() -> None:
+    study = optuna.create_study()
+    with progress.live(progress.text("{task.description}")) as shown:
+        display = progress.RunDisplay(Score(total=4, timeout=None), shown)
+        display.run_started(Run("search", study, 4, steps=5))
+        for worker, number in ((2, 0), (1, 1), (3, 2)):
+            display.trial_started(Subject(f"trial {number}", worker=worker))
+            display.step_finished(
+                Subject(f"trial {number}", worker=worker), Measurement(worker, {"accuracy": 0.5}, 1.0)
+            )
+        display.trial_started(Subject("trial 3", worker=1))
+        lines = [(task.description, task.completed) for task in shown.tasks]
+    assert lines == [
+        ("worker 1 · trial 3", 0),
+        ("worker 2 · trial 0", 2),
+        ("worker 3 · trial 2", 3),
+        ("trials", 0),
+    ]

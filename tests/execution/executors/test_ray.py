@@ -59,16 +59,20 @@ class Watch(Callback):
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
         self._ended = 0
+        self._reached: dict[int | None, int] = {}
         self.remover: threading.Thread | None = None
         self.seconds: dict[str, list[tuple[int | None, int, float]]] = defaultdict(list)
         self.began: list[str] = []
 
     def trial_started(self, subject: Subject) -> None:
         self.began.append(subject.name)
+        self._reached[subject.worker] = 0
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         self.seconds[subject.name].append((subject.worker, measurement.step, measurement.seconds))
-        if self._ended >= 8 and measurement.step == EPOCHS // 2 and self.remover is None:
+        self._reached[subject.worker] = measurement.step
+        amid = all(2 <= step < EPOCHS - 1 for step in self._reached.values())  # whichever node it is
+        if self._ended >= 8 and amid and self.remover is None:
             node = next(iter(self._cluster.worker_nodes))
             self.remover = threading.Thread(target=self._cluster.remove_node, args=(node, False))
             self.remover.start()
