@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
@@ -126,9 +127,8 @@ class EvaluatorObjective:
         with lease.hold_trial(trial) as held:
             try:
                 return self._value(trial, held)
-            except Interrupted:
-                if held.lost:
-                    held.renew()  # which says so
+            except (Interrupted, UpdateFinishedTrialError):
+                held.renew(at_once=True)  # which says so where the trial was taken away
                 raise
 
     def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
@@ -248,7 +248,8 @@ class EvaluatorObjective:
                 if "accuracy" in metrics:
                     attributes[TrialKey.ACCURACY] = metrics["accuracy"]
             attributes |= {**_cost_keys(costs), TrialKey.EPOCHS: epochs, TrialKey.SECONDS: round(seconds, 3)}
-            set_trial_attributes(trial, attributes)
+            if held is None or not held.lost:
+                set_trial_attributes(trial, attributes)
         return metrics, costs
 
     def _others(self, costs: Mapping[str, float]) -> dict[str, float]:

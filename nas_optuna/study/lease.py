@@ -213,13 +213,16 @@ class Held:
     _renewed: float = field(default_factory=time.monotonic)
     _ended: threading.Event = field(default_factory=threading.Event)
 
-    def renew(self) -> None:
-        """Make the lease last from now on; asks the database at most once a second.
+    def renew(self, *, at_once: bool = False) -> None:
+        """Make the lease last from now on.
+
+        Args:
+            at_once: Ask the database also where it was asked within the last second.
 
         Raises:
             LostError: The lease is gone.
         """
-        if not self.lost and time.monotonic() - self._renewed < _RENEWED_JUST_NOW:
+        if not (self.lost or at_once) and time.monotonic() - self._renewed < _RENEWED_JUST_NOW:
             return
         if self.lost or not self._renewed_now(patiently=True):
             raise LostError("another process took the trial up, because this one did not renew its lease in time")

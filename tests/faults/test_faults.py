@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_optuna.study.schema import TrialKey
-from tests.faults.harness import EPOCHS, Account, Place, finished, search, start
+from tests.faults.harness import EPOCHS, Account, Place, at_once, finished, killed_script, search, start
 from tests.processes import Server
 
 
@@ -37,6 +37,20 @@ def test_killed_and_stopped_on_sqlite(tmp_path: Path) -> None:
     account = search(place, trials=30, workers=3, kills=4, stops=1, stop_seconds=2.5)
     assert sound(account)
     assert account.trials >= 30
+
+
+def test_the_trial_of_a_plain_script_that_was_killed_is_taken_up(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path}/s.db", tmp_path)
+    study = place.study()
+    assert at_once(killed_script, 1, place) == [-signal.SIGKILL]
+    (left,) = study.trials
+    assert left.state == TrialState.RUNNING
+    last = start(place, 1)
+    last.join(timeout=120)
+    ended = study.trials[0]
+    assert (ended.state, ended.params) == (TrialState.COMPLETE, left.params)
+    epochs = place.noted("epochs")
+    assert (epochs["trial 0 1"], epochs["trial 0 2"]) == (0, 1), "it went on after the first epoch"
 
 
 def test_a_frozen_host_loses_its_trial_to_another(postgresql: Server, tmp_path: Path) -> None:

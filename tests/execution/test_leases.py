@@ -1,0 +1,104 @@
+"""The objective and its lease: marked under a plain ``study.optimize`` too, and stopped where the lease is gone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas_optuna import Objective
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.loop import run
+from nas_optuna.study import lease, optuna_internals
+from nas_optuna.study.lease import Worker
+from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.storage import open_storage
+
+
+class AtTheFirstEpoch(Callback):
+    """Do something after the first epoch of the first trial."""
+
+    def __init__(self, act: Callable[[optuna.Trial], None]) -> None:
+        self._act = act
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        assert isinstance(subject.trial, optuna.Trial)
+        if measurement.step == 1 and subject.trial.number == 0:
+            self._act(subject.trial)
+
+
+def elsewhere() -> str:
+    worker = Worker.parse(lease.this_worker())
+    assert worker is not None
+    return str(replace(worker, host="elsewhere", machine="m", boot="b"))
+
+
+def take_away(trial: optuna.Trial) -> None:
+    """Act as another worker that took the trial up."""
+    mine = {TrialKey.WORKER: lease.this_worker()}
+    theirs = {TrialKey.WORKER: elsewhere()}
+    assert optuna_internals.change_running(trial.study, trial._trial_id, mine, lambda now: theirs)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db", create=True)
+    return optuna.create_study(study_name="s", direction="maximize", storage=storage)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_plain_script_that_lost_its_trial_stops_and_records_nothing(
+    study: optuna.Study, objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    monkeypatch.setattr(lease, "_RENEWED_JUST_NOW", 0.0)
+    objective.callbacks.add(AtTheFirstEpoch(take_away))
+    storage = f"sqlite:///{tmp_path}/s.db" if plain else study._storage
+    script = optuna.load_study(study_name="s", storage=storage)
+    with pytest.raises(lease.LostError, match="another process took the trial up"):
+        script.optimize(objective, n_trials=3)
+    (trial,) = study.trials
+    assert trial.state == TrialState.RUNNING
+    assert trial.user_attrs[TrialKey.WORKER] == elsewhere()
+    assert list(trial.intermediate_values) == [1]
+
+
+def test_a_worker_that_lost_its_trial_drops_it_and_goes_on(
+    study: optuna.Study, objective: Objective, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease, "_RENEWED_JUST_NOW", 0.0)
+    objective.callbacks.add(AtTheFirstEpoch(take_away))
+    assert run(study, objective, trials=1).trials == 1
+    first, second = study.trials
+    assert (first.state, first.user_attrs[TrialKey.WORKER]) == (TrialState.RUNNING, elsewhere())
+    assert list(first.intermediate_values) == [1]
+    assert TrialKey.EPOCHS not in first.user_attrs
+    assert second.state == TrialState.COMPLETE
+    assert "trial 0 was put back or deleted by somebody else; its result is dropped" in caplog.messages
+
+
+def test_a_trial_that_another_runs_is_not_begun(study: optuna.Study, objective: Objective) -> None:
+    trial = study.ask()
+    again = optuna.Trial(study, trial._trial_id)
+    other = {TrialKey.WORKER: elsewhere()}
+    assert optuna_internals.change_running(study, trial._trial_id, {}, lambda now: other)
+    with pytest.raises(lease.LostError, match="another process or thread runs trial 0"):
+        objective(again)
+    assert study.trials[0].params == {}
+
+
+def test_one_process_may_call_the_objective_twice_for_a_trial(study: optuna.Study, objective: Objective) -> None:
+    trial = study.ask()
+    assert objective(trial) == objective(trial)
+
+
+def test_a_lease_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lease.seconds() == lease.SECONDS
+    monkeypatch.setenv("NAS_OPTUNA_LEASE", "2.5")
+    assert lease.seconds() == 2.5
+    for text in ("0", "-1", "soon", "nan", "inf"):
+        monkeypatch.setenv("NAS_OPTUNA_LEASE", text)
+        with pytest.raises(lease.StudyError, match="NAS_OPTUNA_LEASE must be a number of seconds above 0"):
+            lease.seconds()
