@@ -451,10 +451,12 @@ def _settle(network: nn.Module, shape: tuple[int, ...]) -> None:
     import torch
     from torch.nn.parameter import is_lazy
 
+    from nas_optuna.spaces.shapes import blaming
+
     lazy = [p for p in [*network.parameters(), *network.buffers()] if is_lazy(p)]
     if lazy:
         was_training = network.training
-        with torch.no_grad():
+        with torch.no_grad(), blaming(network):
             network.eval()(torch.zeros(2, *shape, device=lazy[0].device))
         network.train(was_training)
 
