@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from nas_optuna.errors import NasOptunaError
 from nas_optuna.spaces.base import Shape
 
 
@@ -86,6 +88,8 @@ def blaming(network: nn.Module) -> Iterator[None]:
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
         yield
+    except NasOptunaError:
+        raise
     except Exception as error:
         if not running:
             raise
@@ -95,7 +99,9 @@ def blaming(network: nn.Module) -> Iterator[None]:
         if "meta tensor" in words:
             words += "; networks are tried on meta tensors, so forward must not depend on what values tensors have"
         place = f"layer {name!r}" if name else "the network"
-        raise RuntimeError(f"{place} ({type(module).__name__}) cannot take {shape}: {words}") from error
+        weight = getattr(module, "weight", None)
+        made = f", weights {list(weight.shape)}" if isinstance(weight, Tensor) and not is_lazy(weight) else ""
+        raise RuntimeError(f"{place} ({type(module).__name__}{made}) cannot take {shape}: {words}") from error
     finally:
         for handle in handles:
             handle.remove()
