@@ -125,5 +125,5 @@ def test_a_file_whose_network_cannot_take_the_images_costs_one_line_and_makes_no
     result = command("run", *TINY, "--set", f"space.name={place}/bad.py:net", "--trials", 1)
     assert result.code == 2
     assert len(result.err.strip().splitlines()) == 1
-    assert "layer '1' (Linear) cannot take [2, 64]" in result.err
+    assert "layer '1' (Linear, weights [10, 7]) cannot take [2, 64]" in result.err
     assert set(place.iterdir()) == before
