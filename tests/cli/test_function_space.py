@@ -1,6 +1,9 @@
 """A function in a file, searched from the command line: samplers, supernet, and what a bad file gets."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -8,7 +11,23 @@ import pytest
 
 from tests.helpers import Command
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "my_space.py"
+EXAMPLE = """
+import nas_optuna as nas
+from torch import nn
+
+
+def Conv(width, kernel):
+    return nn.Sequential(nn.Conv2d(width, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU())
+
+
+@nas.space
+def network(c, task):                       # task.channels, task.classes, task.input_size
+    width = c.choice("width", [16, 32, 64], ordered=True)
+    layers = [nn.Conv2d(task.channels, width, 3, padding=1)]
+    for i in range(c.integer("depth", 1, 4)):
+        layers.append(c.layer(f"block{i}", {"conv3": lambda: Conv(width, 3), "conv5": lambda: Conv(width, 5), "skip": nn.Identity}))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, task.classes))
+"""  # noqa: E501
 TINY = [
     word
     for setting in ("recipe.epochs=1", "recipe.input_size=8", "data.train_limit=200", "pruner.name=none")
@@ -19,7 +38,7 @@ TINY = [
 @pytest.fixture
 def net(place: Path) -> str:
     file = place / "my net.py"
-    file.write_text(EXAMPLE.read_text(encoding="utf-8"))
+    file.write_text(EXAMPLE)
     return f"space.name={json.dumps(f'{file}:network')}"
 
 
@@ -38,9 +57,40 @@ def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str
     settings = ["--set", net, "--set", "space.fix={width = 16, depth = 2}", "--set", "supernet.epochs=4"]
     trained = command("supernet", "train", "--study", "nas", *TINY, *settings)
     assert trained.code == 0, trained.err
-    for words in (("export", "--study", "nas"), ("check", "--study", "nas", "--architectures", 3)):
-        result = command("supernet", *words)
+    commands = (
+        ("supernet", "export", "--study", "nas"),
+        ("supernet", "check", "--study", "nas", "--architectures", 3),
+        ("run", "--sampler", "supernet", "--trials", 1),
+    )
+    for words in commands:
+        result = command(*words)
         assert result.code == 0, result.err
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_numbers(command: Command, net: str, place: Path) -> None:
+    words = ["--set", net, "--set", "space.fix={width = 16}", *TINY, "--set", "recipe.epochs=30", "--sampler", "random"]
+    assert command("run", "--study", "whole", *words, "--trials", 1).code == 0
+    start = [sys.executable, "-m", "nas_optuna", "run", "--study", "killed", *words, "--trials", "1"]
+    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None and len(_curve("killed")) < 3:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert 3 <= len(_curve("killed")) < 30
+    again = command("run", "--study", "killed", "--trials", 1)
+    assert again.code == 0, again.err
+    assert _curve("killed") == _curve("whole")
+
+
+def _curve(study: str) -> dict[int, float]:
+    """Accuracy of each epoch of a study's first trial; empty where there is none."""
+    try:
+        trials = optuna.load_study(study_name=study, storage="sqlite:///nas-optuna.db").trials
+    except KeyError:
+        return {}
+    return trials[0].intermediate_values if trials else {}
 
 
 ELASTIC = """
