@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from nas_optuna import layers
     from nas_optuna.data import ImageSet, SearchData, load_data
     from nas_optuna.errors import Interrupted, NasOptunaError
     from nas_optuna.execution.evaluator import Evaluator, EvaluatorContext, Measurement
@@ -76,6 +77,7 @@ __all__ = [
     "__version__",
     "create_sampler",
     "create_space",
+    "layers",
     "load_data",
     "load_network",
     "load_study",
@@ -87,6 +89,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "layers":
+        return importlib.import_module("nas_optuna.layers")
     raise AttributeError(f"module 'nas_optuna' has no attribute {name!r}")
 
 

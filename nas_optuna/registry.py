@@ -80,12 +80,17 @@ class Registry:
             target = next((e.value for e in entry_points(group=self.group) if e.name == name), None)
         if target is None and ":" in name:
             target = name
+        if target is None and name.endswith(".py"):
+            raise SpecError(f"{self.kind} {name!r} is a file; say what in it is meant: {name}:NAME")
         if target is None:
             raise SpecError(unknown(self.kind, name, self.names()))
         place, _, attribute = target.rpartition(":")
         try:
             found: Any = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
             for part in attribute.split("."):
+                if isinstance(found, ModuleType) and not hasattr(found, part):
+                    names = [known for known in vars(found) if not known.startswith("_")]
+                    raise SpecError(unknown(f"name in {place}:", part, names))
                 found = getattr(found, part)
         except NasOptunaError:
             raise

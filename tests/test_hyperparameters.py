@@ -84,3 +84,20 @@ def test_each_trial_trains_by_the_recipe_that_it_chose_and_equal_seeds_give_equa
     assert fast.value > slow.value + 0.1  # one architecture: not reused, since the recipes differ
     assert set(slow.params) >= {"recipe.learning_rate", "recipe.batch_size"}
     assert [t.value for t in search(3).trials] == [t.value for t in study.trials]
+
+
+@pytest.mark.slow
+def test_a_joint_search_finds_the_learning_rate_of_a_grid() -> None:
+    space = nas.ConvSpace(depth=2, input_size=8, filters=(16, 32), kernels=(3,), strides=(1,))
+    recipe = nas.Recipe(epochs=3, input_size=8)
+    search = {"learning_rate": "1e-4..1:log"}
+    objective = nas.Objective(space, nas.load_data("digits"), recipe, device="cpu", search=search)
+    grid = optuna.create_study(direction="maximize")
+    for rate in (10 ** (i / 2) for i in range(-8, 1)):
+        for architecture in space.enumerate():
+            grid.enqueue_trial({**architecture.params, "recipe.learning_rate": rate})
+    grid.optimize(objective, n_trials=9 * space.size)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, n_trials=40)
+    best, found = (s.best_params["recipe.learning_rate"] for s in (grid, study))
+    assert max(found / best, best / found) <= 3

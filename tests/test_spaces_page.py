@@ -12,7 +12,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_page_has_its_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -22,6 +22,15 @@ def test_examples_run(example: str) -> None:
     made = names.get("network") or names.get("mnist")
     if callable(made):
         assert made(in_channels=3, classes=4, input_size=(28, 20)).size >= 1
+
+
+NNI_LINES = 28
+"""Lines of code of ``DepthwiseSeparableConv`` and ``ModelSpace`` in NNI's ``examples/tutorials/hello_nas.py``."""
+
+
+def test_nnis_space_is_no_longer_here_than_there() -> None:
+    body = EXAMPLES[-1].partition("@nas.space")[2].partition("space = ")[0]
+    assert 0 < len([line for line in f"@nas.space{body}".splitlines() if line.strip()]) <= NNI_LINES
 
 
 def test_the_spec_that_pins_is_read(tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ def measure(
 @app.command(epilog="Example: nas-optuna latency check table.json --save-overhead")
 def check(
     table: Annotated[Path, typer.Argument(help="A latency table.")],
+    space: Annotated[
+        str | None,
+        typer.Option("--space", help="FILE.py:FUNCTION, where the table is of a function.", show_default=False),
+    ] = None,
     set_: SpaceOptions = None,
     input_size: InputSize = 28,
     in_channels: InChannels = 1,
@@ -107,7 +111,7 @@ def check(
     )
     if not force:
         loaded.require(here, table, "compare all the same: --force")
-    made = _space(loaded.space, set_, input_size, in_channels, classes)
+    made = _space(_named_space(loaded.space, space, table), set_, input_size, in_channels, classes)
     measured = loaded.model_copy(update={"conditions": here})
     with _bar("measuring") as progress:
         result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
@@ -136,6 +140,18 @@ def check(
         print_table(f"{table}, {_sentence(here)}", ("", ""), rows)
     if save_overhead and result.overhead_helps:
         say(f"overhead written to {table}")
+
+
+def _named_space(stored: str, given: str | None, table: Path) -> str:
+    """The space of a table; a function's name does not say in which file it is."""
+    from nas_optuna.errors import TableError
+    from nas_optuna.spaces import SPACES
+
+    if given is None and stored not in SPACES:
+        raise TableError(f"{table} is of the function {stored!r}; say where it is: --space FILE.py:{stored}")
+    if given is not None and given.rpartition(":")[2] != stored:
+        raise TableError(f"{table} is of space {stored!r}, not {given!r}")
+    return given or stored
 
 
 def _space(name: str, options: list[str] | None, input_size: int, in_channels: int, classes: int) -> SearchSpace:

@@ -287,7 +287,7 @@ def check(
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution import supernet_check as checking
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.supernet_training import checked_chooser, trained_supernet
+    from nas_optuna.execution.supernet_training import checked_chooser, held_by, trained_supernet
     from nas_optuna.samplers.prior import read_alphas
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
@@ -305,13 +305,13 @@ def check(
         checkpoints=checkpoint_folder(files_folder(url), study),
         interrupted=stop,
     )
-    search = experiment.search
-    supernet = trained_supernet(loaded, search, where, files_folder(url))
+    supernet = trained_supernet(loaded, experiment.search, where, files_folder(url))
+    search = held_by(supernet, experiment.search)
     _, summary = read_alphas(loaded)
     chosen = _put_forward(search, supernet, summary)
     drawn = checking.random_architectures(search, architectures, seed, experiment.objective.limits.total_excess)
     loaded.pruner = optuna.pruners.NopPruner()
-    waiting = checking.queue_untrained(loaded, search, [*chosen.values(), *drawn])
+    waiting = checking.queue_untrained(loaded, experiment.search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):
         outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
     if outcome.interrupted:

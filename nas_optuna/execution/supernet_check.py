@@ -155,13 +155,17 @@ def random_architectures(
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:
     """Put those that the study has not trained to the end by its recipe into the queue, in order.
 
+    Args:
+        study: The study.
+        search: What its spec names.
+        architectures: Of its space, or of the part of it that its supernet holds.
+
     Returns:
         How many trials have to run until all are trained, those that wait before them included.
     """
-    trained = trained_trials(study, search)
-    return max(
-        (enqueue_once(study, search.space, a.params, ORIGIN) for a in architectures if str(a) not in trained), default=0
-    )
+    trained, space = trained_trials(study, search), search.space
+    missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]
+    return max((enqueue_once(study, space, a.params, ORIGIN) for a in missing), default=0)
 
 
 def judge(

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.limits import Limits
 from nas_optuna.data import BatchLoader, ImageSet, make_loader, split
-from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
@@ -82,13 +83,15 @@ class CostTable:
 
 
 def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
-    """A space's latency table, or its MACs where there is none.
+    """A latency table for what a space's supernet holds, or its MACs where there is none.
 
     A table may be of another device than this one: it is of the device that the network is searched for.
 
     Raises:
+        SpecError: The space has no supernet.
         TableError: The file is no sound latency table, or lacks an operation of the space.
     """
+    space = supernet_for.covered(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
     table = LatencyTable.load(Path(path))
@@ -196,6 +199,11 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
     return supernet.to(device).to(memory_format=torch.channels_last)
 
 
+def held_by(supernet: Supernet, search: Search) -> Search:
+    """The search for what a supernet holds: where some parameters are kept at one choice, a part of the space."""
+    return replace(search, space=supernet.space)
+
+
 def scoring_images(search: Search) -> ImageSet:
     """Held-out images on which shared weights are scored: the validation images, at most `SCORED_IMAGES`."""
     images = search.data.validation
@@ -240,7 +248,7 @@ class SupernetTraining:
         DataError: There are too few images to halve.
 
     Attributes:
-        search: What the study's spec names.
+        search: What the study's spec names; its space is the part of it that the supernet holds.
         start: The alphas before the first epoch.
         history: The epochs so far.
         steps: Steps in an epoch.
@@ -260,7 +268,7 @@ class SupernetTraining:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._study = study
-        self.search = search
+        self._whole = search.space
         self._spec = spec
         self._table = table
         self._device = device
@@ -271,6 +279,7 @@ class SupernetTraining:
             self._folder.remove()
         self._dtype = _precision(search, device)
         self.supernet = make_supernet(search, spec, device)
+        self.search = search = held_by(self.supernet, search)
         self.start = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
         self.history: list[Epoch] = []
         self.price: Price | None = None
@@ -429,7 +438,7 @@ class SupernetTraining:
                 "predictor_spearman": round(found.fidelity, 3),
                 **write_score(self._study, found.predictor, found.starts),
             }
-        write_alphas(self._study, {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}, summary)
+        write_alphas(self._study, self.supernet.alphas_of(self._whole), summary)
         return summary
 
     def _choose(self, evaluator: SharedEvaluator) -> Found:
@@ -506,7 +515,11 @@ def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], 
 
 def own_accuracies(study: Study, search: Search) -> dict[Architecture, float]:
     """The study's own trainings to the end by its recipe: architecture → validation accuracy, 0 … 1."""
-    return {search.space.parse(text): accuracy_of(trial) for text, trial in trained_trials(study, search).items()}
+    found = {}
+    for text, trial in trained_trials(study, search).items():
+        with suppress(ArchitectureError):  # outside what the supernet holds
+            found[search.space.parse(text)] = accuracy_of(trial)
+    return found
 
 
 def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:

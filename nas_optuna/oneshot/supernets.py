@@ -70,6 +70,15 @@ class _SupernetFor:
             " @nas_optuna.oneshot.supernets.supernet_for.register"
         )
 
+    def covered(self, space: SearchSpace) -> SearchSpace:
+        """The part of a space that its supernet holds; see `Supernet.covered`.
+
+        Raises:
+            SpecError: The space has no supernet, or none can be made.
+        """
+        found: SearchSpace = getattr(self.factory(space), "covered", lambda whole: whole)(space)
+        return found
+
     def options(self, space: SearchSpace) -> dict[str, Any]:
         """The options that the supernet of a space takes, with their defaults."""
         parameters = inspect.signature(self.factory(space)).parameters.values()

@@ -278,7 +278,8 @@ def propose(
             f" run: {command(study, 'supernet', 'train', '--study', study.study_name, '--restart')}"
         )
     seen = {tuple(map(trial.params.get, distributions)) for trial in _trials(study)}
-    for params in starts(study):
+    first = {name: d.choices[0] for name, d in distributions.items()}
+    for params in ({**first, **start} for start in starts(study)):  # a supernet may hold a part of the space
         if tuple(map(params.get, distributions)) not in seen:
             return params
     rng = random.Random(seed)

@@ -6,6 +6,7 @@ A new space is a folder here and a line in `SPACES`; a third party registers the
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,7 @@ def create_space(
         >>> create_space("conv", options, in_channels=1, classes=10, input_size=28).size
         12
     """
+    _require_space(name)
     shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
     own = {option: value for option, value in options.items() if option != "fix"}
     space: SearchSpace = SPACES.make(name, options=own, wanted=SearchSpace, **shape)
@@ -73,3 +75,13 @@ def create_space(
     if not isinstance(fix, Mapping):
         raise SpecError(f"space option 'fix' needs parameter names and values, e.g. {{width = 32}}, got {fix!r}")
     return space.fixed(fix) if fix else space
+
+
+def _require_space(name: str) -> None:
+    """Refuse a function that nobody has made a space, which would be called with what it does not know."""
+    found = SPACES.find(name)
+    if not inspect.isfunction(found):
+        return
+    parameters = inspect.signature(found).parameters.values()
+    if not any(p.name == "in_channels" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise SpecError(f"space {name!r} is a plain function; write @nas_optuna.space above it")

@@ -23,6 +23,7 @@ class Choices:
 
     Attributes:
         layers: Name of each `layer` → the module that was built for it.
+        elastics: Names of what was asked for by `elastic`.
 
     Example:
         >>> c = Choices(lambda name, parameter: parameter.choices[-1])
@@ -34,6 +35,8 @@ class Choices:
         self._decide = decide
         self._prefix = ""
         self.layers: dict[str, nn.Module] = {}
+        self._values: set[str] = set()
+        self.elastics: set[str] = set()
 
     def choice(self, name: str, options: Sequence[Any], *, ordered: bool = False) -> Any:
         """One of several values.
@@ -47,6 +50,7 @@ class Choices:
             SpecError: The options are none, repeat each other, or cannot be stored.
         """
         full = self._named(name)
+        self._require_kind(full, elastic=False)
         return self._decide(full, Parameter(_checked(full, options), ordered))
 
     def integer(self, name: str, low: int, high: int, *, step: int = 1) -> int:
@@ -64,10 +68,40 @@ class Choices:
         full = self._named(name)
         if any(isinstance(v, bool) or not isinstance(v, int) for v in (low, high, step)) or low > high or step < 1:
             raise SpecError(f"integer {full!r} needs whole numbers low <= high and step >= 1, got {low!r}, {high!r}")
+        self._require_kind(full, elastic=False)
         values = range(low, high + 1, step)
         if len(values) > _MOST_INTEGERS:
             raise SpecError(f"integer {full!r} has {len(values):,} values, more than {_MOST_INTEGERS:,}; raise step")
         return cast(int, self._decide(full, Parameter(tuple(values), ordered=True)))
+
+    def elastic(self, name: str, options: Sequence[int]) -> int:
+        """A width that a supernet leaves open, where the layers that it decides are those of `nas_optuna.layers`.
+
+        Everywhere else it is `choice` with ``ordered=True``. In a supernet the smaller widths are the first channels of
+        the largest; multiplied by or divided into whole numbers, a width stays elastic.
+
+        Args:
+            name: The parameter's name.
+            options: Whole numbers of at least 1.
+
+        Raises:
+            SpecError: The options are none, repeat each other, or are no such numbers.
+
+        Example:
+            >>> from nas_optuna.layers import ElasticConv2d
+            >>> c = Choices(lambda name, parameter: parameter.choices[-1])
+            >>> ElasticConv2d(3, c.elastic("width", [16, 32]), 3)
+            Conv2d(3, 32, kernel_size=(3, 3), stride=(1, 1))
+        """
+        full = self._named(name)
+        choices = _checked(full, options)
+        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in choices):
+            raise SpecError(f"elastic {full!r} needs whole numbers of at least 1, got {list(choices)!r}")
+        self._require_kind(full, elastic=True)
+        return self._make_elastic(full, Parameter(choices, ordered=True))
+
+    def _make_elastic(self, name: str, parameter: Parameter) -> int:
+        return cast(int, self._decide(name, parameter))
 
     def layer(self, name: str, candidates: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
         """One of several layers; a supernet holds them all.
@@ -92,7 +126,7 @@ class Choices:
             name: What the names begin with, without the dot.
         """
         inner = type(self).__new__(type(self))
-        vars(inner).update(vars(self))  # the record of layers is shared
+        vars(inner).update(vars(self))  # the records of layers and elastic widths are shared
         inner._prefix = f"{self._named(name)}."
         return inner
 
@@ -101,6 +135,11 @@ class Choices:
     ) -> nn.Module:
         label = str(self._decide(name, parameter))
         return made_module(name, label, candidates[label])
+
+    def _require_kind(self, name: str, *, elastic: bool) -> None:
+        (self.elastics if elastic else self._values).add(name)
+        if name in self.elastics & self._values:
+            raise SpecError(f"parameter {name!r} is asked for as elastic and as a value; give one of them another name")
 
     def _named(self, name: str) -> str:
         if not isinstance(name, str) or not name.strip():

@@ -143,7 +143,8 @@ class FunctionSpace(Decomposable):
 
     Attributes:
         source: Digest of the file that the function stands in: results are reused while it is the same.
-        layer_names: The parameters that are layers, which a supernet mixes; the others are values.
+        layer_names: The parameters that are layers, which a supernet mixes.
+        elastic_names: The parameters that are elastic widths, which a supernet mixes too; the others are values.
     """
 
     sequential = False  # a network's memory does not follow from its layers'
@@ -167,7 +168,7 @@ class FunctionSpace(Decomposable):
         self._sound: set[Architecture] = set()
         self._builders: dict[Operation, tuple[Architecture, str | None]] = {}
         self.layer_names: set[str] = set()
-        self._broken: str | None = None
+        self.elastic_names: set[str] = set()
         self._tracer = Tracer(self._trace, self._pinned)
         self._tracer.discover()
         self.parameters = self._tracer.parameters
@@ -425,6 +426,7 @@ class FunctionSpace(Decomposable):
             return
         finally:
             self.layer_names.update(choices.layers)
+            self.elastic_names.update(choices.elastics)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what tracing found: another process finds it again."""
@@ -449,10 +451,12 @@ def _settle(network: nn.Module, shape: tuple[int, ...]) -> None:
     import torch
     from torch.nn.parameter import is_lazy
 
+    from nas_optuna.spaces.shapes import blaming
+
     lazy = [p for p in [*network.parameters(), *network.buffers()] if is_lazy(p)]
     if lazy:
         was_training = network.training
-        with torch.no_grad():
+        with torch.no_grad(), blaming(network):
             network.eval()(torch.zeros(2, *shape, device=lazy[0].device))
         network.train(was_training)
 

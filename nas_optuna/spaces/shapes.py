@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from nas_optuna.errors import NasOptunaError
 from nas_optuna.spaces.base import Shape
 
 
@@ -28,7 +30,7 @@ def require_logits_of(network: nn.Module, shape: Shape, classes: int) -> None:
         ...     require_logits_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), 10)
     """
     images = torch.empty(2, *shape, device="meta")
-    with torch.no_grad(), _blaming(network):
+    with torch.no_grad(), blaming(network):
         logits = network(images)
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
@@ -66,8 +68,15 @@ def shapes_of(network: nn.Module, layers: Mapping[str, nn.Module], shape: Shape)
 
 
 @contextmanager
-def _blaming(network: nn.Module) -> Iterator[None]:
-    """Within it an exception names the innermost layer that was running, and the shape that it was given."""
+def blaming(network: nn.Module) -> Iterator[None]:
+    """Within it an exception names the innermost layer that was running, and the shape that it was given.
+
+    Args:
+        network: The network whose forward pass runs within it.
+
+    Raises:
+        RuntimeError: Naming the layer, the shape and what is wrong.
+    """
     running: list[tuple[str, nn.Module, Any]] = []
     handles = []
     for name, module in network.named_modules():
@@ -79,14 +88,20 @@ def _blaming(network: nn.Module) -> Iterator[None]:
         handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
         yield
+    except NasOptunaError:
+        raise
     except Exception as error:
         if not running:
             raise
         name, module, given = running[-1]
         shape = list(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
         words = " ".join(str(error).split())
+        if "meta tensor" in words:
+            words += "; networks are tried on meta tensors, so forward must not depend on what values tensors have"
         place = f"layer {name!r}" if name else "the network"
-        raise RuntimeError(f"{place} ({type(module).__name__}) cannot take {shape}: {words}") from error
+        weight = getattr(module, "weight", None)
+        made = f", weights {list(weight.shape)}" if isinstance(weight, Tensor) and not is_lazy(weight) else ""
+        raise RuntimeError(f"{place} ({type(module).__name__}{made}) cannot take {shape}: {words}") from error
     finally:
         for handle in handles:
             handle.remove()

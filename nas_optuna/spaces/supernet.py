@@ -67,6 +67,10 @@ class CostModel(ABC):
         """The expectation, a scalar in the table's unit, for one ``[choices]`` vector a parameter."""
 
 
+CERTAIN = 50.0
+"""A logit beside zeros whose softmax is one, and which no Gumbel noise overtakes."""
+
+
 class Supernet(nn.Module, ABC):
     """One network that holds every architecture of a space with shared weights.
 
@@ -81,7 +85,7 @@ class Supernet(nn.Module, ABC):
         SpecError: `alpha_init` is neither.
 
     Attributes:
-        space: The space.
+        space: The space that it holds, which is `covered` of the one that it was made for.
         must_draw: Parameters whose choices cannot be mixed, since they change the shape of what follows.
         has_norm: Whether it has batch norm layers, whose statistics are wrong for a path until `recalibrate`.
     """
@@ -98,10 +102,31 @@ class Supernet(nn.Module, ABC):
         # A list beside the space's names, because a ParameterDict refuses names with a dot.
         self._alphas = nn.ParameterList(nn.Parameter(start(len(p.choices))) for p in space.parameters.values())
 
+    @classmethod
+    def covered(cls, space: SearchSpace) -> SearchSpace:
+        """The part of a space that its supernet holds: all of it, unless a parameter can neither be mixed nor drawn."""
+        return space
+
     @property
     def alphas(self) -> Mapping[str, nn.Parameter]:
         """Parameter name → logits ``[choices]`` (float32), in the space's order."""
         return dict(zip(self.space.parameters, self._alphas, strict=True))
+
+    def alphas_of(self, whole: SearchSpace) -> dict[str, list[float]]:
+        """The alphas as numbers, for every parameter of a space of which the supernet holds a part.
+
+        A parameter that has one choice in that part is certain of it.
+
+        Args:
+            whole: The space.
+        """
+        found = {name: alpha.detach().tolist() for name, alpha in self.alphas.items()}
+        for name, parameter in whole.parameters.items():
+            if len(found.get(name, ())) != len(parameter.choices):
+                mine = self.space.parameters.get(name)
+                kept = parameter.choices.index(mine.choices[0]) if mine else 0
+                found[name] = [CERTAIN if i == kept else 0.0 for i in range(len(parameter.choices))]
+        return {name: found[name] for name in whole.parameters}
 
     def weights(self) -> Iterator[nn.Parameter]:
         """Every trainable parameter that is not an alpha."""

@@ -37,9 +37,9 @@ class SupernetSuite(ABC):
 
     def test_one_hot_paths_are_the_extracted_networks(self) -> None:
         """With one choice per parameter the supernet computes what the network that is extracted computes."""
-        space = self.make_space()
         with seeded(0):
-            supernet = supernet_for(space).eval()
+            supernet = supernet_for(self.make_space()).eval()
+            space = supernet.space
             images = torch.randn(2, *space.input_shape)
         rng = random.Random(0)
         for _ in range(self.architectures):
@@ -53,19 +53,20 @@ class SupernetSuite(ABC):
 
     def test_every_parameter_has_an_alpha(self) -> None:
         """Alphas carry the names and the lengths of the space's parameters; the argmax is an architecture."""
-        space = self.make_space()
-        supernet = supernet_for(space)
+        supernet = supernet_for(self.make_space())
+        space = supernet.space
         lengths = {name: len(alpha) for name, alpha in supernet.alphas.items()}
         assert lengths == {name: len(parameter.choices) for name, parameter in space.parameters.items()}
         assert space.architecture(supernet.derive())
 
     def test_the_expected_cost_of_a_certain_choice_is_its_cost(self) -> None:
         """With all probability on one architecture the expectation is the sum of that one's operations."""
-        space = self.make_space()
+        supernet = supernet_for(self.make_space())
+        space = supernet.space
         if not isinstance(space, Decomposable):
             return
         table = {key: float(macs) for key, macs in macs_table(space).items()}
-        cost = supernet_for(space).cost_model(table)
+        cost = supernet.cost_model(table)
         rng = random.Random(0)
         for _ in range(self.architectures):
             architecture = space.sample(rng)

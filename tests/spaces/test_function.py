@@ -231,7 +231,7 @@ def endless(c: Any, task: Any) -> Any:
         (repeated, "'width' repeats an option"),
         (instance, 'write "relu": lambda'),
         (candidate_of_text, "layer 'a': candidate 'silu' gives a str, not a module"),
-        (too_wide, r"layer '2' \(Linear\) cannot take \[2, 144\]: .*144.*99"),
+        (too_wide, r"layer '2' \(Linear, weights \[10, 99\]\) cannot take \[2, 144\]: .*144.*99"),
         (no_logits, r"gives \[2, 4, 6, 6\] for images \[2, 1, 8, 8\], not logits \[2, 10\]"),
         (misspelt, "AttributeError: .*Conv3"),
         (unnamed, "a parameter needs a name"),
@@ -244,6 +244,35 @@ def test_a_bad_function_is_refused_in_one_line_before_anything_is_trained(
     with pytest.raises(SpecError, match=message) as caught:
         made(build)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_reads_values_is_refused_with_the_reason() -> None:
+    class Reading(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if float(x.sum()) > 0 else x
+
+    with pytest.raises(SpecError, match=r"layer '1' \(Reading\) .*forward must not depend on what values tensors have"):
+        made(lambda c, task: nn.Sequential(nn.Flatten(), Reading(), nn.Linear(64, c.choice("classes", [10]))))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}", r"is a file; say what in it is meant: .*net\.py:NAME"),
+        ("{}:nettwork", r"unknown name in .*net\.py: 'nettwork'; did you mean 'network'"),
+        ("{}:plain", r"is a plain function; write @nas_optuna\.space above it"),
+        ("{}:number", r"is a int, which cannot be called"),
+    ],
+)
+def test_a_name_in_a_file_that_is_no_space_says_what_is_meant(tmp_path: Path, name: str, message: str) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import nas_optuna\nfrom torch import nn\nnumber = 3\n"
+        "def plain(c, task):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(task.classes))\n"
+        "network = nas_optuna.space(plain)\n"
+    )
+    with pytest.raises(SpecError, match=message):
+        create_space(name.format(file), {}, **SHAPE)
 
 
 def test_a_function_that_draws_its_questions_is_refused() -> None:
@@ -285,7 +314,7 @@ def test_one_broken_network_ends_its_trial_alone_with_its_cause() -> None:
     study.optimize(objective, n_trials=2, catch=(TrainingError,))
     broken, sound = study.trials
     assert broken.state.name == "FAIL"
-    assert "layer '0' (Conv2d) cannot take [2, 1, 8, 8]" in str(broken.user_attrs)
+    assert "layer '0' (Conv2d, weights" in str(broken.user_attrs)
     assert sound.state.name == "COMPLETE"
 
 

@@ -1,6 +1,8 @@
 """The supernet that comes with a function: the same networks as the function builds, and exact expected costs."""
 
+import copy
 import logging
+import math
 import random
 from typing import Any
 
@@ -13,7 +15,9 @@ from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import SpecError
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces.function import FunctionSpace
-from nas_optuna.spaces.supernet import Draw
+from nas_optuna.spaces.layers import ElasticLayer
+from nas_optuna.spaces.supernet import Draw, Pick
+from nas_optuna.testing.supernets import SupernetSuite
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 
@@ -103,7 +107,8 @@ def test_values_are_kept_at_the_largest_which_is_said(caplog: pytest.LogCaptureF
         supernet = supernet_for(SPACE)
     assert "keeps width = 8, depth = 3" in caplog.text
     assert supernet.derive()["width"] == 8
-    assert supernet.prior()["depth"] == pytest.approx([0, 0, 1])
+    assert supernet.alphas_of(SPACE)["depth"] == [0.0, 0.0, 50.0]
+    assert list(supernet.alphas_of(SPACE)) == list(SPACE.parameters)
     with pytest.raises(SpecError, match=r"the supernet keeps width = 8, and .* has 4; pin it"):
         supernet.extract(SPACE.parse("width=4,depth=1,block.0.layer=skip"))
 
@@ -126,3 +131,192 @@ def test_a_function_without_layers_has_no_supernet() -> None:
     space: FunctionSpace = nas.space(build)(**SHAPE)
     with pytest.raises(SpecError, match=r"no layer that a supernet could mix; write c\.layer"):
         supernet_for(space)
+
+
+def norm_of(kind: str, width: int) -> nn.Module:
+    return nas.layers.ElasticBatchNorm2d(width) if kind == "batch" else nas.layers.ElasticGroupNorm(2, width)
+
+
+@nas.space
+def elastic(c: Any, task: Any, norm: str = "batch") -> nn.Module:
+    """Two elastic widths, a multiple of one, layers of all kinds, and an activation that is not zero at zero."""
+    first, second = c.elastic("first", [4, 8]), c.scope("two").elastic("width", [2, 6, 8])
+    conv = nas.layers.ElasticConv2d
+    layer = c.layer(
+        "layer",
+        {
+            "conv3": lambda: conv(first, first, 3, padding=1),
+            "depthwise": lambda: conv(first, first, 5, padding=2, groups=first, bias=False),
+            "skip": nn.Identity,
+            "bottleneck": lambda: nn.Sequential(conv(first, 2 * first, 1), nn.ReLU(), conv(2 * first, first, 1)),
+        },
+    )
+    return nn.Sequential(
+        conv(task.channels, first, 3, padding=1),
+        norm_of(norm, first),
+        nn.Sigmoid(),
+        Residual(layer),
+        conv(first, second, 1),
+        norm_of(norm, second),
+        nn.Flatten(),
+        nas.layers.ElasticLinear(second * 64, task.classes),
+    )
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_elastic_widths_equal_the_networks_of_their_own(norm: str) -> None:
+    torch.manual_seed(0)
+    space = elastic(**SHAPE, norm=norm)
+    assert space.size == 2 * 3 * 4
+    supernet = supernet_for(space)
+    assert supernet.space is space
+    loader = [(torch.randn(16, 1, 8, 8), torch.zeros(16)) for _ in range(3)]
+    images = torch.randn(4, 1, 8, 8)
+    for architecture in space.enumerate():
+        drawn = draw(supernet, architecture)
+        for name, alpha in supernet.alphas.items():
+            alpha.data.fill_(-1e4)[drawn.indices[name]] = 0
+        supernet.recalibrate(architecture, loader, 3)
+        supernet.eval()
+        alone = supernet.extract(architecture).eval()
+        assert not any(type(m).__module__.startswith("nas_optuna") for m in list(alone)[:3])
+        expected = alone(images)
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(supernet(images, supernet.path(architecture)), expected, rtol=1e-5, atol=1e-5)
+        mixed = supernet(images, supernet.picks("mixture", drawn, differentiable=True))
+        torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_elastic_widths_learn_and_cost_what_they_cost() -> None:
+    torch.manual_seed(0)
+    space = elastic(**SHAPE)
+    supernet = supernet_for(space)
+    table = {key: float(macs) for key, macs in macs_table(space).items()}
+    rng = random.Random(0)
+    for alpha in supernet.alphas.values():
+        alpha.data.copy_(torch.tensor([rng.gauss(0, 1) for _ in alpha]))
+    prior, mean = supernet.prior(), 0.0
+    for architecture in space.enumerate():
+        shares = [prior[n][space.parameters[n].choices.index(v)] for n, v in architecture.items]
+        mean += math.prod(shares) * figures(space, architecture).macs
+    assert float(supernet.expected_cost(table).detach()) == pytest.approx(mean, rel=1e-5)
+    picks = supernet.picks("mixture", draw(supernet, space.sample(rng)), differentiable=True)
+    supernet(torch.randn(8, 1, 8, 8), picks).square().mean().backward()
+    assert all(float(alpha.grad.abs().max()) > 0 for alpha in supernet.alphas.values())  # type: ignore[union-attr]
+    twin = copy.deepcopy(supernet)
+    twin.opened["first"].pick = Pick(0, None)
+    assert {m.inputs.alone for m in twin.modules() if isinstance(m, ElasticLayer) and m.inputs} >= {4}
+    assert supernet.opened["first"].pick is not twin.opened["first"].pick
+
+
+def test_norms_are_recalibrated_for_a_path() -> None:
+    torch.manual_seed(0)
+    supernet = supernet_for(SUPERNET_SPACE)
+    assert supernet.has_norm
+    architecture = SUPERNET_SPACE.parse("width=8,depth=3,block.0.layer=conv5,block.1.layer=skip,block.2.layer=conv3")
+    loader = [(torch.randn(16, 1, 8, 8), torch.zeros(16)) for _ in range(2)]
+    supernet.recalibrate(architecture, loader, 2)
+    alone = supernet.extract(architecture)
+    for module in alone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        for images, _ in loader:
+            alone(images)
+    images = torch.randn(4, 1, 8, 8)
+    found = supernet.eval()(images, supernet.path(architecture))
+    torch.testing.assert_close(found, alone.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_within_a_layer_is_mixed_and_extracted() -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        inner = lambda: nn.Sequential(c.layer("in", {"a": lambda: nn.Conv2d(4, 4, 1), "b": nn.Identity}))  # noqa: E731
+        outer = c.layer("out", {"nested": inner, "plain": lambda: nn.Conv2d(4, 4, 3, padding=1)})
+        return nn.Sequential(nn.Conv2d(1, 4, 3), Residual(outer), nn.Flatten(), nn.LazyLinear(task.classes))
+
+    torch.manual_seed(0)
+    supernet = supernet_for(nas.space(build)(**SHAPE)).eval()
+    images = torch.randn(2, 1, 8, 8)
+    for text in ("out=nested,in=a", "out=nested,in=b", "out=plain"):
+        architecture = supernet.space.parse(text)
+        out = supernet(images, supernet.path(architecture))
+        torch.testing.assert_close(out, supernet.extract(architecture).eval()(images))
+
+
+def dense(c: Any, task: Any) -> nn.Module:
+    width = c.elastic("width", [4, 8])
+    return nn.Sequential(
+        nas.layers.ElasticConv2d(1, width, 3), Twice(), nn.Flatten(), LINEAR(width * 2 * 36, task.classes)
+    )
+
+
+LINEAR = nas.layers.ElasticLinear
+
+
+class Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, 2 * x], 1)
+
+
+def plain(c: Any, task: Any) -> nn.Module:
+    width = c.elastic("width", [4, 8])
+    return nn.Sequential(nas.layers.ElasticConv2d(1, width, 3), nn.Flatten(), nn.Linear(width * 36, task.classes))
+
+
+def branching(c: Any, task: Any) -> nn.Module:
+    width = c.elastic("width", [4, 8])
+    more = [] if width > 4 else [nn.Conv2d(4, 4, 1)]
+    return nn.Sequential(nas.layers.ElasticConv2d(1, width, 3), *more, nn.Flatten(), LINEAR(width * 36, task.classes))
+
+
+def grouped(c: Any, task: Any) -> nn.Module:
+    width = c.elastic("width", [4, 8])
+    conv = nas.layers.ElasticConv2d(1, width, 3), nas.layers.ElasticConv2d(width, width, 3, groups=2)
+    return nn.Sequential(*conv, nn.Flatten(), LINEAR(width * 16, task.classes))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (plain, r"layer '2' \(Linear\) has the shape \[10, 144\], in the supernet \[10, 288\], and is not elastic"),
+        (dense, r"computes something else than its network where width = 4"),
+        (branching, r"layer '1' \(Conv2d\) is not in the supernet"),
+        (grouped, r"ElasticConv2d needs groups = 1"),
+    ],
+)
+def test_what_cannot_be_elastic_is_refused_by_name(build: Any, message: str) -> None:
+    space: FunctionSpace = nas.space(build)(**SHAPE)
+    assert len([space.build(a) for a in space.enumerate()]) == 2  # each network alone is sound
+    with pytest.raises(SpecError, match=message):
+        supernet_for(space)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([16, 0], "at least 1"), ([1.5], "whole numbers"), ([], "at least one"), ([4, 4], "repeats")],
+)
+def test_widths_that_are_none_are_refused(options: list[Any], message: str) -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        return nn.Linear(c.elastic("width", options), 1)
+
+    with pytest.raises(SpecError, match=message):
+        nas.space(build)(**SHAPE)
+
+
+def test_a_name_cannot_be_elastic_and_a_value() -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        return nn.Linear(c.choice("width", [4, 8], ordered=True), c.elastic("width", [4, 8]))
+
+    with pytest.raises(SpecError, match="'width' is asked for as elastic and as a value"):
+        nas.space(build)(**SHAPE)
+
+
+class TestElastic(SupernetSuite):
+    def make_space(self) -> FunctionSpace:
+        return elastic(**SHAPE)
+
+
+class TestOpenValues(SupernetSuite):
+    def make_space(self) -> FunctionSpace:
+        return SPACE
