@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,16 +23,13 @@ from threadpoolctl import ThreadpoolController
 
 from nas_optuna.samplers.comparison import is_informative, violation
 from nas_optuna.samplers.encoding import Encoding, Tokens
-from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.samplers.per_trial_seed import Allowed, seed_for
 
 PROPOSAL = "nas_optuna:proposal"
 """System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
 
 ATTEMPTS = 8
 """A proposal that another worker has published as well is replaced at most this many times."""
-
-Allowed = Callable[[Mapping[str, Any]], bool]
-"""Whether an architecture, given by its params, may be proposed."""
 
 
 @dataclass(frozen=True)

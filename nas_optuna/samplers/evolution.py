@@ -138,13 +138,17 @@ class EvolutionSampler(ArchitectureSampler):
             ordered = is_ordered(name, distribution, self._ordered)
             for token in range(history.sizes[i]):
                 child = (*parent[:i], token, *parent[i + 1 :])
-                if token != parent[i] and child not in history.seen and self._allows(history, child):
+                if token != parent[i] and child not in history.seen:
                     children.append(child)
                     weights.append(self._config.neighbour_bias if ordered and abs(token - parent[i]) == 1 else 1.0)
         if not children:
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
-        return children[int(rng.choice(len(children), p=probabilities))]
+        first = int(rng.choice(len(children), p=probabilities))
+        if self._allows(history, children[first]):
+            return children[first]
+        order = rng.choice(len(children), len(children), replace=False, p=probabilities)
+        return next((children[i] for i in order if self._allows(history, children[i])), None)
 
 
 @configured(EvolutionConfig)

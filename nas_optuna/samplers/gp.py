@@ -133,28 +133,33 @@ class ArchitectureGPSampler(ArchitectureSampler):
         kept, merit = merits(members, study.directions, rng)
         tokens = np.array([members[i].tokens for i in kept])
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
-        unseen = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
-        candidates = [c for c in unseen if self._allows(history, c)]
-        if not candidates:
-            return self._random(history, rng)
+        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
         ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
         mean = LearnedMean(score, list(map(tuple, tokens.tolist())), merit) if score else None
         process = GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean)
         if history.running:
             process.believe(np.array(list(history.running.values())))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
-        for _ in range(min(ahead, len(candidates) - 1)):  # what the workers ahead of us are about to choose
-            choice = _best(process, candidates, merit.max())
+        for _ in range(ahead):  # what the workers ahead of us are about to choose
+            choice = self._best(process, candidates, history, merit.max())
+            if choice is None:
+                break
             process.believe(np.array([choice]))
             candidates.remove(choice)
         history.read(study)  # a worker may have chosen meanwhile
-        candidates = [c for c in candidates if c not in history.seen] or candidates
-        return _best(process, candidates, merit.max())
+        candidates = [c for c in candidates if c not in history.seen]
+        choice = self._best(process, candidates, history, merit.max())
+        return self._random(history, rng) if choice is None else choice
 
-
-def _best(process: GaussianProcess, candidates: Sequence[Tokens], best: float) -> Tokens:
-    mean, deviation = process.predict(np.array(candidates))
-    return candidates[int(np.argmax(expected_improvement(mean, deviation, best)))]
+    def _best(
+        self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float
+    ) -> Tokens | None:
+        """The allowed candidate of the highest expected improvement; only better ones are asked about."""
+        if not candidates:
+            return None
+        improvement = expected_improvement(*process.predict(np.array(candidates)), best)
+        ranked = (candidates[i] for i in np.argsort(-improvement, kind="stable"))
+        return next((tokens for tokens in ranked if self._allows(history, tokens)), None)
 
 
 class GaussianProcess:

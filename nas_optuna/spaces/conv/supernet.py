@@ -26,7 +26,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.conv.space import ConvSpace, conv_operation, head_operation, output_side
-from nas_optuna.spaces.supernet import CostModel, Pick, Stage, Supernet
+from nas_optuna.spaces.supernet import CostModel, Nested, Pick, Stage, Supernet
 
 _LayerChoices = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -88,6 +88,11 @@ class EntangledConv(nn.Module):
         gain = self.filter_gain(filters)
         weight = self.weight[(slice(filters), slice(channels), *self.centre(kernel))]
         return weight * (gain * self.kernel_gain(kernel)), self.bias[:filters] * gain
+
+    def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
+        """From the output of one choice of filters to that of a smaller one; both by index."""
+        width = self.filters[index]
+        return output[:, :width] * (self.filter_gain(width) / self.filter_gain(self.filters[wide]))
 
     def forward(self, x: Tensor, filters: Pick, kernel: Pick, stride: Pick) -> Tensor:
         """``[batch, channels, side, side]`` → ``[batch, filters, side', side']``; mixed filters give the most."""
@@ -189,10 +194,13 @@ class ConvSupernet(Supernet):
     def stages(self) -> Sequence[Stage]:
         """One for each layer, then the head."""
 
-        def layer_stage(names: tuple[str, ...], layer: nn.Module) -> Stage:
-            return Stage(names, lambda x, picks: layer(x, *(picks[name] for name in names)))
+        def layer_stage(names: tuple[str, ...], layer: EntangledConv) -> Stage:
+            filters, *others = names
+            nested = Nested(filters, layer.filters, layer.narrow)
+            return Stage(tuple(others), lambda x, picks: layer(x, *(picks[name] for name in names)), nested)
 
-        layers = [layer_stage(n, layer) for n, layer in zip(self.layer_names, self.layers, strict=True)]
+        convolutions = cast(Sequence[EntangledConv], self.layers)
+        layers = [layer_stage(n, layer) for n, layer in zip(self.layer_names, convolutions, strict=True)]
         return (*layers, Stage((), lambda x, picks: self.heads(x)))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
