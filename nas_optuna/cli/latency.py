@@ -15,6 +15,7 @@ from nas_optuna.cli.printing import print_json, print_table, say
 
 if TYPE_CHECKING:
     from nas_optuna.costs.latency import Conditions
+    from nas_optuna.costs.latency_table import Check
     from nas_optuna.spaces import SearchSpace
 
 app = typer.Typer(
@@ -117,6 +118,12 @@ def check(
         result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
     if save_overhead and result.overhead_helps:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
+    _print_check(table, here, result, json)
+    if save_overhead and result.overhead_helps:
+        say(f"overhead written to {table}")
+
+
+def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> None:
     without, fitted = result.error
     figures = {
         "networks": len(result.measured_ms),
@@ -138,8 +145,6 @@ def check(
             ("overhead", f"{result.overhead_ms:+.3f} ms"),
         ]
         print_table(f"{table}, {_sentence(here)}", ("", ""), rows)
-    if save_overhead and result.overhead_helps:
-        say(f"overhead written to {table}")
 
 
 def _named_space(stored: str, given: str | None, table: Path) -> str:

@@ -13,6 +13,9 @@ from nas_optuna.cli.printing import Column, print_json, print_table, say, second
 from nas_optuna.errors import Interrupted, SpecError
 
 if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
     from nas_optuna.execution.retrain import TestReport
     from nas_optuna.execution.search import Search
     from nas_optuna.spaces.architecture import Architecture
@@ -57,12 +60,9 @@ def retrain(
     from nas_optuna.cli.progress import EpochBar
     from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.retrain import record
     from nas_optuna.execution.retrain import retrain as train_and_test
-    from nas_optuna.report.confusion import Confusion
-    from nas_optuna.report.notes import note_retraining
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.storage import files_folder, is_kept, storage_url
+    from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import save_network
@@ -94,17 +94,25 @@ def retrain(
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
     save_network(path, network, architecture, search.spec, images)
-    facts: dict[str, Any] = {
-        "trial": chosen.number,
-        "file": str(path),
-        "earlier_looks": record(loaded, report, chosen.number),
-    }
+    looks = _remember(loaded, chosen, report, path, url)
+    facts = {"trial": chosen.number, "file": str(path), "earlier_looks": looks}
+    print_json(report.to_dict() | facts) if json else _print_report(report)
+    _say_what_next(path, looks)
+    return 0
+
+
+def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path: Path, url: str) -> int:
+    """Keep the figures with the study, and the files for the dashboard; return how often it was tested before."""
+    from nas_optuna.execution.retrain import record
+    from nas_optuna.report.confusion import Confusion
+    from nas_optuna.report.notes import note_retraining
+    from nas_optuna.study.storage import files_folder, is_kept
+
+    looks = record(study, report, chosen.number)
     if is_kept(url):
         matrix = Confusion(report.classes, report.predictions, len(report.seeds))
-        note_retraining(loaded, chosen, files_folder(url) / "artifacts", path, matrix)
-    print_json(report.to_dict() | facts) if json else _print_report(report)
-    _say_what_next(path, facts["earlier_looks"])
-    return 0
+        note_retraining(study, chosen, files_folder(url) / "artifacts", path, matrix)
+    return looks
 
 
 def _output(out: Path | None, study: str, trial: int) -> Path:

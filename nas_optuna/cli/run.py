@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TRIALS = 20
 DEFAULT_WARM_TRIALS = 5
+BEGIN_WITH = 3
+"""So many of the best architectures of an earlier study are tried first."""
 
 Trials = Annotated[
     int | None,
@@ -71,6 +73,15 @@ WarmStart = Annotated[
 WarmTrials = Annotated[
     int | None,
     typer.Option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, show_default=False),
+]
+LearnFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--learn-from",
+        metavar="STUDY[@STORAGE]",
+        help="Learn from the trials of an earlier study, too.",
+        show_default=False,
+    ),
 ]
 Until = Annotated[
     list[str] | None,
@@ -125,6 +136,7 @@ def run(
     fixed: Fixed = None,
     warm_start: WarmStart = None,
     warm_trials: WarmTrials = None,
+    learn_from: LearnFrom = None,
     until: Until = None,
     keep_weights: KeepWeights = None,
     track: options.Track = None,
@@ -143,19 +155,23 @@ def run(
     """
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.execution.loop import StopRequest
-    from nas_optuna.study.storage import is_kept, storage_url
 
-    plan = Plan.of(context)
-    stop = StopRequest()
+    plan, stop = Plan.of(context), StopRequest()
     experiment, loaded = _open(plan, SpecOptions.of(context), stop)
     outcome = _search(plan, experiment, loaded, stop)
     _print_outcome(loaded, json, everything=all_)
+    return _say_how_it_ended(context, plan, outcome)
+
+
+def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome) -> int:
+    from nas_optuna.study.storage import is_kept, storage_url
+
     if outcome.interrupted:
         left = None if plan.count is None else plan.count - outcome.trials
         say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
         return 130
-    if is_kept(storage_url(storage)):
-        _say_what_next(study, storage)
+    if is_kept(storage_url(plan.storage)):
+        _say_what_next(plan.study, plan.storage)
     return 0
 
 
@@ -176,6 +192,7 @@ class Plan:
     fixed: Path | None
     warm_start: str | None
     warm_trials: int | None
+    learn_from: str | None
     until: list[str] | None
     keep_weights: str | None
     track: list[str] | None
@@ -207,6 +224,8 @@ class Plan:
             raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
         if self.warm_trials is not None and self.warm_start is None:
             raise SpecError("--warm-trials needs --warm-start supernet")
+        if self.learn_from == self.study:
+            raise SpecError("--learn-from names this study, which knows its own trials; name an earlier one")
         if self.keep_weights not in (None, "best", "all"):
             raise SpecError(unknown("value of --keep-weights:", str(self.keep_weights), ["best", "all"]))
 
@@ -254,13 +273,20 @@ def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment
 
 def _check(plan: Plan, experiment: Experiment) -> None:
     """Refuse what cannot be honoured while nothing has been created or begun."""
+    from optuna.study import StudyDirection
+
     from nas_optuna.execution.stopping import parse_until
+    from nas_optuna.objectives import parse_criterion
+    from nas_optuna.samplers.earlier import complete_trials
     from nas_optuna.study.trial_queue import read_architectures
     from nas_optuna.trackers import create_trackers
 
     for path in (plan.enqueue, plan.fixed):
         if path is not None:
             read_architectures(path, experiment.space)
+    if plan.learn_from is not None:
+        direction = StudyDirection[parse_criterion(experiment.spec.objectives[0]).direction.upper()]
+        complete_trials(_earlier(plan.learn_from, plan.storage), direction, experiment.space.parameters)
     for text in plan.until or ():
         parse_until(text, experiment.spec.objectives)
     create_trackers(plan.track)
@@ -277,6 +303,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     from nas_optuna.trackers import create_trackers
 
     _warm_start(plan, experiment, study)
+    _learn_from(plan, experiment, study)
     trials = _fill_queue(plan, experiment, study)
     say(f"{plan.study}: {experiment.describe()}")
     for line in experiment.notes():
@@ -351,6 +378,31 @@ def _warm_start(plan: Plan, experiment: Experiment, study: optuna.Study) -> None
         read_alphas(study)  # says what to run where there are none
     if plan.warm_start:
         experiment.begin_warm(study, plan.warm_trials or DEFAULT_WARM_TRIALS)
+
+
+def _learn_from(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:
+    """Copy an earlier study's trials into this one, and begin with the best of them."""
+    from nas_optuna.samplers.earlier import best_of, remember
+    from nas_optuna.study.trial_queue import enqueue_new
+
+    if plan.learn_from is None:
+        return
+    other, space = _earlier(plan.learn_from, plan.storage), experiment.space
+    copied = remember(study, other, space.parameters)
+    best = best_of(study, {key: p.choices for key, p in space.parameters.items()}, BEGIN_WITH)
+    excess = experiment.objective.limits.total_excess
+    begun = [params for params in best if excess(space.architecture(params)) <= 0]
+    queued = enqueue_new(study, space, begun, origin="earlier study")
+    say(f"learning from {copied} trials of {other.study_name}; in the queue: {queued} of its best")
+
+
+def _earlier(named: str, storage: str | None) -> optuna.Study:
+    """The study that ``NAME`` or ``NAME@STORAGE`` names."""
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study
+
+    name, _, elsewhere = named.partition("@")
+    return load_study(open_storage(storage_url(elsewhere or storage)), name)
 
 
 def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int | None:

@@ -17,15 +17,15 @@ Tokens = tuple[int, ...]
 Utility = Callable[[Sequence[Tokens]], Sequence[float]]
 """The higher, the better; asked once for each architecture."""
 
-ROUNDS = 5
+ROUNDS = 4
 """Draws, each from what the one before it taught."""
 ELITE = 0.15
 """The share of a round's draws that the alphas move towards."""
-RATE = 0.7
+RATE = 0.5
 """How far they move."""
 LEAST = 0.05
 """No choice becomes less probable than this share of an even one: a prior that excludes nothing can be wrong."""
-SEARCH_SHARE = 0.3
+SEARCH_SHARE = 0.4
 """The share of all evaluations that the evolutionary search gets."""
 POPULATION, CHILDREN = 24, 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from nas_optuna.spec import SupernetSpec
 STARTS = 24
 """Architectures that are kept for a warm start."""
 REFERENCE = 128
-"""Random architectures over which features are standardised; fewer where the space is small."""
-FEWEST = 32
-"""So many architectures are evaluated however small the space is."""
+"""Random architectures over which features are standardised; all where all are evaluated."""
+OWN_SHARE = 0.3
+"""What an architecture's own score counts among the starts beside what the predictor says of it.
+
+Few images tell the best of many networks from the luckiest; the predictor averages over those that are alike.
+"""
 OUTSIDE = 1e6
 """What being outside a limit takes from the utility, more than any score gives."""
 
@@ -57,6 +61,9 @@ class Found:
 class Chooser:
     """Evaluates architectures with shared weights, scores them, and chooses.
 
+    A space that has no more architectures than are to be evaluated is evaluated whole, in one sweep, which costs a
+    fraction of as many architectures drawn at random.
+
     Args:
         space: The space.
         evaluator: Shared weights on held-out images.
@@ -83,7 +90,8 @@ class Chooser:
         self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
         self._rng = random.Random(spec.seed)
         self._sizes = [len(p.choices) for p in space.parameters.values()]
-        reference = [self._random() for _ in range(min(REFERENCE, max(FEWEST, space.size // 8)))]
+        self._whole = space.size <= spec.evaluations
+        reference = self._everything() if self._whole else [self._random() for _ in range(REFERENCE)]
         rows = self.rows(reference)
         self._score = Score.prior(rows)
         if trained:
@@ -101,23 +109,25 @@ class Chooser:
 
     def choose(self) -> Found:
         """Learn the alphas, search the best architecture, fit the predictor."""
-        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, max(FEWEST, self._space.size // 4)))
+        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, self._space.size))
+        if self._whole:
+            evaluated(self._everything())
         logits = learn_alphas(self._sizes, evaluated, self._rng)
         best = search_best(self._sizes, evaluated, self._rng)
         derived = tuple(max(range(len(p)), key=p.__getitem__) for p in logits)
         if self._excess(self.architecture(derived)) > 0 >= self._excess(self.architecture(best)):
             logits = agreeing(logits, best)
-        apart = max(2, len(self._sizes) // 5)
-        inside = [t for t in evaluated.best(len(evaluated.found)) if evaluated.found[t] > -OUTSIDE]
         scored = list(self._known)
         scores = self._score(np.array([self._known[tokens][1] for tokens in scored]))
         coefficients, intercept, fidelity = distil(lambda t: indicators(self._sizes, t), scored, scores)
+        smooth = indicators(self._sizes, scored) @ coefficients + intercept
+        usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
         names = list(self._space.parameters)
         return Found(
             logits=dict(zip(names, logits, strict=True)),
             best=self.architecture(best),
             best_figures=(self.rows([best]), self._known[best][0])[1],
-            starts=diverse(inside, STARTS, apart),
+            starts=self._starts(best, evaluated, usual),
             score=self._score,
             predictor=Predictor(
                 {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
@@ -125,6 +135,13 @@ class Chooser:
             fidelity=fidelity,
             evaluations=len(evaluated.found),
         )
+
+    def _starts(self, best: Tokens, evaluated: Evaluated, usual: Mapping[Tokens, float]) -> list[Tokens]:
+        """The best, then those inside the limits that are best by what is usual for networks like them."""
+        inside = [t for t, utility in evaluated.found.items() if utility > -OUTSIDE]
+        utilities = self._utilities(inside, np.array([usual[t] for t in inside]))
+        ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
+        return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
     def rows(self, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
         """Features of architectures, each evaluated once."""
@@ -144,21 +161,29 @@ class Chooser:
         inside = [i for i, excess in enumerate(excesses) if excess <= 0]
         if not inside:
             return utilities
-        scores = self._score(self.rows([tokens[i] for i in inside]))
+        allowed = [tokens[i] for i in inside]
+        for i, utility in zip(inside, self._utilities(allowed, self._score(self.rows(allowed))), strict=True):
+            utilities[i] = utility
+        return utilities
+
+    def _utilities(self, tokens: Sequence[Tokens], scores: NDArray[np.float64]) -> list[float]:
+        """Of architectures inside the limits whose scores are known."""
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
             space = require_operations(self._space, "supernet.latency_weight")
-            costs = [sum(self._table[op.key] for op in space.operations(architectures[i])) for i in inside]
+            operations = [space.operations(self.architecture(t)) for t in tokens]
+            costs = [sum(self._table[op.key] for op in architecture) for architecture in operations]
             losses = cost_loss(self._spec)(losses, torch.tensor(costs, dtype=losses.dtype))
-        for i, loss in zip(inside, losses.tolist(), strict=True):
-            utilities[i] = -loss
-        return utilities
+        return (-losses).tolist()
 
     def architecture(self, tokens: Tokens) -> Architecture:
         """The architecture that tokens stand for."""
         return self._space.architecture(
             {name: p.choices[t] for (name, p), t in zip(self._space.parameters.items(), tokens, strict=True)}
         )
+
+    def _everything(self) -> list[Tokens]:
+        return list(itertools.product(*map(range, self._sizes)))
 
     def _random(self) -> Tokens:
         return tuple(self._rng.randrange(size) for size in self._sizes)

@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from nas_optuna.samplers.comparison import is_informative, violation
 from nas_optuna.samplers.encoding import Encoding, Tokens
-from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.samplers.per_trial_seed import Allowed, seed_for
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 
 PROPOSAL = "nas_optuna:proposal"
@@ -31,9 +31,6 @@ PROPOSAL = "nas_optuna:proposal"
 
 ATTEMPTS = 8
 """A proposal that another worker has published as well is replaced at most this many times."""
-
-Allowed = Callable[[Mapping[str, Any]], bool]
-"""Whether an architecture, given by its params, may be proposed."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,13 @@ from optuna.trial import FrozenTrial
 from nas_optuna.samplers.base import ArchitectureSampler, History, is_ordered
 from nas_optuna.samplers.comparison import nondominated_ranks
 from nas_optuna.samplers.config import configured
+from nas_optuna.samplers.earlier import FEWEST, experience_of
 from nas_optuna.samplers.encoding import Tokens
-from nas_optuna.samplers.learned_mean import score_of
+from nas_optuna.samplers.learned_mean import Scorer, score_of
 from nas_optuna.spaces import SearchSpace
+
+DOUBTFUL = 0.2
+"""Correlation with the study's own trials below which an earlier study is not followed."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,25 @@ class EvolutionSampler(ArchitectureSampler):
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A mutated winner of a tournament; of several, the one that the study's supernet prefers."""
         rng = self._rng(trial)
-        score = score_of(study, history) if self._config.children > 1 else None
-        if score is None:
+        prefers = self._preference(history, study) if self._config.children > 1 else None
+        if prefers is None:
             return self._child(history, study, rng)
         children = [self._child(history, study, rng) for _ in range(self._config.children)]
-        return children[int(np.argmax(score(children)))]
+        return children[int(np.argmax(prefers(children)))]
+
+    def _preference(self, history: History, study: Study) -> Scorer | None:
+        """The supernet's score; else what an earlier study says, while the study's own trials bear it out."""
+        score = score_of(study, history)
+        if score is not None:
+            return score
+        ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
+        experience = experience_of(study, history, ordered)
+        members = history.informative[-self._config.population_size :]
+        if experience is None or len(members) < FEWEST:
+            return experience
+        ranks = nondominated_ranks([m.trial for m in members], study.directions)
+        agreement = np.corrcoef(experience([m.tokens for m in members]), -ranks)[0, 1]
+        return experience if agreement > DOUBTFUL else None
 
     def _child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
         members = history.informative[-self._config.population_size :]
@@ -139,13 +157,17 @@ class EvolutionSampler(ArchitectureSampler):
             ordered = is_ordered(name, distribution, self._ordered)
             for token in range(history.sizes[i]):
                 child = (*parent[:i], token, *parent[i + 1 :])
-                if token != parent[i] and child not in history.seen and self._allows(history, child):
+                if token != parent[i] and child not in history.seen:
                     children.append(child)
                     weights.append(self._config.neighbour_bias if ordered and abs(token - parent[i]) == 1 else 1.0)
         if not children:
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
-        return children[int(rng.choice(len(children), p=probabilities))]
+        first = int(rng.choice(len(children), p=probabilities))
+        if self._allows(history, children[first]):
+            return children[first]
+        order = rng.choice(len(children), len(children), replace=False, p=probabilities)
+        return next((children[i] for i in order if self._allows(history, children[i])), None)
 
 
 @configured(EvolutionConfig)

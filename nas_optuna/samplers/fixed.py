@@ -20,24 +20,27 @@ class FixedSampler(BaseSampler):
     Args:
         sampler: The sampler.
         fixed: Parameter name → value.
+
+    Attributes:
+        sampler: The sampler that is asked.
     """
 
     def __init__(self, sampler: BaseSampler, fixed: Mapping[str, Any]) -> None:
-        self._sampler = sampler
+        self.sampler = sampler
         self._fixed = dict(fixed)
 
     def __str__(self) -> str:
-        return str(self._sampler)
+        return str(self.sampler)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the sampler's own."""
-        return self._sampler.infer_relative_search_space(study, trial)
+        return self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the sampler's proposal with the pinned values in it."""
-        found = self._sampler.sample_relative(study, trial, search_space)
+        found = self.sampler.sample_relative(study, trial, search_space)
         return {name: self._fixed.get(name, value) for name, value in found.items()}
 
     def sample_independent(
@@ -46,16 +49,16 @@ class FixedSampler(BaseSampler):
         """Return the pinned value, or what the sampler draws."""
         if param_name in self._fixed:
             return self._fixed[param_name]
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Tell the sampler."""
-        self._sampler.before_trial(study, trial)
+        self.sampler.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Tell the sampler."""
-        self._sampler.after_trial(study, trial, state, values)
+        self.sampler.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         """Reseed the sampler."""
-        self._sampler.reseed_rng()
+        self.sampler.reseed_rng()

@@ -1,8 +1,9 @@
-"""What a Gaussian process is told beforehand: a supernet's score, as far as the study's own trials bear it out.
+"""What a Gaussian process is told beforehand, as far as the study's own trials bear it out.
 
-The process models what the score leaves unexplained. The score's coefficient is a ridge regression's, so that a
-score that does not help is ignored, and it fades as trials arrive: what many trainings say needs no prior (as the
-prior of πBO, Hvarfner et al. 2022, fades).
+A supernet's score, or what an earlier study found, tells where good architectures are; the process models what that
+leaves unexplained. The coefficient of such a score is a ridge regression's, so that a score that does not help is
+ignored, and it fades as trials arrive: what many trainings say needs no prior (as the prior of πBO, Hvarfner et al.
+2022, fades).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.prior import load_predictor
 
 Array = NDArray[np.float64]
+Scorer = Callable[[Sequence[Tokens]], Array]
+"""From token sequences to scores, the higher the better; ``[tokens]``."""
 
 SHRINKAGE = 2.0
 """Trials that it takes to believe half of a coefficient."""
@@ -25,8 +28,8 @@ FADING = 50.0
 """Trials after which half of the coefficient is left."""
 
 
-def score_of(study: Study, history: History) -> Callable[[Sequence[Tokens]], Array] | None:
-    """From token sequences to the supernet's scores; None in a study without a score."""
+def score_of(study: Study, history: History) -> Scorer | None:
+    """The supernet's scores; None in a study without a score."""
     predictor = load_predictor(study, {name: getattr(d, "choices", ()) for name, d in history.space.items()})
     if predictor is None:
         return None
@@ -34,23 +37,33 @@ def score_of(study: Study, history: History) -> Callable[[Sequence[Tokens]], Arr
 
 
 class LearnedMean:
-    """``coefficient · score``, the coefficient from trials.
+    """The sum over scores of ``coefficient · score``; each coefficient is learned on what those before it leave.
 
     Args:
-        score: From token sequences to scores.
+        scores: What is known beforehand.
         tokens: What was trained.
         merit: Its merit, standardised; ``[points]``.
     """
 
-    def __init__(self, score: Callable[[Sequence[Tokens]], Array], tokens: Sequence[Tokens], merit: Array) -> None:
-        self._score = score
-        scores = score(tokens)
-        self._centre = float(scores.mean())
-        centred = scores - self._centre
-        slope = float(centred @ merit / (centred @ centred + SHRINKAGE * max(centred.var(), 1e-9)))
-        self._coefficient = max(0.0, slope) / (1 + len(merit) / FADING)
+    def __init__(self, scores: Sequence[Scorer], tokens: Sequence[Tokens], merit: Array) -> None:
+        self._terms: list[tuple[Scorer, float, float]] = []
+        rest = merit
+        for scorer in scores:
+            values = scorer(tokens)
+            centre = float(values.mean())
+            coefficient = _slope(values - centre, rest) / (1 + len(merit) / FADING)
+            rest = rest - coefficient * (values - centre)
+            self._terms.append((scorer, centre, coefficient))
 
     def __call__(self, tokens: Sequence[Tokens]) -> Array:
         """The mean at each token sequence, in units of merit; ``[tokens]``."""
-        result: Array = self._coefficient * (self._score(tokens) - self._centre)
+        result: Array = np.zeros(len(tokens))
+        for scorer, centre, coefficient in self._terms:
+            if coefficient > 0:
+                result += coefficient * (scorer(tokens) - centre)
         return result
+
+
+def _slope(centred: Array, merit: Array) -> float:
+    """How far merit grows with a centred score; 0 where it falls."""
+    return max(0.0, float(centred @ merit / (centred @ centred + SHRINKAGE * max(centred.var(), 1e-9))))

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
+from nas_optuna.samplers.per_trial_seed import Allowed, PerTrialSeedSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import last_of_grid, showing
 
@@ -39,7 +41,7 @@ def tpe(
 ) -> BaseSampler:
     """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
     return _per_trial(
-        optuna.samplers.TPESampler,
+        _TPESampler,
         seed,
         n_startup_trials=n_startup_trials,
         multivariate=multivariate,
@@ -94,6 +96,34 @@ def _made(kind: Any, options: dict[str, Any], seed: int) -> BaseSampler:
     """A function of its own, because a sampler that holds a lambda cannot be pickled."""
     sampler: BaseSampler = kind(seed=seed, **options)
     return sampler
+
+
+class _TPESampler(optuna.samplers.TPESampler):
+    """Optuna's, which chooses among those of its candidates that are allowed, if there are any."""
+
+    allowed: Allowed | None = None
+
+    def __str__(self) -> str:
+        return "TPESampler"
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return its proposal; the distributions tell which choices its candidates stand for."""
+        self._distributions = search_space
+        return super().sample_relative(study, trial, search_space)
+
+    def _compute_acquisition_func(
+        self, samples: dict[str, NDArray[Any]], mpe_below: Any, mpe_above: Any
+    ) -> NDArray[np.float64]:
+        merit: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
+        if self.allowed is not None and samples.keys() >= self._distributions.keys():
+            named = [
+                {n: d.to_external_repr(samples[n][i]) for n, d in self._distributions.items()}
+                for i in range(len(merit))
+            ]
+            merit = np.where([self.allowed(params) for params in named], merit, -np.inf)
+        return merit
 
 
 class _QMCSampler(optuna.samplers.QMCSampler):

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+Allowed = Callable[[Mapping[str, Any]], bool]
+"""Whether an architecture, given by its params, may be proposed."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A sampler that proposes the best that is allowed, and so spares whoever asks it further draws.
+
+    Attributes:
+        allowed: None allows everything.
+    """
+
+    allowed: Allowed | None
 
 
 def seed_for(*parts: int | str) -> int:
@@ -31,18 +45,25 @@ class PerTrialSeedSampler(BaseSampler):
     Args:
         make: Makes the sampler for a seed.
         seed: The study's seed.
+
+    Attributes:
+        allowed: What a sampler that can choose among its candidates may propose; None allows everything.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
         self._make = make
         self._seed = seed
         self._name = str(make(0))
+        self.allowed: Allowed | None = None
 
     def __str__(self) -> str:
         return self._name
 
     def _sampler(self, trial: FrozenTrial, draw: str = "") -> BaseSampler:
-        return self._make(seed_for(self._seed, trial.number, draw))
+        made = self._make(seed_for(self._seed, trial.number, draw))
+        if isinstance(made, Selective):
+            made.allowed = self.allowed
+        return made
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Ask the wrapped sampler for the parameters that it proposes together."""

@@ -146,15 +146,16 @@ def write_score(study: Study, predictor: Predictor, starts: Sequence[Sequence[in
     """
     numbers = [round(float(x), 3) for x in (predictor.intercept, *predictor.coefficients)]
     return {
-        "score_chunks": _write_chunks(study, StudyKey.SCORE, numbers),
-        "start_chunks": _write_chunks(study, StudyKey.STARTS, [list(map(int, tokens)) for tokens in starts]),
-        "choice_chunks": _write_chunks(
+        "score_chunks": write_chunks(study, StudyKey.SCORE, numbers),
+        "start_chunks": write_chunks(study, StudyKey.STARTS, [list(map(int, tokens)) for tokens in starts]),
+        "choice_chunks": write_chunks(
             study, StudyKey.CHOICES, [[n, list(values)] for n, values in predictor.choices.items()]
         ),
     }
 
 
-def _write_chunks(study: Study, prefix: str, items: Sequence[Any]) -> int:
+def write_chunks(study: Study, prefix: str, items: Sequence[Any]) -> int:
+    """Store a list in as many study attributes as it needs, and return how many; `prefix` gets their numbers."""
     chunks: list[list[Any]] = [[]]
     length = 2
     for item in items:
@@ -185,7 +186,7 @@ def load_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
         name: values for name, values in of_space.items() if len(values) > 1
     }:
         return None
-    intercept, *coefficients = _read_chunks(attributes, StudyKey.SCORE, summary["score_chunks"])
+    intercept, *coefficients = read_chunks(attributes, StudyKey.SCORE, summary["score_chunks"])
     return Predictor(of_space, np.array(coefficients), intercept)
 
 
@@ -214,15 +215,16 @@ def starts(study: Study) -> list[dict[str, Any]]:
     choices = _choices(attributes, summary)
     return [
         {name: values[i] for (name, values), i in zip(choices.items(), tokens, strict=True)}
-        for tokens in _read_chunks(attributes, StudyKey.STARTS, summary["start_chunks"])
+        for tokens in read_chunks(attributes, StudyKey.STARTS, summary["start_chunks"])
     ]
 
 
 def _choices(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return dict(_read_chunks(attributes, StudyKey.CHOICES, summary["choice_chunks"]))
+    return dict(read_chunks(attributes, StudyKey.CHOICES, summary["choice_chunks"]))
 
 
-def _read_chunks(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:
+def read_chunks(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:
+    """The list that `write_chunks` stored in `count` attributes."""
     return [item for i in range(count) for item in attributes[f"{prefix}{i}"]]
 
 

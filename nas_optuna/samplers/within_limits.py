@@ -11,7 +11,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.samplers.fixed import FixedSampler
+from nas_optuna.samplers.per_trial_seed import Selective, seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import is_enqueued, set_trial_attribute
@@ -19,6 +20,7 @@ from nas_optuna.study.schema import TrialKey
 
 _OWN_DRAWS = 8
 _UNIFORM_DRAWS = 248
+_REMEMBERED = 20_000
 
 
 class WithinLimitsSampler(BaseSampler):
@@ -28,8 +30,10 @@ class WithinLimitsSampler(BaseSampler):
     among the trials. And TPE is misled by trials outside (optuna #2969), told as pruned or as complete: it keeps
     further away from the limit than it needs to. ``benchmarks/limits.py`` compares.
 
-    Where several draws in a row are outside, uniform ones follow: a sampler that has one favourite (GP) would
-    propose it forever. If these are outside as well, the one that is least so is proposed.
+    A sampler that compares candidates (TPE, and ours) is told what is allowed and chooses among that: its first
+    proposal is inside if one of its candidates is. Other samplers are asked again. Where several draws in a row are
+    outside, uniform ones follow: a sampler that has one favourite (Optuna's GP) would propose it forever. If these are
+    outside as well, the one that is least so is proposed.
 
     Args:
         make: Makes the sampler for a seed. Each further draw for a trial is asked of one with a seed of its own.
@@ -54,11 +58,31 @@ class WithinLimitsSampler(BaseSampler):
         self._distributions = space.distributions()
         self._excess = excess
         self._seed = seed
+        self._known: dict[tuple[Any, ...], float] = {}
+        self._only = {name: p.choices[0] for name, p in space.parameters.items() if len(p.choices) == 1}
 
     def _sampler(self, draw: int) -> BaseSampler:
         if draw not in self._samplers:
-            self._samplers[draw] = self._make(seed_for(self._seed, "draw", draw) if draw else self._seed)
+            made = self._make(seed_for(self._seed, "draw", draw) if draw else self._seed)
+            own = made.sampler if isinstance(made, FixedSampler) else made
+            if isinstance(own, Selective):
+                own.allowed = self._is_inside
+            self._samplers[draw] = made
         return self._samplers[draw]
+
+    def _is_inside(self, params: Mapping[str, Any]) -> bool:
+        """Whether a proposal of some parameters is inside; others are pinned or have a single choice."""
+        named = self._only | dict(params) | self._fixed
+        return self._outside({name: named[name] for name in self._distributions}) <= 0
+
+    def _outside(self, params: Mapping[str, Any]) -> float:
+        """How far params are outside; a sampler asks again and again about the neighbours of its best."""
+        key = tuple(params[name] for name in self._distributions)
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._excess(self._space.architecture(params))
+        return self._known[key]
 
     def __str__(self) -> str:
         return str(self._sampler(0))
@@ -76,7 +100,7 @@ class WithinLimitsSampler(BaseSampler):
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
             params = self._draw(study, trial, draw) if draw < _OWN_DRAWS else self._uniform(trial, draw)
-            excess = self._excess(self._space.architecture(params))
+            excess = self._outside(params)
             if best is None or excess < best[0]:
                 best = excess, params
             if excess <= 0:

@@ -47,16 +47,34 @@ class Pick:
 
 
 @dataclass(frozen=True)
+class Nested:
+    """A parameter whose choices give first channels of what the largest of them gives.
+
+    Attributes:
+        name: The parameter.
+        sizes: How many channels each choice gives.
+        narrow: From the stage's output, the index of the choice that made it and that of a smaller one to the
+            output of the smaller one.
+    """
+
+    name: str
+    sizes: Sequence[int]
+    narrow: Callable[[Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True)
 class Stage:
     """A part of the forward pass that some parameters decide.
 
     Attributes:
-        names: These parameters.
+        names: These parameters, without the nested one.
         run: From the part's input and the picks of at least these parameters to its output.
+        nested: The one of them whose smaller choices need no computation of their own, if there is one.
     """
 
     names: tuple[str, ...]
     run: Callable[[Tensor, Mapping[str, Pick]], Tensor]
+    nested: Nested | None = None
 
 
 class CostModel(ABC):

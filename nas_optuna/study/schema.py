@@ -102,6 +102,10 @@ class StudyKey:
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
     CHOICES = f"{PREFIX}supernet:choices:"
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
+    EARLIER = f"{PREFIX}earlier"
+    """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
+    EARLIER_TRIALS = f"{PREFIX}earlier:trials:"
+    """list: the first objective's gain and the params of each copied trial, in numbered parts."""
     SNAPSHOT = f"{PREFIX}controller:snapshot"
     """list: the controller's weights, in numbered parts."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,16 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
             return place
     enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: origin}, ever=False)
     return len(waiting) + 1
+
+
+def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, Any]], origin: str) -> int:
+    """As `enqueue`, for those params that no trial of the study has or waits with; return how many these were."""
+    trials = study.get_trials(deepcopy=False)
+    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in trials]
+    new = [params for params in wanted if not any(dict(params).items() <= dict(other).items() for other in known)]
+    for params in new:
+        enqueue(study, space, params, origin)
+    return len(new)
 
 
 def enqueue_cheapest(study: Study, space: SearchSpace, costs: CostModel, limits: Limits) -> dict[str, Architecture]:

@@ -311,3 +311,29 @@ def test_a_spec_that_contradicts_itself_is_refused(section: dict[str, object]) -
 def test_a_spec_survives_its_storage() -> None:
     spec = StudySpec.from_dict({"supernet": {"mode": "sampled", "temperature": 2.0, "latency_weight": 0.1}})
     assert StudySpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.slow
+def test_sampled_paths_of_a_deep_chain_leave_chance_within_the_default_budget() -> None:
+    """Five layers that end at a side of 1, with no norm layer: the default optimizer, batch size and epochs."""
+    space = ConvSpace(depth=5, input_size=16)
+    spec = SupernetSpec(mode="sampled")
+    device = torch.device("cpu")
+    weight, alpha = (ResidentLoader(WHOLE.subset(range(*part)), 64, 16, device) for part in ((0, 575), (575, 1150)))
+    torch.manual_seed(0)
+    epochs = list(BilevelSearch(supernet_for(space), weight, alpha, spec).epochs())
+    assert epochs[-1].accuracy > 0.2, "chance is 0.1"
+
+
+def test_features_of_different_images_stay_apart_in_a_deep_chain() -> None:
+    """Positive outputs of ReLU add up to one direction that all images share, unless weights are centred."""
+    torch.manual_seed(0)
+    space = ConvSpace(depth=5, input_size=16)
+    supernet = supernet_for(space)
+    images = next(ResidentLoader(WHOLE.subset(range(64)), 64, 16, torch.device("cpu")).epoch())[0]
+    for text in ("f16k7s2-f24k5s1-f16k7s2-f48k7s1-f32k5s2", "f32k3s2-f16k3s1-f24k3s2-f16k3s2-f48k3s2"):
+        with torch.no_grad():
+            features = supernet.extract(space.parse(text))[:-1](images).flatten(1)
+        assert 0.02 < float(features.square().mean().sqrt()) < 5
+        unit = torch.nn.functional.normalize(features, dim=1)
+        assert float((unit @ unit.T).mean()) < 0.9

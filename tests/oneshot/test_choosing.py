@@ -53,6 +53,25 @@ def test_the_best_and_the_alphas_follow_the_shared_weights() -> None:
     assert found.fidelity > 0.9
 
 
+def test_a_small_space_is_evaluated_whole_and_once() -> None:
+    space = ConvSpace(depth=1, input_size=16)
+    evaluator = KernelsOfFive()
+    made = Chooser(space, evaluator, SupernetSpec(), {}, lambda a: 0.0)  # type: ignore[arg-type]
+    found = made.choose()
+    assert evaluator.calls == found.evaluations == space.size
+    everything = [space.tokens(a) for a in map(space.from_tokens, np.ndindex(*(map(len, _choices(space)))))]
+    scores = made.score(made.rows(everything))
+    assert space.tokens(found.best) == everything[int(np.argmax(scores))]
+
+
+def _choices(space: ConvSpace) -> list[Sequence[object]]:
+    return [p.choices for p in space.parameters.values()]
+
+
+def test_nothing_inside_the_limits_gives_no_starts() -> None:
+    assert chooser(limit=1.0).choose().starts == []
+
+
 def test_the_same_seed_chooses_the_same() -> None:
     first, second = chooser().choose(), chooser().choose()
     assert first.logits == second.logits

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import Interrupted, TrainingError
@@ -118,6 +119,24 @@ def test_shared_figures_are_those_of_the_extracted_networks(name: str) -> None:
     for mine, own in zip(shared, one_by_one(fair.supernet, space, drawn), strict=True):
         assert mine.accuracy == pytest.approx(own.accuracy, abs=1e-6)
         assert mine.loss == pytest.approx(own.loss, rel=1e-4)
+
+
+def test_networks_that_agree_share_what_they_agree_on() -> None:
+    """Figures of architectures evaluated together are those of each alone, and take less work."""
+    space = SPACES["conv"]
+    fair = training(space, epochs=1, learning_rate=3e-3)
+    list(fair.epochs())
+    rng = random.Random(0)
+    drawn = [space.sample(rng) for _ in range(60)]
+    evaluate = SharedEvaluator(fair.supernet, loader(500, 700, 64))
+    with FlopCounterMode(display=False) as together:
+        shared = evaluate(drawn)
+    with FlopCounterMode(display=False) as alone:
+        own = [evaluate([architecture])[0] for architecture in drawn]
+    for mine, its in zip(shared, own, strict=True):
+        assert mine.accuracy == pytest.approx(its.accuracy, abs=1e-6)
+        assert mine.loss == pytest.approx(its.loss, rel=1e-4)
+    assert together.get_total_flops() < 0.7 * alone.get_total_flops()
 
 
 def test_batch_norm_is_recalibrated_for_each_path() -> None:

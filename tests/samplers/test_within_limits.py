@@ -2,6 +2,7 @@ import optuna
 import pytest
 
 from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
@@ -26,14 +27,34 @@ def objective(trial: optuna.Trial) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "tpe", "nsga2", "qmc", "evolution", "controller", pytest.param("gp", marks=pytest.mark.slow)]
+    "name",
+    ["random", "tpe", "nsga2", "qmc", "evolution", "controller", "arch", pytest.param("gp", marks=pytest.mark.slow)],
 )
 def test_proposals_are_inside(name: str) -> None:
     study = create(name, limit=64)  # one architecture in six
     study.optimize(objective, n_trials=25)
     assert all(filters(SPACE.architecture(t.params)) <= 64 for t in study.trials)
-    assert sum(t.user_attrs[TrialKey.PROPOSALS] for t in study.trials) > 30
     assert len({tuple(t.params.items()) for t in study.trials}) > 3
+
+
+@pytest.mark.parametrize("name", ["tpe", "evolution", "controller", "arch"])
+def test_a_sampler_that_is_told_the_limits_proposes_inside_at_once(name: str) -> None:
+    """But in the start, which is drawn at random: one draw in six is inside."""
+    study = create(name, limit=64)
+    study.optimize(objective, n_trials=30)
+    proposals = [t.user_attrs[TrialKey.PROPOSALS] for t in study.trials[12:]]
+    assert sum(p == 1 for p in proposals) >= 0.8 * len(proposals), proposals
+
+
+def test_a_study_pinned_and_limited_keeps_both() -> None:
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        return FixedSampler(create_sampler("arch", SPACE, seed, {}), {"conv1.filters": 24})
+
+    sampler = WithinLimitsSampler(make, SPACE, lambda a: filters(a) / 80 - 1, 0, {"conv1.filters": 24})
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=15)
+    assert {t.params["conv1.filters"] for t in study.trials} == {24}
+    assert all(filters(SPACE.architecture(t.params)) <= 80 for t in study.trials)
 
 
 def test_a_limit_that_is_never_met_gives_the_nearest() -> None:

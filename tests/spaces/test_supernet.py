@@ -88,7 +88,7 @@ def test_entangled_filters_and_kernels_mix_as_a_weighted_sum() -> None:
     filters, kernels = torch.softmax(torch.randn(4), 0), torch.softmax(torch.randn(3), 0)
     out = layer(x, Pick(None, filters), Pick(None, kernels), Pick(1, None))
     before_pool = sum(
-        p * torch.conv2d(x, layer.crop(48, 1, k)[0], layer.crop(48, 1, k)[1], stride=2, padding=(k + 1) // 2)
+        p * torch.conv2d(x, *layer.crop(48, k, 2, (1, 28, 28)), stride=2, padding=(k + 1) // 2)
         for p, k in zip(kernels, layer.kernels, strict=True)
     )
     full = torch.relu(torch.max_pool2d(before_pool, 2))

@@ -1,0 +1,108 @@
+"""An earlier study inside samplers: used where it helps, ignored where it misleads, found through the study."""
+
+import itertools
+import statistics
+
+import numpy as np
+import optuna
+import pytest
+
+from nas_optuna.errors import StudyError
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.earlier import MOST, best_of, remember, trials_of
+from nas_optuna.spaces.conv import ConvSpace
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+SPACE = ConvSpace(depth=3)
+SIZES = [len(p.choices) for p in SPACE.parameters.values()]
+CHOICES = {name: p.choices for name, p in SPACE.parameters.items()}
+RNG = np.random.default_rng(0)
+WORTH = [RNG.normal(size=size) for size in SIZES]
+PAIRS = [RNG.normal(size=(a, b)) for a, b in itertools.pairwise(SIZES)]
+
+
+def value(tokens: tuple[int, ...]) -> float:
+    single = sum(worth[t] for worth, t in zip(WORTH, tokens, strict=True))
+    return float(single + sum(pair[a, b] for pair, (a, b) in zip(PAIRS, itertools.pairwise(tokens), strict=True)))
+
+
+BEST = max(map(value, np.ndindex(*SIZES)))
+
+
+def objective(trial: optuna.Trial) -> float:
+    return value(SPACE.tokens(SPACE.suggest(trial)))
+
+
+def earlier(sign: float, trials: int = 60, direction: str = "maximize", url: str | None = None) -> optuna.Study:
+    """A study of the same space on another scale; with the sign -1, of the contrary."""
+    sampler = create_sampler("tpe", SPACE, 7, {})
+    study = optuna.create_study(direction=direction, sampler=sampler, storage=url)
+    study.optimize(lambda trial: 10 + 3 * sign * objective(trial), n_trials=trials)
+    return study
+
+
+def regret(sampler: str, seed: int, other: optuna.Study | None, trials: int = 15) -> float:
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, SPACE, seed, {}))
+    if other is not None:
+        remember(study, other, SPACE.parameters)
+        for params in best_of(study, CHOICES, 3):
+            study.enqueue_trial(params)
+    study.optimize(objective, n_trials=trials)
+    return BEST - study.best_value
+
+
+@pytest.mark.parametrize("sampler", ["arch", "evolution"])
+def test_a_related_study_helps_and_a_contrary_one_is_soon_ignored(sampler: str) -> None:
+    related, contrary = earlier(1.0), earlier(-1.0)
+    without, right, wrong = (
+        statistics.fmean(regret(sampler, seed, other) for seed in range(6)) for other in (None, related, contrary)
+    )
+    assert right < 0.7 * without
+    assert wrong < 1.4 * without, (without, right, wrong)
+
+
+def test_workers_find_the_trials_in_the_study(tmp_path: object) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(direction="maximize", storage=url)
+    other = earlier(1.0, trials=20)
+    assert remember(study, other, SPACE.parameters) == 20
+    loaded = optuna.load_study(study_name=study.study_name, storage=url)
+    assert all(len(str(v)) < 2046 for v in loaded.user_attrs.values())
+    found = trials_of(loaded)
+    assert max(gain for gain, _ in found) == pytest.approx(other.best_value)
+    first, second, third = best_of(loaded, CHOICES, 3)
+    assert first == other.best_params
+    assert all(sum(a[n] != b[n] for n in CHOICES) >= 2 for a, b in ((first, second), (first, third), (second, third)))
+
+
+def test_a_long_study_is_shortened_and_keeps_its_best() -> None:
+    other = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
+    other.optimize(objective, n_trials=MOST + 150)
+    study = optuna.create_study(direction="minimize")
+    assert MOST / 2 < remember(study, other, SPACE.parameters) <= MOST
+    assert -max(gain for gain, _ in trials_of(study)) == other.best_value
+
+
+@pytest.mark.parametrize("sampler", ["arch", "evolution"])
+def test_of_another_space_what_is_common_counts(sampler: str) -> None:
+    """The earlier space has a layer less and other filters: choices that are not offered here are left out."""
+    smaller = ConvSpace(depth=2, filters=(8, 16, 24))
+    other = optuna.create_study(direction="maximize", sampler=create_sampler("random", smaller, 0, {}))
+    other.optimize(lambda trial: float(smaller.suggest(trial).params["conv1.kernel"]), n_trials=40)
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, SPACE, 0, {}))
+    remember(study, other, SPACE.parameters)
+    assert best_of(study, CHOICES, 3) == []
+    study.optimize(lambda trial: float(SPACE.suggest(trial).params["conv1.kernel"]), n_trials=12)
+    kernels = [t.params["conv1.kernel"] for t in study.trials[3:]]
+    assert statistics.fmean(kernels) > 5.5, "a random draw has 5 in the mean"
+
+
+def test_what_cannot_teach_is_refused() -> None:
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(StudyError, match="has 4 complete trials, and 5 are the fewest"):
+        remember(study, earlier(1.0, trials=4), SPACE.parameters)
+    with pytest.raises(StudyError, match="another direction"):
+        remember(study, earlier(1.0, trials=5, direction="minimize"), SPACE.parameters)
+    with pytest.raises(StudyError, match="no parameter of this space"):
+        remember(study, earlier(1.0, trials=5), ["layer1"])
+    assert study.user_attrs == {}
