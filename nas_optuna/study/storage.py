@@ -80,9 +80,13 @@ def masked(url: str) -> str:
     Example:
         >>> masked("postgresql+psycopg://me:secret@host/studies?sslpassword=secret")
         'postgresql+psycopg://me:***@host/studies?sslpassword=***'
+        >>> masked("sqlite:///:memory:")
+        'sqlite:///:memory:'
     """
     parsed = _parsed(url)
     text = parsed.set(query={}).render_as_string(hide_password=True)
+    if parsed.get_backend_name() == "sqlite":
+        text = text.replace("%3A", ":")  # as people write :memory: and C:/, where SQLAlchemy quotes it
     values = [(key, value) for key, many in parsed.normalized_query.items() for value in many]
     query = "&".join(f"{key}={'***' if _SECRET.search(key) else value}" for key, value in values)
     return f"{text}?{query}" if query else text
