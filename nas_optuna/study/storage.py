@@ -63,7 +63,7 @@ _REFUSED = {
 _ON_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs"})
 """File systems of several hosts, between which SQLite's locks and its log do not work reliably."""
 MANY = 8
-"""Workers above which SQLite makes them wait for each other; ``docs/reliability.md`` has the measurement."""
+"""Workers for which SQLite is enough: it lets one process write at a time, and a trial writes some twenty times."""
 
 
 def storage_url(given: str | None = None) -> str:
