@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ def together(count: int, work: Work, log: Path | None = None) -> list[int]:
                     os.dup2(descriptor, 1)
                     os.dup2(descriptor, 2)
                     sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)
+                    logging.basicConfig(stream=sys.stderr, force=True)
                 os.read(gate_read, 1)  # until the parent closes the gate
                 code = work(number)
             except BaseException:

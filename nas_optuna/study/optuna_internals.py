@@ -162,6 +162,7 @@ class PatientStorage(RDBStorage):
             ]
             if rows:
                 connection.execute(insert(model.__table__), rows)
+        self.owners.pop(trial_id, None)
         return True
 
     def _await_server(self, deadline: float, error: Exception) -> None:
@@ -786,7 +787,7 @@ def _set_state(
     models = _tables()
     trials, rows = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
     values: dict[str, Any] = {"state": to}
-    if from_ == TrialState.WAITING:
+    if (from_, to) == (TrialState.WAITING, TrialState.RUNNING):
         values["datetime_start"] = datetime.now()
     if to.is_finished():
         values["datetime_complete"] = datetime.now()

@@ -63,7 +63,7 @@ _REFUSED = {
 _ON_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs"})
 """File systems of several hosts, between which SQLite's locks and its log do not work reliably."""
 MANY = 8
-"""Workers above which SQLite makes them wait for each other; ``docs/reliability.md`` has the measurement."""
+"""Workers for which SQLite is enough: it lets one process write at a time, and a trial writes some twenty times."""
 
 
 def storage_url(given: str | None = None) -> str:
@@ -138,7 +138,7 @@ def is_kept(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or not in_memory
 
 
-def open_storage(url: str, *, create: bool = False) -> PatientStorage:
+def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> PatientStorage:
     """Open a storage; any number of processes may do so at once, also where it does not exist yet.
 
     A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not wait
@@ -147,6 +147,8 @@ def open_storage(url: str, *, create: bool = False) -> PatientStorage:
     Args:
         url: A SQLAlchemy URL, e.g. ``sqlite:///nas-optuna.db`` or ``postgresql+psycopg://user:password@host/database``.
         create: Whether a SQLite file that does not exist is made.
+        patiently: Whether to wait for a database server that is away, as it is known to exist. Whoever has mistyped an
+            address need not wait to be told.
 
     Raises:
         StudyError: It cannot be opened, or its tables are those of another Optuna.
@@ -161,7 +163,7 @@ def open_storage(url: str, *, create: bool = False) -> PatientStorage:
     try:
         if database is not None and absent:
             _create(database)
-        return _together(partial(_open, url, database, patience))
+        return _awaited(partial(_together, partial(_open, url, database, patience)), patience if patiently else 0.0)
     except ArgumentError:
         raise StudyError(_not_a_url()) from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
@@ -340,6 +342,20 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _awaited(open_: Callable[[], PatientStorage], seconds: float) -> PatientStorage:
+    """Open a database whose server may be away for some seconds."""
+    from nas_optuna.study.optuna_internals import is_away
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return open_()
+        except Exception as error:
+            if time.monotonic() >= deadline or not is_away(error):
+                raise
+        time.sleep(0.5)
 
 
 def _together(open_: Callable[[], PatientStorage]) -> PatientStorage:

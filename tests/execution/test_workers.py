@@ -435,23 +435,30 @@ def test_postgresql_is_begun_by_many(postgresql: Server, tmp_path: Path) -> None
 def test_workers_wait_for_a_server_that_is_restarted(postgresql: Server, tmp_path: Path) -> None:
     address = postgresql.fresh()
     study = optuna.create_study(study_name="s", storage=open_storage(address))
-    restarted = tmp_path / "restarted"
+    restarted, began = tmp_path / "restarted", tmp_path / "began"
 
-    def work(_: int) -> int:
+    def work(number: int) -> int:
+        while number == 0 and not began.exists():
+            time.sleep(0.05)
+
         def objective(trial: optuna.Trial) -> float:
             time.sleep(0.05)
             return cheap(trial)
 
-        again, ran = optuna.load_study(study_name="s", storage=open_storage(address)), 0
+        again, ran = optuna.load_study(study_name="s", storage=open_storage(address, patiently=True)), 0
         while not restarted.exists():
             ran += run(again, objective, trials=1).trials
-        return 0 if ran and run(again, objective, trials=2).trials == 2 else 1
+        return 0 if (ran or not number) and run(again, objective, trials=2).trials == 2 else 1
 
     def restart() -> None:
         while len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < 6:
             time.sleep(0.05)
         with postgresql.away():
-            time.sleep(2)
+            with pytest.raises(StudyError, match="cannot open storage"):
+                open_storage(address)
+            time.sleep(1)
+            began.touch()  # a worker that is started while the server is away
+            time.sleep(1)
         restarted.touch()
 
     with ThreadPoolExecutor() as pool:

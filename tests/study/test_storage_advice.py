@@ -79,7 +79,7 @@ def test_a_command_to_type_finds_the_study(tmp_path: Path, monkeypatch: pytest.M
         "--study",
         "it's; mine",
     ]
-    url = f"sqlite:///{tmp_path}/my {{own}}.db"
+    url = f"sqlite:///{tmp_path}/my own.db"
     there = optuna.create_study(storage=open_storage(url, create=True))
     assert shlex.split(command(there, "run"))[2:] == ["--storage", url]
     monkeypatch.setenv("NAS_OPTUNA_STORAGE", url)
