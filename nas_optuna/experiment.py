@@ -269,7 +269,7 @@ class Experiment:
         """What a person should know of the images: classes, sizes, what is left out."""
         if self.data is None:
             return ()
-        size = self.data.describe_size(max(self.space.image_size))
+        size = self.data.describe_size(*self.space.image_size)
         return (*([f"images: {size}"] if size else []), *self.data.notes)
 
 

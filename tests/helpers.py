@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
 
 from nas_optuna import Recipe
 
@@ -31,3 +35,35 @@ def tiny(**more: object) -> list[str]:
     """Options that make every training take a tenth of a second; `more` with ``__`` for a dot."""
     settings = TINY | {key.replace("__", "."): value for key, value in more.items()}
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def write_photos(root: Path, *, each: int, height: int, width: int) -> None:
+    """Write JPEGs of four kinds of shapes, each in its folder: any colours, sizes and places, and noise."""
+    rng = np.random.default_rng(0)
+    for kind in ("cross", "disc", "frame", "stripes"):
+        (root / kind).mkdir(parents=True)
+        for number in range(each):
+            _photo(kind, height, width, rng).save(root / kind / f"{number}.jpg", quality=90)
+
+
+def _photo(kind: str, height: int, width: int, rng: np.random.Generator) -> Image.Image:
+    ground, ink = rng.integers(0, 256, (2, 3))
+    while abs(int(ground.sum()) - int(ink.sum())) < 200:
+        ink = rng.integers(0, 256, 3)
+    colour = tuple(ink.tolist())
+    picture = Image.new("RGB", (width, height), tuple(ground.tolist()))
+    pen = ImageDraw.Draw(picture)
+    r = int(rng.integers(height // 5, height // 3))
+    x, y = int(rng.integers(r, width - r)), int(rng.integers(r, height - r))
+    if kind == "disc":
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+    elif kind == "frame":
+        pen.rectangle((x - r, y - r, x + r, y + r), outline=colour, width=3)
+    elif kind == "cross":
+        pen.line((x - r, y, x + r, y), fill=colour, width=4)
+        pen.line((x, y - r, x, y + r), fill=colour, width=4)
+    else:
+        for column in range(0, width, 8):
+            pen.line((column, 0, column, height), fill=colour, width=3)
+    noisy = np.asarray(picture) + rng.normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))

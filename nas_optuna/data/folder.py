@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 class FolderSource:
     """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist.
 
-    Pictures of one size that is no larger than what the study needs keep it; all others become squares of what it needs
+    Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
     while they are read, one by one. What it needs is the recipe's input size; where the recipe names none, the
     median of the pictures' shorter sides, at most `Reading.max_side` or `LARGEST_PHOTO_SIDE`.
 
@@ -173,6 +173,10 @@ def _unified_size(facts: Sequence[PictureFacts], reading: Reading) -> tuple[int,
     """Height and width that all pictures get, as in `FolderSource`'s docstring."""
     sizes = {(fact.height, fact.width) for fact in facts}
     longest = max(max(size) for size in sizes)
+    if isinstance(reading.input_size, tuple):
+        only = next(iter(sizes))
+        fits = len(sizes) == 1 and only[0] <= reading.input_size[0] and only[1] <= reading.input_size[1]
+        return only if fits else reading.input_size
     most = reading.input_size or reading.max_side or LARGEST_PHOTO_SIDE
     if len(sizes) == 1 and longest <= most:
         return next(iter(sizes))

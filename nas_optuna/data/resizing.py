@@ -84,19 +84,20 @@ def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
     return result
 
 
-def describe_resizing(found: str, one_shape: tuple[int, int] | None, side: int, policy: ResizePolicy) -> str:
+def describe_resizing(
+    found: str, one_shape: tuple[int, int] | None, output: tuple[int, int], policy: ResizePolicy
+) -> str:
     """``48×40 → 32×32, stretched``.
 
     Args:
         found: The size or sizes of the images, for a person.
         one_shape: ``(height, width)`` where all images have one size.
-        side: Of the square that a network sees.
-        policy: How they become squares.
+        output: ``(height, width)`` of what a network sees.
+        policy: How images of other proportions get its shape.
     """
-    square = dimensions(side, side)
-    if one_shape == (side, side):
-        return square
-    change = f"{found} → {square}"
-    if one_shape is not None and one_shape[0] == one_shape[1]:
+    if one_shape == output:
+        return dimensions(*output)
+    change = f"{found} → {dimensions(*output)}"
+    if one_shape is not None and one_shape[0] * output[1] == one_shape[1] * output[0]:
         return change
     return f"{change}, {VERBS[policy]}"

@@ -64,16 +64,17 @@ class SearchData:
             lines.append(f"there is no {', and no '.join(empty)}")
         return (*lines, *self.train.notes)
 
-    def describe_size(self, input_size: int) -> str:
+    def describe_size(self, height: int, width: int) -> str:
         """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (width×height).
 
         Args:
-            input_size: Side in pixels of the square that networks see.
+            height: Of what networks see, in pixels.
+            width: Of what networks see.
         """
         stored = (self.train.images.shape[2], self.train.images.shape[3])
         report = self.train.report
         one_shape = None if report.sizes > 1 else report.largest if report.sizes else stored
-        return describe_resizing(sizes_found(report, stored), one_shape, input_size, self.train.resize)
+        return describe_resizing(sizes_found(report, stored), one_shape, (height, width), self.train.resize)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: counts of each class in each part, and how the images were read."""
@@ -196,8 +197,7 @@ def check_test_part(
 
 
 def _reading(spec: DataSpec, input_size: int | tuple[int, int] | None) -> Reading:
-    longest = max(input_size) if isinstance(input_size, tuple) else input_size
-    return Reading(longest, spec.max_side, spec.resize)
+    return Reading(input_size, spec.max_side, spec.resize)
 
 
 def _require_limit(source: Source, spec: DataSpec) -> None:

@@ -31,12 +31,13 @@ class Reading:
     """What a study needs of its images, so that no more is kept of them.
 
     Attributes:
-        input_size: Side in pixels of the square that its networks see; None takes it from the images.
+        input_size: Side in pixels of the square that its networks see, or the ``(height, width)`` of what is none;
+            None takes it from the images.
         max_side: The most that it may be when it is taken from the images.
-        resize: How images become squares.
+        resize: How images get that shape.
     """
 
-    input_size: int | None = None
+    input_size: int | tuple[int, int] | None = None
     max_side: int | None = None
     resize: ResizePolicy = "stretch"
 
