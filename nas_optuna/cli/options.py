@@ -114,7 +114,9 @@ Trust = Annotated[
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        "--track", metavar="WHERE", help="Copy the run as it happens: tensorboard:DIR or mlflow:URI; repeatable."
+        "--track",
+        metavar="WHERE",
+        help="Copy the run as it happens: tensorboard:DIR, mlflow:URI or wandb:PROJECT; repeatable.",
     ),
 ]
 
