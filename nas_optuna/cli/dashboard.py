@@ -21,7 +21,7 @@ def register(parent: typer.Typer) -> None:
 
 def dashboard(
     storage: options.Storage = None,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
 ) -> None:
     """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
 

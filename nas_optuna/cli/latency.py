@@ -24,13 +24,13 @@ app = typer.Typer(
     epilog="Example: nas-optuna latency measure --space conv --device cpu --out table.json",
 )
 
-SpaceName = Annotated[str, typer.Option("--space", help="Search space.")]
+SpaceName = Annotated[str, typer.Option("--space", metavar="NAME", help="Search space.")]
 SpaceOptions = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the space, e.g. depth=3.")
 ]
-InputSize = Annotated[int, typer.Option(help="Side of the square input in pixels.", min=1)]
-InChannels = Annotated[int, typer.Option(help="Channels of the input.", min=1)]
-Classes = Annotated[int, typer.Option(help="Number of classes.", min=1)]
+InputSize = Annotated[int, typer.Option(metavar="N", help="Side of the square input in pixels.", min=1)]
+InChannels = Annotated[int, typer.Option(metavar="N", help="Channels of the input.", min=1)]
+Classes = Annotated[int, typer.Option(metavar="N", help="Number of classes.", min=1)]
 
 
 def register(parent: typer.Typer) -> None:
@@ -40,18 +40,20 @@ def register(parent: typer.Typer) -> None:
 
 @app.command(epilog="Example: nas-optuna latency measure --space conv --device cpu --out table.json")
 def measure(
-    out: Annotated[Path, typer.Option(help="The table's file; one that is there is continued.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The table's file; one that is there is continued.")],
     space: SpaceName = "conv",
     set_: SpaceOptions = None,
     input_size: InputSize = 28,
     in_channels: InChannels = 1,
     classes: Classes = 10,
     device: options.Device = "auto",
-    runtime: Annotated[str, typer.Option(help="torch, or onnx for ONNX Runtime on the CPU.")] = "torch",
-    threads: Annotated[int, typer.Option(help="Threads of one operation on the CPU.", min=1)] = 1,
-    batch_size: Annotated[int, typer.Option(help="Images a call.", min=1)] = 1,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    rounds: Annotated[int, typer.Option(help="Visits of each operation; its fastest counts.", min=1)] = 6,
+    runtime: Annotated[
+        str, typer.Option(metavar="torch|onnx", help="torch, or onnx for ONNX Runtime on the CPU.")
+    ] = "torch",
+    threads: Annotated[int, typer.Option(metavar="N", help="Threads of one operation on the CPU.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per call.", min=1)] = 1,
+    precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = "fp32",
+    rounds: Annotated[int, typer.Option(metavar="N", help="Visits of each operation; its fastest counts.", min=1)] = 6,
     json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
@@ -80,20 +82,26 @@ def measure(
 
 @app.command(epilog="Example: nas-optuna latency check table.json --save-overhead")
 def check(
-    table: Annotated[Path, typer.Argument(help="A latency table.")],
+    table: Annotated[Path, typer.Argument(metavar="FILE", help="A latency table.")],
     space: Annotated[
         str | None,
-        typer.Option("--space", help="FILE.py:FUNCTION, where the table is of a function.", show_default=False),
+        typer.Option(
+            "--space", metavar="NAME", help="FILE.py:FUNCTION, where the table is of a function.", show_default=False
+        ),
     ] = None,
     set_: SpaceOptions = None,
     input_size: InputSize = 28,
     in_channels: InChannels = 1,
     classes: Classes = 10,
     device: options.Device = "auto",
-    networks: Annotated[int, typer.Option(help="Random networks to measure.", min=3)] = 30,
-    seed: Annotated[int, typer.Option(help="Seed of the networks.", min=0)] = 0,
-    save_overhead: Annotated[bool, typer.Option(help="Write a fitted overhead into the table, if it helps.")] = False,
-    force: Annotated[bool, typer.Option(help="Compare although another device or version measured it.")] = False,
+    networks: Annotated[int, typer.Option(metavar="N", help="Random networks to measure.", min=3)] = 30,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the networks.", min=0)] = 0,
+    save_overhead: Annotated[
+        bool, typer.Option("--save-overhead", help="Write a fitted overhead into the table, if it helps.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although another device or version measured it.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Compare the sums of a table with whole networks, measured on the spot."""

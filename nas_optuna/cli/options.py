@@ -37,7 +37,9 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps.")
+]
 Spec = Annotated[
     str | None,
     typer.Option("--spec", metavar="NAME|FILE", help="Study spec: a preset's name or a TOML file.", show_default=False),
@@ -112,7 +114,9 @@ Trust = Annotated[
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        "--track", metavar="WHERE", help="Copy the run as it happens: tensorboard:DIR or mlflow:URI; repeatable."
+        "--track",
+        metavar="WHERE",
+        help="Copy the run as it happens: tensorboard:DIR, mlflow:URI or wandb:PROJECT; repeatable.",
     ),
 ]
 

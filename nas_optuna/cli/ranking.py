@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nas_optuna.cli.printing import Column, count, print_table, seconds, write
+from nas_optuna.cli.tables import panel
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -63,6 +64,26 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     ]
     print_table(f"study {study.study_name}", columns, rows)
     write(f"{_counts(records)}{_more(listed, records)}\n\n")
+
+
+def print_winner(study: Study) -> None:
+    """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
+    from nas_optuna.report.selection import best_trial, remembered_images
+    from nas_optuna.study.records import TrialRecord
+    from nas_optuna.study.records import count as counted
+
+    found = best_trial(study) if len(study.directions) == 1 else None
+    if found is None:
+        return
+    record, name = TrialRecord.of(found), (study.metric_names or ["value"])[0]
+    images = remembered_images(study) if name == "accuracy" else None
+    of_images = f" on {images:,} validation images" if images else ""
+    costs = [f"{count(cost)} {unit}" for cost, unit in ((record.macs, "MACs"), (record.params, "weights")) if cost]
+    facts = [*costs, counted(record.epochs, "epoch")]
+    panel(
+        f"best: trial {record.number}",
+        [f"{name} {value_of(record, 0, images)}{of_images}", record.architecture, " · ".join(facts)],
+    )
 
 
 def value_of(record: TrialRecord, objective: int, images: int | None) -> str | None:

@@ -422,7 +422,7 @@ def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int 
 
 def _print_outcome(study: optuna.Study, json: bool, *, everything: bool) -> None:
     from nas_optuna.cli.pareto import print_front, say_feasible
-    from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.cli.ranking import print_ranking, print_winner
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
@@ -431,6 +431,7 @@ def _print_outcome(study: optuna.Study, json: bool, *, everything: bool) -> None
     else:
         print_ranking(study, everything=everything)
         print_front(study)
+        print_winner(study)
     say_feasible(study)
 
 

@@ -43,6 +43,7 @@ def create(
     seed: options.Seed = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
+    json: options.Json = False,
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.cli.specs import SpecOptions
@@ -59,6 +60,8 @@ def create(
     say(f"created study {name!r} in {masked(url)}: {experiment.describe()}")
     for line in experiment.notes():
         say(line)
+    if json:
+        print_json({"study": name, "storage": masked(url), "spec": experiment.spec.to_dict()})
     if not is_kept(url):
         say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
         return
@@ -114,6 +117,7 @@ def delete(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")],
     storage: options.Storage = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Delete a study with its trials and checkpoints; asks first."""
     from nas_optuna.report.artifacts import of_study
@@ -132,6 +136,8 @@ def delete(
     for artifact in shown:
         (files / "artifacts" / artifact).unlink(missing_ok=True)
     say(f"deleted study {name!r}")
+    if json:
+        print_json({"study": name, "trials": trials, "artifacts": len(shown)})
 
 
 @app.command(epilog="Example: nas-optuna study release nas 3")
@@ -158,16 +164,18 @@ def release(
 def export(
     name: Name = "nas",
     storage: options.Storage = None,
-    format_: Annotated[str, typer.Option("--format", help="csv or json.")] = "csv",
+    format_: Annotated[str, typer.Option("--format", metavar="csv|json", help="Of the file.")] = "csv",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="File; stdout without it.", show_default=False)
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
     from nas_optuna.report.export import FORMATS
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 
+    format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
     text = FORMATS[format_](load_study(open_storage(storage_url(storage)), name))

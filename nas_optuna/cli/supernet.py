@@ -51,7 +51,10 @@ Budget = Annotated[
         show_default=False,
     ),
 ]
-Mode = Annotated[str | None, typer.Option("--mode", help="Strategy darts, mixture or sampled.", show_default=False)]
+Mode = Annotated[
+    str | None,
+    typer.Option("--mode", metavar="mixture|sampled", help="Strategy darts, mixture or sampled.", show_default=False),
+]
 LatencyWeight = Annotated[
     float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
 ]

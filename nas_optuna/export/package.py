@@ -53,7 +53,13 @@ class _NotMade(Exception):  # noqa: N818 - not an error: the other files are wri
 
 
 def export_network(
-    classifier: ImageClassifier, folder: Path, images: Tensor, *, title: str, facts: Mapping[str, str]
+    classifier: ImageClassifier,
+    folder: Path,
+    images: Tensor,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    drawing: str | None = None,
 ) -> Exported:
     """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx`` and ``README.md``.
 
@@ -65,6 +71,7 @@ def export_network(
         images: Raw ones to compare on, ``[n, channels, height, width]``, uint8; at most `CHECKED_IMAGES` are used.
         title: What it is, in one line.
         facts: What a reader should know of it, e.g. its accuracy, by name.
+        drawing: The network as SVG, written as ``drawing.svg``.
 
     Raises:
         DataError: The folder cannot be written to, or holds something else.
@@ -99,12 +106,16 @@ def export_network(
                     path.unlink(missing_ok=True)
                     left_out[name] = str(error)
             written = [name for name in forms if name not in left_out]
-            text = write_readme(classifier, title, facts, written, left_out, len(raw))
-            (Path(place) / "README.md").write_text(text, encoding="utf-8")
-            _publish(Path(place), folder, [*forms, "README.md"])
+            texts = {"README.md": write_readme(classifier, title, facts, written, left_out, len(raw))}
+            if drawing is not None:
+                texts["README.md"] += "\n![The network](drawing.svg)\n"
+                texts["drawing.svg"] = drawing
+            for name, text in texts.items():
+                (Path(place) / name).write_text(text, encoding="utf-8")
+            _publish(Path(place), folder, [*forms, "README.md", "drawing.svg"])
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-    return Exported(folder, (*written, "README.md"), left_out, len(raw), largest)
+    return Exported(folder, (*written, *texts), left_out, len(raw), largest)
 
 
 def _require_usable(folder: Path) -> None:

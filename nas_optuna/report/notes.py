@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from nas_optuna.report import artifacts
 from nas_optuna.report.drawing import draw
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import remembered_images, standard_error, winners
+from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import (
     dashboard_note,
     note_in,
@@ -139,12 +139,11 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
 
 def _tested(study: Study) -> list[str]:
     reports = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
-    name = shlex.quote(study.study_name)
     if not reports:
         text = (
             "These are figures of validation images, which chose the best: expect a little less on new images. The test"
         )
-        return [f"{text} `nas-optuna retrain --study {name}` looks at the test images, once."]
+        return [f"{text} `{command(study, 'retrain', '--study', study.study_name)}` looks at the test images, once."]
     first = reports[0]
     spread = "" if first["spread"] is None else f" ± {first['spread']:.4f} over {len(first['seeds'])} seeds"
     text = f"**Test accuracy {first['mean']:.4f}{spread}** of `{first['architecture']}`, trained anew on all training"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import shlex
 import warnings
 import xml.sax.saxutils as xml
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -26,11 +28,14 @@ from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw
 from nas_optuna.report.selection import Winners, complete_trials, space_of, standard_error, validation_images, winners
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.hints import command
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.studies import maximizes, study_spec
 
+LEAST_FOR_CHECK = 5
+"""Networks trained alone below which a rank correlation says nothing."""
 LEAST_FOR_IMPORTANCE = 10
 """Complete trials below which a share of importance would be a guess."""
 _COSTS = {
@@ -64,6 +69,7 @@ class _Facts:
 
     study: Study
     data_directory: Path | None
+    files: Path | None = None
 
     def __post_init__(self) -> None:
         self.spec = study_spec(self.study)
@@ -89,17 +95,18 @@ class _Facts:
         return self.names[0]
 
 
-def report(study: Study, data_directory: Path | None = None) -> str:
+def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
     """A study as one HTML page that works without a network and without scripts.
 
     Args:
         study: A study of ours, in any state: empty, running, or all pruned.
         data_directory: Where data sets are; the number of validation images gives the error bars.
+        files: The storage's folder of files, in which a supernet's training leaves its history.
 
     Raises:
         StudyError: The study was not made by nas-optuna.
     """
-    facts = _Facts(study, data_directory)
+    facts = _Facts(study, data_directory, files)
     sections = (_winner, _test, _ranking, _progress, _tradeoffs, _parameters, _supernet, _effort, _reproduce)
     body = "".join(section(facts) for section in sections)
     return document(f"Report of study {study.study_name}", _heading(facts) + body)
@@ -431,8 +438,58 @@ def _supernet(facts: _Facts) -> str:
     return (
         f"<h2>Supernet</h2><p>Its argmax is <code>{_escaped(summary.get('argmax', ''))}</code>."
         f" What it would choose:</p>"
-        f"{table(('parameter', 'probability of each choice'), rows)}<p class='faint'>Whether to believe it says"
-        " <code>nas-optuna supernet check</code>, which compares it with networks trained alone.</p>"
+        f"{table(('parameter', 'probability of each choice'), rows)}"
+        f'<div class="pair">{_alphas_over_time(facts, summary)}{_supernet_check(facts, space)}</div>'
+    )
+
+
+def _alphas_over_time(facts: _Facts, summary: Mapping[str, Any]) -> str:
+    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind."""
+    if facts.files is None:
+        return ""
+    try:
+        text = (facts.files / "artifacts" / str(summary.get("artifact", ""))).read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return ""
+    entropies: dict[str, list[charts.Point]] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        sums: dict[str, float] = {}
+        for column, cell in row.items():
+            if "=" in column:
+                p, name = float(cell), column.partition("=")[0]
+                sums[name] = sums.get(name, 0.0) - (p * math.log(p) if p > 0 else 0.0)
+        for name, entropy in sums.items():
+            entropies.setdefault(name, []).append((float(row["number"]), entropy))
+    series = [
+        Series(points, f"line s{i % 4}", name=name if len(entropies) <= 12 else "")
+        for i, (name, points) in enumerate(entropies.items())
+    ]
+    chart = charts.plot(series, "epoch of the supernet", "entropy of the alphas (nats)")
+    return f"<div><h3>How decided it became</h3>{chart}</div>"
+
+
+def _supernet_check(facts: _Facts, space: SearchSpace) -> str:
+    """What the supernet says of each network that was trained alone, against its accuracy."""
+    from scipy.stats import kendalltau
+
+    from nas_optuna.samplers.prior import load_scorer
+
+    scorer = load_scorer(facts.study, space)
+    trained = [t for t in facts.complete if attribute(t, TrialKey.ACCURACY) is not None]
+    if scorer is None or len(trained) < LEAST_FOR_CHECK:
+        return (
+            f"<div><h3>Whether to believe it</h3><p>That is shown when {LEAST_FOR_CHECK} networks were trained alone"
+            " in a study whose supernet has a score; <code>nas-optuna supernet check</code> trains them.</p></div>"
+        )
+    scores = scorer([space.architecture(of_architecture(t.params)) for t in trained])
+    accuracies = [float(attribute(t, TrialKey.ACCURACY)) for t in trained]
+    tau = float(kendalltau(scores, accuracies).statistic)
+    titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in trained]
+    dots = Series(list(zip(scores, accuracies, strict=True)), "dot s0", titles)
+    return (
+        f"<div><h3>Whether to believe it</h3>{charts.plot([dots], 'score by the supernet', 'accuracy, trained alone')}"
+        f'<p class="faint">Kendall\'s τ {tau:.2f} over {len(trained)} networks; 1 is the same order, 0 is chance.'
+        " <code>nas-optuna supernet check</code> puts size alone beside it.</p></div>"
     )
 
 

@@ -495,7 +495,8 @@ def dashboard_note(
     number, known = None if trial is None else trial._trial_id, attributes or {}
     parts: dict[str, Any] = split_body(text, number)
     stale = {key: "" for key in known if key.startswith(note_str_key_prefix(number)) and key not in parts}
-    return parts | stale | {note_ver_key(number): int(known.get(note_ver_key(number), 0)) + 1}
+    note: dict[str, Any] = parts | stale
+    return note | {note_ver_key(number): int(known.get(note_ver_key(number), 0)) + 1}
 
 
 def note_in(attributes: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ TRACKERS = Registry(
     {
         "tensorboard": "nas_optuna.trackers.tensorboard:TensorBoardTracker",
         "mlflow": "nas_optuna.trackers.mlflow:MlflowTracker",
+        "wandb": "nas_optuna.trackers.wandb:WandbTracker",
     },
 )
 
@@ -27,8 +28,9 @@ def create_tracker(text: str) -> Callback:
     """The tracker that a person names.
 
     Args:
-        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``mlflow`` alone for its own default. NAME is
-            a built-in tracker or an entry point. ``package.module:Class`` and ``file.py:Class`` have no place.
+        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``mlflow`` or ``wandb`` alone for its own
+            default. NAME is a built-in tracker or an entry point. ``package.module:Class`` and ``file.py:Class`` have
+            no place.
 
     Raises:
         SpecError: The name is unknown, its place is missing or refused, or its package is not installed.

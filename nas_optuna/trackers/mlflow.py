@@ -56,6 +56,7 @@ class MlflowTracker(Callback):
             metrics = [Metric(f"final.{name}", value, now, 0) for name, value in figures(ended).items()]
             params = [Param(name, str(value)[:_LONGEST]) for name, value in facts(ended).items()]
             self._client.log_batch(child, metrics=metrics, params=params)
+            self._client.log_dict(child, dict(ended.params), "params.json")  # what run --fixed takes
         self._client.set_terminated(child, "FAILED" if ended is not None and ended.state.name == "FAIL" else "FINISHED")
 
     def run_finished(self, run: Run) -> None:

@@ -16,7 +16,7 @@ from nas_optuna.training.kept_weights import KeptWeights
 
 URL = "sqlite:///nas-optuna.db"
 SMALL = ["--set", "space.depth=2", "--set", "recipe.epochs=1", "--set", "recipe.input_size=8"]
-ALL = {"model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md"}
+ALL = {"model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md", "drawing.svg"}
 
 
 @pytest.fixture

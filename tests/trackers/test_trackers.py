@@ -1,4 +1,6 @@
+import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -37,9 +39,10 @@ def test_tensorboard_has_curves_choices_and_figures_of_each_trial(tmp_path: Path
         assert events.Scalars("final/macs")[0].value > 0
 
 
-def test_mlflow_has_a_parent_and_a_child_run_per_trial(tmp_path: Path) -> None:
+def test_mlflow_has_a_parent_and_a_child_run_per_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts in the current folder
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     study = searched(create_tracker(f"mlflow:{uri}"))
     client = MlflowClient(uri)
@@ -55,6 +58,8 @@ def test_mlflow_has_a_parent_and_a_child_run_per_trial(tmp_path: Path) -> None:
         curve = [metric.value for metric in client.get_metric_history(child.info.run_id, "accuracy")]
         assert curve == pytest.approx([trial.intermediate_values[step] for step in (1, 2)])
         assert child.data.params["conv1.filters"] == str(trial.params["conv1.filters"])
+        (kept,) = client.list_artifacts(child.info.run_id)
+        assert json.loads(Path(client.download_artifacts(child.info.run_id, kept.path)).read_text()) == trial.params
 
 
 def test_a_tracker_that_fails_warns_once_and_ends_no_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,3 +75,42 @@ def test_a_tracker_that_fails_warns_once_and_ends_no_trial(tmp_path: Path, caplo
 def test_an_unknown_tracker_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="tracker"):
         create_tracker(text)
+
+
+def written(file: Path) -> Iterator[bytes]:
+    """The records of an offline run, which W&B writes in the format of LevelDB's log."""
+    content, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if (left := 32768 - place % 32768) < 7:  # the end of a block, too small for a header
+            place += left
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    study = searched(create_tracker("wandb:digits"))
+    found: dict[str, dict[str, list[str]]] = {}
+    for file in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+        name, curve = "", []
+        for data in written(file):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.HasField("run") and record.run.display_name:
+                name = record.run.display_name
+                assert (record.run.project, record.run.run_group) == ("digits", "s")
+            items = record.history.item
+            curve += [item.value_json for item in items if "accuracy" in (item.key, *item.nested_key)]
+        found[name] = {"accuracy": curve}
+    assert set(found) == {"s search", "trial 0", "trial 1"}
+    for trial in study.trials:
+        curve = [float(value) for value in found[f"trial {trial.number}"]["accuracy"]]
+        assert curve == pytest.approx([trial.intermediate_values[step] for step in (1, 2)], abs=1e-6)

@@ -1,0 +1,68 @@
+"""Weights & Biases: a run per trial, in one group per study and process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wandb
+from optuna.trial import FrozenTrial
+
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.trackers.facts import facts, figures
+
+
+class WandbTracker(Callback):
+    """Logs to a project, beside an active run of the user's. ``WANDB_MODE=offline`` keeps everything in files.
+
+    Args:
+        project: The project; ``nas-optuna`` without one.
+
+    Example:
+        >>> tracker = WandbTracker("digits")
+    """
+
+    def __init__(self, project: str | None = None) -> None:
+        self._project = project or "nas-optuna"
+        self._group = self._kind = ""
+        self._runs: dict[str, Any] = {}
+        self._settings = wandb.Settings(console="off", silent=True)
+
+    def run_started(self, run: Run) -> None:
+        """Begin a run of the study itself, which names the group."""
+        self._kind, self._group = run.kind, run.study.study_name
+        config = {key: str(value) for key, value in run.facts.items()}
+        self._runs[""] = self._begun(f"{self._group} {run.kind}", "study", config)
+
+    def trial_started(self, subject: Subject) -> None:
+        """Begin the trial's run."""
+        self._runs[subject.name] = self._begun(subject.name, self._kind, {"architecture": subject.architecture})
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Log every metric of the step."""
+        self._runs[subject.name].log(dict(measurement.metrics), step=measurement.step)
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Log the choices and the figures, and end the trial's run."""
+        run = self._runs.pop(subject.name)
+        if ended is not None:
+            run.config.update(facts(ended), allow_val_change=True)
+            run.summary.update({f"final/{name}": value for name, value in figures(ended).items()})
+        run.finish(exit_code=int(ended is not None and ended.state.name == "FAIL"))
+
+    def run_finished(self, run: Run) -> None:
+        """End the study's run, and what an interrupted trial left open."""
+        for name, begun in self._runs.items():
+            begun.finish(exit_code=int(name != ""))
+        self._runs.clear()
+
+    def _begun(self, name: str, kind: str, config: dict[str, Any]) -> Any:
+        return wandb.init(
+            project=self._project,
+            group=self._group,
+            name=name,
+            job_type=kind,
+            config=config,
+            reinit="create_new",
+            settings=self._settings,
+        )
