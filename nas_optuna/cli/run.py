@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nas_optuna.experiment import Experiment
 
 DEFAULT_TRIALS = 20
-BEGIN_WITH = 3
-"""So many of the best architectures of an earlier study are tried first."""
+BEGIN_WITH = 1
+"""So many of the best architectures of an earlier study are tried first; more would cost more where it misleads."""
 
 Trials = Annotated[
     int | None,
