@@ -19,7 +19,7 @@ from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.earlier import experience_of
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
-from nas_optuna.samplers.learned_mean import LearnedMean, score_of
+from nas_optuna.samplers.learned_mean import EARLIER_FADING, SUPERNET_FADING, LearnedMean, score_of
 from nas_optuna.spaces import SearchSpace
 
 MAX_POINTS = 200
@@ -111,7 +111,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
         members = history.informative
         ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
         score, experience = score_of(study, history), experience_of(study, history, ordered)
-        scores = [known for known in (score, experience) if known is not None]
+        beforehand = ((score, SUPERNET_FADING), (experience, EARLIER_FADING))
+        scores = [(known, fading) for known, fading in beforehand if known is not None]
         startup = self._config.n_startup_trials
         if len(members) < (min(SCORED_STARTUP, startup) if scores else startup):
             return self._random(history, rng)

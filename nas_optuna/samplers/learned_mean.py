@@ -24,8 +24,8 @@ Scorer = Callable[[Sequence[Tokens]], Array]
 
 SHRINKAGE = 2.0
 """Trials that it takes to believe half of a coefficient."""
-FADING = 50.0
-"""Trials after which half of the coefficient is left."""
+SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
+"""Trials after which half of a coefficient is left; an earlier study knows few architectures, a supernet all."""
 
 
 def score_of(study: Study, history: History) -> Scorer | None:
@@ -40,18 +40,18 @@ class LearnedMean:
     """The sum over scores of ``coefficient · score``; each coefficient is learned on what those before it leave.
 
     Args:
-        scores: What is known beforehand.
+        scores: What is known beforehand, each with the trials after which half of its coefficient is left.
         tokens: What was trained.
         merit: Its merit, standardised; ``[points]``.
     """
 
-    def __init__(self, scores: Sequence[Scorer], tokens: Sequence[Tokens], merit: Array) -> None:
+    def __init__(self, scores: Sequence[tuple[Scorer, float]], tokens: Sequence[Tokens], merit: Array) -> None:
         self._terms: list[tuple[Scorer, float, float]] = []
         rest = merit
-        for scorer in scores:
+        for scorer, fading in scores:
             values = scorer(tokens)
             centre = float(values.mean())
-            coefficient = _slope(values - centre, rest) / (1 + len(merit) / FADING)
+            coefficient = _slope(values - centre, rest) / (1 + (len(merit) / fading) ** 2)
             rest = rest - coefficient * (values - centre)
             self._terms.append((scorer, centre, coefficient))
 

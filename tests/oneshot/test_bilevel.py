@@ -314,6 +314,7 @@ def test_a_spec_survives_its_storage() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # half a minute on an idle core
 def test_sampled_paths_of_a_deep_chain_leave_chance_within_the_default_budget() -> None:
     """Five layers that end at a side of 1, with no norm layer: the default optimizer, batch size and epochs."""
     space = ConvSpace(depth=5, input_size=16)

@@ -8,7 +8,7 @@ import pytest
 
 from nas_optuna.oneshot.score import distil
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.learned_mean import FADING, LearnedMean
+from nas_optuna.samplers.learned_mean import SUPERNET_FADING, LearnedMean
 from nas_optuna.samplers.prior import Predictor, indicators, load_predictor, starts, write_alphas, write_score
 from nas_optuna.spaces.conv import ConvSpace
 
@@ -69,12 +69,14 @@ def test_the_coefficient_is_learned_and_fades() -> None:
 
     few = [(i,) for i in range(10)]
     merit = np.array([i - 4.5 for i in range(10)]) / np.std(range(10))
-    agreeing = LearnedMean([score], few, merit)
-    contrary = LearnedMean([score], few, -merit)
+    agreeing = LearnedMean([(score, SUPERNET_FADING)], few, merit)
+    contrary = LearnedMean([(score, SUPERNET_FADING)], few, -merit)
     slope = float(np.ptp(agreeing([(0,), (1,)])))
     assert 0 < slope < 1 / np.std(range(10))
     assert np.ptp(contrary([(0,), (9,)])) == 0
-    many = LearnedMean([score], few * int(FADING // 10 * 4), np.tile(merit, int(FADING // 10 * 4)))
+    many = LearnedMean(
+        [(score, SUPERNET_FADING)], few * int(SUPERNET_FADING // 10 * 4), np.tile(merit, int(SUPERNET_FADING // 10 * 4))
+    )
     assert float(np.ptp(many([(0,), (1,)]))) < 0.4 * slope
 
 
