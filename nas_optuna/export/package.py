@@ -85,6 +85,31 @@ def export_network(
     _require_usable(folder)
     classifier = classifier.eval()
     raw = images[:CHECKED_IMAGES].cpu()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that a rename suffices and nothing half-made is ever there.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+            written, left_out, largest = _write_forms(classifier, raw, Path(place), title)
+            texts = {"README.md": write_readme(classifier, title, facts, written, left_out, len(raw))}
+            if drawing is not None:
+                texts["README.md"] += "\n![The network](drawing.svg)\n"
+                texts["drawing.svg"] = drawing
+            for name, text in texts.items():
+                (Path(place) / name).write_text(text, encoding="utf-8")
+            _publish(Path(place), folder, [*written, *left_out, "README.md", "drawing.svg"])
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+    return Exported(folder, (*written, *texts), left_out, len(raw), largest)
+
+
+def _write_forms(
+    classifier: ImageClassifier, raw: Tensor, place: Path, title: str
+) -> tuple[list[str], dict[str, str], float]:
+    """Write the network in every form that it can take, and run each.
+
+    Returns:
+        The files, those that were not made with the reasons, and the largest difference between logits.
+    """
     with torch.inference_mode():
         expected = classifier(raw)
     forms: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
@@ -94,28 +119,13 @@ def export_network(
         "model.onnx": lambda path: _onnx(classifier, raw, path),
     }
     left_out, largest = {}, 0.0
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that a rename suffices and nothing half-made is ever there.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-            for name, make in forms.items():
-                path = Path(place) / name
-                try:
-                    largest = max(largest, _compared(make(path), raw, expected))
-                except (_NotMade, NotWritable) as error:
-                    path.unlink(missing_ok=True)
-                    left_out[name] = str(error)
-            written = [name for name in forms if name not in left_out]
-            texts = {"README.md": write_readme(classifier, title, facts, written, left_out, len(raw))}
-            if drawing is not None:
-                texts["README.md"] += "\n![The network](drawing.svg)\n"
-                texts["drawing.svg"] = drawing
-            for name, text in texts.items():
-                (Path(place) / name).write_text(text, encoding="utf-8")
-            _publish(Path(place), folder, [*forms, "README.md", "drawing.svg"])
-    except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-    return Exported(folder, (*written, *texts), left_out, len(raw), largest)
+    for name, make in forms.items():
+        try:
+            largest = max(largest, _compared(make(place / name), raw, expected))
+        except (_NotMade, NotWritable) as error:
+            (place / name).unlink(missing_ok=True)
+            left_out[name] = str(error)
+    return [name for name in forms if name not in left_out], left_out, largest
 
 
 def _require_usable(folder: Path) -> None:
