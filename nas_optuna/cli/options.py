@@ -130,7 +130,7 @@ def command_line(context: typer.Context, **changed: Any) -> str:
     """
     from nas_optuna.study.storage import masked
 
-    words = context.command_path.split()
+    words = context.command_path.removeprefix(context.find_root().command_path).split()
     for parameter in context.command.params:
         value = changed.get(parameter.name, context.params[parameter.name])
         if value in (None, False) or value == parameter.default:
@@ -138,7 +138,7 @@ def command_line(context: typer.Context, **changed: Any) -> str:
         for item in value if isinstance(value, list | tuple) else [value]:
             text = masked(item) if parameter.name == "storage" else str(item)
             words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
-    return shlex.join(["nas-optuna", *words[1:]])
+    return shlex.join(["nas-optuna", *words])
 
 
 def hint(command: str, storage: str | None, study: str | None = None, *more: str) -> str:

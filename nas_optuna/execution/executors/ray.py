@@ -203,8 +203,8 @@ class _Actor:
         self._answers: queue.Queue[bool] = queue.Queue()
         self._messages: queue.Queue[Message | None] = queue.Queue()
 
-    def run(self, handle: Handle, place: Place) -> Iterator[Message | None]:
-        """Work, and yield what is said: a message, or None where leave for a trial is asked for."""
+    def begin(self, handle: Handle, place: Place) -> None:
+        """Work, in a thread."""
 
         def train() -> None:
             try:
@@ -213,11 +213,13 @@ class _Actor:
                 self._messages.put(Ended())
 
         threading.Thread(target=train, daemon=True).start()
-        while True:
-            message = self._messages.get()
-            yield message
-            if isinstance(message, Ended):
-                return
+
+    def listen(self) -> list[Message | None]:
+        """Wait for what is said next: messages, and None where leave for a trial is asked for."""
+        said = [self._messages.get()]
+        while not self._messages.empty():
+            said.append(self._messages.get())
+        return said
 
     def tell(self, message: Message) -> None:
         """See `Line`."""
@@ -245,7 +247,7 @@ class _Worker:
     hand: Hand
     actor: Any
     said: Any
-    """Ray's generator of references to what it says."""
+    """Reference to what it says next."""
 
 
 class _Actors:
@@ -272,9 +274,7 @@ class _Actors:
         while any(worker.hand.owner for worker in self._workers) or (self._workers and self.crew.allotment.is_open):
             if time.monotonic() >= self._give_up_at:
                 return
-            ready, _ = self._ray.wait(
-                [worker.said for worker in self._workers], num_returns=1, timeout=_PAUSE, fetch_local=True
-            )
+            ready, _ = self._ray.wait([worker.said for worker in self._workers], num_returns=1, timeout=_PAUSE)
             for worker in [worker for worker in self._workers if worker.said in ready]:
                 self._serve(worker)
             self._pass_on(stop)
@@ -291,27 +291,29 @@ class _Actors:
 
     def _start(self, place: Place, hand: Hand) -> _Worker:
         actor = self._class.remote()
-        said = actor.run.options(num_returns="streaming").remote(self._handle, place)
-        return _Worker(place, hand, actor, said)
+        actor.begin.remote(self._handle, place)
+        return _Worker(place, hand, actor, actor.listen.remote())
 
     def _serve(self, worker: _Worker) -> None:
-        """Take one thing that a worker has said, and answer it."""
+        """Take what a worker has said, and answer it."""
         try:
-            message = self._ray.get(next(worker.said))
-        except (StopIteration, self._ray.exceptions.RayError):
+            messages: list[Message | None] = self._ray.get(worker.said)
+        except self._ray.exceptions.RayError:
             if self._forget(worker, "was lost", wanted=self._asked):
                 self._workers.append(self._start(worker.place, worker.hand))
             return
-        if message is None:
-            worker.actor.answer.remote(self.crew.allotment.ask(worker.hand.number))
-            return
-        if not (isinstance(message, Ended) and worker.hand.ended):
-            self.crew.hear(worker.hand, message)
+        for message in messages:
+            if message is None:
+                worker.actor.answer.remote(self.crew.allotment.ask(worker.hand.number))
+            else:
+                self.crew.hear(worker.hand, message)
         if worker.hand.owner is not None and (found := Worker.parse(worker.hand.owner)):
             worker.hand.name = f"worker {worker.place.number} ({found.host}, process {found.process})"
         if worker.hand.ended:
             self._ray.kill(worker.actor)
             self._forget(worker, "has ended", wanted=True)
+        else:
+            worker.said = worker.actor.listen.remote()
 
     def _forget(self, worker: _Worker, how: str, *, wanted: bool) -> bool:
         self._workers.remove(worker)
