@@ -317,22 +317,28 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     Returns:
         Their numbers.
     """
-    released, unseen = [], []
+    released, ended, unseen = [], [], []
     running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
     now = optuna_internals.now(study) if running else 0.0
     for trial in running:
         owner, lease = _owner(trial), trial.user_attrs.get(TrialKey.LEASE)
         worker = Worker.parse(owner)
         has_lapsed = isinstance(lease, float | int) and lease < now
-        if has_lapsed or (worker is not None and worker.is_gone()) or _was_cleared(trial):
+        is_gone = (worker is not None and worker.is_gone()) or _was_cleared(trial)
+        if has_lapsed or is_gone:
             if _put_back(study, optuna_internals.trial_id_of(trial), {_owner_key(trial): owner, TrialKey.LEASE: lease}):
                 released.append(trial.number)
+                if not is_gone and worker is not None:
+                    where = f"process {worker.process} on {worker.host}"
+                    logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
+                else:
+                    ended.append(str(trial.number))
         elif worker is None and owner is None and not trial.params:
             _watch(study, trial)
         elif lease is None and (worker is None or not _is_here(worker)):
             unseen.append(str(trial.number))
-    if released:
-        logger.warning("going on with what no process runs any more: trial %s", ", ".join(map(str, released)))
+    if ended:
+        logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
     if unseen and not again:
         logger.warning(
             "trial %s runs where this process cannot see it; if its own has ended: %s",

@@ -370,7 +370,9 @@ def all_trials(study: Study, states: Iterable[TrialState] | None = None) -> list
 
     They must not be changed: they are not copied.
     """
-    chosen = None if states is None else tuple(states)
+    # A list, because for the tuple of the waiting state alone, the storage in memory begins its search after the last
+    # trial that it found waiting, and does not see one before it that was put back.
+    chosen = None if states is None else list(states)
     return study._storage.get_all_trials(study._study_id, deepcopy=False, states=chosen)
 
 

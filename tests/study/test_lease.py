@@ -199,3 +199,51 @@ def test_a_person_can_put_back_what_another_host_or_nobody_runs(study: optuna.St
     for number, problem in ((mine, "end that first"), (2, "complete, not running"), (9, "no trial 9")):
         with pytest.raises(StudyError, match=problem):
             lease.release_by_hand(study, number)
+
+
+def test_a_lapsed_lease_is_taken_over_whoever_has_it(study: optuna.Study, caplog: pytest.LogCaptureFixture) -> None:
+    me = here()
+    hosts = {"elsewhere": replace(me, host="elsewhere", machine="m", boot="b", process=7), "here": me}
+    numbers = [running(study, worker) for worker in hosts.values()]
+    held = running(study, hosts["elsewhere"])
+    for trial in study.get_trials(deepcopy=False):
+        lasts = time.time() + (60 if trial.number == held else -1)
+        study._storage.set_trial_user_attr(trial._trial_id, TrialKey.LEASE, lasts)
+    assert lease.release_abandoned(study) == numbers
+    assert states(study) == ["WAITING", "WAITING", "RUNNING"]
+    assert caplog.messages == [
+        "going on with trial 0, whose lease process 7 on elsewhere has not renewed",
+        f"going on with trial 1, whose lease process {me.process} on {me.host} has not renewed",
+    ]
+    taken = lease.take_waiting(study)
+    assert taken is not None
+    assert study.trials[0].user_attrs[TrialKey.LEASE] > time.time() + lease.SECONDS - 10
+
+
+def test_a_lease_that_was_renewed_meanwhile_is_not_taken(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = running(study, replace(here(), host="elsewhere", machine="m", boot="b"))
+    trial = study.get_trials(deepcopy=False)[number]
+    study._storage.set_trial_user_attr(trial._trial_id, TrialKey.LEASE, time.time() - 1)
+    seen = [study._storage.get_trial(trial._trial_id)]
+    study._storage.set_trial_user_attr(trial._trial_id, TrialKey.LEASE, time.time() + 60)
+    monkeypatch.setattr(lease.optuna_internals, "all_trials", lambda study, states: seen)
+    assert lease.release_abandoned(study) == []
+    assert states(study) == ["RUNNING"]
+
+
+def test_a_lease_is_renewed_beside_the_training(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_OPTUNA_LEASE", "0.5")
+    trial_id = lease.take_new(study)
+    with lease.hold(study, trial_id) as held:
+        until = time.monotonic() + 1.2
+        while time.monotonic() < until:
+            time.sleep(0.1)
+            assert lease.release_abandoned(study) == []
+        held.renew(at_once=True)
+        study._storage.set_trial_user_attr(trial_id, TrialKey.WORKER, "elsewhere/m/b/n/1/1")
+        until = time.monotonic() + 10
+        while not held.lost and time.monotonic() < until:
+            time.sleep(0.02)
+        assert held.lost, "the thread found it out"
+        with pytest.raises(lease.LostError):
+            held.renew()
