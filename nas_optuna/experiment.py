@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from nas_optuna.execution.executors.in_process import InProcess
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective, Objective
 from nas_optuna.execution.search import Search
+from nas_optuna.hyperparameters import distributions
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.registry import Registry
@@ -270,7 +271,21 @@ class Experiment:
         if self.data is None:
             return ()
         size = self.data.describe_size(*self.space.image_size)
-        return (*([f"images: {size}"] if size else []), *self.data.notes)
+        return (*self._searched(), *([f"images: {size}"] if size else []), *self.data.notes)
+
+    def _searched(self) -> Iterator[str]:
+        """What of the recipe each trial chooses, and what of it the sampler does not propose."""
+        from optuna.distributions import CategoricalDistribution
+
+        found = distributions(getattr(self.objective, "searched", {}))
+        if found:
+            yield f"each trial chooses beside its architecture: {', '.join(found)}"
+        sampler = self.sampler
+        while isinstance(inner := getattr(sampler, "_sampler", None), BaseSampler):
+            sampler = inner
+        ranges = [name for name, d in found.items() if not isinstance(d, CategoricalDistribution)]
+        if ranges and not getattr(sampler, "numbers", True):
+            yield f"sampler {self.spec.sampler.name} proposes choices only: {', '.join(ranges)} is drawn at random"
 
 
 @dataclass(frozen=True)

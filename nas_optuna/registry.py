@@ -90,7 +90,8 @@ class Registry:
             for part in attribute.split("."):
                 if isinstance(found, ModuleType) and not hasattr(found, part):
                     names = [known for known in vars(found) if not known.startswith("_")]
-                    raise SpecError(unknown(f"name in {place}:", part, names))
+                    reason = unknown(f"name in {place}:", part, names)
+                    raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason}")
                 found = getattr(found, part)
         except NasOptunaError:
             raise

@@ -8,7 +8,7 @@ import pytest
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
 from nas_optuna.hyperparameters import Range, applied, distributions, parse_range, suggest
-from tests.helpers import RECIPE
+from tests.helpers import RECIPE, Command, tiny
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,16 @@ def test_each_trial_trains_by_the_recipe_that_it_chose_and_equal_seeds_give_equa
     assert fast.value > slow.value + 0.1  # one architecture: not reused, since the recipes differ
     assert set(slow.params) >= {"recipe.learning_rate", "recipe.batch_size"}
     assert [t.value for t in search(3).trials] == [t.value for t in study.trials]
+
+
+def test_the_header_says_what_is_searched_and_what_the_sampler_leaves_to_chance(command: Command) -> None:
+    search = ("--search", "recipe.learning_rate=1e-4..1e-1:log", "--search", "recipe.batch_size=32,64")
+    left = "sampler controller proposes choices only: recipe.learning_rate is drawn at random"
+    for sampler, said in (("controller", True), ("evolution", False), ("tpe", False)):
+        run = command("run", "--study", sampler, *tiny(), "--sampler", sampler, *search, "--trials", 1)
+        assert run.code == 0, run.err
+        assert "each trial chooses beside its architecture: recipe.learning_rate, recipe.batch_size" in run.err
+        assert (left in run.err) == said
 
 
 @pytest.mark.slow

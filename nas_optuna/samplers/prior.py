@@ -318,6 +318,8 @@ class SupernetSampler(BaseSampler):
         SpecError: A temperature or `anneal_trials` is not positive.
     """
 
+    numbers = False  # its alphas are of choices
+
     def __init__(
         self,
         distributions: Mapping[str, CategoricalDistribution],
