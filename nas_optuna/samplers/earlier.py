@@ -51,7 +51,7 @@ def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str
     complete = [t for t in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if np.isfinite(t.values[0])]
     if len(complete) < FEWEST:
         raise StudyError(
-            f"study {name!r} has {len(complete)} complete trials, and {FEWEST} are the fewest to learn from;"
+            f"study {name!r} has too few complete trials to learn from ({len(complete)}, and it takes {FEWEST});"
             f" run: nas-optuna run --study {name}"
         )
     if not set(names) & {name for trial in complete for name in trial.params}:

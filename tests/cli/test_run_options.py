@@ -71,3 +71,34 @@ def test_weights_are_kept_for_export(command: Command, which: str, kept: int) ->
     assert len(list(Path.cwd().rglob("trial-*.safetensors"))) == kept
     assert command("export", "--out", "made").code == 0
     assert Path("made/model.py").is_file()
+
+
+def test_a_study_learns_from_an_earlier_one_and_remembers_its_trials(command: Command) -> None:
+    assert (
+        command("run", "--study", "first", "--trials", 6, *tiny(), "--sampler", "random", "--pruner", "none").code == 0
+    )
+    result = command("run", "--trials", 1, *tiny(), "--sampler", "arch", "--learn-from", "first")
+    assert result.code == 0, result.err
+    assert "learning from 6 trials of first; in the queue: 1 of its best" in result.err
+    first = optuna.load_study(study_name="first", storage="sqlite:///nas-optuna.db")
+    assert trials()[0].params == first.best_params
+    again = command("run", "--trials", 1, "--learn-from", "first@sqlite:///nas-optuna.db")
+    assert "in the queue: 0 of its best" in again.err, "it was tried already"
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("absent", "unknown study 'absent'"),
+        ("nas", "names this study"),
+        ("first", "too few complete trials to learn from (1, and it takes 5)"),
+    ],
+)
+def test_an_earlier_study_that_cannot_teach_is_refused_before_anything_is_created(
+    command: Command, named: str, says: str
+) -> None:
+    assert command("run", "--study", "first", "--trials", 1, *tiny()).code == 0
+    result = command("run", "--trials", 1, *tiny(), "--learn-from", named)
+    assert result.code == 2
+    assert says in result.err
+    assert optuna.get_all_study_names("sqlite:///nas-optuna.db") == ["first"]

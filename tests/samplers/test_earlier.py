@@ -99,7 +99,7 @@ def test_of_another_space_what_is_common_counts(sampler: str) -> None:
 
 def test_what_cannot_teach_is_refused() -> None:
     study = optuna.create_study(direction="maximize")
-    with pytest.raises(StudyError, match="has 4 complete trials, and 5 are the fewest"):
+    with pytest.raises(StudyError, match=r"too few complete trials to learn from \(4, and it takes 5\)"):
         remember(study, earlier(1.0, trials=4), SPACE.parameters)
     with pytest.raises(StudyError, match="another direction"):
         remember(study, earlier(1.0, trials=5, direction="minimize"), SPACE.parameters)
