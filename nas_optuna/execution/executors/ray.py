@@ -73,7 +73,9 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = shortened(printable(str(error)), 200)
-        raise StudyError(f"no Ray cluster answers at {address or 'its default address'}: {reason}") from None
+        raise StudyError(
+            f"no Ray cluster answers at {address or 'its default address'}, or it wants a token of yours: {reason}"
+        ) from None
     try:
         yield ray
     finally:
