@@ -335,11 +335,14 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
                     ended.append(str(trial.number))
         elif worker is None and owner is None and not trial.params:
             _watch(study, trial)
-        elif lease is None and (worker is None or not _is_here(worker)):
-            unseen.append(str(trial.number))
+        elif lease is None and (worker is None or not _is_here(worker)) and not again:
+            # Optuna reads a trial's attributes after its state; in between, another process may have put it back.
+            trial_id = optuna_internals.trial_id_of(trial)
+            if optuna_internals.state_and_owner(study, trial_id, _owner_key(trial)) == (TrialState.RUNNING, owner):
+                unseen.append(str(trial.number))
     if ended:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
-    if unseen and not again:
+    if unseen:
         logger.warning(
             "trial %s runs where this process cannot see it; if its own has ended: %s",
             ", ".join(unseen),

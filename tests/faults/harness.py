@@ -6,6 +6,7 @@ trained alone, undisturbed. So an account can tell not only what was lost or rec
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import multiprocessing
@@ -21,6 +22,7 @@ from functools import cache
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -95,7 +97,7 @@ class Account:
         lost: Trials that did not end, and numbers that no trial has.
         doubled: Trials whose end was recorded more than once.
         wrong: Trials whose value is not that of the same architecture trained alone.
-        epochs_lost: Epochs that were trained beyond those of each trial.
+        epochs_lost: Whole epochs that were trained beyond those of each trial.
         seconds: Seconds that it took.
     """
 
@@ -125,6 +127,18 @@ class _Notes(Callback):
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         self._note("ends", subject.name)
 
+    def note_trainings(self) -> None:
+        """Note each epoch that is trained in this process, rather than read from a checkpoint."""
+        fit = importlib.import_module("nas_optuna.training.fit")
+        train_epoch = fit._train_epoch
+
+        def noted(*arguments: Any) -> Any:
+            learned = train_epoch(*arguments)
+            self._note("trained", f"epoch {arguments[2]}")
+            return learned
+
+        fit._train_epoch = noted  # type: ignore[attr-defined]
+
     def _note(self, what: str, line: str) -> None:
         with (self._folder / f"{what}.{os.getpid()}").open("a") as file:
             file.write(line + "\n")
@@ -152,7 +166,7 @@ def work(place: Place, total: int, host: str = "") -> None:
         time.time = lambda: real() + 3600
     study, notes = place.study(), _Notes(place.folder)
     scored = objective(place.folder / "checkpoints")
-    scored.callbacks.add(notes)
+    notes.note_trainings()
     while finished(study) < total or study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         run(study, scored, trials=4, callbacks=[notes])
 
@@ -204,6 +218,7 @@ class Kill(Callback):
 def killed_script(place: Place, gate: Barrier) -> None:
     """Be a plain script of Optuna's users, with a plain storage, which is killed after the first epoch."""
     scored = objective(place.folder / "checkpoints")
+    _Notes(place.folder).note_trainings()
     scored.callbacks.add(Kill())
     optuna.load_study(study_name="s", storage=place.address).optimize(scored, n_trials=2)
 
@@ -292,7 +307,7 @@ def _account(place: Place, kills: int, stops: int, restarts: int, seconds: float
         lost=len(trials) - len(complete) + len(set(range(len(trials))) - numbers),
         doubled=sum(count > 1 for count in place.noted("ends").values()),
         wrong=len(wrong),
-        epochs_lost=sum(place.noted("epochs").values()) - EPOCHS * len(complete),
+        epochs_lost=sum(place.noted("trained").values()) - EPOCHS * len(complete),
         seconds=round(seconds, 1),
     )
 
