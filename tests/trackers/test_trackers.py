@@ -1,5 +1,8 @@
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,12 +95,27 @@ def written(file: Path) -> Iterator[bytes]:
             whole = b""
 
 
-def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
     from wandb.proto import wandb_internal_pb2
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    study = searched(create_tracker("wandb:digits"))
+    # In a process of its own, because W&B starts a service beside the process that first asks for it.
+    code = (
+        "from tests.trackers.test_trackers import create_tracker, searched\n"
+        "import json\n"
+        "study = searched(create_tracker('wandb:digits'))\n"
+        "print(json.dumps([trial.intermediate_values for trial in study.trials]))\n"
+    )
+    alone = os.environ | {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=alone,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    curves = json.loads(done.stdout.splitlines()[-1])
     found: dict[str, dict[str, list[str]]] = {}
     for file in tmp_path.glob("wandb/offline-run-*/*.wandb"):
         name, curve = "", []
@@ -111,6 +129,6 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path, monkeypa
             curve += [item.value_json for item in items if "accuracy" in (item.key, *item.nested_key)]
         found[name] = {"accuracy": curve}
     assert set(found) == {"s search", "trial 0", "trial 1"}
-    for trial in study.trials:
-        curve = [float(value) for value in found[f"trial {trial.number}"]["accuracy"]]
-        assert curve == pytest.approx([trial.intermediate_values[step] for step in (1, 2)], abs=1e-6)
+    for number, expected in enumerate(curves):
+        curve = [float(value) for value in found[f"trial {number}"]["accuracy"]]
+        assert curve == pytest.approx([expected[step] for step in ("1", "2")], abs=1e-6)
