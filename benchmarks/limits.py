@@ -38,6 +38,8 @@ from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=2, input_size=8)  # the table's
 SAMPLERS = ("random", "tpe", "nsga2")
+LIMITED = (*SAMPLERS, "evolution", "arch")
+"""Samplers of the comparison under a limit."""
 TREATMENTS = ("pruned", "complete", "failed", "drawn again")
 QUANTILES = (0.1, 0.3)
 PRUNERS = ("none", "asha", "median", "hyperband")
@@ -155,7 +157,7 @@ def main() -> None:
     rows = []
     for quantile in QUANTILES:
         limit = macs(architectures[int(quantile * len(architectures))])
-        for sampler in SAMPLERS:
+        for sampler in LIMITED:
             for treatment in TREATMENTS if sampler != "random" else TREATMENTS[-1:]:  # all the same to it
                 name = f"{sampler}, {quantile:.0%} feasible, {treatment}"
                 runs = [search_within(table, sampler, treatment, limit, s) for s in track(seeds, name, transient=True)]

@@ -21,6 +21,9 @@ from nas_optuna.spaces import SearchSpace
 DOUBTFUL = 0.2
 """Correlation with the study's own trials below which an earlier study is not followed."""
 
+LITTERS = 8
+"""Tournaments until a child is allowed; only mutating one parent within the limits gets stuck near the start."""
+
 
 @dataclass(frozen=True)
 class EvolutionConfig:
@@ -129,6 +132,12 @@ class EvolutionSampler(ArchitectureSampler):
         return experience if agreement > DOUBTFUL else None
 
     def _child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
+        """The first allowed child of several tournaments; a random one keeps the population diverse where none is."""
+        children = (self._any_child(history, study, rng) for _ in range(LITTERS))
+        allowed = next((child for child in children if self._allows(history, child)), None)
+        return self._random(history, rng) if allowed is None else allowed
+
+    def _any_child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
         members = history.informative[-self._config.population_size :]
         if len(members) < self._config.n_startup_trials:
             return self._random(history, rng)
@@ -163,11 +172,7 @@ class EvolutionSampler(ArchitectureSampler):
         if not children:
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
-        first = int(rng.choice(len(children), p=probabilities))
-        if self._allows(history, children[first]):
-            return children[first]
-        order = rng.choice(len(children), len(children), replace=False, p=probabilities)
-        return next((children[i] for i in order if self._allows(history, children[i])), None)
+        return children[int(rng.choice(len(children), p=probabilities))]
 
 
 @configured(EvolutionConfig)
