@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.execution.search import Search
     from nas_optuna.execution.supernet_check import RankCorrelation, Verdict
-    from nas_optuna.execution.supernet_training import Price, SupernetTraining
+    from nas_optuna.execution.supernet_cost import Price
+    from nas_optuna.execution.supernet_training import SupernetTraining
     from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.spaces.supernet import Supernet
 
@@ -154,7 +155,8 @@ def _prepare(
     """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
     from nas_optuna.cli.specs import say_created
     from nas_optuna.devices import resolve_device
-    from nas_optuna.execution.supernet_training import SupernetTraining, cost_table
+    from nas_optuna.execution.supernet_cost import cost_table
+    from nas_optuna.execution.supernet_training import SupernetTraining
     from nas_optuna.experiment import Experiment, code_named
     from nas_optuna.study.storage import files_folder, open_storage
     from nas_optuna.study.studies import load_study, require_same_spec
@@ -234,7 +236,7 @@ def export(
     import json as json_format
 
     from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.execution.supernet_training import ORIGIN, candidates
+    from nas_optuna.execution.supernet_candidates import ORIGIN, candidates
     from nas_optuna.study.hints import command
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import file_name

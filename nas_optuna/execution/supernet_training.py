@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import hashlib
 import json
-import math
-import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +18,14 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.costs.complexity import macs_table
 from nas_optuna.costs.cost_model import CostModel
-from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.limits import Limits
 from nas_optuna.data import BatchLoader, ImageSet, make_loader, split
 from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
+from nas_optuna.execution.supernet_cost import CostTable, Price, measure_price, supernet_precision
 from nas_optuna.oneshot.bilevel import BilevelSearch
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
@@ -40,133 +34,22 @@ from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.samplers.prior import (
-    probabilities,
     read_alphas,
-    starts,
-    top,
     write_alphas,
     write_score,
 )
-from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.hints import command
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.studies import checkpoint_folder
-from nas_optuna.training import Checkpoint, CheckpointFolder, TrainStep, make_network
+from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.network import kaiming
-from nas_optuna.training.precision import resolve_precision
 from nas_optuna.training.soundness import require_number, require_tensors
 
 SCORED_IMAGES = 1000
 """The most held-out images that shared weights are scored on."""
-PRICED_ARCHITECTURES = 3
-
-ORIGIN = "supernet"
-"""Origin of a trial that a supernet's export put into the queue."""
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """What each operation of a space costs.
-
-    Attributes:
-        costs: ``Operation.key`` → cost in `unit`.
-        unit: ``"ms"``, or ``"MMACs"`` for millions of multiply-accumulates.
-        source: Where the figures are from, for a person.
-    """
-
-    costs: Mapping[str, float]
-    unit: str
-    source: str
-
-
-def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
-    """A latency table for what a space's supernet holds, or its MACs where there is none.
-
-    A table may be of another device than this one: it is of the device that the network is searched for.
-
-    Raises:
-        SpecError: The space has no supernet.
-        TableError: The file is no sound latency table, or lacks an operation of the space.
-    """
-    space = supernet_for.covered(space)
-    if path is None:
-        return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
-    table = LatencyTable.load(Path(path))
-    operations = require_operations(space, "a latency table").reachable_operations()
-    costs = {operation.key: table.operation_ms(operation) for operation in operations}
-    return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a supernet's training costs, measured on a few steps.
-
-    Attributes:
-        epoch_seconds: One epoch of shared weights.
-        training_seconds: One stand-alone training of the study's recipe, of an architecture of middling cost.
-    """
-
-    epoch_seconds: float
-    training_seconds: float
-
-    @property
-    def epoch_in_trainings(self) -> float:
-        """How many stand-alone trainings one epoch costs."""
-        return self.epoch_seconds / self.training_seconds
-
-
-def measure_price(search: Search, supernet: Supernet, spec: SupernetSpec, device: torch.device) -> Price:
-    """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random.
-
-    Args:
-        search: What the study's spec names.
-        supernet: It is left as it is.
-        spec: The supernet's settings; strategy ``"fair"``.
-        device: Where to train.
-    """
-    recipe, space = search.spec.recipe, search.space
-    batch, own = (
-        make_loader(search.data.train, n, space.input_size, device) for n in (spec.batch_size, recipe.batch_size)
-    )
-    fair = FairTraining(copy.deepcopy(supernet), batch, spec, 1, _precision(search, device))
-    rng = random.Random(spec.seed)
-    shared_batch, own_batch = next(iter(batch.epoch(0))), next(iter(own.epoch(0)))
-    shared, alone = [], []
-    fair.step(shared_batch, rng)
-    for _ in range(PRICED_ARCHITECTURES):
-        params = {name: rng.choice(p.choices) for name, p in space.parameters.items()}
-        network = make_network(space, space.architecture(params), recipe, device, recipe.seed)
-        step = TrainStep(network, recipe, device, total_steps=1000)
-        step(*own_batch)
-        alone.append(_seconds(partial(step, *own_batch), device))
-        shared += [_seconds(lambda: fair.step(shared_batch, rng), device) for _ in range(3)]
-    return Price(
-        epoch_seconds=statistics.fmean(shared) * len(batch),
-        training_seconds=statistics.fmean(alone) * len(own) * recipe.epochs * recipe.repeats,
-    )
-
-
-def _seconds(step: Callable[[], object], device: torch.device) -> float:
-    """The fastest of three runs: what else runs on the machine disturbs some."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(3))
-
-
-def _precision(search: Search, device: torch.device) -> torch.dtype:
-    """A supernet's steps have no gradient scaler, which float16 needs."""
-    precision = search.spec.recipe.precision
-    dtype = torch.float32 if precision == "fp16" else resolve_precision(precision, device)
-    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def measured(epoch: Epoch) -> Measurement:
@@ -277,7 +160,7 @@ class SupernetTraining:
         self._folder = CheckpointFolder(_folder(files, study, self._identity))
         if restart:
             self._folder.remove()
-        self._dtype = _precision(search, device)
+        self._dtype = supernet_precision(search, device)
         self.supernet = make_supernet(search, spec, device)
         self.search = search = held_by(self.supernet, search)
         self.start = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
@@ -560,63 +443,6 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
         )
     supernet.load_state_dict(found.weights)
     return supernet
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What a supernet puts forward.
-
-    Attributes:
-        architecture: The architecture.
-        by: ``"score"``, found by the search over shared weights, or ``"alphas"``, the most probable choices.
-        probability: Under the alphas.
-    """
-
-    architecture: Architecture
-    by: str
-    probability: float
-
-
-def candidates(study: Study, space: SearchSpace, count: int) -> list[Candidate]:
-    """The best that a study's supernet found, best first.
-
-    With strategy ``"fair"`` the best by the score come first, and differ from each other; the alphas' argmax follows
-    the first of them. With ``"darts"`` these are the most probable.
-
-    Raises:
-        StudyError: The study has no trained supernet.
-        ArchitectureError: It was trained for another space.
-    """
-    alphas, _ = read_alphas(study)
-    by_alphas = [Candidate(a, "alphas", p) for a, p in most_probable(study, space, count)]
-    scored = [space.architecture(params) for params in starts(study)]
-    if not scored:
-        return by_alphas
-    shares = {name: probabilities(logits) for name, logits in alphas.items()}
-
-    def probability(architecture: Architecture) -> float:
-        tokens = zip(space.parameters, space.tokens(architecture), strict=True)
-        return float(math.prod(shares[name][token] for name, token in tokens))
-
-    by_score = [Candidate(a, "score", probability(a)) for a in scored]
-    listed = [by_score[0], *by_alphas[:1], *by_score[1:]]
-    distinct = {candidate.architecture: candidate for candidate in reversed(listed)}
-    return [c for c in listed if distinct[c.architecture] is c][:count]
-
-
-def most_probable(study: Study, space: SearchSpace, count: int) -> list[tuple[Architecture, float]]:
-    """The argmax of a study's alphas and what follows it, with their probabilities.
-
-    Raises:
-        StudyError: The study has no trained supernet.
-        ArchitectureError: It was trained for another space.
-    """
-    alphas, _ = read_alphas(study)
-    found = []
-    for indices, log_probability in top(alphas, count):
-        params = {name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}
-        found.append((space.architecture(params), math.exp(log_probability)))
-    return found
 
 
 def _identity(search: Search, spec: SupernetSpec, table: CostTable) -> str:

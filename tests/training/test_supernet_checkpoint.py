@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nas_optuna.execution.supernet_training import SupernetTraining, cost_table, trained_supernet
+from nas_optuna.execution.supernet_cost import cost_table
+from nas_optuna.execution.supernet_training import SupernetTraining, trained_supernet
 from nas_optuna.experiment import Experiment
 from nas_optuna.spec import StudySpec, SupernetSpec
 
