@@ -22,7 +22,7 @@ from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import GaussianProcess
 from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.samplers.prior import read_chunks, write_chunks
-from nas_optuna.study.optuna_internals import study_user_attributes
+from nas_optuna.study.optuna_internals import contains, study_user_attributes
 from nas_optuna.study.schema import StudyKey, study_attribute
 
 MOST = 200
@@ -146,7 +146,7 @@ def _token(history: History, name: str, value: Any) -> int | None:
     distribution = history.space[name]
     choices = getattr(distribution, "choices", None)
     try:
-        inside = value in choices if choices is not None else distribution._contains(float(value))
+        inside = value in choices if choices is not None else contains(distribution, float(value))
     except (TypeError, ValueError):
         return None
     return history.axes[name].token(value) if inside else None

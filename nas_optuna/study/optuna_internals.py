@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study, StudyDirection
@@ -435,6 +436,11 @@ def showing(study: Study, chosen: Callable[[list[FrozenTrial]], list[FrozenTrial
 def last_of_grid(sampler: optuna.samplers.GridSampler, study: Study, trial: FrozenTrial) -> bool:
     """Whether no point of the grid but a trial's own was left."""
     return not set(sampler._get_unvisited_grid_ids(study)) - {trial.system_attrs.get("grid_id")}
+
+
+def contains(distribution: BaseDistribution, value: float) -> bool:
+    """Whether a number, in Optuna's internal form, is inside a distribution."""
+    return distribution._contains(value)
 
 
 @contextmanager

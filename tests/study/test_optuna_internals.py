@@ -92,7 +92,11 @@ def private_names() -> set[str]:
     """What Optuna's classes call by a name that begins with an underscore, instance attributes included."""
     study = optuna.create_study(sampler=GridSampler({"x": [1]}))
     trial = study.ask()
-    things = (study, trial, study.sampler, study.pruner, study._storage, RDBStorage, optuna.create_trial(value=0.0))
+    inside = optuna.distributions.FloatDistribution(0, 1)
+    assert internals.contains(inside, 0.5)
+    assert not internals.contains(inside, 1.5)
+    ended = optuna.create_trial(value=0.0)
+    things = (study, trial, study.sampler, study.pruner, study._storage, RDBStorage, ended, inside)
     found = {name for thing in things for name in (*dir(thing), *getattr(thing, "__dict__", {}))}
     return {name for name in found if name.startswith("_") and not name.endswith("__")}
 
@@ -111,7 +115,7 @@ def uses(tree: ast.AST, private: set[str]) -> list[str]:
 
 def test_nobody_else_uses_a_private_name_of_optuna() -> None:
     package, private = Path(nas_optuna.__file__).parent, private_names()
-    assert {"_storage", "_trial_id", "_study_id", "_get_trials"} < private
+    assert {"_storage", "_trial_id", "_study_id", "_get_trials", "_contains"} < private
     assert uses(ast.parse("from optuna.study._tell import x; trial._trial_id"), private)
     for file in package.rglob("*.py"):
         if file.name != "optuna_internals.py":
