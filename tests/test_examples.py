@@ -21,6 +21,7 @@ def test_examples_run(file: Path) -> None:
     assert 0 <= study.best_value <= 1
 
 
+@pytest.mark.slow
 def test_a_resnet_of_torchvision_trains_an_epoch_on_a_folder(command: Command, tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", each=12, height=64, width=64)
     space, data = f"space.name={FOLDER}/torchvision_backbone.py:resnet", f"data.name=folder:{tmp_path / 'photos'}"

@@ -60,7 +60,9 @@ def test_what_a_terminal_would_obey_is_not_printed(capsys: pytest.CaptureFixture
     assert "error: a\N{REPLACEMENT CHARACTER}[2Jb c d" in printed
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "latin-1"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", "ascii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cp437", "latin-1"))]
+)
 def test_any_encoding_of_a_pipe_will_do(bracketed: str, encoding: str) -> None:
     for arguments in (
         ("study", "show", NAME),

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -249,34 +250,50 @@ def search(
     began, rng = time.monotonic(), random.Random(seed)
     disturbances = dict(disturbances or {})
     study = place.study()
-    plan: list[tuple[float, Callable[[list[BaseProcess]], None]]] = []
-    plan += [(rng.uniform(0.02, 0.95), lambda all_: _kill(place, trials, all_, rng)) for _ in range(kills)]
-    plan += [(rng.uniform(0.1, 0.7), lambda all_: _stop(all_, stop_seconds, rng)) for _ in range(stops)]
-    plan += [(share, lambda all_, act=act: act()) for share, act in disturbances.items()]  # type: ignore[misc]
     running = [start(place, trials) for _ in range(workers)]
-    for share, act in sorted(plan, key=lambda entry: entry[0]):
+    plan: list[tuple[float, str, Callable[[], bool]]] = []
+    plan += [(rng.uniform(0.02, 0.95), "kill", lambda: _kill(place, trials, running, rng)) for _ in range(kills)]
+    plan += [(rng.uniform(0.1, 0.7), "stop", lambda: _stop(running, stop_seconds, rng)) for _ in range(stops)]
+    plan += [(share, "restart", lambda act=act: act() is None) for share, act in disturbances.items()]  # type: ignore[misc]
+    done: Counter[str] = Counter()
+    for share, what, act in sorted(plan, key=lambda entry: entry[0]):
         while finished(study) < share * trials:
             time.sleep(0.1)
         time.sleep(rng.uniform(0, 0.2))
-        act(running)
+        done[what] += act()
     _join(place, running)
     _drain(place, trials)
-    return _account(place, kills, stops, len(disturbances), time.monotonic() - began)
+    return _account(place, done["kill"], done["stop"], done["restart"], time.monotonic() - began)
 
 
-def _kill(place: Place, trials: int, running: list[BaseProcess], rng: random.Random) -> None:
-    victim = rng.choice([process for process in running if process.is_alive()])
+def _victim(running: list[BaseProcess], rng: random.Random) -> BaseProcess | None:
+    """A worker that runs; None where all have ended, as at the end of a short search."""
+    alive = [process for process in running if process.is_alive()]
+    return rng.choice(alive) if alive else None
+
+
+def _kill(place: Place, trials: int, running: list[BaseProcess], rng: random.Random) -> bool:
+    victim = _victim(running, rng)
+    if victim is None:
+        return False
     victim.kill()
     victim.join()
     running[running.index(victim)] = start(place, trials)
+    return True
 
 
-def _stop(running: list[BaseProcess], seconds: float, rng: random.Random) -> None:
-    victim = rng.choice([process for process in running if process.is_alive()])
-    assert victim.pid is not None
+def _stop(running: list[BaseProcess], seconds: float, rng: random.Random) -> bool:
+    victim = _victim(running, rng)
+    if victim is None or victim.pid is None:
+        return False
     os.kill(victim.pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.kill(victim.pid, signal.SIGCONT)
+    threading.Timer(seconds, _wake, [victim]).start()
+    return True
+
+
+def _wake(process: BaseProcess) -> None:
+    if process.is_alive() and process.pid is not None:  # it may have been killed meanwhile
+        os.kill(process.pid, signal.SIGCONT)
 
 
 def _join(place: Place, running: list[BaseProcess]) -> None:

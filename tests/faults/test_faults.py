@@ -34,9 +34,10 @@ def restart(server: Server, seconds: float) -> Callable[[], None]:
 
 def test_killed_and_stopped_on_sqlite(tmp_path: Path) -> None:
     place = Place(f"sqlite:///{tmp_path}/s.db", tmp_path, {"NAS_OPTUNA_LEASE": "1"})
-    account = search(place, trials=16, workers=3, kills=3, stops=1, stop_seconds=2.5)
+    account = search(place, trials=60, workers=3, kills=3, stops=1, stop_seconds=2.5)
     assert sound(account)
-    assert account.trials >= 16
+    assert account.trials >= 60
+    assert (account.kills, account.stops) == (3, 1)
 
 
 def test_the_trial_of_a_plain_script_that_was_killed_is_taken_up(tmp_path: Path) -> None:

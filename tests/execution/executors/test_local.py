@@ -83,6 +83,7 @@ def test_two_workers_bring_the_values_of_one(command: Command) -> None:
     assert len(notes) >= 5, "callbacks of the parent are told of every trial"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again(place: Path) -> None:
     process = start("--workers", "2", "--trials", "3", "--threads", "1", "--json", *LONG)
     wait_for(lambda: len(running()) == 2)
