@@ -156,12 +156,12 @@ class SupernetTraining:
         self._table = table
         self._device = device
         self._files = files
-        self._identity = _identity(search, spec, table)
+        self.supernet = make_supernet(search, spec, device)
+        self._identity = _identity(search, spec, table, self.supernet.version)
         self._folder = CheckpointFolder(_folder(files, study, self._identity))
         if restart:
             self._folder.remove()
         self._dtype = supernet_precision(search, device)
-        self.supernet = make_supernet(search, spec, device)
         self.search = search = held_by(self.supernet, search)
         self.start = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
         self.history: list[Epoch] = []
@@ -308,6 +308,7 @@ class SupernetTraining:
             "costs": self._table.source,
             "stopped": stopped,
             "identity": self._identity,
+            "version": self.supernet.version,
             "artifact": self._upload_history(),
             "settings": self._spec.model_dump(mode="json"),
         }
@@ -428,12 +429,18 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
     """The study's supernet with the weights that its training left behind.
 
     Raises:
-        StudyError: The study has no trained supernet, or its weights are on another machine.
+        StudyError: The study has no trained supernet, an earlier release trained it, or its weights are on another
+            machine.
     """
     _, summary = read_alphas(study)
     folder = _folder(files, study, summary["identity"])
     with seeded(0):
         supernet = supernet_for(search.space, **summary["settings"].get("options", {}))
+    if summary.get("version", 1) != supernet.version:
+        raise StudyError(
+            f"the supernet of study {study.study_name!r} was trained by another release, which computes differently with"
+            f" its weights; train it anew: {command(study, 'supernet', 'train', '--study', study.study_name)}"
+        )
     supernet = supernet.to(device).to(memory_format=torch.channels_last)
     found = CheckpointFolder(folder).load(lambda found: require_tensors(found.weights, supernet.state_dict()))
     if found is None:
@@ -445,10 +452,11 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
     return supernet
 
 
-def _identity(search: Search, spec: SupernetSpec, table: CostTable) -> str:
+def _identity(search: Search, spec: SupernetSpec, table: CostTable, version: int) -> str:
     """Twelve hex digits that differ whenever a training would."""
     said = search.spec.to_dict()
     parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
+    parts += [version] if version > 1 else []  # the first had no number
     text = json.dumps([*parts, spec.settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -106,8 +106,11 @@ class Supernet(nn.Module, ABC):
         space: The space that it holds, which is `covered` of the one that it was made for.
         must_draw: Parameters whose choices cannot be mixed, since they change the shape of what follows.
         has_norm: Whether it has batch norm layers, whose statistics are wrong for a path until `recalibrate`.
+        version: Raised whenever the same weights would give other outputs, so that weights which an earlier release
+            trained are not taken for its own.
     """
 
+    version: int = 1
     must_draw: frozenset[str] = frozenset()
     has_norm: bool = False
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.supernet_cost import cost_table
 from nas_optuna.execution.supernet_training import SupernetTraining, trained_supernet
 from nas_optuna.experiment import Experiment
 from nas_optuna.spec import StudySpec, SupernetSpec
+from nas_optuna.study.schema import StudyKey
 
 CPU = torch.device("cpu")
 SPEC = StudySpec.from_dict(
@@ -48,6 +50,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
         supernet.run()
         found[strategy] = (files, [epoch.loss for epoch in supernet.history])
     return found
+
+
+def test_weights_of_another_release_are_not_taken_for_ours(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    training(study, tmp_path, "fair").run()
+    assert trained_supernet(study, SEARCH, CPU, tmp_path)
+    summary = study.user_attrs[StudyKey.SUPERNET]
+    assert summary["version"] > 1
+    study.set_user_attr(StudyKey.SUPERNET, {key: value for key, value in summary.items() if key != "version"})
+    with pytest.raises(StudyError, match=r"another release.*supernet train --study s"):
+        trained_supernet(study, SEARCH, CPU, tmp_path)
 
 
 def without_digests(change: Callable[[Path], object]) -> Callable[[Path], object]:

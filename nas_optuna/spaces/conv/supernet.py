@@ -231,6 +231,7 @@ class ConvSupernet(Supernet):
         SpecError: A kernel is even: its crop has no centre.
     """
 
+    version = 2
     space: ConvSpace
 
     def __init__(self, space: ConvSpace, *, alpha_init: str = "zero") -> None:
