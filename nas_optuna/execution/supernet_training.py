@@ -438,7 +438,7 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
         supernet = supernet_for(search.space, **summary["settings"].get("options", {}))
     if summary.get("version", 1) != supernet.version:
         raise StudyError(
-            f"the supernet of study {study.study_name!r} was trained by another release, which computes differently with"
+            f"the supernet of study {study.study_name!r} was trained by another release, which computes otherwise with"
             f" its weights; train it anew: {command(study, 'supernet', 'train', '--study', study.study_name)}"
         )
     supernet = supernet.to(device).to(memory_format=torch.channels_last)
