@@ -315,15 +315,15 @@ class ExperimentHandle:
     images: Callable[[], SearchData] | None = None
 
     def on(self, device: str) -> ExperimentHandle:
-        """The same, to train on another device."""
+        """Return a copy of the handle that trains on another device."""
         return replace(self, device=device)
 
     def with_images(self, images: Callable[[], SearchData]) -> ExperimentHandle:
-        """The same, with images that need not be loaded."""
+        """Return a copy of the handle with images that need not be loaded."""
         return replace(self, images=images)
 
     def without_files(self) -> ExperimentHandle:
-        """The same, with nothing kept in a folder.
+        """Return a copy of the handle that keeps no files in a folder.
 
         Raises:
             StudyError: Weights were to be kept.

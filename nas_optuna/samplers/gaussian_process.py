@@ -166,7 +166,7 @@ def _kernel(likeness: Array) -> Array:
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
-    """Of a normal variable over `best`."""
+    """Return the expected improvement of normal variables over `best` (Jones et al. 1998); ``[points]``."""
     z = (mean - best) / deviation
     improvement: Array = (mean - best) * ndtr(z) + deviation * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     return improvement

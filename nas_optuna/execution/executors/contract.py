@@ -53,13 +53,13 @@ class Handle(Protocol):
         """The storage's URL."""
 
     def on(self, device: str) -> Handle:
-        """The same, to train on another device."""
+        """Return a copy of the handle that trains on another device."""
 
     def with_images(self, images: Callable[[], SearchData]) -> Handle:
-        """The same, with a function that can be pickled and gives the images, which need not be loaded then."""
+        """Return a copy of the handle with a function that gives the images and can be pickled."""
 
     def without_files(self) -> Handle:
-        """The same, with nothing kept in a folder, because each worker would have a folder of its own."""
+        """Return a copy of the handle that keeps no files: each worker would have a folder of its own."""
 
     def open(self, *, interrupted: Callable[[], bool]) -> tuple[Opened, Study]:
         """The experiment and its study, in this process."""
