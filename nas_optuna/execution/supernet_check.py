@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.search import Search
 from nas_optuna.execution.supernet_training import accuracy_of, trained_trials
-from nas_optuna.oneshot.score import FEATURES, Score
+from nas_optuna.oneshot.score import FEATURES, SIZES, Score
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.trial_queue import enqueue_once
@@ -21,7 +21,6 @@ from nas_optuna.study.trial_queue import enqueue_once
 ORIGIN = "supernet check"
 """Origin of the trials that a check trains."""
 SCORE, ALPHAS = "score", "alphas"
-SIZES = ("log MACs", "log parameters", "log widths")
 _RESAMPLES = 1000
 _FOLDS = 5
 
@@ -194,7 +193,7 @@ def judge(
     rows = rows[kept]
     own = np.array([accuracy_of(trial) for trial in trials])
     figures = dict(zip(FEATURES, rows.T, strict=True)) | {SCORE: cross_taught(score, rows, own)}
-    size = max(SIZES, key=lambda name: _tau(figures[name], own))
+    size = max(FEATURES[SIZES], key=lambda name: _tau(figures[name], own))
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
     first = next(iter(chosen_trials.values()))
     budget = search_seconds + _seconds(first)

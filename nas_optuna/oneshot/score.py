@@ -2,8 +2,9 @@
 
 Shared weights and size know different things, so both together rank better than each. Size tells what is too small
 and little else: with sizes cut off above their mean, the first by the score is nearer to the best than with sizes as
-they are, which put the largest first. The weights of the regression start from a prior and move to what the study's
-own finished trials say; these may bring uncut sizes back.
+they are, which put the largest first. The size that tells most, where strides are searched, is the resolution of the
+feature maps: what a stride throws away no later layer brings back, and shared weights hardly see it. The weights of the
+regression start from a prior and move to what the study's own finished trials say; these may bring uncut sizes back.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from nas_optuna.samplers.prior import load_scorer
 from nas_optuna.spaces import Decomposable, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
-__all__ = ["FEATURES", "Score", "distil", "features", "load_scorer", "log_width"]
+__all__ = ["FEATURES", "Score", "distil", "features", "load_scorer", "log_shapes"]
 
 Array = NDArray[np.float64]
 
-FEATURES = ("shared accuracy", "shared loss", "log MACs", "log parameters", "log widths")
+FEATURES = ("shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "log resolutions")
 """What the score is made of, in order; the loss enters as minus its logarithm."""
-SIZES = slice(2, 5)
+SIZES = slice(2, 6)
 ENOUGH = 0.3
 """Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
-PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
+PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
 """Weights before there are trials: of standardised features, sizes cut off at `ENOUGH`, then of sizes as they are."""
 COMMON_STRENGTH, SINGLE_STRENGTH = 2.0, 8.0
 """How many trials it takes to move the score as a whole, and one weight against the others."""
@@ -55,24 +56,37 @@ def features(space: SearchSpace, architectures: Sequence[Architecture], shared: 
                 -math.log(max(figure.loss, 1e-6)),
                 math.log(max(size.macs, 1)),
                 math.log(max(size.params, 1)),
-                log_width(space, architecture),
+                *log_shapes(space, architecture),
             )
         )
     return np.array(rows)
 
 
-def log_width(space: SearchSpace, architecture: Architecture) -> float:
-    """The sum over operations of the logarithm of their filters, or of the channels that they give.
+def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, float]:
+    """Widths and resolutions: sums over operations of the logarithms of how many filters and positions they have.
 
-    A space that does not declare operations has 0 throughout, which a score ignores.
+    Where an operation has no filters, the channels that it gives count; positions are height times width of what it
+    gives. A space that does not declare operations has 0 throughout, which a score ignores.
+
+    Args:
+        space: The space.
+        architecture: One of it.
+
+    Example:
+        >>> from nas_optuna import ConvSpace
+        >>> space = ConvSpace(depth=1, input_size=8)
+        >>> widths, resolutions = log_shapes(space, space.parse("f16k3s1"))
+        >>> round(math.exp(widths)), round(math.exp(resolutions))
+        (16, 25)
     """
-    if not isinstance(space, Decomposable):
-        return 0.0
-    total = 0.0
-    for operation in space.operations(architecture):
-        if len(operation.output_shape) == 3:
-            total += math.log(dict(operation.options).get("filters", operation.output_shape[0]))
-    return total
+    widths = resolutions = 0.0
+    if isinstance(space, Decomposable):
+        for operation in space.operations(architecture):
+            if len(operation.output_shape) == 3:
+                channels, height, width = operation.output_shape
+                widths += math.log(dict(operation.options).get("filters", channels))
+                resolutions += math.log(height * width)
+    return widths, resolutions
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def test_check_compares_with_own_trainings(folder: Path, capsys: pytest.CaptureF
     fair = study().user_attrs["nas_optuna:supernet"]["strategy"] == "fair"
     assert [chosen["by"] for chosen in verdict["chosen"]] == (["score", "alphas"] if fair else ["alphas"])
     assert all(1 <= chosen["rank"] <= 5 for chosen in verdict["chosen"])
-    names = ["shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "score"]
+    names = ["shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "log resolutions", "score"]
     assert [row["name"] for row in verdict["rows"]] == names
     for row in verdict["rows"]:
         assert -1 <= row["kendall"]["lower"] <= row["kendall"]["value"] <= row["kendall"]["upper"] <= 1

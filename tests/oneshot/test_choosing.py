@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
 from nas_optuna.oneshot.choosing import Chooser
-from nas_optuna.oneshot.score import FEATURES, Score
+from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
@@ -145,3 +145,13 @@ def test_size_says_only_what_is_too_small_before_there_are_trials() -> None:
     for row, size in ((small, -2.0), (middle, 1.0), (large, 3.0)):
         row[0, 2:] = size
     assert score(small)[0] < score(middle)[0] == score(large)[0]
+
+
+def test_resolution_counts_where_strides_are_searched() -> None:
+    """Of two networks that shared weights hold equal, the one that keeps more of the image is put first."""
+    texts = ("f32k3s2-f32k3s2-f32k3s1", "f32k3s1-f32k3s1-f32k3s2")
+    coarse, fine = (features(SPACE, [SPACE.parse(text)], [SharedFigures(0.9, 0.3)]) for text in texts)
+    rng = random.Random(0)
+    drawn = [SPACE.sample(rng) for _ in range(64)]
+    score = Score.prior(features(SPACE, drawn, [SharedFigures(0.8 + 0.1 * rng.random(), 0.3) for _ in drawn]))
+    assert score(fine)[0] > score(coarse)[0] + 0.5

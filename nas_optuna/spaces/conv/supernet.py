@@ -44,26 +44,29 @@ SMALLEST_GROUP = 4
 """Fewer channels are not centred, because little would be left of them."""
 
 
-def centred(weight: Tensor, groups: Sequence[int]) -> Tensor:
-    """``[out, in, …]`` minus its mean over each group of input channels.
+def centring(channels: int, groups: Sequence[int]) -> Tensor:
+    """``[channels, channels]``: times a weight's input channels, it takes their mean over each group from them.
 
     Groups are what one choice of filters has more than the next smaller one, so that the first channels of a centred
     weight are those of the centred first channels.
 
     Args:
-        weight: The weight, or its first input channels up to the end of a group.
-        groups: How many channels each group has; none leaves the weight as it is.
+        channels: The most channels that the input can have.
+        groups: How many channels each group has; none leaves a weight as it is.
     """
-    if not groups:
-        return weight
-    parts, start = [], 0
-    for size in groups:
-        part = weight[:, start : start + size]
-        parts.append(part - part.mean(1, keepdim=True) if size >= SMALLEST_GROUP else part)
-        start += size
-        if start >= weight.shape[1]:
-            break
-    return torch.cat(parts, 1)
+    means = [torch.full((size, size), 1 / size if size >= SMALLEST_GROUP else 0.0) for size in groups]
+    return torch.eye(channels) - (torch.block_diag(*means) if groups else 0)
+
+
+def centred(weight: Tensor, centring: Tensor) -> Tensor:
+    """``[out, in, …]`` times a `centring` matrix, in channels-last memory format, in which convolutions are fastest.
+
+    Args:
+        weight: The weight, or its first input channels up to the end of a group.
+        centring: The matrix, of at least as many channels.
+    """
+    channels = weight.shape[1]
+    return (weight.movedim(1, -1) @ centring[:channels, :channels]).movedim(-1, 1)
 
 
 def groups_of(filters: Sequence[int]) -> list[int]:
@@ -103,9 +106,10 @@ class EntangledConv(nn.Module):
         filters: Choices of output channels.
         kernels: Choices of kernel sides, odd.
         strides: Choices of strides.
-        groups: Groups of input channels over which weights are centred, see `centred`.
+        groups: Groups of input channels over which weights are centred, see `centring`.
     """
 
+    centring: Tensor
     kernel_masks: Tensor
     filter_masks: Tensor
 
@@ -118,7 +122,6 @@ class EntangledConv(nn.Module):
         groups: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.groups = groups
         self.filters, self.kernels, self.strides = filters, kernels, strides
         self.side = max(kernels)
         self.mean_filters, self.mean_kernel = geometric_mean(filters), geometric_mean(kernels)
@@ -130,6 +133,7 @@ class EntangledConv(nn.Module):
         filter_masks = torch.zeros(len(filters), max(filters))
         for mask, width in zip(filter_masks, filters, strict=True):
             mask[:width] = self.filter_gain(width)
+        self.register_buffer("centring", centring(in_channels, groups), persistent=False)
         self.register_buffer("kernel_masks", kernel_masks, persistent=False)
         self.register_buffer("filter_masks", filter_masks, persistent=False)
 
@@ -160,7 +164,7 @@ class EntangledConv(nn.Module):
         """
         channels, height, width = shape
         gain = self.filter_gain(filters)
-        weight = centred(self.weight[(slice(filters), slice(channels), *self.centre(kernel))], self.groups)
+        weight = centred(self.weight[(slice(filters), slice(channels), *self.centre(kernel))], self.centring)
         return weight * (gain * self.kernel_gain(kernel, (height, width), stride)), self.bias[:filters] * gain
 
     def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
@@ -180,7 +184,7 @@ class EntangledConv(nn.Module):
             return F.relu(F.max_pool2d(F.conv2d(x, weight, bias, step, (size + 1) // 2), 2))
         gains = kernel.weights.new_tensor([self.kernel_gain(k, (x.shape[2], x.shape[3]), step) for k in self.kernels])
         mask = ((kernel.weights * gains) @ self.kernel_masks.flatten(1)).view(self.side, self.side)
-        weight = centred(self.weight[:, : x.shape[1]], self.groups)
+        weight = centred(self.weight[:, : x.shape[1]], self.centring)
         y = F.conv2d(x, weight * mask, self.bias, step, (self.side + 1) // 2)
         scale = filters.weights @ self.filter_masks
         if stride.weights is not None:
@@ -195,12 +199,14 @@ class Heads(nn.Module):
         filters: The most channels that the input can have.
         sizes: Heights and widths.
         classes: Number of classes.
-        groups: Groups of input channels over which weights are centred, see `centred`.
+        groups: Groups of input channels over which weights are centred, see `centring`.
     """
+
+    centring: Tensor
 
     def __init__(self, filters: int, sizes: Sequence[tuple[int, int]], classes: int, groups: Sequence[int]) -> None:
         super().__init__()
-        self.groups = groups
+        self.register_buffer("centring", centring(filters, groups), persistent=False)
         self.weight = nn.ParameterDict({_side(*s): nn.Parameter(torch.empty(classes, filters, *s)) for s in sizes})
         self.bias = nn.ParameterDict({_side(*s): nn.Parameter(torch.zeros(classes)) for s in sizes})
 
@@ -212,7 +218,7 @@ class Heads(nn.Module):
     def crop(self, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Weight ``[classes, channels * height * width]`` and bias ``[classes]`` for inputs of one shape."""
         side = _side(height, width)
-        return centred(self.weight[side][:, :channels], self.groups).flatten(1), self.bias[side]
+        return centred(self.weight[side][:, :channels], self.centring).flatten(1), self.bias[side]
 
 
 def _side(height: int, width: int) -> str:
