@@ -13,8 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_optuna.study.schema import TrialKey
-from tests.faults.harness import EPOCHS, Account, Place, at_once, finished, killed_script, search, start
-from tests.processes import Server
+from tests.faults.harness import EPOCHS, Account, Place, at_once, begin, finished, killed_script, search, start
+from tests.processes import MariaDB, Server
 
 
 def sound(account: Account) -> bool:
@@ -24,7 +24,7 @@ def sound(account: Account) -> bool:
     )
 
 
-def restart(server: Server, seconds: float) -> Callable[[], None]:
+def restart(server: Server | MariaDB, seconds: float) -> Callable[[], None]:
     def away() -> None:
         with server.away():
             time.sleep(seconds)
@@ -97,3 +97,25 @@ def test_a_thousand_trials_fifty_kills_and_two_restarts_on_postgresql(postgresql
     place = Place(postgresql.fresh(), tmp_path)
     away = restart(postgresql, 10)
     assert sound(search(place, trials=1000, workers=8, kills=50, disturbances={0.33: away, 0.66: away}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not MariaDB.is_there(), reason="MariaDB is not installed")
+def test_two_beginnings_kills_a_stop_and_a_restart_on_mariadb(tmp_path: Path) -> None:
+    server = MariaDB()
+    try:
+        for turn in range(3):
+            (tmp_path / str(turn)).mkdir()
+            begun = Place(server.fresh(), tmp_path / str(turn))
+            assert at_once(begin, 2, begun, 2) == [0, 0]
+            assert [trial.state for trial in begun.study().trials] == [TrialState.COMPLETE] * 4
+        place = Place(server.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "3"})
+        away = restart(server, 5)
+        account = search(
+            place, trials=200, workers=4, kills=10, stops=1, stop_seconds=6, disturbances={0.5: away}, seed=1
+        )
+        assert sound(account)
+        assert account.kills == 10
+    finally:
+        server.close()
