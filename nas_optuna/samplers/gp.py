@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered
-from nas_optuna.samplers.comparison import quantile_rank
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.earlier import experience_of
 from nas_optuna.samplers.encoding import Tokens
@@ -168,7 +167,9 @@ def merits(
     """
     signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
     unknown = [np.nan] * len(signs)
-    gains = signs * np.array([m.trial.values or unknown for m in members], dtype=float)
+    # Optuna gives a pruned trial its latest intermediate value, which is none of a whole training.
+    values = [m.trial.values if m.trial.state == TrialState.COMPLETE else unknown for m in members]
+    gains = signs * np.array(values, dtype=float)
     merit = _scalarise(gains, rng) if len(signs) > 1 else _finite(gains)[:, 0]
     infeasible = [m.violation > 0 for m in members]
     if np.isfinite(merit).any():
@@ -176,13 +177,25 @@ def merits(
     best = np.argsort(-np.nan_to_num(merit, nan=-np.inf), kind="stable")[: MAX_POINTS // 2]
     latest = range(max(0, len(members) - MAX_POINTS // 2), len(members))
     kept = sorted({*best.tolist(), *latest})
-    merit = merit[kept]
-    complete = merit[~np.isnan(merit)]
-    others = [members[i].trial for i in kept]
-    for i in np.flatnonzero(np.isnan(merit)):
-        standing = quantile_rank(others[i], others, signs[0])
-        merit[i] = np.quantile(complete, standing) if len(complete) else standing
+    merit = _with_pruned([members[i].trial for i in kept], merit[kept], signs[0])
     return kept, (merit - merit.mean()) / (merit.std() + 1e-12)
+
+
+def _with_pruned(trials: Sequence[FrozenTrial], merit: Array, sign: float) -> Array:
+    """Fill in the merit of pruned trials: the quantile of the complete ones at which they stood at their last epoch."""
+    pruned = np.flatnonzero(np.isnan(merit)).tolist()
+    complete = merit[~np.isnan(merit)]
+    rivals = [t for t in trials if t.state == TrialState.COMPLETE] or trials
+    at_step: dict[int, Array] = {}
+    for i in pruned:
+        step = max(trials[i].intermediate_values)
+        if step not in at_step:
+            values = [sign * t.intermediate_values[step] for t in rivals if step in t.intermediate_values]
+            at_step[step] = np.sort(np.nan_to_num(values, nan=-np.inf))
+        value = np.nan_to_num(sign * trials[i].intermediate_values[step], nan=-np.inf)
+        standing = np.searchsorted(at_step[step], value) / max(len(at_step[step]), 1)
+        merit[i] = np.quantile(complete, standing) if len(complete) else standing
+    return merit
 
 
 def _finite(gains: Array) -> Array:

@@ -84,7 +84,7 @@ def members(*trials: FrozenTrial) -> list[Observation]:
 
 def test_merits_of_pruned_and_infeasible_trials() -> None:
     complete = [create_trial(value=v, intermediate_values={1: v - 0.1}) for v in (0.5, 0.6, 0.7, 0.8, 0.9)]
-    low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=None) for v in (0.1, 0.75))
+    low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=v) for v in (0.1, 0.75))
     infeasible = create_trial(value=0.99, constraints={"latency": 1.0})
     kept, merit = merits(members(*complete, low, high, infeasible), MAXIMIZE, rng())
     assert kept == list(range(8))
