@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered
+from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered, one_blas_thread
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.earlier import experience_of
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
 from nas_optuna.samplers.learned_mean import EARLIER_FADING, SUPERNET_FADING, LearnedMean, score_of
+from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 
 MAX_POINTS = 200
@@ -108,8 +110,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         """The unseen candidate of the highest expected improvement."""
         rng = self._rng(trial)
         members = history.informative
-        ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
-        score, experience = score_of(study, history), experience_of(study, history, ordered)
+        score, experience = score_of(study, history), experience_of(study, history, self._order(history))
         beforehand = ((score, SUPERNET_FADING), (experience, EARLIER_FADING))
         scores = [(known, fading) for known, fading in beforehand if known is not None]
         startup = self._config.n_startup_trials
@@ -117,10 +118,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
             return self._random(history, rng)
         kept, merit = merits(members, study.directions, rng)
         tokens = np.array([members[i].tokens for i in kept])
-        parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
-        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
         mean = LearnedMean(scores, list(map(tuple, tokens.tolist())), merit) if scores else None
-        process = GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean)
+        process, candidates = self._fitted(history, tokens, merit, rng, mean)
         if history.running:
             process.believe(np.array(list(history.running.values())))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
@@ -135,6 +134,51 @@ class ArchitectureGPSampler(ArchitectureSampler):
         choice = self._best(process, candidates, history, merit.max())
         return self._random(history, rng) if choice is None else choice
 
+    def expected_gain(self, study: Study) -> float | None:
+        """By how much the best architecture not tried yet is expected to exceed the best one of a study.
+
+        A search may end where this is less than an improvement is worth (Makarova et al. 2022 bound the regret; the
+        expected improvement is the same process's answer to what the next training would bring).
+
+        Args:
+            study: A study of one objective. Its trials may come from any sampler.
+
+        Returns:
+            The expected improvement in the objective's unit, 0 or more; None where too few trials are complete.
+        """
+        with self._lock, one_blas_thread():
+            history = self._read(study, self._common(study))
+            members = history.informative
+            rng = np.random.default_rng(seed_for(self._seed, len(members), "gain"))
+            kept, merit = merits(members, study.directions, rng) if members else ([], np.empty(0))
+            told = [(m.trial.value, merit[j]) for j, m in enumerate(members[i] for i in kept) if _counts(m)]
+            if len(told) < self._config.n_startup_trials or not history.space:
+                return None
+            values, figures = np.array(told).T
+            tokens = np.array([members[i].tokens for i in kept])
+            process, candidates = self._fitted(history, tokens, merit, rng)
+            if not candidates or np.ptp(values) == 0:
+                return 0.0
+            improvement = expected_improvement(*process.predict(np.array(candidates)), figures.max())
+            return float(improvement.max() * np.ptp(values) / np.ptp(figures))
+
+    def _fitted(
+        self,
+        history: History,
+        tokens: NDArray[Any],
+        merit: Array,
+        rng: np.random.Generator,
+        mean: LearnedMean | None = None,
+    ) -> tuple[GaussianProcess, list[Tokens]]:
+        """The process of some trials, and candidates that nobody has tried."""
+        parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
+        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
+        ordered = self._order(history)
+        return GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean), candidates
+
+    def _order(self, history: History) -> list[bool]:
+        return [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
+
     def _best(
         self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float
     ) -> Tokens | None:
@@ -144,6 +188,12 @@ class ArchitectureGPSampler(ArchitectureSampler):
         improvement = expected_improvement(*process.predict(np.array(candidates)), best)
         ranked = (candidates[i] for i in np.argsort(-improvement, kind="stable"))
         return next((tokens for tokens in ranked if self._allows(history, tokens)), None)
+
+
+def _counts(member: Observation) -> bool:
+    """Whether a trial is complete and feasible and has a finite value."""
+    value = member.trial.value if member.trial.state == TrialState.COMPLETE else None
+    return value is not None and math.isfinite(value) and member.violation == 0
 
 
 def _groups(space: Mapping[str, BaseDistribution]) -> list[int]:
