@@ -40,13 +40,30 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--keep-weights", "bst"), "did you mean 'best'"),
         (("--track", "tensorbord:logs"), "did you mean 'tensorboard'"),
         (("--track", "tensorboard"), "needs a place"),
+        (("--warm-start", "supernet"), "run: nas-optuna supernet train --study nas"),
+        (("--sampler", "supernet"), "run: nas-optuna supernet train --study nas"),
+        (("--devices", "cpu,cuda:99"), "device 'cuda:99' is not on this machine"),
+        (("--files", "s3://bucket/nas"), "--files s3://bucket/nas is a URL"),
+        (("--files", "taken/files"), "taken is no folder that you may write to"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[str, ...], says: str) -> None:
+    Path("taken").touch()
     result = command("run", "--trials", 1, *tiny(), *options)
     assert result.code == 2
     assert says in result.err.splitlines()[-1]
-    assert not Path("nas-optuna.db").exists(), "nothing is created"
+    assert [path.name for path in Path.cwd().iterdir()] == ["taken"], "nothing is created"
+
+
+@pytest.mark.parametrize("variable", ["NAS_OPTUNA_LEASE", "NAS_OPTUNA_STORAGE_PATIENCE"])
+def test_a_variable_that_is_no_number_is_refused_before_anything_is_created(
+    command: Command, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "soon")
+    result = command("run", "--trials", 1, *tiny())
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert f"{variable} must be a number of seconds" in result.err
+    assert not list(Path.cwd().iterdir())
 
 
 def test_a_run_is_copied_to_two_trackers(command: Command) -> None:

@@ -187,6 +187,9 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
 def test_bad_input_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
+    if "train" in arguments:  # which would create the study
+        assert main([*arguments, "--spec", "tiny.toml"]) == 2
+        assert not Path("nas-optuna.db").exists(), "it was refused before that"
     assert main(["study", "create", "s", "--spec", "tiny.toml"]) == 0
     capsys.readouterr()
     assert main(arguments) == 2
