@@ -75,7 +75,7 @@ def main() -> None:
             if options.json:
                 continue
             columns = {key: [run[key] for run in runs] for key in runs[0]}
-            figures = (cell(values, (key in ("regret", "lost") and 2) or 0) for key, values in columns.items())
+            figures = (cell(values, 2 if key in ("regret", "lost") else 0) for key, values in columns.items())
             end = statistics.median(columns["ends"])
             ratios = ", ".join(f"{end / statistics.median(columns[oracle]):.2f}" for oracle in ("close", "final"))
             print(f"| {name}, {sampler} | {' | '.join(figures)} | {ratios} |", flush=True)
