@@ -186,8 +186,9 @@ def p_below(ours: dict[int, float], theirs: dict[int, float]) -> float | None:
 def print_rows(rows: list[dict]) -> None:
     for (name, workers), group in itertools.groupby(rows, key=lambda row: (row["table"], row["workers"])):
         title = f"{name}, {workers} worker{'s' * (workers > 1)}: mean regret ± standard error, percentage points"
-        table = RichTable(title=title, caption="* below random, p < 0.05 (paired by seed)")
-        for column in ("sampler", "seeds", *map(str, BUDGETS), *(f"ms at {n}" for n in TIMED)):
+        caption = f"* below random, p < 0.05 (paired by seed); ms: proposals {' and '.join(map(str, TIMED))}"
+        table = RichTable(title=title, caption=caption)
+        for column in ("sampler", "seeds", *map(str, BUDGETS), "ms"):
             table.add_column(column, justify="left" if column == "sampler" else "right")
         for row in group:
             cells = []
@@ -200,8 +201,8 @@ def print_rows(rows: list[dict]) -> None:
                 star = "*" if p is not None and p < 0.05 else ""
                 cells.append(f"{figures['mean']:.2f} ± {figures['standard_error']:.2f}{star}")
             times = row["ms_per_proposal"]
-            cells += [f"{times[n]:.1f}" if n in times else "-" for n in TIMED]
-            table.add_row(row["sampler"], str(row["seeds"]), *cells)
+            milliseconds = ", ".join(f"{times[n]:.1f}" if n in times else "-" for n in TIMED) if times else "-"
+            table.add_row(row["sampler"], str(row["seeds"]), *cells, milliseconds)
         Console(width=118).print(table)
 
 

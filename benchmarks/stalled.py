@@ -3,7 +3,8 @@
 Each search goes on to `TRIALS` trials, and `reason_to_stop` is asked after each of them; the trial at which it first
 answers is where the search would have ended. One oracle knows the table, and ends when the best is within `CLOSE`
 points of the table's best. The other knows the search, and ends at its last improvement of more than `MATTERS` points.
-Medians over seeds, the quartiles in brackets; "lost" is what the search would still have found, in points.
+Medians over seeds, the quartiles in brackets; "lost" is what the search would still have found, in points; the ratios
+are those of the medians, to the first oracle and to the second.
 
     python benchmarks/stalled.py --seeds 20
 """
@@ -14,7 +15,6 @@ import argparse
 import json
 import statistics
 import warnings
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -57,23 +57,25 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["arch", "tpe"])
     parser.add_argument("--until", default="stalled")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--results", type=Path, help="append each search to this file")
+    parser.add_argument("--json", action="store_true", help="print each search as a line of JSON instead of the table")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    print(f"| table, sampler | ends at trial | regret there | lost | within {CLOSE} at | last improvement | ratios |")
-    print("|---|---|---|---|---|---|---|")
+    if not options.json:
+        oracles = f"within {CLOSE} points at | last improvement"
+        print(f"| table, sampler | ends at trial | regret there | lost | {oracles} | ratios |\n|{'---|' * 7}")
     for name in options.tables:
         table = TABLES[name]()
         for sampler in options.samplers:
             runs = []
             for seed in range(options.seeds):
                 runs.append(search(table, sampler, seed, options.until))
-                if options.results:
-                    with options.results.open("a") as file:
-                        file.write(json.dumps({"table": name, "sampler": sampler, "seed": seed, **runs[-1]}) + "\n")
+                if options.json:
+                    print(json.dumps({"table": name, "sampler": sampler, "seed": seed, **runs[-1]}), flush=True)
+            if options.json:
+                continue
             columns = {key: [run[key] for run in runs] for key in runs[0]}
-            figures = (cell(values, (key in ("regret", "lost") and 2) or 0) for key, values in columns.items())
+            figures = (cell(values, 2 if key in ("regret", "lost") else 0) for key, values in columns.items())
             end = statistics.median(columns["ends"])
             ratios = ", ".join(f"{end / statistics.median(columns[oracle]):.2f}" for oracle in ("close", "final"))
             print(f"| {name}, {sampler} | {' | '.join(figures)} | {ratios} |", flush=True)
