@@ -5,11 +5,12 @@ several workers, asynchrony is simulated: a worker that becomes free asks at onc
 long as the table says. An architecture that was trained before costs nothing, as it does in a study. p is of a
 one-sided Wilcoxon signed-rank test over seeds, paired by seed.
 
-Runs are kept in the results file and not done again; several processes may fill one file. What a proposal costs is
-kept of runs with --timed, which are for an otherwise idle machine: it is the median over the first 100 trials, and
-samplers take turns.
+Runs are kept in the results file and not done again; several processes may fill one file. With --timed, what a
+proposal costs is kept, too: milliseconds of the processor, the median over the 10 proposals up to the 100th and up to
+the 1,000th.
 
     python benchmarks/samplers.py --tables digits --samplers random evolution --seeds 5
+    python benchmarks/samplers.py --tables synthetic --workers 1 --seeds 3 --trials 1000 --timed
     python benchmarks/samplers.py --stored --plot samplers.html
 """
 
@@ -40,12 +41,14 @@ from nas_optuna.samplers import create_sampler
 HERE = Path(__file__).parent
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "evolution", "controller", "arch")
 BUDGETS = (10, 25, 50, 100, 200)
+TIMED = (100, 1000)
+"""The proposals that --timed measures."""
 KEYS = ("table", "workers", "seed", "sampler", "fail_below")
 
 
 def simulate(
     table: Table, sampler: str, seed: int, workers: int, trials: int, fail_below: float = 0.0
-) -> tuple[list[float], float]:
+) -> tuple[list[float], list[float]]:
     """One search.
 
     Args:
@@ -57,8 +60,7 @@ def simulate(
         fail_below: Trainings of a lower final accuracy fail.
 
     Returns:
-        The regret after each finished trial in percentage points, and the median milliseconds of a proposal
-        among the first 100.
+        The regret after each finished trial in percentage points, and the milliseconds of each proposal.
     """
     name, *assignments = sampler.split(",")
     options = tomllib.loads("\n".join(assignments))
@@ -69,10 +71,10 @@ def simulate(
     now, best = 0.0, 0.0
     while len(regrets) < trials:
         while len(running) < workers and len(times) < trials:
-            started = time.perf_counter()
+            started = time.process_time()
             trial = study.ask()
             place = table.suggest(trial)
-            times.append(time.perf_counter() - started)
+            times.append(1000 * (time.process_time() - started))
             end = now + (0.0 if place in seen else float(cost[place]))
             seen.add(place)
             heapq.heappush(running, (end, trial.number, trial, float(final[place])))
@@ -81,7 +83,7 @@ def simulate(
         study.tell(trial, None if failed else value, state=TrialState.FAIL if failed else TrialState.COMPLETE)
         best = best if failed else max(best, value)
         regrets.append(100 * (float(final.max()) - best))
-    return regrets, 1000 * statistics.median(times[:100])
+    return regrets, times
 
 
 def run_missing(options: argparse.Namespace) -> list[dict]:
@@ -96,12 +98,17 @@ def run_missing(options: argparse.Namespace) -> list[dict]:
     for name, workers, seed, sampler, fail_below in track(
         todo, "searching", console=Console(stderr=True), disable=not todo
     ):
-        regrets, milliseconds = simulate(tables[name], sampler, seed, workers, options.trials, fail_below)
+        regrets, times = simulate(tables[name], sampler, seed, workers, options.trials, fail_below)
         line = dict(zip(KEYS, (name, workers, seed, sampler, fail_below), strict=True)) | {"trials": options.trials}
-        line |= {"ms": round(milliseconds, 3) if options.timed else None, "steps": steps(regrets)}
+        line |= {"ms": at_timed(times) if options.timed else None, "steps": steps(regrets)}
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
     return [line for line in read(options.results) if tuple(line[k] for k in KEYS) in set(wanted)]
+
+
+def at_timed(times: list[float]) -> dict[str, float]:
+    """Each of `TIMED` that a run came to → the milliseconds of a proposal there."""
+    return {str(n): round(statistics.median(times[n - 10 : n]), 3) for n in TIMED if n <= len(times)}
 
 
 def enough(line: dict, options: argparse.Namespace) -> bool:
@@ -140,8 +147,8 @@ def summarise(lines: list[dict], options: argparse.Namespace) -> list[dict]:
         if not runs:
             continue
         row = {"table": table, "workers": workers, "sampler": sampler, "seeds": len(runs)}
-        times = [run["ms"] for run in runs.values() if run["ms"] is not None]
-        row["ms_per_proposal"] = statistics.median(times) if times else None
+        times = {n: [ms[str(n)] for run in runs.values() if str(n) in (ms := run["ms"] or {})] for n in TIMED}
+        row["ms_per_proposal"] = {n: statistics.median(values) for n, values in times.items() if values}
         row["regret"] = {}
         for budget in (b for b in BUDGETS if b <= min(run["trials"] for run in runs.values())):
             regrets = at(runs, budget)
@@ -179,11 +186,12 @@ def p_below(ours: dict[int, float], theirs: dict[int, float]) -> float | None:
 def print_rows(rows: list[dict]) -> None:
     for (name, workers), group in itertools.groupby(rows, key=lambda row: (row["table"], row["workers"])):
         title = f"{name}, {workers} worker{'s' * (workers > 1)}: mean regret ± standard error, percentage points"
-        table = RichTable(title=title, caption="* below random, p < 0.05 (paired by seed)")
-        for column in ("sampler", "seeds", *map(str, BUDGETS), "ms per proposal"):
+        caption = f"* below random, p < 0.05 (paired by seed); ms: proposals {' and '.join(map(str, TIMED))}"
+        table = RichTable(title=title, caption=caption)
+        for column in ("sampler", "seeds", *map(str, BUDGETS), "ms"):
             table.add_column(column, justify="left" if column == "sampler" else "right")
         for row in group:
-            cells, milliseconds = [], row["ms_per_proposal"]
+            cells = []
             for budget in BUDGETS:
                 figures = row["regret"].get(budget)
                 if figures is None:
@@ -192,9 +200,9 @@ def print_rows(rows: list[dict]) -> None:
                 p = figures["p_below_random"]
                 star = "*" if p is not None and p < 0.05 else ""
                 cells.append(f"{figures['mean']:.2f} ± {figures['standard_error']:.2f}{star}")
-            table.add_row(
-                row["sampler"], str(row["seeds"]), *cells, "-" if milliseconds is None else f"{milliseconds:.1f}"
-            )
+            times = row["ms_per_proposal"]
+            milliseconds = ", ".join(f"{times[n]:.1f}" if n in times else "-" for n in TIMED) if times else "-"
+            table.add_row(row["sampler"], str(row["seeds"]), *cells, milliseconds)
         Console(width=118).print(table)
 
 

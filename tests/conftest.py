@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
@@ -70,11 +71,21 @@ def command(place: Path, capfd: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
+@pytest.fixture(scope="session")
+def folder_with_a_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current folder after a search of two random trials in a tiny space."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("NAS_OPTUNA_STORAGE", raising=False)
+        assert main(["run", "--sampler", "random", "--trials", "2", *tiny()]) == 0
+    return folder
+
+
 @pytest.fixture
-def study(command: Command) -> str:
+def study(place: Path, folder_with_a_study: Path) -> str:
     """A study ``nas`` of a tiny space with two random trials in it."""
-    result = command("run", "--sampler", "random", "--trials", 2, *tiny())
-    assert result.code == 0, result.err
+    shutil.copytree(folder_with_a_study, place, dirs_exist_ok=True)
     return "nas"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import importlib.util
 import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 Work = Callable[[int], int]
 
@@ -118,3 +122,71 @@ class Server:
         self._package.postgres_server.pgexec(
             "pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user
         )
+
+
+class MariaDB:
+    """A MariaDB server of the tests' own, which speaks as MySQL does."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="nas-optuna-mariadb-"))
+        self._socket = self._folder / "socket"
+        self._databases = 0
+        user = [f"--user={getpass.getuser()}"]
+        self._command = ["mariadbd", "--no-defaults", f"--datadir={self._folder / 'data'}", *user]
+        self._command += [f"--socket={self._socket}", "--skip-networking"]
+        made = ["mariadb-install-db", "--no-defaults", f"--datadir={self._folder / 'data'}", *user]
+        subprocess.run([*made, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
+        self._start()
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether it is installed, with its driver."""
+        found = shutil.which("mariadbd") and shutil.which("mariadb-install-db")
+        return bool(found) and importlib.util.find_spec("pymysql") is not None
+
+    def fresh(self) -> str:
+        """Return the URL of a new, empty database."""
+        self._databases += 1
+        self._execute(f"CREATE DATABASE fresh{self._databases}")
+        return self._url(f"fresh{self._databases}")
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Within it the server is stopped."""
+        self._stop()
+        try:
+            yield
+        finally:
+            self._start()
+
+    def close(self) -> None:
+        """Stop it and forget its databases."""
+        self._stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+    def _url(self, database: str) -> str:
+        return f"mysql+pymysql://root@localhost/{database}?unix_socket={self._socket}"
+
+    def _execute(self, statement: str) -> None:
+        engine = create_engine(self._url(""))
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql(statement)
+        finally:
+            engine.dispose()
+
+    def _start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        for _ in range(300):
+            try:
+                self._execute("SELECT 1")
+            except OperationalError:
+                time.sleep(0.1)
+            else:
+                return
+        raise RuntimeError((self._folder / "log").read_text())

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say
-from nas_optuna.errors import StudyError
-
-if TYPE_CHECKING:
-    import optuna
+from nas_optuna.cli.ranking import value_of
+from nas_optuna.errors import SpecError, StudyError
 
 
 def register(parent: typer.Typer) -> None:
@@ -20,54 +17,53 @@ def register(parent: typer.Typer) -> None:
     parent.command(epilog="Example: nas-optuna best --study nas --json")(best)
 
 
-def best(study: options.StudyName = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
+def best(
+    study: options.StudyName = "nas",
+    storage: options.Storage = None,
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="1se", help="1se shows the cheapest network within one standard error of the best."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
-    from nas_optuna.study.pareto import is_feasible
-    from nas_optuna.study.records import ranked
+    from nas_optuna.report.selection import remembered_images, winners
+    from nas_optuna.report.standard_errors import standard_error
+    from nas_optuna.study.records import TrialRecord
     from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study, maximizes
+    from nas_optuna.study.studies import load_study
 
+    if within not in (None, "1se"):
+        raise SpecError(f"--within {within!r} is not known; --within 1se means within one standard error of the best")
     loaded = load_study(open_storage(storage_url(storage)), study)
-    trials = loaded.get_trials(deepcopy=False)
-    records = ranked(filter(is_feasible, trials), maximizes(loaded))
-    if not records or records[0].state != "complete":
+    images = remembered_images(loaded)
+    found = winners(loaded, images)
+    if found is None:
         makes_some = options.hint("run", storage, study)
         raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
-    record = records[0]
-    params = trials[record.number].params
+    shown = found.cheapest if within else found.best
+    record = TrialRecord.of(shown)
     if json:
-        print_json(record.to_dict() | {"params": params})
+        facts = {"params": shown.params, "standard_error": standard_error(record, images)}
+        ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
+        print_json(record.to_dict() | facts | ties)
         return
     names = loaded.metric_names or ["value"]
     rows = [
         ("trial", record.number),
-        *((name, f"{value:.4f}") for name, value in zip(names, record.values, strict=True)),
+        *((name, value_of(record, i, images)) for i, name in enumerate(names)),
         ("architecture", record.architecture),
         ("MACs", None if record.macs is None else f"{record.macs:,}"),
         ("parameters", None if record.params is None else f"{record.params:,}"),
         ("epochs", record.epochs),
-        *params.items(),
+        *shown.params.items(),
     ]
-    print_table(f"best of study {study}", ("", ""), rows)
+    print_table(f"{'cheapest within one standard error' if within else 'best'} of study {study}", ("", ""), rows)
     if len(names) > 1:
         say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
     say("These are validation figures, which selected it.")
-    _say_near_equals(loaded, trials)
-
-
-def _say_near_equals(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
-    """How many networks chance alone may have put behind the best one, and the cheapest of them."""
-    from nas_optuna.report.selection import remembered_images
-    from nas_optuna.report.ties import ties
-    from nas_optuna.study.schema import TrialKey, attribute
-
-    images = remembered_images(study)
-    if images is None or study.metric_names != ["accuracy"]:
-        return
-    found = ties(trials, images, lambda trial: attribute(trial, TrialKey.cost("macs"), math.nan))
-    if len(found.trials) > 1:
-        near, cheapest = len(found.trials), found.cheapest
+    if len(found.tied) > 1:
         say(
-            f"{near} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of them is"
-            f" trial {cheapest.number}; retrain and export take it as --trial cheapest"
+            f"{len(found.tied)} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of"
+            f" them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
         )

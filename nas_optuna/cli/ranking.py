@@ -26,7 +26,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         study: Any study.
         everything: Print all trials.
     """
-    from nas_optuna.report.selection import remembered_images
+    from nas_optuna.report.selection import remembered_images, winners
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
@@ -34,6 +34,8 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     listed = records if everything else records[:SHOWN]
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
     images = remembered_images(study)
+    found = winners(study, images)
+    tied = found.numbers if found and len(found.tied) > 1 else frozenset()
     unfinished = any(record.state != "complete" for record in listed)
     columns = (
         Column("rank", right=True, rank=5),
@@ -52,18 +54,21 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
             rank,
             record.number,
             record.state if unfinished else None,
-            *(value_of(record, i, images if name == "accuracy" else None) for i, name in enumerate(names)),
+            *(value_of(record, i, images) for i in range(len(names))),
             record.epochs or None,
             seconds(record.seconds) if record.seconds else None,
             None if "macs" in names else count(record.macs),
             count(record.params),
             record.architecture,
-            _note(record),
+            _note(record, tied=record.number in tied),
         )
         for rank, record in enumerate(listed, start=1)
     ]
     print_table(f"study {study.study_name}", columns, rows)
-    write(f"{_counts(records)}{_more(listed, records)}\n\n")
+    write(f"{_counts(records)}{_more(listed, records)}\n")
+    if tied:
+        write(f"tied: {len(tied)} trials within 1 standard error\n")
+    write("\n")
 
 
 def print_winner(study: Study) -> None:
@@ -87,27 +92,28 @@ def print_winner(study: Study) -> None:
 
 
 def value_of(record: TrialRecord, objective: int, images: int | None) -> str | None:
-    """A value with how far chance may have moved it: the spread over seeds, else the binomial standard error.
+    """A value, and if it is an accuracy its standard error.
 
     Args:
         record: The trial.
         objective: Index of the value.
-        images: Number of validation images, where the value is an accuracy and the number is known.
+        images: Number of validation images, where it is known.
     """
     if objective >= len(record.values):
         return None
     value = record.values[objective]
-    error = record.spread if objective == 0 else None
-    if error is None and images and 0 <= value <= 1:
-        from nas_optuna.report.ties import standard_error
+    error = None
+    if value == record.accuracy:
+        from nas_optuna.report.standard_errors import standard_error
 
-        error = standard_error(value, images)
+        error = standard_error(record, images)
     text = f"{value:.4f}" if abs(value) < 1000 else count(value)
     return text if error is None else f"{text} ± {error:.4f}"
 
 
-def _note(record: TrialRecord) -> str:
-    notes = [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
+def _note(record: TrialRecord, *, tied: bool) -> str:
+    notes = ["tied"] if tied else []
+    notes += [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
     notes += [record.cause] if record.cause else []
     return ", ".join(notes)
 

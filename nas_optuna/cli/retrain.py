@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +63,7 @@ def retrain(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.storage import files_folder, storage_url, usable
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import save_network
@@ -75,6 +76,7 @@ def retrain(
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
     path = _output(out, study, chosen.number)
+    files = usable(files_folder(url))
     stop, epochs_in_all = StopRequest(), seeds * search.spec.recipe.epochs
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
@@ -86,7 +88,7 @@ def retrain(
                 seeds=seeds,
                 device=device,
                 data_directory=data_dir,
-                checkpoints=checkpoint_folder(files_folder(url), study),
+                checkpoints=checkpoint_folder(files, study),
                 interrupted=stop,
                 callbacks=[bar, *trackers],
             )
@@ -121,6 +123,8 @@ def _output(out: Path | None, study: str, trial: int) -> Path:
     path = out or Path(f"{file_name(study)}-trial-{trial}.safetensors")
     if not path.parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise SpecError(f"cannot write {path}: it is a directory, or you may not; choose another --out")
     return path
 
 

@@ -20,8 +20,9 @@ from nas_optuna.cli.workers import (
     Staffing,
     Workers,
     choose_executor,
+    reached,
 )
-from nas_optuna.errors import SpecError, StudyExists, unknown
+from nas_optuna.errors import SpecError, StudyError, StudyExists, unknown
 
 if TYPE_CHECKING:
     import optuna
@@ -156,9 +157,11 @@ def run(
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.execution.loop import StopRequest
 
-    plan, stop = Plan.of(context), StopRequest()
-    experiment, loaded = _open(plan, SpecOptions.of(context), stop)
-    outcome = _search(plan, experiment, loaded, stop)
+    plan, given, stop = Plan.of(context), SpecOptions.of(context), StopRequest()
+    experiment, loaded = _prepare(plan, given, stop)
+    with reached(plan.staffing, _handle(plan, experiment)):
+        experiment, loaded = _created(plan, given, stop, experiment) if loaded is None else (experiment, loaded)
+        outcome = _search(plan, experiment, loaded, stop)
     _print_outcome(loaded, json, everything=all_)
     return _say_how_it_ended(context, plan, outcome)
 
@@ -236,48 +239,64 @@ class Plan:
         return DEFAULT_TRIALS if unlimited else self.trials
 
 
-def _open(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment, optuna.Study]:
-    """The experiment and its study, which is created where it is missing."""
-    from nas_optuna.cli.specs import find_target, say_created
+def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment, optuna.Study | None]:
+    """The experiment, and its study where that exists. Nothing is written before all that is wrong has been refused."""
+    from nas_optuna.cli.specs import find_target
     from nas_optuna.devices import use_threads
-    from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.experiment import Experiment
+    from nas_optuna.study import lease
+    from nas_optuna.study.storage import files_folder, storage_url, usable
     from nas_optuna.study.studies import checkpoint_folder
-    from nas_optuna.study.trust import remember
 
     if plan.staffing.threads is not None:
         use_threads(plan.staffing.threads)
+    lease.seconds()
     url = storage_url(plan.storage)
+    files = usable(files_folder(url, plan.staffing.files))
     target = find_target(url, plan.study, given, trust=plan.trust)
     settings: dict[str, Any] = {
         "data_directory": plan.data_dir,
         "device": plan.staffing.first_device,
-        "checkpoints": checkpoint_folder(files_folder(url, plan.staffing.files), plan.study),
+        "checkpoints": checkpoint_folder(files, plan.study),
         "interrupted": stop,
         "keep_weights": plan.keep_weights is not None,
     }
-    if target.study is not None:
+    if target.study is None:
+        experiment = Experiment.from_spec(target.spec, **settings)
+    else:
         experiment = Experiment.of_study(target.study, target.spec, **settings)
-        _check(plan, experiment)
-        return experiment, target.study
-    experiment = Experiment.from_spec(target.spec, **settings)
-    _check(plan, experiment)  # before anything is created
+    _check(plan, experiment, target.study)
+    return experiment, target.study
+
+
+def _created(
+    plan: Plan, given: SpecOptions, stop: StopRequest, experiment: Experiment
+) -> tuple[Experiment, optuna.Study]:
+    """The experiment and its new study, or that which another process made just now."""
+    from nas_optuna.cli.specs import say_created
+    from nas_optuna.experiment import code_named
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.trust import remember
+
+    url = storage_url(plan.storage)
     try:
         study = experiment.create(open_storage(url, create=True), plan.study)
-    except StudyExists:  # another process made it just now
-        return _open(plan, given, stop)
-    remember(url, plan.study, code_named(target.spec))
+    except StudyExists:
+        experiment, found = _prepare(plan, given, stop)
+        return (experiment, found) if found is not None else _created(plan, given, stop, experiment)
+    remember(url, plan.study, code_named(experiment.spec))
     say_created(plan.study, given)
     return experiment, study
 
 
-def _check(plan: Plan, experiment: Experiment) -> None:
+def _check(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> None:
     """Refuse what cannot be honoured while nothing has been created or begun."""
     from optuna.study import StudyDirection
 
     from nas_optuna.execution.stopping import parse_until
     from nas_optuna.objectives import parse_criterion
     from nas_optuna.samplers.earlier import complete_trials
+    from nas_optuna.samplers.prior import read_alphas
     from nas_optuna.study.trial_queue import read_architectures
     from nas_optuna.trackers import create_trackers
 
@@ -290,6 +309,11 @@ def _check(plan: Plan, experiment: Experiment) -> None:
     for text in plan.until or ():
         parse_until(text, experiment.spec.objectives)
     create_trackers(plan.track)
+    if plan.warm_start or experiment.spec.sampler.name == "supernet":
+        if study is None:
+            begin = options.hint("supernet train", plan.storage, plan.study)
+            raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
+        read_alphas(study)  # says what to run where there are none
 
 
 def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:
@@ -302,7 +326,8 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.trackers import create_trackers
 
-    _warm_start(plan, experiment, study)
+    if plan.warm_start:
+        experiment.begin_warm(study, plan.warm_trials or DEFAULT_WARM_TRIALS)
     _learn_from(plan, experiment, study)
     trials = _fill_queue(plan, experiment, study)
     say(f"{plan.study}: {experiment.describe()}")
@@ -369,15 +394,6 @@ def _missing(total: int, study: optuna.Study) -> int:
     """How many trials must still end until a study has so many."""
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     return max(0, total - ended)
-
-
-def _warm_start(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:
-    from nas_optuna.samplers.prior import read_alphas
-
-    if plan.warm_start or experiment.spec.sampler.name == "supernet":
-        read_alphas(study)  # says what to run where there are none
-    if plan.warm_start:
-        experiment.begin_warm(study, plan.warm_trials or DEFAULT_WARM_TRIALS)
 
 
 def _learn_from(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:

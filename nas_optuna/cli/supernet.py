@@ -156,9 +156,9 @@ def _prepare(
     from nas_optuna.cli.specs import say_created
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.supernet_cost import cost_table
-    from nas_optuna.execution.supernet_training import SupernetTraining
+    from nas_optuna.execution.supernet_training import SupernetTraining, require_supernet
     from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.study.storage import files_folder, open_storage
+    from nas_optuna.study.storage import files_folder, open_storage, usable
     from nas_optuna.study.studies import load_study, require_same_spec
     from nas_optuna.study.trust import remember
 
@@ -166,7 +166,9 @@ def _prepare(
     experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
     search = experiment.search
     table = cost_table(search.space, latency_table or wanted.latency.table)
+    files = usable(files_folder(url))
     if loaded is None:
+        require_supernet(search, wanted.supernet, table, resolve_device(device))
         try:
             loaded = experiment.create(open_storage(url, create=True), study)
             remember(url, study, code_named(wanted))  # whoever makes a study means its code
@@ -181,7 +183,7 @@ def _prepare(
         wanted.supernet,
         table,
         resolve_device(device),
-        files_folder(url),
+        files,
         restart=restart,
         interrupted=interrupted,
     )

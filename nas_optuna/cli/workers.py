@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +15,8 @@ from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, shown, unknown
 
 if TYPE_CHECKING:
-    from nas_optuna.execution.executors.contract import Executor
+    from nas_optuna.execution.executors.contract import Executor, Handle
+    from nas_optuna.execution.executors.ray import RayWorkers
     from nas_optuna.execution.threads import StepTimes
     from nas_optuna.experiment import Experiment
 
@@ -116,6 +119,30 @@ class Staffing:
         return self.devices.split(",")[0].strip() if self.devices else self.device
 
 
+@contextmanager
+def reached(staffing: Staffing, handle: Handle | None) -> Iterator[None]:
+    """Within it the devices, or the cluster, that a command line names are there; enter it before a study is created.
+
+    Args:
+        staffing: What the command line says.
+        handle: What workers open.
+
+    Raises:
+        DeviceError: A device is not there.
+        SpecError: Ray is not installed.
+        StudyError: There is no such cluster, or its nodes cannot open the study.
+    """
+    from nas_optuna.devices import resolve_device
+
+    for name in staffing.devices.split(",") if staffing.devices else ():
+        resolve_device(name)
+    if staffing.executor == "ray":
+        with _on_ray(staffing).reached(handle):
+            yield
+    else:
+        yield
+
+
 def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     """Who runs the trials, and say what a person should know of it: devices, threads, and why.
 
@@ -143,7 +170,7 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     return LocalWorkers(devices, threads)
 
 
-def _on_ray(staffing: Staffing) -> Executor:
+def _on_ray(staffing: Staffing) -> RayWorkers:
     from nas_optuna.execution.executors.ray import RayWorkers
 
     return RayWorkers(

@@ -12,10 +12,17 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.samplers.gp import ArchitectureGPSampler
 from nas_optuna.study.pareto import hypervolume, is_feasible
 
-PATIENCE = 10
-"""How many trials without an improvement end a study where the user names no number."""
+PATIENCE = 5
+"""How many trials without an improvement end a study where the user names no number, if none is expected, either."""
+
+WORTH = 5e-4
+"""An expected improvement of less than this share of the best value is none: 0.05 points of an accuracy near 1."""
+
+LONGEST = 6
+"""So many times the patience without an improvement end a study whatever is expected: it does not get there."""
 
 _REACHED = re.compile(r"\s*([\w.:]+)\s*(>=|<=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 _STALLED = re.compile(r"\s*stalled(?:\s*:\s*(\d+))?\s*")
@@ -35,7 +42,9 @@ class Reached:
     at_least: bool
     value: float
 
-    def reason(self, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]) -> str | None:
+    def reason(
+        self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]
+    ) -> str | None:
         """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
         place = objectives.index(self.objective)
         for trial in trials:
@@ -47,7 +56,10 @@ class Reached:
 
 @dataclass(frozen=True)
 class Stalled:
-    """No improvement among the latest trials.
+    """No improvement among the latest trials, and, where there is one objective, none to be expected.
+
+    What is expected is the expected improvement of a Gaussian process that is fitted to the study's trials, whichever
+    sampler proposed them (`ArchitectureGPSampler.expected_gain`). A front has stalled when its hypervolume has.
 
     Attributes:
         patience: How many of the latest finished trials must be without an improvement.
@@ -55,20 +67,33 @@ class Stalled:
 
     patience: int = PATIENCE
 
-    def reason(self, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]) -> str | None:
+    def reason(
+        self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]
+    ) -> str | None:
         """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
-        if len(trials) <= self.patience:
-            return None
         losses = [[-sign * value for sign, value in zip(signs, t.values, strict=True)] for t in trials]
-        if len(objectives) == 1:
-            improves = min(losses[-self.patience :]) < min(losses[: -self.patience])
-            what = f"the best {objectives[0]}"
-        else:
-            reference = [max(column) + 1e-9 * max(1.0, abs(max(column))) for column in zip(*losses, strict=True)]
-            before = hypervolume(losses[: -self.patience], reference)
-            improves = hypervolume(losses, reference) > before * (1 + 1e-6)
-            what = "the front"
-        return None if improves else f"{what} has not improved in the latest {self.patience} trials"
+        if len(objectives) > 1:
+            stalled = _front_stalls(losses, self.patience)
+            return f"the front has not improved in the latest {self.patience} trials" if stalled else None
+        column = [loss for (loss,) in losses]
+        since = len(column) - 1 - column.index(min(column)) if column else 0
+        if since < self.patience:
+            return None
+        seen = f"the best {objectives[0]} has not improved in the latest {since} trials"
+        if since >= LONGEST * self.patience:
+            return seen
+        gain = ArchitectureGPSampler(seed=0).expected_gain(study)
+        worth = WORTH * abs(min(column))
+        if gain is None or gain > worth:
+            return None
+        return f"{seen}, and the next is expected to add less than {worth:.2g}"
+
+
+def _front_stalls(losses: Sequence[Sequence[float]], patience: int) -> bool:
+    if len(losses) <= patience:
+        return False
+    reference = [max(column) + 1e-9 * max(1.0, abs(max(column))) for column in zip(*losses, strict=True)]
+    return hypervolume(losses, reference) <= hypervolume(losses[:-patience], reference) * (1 + 1e-6)
 
 
 Condition = Reached | Stalled
@@ -115,7 +140,7 @@ def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence
     trials = [t for t in trials if is_feasible(t) and all(math.isfinite(value) for value in t.values)]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
     signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
-    reasons = (condition.reason(trials, objectives, signs) for condition in conditions)
+    reasons = (condition.reason(study, trials, objectives, signs) for condition in conditions)
     return next((reason for reason in reasons if reason is not None), None)
 
 

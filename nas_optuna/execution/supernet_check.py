@@ -234,18 +234,21 @@ def rank_correlation(kind: str, x: Sequence[float], y: Sequence[float], seed: in
         y: As many.
         seed: Of the resampling. A resample without any order on one side counts as 0.
     """
-    correlation = _tau if kind == "kendall" else _rho
-    first, second = np.asarray(x), np.asarray(y)
-    values = [correlation(first[index], second[index]) for index in _resamples(len(first), seed)]
-    lower, upper = np.percentile(values, [2.5, 97.5])
-    return RankCorrelation(correlation(first, second), float(lower), float(upper))
+    correlation = _kendall if kind == "kendall" else _spearman
+    first, second = _signs(np.asarray(x)), _signs(np.asarray(y))
+    lower, upper = np.percentile(correlation(first, second, _resamples(len(first), seed)), [2.5, 97.5])
+    return RankCorrelation(float(correlation(first, second, np.ones(len(first)))), float(lower), float(upper))
 
 
 def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
     """τ(x, y) − τ(other, y), resampled in pairs."""
-    values = [_tau(x[i], y[i]) - _tau(other[i], y[i]) for i in _resamples(len(y), 0)]
-    lower, upper = np.percentile(values, [2.5, 97.5])
-    return RankCorrelation(_tau(x, y) - _tau(other, y), float(lower), float(upper))
+    ours, theirs, own = _signs(x), _signs(other), _signs(y)
+
+    def difference(counts: Array) -> Array:
+        return _kendall(ours, own, counts) - _kendall(theirs, own, counts)
+
+    lower, upper = np.percentile(difference(_resamples(len(y), 0)), [2.5, 97.5])
+    return RankCorrelation(float(difference(np.ones(len(y)))), float(lower), float(upper))
 
 
 def ranking_row(name: str, values: Array, own: Array) -> Row:
@@ -284,21 +287,46 @@ def _seconds(trial: FrozenTrial) -> float:
     return float(attribute(trial, TrialKey.SECONDS, 0.0))
 
 
-def _resamples(count: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+def _resamples(size: int, seed: int) -> Array:
+    """How often each of `size` values is in each resample, ``[_RESAMPLES, size]``."""
+    drawn = np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
+    return np.stack([np.bincount(indices, minlength=size) for indices in drawn]).astype(np.float64)
+
+
+def _signs(values: Array) -> Array:
+    """1 where the value of the row is larger than that of the column, -1 where it is smaller, ``[size, size]``."""
+    place: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
+    return np.asarray(np.sign(place[:, None] - place[None, :]), np.float64)
 
 
 def _tau(x: Array, y: Array) -> float:
-    from scipy.stats import kendalltau
-
-    return 0.0 if _constant(x) or _constant(y) else float(kendalltau(x, y).statistic)
+    return float(_kendall(_signs(x), _signs(y), np.ones(len(x))))
 
 
-def _rho(x: Array, y: Array) -> float:
-    from scipy.stats import spearmanr
+def _kendall(x: Array, y: Array, counts: Array) -> Array:
+    """Kendall's τ-b of all resamples at once: concordant minus discordant pairs, over the pairs without ties.
 
-    return 0.0 if _constant(x) or _constant(y) else float(spearmanr(x, y).statistic)
+    Args:
+        x: `_signs` of one side, ``[size, size]``.
+        y: `_signs` of the other side.
+        counts: How often each value is in each resample, ``[..., size]``.
+    """
+
+    def pairs(signs: Array) -> Array:
+        return np.asarray(((counts @ signs) * counts).sum(-1))
+
+    return _ratio(pairs(x * y), pairs(x * x), pairs(y * y))
 
 
-def _constant(values: Array) -> bool:
-    return bool((values == values[0]).all())
+def _spearman(x: Array, y: Array, counts: Array) -> Array:
+    """Spearman's ρ of all resamples at once; the arguments are those of `_kendall`."""
+    first, second = counts @ x.T, counts @ y.T  # twice the ranks within the resample, less their mean
+    return _ratio(*((counts * product).sum(-1) for product in (first * second, first * first, second * second)))
+
+
+def _ratio(together: Array, first: Array, second: Array) -> Array:
+    """Their correlation; 0 where one side has no order."""
+    scale = np.sqrt(first * second)
+    result = np.zeros_like(scale)
+    np.divide(together, scale, out=result, where=scale > 0)
+    return result

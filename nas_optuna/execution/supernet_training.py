@@ -26,7 +26,7 @@ from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
 from nas_optuna.execution.supernet_cost import CostTable, Price, measure_price, supernet_precision
-from nas_optuna.oneshot.bilevel import BilevelSearch
+from nas_optuna.oneshot.bilevel import BilevelSearch, require_honourable
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
 from nas_optuna.oneshot.progress import Epoch
@@ -80,6 +80,20 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
         if search.spec.recipe.init == "kaiming":
             supernet.apply(kaiming)
     return supernet.to(device).to(memory_format=torch.channels_last)
+
+
+def require_supernet(search: Search, spec: SupernetSpec, table: CostTable, device: torch.device) -> None:
+    """Refuse, before a study is created for it, what no supernet can be trained for.
+
+    Raises:
+        SpecError: The space has no supernet, or it cannot have a setting.
+        DataError: There are too few images to halve.
+    """
+    supernet = make_supernet(search, spec, device)
+    if spec.strategy != "fair":
+        require_honourable(spec, supernet, table.costs)
+        if spec.update != "joint":
+            split(search.data.train, 0.5, spec.seed)
 
 
 def held_by(supernet: Supernet, search: Search) -> Search:

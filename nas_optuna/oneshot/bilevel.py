@@ -61,7 +61,9 @@ class BilevelSearch:
         dtype: torch.dtype = torch.float32,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        _require_honourable(spec, supernet, alpha_images, table)
+        if (alpha_images is None) != (spec.update == "joint"):
+            raise SpecError("an alternating update needs images for the alphas, and a joint one has no use for them")
+        require_honourable(spec, supernet, table)
         self.supernet = supernet
         self.spec = spec
         assert spec.epochs is not None, "strategy darts has a default"
@@ -264,11 +266,12 @@ def _alpha_optimizer(alphas: list[torch.nn.Parameter], spec: SupernetSpec) -> to
     )
 
 
-def _require_honourable(
-    spec: SupernetSpec, supernet: Supernet, alpha_images: BatchLoader | None, table: Mapping[str, float] | None
-) -> None:
-    if (alpha_images is None) != (spec.update == "joint"):
-        raise SpecError("an alternating update needs images for the alphas, and a joint one has no use for them")
+def require_honourable(spec: SupernetSpec, supernet: Supernet, table: Mapping[str, float] | None) -> None:
+    """Refuse settings that the differentiable strategy could not obey with this supernet.
+
+    Raises:
+        SpecError: Naming the setting.
+    """
     draws = spec.mode == "sampled" or bool(supernet.must_draw)
     if not draws and not (spec.temperature is None and spec.temperature_decay is None):
         raise SpecError(

@@ -13,7 +13,8 @@ from nas_optuna.errors import StudyError
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.page import best_so_far, document, duration, table, with_error
-from nas_optuna.report.selection import best_trial, complete_trials, standard_error, validation_images
+from nas_optuna.report.selection import best_trial, complete_trials, validation_images
+from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import maximizes, study_spec
@@ -66,7 +67,7 @@ def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
         len(complete_trials(study)),
         sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in trials),
         best.values[0] if best else None,
-        standard_error(best, images) if best and images else None,
+        standard_error(TrialRecord.of(best), images) if best and images else None,
         TrialRecord.of(best).architecture if best else "",
     )
 

@@ -18,7 +18,8 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import artifacts
 from nas_optuna.report.drawing import draw
 from nas_optuna.report.figures import save_figures
-from nas_optuna.report.selection import remembered_images, standard_error, winners
+from nas_optuna.report.selection import remembered_images, winners
+from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import (
     dashboard_note,
@@ -69,7 +70,8 @@ def trial_note(
 
 def figures_of(trial: FrozenTrial, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
     """A trial's figures for a person: name and value with its unit."""
-    record, error = TrialRecord.of(trial), standard_error(trial, images)
+    record = TrialRecord.of(trial)
+    error = standard_error(record, images)
     rows = [
         (name, _value(name, value, error))
         for name, value in zip(names, record.values, strict=False)

@@ -27,7 +27,8 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw
-from nas_optuna.report.selection import Winners, complete_trials, space_of, standard_error, validation_images, winners
+from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
+from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.hints import command
 from nas_optuna.study.records import TrialRecord, count, ranked
@@ -199,7 +200,8 @@ def _winner(facts: _Facts) -> str:
 
 
 def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
-    record, error = TrialRecord.of(trial), standard_error(trial, facts.images)
+    record = TrialRecord.of(trial)
+    error = standard_error(record, facts.images)
     rows: list[tuple[str, object]] = [("trial", record.number), ("architecture", record.architecture)]
     for name, value in zip(facts.names, record.values, strict=True):
         rows.append((name, _value(name, value, error)))
@@ -271,7 +273,7 @@ def _ranking(facts: _Facts) -> str:
     ]
     if not records:
         return ""
-    errors = {r.number: standard_error(facts.trials[r.number], facts.images) for r in records}
+    errors = {r.number: standard_error(r, facts.images) for r in records}
     rows = [
         (
             r.number,
@@ -291,7 +293,9 @@ def _progress(facts: _Facts) -> str:
         return ""
     dots = [(t.number, t.values[0]) for t in facts.complete]
     best = best_so_far(facts.complete, facts.maximize)
-    errors = [standard_error(t, facts.images) or 0.0 for t in facts.complete] if facts.first == "accuracy" else ()
+    errors: Sequence[float] = ()
+    if facts.first == "accuracy":
+        errors = [standard_error(TrialRecord.of(t), facts.images) or 0.0 for t in facts.complete]
     titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in facts.complete]
     history = charts.plot(
         [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError, StudyError
-from nas_optuna.report.ties import standard_error as sampling_error
+from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.hints import command
 from nas_optuna.study.pareto import is_feasible
@@ -56,25 +55,6 @@ def best_trial(study: Study) -> FrozenTrial | None:
     return min(trials, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
 
 
-def standard_error(trial: FrozenTrial, images: int | None) -> float | None:
-    """How far a trial's accuracy may be off by chance: one standard error, as a share of 1.
-
-    With several seeds it is that of their mean; with one, the binomial one of the validation images.
-
-    Args:
-        trial: Any trial.
-        images: Number of validation images; None where that is not known.
-    """
-    accuracy = attribute(trial, TrialKey.ACCURACY)
-    if accuracy is None or not 0 <= accuracy <= 1:
-        return None
-    binomial = sampling_error(accuracy, images) if images else None
-    spread = attribute(trial, TrialKey.SPREAD)
-    if spread is None:
-        return binomial
-    return max(float(spread) / math.sqrt(2), binomial or 0.0)
-
-
 def remembered_images(study: Study) -> int | None:
     """How many images a study's accuracies were measured on; None where it does not remember that."""
     known = study_attribute(study.user_attrs, StudyKey.DATA)
@@ -100,22 +80,29 @@ def validation_images(study: Study, data_directory: Path | None = None) -> int |
 
 @dataclass(frozen=True)
 class Winners:
-    """The best trial of a study, and a cheaper one that chance alone may have put behind it.
+    """The best trial of a study, and those that chance alone may have put behind it.
 
     Attributes:
         best: The best complete trial in the first objective.
         error: One standard error of its accuracy; None where that is not known.
-        cheapest: The complete trial with the fewest MACs whose accuracy is at most one standard error below the best
-            one's; the best itself where no cheaper one is so near.
+        tied: The complete trials whose accuracies are at most one standard error below the best one's, by falling
+            accuracy; the best one itself is among them.
+        cheapest: The one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984).
     """
 
     best: FrozenTrial
     error: float | None
+    tied: tuple[FrozenTrial, ...]
     cheapest: FrozenTrial
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Numbers of the tied trials."""
+        return frozenset(trial.number for trial in self.tied)
 
 
 def winners(study: Study, images: int | None) -> Winners | None:
-    """The best trial and the cheapest one that is as good; None without a complete trial.
+    """The best trial and those that are as good; None without a complete trial.
 
     Args:
         study: A study of ours.
@@ -124,21 +111,14 @@ def winners(study: Study, images: int | None) -> Winners | None:
     best = best_trial(study)
     if best is None:
         return None
-    error = standard_error(best, images)
-    return Winners(best, error, _cheapest(complete_trials(study), best, error))
-
-
-def _cheapest(trials: Iterable[FrozenTrial], best: FrozenTrial, error: float | None) -> FrozenTrial:
-    accuracy, cost = attribute(best, TrialKey.ACCURACY), attribute(best, TrialKey.cost(COST))
-    if error is None or cost is None:
-        return best
-    near = [
-        trial
-        for trial in trials
-        if (attribute(trial, TrialKey.ACCURACY) or 0.0) >= accuracy - error
-        and (attribute(trial, TrialKey.cost(COST)) or math.inf) < cost
-    ]
-    return min(near, key=lambda trial: attribute(trial, TrialKey.cost(COST)), default=best)
+    error = standard_error(TrialRecord.of(best), images)
+    if error is None:
+        return Winners(best, None, (best,), best)
+    accuracies = {t.number: attribute(t, TrialKey.ACCURACY, -math.inf) for t in complete_trials(study)}
+    least = accuracies[best.number] - error
+    tied = [trial for trial in complete_trials(study) if accuracies[trial.number] >= least]
+    tied.sort(key=lambda trial: (-accuracies[trial.number], trial.number))
+    return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost(COST), math.inf)))
 
 
 def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:

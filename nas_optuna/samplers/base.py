@@ -160,9 +160,12 @@ class ArchitectureSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that complete and pruned trials share, in the natural order of their names."""
         with self._lock:
-            if study.study_name != self._study_name:
-                self._follow(study.study_name)
-            common = self._intersection.calculate(study)
+            return self._common(study)
+
+    def _common(self, study: Study) -> dict[str, BaseDistribution]:
+        if study.study_name != self._study_name:
+            self._follow(study.study_name)
+        common = self._intersection.calculate(study)
         names = [n for n, d in common.items() if self._proposes(d) and not d.single()]
         return {name: common[name] for name in sorted(names, key=_natural)}
 

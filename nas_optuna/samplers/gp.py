@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered
-from nas_optuna.samplers.comparison import quantile_rank
+from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered, one_blas_thread
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.earlier import experience_of
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
 from nas_optuna.samplers.learned_mean import EARLIER_FADING, SUPERNET_FADING, LearnedMean, score_of
+from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 
 MAX_POINTS = 200
@@ -109,8 +110,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         """The unseen candidate of the highest expected improvement."""
         rng = self._rng(trial)
         members = history.informative
-        ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
-        score, experience = score_of(study, history), experience_of(study, history, ordered)
+        score, experience = score_of(study, history), experience_of(study, history, self._order(history))
         beforehand = ((score, SUPERNET_FADING), (experience, EARLIER_FADING))
         scores = [(known, fading) for known, fading in beforehand if known is not None]
         startup = self._config.n_startup_trials
@@ -118,10 +118,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
             return self._random(history, rng)
         kept, merit = merits(members, study.directions, rng)
         tokens = np.array([members[i].tokens for i in kept])
-        parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
-        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
         mean = LearnedMean(scores, list(map(tuple, tokens.tolist())), merit) if scores else None
-        process = GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean)
+        process, candidates = self._fitted(history, tokens, merit, rng, mean)
         if history.running:
             process.believe(np.array(list(history.running.values())))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
@@ -136,6 +134,51 @@ class ArchitectureGPSampler(ArchitectureSampler):
         choice = self._best(process, candidates, history, merit.max())
         return self._random(history, rng) if choice is None else choice
 
+    def expected_gain(self, study: Study) -> float | None:
+        """By how much the best architecture not tried yet is expected to exceed the best one of a study.
+
+        A search may end where this is less than an improvement is worth (Makarova et al. 2022 bound the regret; the
+        expected improvement is the same process's answer to what the next training would bring).
+
+        Args:
+            study: A study of one objective. Its trials may come from any sampler.
+
+        Returns:
+            The expected improvement in the objective's unit, 0 or more; None where too few trials are complete.
+        """
+        with self._lock, one_blas_thread():
+            history = self._read(study, self._common(study))
+            members = history.informative
+            rng = np.random.default_rng(seed_for(self._seed, len(members), "gain"))
+            kept, merit = merits(members, study.directions, rng) if members else ([], np.empty(0))
+            told = [(m.trial.value, merit[j]) for j, m in enumerate(members[i] for i in kept) if _counts(m)]
+            if len(told) < self._config.n_startup_trials or not history.space:
+                return None
+            values, figures = np.array(told).T
+            tokens = np.array([members[i].tokens for i in kept])
+            process, candidates = self._fitted(history, tokens, merit, rng)
+            if not candidates or np.ptp(values) == 0:
+                return 0.0
+            improvement = expected_improvement(*process.predict(np.array(candidates)), figures.max())
+            return float(improvement.max() * np.ptp(values) / np.ptp(figures))
+
+    def _fitted(
+        self,
+        history: History,
+        tokens: NDArray[Any],
+        merit: Array,
+        rng: np.random.Generator,
+        mean: LearnedMean | None = None,
+    ) -> tuple[GaussianProcess, list[Tokens]]:
+        """The process of some trials, and candidates that nobody has tried."""
+        parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
+        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
+        ordered = self._order(history)
+        return GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean), candidates
+
+    def _order(self, history: History) -> list[bool]:
+        return [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
+
     def _best(
         self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float
     ) -> Tokens | None:
@@ -145,6 +188,12 @@ class ArchitectureGPSampler(ArchitectureSampler):
         improvement = expected_improvement(*process.predict(np.array(candidates)), best)
         ranked = (candidates[i] for i in np.argsort(-improvement, kind="stable"))
         return next((tokens for tokens in ranked if self._allows(history, tokens)), None)
+
+
+def _counts(member: Observation) -> bool:
+    """Whether a trial is complete and feasible and has a finite value."""
+    value = member.trial.value if member.trial.state == TrialState.COMPLETE else None
+    return value is not None and math.isfinite(value) and member.violation == 0
 
 
 def _groups(space: Mapping[str, BaseDistribution]) -> list[int]:
@@ -168,7 +217,9 @@ def merits(
     """
     signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
     unknown = [np.nan] * len(signs)
-    gains = signs * np.array([m.trial.values or unknown for m in members], dtype=float)
+    # Optuna gives a pruned trial its latest intermediate value, which is none of a whole training.
+    values = [m.trial.values if m.trial.state == TrialState.COMPLETE else unknown for m in members]
+    gains = signs * np.array(values, dtype=float)
     merit = _scalarise(gains, rng) if len(signs) > 1 else _finite(gains)[:, 0]
     infeasible = [m.violation > 0 for m in members]
     if np.isfinite(merit).any():
@@ -176,13 +227,25 @@ def merits(
     best = np.argsort(-np.nan_to_num(merit, nan=-np.inf), kind="stable")[: MAX_POINTS // 2]
     latest = range(max(0, len(members) - MAX_POINTS // 2), len(members))
     kept = sorted({*best.tolist(), *latest})
-    merit = merit[kept]
-    complete = merit[~np.isnan(merit)]
-    others = [members[i].trial for i in kept]
-    for i in np.flatnonzero(np.isnan(merit)):
-        standing = quantile_rank(others[i], others, signs[0])
-        merit[i] = np.quantile(complete, standing) if len(complete) else standing
+    merit = _with_pruned([members[i].trial for i in kept], merit[kept], signs[0])
     return kept, (merit - merit.mean()) / (merit.std() + 1e-12)
+
+
+def _with_pruned(trials: Sequence[FrozenTrial], merit: Array, sign: float) -> Array:
+    """Fill in the merit of pruned trials: the quantile of the complete ones at which they stood at their last epoch."""
+    pruned = np.flatnonzero(np.isnan(merit)).tolist()
+    complete = merit[~np.isnan(merit)]
+    rivals = [t for t in trials if t.state == TrialState.COMPLETE] or trials
+    at_step: dict[int, Array] = {}
+    for i in pruned:
+        step = max(trials[i].intermediate_values)
+        if step not in at_step:
+            values = [sign * t.intermediate_values[step] for t in rivals if step in t.intermediate_values]
+            at_step[step] = np.sort(np.nan_to_num(values, nan=-np.inf))
+        value = np.nan_to_num(sign * trials[i].intermediate_values[step], nan=-np.inf)
+        standing = np.searchsorted(at_step[step], value) / max(len(at_step[step]), 1)
+        merit[i] = np.quantile(complete, standing) if len(complete) else standing
+    return merit
 
 
 def _finite(gains: Array) -> Array:

@@ -20,6 +20,7 @@ import copy
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,9 @@ _AWAY = (
     "no such file or directory",  # the server's socket
 )
 """What drivers say of a server that may come back."""
+_UNDONE = ("deadlock", "could not serialize access", "try restarting transaction")
+"""What PostgreSQL and MySQL say of a transaction that they have undone and that may be repeated."""
+_ATTEMPTS = 20
 _CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "extract(epoch FROM clock_timestamp())",
@@ -117,7 +121,7 @@ class PatientStorage(RDBStorage):
         return trial
 
     def patiently(self, work: Callable[[], T]) -> T:
-        """Do one transaction, and again when the server is back.
+        """Do one transaction, and again when the server is back, or has undone it for another one's sake.
 
         Args:
             work: Opens the transaction and commits it.
@@ -125,13 +129,17 @@ class PatientStorage(RDBStorage):
         Raises:
             Gone: The database file was deleted or replaced.
         """
-        deadline = 0.0
+        deadline, undone = 0.0, 0
         while True:
             if self._file is not None and _identity_of(self._file) != self._file_identity:
                 raise Gone(f"the database {self._file} was deleted or replaced while it was in use")
             try:
                 return work()
             except Exception as error:
+                if _is_undone(error) and undone < _ATTEMPTS:
+                    undone += 1
+                    time.sleep(0.01 * undone * (0.5 + secrets.randbelow(100) / 100))
+                    continue
                 if not self.wait or not is_away(error):
                     raise
                 if not deadline:
@@ -243,6 +251,15 @@ def is_away(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError) or type(error.orig).__module__.startswith("sqlite3"):
         return False
     return error.connection_invalidated or any(sign in str(error.orig).lower() for sign in _AWAY)
+
+
+def _is_undone(error: BaseException) -> bool:
+    """Whether a server has undone a transaction because it and another one waited for each other, as MySQL does."""
+    from sqlalchemy.exc import DBAPIError
+
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, DBAPIError) and any(sign in str(error.orig).lower() for sign in _UNDONE)
 
 
 def _identity_of(file: Path | None) -> tuple[int, int] | None:

@@ -2,8 +2,11 @@
 
 import http.client
 import http.server
+import io
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import optuna
 import pytest
 from optuna_dashboard import get_note, save_note
 
+from nas_optuna.cli import main
 from tests.helpers import Command, tiny
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -25,19 +30,37 @@ SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", 
 LAUNCH = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
-@pytest.fixture
-def trials(command: Command) -> list[dict[str, Any]]:
-    result = command("run", "--sampler", "random", "--trials", 3, "--json", *tiny())
-    assert result.code == 0, result.err
-    return sorted(result.json, key=lambda trial: trial["number"])
+Trials = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trials]:
+    """A folder with a study of three trials, and those."""
+    folder = tmp_path_factory.mktemp("searched")
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.chdir(folder)
+        patch.delenv("NAS_OPTUNA_STORAGE", raising=False)
+        assert main(["run", "--sampler", "random", "--trials", "3", "--json", *tiny()]) == 0
+    return folder, sorted(json.loads(out.getvalue()), key=lambda trial: trial["number"])
 
 
 @pytest.fixture
-def address(trials: list[dict[str, Any]]) -> Iterator[str]:
-    """Where `nas-optuna dashboard` serves the study, until the test is over."""
+def trials(place: Path, searched: tuple[Path, Trials]) -> Trials:
+    """The trials of a study in the current folder, which is the test's own."""
+    folder, found = searched
+    shutil.copytree(folder, place, dirs_exist_ok=True)
+    return found
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve the studies of a folder with `nas-optuna dashboard`, and say where."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with subprocess.Popen([*LAUNCH, "dashboard", "--port", str(port)], stderr=subprocess.PIPE, text=True) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "NAS_OPTUNA_STORAGE"}
+    command = [*LAUNCH, "dashboard", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
         assert f"http://127.0.0.1:{port}/dashboard" in said, said
@@ -47,12 +70,19 @@ def address(trials: list[dict[str, Any]]) -> Iterator[str]:
         assert process.stderr.read() == ""
 
 
+@pytest.fixture(scope="module")
+def address(searched: tuple[Path, Trials]) -> Iterator[str]:
+    """Where the study is served to those tests that do not change it."""
+    with serving(searched[0]) as where:
+        yield where
+
+
 def get(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.load(answer)
 
 
-def test_the_dashboard_knows_the_study(address: str, trials: list[dict[str, Any]]) -> None:
+def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
     (study,) = get(f"{address}/api/studies")["study_summaries"]
     assert study["study_name"] == "nas"
     found = get(f"{address}/api/studies/{study['study_id']}?after=0")
@@ -79,7 +109,7 @@ def test_the_dashboard_knows_the_study(address: str, trials: list[dict[str, Any]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to open the dashboard with")
-def test_the_trial_page_shows_the_architecture(address: str, trials: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_trial_page_shows_the_architecture(address: str, trials: Trials, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     (study,) = get(f"{address}/api/studies")["study_summaries"]
     with playwright.sync_playwright() as started:
@@ -149,7 +179,7 @@ ATTACK = """async ([target, study]) => {
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to attack the dashboard with")
-def test_a_page_of_another_origin_can_neither_read_nor_delete(address: str, trials: list[dict[str, Any]]) -> None:
+def test_a_page_of_another_origin_can_neither_read_nor_delete(address: str, trials: Trials) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     (study,) = get(f"{address}/api/studies")["study_summaries"]
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
@@ -177,7 +207,7 @@ def test_a_page_of_another_origin_can_neither_read_nor_delete(address: str, tria
     assert [summary["study_name"] for summary in summaries] == ["nas"]
 
 
-def test_the_optuna_command_lists_the_trials(trials: list[dict[str, Any]]) -> None:
+def test_the_optuna_command_lists_the_trials(trials: Trials) -> None:
     optuna = Path(sys.executable).with_name("optuna")
     command = [str(optuna), "trials", "--study-name", "nas", "--storage", "sqlite:///nas-optuna.db"]
     found = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, timeout=100, check=True)
@@ -189,24 +219,25 @@ def test_the_optuna_command_lists_the_trials(trials: list[dict[str, Any]]) -> No
     assert time.strptime(listed[0]["datetime_start"], "%Y-%m-%d %H:%M:%S")
 
 
-def test_a_retraining_is_shown_beside_its_trial(address: str, trials: list[dict[str, Any]], command: Command) -> None:
+def test_a_retraining_is_shown_beside_its_trial(trials: Trials, command: Command) -> None:
     result = command("retrain", "--trial", 1, "--out", "net.safetensors", "--json")
     assert result.code == 0, result.err
     assert command("retrain", "--trial", 1, "--out", "net.safetensors").code == 0, "a second one replaces the files"
-    (study,) = get(f"{address}/api/studies")["study_summaries"]
-    found = get(f"{address}/api/studies/{study['study_id']}?after=0")
-    trial = found["trials"][1]
-    files = {file["filename"]: file["artifact_id"] for file in trial["artifacts"]}
-    assert len(files) == len(trial["artifacts"]) == 3
-    assert set(files) == {"drawing.svg", "net.safetensors", "confusion-matrix.svg"}
-    where = f"{address}/artifacts/{study['study_id']}/{trial['trial_id']}"
-    with urllib.request.urlopen(f"{where}/{files['net.safetensors']}", timeout=30) as answer:
-        assert answer.read() == Path("net.safetensors").read_bytes()
-    assert f"test accuracy {result.json['mean']:.4f}" in trial["note"]["body"]
-    assert f"{result.json['mean']:.4f}" in found["note"]["body"]
+    with serving(Path.cwd()) as address:
+        (study,) = get(f"{address}/api/studies")["study_summaries"]
+        found = get(f"{address}/api/studies/{study['study_id']}?after=0")
+        trial = found["trials"][1]
+        files = {file["filename"]: file["artifact_id"] for file in trial["artifacts"]}
+        assert len(files) == len(trial["artifacts"]) == 3
+        assert set(files) == {"drawing.svg", "net.safetensors", "confusion-matrix.svg"}
+        where = f"{address}/artifacts/{study['study_id']}/{trial['trial_id']}"
+        with urllib.request.urlopen(f"{where}/{files['net.safetensors']}", timeout=30) as answer:
+            assert answer.read() == Path("net.safetensors").read_bytes()
+        assert f"test accuracy {result.json['mean']:.4f}" in trial["note"]["body"]
+        assert f"{result.json['mean']:.4f}" in found["note"]["body"]
 
 
-def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials: list[dict[str, Any]]) -> None:
+def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials: Trials) -> None:
     study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
     assert "3 trials" in get_note(study)
     save_note(study, "my own words")
@@ -214,7 +245,7 @@ def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials
     assert get_note(study) == "my own words"
 
 
-def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: list[dict[str, Any]]) -> None:
+def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials) -> None:
     folder = Path("nas-optuna-files/artifacts")
     assert len(list(folder.iterdir())) == 3
     assert command("study", "delete", "nas", "--yes").code == 0

@@ -95,20 +95,6 @@ def test_kept_weights_are_exported_before_retrain_with_the_figures_of_the_search
     assert not Path("model2").exists()
 
 
-def test_the_cheapest_is_as_good_as_the_best_within_one_standard_error() -> None:
-    from nas_optuna.report.selection import winners
-
-    study = optuna.create_study(direction="maximize")
-    for accuracy, macs in ((0.90, 100), (0.95, 1000), (0.94, 500), (0.945, 700)):
-        attributes = {"nas_optuna:accuracy": accuracy, "nas_optuna:macs": macs}
-        study.add_trial(optuna.create_trial(value=accuracy, user_attrs=attributes))
-    near, exact = winners(study, 288), winners(study, 10**6)
-    assert near is not None
-    assert exact is not None
-    assert (near.best.number, near.cheapest.number) == (1, 2)
-    assert exact.cheapest.number == 1
-
-
 def test_bad_input_gets_one_line(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, says in (
         (["--trial", "7", "--out", "m"], "choose best, cheapest or a number below 2"),

@@ -10,18 +10,13 @@ from nas_optuna import load_data, load_network
 from nas_optuna.cli import main
 from nas_optuna.cli.retrain import print_confusions
 from nas_optuna.execution.retrain import TestReport
+from tests.helpers import Command
 
 SMALL = ["--set", "space.depth=2", "--set", "recipe.epochs=2", "--set", "recipe.input_size=8"]
 
 
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def test_it_reports_test_figures_and_saves_a_network(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--sampler", "random", "--trials", "2", *SMALL]) == 0
-    return tmp_path
-
-
-def test_it_reports_test_figures_and_saves_a_network(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["retrain", "--seeds", "2", "--json"]) == 0
     printed = capsys.readouterr()
@@ -35,7 +30,7 @@ def test_it_reports_test_figures_and_saves_a_network(study: Path, capsys: pytest
     assert "looked at" not in printed.err
     predictions = load_network(report["file"]).predict(load_data("digits").validation.images)
     assert len(predictions) == 288
-    assert not list(study.glob("nas-optuna-files/checkpoints/*/retrain-*"))
+    assert not list(place.glob("nas-optuna-files/checkpoints/*/retrain-*"))
 
     assert main(["retrain", "--trial", "0", "--epochs", "1"]) == 0
     printed = capsys.readouterr()
@@ -93,17 +88,14 @@ def test_the_worst_classes_are_listed_with_what_they_were_taken_for(
         (["--device", "cuda:9"], "cuda:9"),
     ],
 )
-def test_bad_input_gets_one_line(
-    study: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
-) -> None:
-    capsys.readouterr()
-    assert main(["retrain", *arguments]) == 2
-    printed = capsys.readouterr()
-    assert says in printed.err
-    assert printed.err.count("error:") == 1
+def test_bad_input_gets_one_line(command: Command, study: str, arguments: list[str], says: str) -> None:
+    result = command("retrain", *arguments)
+    assert result.code == 2
+    assert says in result.err
+    assert result.err.count("error:") == 1
 
 
-def test_repeats_score_by_the_mean_and_report_the_spread(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeats_score_by_the_mean_and_report_the_spread(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--study", "r", "--trials", "1", *SMALL, "--set", "recipe.repeats=3"]) == 0
     (trial,) = optuna.load_study(study_name="r", storage="sqlite:///nas-optuna.db").get_trials()
     assert trial.user_attrs["nas_optuna:epochs"] == 6

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,12 +38,35 @@ STRATEGIES = {
 STORAGE = "sqlite:///nas-optuna.db"
 
 
-@pytest.fixture(params=STRATEGIES)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """A folder with the spec ``tiny.toml``, of each strategy in turn."""
+@pytest.fixture(scope="module", params=STRATEGIES)
+def strategy(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained_once(strategy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the spec ``tiny.toml`` and the trained supernet of a study ``s``."""
+    folder = tmp_path_factory.mktemp(strategy)
+    (folder / "tiny.toml").write_text(SPEC + STRATEGIES[strategy])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the spec ``tiny.toml``, of each strategy in turn."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(SPEC + STRATEGIES[request.param])
+    (tmp_path / "tiny.toml").write_text(SPEC + STRATEGIES[strategy])
     return tmp_path
+
+
+@pytest.fixture
+def trained(folder: Path, trained_once: Path) -> Path:
+    """The same with a trained supernet."""
+    shutil.copytree(trained_once, folder, dirs_exist_ok=True)
+    return folder
 
 
 def study(name: str = "s") -> optuna.Study:
@@ -80,9 +104,7 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert "-".join(params.values()) == best
 
 
-def test_export_lists_the_most_probable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
-    capsys.readouterr()
+def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["supernet", "export", "--study", "s", "--top", "4", "--out", "top.json", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     summary = study().user_attrs["nas_optuna:supernet"]
@@ -103,11 +125,9 @@ def test_export_lists_the_most_probable(folder: Path, capsys: pytest.CaptureFixt
     assert len(study().trials) == 4, "an export that is repeated queues nothing twice"
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_warm_start_and_prior_sampler(folder: Path, sampler: str) -> None:
-    main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
-    run = ["run", "--study", "s", "--trials", "3", "--sampler"]
-    assert main([*run, sampler, "--warm-start", "supernet", "--warm-trials", "2"]) == 0
+def test_warm_start_and_prior_sampler(trained: Path) -> None:
+    warm = ["--sampler", "tpe", "--warm-start", "supernet", "--warm-trials", "2"]
+    assert main(["run", "--study", "s", "--trials", "3", *warm]) == 0
     origins = [t.user_attrs["nas_optuna:origin"] for t in study().trials]
     assert origins[:2] == ["supernet warm start"] * 2
     assert origins[2] != "supernet warm start"
@@ -116,9 +136,7 @@ def test_warm_start_and_prior_sampler(folder: Path, sampler: str) -> None:
     assert main(["run", "--study", "s", "--trials", "1", "--sampler", "supernet"]) == 0
 
 
-def test_check_compares_with_own_trainings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"])
-    capsys.readouterr()
+def test_check_compares_with_own_trainings(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["supernet", "check", "--study", "s", "--architectures", "4", "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["architectures"] == 4
@@ -185,8 +203,17 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
     ],
 )
 def test_bad_input_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(SPEC + STRATEGIES["darts"])
+    if "train" in arguments:  # which would create the study
+        assert main([*arguments, "--spec", "tiny.toml"]) == 2
+        assert not Path("nas-optuna.db").exists(), "it was refused before that"
     assert main(["study", "create", "s", "--spec", "tiny.toml"]) == 0
     capsys.readouterr()
     assert main(arguments) == 2

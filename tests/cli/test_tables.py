@@ -16,10 +16,11 @@ def study_of(*states: TrialState, validation: int | None = None) -> optuna.Study
     if validation is not None:
         study.set_user_attr(StudyKey.DATA, {"validation": validation})
     for i, state in enumerate(states):
+        value = 0.5 + i / 1000 if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
         study.add_trial(
             create_trial(
                 state=state,
-                value=0.5 + i / 1000 if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+                value=value,
                 user_attrs={
                     "nas_optuna:recipe": "r",
                     "nas_optuna:architecture": ARCHITECTURE,
@@ -27,6 +28,7 @@ def study_of(*states: TrialState, validation: int | None = None) -> optuna.Study
                     "nas_optuna:seconds": 61.0,
                     "nas_optuna:macs": 2.5e6,
                     "nas_optuna:params": 3e4,
+                    "nas_optuna:accuracy": value,
                 },
             )
         )
@@ -50,8 +52,8 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     [
         (40, ["trial", "accuracy", "architecture"]),
         (80, ["rank", "trial", "state", "accuracy", "MACs", "architecture"]),
-        (120, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "params", "architecture"]),
-        (None, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "params", "architecture"]),
+        (120, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "params", "architecture", "note"]),
+        (None, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "params", "architecture", "note"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -60,17 +62,18 @@ def test_columns_are_chosen_by_width(
 ) -> None:
     lines = printed(capsys, monkeypatch, width)
     assert lines[1].split() == headings
-    assert len(lines) == 1 + 2 + 5 + 3, "a row is one line"
+    assert len(lines) == 1 + 2 + 5 + 4, "a row is one line"
     assert max(map(len, lines)) <= (width or 1000)
     best = lines[3]
     assert "0.5020 ± 0.0490" in best, "the standard error on 100 images"
+    assert ("tied" in best, "tied" in lines[6]) == ("note" in headings, False), "a pruned trial is no winner"
     if width is None:
-        assert best.endswith(ARCHITECTURE)
+        assert ARCHITECTURE in best
     else:
-        assert best.endswith("k3s1")
-        assert "…" in best
+        assert "k3s1" in best.split("…")[1]
         assert "f10k3s1"[:4] in best
-    assert lines[-2] == "5 trials: 3 complete, 1 pruned, 1 failed"
+    assert lines[-2] == "tied: 3 trials within 1 standard error"
+    assert lines[-3] == "5 trials: 3 complete, 1 pruned, 1 failed"
 
 
 def test_the_best_ten_are_listed_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import optuna
 import pytest
 
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.stopping import PATIENCE, Reached, Stalled, StopWhen, parse_until, reason_to_stop
+from nas_optuna.execution.stopping import LONGEST, PATIENCE, Reached, Stalled, StopWhen, parse_until, reason_to_stop
+from nas_optuna.samplers.gp import ArchitectureGPSampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 ONE = ["accuracy"]
@@ -15,6 +17,11 @@ def values(study: optuna.Study, *values: float | tuple[float, ...]) -> optuna.St
     for value in values:
         study.tell(study.ask(), value)
     return study
+
+
+def worth(trial: optuna.Trial) -> float:
+    """The sum of three numbers from 0 to 3: there are 64 architectures, and the best is worth 9."""
+    return float(sum(trial.suggest_categorical(name, range(4)) for name in "abc"))
 
 
 def test_what_a_user_writes() -> None:
@@ -32,14 +39,33 @@ def test_what_ends_no_study_is_refused_in_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_a_study_stalls_after_patience_trials_without_an_improvement(direction: str) -> None:
+def test_a_study_stalls_where_nothing_better_is_expected(direction: str) -> None:
     sign = 1 if direction == "maximize" else -1
-    study = values(optuna.create_study(direction=direction), *(sign * v for v in (0.1, 0.5, 0.4, 0.5)))
-    assert reason_to_stop(study, ONE, [Stalled(3)]) is None
-    values(study, sign * 0.3)
-    assert reason_to_stop(study, ONE, [Stalled(3)]) == "the best accuracy has not improved in the latest 3 trials"
-    values(study, sign * 0.6)
-    assert reason_to_stop(study, ONE, [Stalled(3)]) is None
+    study = optuna.create_study(direction=direction, sampler=ArchitectureGPSampler(seed=0))
+    stop = StopWhen(ONE, [Stalled(4)])
+    study.optimize(lambda trial: sign * worth(trial), n_trials=64, callbacks=[stop])
+    assert study.best_value == sign * 9
+    assert len(study.trials) < 32
+    assert stop.reason is not None
+    assert re.fullmatch(
+        r"the best accuracy has not improved in the latest \d+ trials, and the next is expected to add less than .*",
+        stop.reason,
+    )
+
+
+def test_a_study_goes_on_while_an_improvement_is_expected() -> None:
+    study = optuna.create_study(direction="maximize")
+    for a, b, c in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (0, 0, 2)]:
+        study.enqueue_trial({"a": a, "b": b, "c": c})
+    study.optimize(worth, n_trials=9)  # the best is the fifth
+    assert reason_to_stop(study, ONE, [Stalled(4)]) is None
+
+
+def test_many_trials_without_an_improvement_end_a_study_whatever_is_expected() -> None:
+    study = values(optuna.create_study(direction="maximize"), 0.5, *[0.4] * (LONGEST * 2 - 1))
+    assert reason_to_stop(study, ONE, [Stalled(2)]) is None
+    values(study, 0.5)
+    assert reason_to_stop(study, ONE, [Stalled(2)]) == "the best accuracy has not improved in the latest 12 trials"
 
 
 def test_the_front_stalls_only_when_no_objective_gains() -> None:

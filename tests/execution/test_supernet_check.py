@@ -1,5 +1,8 @@
 """The figures of a check, on values known beforehand."""
 
+import warnings
+
+import numpy as np
 import optuna
 import pytest
 from scipy import stats
@@ -15,12 +18,16 @@ from nas_optuna.study.schema import TrialKey
 SPEC = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})
 
 
-def test_rank_correlations_are_scipys_and_their_intervals_hold_them() -> None:
-    x, y = [0.1, 0.4, 0.3, 0.9, 0.5, 0.7], [1.0, 2.0, 2.5, 6.0, 3.0, 5.0]
+@pytest.mark.parametrize("last", [5.0, 3.0])
+def test_rank_correlations_and_their_bootstrap_are_scipys_also_with_ties(last: float) -> None:
+    x, y = np.array([0.1, 0.4, 0.3, 0.9, 0.5, 0.4]), np.array([1.0, 2.0, 2.5, 6.0, 3.0, last])
     for kind, function in (("kendall", stats.kendalltau), ("spearman", stats.spearmanr)):
-        found = rank_correlation(kind, x, y)
+        found = rank_correlation(kind, x.tolist(), y.tolist(), seed=3)
         assert found.value == pytest.approx(function(x, y).statistic)
-        assert found.lower <= found.value <= found.upper
+        drawn = np.random.default_rng(3).integers(6, size=(1000, 6))
+        with warnings.catch_warnings(action="ignore"):  # of resamples without any order
+            values = np.nan_to_num([function(x[i], y[i]).statistic for i in drawn])
+        assert (found.lower, found.upper) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
 
 
 def test_a_constant_score_has_no_correlation() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -29,6 +27,7 @@ from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import create_study, study_names, study_spec
+from tests.faults.harness import at_once, command_line
 from tests.helpers import tiny
 from tests.processes import Server, Work, kill_after, logs, together
 
@@ -109,20 +108,14 @@ def test_a_process_that_is_killed_while_it_makes_a_database_leaves_none(tmp_path
     assert created(url(tmp_path))(0) == 0
 
 
-def test_the_command_line_started_four_times_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    code = "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"
+def test_the_command_line_started_four_times_at_once(tmp_path: Path) -> None:
     arguments = ["run", "--study", "s", "--spec", "digits-quick", "--trials", "1", "--sampler", "random", *tiny()]
-    # Processes of their own: a fork of one that has trained waits for OpenMP's threads, which it does not have.
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        for _ in range(4)
-    ]
-    said = [process.communicate(timeout=200)[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0] * 4, said
-    assert "Traceback" not in "".join(said)
-    assert "".join(said).count("created study 's'") == 1
-    study = optuna.load_study(study_name="s", storage="sqlite:///nas-optuna.db")
+    codes = at_once(command_line, 4, arguments, tmp_path)
+    said = "".join(file.read_text() for file in tmp_path.glob("said.*"))
+    assert codes == [0] * 4, said
+    assert "Traceback" not in said
+    assert said.count("created study 's'") == 1
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/nas-optuna.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
 
 
@@ -405,9 +398,11 @@ def test_signals_close_together_leave_the_trial_waiting(
         for number in signals:
             os.kill(int(children[-1]), number)
             time.sleep(0.002)
-        time.sleep(1)  # on a busy machine the system may have made one signal of two
         with suppress(ProcessLookupError):
-            os.kill(int(children[-1]), signals[-1])
+            for _ in range(100):  # until it has ended
+                time.sleep(0.01)
+                os.kill(int(children[-1]), 0)
+            os.kill(int(children[-1]), signals[-1])  # on a busy machine the system may have made one signal of two
 
     opened(tmp_path)
     thread = threading.Thread(target=send)

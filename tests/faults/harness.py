@@ -13,11 +13,12 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -30,6 +31,7 @@ import torch
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_optuna import ConvSpace, Objective, Recipe, load_data
+from nas_optuna.cli import main
 from nas_optuna.errors import StudyExists
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
@@ -207,6 +209,14 @@ def begin(place: Place, trials: int, gate: Barrier) -> None:
     study.sampler, study.pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
     scored.callbacks.add(notes)
     assert run(study, scored, trials=trials, callbacks=[notes]).trials == trials
+
+
+def command_line(arguments: Sequence[str], folder: Path, gate: Barrier) -> None:
+    """Be a command with `folder` as its current folder; what it says is in ``said.PROCESS`` there."""
+    os.chdir(folder)
+    with (folder / f"said.{os.getpid()}").open("w") as file, redirect_stderr(file):
+        gate.wait(timeout=60)
+        sys.exit(main(list(arguments)))
 
 
 class Kill(Callback):

@@ -3,8 +3,12 @@
 Run with ``pytest -m slow tests/faults -s`` to see the account of each test.
 """
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +17,9 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_optuna.study.schema import TrialKey
-from tests.faults.harness import EPOCHS, Account, Place, at_once, finished, killed_script, search, start
-from tests.processes import Server
+from tests.faults.harness import EPOCHS, Account, Place, at_once, begin, finished, killed_script, search, start
+from tests.helpers import tiny
+from tests.processes import MariaDB, Server
 
 
 def sound(account: Account) -> bool:
@@ -24,7 +29,7 @@ def sound(account: Account) -> bool:
     )
 
 
-def restart(server: Server, seconds: float) -> Callable[[], None]:
+def restart(server: Server | MariaDB, seconds: float) -> Callable[[], None]:
     def away() -> None:
         with server.away():
             time.sleep(seconds)
@@ -97,3 +102,62 @@ def test_a_thousand_trials_fifty_kills_and_two_restarts_on_postgresql(postgresql
     place = Place(postgresql.fresh(), tmp_path)
     away = restart(postgresql, 10)
     assert sound(search(place, trials=1000, workers=8, kills=50, disturbances={0.33: away, 0.66: away}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not MariaDB.is_there(), reason="MariaDB is not installed")
+def test_two_beginnings_kills_a_stop_and_a_restart_on_mariadb(tmp_path: Path) -> None:
+    server = MariaDB()
+    try:
+        for turn in range(3):
+            (tmp_path / str(turn)).mkdir()
+            begun = Place(server.fresh(), tmp_path / str(turn))
+            assert at_once(begin, 2, begun, 2) == [0, 0]
+            assert [trial.state for trial in begun.study().trials] == [TrialState.COMPLETE] * 4
+        place = Place(server.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "3"})
+        away = restart(server, 5)
+        account = search(
+            place, trials=200, workers=4, kills=10, stops=1, stop_seconds=6, disturbances={0.5: away}, seed=1
+        )
+        assert sound(account)
+        assert account.kills == 10
+    finally:
+        server.close()
+
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size=700k tmpfs /mnt
+run() { "$0" -c "$CODE" run --storage sqlite:////mnt/s.db --workers 2 --threads 1 --sampler random "$@"; }
+run --trials 500 $FILES $TINY > /dev/null && exit 99
+mount -o remount,size=40m /mnt
+run --trials 3 $FILES > /dev/null
+"$0" -c "$CODE" study export --format json --storage sqlite:////mnt/s.db
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", ["on the full disk", "elsewhere"])
+def test_workers_on_a_full_disk_say_so_in_a_line_and_lose_nothing(place: Path, files: str) -> None:
+    """A file system of 700 KiB, on which there is more space afterwards: nothing is imitated."""
+    environment = {
+        "CODE": "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))",
+        "TINY": " ".join(tiny(data__train_limit=100, reuse_duplicates="false")) + " --pruner none",
+        "FILES": f"--files {place}" if files == "elsewhere" else "",
+    }
+    mounted = ["unshare", "-m", "sh", "-c", FULL_DISK, sys.executable]
+    found = subprocess.run(mounted, env=os.environ | environment, capture_output=True, text=True, check=False)
+    if "unshare:" in found.stderr or "mount:" in found.stderr:
+        pytest.skip("needs the right to mount a file system")
+    assert found.returncode == 0, found.stderr
+    assert "Traceback" not in found.stderr
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    said = {"on the full disk": "cannot keep a checkpoint", "elsewhere": "the storage failed: database or disk is full"}
+    assert line.startswith(f"error: {said[files]}")
+    before = found.stderr.partition(line)[0]
+    told = {int(number) for number in re.findall(r"^trial +(\d+)  complete", before, re.MULTILINE)}
+    trials = json.loads(found.stdout)
+    assert told <= {trial["number"] for trial in trials}
+    assert {trial["state"].lower() for trial in trials} == {"complete"}
+    assert len(trials) >= len(told) + 3

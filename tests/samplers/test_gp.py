@@ -84,7 +84,7 @@ def members(*trials: FrozenTrial) -> list[Observation]:
 
 def test_merits_of_pruned_and_infeasible_trials() -> None:
     complete = [create_trial(value=v, intermediate_values={1: v - 0.1}) for v in (0.5, 0.6, 0.7, 0.8, 0.9)]
-    low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=None) for v in (0.1, 0.75))
+    low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=v) for v in (0.1, 0.75))
     infeasible = create_trial(value=0.99, constraints={"latency": 1.0})
     kept, merit = merits(members(*complete, low, high, infeasible), MAXIMIZE, rng())
     assert kept == list(range(8))
@@ -124,6 +124,21 @@ def test_it_finds_a_good_architecture_sooner_than_random() -> None:
             study.optimize(objective, n_trials=40)
         best[name] = [study.best_value for study in studies]
     assert all(a < r for a, r in zip(best["arch"], best["random"], strict=True))
+
+
+def test_the_expected_gain_is_in_the_unit_of_the_objective_and_ends_at_0() -> None:
+    def gain(trials: int, scale: float) -> float | None:
+        direction = "maximize" if scale > 0 else "minimize"
+        study = optuna.create_study(direction=direction, sampler=optuna.samplers.BruteForceSampler(seed=0))
+        study.optimize(lambda t: scale * sum(t.suggest_categorical(n, range(4)) for n in "abc"), n_trials=trials)
+        return ArchitectureGPSampler(seed=0).expected_gain(study)
+
+    assert gain(2, 1.0) is None
+    some = gain(20, 1.0)
+    assert some is not None
+    assert 0.1 < some < 9
+    assert gain(20, -1000.0) == pytest.approx(1000 * some)
+    assert gain(64, 1.0) == 0  # nothing is left
 
 
 def test_two_objectives_spread_along_the_front() -> None:

@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from nas_optuna.report.notes import NoteWriter, trial_note
 from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_study_system_attributes, set_trial_attributes
 from nas_optuna.study.storage import open_storage
+from tests.processes import Server
 
 CHECKED = {"optuna": "5.0.0", "optuna-dashboard": "0.21.0"}
 """The releases that these tests were last seen to pass with; newer ones within the bounds of pyproject.toml may too."""
@@ -271,3 +274,26 @@ def test_a_worker_that_lost_its_trial_records_nothing(tmp_path: Path) -> None:
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="another process runs it"):
         study.tell(lost, [1.0, 2.0])
     assert (study.trials[-1].state.name, study.trials[-1].user_attrs) == ("RUNNING", {OWNER: "you"})
+
+
+def test_a_transaction_that_the_server_has_undone_is_repeated(postgresql: Server) -> None:
+    """Each of two takes what the other one wants next, which a server ends by undoing one of them."""
+    storage, began, met = open_storage(postgresql.fresh()), [0, 0], threading.Barrier(2)
+    ids = [storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name) for name in "ab"]
+
+    def rename(number: int) -> None:
+        def work() -> None:
+            began[number] += 1
+            with storage.engine.begin() as connection:
+                for place, study_id in enumerate(ids if number else reversed(ids)):
+                    sql = f"UPDATE studies SET study_name = study_name || '{number}' WHERE study_id = {study_id}"
+                    connection.exec_driver_sql(sql)
+                    if not place and began[number] == 1:
+                        met.wait(10)
+
+        storage.patiently(work)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(rename, range(2)))
+    assert sum(began) == 3
+    assert sorted(study.study_name for study in storage.get_all_studies()) in (["a01", "b01"], ["a10", "b10"])

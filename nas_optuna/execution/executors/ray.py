@@ -7,6 +7,7 @@ everywhere. Ray's own hyperparameter search (Ray Tune) is not used: it runs Optu
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import socket
 import threading
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -59,6 +61,8 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         SpecError: Ray is not installed.
         StudyError: There is no cluster at that address.
     """
+    place = os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address
+    _use_token(place)
     try:
         import ray
     except ImportError:
@@ -66,20 +70,44 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
-    _require_answer(address)
+    _require_answer(place)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")  # what they say is in the error as well
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = shortened(printable(str(error)), 200)
         raise StudyError(
-            f"no Ray cluster answers at {address or 'its default address'}, or it wants a token of yours: {reason}"
+            f"no Ray cluster answers at {place or address or 'its default address'} ({reason}); one that wants a token"
+            " answers where RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token has it"
         ) from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _use_token(place: str | None) -> None:
+    """Have Ray show its token to a cluster that a person names; by itself it does so only to one that it finds.
+
+    A cluster that wants none ignores it.
+    """
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    if place and ("RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray reads when it is imported
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within it nothing is written to the standard error: Ray writes a line per second there while it waits."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _require_answer(address: str | None) -> None:
@@ -147,11 +175,11 @@ class RayWorkers:
             SpecError: Ray is not installed.
             StudyError: There is no cluster, or its nodes cannot open the study.
         """
-        handle = work.handle
-        if handle is None:
-            raise StudyError("workers need a study that other processes can open; keep it in a database")
-        with connected(self.address) as ray:
-            handle = self._reachable(handle, is_one_host(ray))
+        with self.reached(work.handle) as (ray, handle):
+            if handle is not work.handle:
+                logger.warning(
+                    "a trial whose node dies begins anew: no folder is shared; --files DIR names one that is"
+                )
             count = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
             logger.warning("%d Ray workers with %d CPU and %g GPU each", count, self.threads, self.gpus)
             with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
@@ -163,6 +191,25 @@ class RayWorkers:
                 finally:
                     actors.end()
                 return actors.crew.outcome(stop.asked)
+
+    @contextmanager
+    def reached(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
+        """Within it this process is connected to the cluster.
+
+        Args:
+            handle: What the workers open.
+
+        Yields:
+            The module ``ray``, and the handle with what all hosts of the cluster can reach.
+
+        Raises:
+            SpecError: Ray is not installed.
+            StudyError: There is no cluster, or its nodes cannot open the study.
+        """
+        if handle is None:
+            raise StudyError("workers need a study that other processes can open; keep it in a database")
+        with connected(self.address) as ray:
+            yield ray, self._reachable(handle, is_one_host(ray))
 
     def _places(self, count: int, budget: Budget) -> list[Place]:
         return [Place(number, self.device, self.threads, budget.total) for number in range(1, count + 1)]
@@ -180,10 +227,7 @@ class RayWorkers:
                 "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
                 " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
             )
-        if self.files_are_shared:
-            return handle
-        logger.warning("a trial whose node dies begins anew: no folder is shared; --files DIR names one that is")
-        return handle.without_files()
+        return handle if self.files_are_shared else handle.without_files()
 
 
 @dataclass(frozen=True)

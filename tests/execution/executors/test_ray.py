@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,71 @@ def test_ctrl_c_on_the_driver_leaves_no_running_trial_and_no_actor(place: Path) 
     assert no_actors()
 
 
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A cluster of two nodes that somebody else has started, with a token; yields its variables and its addresses."""
+    (tmp_path / "token").write_text("0" * 64)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    port, client = free_port(), free_port()
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str) -> None:
+        words = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", *options]
+        log = (tmp_path / f"node{len(nodes)}").open("wb")
+        nodes.append(subprocess.Popen(words, env=os.environ | token, stdout=log, stderr=log, start_new_session=True))
+        deadline = time.monotonic() + 90
+        while b"Ray runtime started" not in (tmp_path / f"node{len(nodes) - 1}").read_bytes():
+            assert time.monotonic() < deadline
+            assert nodes[-1].poll() is None, (tmp_path / f"node{len(nodes) - 1}").read_text()
+            time.sleep(0.3)
+
+    try:
+        start("--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false")
+        start(f"--address=127.0.0.1:{port}")
+        yield token | {"GCS": f"127.0.0.1:{port}", "CLIENT": f"ray://127.0.0.1:{client}"}
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_that_others_started_is_used_by_address_and_with_its_token(
+    started: dict[str, str], place: Path
+) -> None:
+    def search(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        words = ["run", "--executor", "ray", "--ray-address", address, "--trials", "3", "--study", address[:3], *tiny()]
+        surroundings = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | environment
+        command = [sys.executable, "-c", CODE, *words]
+        return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=150)
+
+    known = {"RAY_AUTH_TOKEN_PATH": started["RAY_AUTH_TOKEN_PATH"]}
+    refused = search(started["GCS"], HOME=str(place / "nobody"))
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert f"no Ray cluster answers at {started['GCS']}" in line
+    assert "RAY_AUTH_TOKEN_PATH" in line
+    assert not list(place.iterdir()), "no study was created"
+    for address in (started["GCS"], started["CLIENT"]):
+        found = search(address, **known)
+        assert found.returncode == 0, found.stderr
+        assert "2 Ray workers with 1 CPU" in found.stderr
+        study = optuna.load_study(study_name=address[:3], storage="sqlite:///nas-optuna.db")
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+    (tmp := place / "other").write_text("1" * 64)
+    wrong = search(started["CLIENT"], RAY_AUTH_TOKEN_PATH=str(tmp))
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.splitlines()) == 1
+
+
 def test_sqlite_is_refused_where_the_cluster_has_other_hosts() -> None:
     handle = ExperimentHandle("sqlite:////srv/nas.db", "nas")
     workers = RayWorkers(2)
@@ -162,12 +228,10 @@ def test_sqlite_is_refused_where_the_cluster_has_other_hosts() -> None:
         workers._reachable(handle, one_host=False)
 
 
-def test_files_that_are_not_shared_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_are_not_shared_are_not_used(tmp_path: Path) -> None:
     handle = ExperimentHandle("postgresql+psycopg://host/nas", "nas", checkpoints=tmp_path)
     assert RayWorkers(2, files_are_shared=True)._reachable(handle, one_host=False) == handle
-    assert "begins anew" not in caplog.text
     assert RayWorkers(2)._reachable(handle, one_host=False).checkpoints is None  # type: ignore[attr-defined]
-    assert caplog.text.count("a trial whose node dies begins anew") == 1
     keeping = ExperimentHandle("postgresql+psycopg://host/nas", "nas", checkpoints=tmp_path, keep_weights=True)
     with pytest.raises(StudyError, match="--files"):
         RayWorkers(2)._reachable(keeping, one_host=False)
@@ -216,3 +280,4 @@ def test_options_that_cannot_be_honoured(command: Command, options: list[str], s
     assert result.code == 2
     assert said in result.err.strip().splitlines()[-1]
     assert "Traceback" not in result.err
+    assert not list(Path.cwd().iterdir()), "nothing was written before"

@@ -1,0 +1,53 @@
+"""How far chance may have moved an accuracy."""
+
+from __future__ import annotations
+
+import math
+
+from nas_optuna.study.records import TrialRecord
+
+
+def sampling_error(accuracy: float, images: int) -> float:
+    """Standard error of an accuracy that was measured on a sample of images.
+
+    Two successes and two failures are added (Agresti and Coull 1998), so that an accuracy of 1 has an error, too.
+    Repeated trainings judged by the same images do not lessen it.
+
+    Args:
+        accuracy: From 0 to 1.
+        images: How many images it was measured on.
+
+    Returns:
+        The error as a share, from 0 to 0.5.
+
+    Raises:
+        ValueError: There are no images, or the accuracy is no share.
+
+    Example:
+        >>> round(sampling_error(0.97, 288), 3)
+        0.011
+    """
+    if images < 1 or not 0 <= accuracy <= 1:
+        raise ValueError(f"an accuracy of {accuracy} on {images} images has no standard error")
+    share = (accuracy * images + 2) / (images + 4)
+    return math.sqrt(share * (1 - share) / (images + 4))
+
+
+def standard_error(record: TrialRecord, images: int | None) -> float | None:
+    """How far a trial's accuracy may be off by chance: one standard error, as a share of 1.
+
+    It is the error of the sample of images, or, where several trainings differ by more, that of their mean (of two, the
+    fewest that differ).
+
+    Args:
+        record: Of any trial.
+        images: Number of validation images; None where that is not known.
+
+    Returns:
+        The error; None where the trial has no accuracy, or nothing is known of its error.
+    """
+    if record.accuracy is None or not 0 <= record.accuracy <= 1:
+        return None
+    known = [sampling_error(record.accuracy, images)] if images else []
+    known += [record.spread / math.sqrt(2)] if record.spread is not None else []
+    return max(known, default=None)
