@@ -47,7 +47,8 @@ def running() -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in trials if trial.state.name == "RUNNING" and trial.intermediate_values]
 
 
-def children(process: int) -> list[int]:
+def children(process: int, of: str = "multiprocessing.forkserver") -> list[int]:
+    """The workers, which are copies of a process that the command has started."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -55,9 +56,9 @@ def children(process: int) -> list[int]:
             words = (entry / "cmdline").read_text()
         except (OSError, ValueError, IndexError):
             continue
-        if parent == process and "spawn_main" in words:
+        if parent == process and of in words:
             found.append(int(entry.name))
-    return found
+    return [worker for server in found for worker in children(server, "")] if of else found
 
 
 def is_there(process: int) -> bool:
