@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 FEATURES = ("shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "log resolutions")
 """What the score is made of, in order; the loss enters as minus its logarithm."""
 SIZES = slice(2, 6)
-ENOUGH = 0.3
+ENOUGH = 0.5
 """Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
 PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
 """Weights before there are trials: of standardised features, sizes cut off at `ENOUGH`, then of sizes as they are."""

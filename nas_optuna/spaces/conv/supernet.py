@@ -13,7 +13,8 @@ thousands of steps. Three things, all of which `extract` puts into the weights, 
   of a side of 1 or 2, and a gain of ``1 / kernel`` lets the signal vanish within five layers.
 - Weights are centred over input channels (weight standardisation, Qiao et al. 2019; Brock et al. 2021). Outputs of
   ReLU are positive, and without centring their mean outgrows what tells one image from another: after five layers the
-  cosine of any two images' features is 0.98, with it 0.8.
+  cosine of any two images' features is 0.98, with it 0.8. A chain shorter than `CENTRED_DEPTH` learns without it, and
+  there it hides which networks are the very best.
 - `POOLED` makes up for the maximum of four that pooling takes.
 """
 
@@ -40,6 +41,8 @@ _LayerChoices = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 POOLED = 0.57
 """``sqrt(E[max(0, x)²] / E[max(0, x1, x2, x3, x4)²])`` of independent standard normal variables."""
+CENTRED_DEPTH = 3
+"""Weights are centred in chains of at least so many convolutions."""
 SMALLEST_GROUP = 4
 """Fewer channels are not centred, because little would be left of them."""
 
@@ -237,7 +240,7 @@ class ConvSupernet(Supernet):
         SpecError: A kernel is even: its crop has no centre.
     """
 
-    version = 2
+    version = 3
     space: ConvSpace
 
     def __init__(self, space: ConvSpace, *, alpha_init: str = "zero") -> None:
@@ -254,7 +257,7 @@ class ConvSupernet(Supernet):
         self.layers = nn.ModuleList()
         for filters, kernels, strides in choices:
             self.layers.append(EntangledConv(channels, filters, kernels, strides, groups))
-            channels, groups = max(filters), groups_of(filters)
+            channels, groups = max(filters), groups_of(filters) if space.depth >= CENTRED_DEPTH else []
             sizes = {
                 (output_side(height, k, s), output_side(width, k, s))
                 for (height, width), k, s in itertools.product(sizes, kernels, strides)
