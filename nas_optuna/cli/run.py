@@ -155,9 +155,14 @@ def run(
     params dict or an architecture string, or a JSON list of them.
     """
     from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.execution.executors.forking import prepare
+
+    plan, given = Plan.of(context), SpecOptions.of(context)
+    if plan.staffing.is_local_crew:
+        prepare()  # before anything large is imported here
     from nas_optuna.execution.loop import StopRequest
 
-    plan, given, stop = Plan.of(context), SpecOptions.of(context), StopRequest()
+    stop = StopRequest()
     experiment, loaded = _prepare(plan, given, stop)
     with reached(plan.staffing, _handle(plan, experiment)):
         experiment, loaded = _created(plan, given, stop, experiment) if loaded is None else (experiment, loaded)

@@ -114,6 +114,11 @@ class Staffing:
         return self.executor == "local" and not several
 
     @property
+    def is_local_crew(self) -> bool:
+        """Whether processes of this machine run the trials."""
+        return self.executor == "local" and not self.is_one_process
+
+    @property
     def first_device(self) -> str:
         """The device for which the study's parts are made here."""
         return self.devices.split(",")[0].strip() if self.devices else self.device

@@ -117,8 +117,6 @@ class SearchSpace(ABC):
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels; ``(height, width)`` where the input is not square.
-        conditional: Whether some parameters exist only beside certain choices of others. Then an architecture has
-            some of `parameters`, and samplers that need vectors of one length fill the rest with first choices.
 
     Example:
         >>> import random
@@ -131,7 +129,6 @@ class SearchSpace(ABC):
 
     name: str
     version: int = 1
-    conditional: bool = False
 
     parameters: Mapping[str, Parameter]
     in_channels: int
@@ -391,19 +388,24 @@ def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
     return height if height == width else (height, width)
 
 
-def require_choices(option: str, values: Sequence[Choice]) -> tuple[Choice, ...]:
+def require_choices(name: str, values: Any, kind: str = "space option") -> tuple[Choice, ...]:
     """Check a list of choices that came from a user: not empty, no repetition.
 
+    Args:
+        name: Of the option or parameter that the choices are for.
+        values: What the user gave.
+        kind: What the name is of, for the message.
+
     Raises:
-        SpecError: Naming the option.
+        SpecError: Naming the option or parameter.
     """
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise SpecError(f"space option {option!r} needs a list of at least one choice, got {values!r}")
+        raise SpecError(f"{kind} {name!r} needs a list of at least one choice, got {values!r}")
     for value in values:
-        require_storable(option, value)
+        require_storable(name, value)
     if len(set(values)) != len(values):
         raise SpecError(
-            f"space option {option!r} repeats a choice (a storage cannot tell 1, 1.0 and true apart), got {values!r}"
+            f"{kind} {name!r} repeats a choice (a storage cannot tell 1, 1.0 and true apart), got {values!r}"
         )
     return tuple(values)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
-from nas_optuna.spaces.base import Parameter, require_storable
+from nas_optuna.spaces.base import Parameter, require_choices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ class Choices:
         """
         full = self._named(name)
         self._require_kind(full, elastic=False)
-        return self._decide(full, Parameter(_checked(full, options), ordered))
+        return self._decide(full, Parameter(require_choices(full, options, "parameter"), ordered))
 
     def integer(self, name: str, low: int, high: int, *, step: int = 1) -> int:
         """A whole number from `low` to `high`, both included.
@@ -94,7 +94,7 @@ class Choices:
             Conv2d(3, 32, kernel_size=(3, 3), stride=(1, 1))
         """
         full = self._named(name)
-        choices = _checked(full, options)
+        choices = require_choices(full, options, "parameter")
         if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in choices):
             raise SpecError(f"elastic {full!r} needs whole numbers of at least 1, got {list(choices)!r}")
         self._require_kind(full, elastic=True)
@@ -115,7 +115,7 @@ class Choices:
         """
         full = self._named(name)
         _check_candidates(full, candidates)
-        made = self._make_layer(full, Parameter(_checked(full, list(candidates))), candidates)
+        made = self._make_layer(full, Parameter(require_choices(full, list(candidates), "parameter")), candidates)
         self.layers[full] = made
         return made
 
@@ -174,15 +174,3 @@ def _check_candidates(name: str, candidates: Any) -> None:
                 f"layer {name!r}: candidate {label!r} is a {type(make).__name__}, not a function that makes a module;"
                 f' write "{label}": lambda: …'
             )
-
-
-def _checked(name: str, options: Any) -> tuple[Choice, ...]:
-    if isinstance(options, str) or not isinstance(options, Sequence) or not options:
-        raise SpecError(f"parameter {name!r} needs a list of at least one option, got {options!r}")
-    for option in options:
-        require_storable(name, option)
-    if len(set(options)) != len(options):
-        raise SpecError(
-            f"parameter {name!r} repeats an option (a storage cannot tell 1, 1.0 and true apart), got {options!r}"
-        )
-    return tuple(options)

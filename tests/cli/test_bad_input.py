@@ -177,11 +177,11 @@ def test_a_file_that_is_no_database(command: Command) -> None:
     assert Path("notes.txt").read_text() == "not a database " * 100
 
 
-def test_a_read_only_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir("/proc/self")
-    refused(
-        command, *RUN, *tiny(), says=("unable to open database file; is the folder there, and may you write to it?",)
-    )
+    refused(command, *RUN, *tiny(), says=("cannot keep files in nas-optuna-files", "may write to; --files DIR"))
+    says = ("unable to open database file; is the folder there, and may you write to it?",)
+    refused(command, *RUN, *tiny(), "--files", tmp_path / "files", says=says)
 
 
 def test_files_that_cannot_be_written(command: Command, study: str) -> None:

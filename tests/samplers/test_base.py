@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import multiprocessing
 import pickle
 import threading
 import time
@@ -19,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.base import PROPOSAL, ArchitectureSampler, History
 from nas_optuna.spaces.conv import ConvSpace
+from tests.faults.harness import at_once
 
 NAMES = ("controller", "evolution", "arch")
 SPACE = ConvSpace(depth=3)
@@ -71,7 +71,7 @@ def test_a_pickled_sampler_goes_on_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pruner", [optuna.pruners.HyperbandPruner(1, 9), optuna.pruners.MedianPruner(3)])
 def test_pruned_studies(name: str, pruner: optuna.pruners.BasePruner) -> None:
-    study = optuna.create_study(sampler=make(name), pruner=pruner)
+    study = optuna.create_study(study_name="s", sampler=make(name), pruner=pruner)  # Hyperband draws by the name
     study.optimize(pruned_objective, n_trials=60)
     states = [t.state for t in study.trials]
     assert states.count(TrialState.PRUNED) > 5
@@ -97,14 +97,7 @@ def work(name: str, folder: Path, start: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_four_processes_on_one_study(name: str, tmp_path: Path) -> None:
     optuna.create_study(storage=database(tmp_path), study_name="s")
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(4)
-    workers = [context.Process(target=work, args=(name, tmp_path, start)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert at_once(work, 4, name, tmp_path) == [0] * 4
     trials = optuna.load_study(study_name="s", storage=database(tmp_path)).trials
     assert [t.number for t in trials] == list(range(48))
     assert all(t.state == TrialState.COMPLETE for t in trials)

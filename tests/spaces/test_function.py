@@ -228,7 +228,7 @@ def endless(c: Any, task: Any) -> Any:
         (no_module, "must return an nn.Module, not a int"),
         (other_choices, r"'width' is asked for with the choices \[4, 8\] and with \[16, 32\]"),
         (unstorable, "'activation': no storage can keep the choice ReLU"),
-        (repeated, "'width' repeats an option"),
+        (repeated, "'width' repeats a choice"),
         (instance, 'write "relu": lambda'),
         (candidate_of_text, "layer 'a': candidate 'silu' gives a str, not a module"),
         (too_wide, r"layer '2' \(Linear, weights \[10, 99\]\) cannot take \[2, 144\]: .*144.*99"),

@@ -75,10 +75,10 @@ def test_200_random_architectures_show_every_layer_and_connection() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
-def test_500_random_networks_train_one_step(norm: str) -> None:
+def test_random_networks_train_one_step(norm: str) -> None:
     rng = random.Random(norm)
     torch.manual_seed(0)
-    for _ in range(167):
+    for _ in range(60):
         height, width = rng.randint(8, 14), rng.randint(8, 14)
         space = MacroSpace(
             widths=(8, 16),

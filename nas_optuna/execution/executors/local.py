@@ -5,15 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 
 from nas_optuna.data.sharing import map_images
@@ -21,6 +20,7 @@ from nas_optuna.errors import StudyError
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Budget, Handle, Work
 from nas_optuna.execution.executors.crew import Crew, Hand
+from nas_optuna.execution.executors.forking import context, without_ctrl_c
 from nas_optuna.execution.executors.worker import Message, Place, work
 from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
 from nas_optuna.study import optuna_internals
@@ -32,7 +32,7 @@ _PAUSE = 0.2
 
 
 class LocalWorkers:
-    """Runs trials in processes that are started afresh (spawned), one per device named.
+    """Runs trials in processes of their own, one per device named; see `forking` for how they begin.
 
     A worker that dies is started again, and its trial goes on from the last epoch that was kept. The images are loaded
     once, here, and all workers use the same memory.
@@ -88,7 +88,7 @@ class _Worker:
 
     place: Place
     hand: Hand
-    process: SpawnProcess
+    process: ForkServerProcess | SpawnProcess
     line: Connection
 
 
@@ -97,7 +97,7 @@ class _Processes:
 
     def __init__(self, handle: Handle, crew: Crew, places: Sequence[Place]) -> None:
         self.crew = crew
-        self._context = multiprocessing.get_context("spawn")
+        self._context = context()
         self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory
         self._signals = 0
         self._kill_at = float("inf")
@@ -136,7 +136,7 @@ class _Processes:
         process = self._context.Process(
             target=_main, args=(self._handle, place, there), name=f"nas-optuna worker {place.number}"
         )
-        with _without_ctrl_c():
+        with without_ctrl_c():
             process.start()
         there.close()
         hand.name = f"worker {place.number} (process {process.pid})"
@@ -183,19 +183,6 @@ def _how(code: int | None) -> str:
         with suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
     return f"ended with the exit code {code}"
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """A process started within it never sees Ctrl-C, which a terminal sends to all; this one sees it afterwards."""
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Pipe:
