@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say
+from nas_optuna.cli.printing import print_json, print_table, say, say_next
+from nas_optuna.cli.ranking import value_of
 from nas_optuna.errors import StudyError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def register(parent: typer.Typer) -> None:
 
 def best(study: options.StudyName = "nas", storage: options.Storage = None, json: options.Json = False) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
+    from nas_optuna.report.selection import remembered_images
     from nas_optuna.study.pareto import is_feasible
     from nas_optuna.study.records import ranked
     from nas_optuna.study.storage import open_storage, storage_url
@@ -39,20 +41,28 @@ def best(study: options.StudyName = "nas", storage: options.Storage = None, json
         print_json(record.to_dict() | {"params": params})
         return
     names = loaded.metric_names or ["value"]
+    images = remembered_images(loaded)
     rows = [
         ("trial", record.number),
-        *((name, f"{value:.4f}") for name, value in zip(names, record.values, strict=True)),
+        *((name, value_of(record, i, images if name == "accuracy" else None)) for i, name in enumerate(names)),
         ("architecture", record.architecture),
         ("MACs", None if record.macs is None else f"{record.macs:,}"),
-        ("parameters", None if record.params is None else f"{record.params:,}"),
+        ("weights", None if record.params is None else f"{record.params:,}"),
         ("epochs", record.epochs),
         *params.items(),
     ]
     print_table(f"best of study {study}", ("", ""), rows)
     if len(names) > 1:
         say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
-    say("These are validation figures, which selected it.")
+    on = f" on {images:,} images" if images else ""
+    say(f"These are validation figures{on}, which selected it; ± is one standard error.")
     _say_near_equals(loaded, trials)
+    say_next(
+        [
+            (options.hint("retrain", storage, study), "train it on all images, and test it"),
+            (options.hint("export", storage, study, "--out", "model"), "take it away"),
+        ]
+    )
 
 
 def _say_near_equals(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
