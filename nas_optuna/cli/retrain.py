@@ -75,8 +75,7 @@ def retrain(
     )
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
-    path = _output(out, study, chosen.number)
-    files = usable(files_folder(url))
+    path, files = _output(out, study, chosen.number), usable(files_folder(url))
     stop, epochs_in_all = StopRequest(), seeds * search.spec.recipe.epochs
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
