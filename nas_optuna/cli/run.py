@@ -155,20 +155,25 @@ def run(
     params dict or an architecture string, or a JSON list of them.
     """
     from nas_optuna.cli.specs import SpecOptions
+
+    plan = Plan.of(context)
+    loaded, outcome = _executed(plan, SpecOptions.of(context))
+    _print_outcome(loaded, json, everything=all_)
+    return _say_how_it_ended(context, plan, outcome, loaded)
+
+
+def _executed(plan: Plan, given: SpecOptions) -> tuple[optuna.Study, Outcome]:
     from nas_optuna.execution.executors.forking import prepare
 
-    plan, given = Plan.of(context), SpecOptions.of(context)
     if plan.staffing.is_local_crew:
         prepare()  # before anything large is imported here
     from nas_optuna.execution.loop import StopRequest
 
     stop = StopRequest()
-    experiment, loaded = _prepare(plan, given, stop)
+    experiment, study = _prepare(plan, given, stop)
     with reached(plan.staffing, _handle(plan, experiment)):
-        experiment, loaded = _created(plan, given, stop, experiment) if loaded is None else (experiment, loaded)
-        outcome = _search(plan, experiment, loaded, stop)
-    _print_outcome(loaded, json, everything=all_)
-    return _say_how_it_ended(context, plan, outcome, loaded)
+        experiment, study = _created(plan, given, stop, experiment) if study is None else (experiment, study)
+        return study, _search(plan, experiment, study, stop)
 
 
 def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome, study: optuna.Study) -> int:
