@@ -12,7 +12,7 @@ from nas_optuna.data import load_images
 from nas_optuna.data.catalog import set_names
 from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
-from nas_optuna.registry import check_options
+from nas_optuna.registry import Registry, check_options
 from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
 
 PACKAGE = """
@@ -110,3 +110,12 @@ def test_options_are_checked_before_anything_is_made() -> None:
     for option in ("widht", "seed"):
         with pytest.raises(SpecError, match="unknown option of sampler 'mine'"):
             check_options("sampler", "mine", factory, [option], reserved=("space", "seed"))
+
+
+def test_what_comes_onto_the_search_path_later_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry("space", "nas_optuna.spaces")
+    assert "later" not in registry
+    (tmp_path / "later-1.0.dist-info").mkdir()
+    (tmp_path / "later-1.0.dist-info" / "entry_points.txt").write_text("[nas_optuna.spaces]\nlater = later:Space\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "later" in registry

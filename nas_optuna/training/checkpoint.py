@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS, _STATE, _PROGRESS, _DIGESTS = "weights.safetensors", "state.pt", "progress.json", "digests.json"
 _EPOCH = re.compile(r"epoch-([0-9]{1,9})")
+_ATTEMPTS = 4
+"""How often a checkpoint is begun while others, who end the same training, remove its folder."""
 _UNFINISHED = re.compile(r"(partial|replaced)-.*")
 _STALE_SECONDS = 3600
 """A folder that is still unfinished after so long is of a process that died while it wrote."""
@@ -93,10 +95,13 @@ class CheckpointFolder:
         """
         try:
             files = _files(weights, state, progress)
-            try:
-                self._write(epoch, files)
-            except FileNotFoundError:  # another process has ended this training and removed the folder meanwhile
-                self._write(epoch, files)
+            for left in reversed(range(_ATTEMPTS)):
+                try:
+                    self._write(epoch, files)
+                    break
+                except FileNotFoundError:  # another process has ended this training and removed the folder meanwhile
+                    if not left:
+                        raise
         except (OSError, RuntimeError, SafetensorError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "free some space there" if full else "make it a folder that can be written to"

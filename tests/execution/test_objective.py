@@ -86,7 +86,7 @@ def test_another_recipe_is_trained_again(space: ConvSpace, data: SearchData) -> 
     for recipe in (RECIPE, RECIPE.model_copy(update={"seed": 1})):
         study.enqueue_trial(params)
         study.optimize(Objective(space, data, recipe), n_trials=1)
-    assert "duplicate_of" not in study.trials[1].user_attrs
+    assert "nas_optuna:duplicate_of" not in study.trials[1].user_attrs
     assert study.trials[0].value != study.trials[1].value
 
 

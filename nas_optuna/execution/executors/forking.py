@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
@@ -22,12 +22,12 @@ _prepared = False
 def prepare() -> None:
     """Start the process that imports, where that is possible; it ends with this one."""
     global _prepared
-    if sys.platform != "linux":
+    if sys.platform != "linux" or sys.version_info < (3, 11, 1):  # before, its socket was open to other users
         return
     multiprocessing.set_forkserver_preload(_IMPORTED)
-    with without_ctrl_c():
+    with suppress(OSError), without_ctrl_c():  # the folder for temporary files may have too long a name for a socket
         forkserver.ensure_running()
-    _prepared = True
+        _prepared = True
 
 
 def context() -> ForkServerContext | SpawnContext:
@@ -41,6 +41,9 @@ def without_ctrl_c() -> Iterator[None]:
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
+    from multiprocessing import resource_tracker  # not on Windows
+
+    resource_tracker.ensure_running()  # the first process to start would start it, which lets the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
