@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import tomllib
 import unicodedata
@@ -39,6 +40,39 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"{name} is not TOML: {_reason(error)}") from None
     check_values(values, name)
     return values
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Values of a spec as TOML, which `read_toml` reads; what is None is left out.
+
+    Example:
+        >>> print(to_toml({"objectives": ["accuracy"], "data": {"name": "digits", "train_limit": None}}))
+        objectives = ["accuracy"]
+        <BLANKLINE>
+        [data]
+        name = "digits"
+    """
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    sections = [
+        f"[{_key(key)}]\n{_lines(value)}" for key, value in values.items() if isinstance(value, Mapping) and value
+    ]
+    return "\n\n".join([*([_lines(plain)] if plain else []), *sections])
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"{_key(key)} = {_toml(value)}" for key, value in values.items() if value is not None)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)  # which is TOML, too, for texts, numbers, true and false
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from nas_optuna import ConvSpace
 from nas_optuna.errors import NasOptunaError, SpecError, shown
 from nas_optuna.spec import StudySpec
-from nas_optuna.spec_text import read_toml, with_overrides
+from nas_optuna.spec_text import read_toml, to_toml, with_overrides
 from nas_optuna.study.trial_queue import read_architectures
 from nas_optuna.text_files import read_text
 
@@ -128,3 +128,18 @@ def test_a_value_is_shown_in_a_few_characters_whatever_it_is() -> None:
         assert len(shown(value)) <= 80
         assert "\n" not in shown(value)
     assert shown("tpe") == "'tpe'"
+
+
+def test_a_spec_is_written_as_the_toml_that_it_is_read_from(tmp_path: Path) -> None:
+    spec = StudySpec.from_dict(
+        {
+            "data": {"name": 'folder:für "Tom" \\ x'},
+            "space": {"name": "macro", "widths": [8, 16]},
+            "objectives": ["accuracy", "macs"],
+            "limits": {"macs": 2e6},
+            "fixed": {"conv1.stride": 1},
+            "recipe": {"weight_decay": 1e-5, "flip": True},
+        }
+    )
+    (tmp_path / "study.toml").write_text(to_toml(spec.to_dict()), encoding="utf-8")
+    assert StudySpec.from_dict(read_toml(tmp_path / "study.toml")) == spec

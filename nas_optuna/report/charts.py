@@ -12,9 +12,10 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 10.0, 40.0
 
 STYLE = """
 svg.chart { width: 100%; max-width: 640px; height: auto; font: 13px system-ui, "Segoe UI", Roboto, sans-serif; }
-.chart text { fill: var(--faint) } .chart .end { text-anchor: end } .chart .middle { text-anchor: middle }
+.chart text { fill: var(--faint); stroke: var(--paper); stroke-width: 3px; paint-order: stroke }
+.chart .end { text-anchor: end } .chart .middle { text-anchor: middle }
 .chart .grid { stroke: var(--edge); stroke-width: .6 } .chart .line { fill: none; stroke-width: 1.8 }
-.chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .28 }
+.chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .4 }
 .chart .error { stroke-width: 1; stroke: var(--faint) }
 .chart .s0 { stroke: var(--one) } .chart .s1 { stroke: var(--two) } .chart .s2 { stroke: var(--three) }
 .chart .s3 { stroke: var(--four) } .chart .dot.s0 { fill: var(--one) } .chart .dot.s1 { fill: var(--two) }
@@ -201,10 +202,10 @@ def _legend(series: Sequence[Series]) -> str:
     named = [one for one in series if one.name]
     if not named:
         return ""
+    line, dot = '<path class="{}" d="M0 5H14"/>', '<circle class="{}" cx="7" cy="5" r="3"/>'
     items = "".join(
-        f'<span class="key"><svg class="chart" viewBox="0 0 14 10" style="width:14px"><path class="{one.style}"'
-        f' stroke-width="3" d="M0 5H14"/><circle class="{one.style}" cx="7" cy="5" r="3"/></svg>'
-        f" {_text(one.name, 60)}</span>"
+        '<span class="key"><svg class="chart" viewBox="0 0 14 10" style="width:14px">'
+        f"{(dot if 'dot' in one.style else line).format(one.style)}</svg> {_text(one.name, 60)}</span>"
         for one in named
     )
     return f'<p class="legend">{items}</p>'

@@ -50,13 +50,17 @@ class Confusion:
         n = len(self.classes)
         cell = 30.0 if n <= MOST_NUMBERS else max(4.0, 600.0 / n)
         shown = max(1, round(12 / cell))  # only so many names that they do not overlap
-        left, top = 104.0, 22.0
+        # Names stand upright where they would not fit beside each other.
+        upright = max(map(len, self.classes), default=0) > cell / 7
+        left, top = 104.0, 100.0 if upright else 22.0
         parts = []
         for i, name in enumerate(self.classes):
             if i % shown == 0:
                 middle = (i + 0.5) * cell + 4
                 parts.append(_text(left - 6, top + middle, name, "end", 14))
-                parts.append(_text(left + middle - 4, top - 5, name, "middle", max(3, int(cell / 7))))
+                x, y = left + middle - (0 if upright else 4), top - 6
+                turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if upright else ""
+                parts.append(_text(x, y, name, "" if upright else "middle", 14, turned))
         for i, row in enumerate(self.counts):
             total = sum(row) or 1
             for j, count in enumerate(row):
@@ -72,7 +76,7 @@ class Confusion:
                 )
                 if count and n <= MOST_NUMBERS:
                     parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "middle"))
-        width, height = max(left + n * cell + 12, 330.0), top + n * cell + 26
+        width, height = max(left + n * cell + 12, 360.0), top + n * cell + 26
         seeds = "" if self.seeds == 1 else f", sum of {self.seeds} seeds"
         parts.append(_text(12, height - 8, f"row: true class, column: predicted class{seeds}", "axis", 80))
         return (
@@ -82,10 +86,10 @@ class Confusion:
         )
 
 
-def _text(x: float, y: float, text: str, style: str, room: int = 40) -> str:
+def _text(x: float, y: float, text: str, style: str, room: int = 40, turned: str = "") -> str:
     if len(text) > room:
         text = text[: room - 1] + "…"
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{_escaped(text)}</text>'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{turned}>{_escaped(text)}</text>'
 
 
 def _escaped(text: str) -> str:

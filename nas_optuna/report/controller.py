@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna.study import Study
 
+from nas_optuna.report.figures import GRID, STYLE
 from nas_optuna.study.schema import TrialKey, attribute
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def entropy_figure(study: Study) -> go.Figure | None:
     figure = go.Figure(go.Scatter(x=numbers, y=entropies, mode="lines+markers"))
     figure.update_layout(
         title="Entropy of the controller's policy",
-        xaxis_title="trial",
-        yaxis={"title": "nats a token", "rangemode": "tozero"},
+        xaxis=GRID | {"title": "trial"},
+        yaxis=GRID | {"title": "nats per token", "rangemode": "tozero"},
+        **STYLE,
     )
     return figure
 

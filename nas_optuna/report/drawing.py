@@ -164,7 +164,7 @@ class _Picture:
     def _heading(self, width: float) -> str:
         figures = f"{amount(self._macs)} MACs · {amount(self._params)} weights"
         return (
-            f'<text class="title" x="{_MARGIN}" y="20">{_escaped(self.title, round((width - 2 * _MARGIN) / 9))}</text>'
+            f'<text class="title" x="{_MARGIN}" y="20">{_escaped(self.title, round((width - 2 * _MARGIN) / 8))}</text>'
             f'<text class="faint" x="{_MARGIN}" y="36">{figures}</text>'
         )
 

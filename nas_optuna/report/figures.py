@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 HEIGHT = 430
 """Pixels that optuna-dashboard's card for a figure has room for; what is higher is cut off."""
-_UNITS = {
+STYLE = {
+    "height": HEIGHT,
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"size": 11, "color": "#7d8797"},
+}
+"""Of every figure: readable on optuna-dashboard's light and dark pages, because a stored figure cannot follow them."""
+GRID = {"gridcolor": "rgba(125,135,151,.25)", "zerolinecolor": "rgba(125,135,151,.25)"}
+UNITS = {
     "macs": "MACs",
     "params": "weights",
     "memory": "memory (bytes)",
@@ -54,12 +62,13 @@ def front_figure(study: Study) -> go.Figure:
             )
         )
     figure.update_layout(
-        title=f"{_named(names[0])} against {_named(names[1])}",
-        xaxis_title=_named(names[1]),
-        yaxis_title=_named(names[0]),
-        height=HEIGHT,
+        title=f"{named(names[0])} against {named(names[1])}",
+        xaxis_title=named(names[1]),
+        yaxis_title=named(names[0]),
         legend={"orientation": "h", "y": -0.25},
+        **STYLE,
     )
+    figure.update_xaxes(GRID).update_yaxes(GRID)
     return figure
 
 
@@ -76,10 +85,11 @@ def curves_figure(study: Study) -> go.Figure:
             opacity = 0.3 if trial.state == TrialState.PRUNED else 1.0
             name = f"trial {trial.number}"
             figure.add_trace(go.Scatter(x=epochs, y=values, name=name, opacity=opacity, mode="lines+markers"))
-    axes = {"xaxis_title": "epoch", "yaxis_title": "what trials are pruned by"}
-    figure.update_layout(title="Learning curves (pale: pruned)", height=HEIGHT, **axes)
+    figure.update_layout(title="Learning curves (pale: pruned)", **STYLE)
+    figure.update_xaxes(GRID, title="epoch", tickformat="d").update_yaxes(GRID, title="what trials are pruned by")
     return figure
 
 
-def _named(objective: str) -> str:
-    return _UNITS.get(objective, objective)
+def named(objective: str) -> str:
+    """An objective or a cost for a person, with its unit."""
+    return UNITS.get(objective, objective)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.records import TrialRecord
-from nas_optuna.study.storage import open_storage, storage_url
+from nas_optuna.study.storage import files_folder, open_storage, storage_url
 from nas_optuna.study.studies import load_study as load_optuna_study
 from nas_optuna.study.studies import study_spec
 
@@ -93,7 +94,8 @@ class LoadedStudy:
         """The report that ``nas-optuna report`` writes."""
         from nas_optuna.report.page import report
 
-        return Report(report(self.study, self.data_directory))
+        url = url_of(self.study)
+        return Report(report(self.study, self.data_directory, files_folder(url) if url else None))
 
     def draw(self, which: str | int = "best") -> Drawing:
         """A trial's network as a picture."""

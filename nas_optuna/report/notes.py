@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from nas_optuna.report.confusion import Confusion
     from nas_optuna.spaces import SearchSpace
 
+_GAP = "&emsp;"
+"""Ends each cell of a table, between whose columns optuna-dashboard leaves no room."""
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$])")
 FRONT = 10
@@ -56,7 +58,8 @@ def trial_note(
     record = TrialRecord.of(trial)
     ended = {"complete": "was trained to the end", "pruned": "was pruned", "fail": "failed"}
     text = f"**{_escaped(record.architecture)}** {ended.get(record.state, record.state)}"
-    text += f", after {count(record.epochs, 'epoch')}" if record.epochs else ""
+    text += f" after {count(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
+    text += f", which is {count(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
     text += f": {_escaped(record.cause)}" if record.cause else ""
     text += f"; its value is that of trial {record.duplicate_of}" if record.duplicate_of is not None else ""
     parts = [f"{text}."]
@@ -142,9 +145,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
 def _tested(study: Study) -> list[str]:
     reports = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
     if not reports:
-        text = (
-            "These are figures of validation images, which chose the best: expect a little less on new images. The test"
-        )
+        text = "These are figures of validation images, which chose the best: expect a little less on new images."
         return [f"{text} `{command(study, 'retrain', '--study', study.study_name)}` looks at the test images, once."]
     first = reports[0]
     spread = "" if first["spread"] is None else f" ± {first['spread']:.4f} over {len(first['seeds'])} seeds"
@@ -261,8 +262,8 @@ def _facts(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(map(_escaped, headings)) + " |", "|---" * len(headings) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows)])
+    lines = ["| " + f"{_GAP} | ".join(map(_escaped, cells)) + " |" for cells in (headings, *rows)]
+    return "\n".join([lines[0], "|:--" * len(headings) + "|", *lines[1:]])
 
 
 def _escaped(text: object) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
+import re
 import shlex
 import warnings
 import xml.sax.saxutils as xml
@@ -27,22 +27,24 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw
+from nas_optuna.report.figures import UNITS, named
 from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
 from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
+from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.storage import masked
 from nas_optuna.study.studies import maximizes, study_spec
 
 LEAST_FOR_CHECK = 5
 """Networks trained alone below which a rank correlation says nothing."""
 LEAST_FOR_IMPORTANCE = 10
 """Complete trials below which a share of importance would be a guess."""
-_COSTS = {
-    "macs": "MACs", "params": "weights", "memory": "bytes of memory", "latency_ms": "milliseconds per image",
-    "energy_mj": "millijoules per image",
-}  # fmt: skip
+AXES = 12
+"""Parameters that parallel coordinates have room for."""
 _COLOURS = """
 :root { --paper: #ffffff; --ink: #1f2430; --faint: #5b6577; --edge: #d5dbe6; --panel: #f5f7fb; --one: #2f6fde;
   --two: #d9622b; --three: #1d8a5a; --four: #8a4fc7; color-scheme: light dark; }
@@ -56,7 +58,9 @@ code, pre { font-size: .9em; overflow-wrap: anywhere }
 pre { background: var(--panel); padding: 10px; overflow-x: auto; border-radius: 6px } .scroll { overflow-x: auto }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 20px }
 table { border-collapse: collapse; font-size: .92em } td, th { padding: 3px 10px 3px 0; text-align: left;
-  border-bottom: 1px solid var(--edge); vertical-align: top } td.n, th.n { text-align: right }
+  border-bottom: 1px solid var(--edge); vertical-align: top } td.n, th.n { text-align: right; white-space: nowrap }
+td.n + td:last-child { min-width: 9em } .drawing { overflow-x: auto; margin: 1em 0 }
+.drawing > svg { max-width: max(100%, 600px); height: auto }
  .key { margin-right: 1em; white-space: nowrap } .legend { font-size: .85em; margin: 0 }
 .facts { display: flex; flex-wrap: wrap; gap: 10px; margin: 1em 0 } .facts div { background: var(--panel);
   border-radius: 8px; padding: 8px 14px } .facts b { display: block; font-size: 1.25em }
@@ -163,12 +167,12 @@ def duration(seconds: float) -> str:
 
 def _heading(facts: _Facts) -> str:
     spec, states = facts.spec, Counter(trial.state for trial in facts.trials)
-    limits = "".join(f", {name} at most {limit:,.6g}" for name, limit in spec.limits.items())
+    limits = "".join(f", {named(name)} at most {limit:,.6g}" for name, limit in spec.limits.items())
     what = (
-        f"{' and '.join(spec.objectives)}{limits} on {spec.data.name}, space {spec.space.name}, sampler"
+        f"{' and '.join(map(named, spec.objectives))}{limits} on {spec.data.name}, space {spec.space.name}, sampler"
         f" {spec.sampler.name}, pruner {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial."
     )
-    boxes = [("trials", len(facts.trials))]
+    boxes = [("trial" if len(facts.trials) == 1 else "trials", len(facts.trials))]
     boxes += [(state.name.lower(), states[state]) for state in TrialState if states[state]]
     cells = "".join(f"<div><b>{number:,}</b>{_escaped(name)}</div>" for name, number in boxes)
     return (
@@ -180,23 +184,32 @@ def _heading(facts: _Facts) -> str:
 def _winner(facts: _Facts) -> str:
     found = facts.winners
     if found is None:
-        typed = command(facts.study, "run", "--study", facts.study.study_name)
-        return (
-            "<h2>The winner</h2><p>No trial inside the limits was trained to the end yet, so that there is no winner."
-            f" <code>{_escaped(typed)}</code> goes on; <code>--pruner none</code> lets"
-            " every trial end.</p>"
-        )
+        return _no_winner(facts)
     best, several = found.best, len(facts.names) > 1
-    text = f"<h2>The winner{f' in {_escaped(facts.first)}' if several else ''}</h2>"
+    text = f"<h2>The winner{f' in {_escaped(named(facts.first))}' if several else ''}</h2>"
+    images = "" if facts.images is None else f"{facts.images:,} "
     text += f'<div class="pair"><div>{_facts_of(facts, best)}'
-    text += '<p class="faint">These figures are of the validation images, which selected the winner: the best of many'
-    text += " is partly luck, so expect a little less on new images. ± is one standard error.</p>"
+    text += f'<p class="faint">These figures are of the {images}validation images, which selected the winner: the best'
+    text += " of many is partly luck, so expect a little less on new images. ± is one standard error.</p>"
     if found.cheapest.number != best.number:
         text += "<h3>The cheapest that is as good</h3><p>Its accuracy is within one standard error of the winner's:</p>"
         text += _facts_of(facts, found.cheapest)
     elif found.error is not None:
         text += "<p>No trial with fewer MACs is within one standard error of it.</p>"
-    return f'{text}</div><div class="scroll">{_drawing(facts, best)}</div></div>'
+    drawing = f'<div class="drawing">{_drawing(facts, best)}</div>'
+    width = re.search(r'<svg[^>]* width="(\d+)"', drawing)
+    beside = width is None or int(width[1]) < 500  # a chain of layers; branches need the page's whole width
+    return f"{text}</div>{drawing}</div>" if beside else f"{text}</div></div>{drawing}"
+
+
+def _no_winner(facts: _Facts) -> str:
+    typed = command(facts.study, "run", "--study", facts.study.study_name)
+    text = "<h2>The winner</h2><p>No trial inside the limits was trained to the end yet, so that there is no winner."
+    causes = Counter(TrialRecord.of(t).cause or "stopped by the pruner" for t in facts.trials if t.state.is_finished())
+    text += "".join(f" {count(number, 'trial')}: {_escaped(cause)}." for cause, number in causes.most_common(5))
+    text += f" <code>{_escaped(typed)}</code> goes on"
+    pruned = causes["stopped by the pruner"]
+    return f"{text}{'; <code>--pruner none</code> lets every trial end' if pruned else ''}.</p>"
 
 
 def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
@@ -204,12 +217,12 @@ def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
     error = standard_error(record, facts.images)
     rows: list[tuple[str, object]] = [("trial", record.number), ("architecture", record.architecture)]
     for name, value in zip(facts.names, record.values, strict=True):
-        rows.append((name, _value(name, value, error)))
+        rows.append((named(name), _value(name, value, error)))
     if record.accuracy is not None and "accuracy" not in facts.names:
         rows.append(("accuracy", with_error(record.accuracy, error)))
     rows += [
         (label, amount(cost))
-        for name, label in _COSTS.items()
+        for name, label in UNITS.items()
         if name not in facts.names and (cost := attribute(trial, TrialKey.cost(name))) is not None
     ]
     rows += [("epochs", record.epochs), ("training time", duration(record.seconds))]
@@ -227,8 +240,9 @@ def _drawing(facts: _Facts, trial: FrozenTrial) -> str:
 def _test(facts: _Facts) -> str:
     reports: list[dict[str, Any]] = study_attribute(facts.attributes, StudyKey.RETRAINED, [])
     if not reports:
+        typed = command(facts.study, "retrain", "--study", facts.study.study_name)
         return (
-            "<h2>Test</h2><p>The test images were not looked at yet. <code>nas-optuna retrain</code> trains the winner"
+            f"<h2>Test</h2><p>The test images were not looked at yet. <code>{_escaped(typed)}</code> trains the winner"
             " on all training images and reports its test accuracy, once.</p>"
         )
     first = reports[0]
@@ -268,11 +282,16 @@ def _confusion(facts: _Facts) -> str:
 
 
 def _ranking(facts: _Facts) -> str:
-    records = [r for r in ranked(facts.trials, facts.maximize) if r.state == "complete" and r.feasible is not False][
-        :10
-    ]
-    if not records:
+    several = len(facts.names) > 1
+    found = facts.study.best_trials if several and facts.complete else facts.complete
+    records = ranked(found, facts.maximize)
+    if not records or len(facts.complete) == 1:
         return ""
+    heading = f"The best {min(10, len(records))}"
+    if several:
+        heading = f"The front: {count(len(records), 'trial')} that no other beats in every objective"
+        heading += ", the first 10" if len(records) > 10 else ""
+    records = records[:10]
     errors = {r.number: standard_error(r, facts.images) for r in records}
     rows = [
         (
@@ -284,8 +303,9 @@ def _ranking(facts: _Facts) -> str:
         )
         for r in records
     ]  # fmt: skip
-    columns = ("trial", *facts.names, "epochs", *([] if "macs" in facts.names else ["MACs"]), "architecture")
-    return f"<h2>The best {len(rows)}</h2>" + table(columns, rows, range(len(columns) - 1))
+    macs = [] if "macs" in facts.names else ["MACs"]
+    columns = ("trial", *map(named, facts.names), "epochs", *macs, "architecture")
+    return f"<h2>{heading}</h2>" + table(columns, rows, range(len(columns) - 1))
 
 
 def _progress(facts: _Facts) -> str:
@@ -303,7 +323,7 @@ def _progress(facts: _Facts) -> str:
             Series(best, "line s0", name="best so far"),
         ],
         "trial",
-        facts.first,
+        named(facts.first),
     )
     pale: list[list[charts.Point]] = []
     strong: list[list[charts.Point]] = []
@@ -313,7 +333,9 @@ def _progress(facts: _Facts) -> str:
             (strong if trial.state == TrialState.COMPLETE else pale).append(points)
     curves = [Series(points, "pale", name="" if i else "pruned") for i, points in enumerate(pale)]
     curves += [Series(points, "line s0", name="" if i else "complete") for i, points in enumerate(strong)]
-    learning = charts.plot(curves, "epoch", facts.first if len(facts.names) == 1 else "what trials are pruned by")
+    learning = charts.plot(
+        curves, "epoch", named(facts.first) if len(facts.names) == 1 else "what trials are pruned by"
+    )
     return (
         f'<h2>How it went</h2><div class="pair"><div><h3>Best so far</h3>{history}</div>'
         f"<div><h3>Learning curves</h3>{learning}</div></div>"
@@ -339,7 +361,7 @@ def _curve(trial: FrozenTrial) -> list[charts.Point]:
 
 def _tradeoffs(facts: _Facts) -> str:
     plots = []
-    for name, label in _COSTS.items():
+    for name, label in UNITS.items():
         points = [
             (cost, value, trial)
             for trial in facts.complete
@@ -349,15 +371,16 @@ def _tradeoffs(facts: _Facts) -> str:
         if len(points) < 2 or any(cost <= 0 for cost, _, _ in points):
             continue
         sign = 1.0 if _quality_name(facts) == "accuracy" or facts.maximize else -1.0
-        front, top = [], -math.inf
+        front: list[charts.Point] = []
+        top = -math.inf
         for cost, value, _ in sorted(points, key=lambda p: (p[0], -sign * p[1])):
             if sign * value > top:
-                front.append((cost, value))
+                front += [(cost, front[-1][1]), (cost, value)] if front else [(cost, value)]
                 top = sign * value
         titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for _, _, t in points]
         dots = Series([(c, v) for c, v, _ in points], "dot s0", titles, name="complete trial")
         line = Series(front, "line s1", name="front: nothing cheaper is better")
-        chart = charts.plot([line, dots], f"{label} (each step a factor)", _quality_name(facts), log_x=True)
+        chart = charts.plot([line, dots], f"{label}, logarithmic scale", _quality_name(facts), log_x=True)
         plots.append(f"<div>{chart}</div>")
     if not plots:
         return ""
@@ -382,6 +405,7 @@ def _parameters(facts: _Facts) -> str:
             f"{text}<p>How much each parameter mattered is shown from {LEAST_FOR_IMPORTANCE} complete trials on; this"
             f" study has {len(complete)}. Fewer would give guesses.</p>"
         )
+    shares: Mapping[str, float] = {}
     try:
         shares = _importances(facts)
         text += charts.bars(list(shares.items())[:16], "importance of each parameter")
@@ -392,7 +416,7 @@ def _parameters(facts: _Facts) -> str:
         )
     except (ValueError, RuntimeError) as error:
         text += f"<p>Importance cannot be estimated: {_escaped(error)}</p>"
-    return text + _parallel(facts)
+    return text + _parallel(facts, shares)
 
 
 def _importances(facts: _Facts) -> dict[str, float]:
@@ -404,11 +428,12 @@ def _importances(facts: _Facts) -> dict[str, float]:
         return optuna.importance.get_param_importances(facts.study, target=lambda trial: sign * trial.values[0])
 
 
-def _parallel(facts: _Facts) -> str:
+def _parallel(facts: _Facts, shares: Mapping[str, float]) -> str:
     complete = [t for t in facts.complete if t.params]
     names = [n for n in complete[0].params if all(n in t.params for t in complete)] if complete else []
+    most = sorted(names, key=lambda name: -shares.get(name, 0.0))[:AXES]
     axes = []
-    for name in names[:12]:
+    for name in (name for name in names if name in most):
         seen = {repr(t.params[name]): t.params[name] for t in complete}
         numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in seen.values())
         axes.append((name, sorted(seen, key=(lambda text, seen=seen: seen[text]) if numeric else None)))
@@ -422,7 +447,11 @@ def _parallel(facts: _Facts) -> str:
         places = [choices.index(repr(trial.params[name])) for name, choices in axes]
         rows.append((places, good if facts.maximize else 1 - good))
     chart = charts.parallel(axes, rows, "parallel coordinates of complete trials")
-    return f'<h3>Choices of the best {len(rows)}: the stronger a line, the better</h3><div class="scroll">{chart}</div>'
+    some = "" if len(names) <= AXES else f" in the {AXES} parameters that mattered most"
+    return (
+        f"<h3>Choices of the best {len(rows)}{some}: the stronger a line, the better</h3>"
+        f'<div class="scroll">{chart}</div>'
+    )
 
 
 def _supernet(facts: _Facts) -> str:
@@ -435,7 +464,10 @@ def _supernet(facts: _Facts) -> str:
     except (StudyError, NasOptunaError):
         return ""
     rows = [
-        (name, "  ".join(f"{c} {p:.0%}" for c, p in zip(space.parameters[name].choices, probabilities(a), strict=True)))
+        (
+            name,
+            ", ".join(f"{c}: {p:.0%}" for c, p in zip(space.parameters[name].choices, probabilities(a), strict=True)),
+        )
         for name, a in alphas.items()
         if name in space.parameters
     ]
@@ -469,7 +501,11 @@ def _alphas_over_time(facts: _Facts, summary: Mapping[str, Any]) -> str:
         for i, (name, points) in enumerate(entropies.items())
     ]
     chart = charts.plot(series, "epoch of the supernet", "entropy of the alphas (nats)")
-    return f"<div><h3>How decided it became</h3>{chart}</div>"
+    return (
+        f"<div><h3>How decided it became</h3>{chart}"
+        '<p class="faint">One line per parameter: high where all choices are as likely, 0 where one is certain.'
+        "</p></div>"
+    )
 
 
 def _supernet_check(facts: _Facts, space: SearchSpace) -> str:
@@ -511,15 +547,18 @@ def _effort(facts: _Facts) -> str:
 
 
 def _reproduce(facts: _Facts) -> str:
-    name = shlex.quote(facts.study.study_name)
-    commands = (f"nas-optuna best --study {name}", f"nas-optuna retrain --study {name} --seeds 3")
-    spec = json.dumps(facts.spec.to_dict(), indent=2, ensure_ascii=False)
+    name, url = facts.study.study_name, url_of(facts.study)
+    place = ("--storage", masked(url)) if url else ()
+    again = f"{name}-again", "--spec", "study.toml", "--trials", str(max(len(facts.trials), 1))
+    commands = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
+    commands = commands if facts.complete else []
+    shown = "\n".join(_escaped(shlex.join(["nas-optuna", *words])) for words in [*commands, ("run", "--study", *again)])
     versions = ", ".join(f"{package} {found}" for package in ("optuna", "torch") if (found := _version(package)))
-    lines = "\n".join(_escaped(line) for line in spec.splitlines())
-    shown = "\n".join(map(_escaped, commands))
+    lines = "\n".join(_escaped(line) for line in to_toml(facts.spec.to_dict()).splitlines())
+    how = "From the stored study, and anew from its spec" if commands else "Anew from its spec"
     return (
-        f"<h2>How to reproduce it</h2><p>With the study's storage:</p><pre>{shown}</pre>"
-        f"<details><summary>The study's spec</summary><pre>{lines}</pre></details>"
+        f"<h2>How to reproduce it</h2><p>{how}, saved as <code>study.toml</code>:</p><pre>{shown}</pre>"
+        f"<details><summary>The study's spec, study.toml</summary><pre>{lines}</pre></details>"
         f'<p class="faint">This page was written with nas-optuna {__version__}, {_escaped(versions)}.</p>'
     )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nas_optuna.report.figures import HEIGHT
+from nas_optuna.report.figures import GRID, STYLE
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -66,9 +66,10 @@ def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], histo
         figure.add_trace(line, row=1, col=2)
     figure.update_yaxes(autorange="reversed", automargin=True, row=1, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
-    figure.update_xaxes(title_text="epoch", row=1, col=2)
+    figure.update_xaxes(GRID, title_text="epoch", tickformat="d", row=1, col=2)
+    figure.update_yaxes(GRID, row=1, col=2)
     margin = {"t": 70, "b": 45, "l": 10, "r": 10}
-    figure.update_layout(title_text="What the supernet prefers", height=HEIGHT, margin=margin, font={"size": 11})
+    figure.update_layout(title_text="What the supernet prefers", margin=margin, **STYLE)
     return figure
 
 

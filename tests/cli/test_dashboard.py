@@ -89,7 +89,7 @@ def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
     assert found["objective_names"] == ["accuracy"]
     for trial, ours in zip(found["trials"], trials, strict=True):
         assert ours["architecture"] in trial["note"]["body"]
-        assert "| conv1 |" in trial["note"]["body"]
+        assert "| conv1&emsp; |" in trial["note"]["body"]
         shown = {a["key"]: a["value"] for a in trial["user_attrs"]}
         assert shown["architecture"] == ours["architecture"]
         assert shown["MACs"] == str(ours["macs"])

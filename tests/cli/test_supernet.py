@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,23 @@ def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFix
     assert json.loads(Path("top.json").read_text()) == [row["params"] for row in rows]
     assert main(["supernet", "export", "--study", "s", "--top", "4"]) == 0
     assert len(study().trials) == 4, "an export that is repeated queues nothing twice"
+
+
+def test_the_report_shows_how_decided_the_supernet_became_and_whether_to_believe_it(
+    trained: Path,
+) -> None:
+    assert main(["run", "--study", "s", "--trials", "5"]) == 0
+    assert main(["report", "--study", "s"]) == 0
+    page = Path("report.html").read_text(encoding="utf-8").partition("<h2>Supernet</h2>")[2].partition("<h2>")[0]
+    decided, _, believed = page.partition("Whether to believe it")
+    lines = re.findall(r'<polyline class="line s\d" points="([^"]*)"', decided)
+    assert [len(line.split()) for line in lines] == [3, 3], "a line per parameter, a point per epoch"
+    summary = study().user_attrs["nas_optuna:supernet"]
+    if summary["strategy"] == "fair":
+        assert believed.count('<circle class="dot s0"') == 5
+        assert re.search(r"Kendall's τ -?[01]\.\d\d over 5 networks", believed)
+    else:
+        assert "a study whose supernet has a score" in believed
 
 
 def test_warm_start_and_prior_sampler(trained: Path) -> None:

@@ -1,4 +1,6 @@
+import html
 import re
+import shlex
 import time
 import warnings
 from html.parser import HTMLParser
@@ -106,6 +108,25 @@ def test_a_study_whose_trials_were_all_pruned_has_pale_curves_and_no_winner() ->
     page = report(study)
     assert sum("pale" in (a.get("class") or "") for _, a in tags(page)) >= 5
     assert "no winner" in plain(page)
+    assert "5 trials: stopped by the pruner" in plain(page)
+    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={TrialKey.CAUSE: "above the limit of macs"}))
+    assert "1 trial: above the limit of macs" in plain(report(study))
+
+
+def test_the_commands_that_reproduce_it_name_the_storage_and_find_the_same(
+    command: Command, study: str, place: Path
+) -> None:
+    assert command("report").code == 0
+    page = (place / "report.html").read_text("utf-8")
+    typed = html.unescape(page.partition("How to reproduce it")[2].partition("<pre>")[2].partition("</pre>")[0])
+    (place / "study.toml").write_text(html.unescape(page.rpartition("<pre>")[2].partition("</pre>")[0]), "utf-8")
+    best, retrain, run = [shlex.split(line)[1:] for line in typed.splitlines()]
+    assert retrain[0] == "retrain"
+    assert best[-2:] == retrain[-2:] == ["--storage", "sqlite:///nas-optuna.db"]
+    first = command(*best, "--json").json
+    assert command(*run).code == 0
+    again = command("best", "--study", run[2], "--json").json
+    assert (again["architecture"], again["accuracy"]) == (first["architecture"], first["accuracy"])
 
 
 @pytest.mark.parametrize(("complete", "shown"), [(1, False), (9, False), (10, True)])
@@ -145,6 +166,7 @@ def test_several_objectives_have_curves_and_a_front() -> None:
     page = report(study)
     tags(page)
     assert "The winner in accuracy" in page
+    assert f"The front: {len(study.best_trials)} trials that no other beats" in page
     assert 'class="line s1"' in page
     assert page.count('<polyline class="line s0"') >= 7  # the curves and the best so far
 
