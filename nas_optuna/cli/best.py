@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say
+from nas_optuna.cli.printing import print_json, print_table, say, say_next
 from nas_optuna.cli.ranking import value_of
 from nas_optuna.errors import SpecError, StudyError
 
@@ -54,16 +54,23 @@ def best(
         *((name, value_of(record, i, images)) for i, name in enumerate(names)),
         ("architecture", record.architecture),
         ("MACs", None if record.macs is None else f"{record.macs:,}"),
-        ("parameters", None if record.params is None else f"{record.params:,}"),
+        ("weights", None if record.params is None else f"{record.params:,}"),
         ("epochs", record.epochs),
         *shown.params.items(),
     ]
     print_table(f"{'cheapest within one standard error' if within else 'best'} of study {study}", ("", ""), rows)
     if len(names) > 1:
         say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
-    say("These are validation figures, which selected it.")
+    on = f" on {images:,} images" if images else ""
+    say(f"These are validation figures{on}, which selected it; ± is one standard error.")
     if len(found.tied) > 1:
         say(
             f"{len(found.tied)} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of"
             f" them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
         )
+    say_next(
+        [
+            (options.hint("retrain", storage, study), "train it in full, and test it"),
+            (options.hint("export", storage, study, "--out", "model"), "take it away"),
+        ]
+    )

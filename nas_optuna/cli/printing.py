@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from nas_optuna.cli.streams import discard
 from nas_optuna.cli.tables import Column, print_facts, print_table
 from nas_optuna.errors import LONGEST_ERROR, printable, shortened
 
-__all__ = ["Column", "count", "print_error", "print_facts", "print_json", "print_table", "say", "seconds", "write"]
+__all__ = [
+    "Column",
+    "count",
+    "print_error",
+    "print_facts",
+    "print_json",
+    "print_table",
+    "say",
+    "say_next",
+    "seconds",
+    "write",
+]
 
 _quiet = False
 
@@ -35,6 +49,16 @@ def say(message: str) -> None:
     """A remark for a person, on stderr, so that stdout stays a table or JSON; nothing where ``--quiet`` was given."""
     if not _quiet:
         _remark("\n".join(map(printable, message.split("\n"))))
+
+
+def say_next(steps: Sequence[tuple[str, str]]) -> None:
+    """Commands to type next, each with what it is for: beside it, or below it where the terminal is too narrow."""
+    widest = max(len(command) for command, _ in steps)
+    beside = max(len(f"next: {command:{widest}}  {what}") for command, what in steps) <= _width()
+    for i, (command, what) in enumerate(steps):
+        say(f"{'      ' if i else 'next: '}{command:{widest if beside else 0}}" + (f"  {what}" if beside else ""))
+        if not beside:
+            say(f"          {what}")
 
 
 def print_json(value: Any) -> None:
@@ -72,10 +96,18 @@ def seconds(value: float) -> str:
 def _remark(line: str) -> None:
     """A line on stderr. Where nobody reads it any more, a run goes on all the same."""
     stream: TextIO = sys.stderr
+    # A command stays in one line, so that it can be copied.
+    if len(line) > _width() and "nas-optuna " not in line and "\n" not in line:
+        line = textwrap.fill(line, _width(), break_long_words=False, break_on_hyphens=False)
     try:
         print(line, file=stream, flush=True)
     except BrokenPipeError:
         discard(stream)
+
+
+def _width() -> int:
+    """Characters of a line on stderr; where that is no terminal, nothing is folded."""
+    return shutil.get_terminal_size().columns if sys.stderr.isatty() else 10_000
 
 
 def _finite(value: Any) -> Any:

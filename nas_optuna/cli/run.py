@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, say
+from nas_optuna.cli.printing import print_json, say, say_next
 from nas_optuna.cli.workers import (
     Devices,
     ExecutorName,
@@ -168,10 +168,11 @@ def run(
         experiment, loaded = _created(plan, given, stop, experiment) if loaded is None else (experiment, loaded)
         outcome = _search(plan, experiment, loaded, stop)
     _print_outcome(loaded, json, everything=all_)
-    return _say_how_it_ended(context, plan, outcome)
+    return _say_how_it_ended(context, plan, outcome, loaded)
 
 
-def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome) -> int:
+def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome, study: optuna.Study) -> int:
+    from nas_optuna.report.selection import best_trial
     from nas_optuna.study.storage import is_kept, storage_url
 
     if outcome.interrupted:
@@ -179,7 +180,7 @@ def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome) -> i
         say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
         return 130
     if is_kept(storage_url(plan.storage)):
-        _say_what_next(plan.study, plan.storage)
+        _say_what_next(plan.study, plan.storage, found=best_trial(study) is not None)
     return 0
 
 
@@ -456,8 +457,16 @@ def _print_outcome(study: optuna.Study, json: bool, *, everything: bool) -> None
     say_feasible(study)
 
 
-def _say_what_next(study: str, storage: str | None) -> None:
+def _say_what_next(study: str, storage: str | None, *, found: bool) -> None:
     named = None if study == "nas" else study
-    say(f"next: {options.hint('best', storage, named)}      the winner, its figures and how to use it")
-    say(f"      {options.hint('run --trials 20', storage, named)}      go on searching")
-    say(f"      {options.hint('dashboard', storage)}      browse in optuna-dashboard")
+    winner = [
+        (options.hint("best", storage, named), "the winner and its figures"),
+        (options.hint("report", storage, named), "all of it as one page"),
+    ]
+    say_next(
+        [
+            *(winner if found else []),
+            (options.hint("run --trials 20", storage, named), "go on searching"),
+            (options.hint("dashboard", storage), "browse in optuna-dashboard"),
+        ]
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say, write
+from nas_optuna.cli.printing import Column, print_json, print_table, say, write
 from nas_optuna.errors import SpecError
 
 app = typer.Typer(
@@ -17,6 +17,9 @@ app = typer.Typer(
     epilog="Example: nas-optuna study create mine --spec mnist-fast",
 )
 Name = Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the study.", show_default=True)]
+Study = Annotated[
+    str | None, typer.Option("--study", metavar="NAME", help="The same as NAME.", show_default=False)
+]  # as every other command has it
 
 
 def register(parent: typer.Typer) -> None:
@@ -28,6 +31,7 @@ def register(parent: typer.Typer) -> None:
 def create(
     context: typer.Context,
     name: Name = "nas",
+    study: Study = None,
     spec: options.Spec = None,
     set_: options.Set = None,
     fix: options.Fix = None,
@@ -52,6 +56,7 @@ def create(
     from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember
 
+    name = study or name
     check_name(name)
     experiment = Experiment.from_spec(SpecOptions.of(context).read(), data_directory=data_dir)
     url = storage_url(storage)
@@ -80,15 +85,25 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
         return
     print_table(
         "studies",
-        ("study", "trials", "complete", "pruned", "best", "objectives"),
+        (
+            Column("study", shortest=12),
+            Column("trials", right=True),
+            Column("complete", right=True, rank=2),
+            Column("pruned", right=True, rank=3),
+            Column("best", right=True),
+            Column("objectives", shortest=10, rank=1),
+        ),
         [(r.name, r.trials, r.complete, r.pruned, _best(r.best), ", ".join(r.objectives)) for r in rows],
-        right=(1, 2, 3, 4),
     )
 
 
 @app.command(epilog="Example: nas-optuna study show nas")
 def show(
-    name: Name = "nas", storage: options.Storage = None, all_: options.All = False, json: options.Json = False
+    name: Name = "nas",
+    study: Study = None,
+    storage: options.Storage = None,
+    all_: options.All = False,
+    json: options.Json = False,
 ) -> None:
     """Show a study's spec and its best trials."""
     from nas_optuna.cli.ranking import print_ranking
@@ -96,11 +111,12 @@ def show(
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study, maximizes, study_spec
 
-    study = load_study(open_storage(storage_url(storage)), name)
-    spec = study_spec(study).to_dict()
-    trials = study.get_trials(deepcopy=False)
+    name = study or name
+    loaded = load_study(open_storage(storage_url(storage)), name)
+    spec = study_spec(loaded).to_dict()
+    trials = loaded.get_trials(deepcopy=False)
     if json:
-        records = [record.to_dict() for record in ranked(trials, maximizes(study))]
+        records = [record.to_dict() for record in ranked(trials, maximizes(loaded))]
         print_json({"study": name, "spec": spec, "trials": records})
         return
     rows = [
@@ -109,12 +125,13 @@ def show(
         if isinstance(value, dict) and value
     ]
     print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
-    print_ranking(study, everything=all_)
+    print_ranking(loaded, everything=all_)
 
 
 @app.command(epilog="Example: nas-optuna study delete nas --yes")
 def delete(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study.", show_default=False)] = None,
+    study: Study = None,
     storage: options.Storage = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: options.Json = False,
@@ -124,14 +141,17 @@ def delete(
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
 
+    name = study or name
+    if name is None:
+        raise SpecError("which study? give its NAME; nas-optuna study list lists them")
     url = storage_url(storage)
     opened = open_storage(url)
-    study = load_study(opened, name)
-    trials = len(study.get_trials(deepcopy=False))
+    loaded = load_study(opened, name)
+    trials = len(loaded.get_trials(deepcopy=False))
     if not yes:
         typer.confirm(f"Delete study {name!r} with its {trials} trials?", abort=True, err=True)
     files = files_folder(url)
-    shown = of_study(study)
+    shown = of_study(loaded)
     delete_study(opened, name, files)
     for artifact in shown:
         (files / "artifacts" / artifact).unlink(missing_ok=True)
@@ -163,6 +183,7 @@ def release(
 @app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")
 def export(
     name: Name = "nas",
+    study: Study = None,
     storage: options.Storage = None,
     format_: Annotated[str, typer.Option("--format", metavar="csv|json", help="Of the file.")] = "csv",
     out: Annotated[
@@ -178,7 +199,7 @@ def export(
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
-    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), name))
+    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), study or name))
     if out is None:
         write(text)
         return

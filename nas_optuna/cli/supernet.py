@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say, seconds
+from nas_optuna.cli.printing import Column, print_json, print_table, say, say_next, seconds
 from nas_optuna.errors import Interrupted, SpecError, StudyExists, TrainingError
 
 if TYPE_CHECKING:
@@ -213,9 +213,13 @@ def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[st
         taught = f"{summary['score_trials']} trials" if summary["score_trials"] else "no trials yet, the prior"
         say(f"score, learned from {taught}: {scored_by(summary['score'])}")
     named = ("--study", study.study_name)
-    say(f"next: {command(study, 'supernet', 'export', *named)}      the best, to be trained on its own")
     searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
-    say(f"      {searching}      search from its prior")
+    say_next(
+        [
+            (command(study, "supernet", "export", *named), "the best, to be trained on its own"),
+            (searching, "search from its prior"),
+        ]
+    )
 
 
 @app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
@@ -360,9 +364,15 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
         (row.name, interval(row.kendall), interval(row.spearman), f"{row.regret_1:.4f}", f"{row.regret_5:.4f}")
         for row in verdict.rows
     ]
-    columns = ("ranked by", "Kendall τ", "Spearman ρ", "best − its first", "best − best of its 5")
+    columns = (
+        Column("ranked by"),
+        Column("Kendall τ"),
+        Column("Spearman ρ", rank=2),
+        Column("best − its first", right=True),
+        Column("best − best of its 5", right=True, rank=1),
+    )
     title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
-    print_table(title, columns, rows, right=(3, 4))
+    print_table(title, columns, rows)
     ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
     say(f"noise ceiling of τ: {ceiling}")
     say(f"score minus the best size alone, τ: {interval(verdict.advantage)}")

@@ -86,8 +86,15 @@ def curves_figure(study: Study) -> go.Figure:
             name = f"trial {trial.number}"
             figure.add_trace(go.Scatter(x=epochs, y=values, name=name, opacity=opacity, mode="lines+markers"))
     figure.update_layout(title="Learning curves (pale: pruned)", **STYLE)
-    figure.update_xaxes(GRID, title="epoch", tickformat="d").update_yaxes(GRID, title="what trials are pruned by")
+    last = max((x for trace in figure.data for x in trace.x), default=1)
+    figure.update_xaxes(GRID, title="epoch", dtick=epoch_step(last))
+    figure.update_yaxes(GRID, title="what trials are pruned by")
     return figure
+
+
+def epoch_step(last: int) -> int:
+    """Epochs from tick to tick, whole ones."""
+    return max(1, -(-last // 8))
 
 
 def named(objective: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nas_optuna.report.figures import GRID, STYLE
+from nas_optuna.report.figures import GRID, STYLE, epoch_step
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -64,9 +64,9 @@ def alpha_figure(space: SearchSpace, start: Mapping[str, Sequence[float]], histo
         entropy = [first, *(epoch.entropy[name] for epoch in history)]
         line = go.Scatter(x=epochs, y=entropy, name=name, mode="lines", showlegend=False, hoverinfo="name+x+y")
         figure.add_trace(line, row=1, col=2)
-    figure.update_yaxes(autorange="reversed", automargin=True, row=1, col=1)
-    figure.update_xaxes(showticklabels=False, row=1, col=1)
-    figure.update_xaxes(GRID, title_text="epoch", tickformat="d", row=1, col=2)
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, row=1, col=1)
+    figure.update_xaxes(showticklabels=False, showgrid=False, row=1, col=1)
+    figure.update_xaxes(GRID, title_text="epoch", dtick=epoch_step(history[-1].number), row=1, col=2)
     figure.update_yaxes(GRID, row=1, col=2)
     margin = {"t": 70, "b": 45, "l": 10, "r": 10}
     figure.update_layout(title_text="What the supernet prefers", margin=margin, **STYLE)
