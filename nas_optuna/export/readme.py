@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from nas_optuna.spaces import SPACES
 from nas_optuna.training import ImageClassifier
 
 _USES = {
@@ -50,7 +51,7 @@ print(classes[network(images).argmax(1).item()])
 ```python
 import nas_optuna
 
-network = nas_optuna.load_network("model.safetensors")
+network = nas_optuna.load_network("model.safetensors"{space})
 print(network.predict("image.png"))
 ```
 """,
@@ -78,6 +79,7 @@ def write_readme(
     channels, height, width = classifier.image_shape
     rows, columns = classifier.prepare.input_size
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
+    space = ", space=space" if SPACES.is_code(classifier.header.space) else ""  # which is not installed with us
     lines = [
         f"# {_plain(title)}",
         "",
@@ -93,7 +95,11 @@ def write_readme(
         "",
         f"All files gave the same logits on {images} images when they were written.",
         "",
-        *(_USES[name].format(channels=channels, height=height, width=width) for name in _USES if name in files),
+        *(
+            _USES[name].format(channels=channels, height=height, width=width, space=space)
+            for name in _USES
+            if name in files
+        ),
         *(f"`{name}` was not written: {_plain(reason)}\n" for name, reason in left_out.items()),
     ]
     return "\n".join(lines)

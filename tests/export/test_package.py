@@ -34,6 +34,7 @@ from nas_optuna.training.serialization import make_header
 from tests.training.user_space import UserSpace
 
 CPU = torch.device("cpu")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL = ("model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md")
 
 
@@ -203,6 +204,16 @@ def test_a_users_network_is_written_out(tmp_path: Path) -> None:
     assert "model.py" in exported.files, exported.left_out
     Image.fromarray(images.images[3, 0].numpy()).save(tmp_path / "image.png")
     assert classifier.predict(images.images[3])[0] in _run(tmp_path / "out", tmp_path / "image.png")
+
+
+def test_a_function_space_is_exported_in_all_forms_and_the_readme_asks_for_it(tmp_path: Path) -> None:
+    images = _images()
+    classifier = _classifier(f"{EXAMPLES}/my_space.py:network", images)
+    exported = _export(classifier, tmp_path / "out", images)
+    assert (exported.files, exported.left_out) == (ALL, {})
+    Image.fromarray(images.images[3, 0].numpy()).save(tmp_path / "image.png")
+    assert classifier.predict(images.images[3])[0] in _alone(tmp_path / "out", "model.py", "../image.png")
+    assert 'load_network("model.safetensors", space=space)' in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None:
