@@ -68,9 +68,10 @@ def best(
             f"{len(found.tied)} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of"
             f" them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
         )
+    which = ("--trial", "cheapest") if within else ()
     say_next(
         [
-            (options.hint("retrain", storage, study), "train it in full, and test it"),
-            (options.hint("export", storage, study, "--out", "model"), "take it away"),
+            (options.hint("retrain", storage, study, *which), "train it in full, and test it"),
+            (options.hint("export", storage, study, *which, "--out", "model"), "take it away"),
         ]
     )
