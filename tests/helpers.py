@@ -67,3 +67,8 @@ def _photo(kind: str, height: int, width: int, rng: np.random.Generator) -> Imag
             pen.line((column, 0, column, height), fill=colour, width=3)
     noisy = np.asarray(picture) + rng.normal(0, 12, (height, width, 3))
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is in a folder, without what SQLite keeps beside a database that is still open."""
+    return sorted(path for path in folder.iterdir() if not path.name.endswith(("-shm", "-wal")))

@@ -11,11 +11,6 @@ from nas_optuna.cli.printing import print_json, print_table, say, say_next
 from nas_optuna.cli.ranking import value_of
 from nas_optuna.errors import SpecError, StudyError
 
-Within = Annotated[
-    str | None,
-    typer.Option(metavar="1se", help="1se shows the cheapest network within one standard error of the best."),
-]
-
 
 def register(parent: typer.Typer) -> None:
     """Add the command."""
@@ -25,7 +20,10 @@ def register(parent: typer.Typer) -> None:
 def best(
     study: options.StudyName = "nas",
     storage: options.Storage = None,
-    within: Within = None,
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="1se", help="1se shows the cheapest network within one standard error of the best."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
@@ -70,9 +68,10 @@ def best(
             f"{len(found.tied)} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of"
             f" them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
         )
+    which = ("--trial", "cheapest") if within else ()
     say_next(
         [
-            (options.hint("retrain", storage, study), "train it on all images, and test it"),
-            (options.hint("export", storage, study, "--out", "model"), "take it away"),
+            (options.hint("retrain", storage, study, *which), "train it in full, and test it"),
+            (options.hint("export", storage, study, *which, "--out", "model"), "take it away"),
         ]
     )

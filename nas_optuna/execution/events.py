@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial
 
 from nas_optuna.execution.evaluator import Measurement
+
+if TYPE_CHECKING:
+    from nas_optuna.execution.retrain import TestReport
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +85,9 @@ class Callback:
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """After one training; `ended` has a trial's state, values, params and user attributes."""
 
+    def tested(self, run: Run, report: TestReport) -> None:
+        """After the networks of a retraining were scored on the test images."""
+
     def run_finished(self, run: Run) -> None:
         """After the last training, also where the run was interrupted or failed."""
 
@@ -131,6 +137,10 @@ class Callbacks(Callback):
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Tell all."""
         self._tell("trial_finished", subject, ended)
+
+    def tested(self, run: Run, report: TestReport) -> None:
+        """Tell all."""
+        self._tell("tested", run, report)
 
     def run_finished(self, run: Run) -> None:
         """Tell all."""

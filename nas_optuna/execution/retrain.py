@@ -143,14 +143,15 @@ def retrain(
     told.run_started(run)
     try:
         trained = [_trained(search, architecture, s, train, where, folder, interrupted, told) for s in numbers]
+        networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
+        # Only now, when all that could be chosen is chosen.
+        test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
+        test = make_loader(test_images, recipe.batch_size, space.input_size, where)
+        results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
+        report = _report(architecture, recipe, where, images, len(test_images), numbers, results, seconds)
+        told.tested(run, report)
     finally:
         told.run_finished(run)
-    networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
-    # Only now, when all that could be chosen is chosen.
-    test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
-    test = make_loader(test_images, recipe.batch_size, space.input_size, where)
-    results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
-    report = _report(architecture, recipe, where, images, len(test_images), numbers, results, seconds)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images

@@ -86,7 +86,7 @@ class Winners:
         best: The best complete trial in the first objective.
         error: One standard error of its accuracy; None where that is not known.
         tied: The complete trials whose accuracies are at most one standard error below the best one's, by falling
-            accuracy; the best one itself is among them.
+            accuracy; the best one itself is among them, and no network is twice.
         cheapest: The one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984).
     """
 
@@ -116,7 +116,12 @@ def winners(study: Study, images: int | None) -> Winners | None:
         return Winners(best, None, (best,), best)
     accuracies = {t.number: attribute(t, TrialKey.ACCURACY, -math.inf) for t in complete_trials(study)}
     least = accuracies[best.number] - error
-    tied = [trial for trial in complete_trials(study) if accuracies[trial.number] >= least]
+    tied = [
+        trial
+        for trial in complete_trials(study)
+        if accuracies[trial.number] >= least
+        and (trial.number == best.number or attribute(trial, TrialKey.DUPLICATE_OF) is None)
+    ]
     tied.sort(key=lambda trial: (-accuracies[trial.number], trial.number))
     return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost(COST), math.inf)))
 

@@ -1,11 +1,18 @@
-"""What every tracker is told of a trial that has ended."""
+"""What every tracker is told of a trial that has ended, and of a retraining."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.errors import NasOptunaError
+from nas_optuna.execution.retrain import TestReport
+from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.report.confusion import Confusion
+from nas_optuna.report.drawing import draw
+from nas_optuna.report.selection import space_of
 from nas_optuna.study.records import TrialRecord
 
 _FIGURES = ("accuracy", "macs", "params", "memory", "latency_ms", "epochs", "seconds")
@@ -21,3 +28,19 @@ def facts(ended: FrozenTrial) -> dict[str, Any]:
     """What is no number: architecture, state, and the choices that the trial made."""
     record = TrialRecord.of(ended)
     return {"architecture": record.architecture, "state": record.state} | dict(ended.params)
+
+
+def drawing(study: Study, ended: FrozenTrial) -> str | None:
+    """A trial's network as SVG; None where it has none or cannot be drawn."""
+    if not TrialRecord.of(ended).architecture:
+        return None
+    try:
+        space = space_of(study)
+        return draw(space, space.architecture(of_architecture(ended.params))).svg
+    except (NasOptunaError, RuntimeError):
+        return None
+
+
+def confusion(report: TestReport) -> Confusion:
+    """Which class the retrained networks take for which, summed over the seeds."""
+    return Confusion(report.classes, report.predictions, len(report.seeds))

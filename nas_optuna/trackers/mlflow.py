@@ -8,7 +8,8 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
-from nas_optuna.trackers.facts import facts, figures
+from nas_optuna.execution.retrain import TestReport
+from nas_optuna.trackers.facts import confusion, drawing, facts, figures
 
 _LONGEST = 500
 """Characters of a parameter that every MLflow store keeps."""
@@ -28,7 +29,7 @@ class MlflowTracker(Callback):
 
     def run_started(self, run: Run) -> None:
         """Begin the parent run, in an experiment with the study's name."""
-        name = run.study.study_name
+        self._study, name = run.study, run.study.study_name
         found = self._client.get_experiment_by_name(name)
         self._experiment = found.experiment_id if found else self._client.create_experiment(name)
         parent = self._client.create_run(self._experiment, run_name=f"{name} {run.kind}")
@@ -49,7 +50,7 @@ class MlflowTracker(Callback):
             self._client.log_metric(self._children[subject.name], name, value, step=measurement.step)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Log the choices and the figures, and end the child run."""
+        """Log the choices, the figures and the drawing, and end the child run."""
         child = self._children.pop(subject.name)
         if ended is not None:
             now = int(ended.datetime_complete.timestamp() * 1000) if ended.datetime_complete else 0
@@ -57,7 +58,14 @@ class MlflowTracker(Callback):
             params = [Param(name, str(value)[:_LONGEST]) for name, value in facts(ended).items()]
             self._client.log_batch(child, metrics=metrics, params=params)
             self._client.log_dict(child, dict(ended.params), "params.json")  # what run --fixed takes
+            if picture := drawing(self._study, ended):
+                self._client.log_text(child, picture, "drawing.svg")
         self._client.set_terminated(child, "FAILED" if ended is not None and ended.state.name == "FAIL" else "FINISHED")
+
+    def tested(self, run: Run, report: TestReport) -> None:
+        """Log the test accuracy and the confusion matrix with the parent run."""
+        self._client.log_metric(self._parent, "test_accuracy", report.mean)
+        self._client.log_text(self._parent, confusion(report).svg(), "confusion-matrix.svg")
 
     def run_finished(self, run: Run) -> None:
         """End the parent run, and what an interrupted trial left open."""

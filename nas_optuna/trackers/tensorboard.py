@@ -9,8 +9,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.execution.retrain import TestReport
 from nas_optuna.study.studies import file_name
-from nas_optuna.trackers.facts import facts, figures
+from nas_optuna.trackers.facts import confusion, facts, figures
 
 
 class TensorBoardTracker(Callback):
@@ -47,6 +48,14 @@ class TensorBoardTracker(Callback):
             numbers = {f"final/{name}": value for name, value in figures(ended).items()}
             writer.add_hparams(choices, numbers, run_name=".")
         writer.close()
+
+    def tested(self, run: Run, report: TestReport) -> None:
+        """Write the test accuracy, and the accuracy of each class as a table: TensorBoard shows no SVG."""
+        rows = [f"| {name} | {accuracy:.4f} | {taken} |" for name, accuracy, _, taken in confusion(report).accuracies()]
+        with SummaryWriter(str(self._run)) as writer:
+            writer.add_scalar("test_accuracy", report.mean, 0)
+            table = "\n".join(["| true class | accuracy | mistaken for |", "|---|---|---|", *rows])
+            writer.add_text("test accuracy of each class", table, 0)
 
     def run_finished(self, run: Run) -> None:
         """Close what an interrupted trial left open."""

@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
-from nas_optuna.trackers.facts import facts, figures
+from nas_optuna.execution.retrain import TestReport
+from nas_optuna.trackers.facts import confusion, drawing, facts, figures
 
 
 class WandbTracker(Callback):
@@ -30,7 +31,7 @@ class WandbTracker(Callback):
 
     def run_started(self, run: Run) -> None:
         """Begin a run of the study itself, which names the group."""
-        self._kind, self._group = run.kind, run.study.study_name
+        self._kind, self._study, self._group = run.kind, run.study, run.study.study_name
         config = {key: str(value) for key, value in run.facts.items()}
         self._runs[""] = self._begun(f"{self._group} {run.kind}", "study", config)
 
@@ -43,12 +44,19 @@ class WandbTracker(Callback):
         self._runs[subject.name].log(dict(measurement.metrics), step=measurement.step)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Log the choices and the figures, and end the trial's run."""
+        """Log the choices, the figures and the drawing, and end the trial's run."""
         run = self._runs.pop(subject.name)
         if ended is not None:
             run.config.update(facts(ended), allow_val_change=True)
             run.summary.update({f"final/{name}": value for name, value in figures(ended).items()})
+            if picture := drawing(self._study, ended):
+                run.log({"drawing": wandb.Html(picture, inject=False)})
         run.finish(exit_code=int(ended is not None and ended.state.name == "FAIL"))
+
+    def tested(self, run: Run, report: TestReport) -> None:
+        """Log the test accuracy and the confusion matrix with the study's run."""
+        matrix = wandb.Html(confusion(report).svg(), inject=False)
+        self._runs[""].log({"test_accuracy": report.mean, "confusion_matrix": matrix})
 
     def run_finished(self, run: Run) -> None:
         """End the study's run, and what an interrupted trial left open."""

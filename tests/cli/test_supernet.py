@@ -127,7 +127,7 @@ def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFix
 
 
 def test_the_report_shows_how_decided_the_supernet_became_and_whether_to_believe_it(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
 ) -> None:
     assert main(["run", "--study", "s", "--trials", "5"]) == 0
     assert main(["report", "--study", "s"]) == 0

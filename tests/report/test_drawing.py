@@ -10,7 +10,7 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.report.drawing import draw, draw_network
 from nas_optuna.report.network_graph import graph_of, trace
 from nas_optuna.spaces import create_space
-from tests.helpers import Command
+from tests.helpers import Command, files_in
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -89,9 +89,9 @@ def test_draw_writes_the_winner(command: Command, study: str, place: Path) -> No
     ],
 )
 def test_draw_refuses_in_one_line(command: Command, study: str, place: Path, arguments: tuple[str, ...]) -> None:
-    before = sorted(place.iterdir())
+    before = files_in(place)
     result = command("draw", *arguments)
     assert result.code == 2
     assert result.err.startswith("error: ")
     assert len(result.err.splitlines()) == 1
-    assert sorted(place.iterdir()) == before
+    assert files_in(place) == before

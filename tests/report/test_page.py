@@ -17,7 +17,7 @@ from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import create_study
-from tests.helpers import Command
+from tests.helpers import Command, files_in
 
 SPACE = ConvSpace(depth=2, input_size=8)
 EVIL = '<img src=x onerror="document.title=1">'
@@ -221,9 +221,9 @@ def test_report_of_a_real_study(command: Command, study: str, place: Path) -> No
 
 @pytest.mark.parametrize("arguments", [("--out", "no/such/r.html"), ("--study", "nobody"), ("--out", ".")])
 def test_report_refuses_in_one_line(command: Command, study: str, place: Path, arguments: tuple[str, ...]) -> None:
-    before = sorted(place.iterdir())
+    before = files_in(place)
     result = command("report", *arguments)
     assert result.code == 2
     assert result.err.startswith("error: ")
     assert len(result.err.splitlines()) == 1
-    assert sorted(place.iterdir()) == before
+    assert files_in(place) == before

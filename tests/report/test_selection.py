@@ -43,8 +43,11 @@ def study(*trials: optuna.trial.FrozenTrial) -> optuna.Study:
     return made
 
 
-def trial(accuracy: float, macs: float | None, **options: object) -> optuna.trial.FrozenTrial:
-    attributes = {"nas_optuna:accuracy": accuracy} | ({} if macs is None else {"nas_optuna:macs": macs})
+def trial(
+    accuracy: float, macs: float | None, duplicate_of: int | None = None, **options: object
+) -> optuna.trial.FrozenTrial:
+    given = {"accuracy": accuracy, "macs": macs, "duplicate_of": duplicate_of}
+    attributes = {f"nas_optuna:{name}": value for name, value in given.items() if value is not None}
     return create_trial(value=accuracy, user_attrs=attributes, **options)  # type: ignore[arg-type]
 
 
@@ -57,6 +60,7 @@ def test_the_cheapest_within_one_standard_error() -> None:
         trial(0.950, 1e5),  # 0.97 on 288 images has an error of 0.011
         trial(0.999, 1e5, constraints={"macs": 1.0}),
         trial(0.969, None),
+        trial(0.969, None, duplicate_of=6),
         create_trial(state=TrialState.PRUNED, user_attrs={"nas_optuna:macs": 1.0}, intermediate_values={1: 0.97}),
     )
     found, exact, unknown = (winners(searched, images) for images in (288, 10**6, None))

@@ -12,6 +12,7 @@ import pytest
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.events import Callback
+from nas_optuna.execution.retrain import retrain
 from nas_optuna.trackers import create_tracker
 
 SPEC = {
@@ -61,8 +62,35 @@ def test_mlflow_has_a_parent_and_a_child_run_per_trial(tmp_path: Path, monkeypat
         curve = [metric.value for metric in client.get_metric_history(child.info.run_id, "accuracy")]
         assert curve == pytest.approx([trial.intermediate_values[step] for step in (1, 2)])
         assert child.data.params["conv1.filters"] == str(trial.params["conv1.filters"])
-        (kept,) = client.list_artifacts(child.info.run_id)
-        assert json.loads(Path(client.download_artifacts(child.info.run_id, kept.path)).read_text()) == trial.params
+        kept = {file.path: file for file in client.list_artifacts(child.info.run_id)}
+        assert set(kept) == {"params.json", "drawing.svg"}
+        read = {name: Path(client.download_artifacts(child.info.run_id, name)).read_text() for name in kept}
+        assert json.loads(read["params.json"]) == trial.params
+        assert read["drawing.svg"].startswith("<svg")
+
+
+def test_a_retraining_brings_its_test_accuracy_and_confusion_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    trackers = [create_tracker(f"mlflow:{uri}"), create_tracker(f"tensorboard:{tmp_path}/logs")]
+    search = Experiment.from_spec(StudySpec.from_dict(SPEC), device="cpu").search
+    study = optuna.create_study(study_name="s")
+    report, _, _ = retrain(study, search, search.space.parse("f16k3s2-f16k3s2"), device="cpu", callbacks=trackers)
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("s")
+    assert found is not None
+    (run,) = [run for run in client.search_runs([found.experiment_id]) if run.info.run_name == "s retrain"]
+    assert run.data.metrics["test_accuracy"] == pytest.approx(report.mean)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["confusion-matrix.svg"]
+    events = EventAccumulator(str(tmp_path / "logs/s-retrain"))
+    events.Reload()
+    assert events.Scalars("test_accuracy")[0].value == pytest.approx(report.mean)
+    assert b"mistaken for" in events.Tensors("test accuracy of each class/text_summary")[0].tensor_proto.string_val[0]
 
 
 def test_a_tracker_that_fails_warns_once_and_ends_no_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +146,7 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
     curves = json.loads(done.stdout.splitlines()[-1])
     found: dict[str, dict[str, list[str]]] = {}
     for file in tmp_path.glob("wandb/offline-run-*/*.wandb"):
-        name, curve = "", []
+        name, curve, drawn = "", [], 0
         for data in written(file):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
@@ -127,6 +155,8 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
                 assert (record.run.project, record.run.run_group) == ("digits", "s")
             items = record.history.item
             curve += [item.value_json for item in items if "accuracy" in (item.key, *item.nested_key)]
+            drawn += any("drawing" in (item.key, *item.nested_key) for item in items)
+        assert drawn == name.startswith("trial")
         found[name] = {"accuracy": curve}
     assert set(found) == {"s search", "trial 0", "trial 1"}
     for number, expected in enumerate(curves):
