@@ -1,8 +1,9 @@
 """What to do with architectures above a limit, and whom to prune for a front: replayed from a table of real trainings.
 
 Limits. A proposal above the limit of MACs is told to the study as pruned, as complete with an accuracy of 0, as failed
-(samplers do not look at it), or is drawn again before it becomes a trial (`WithinLimitsSampler`). Compared after as
-many trainings: the best accuracy, how many proposals that took, and their feasible share early and late.
+(samplers do not look at it), or never becomes a trial (`WithinLimitsSampler`): the sampler is asked again, or is told
+the limit and chooses within it. Compared after as many trainings: the best accuracy, how many proposals that took, and
+their feasible share early and late.
 
 Fronts. A study of accuracy and MACs, random sampler, pruned against all trials or against those that cost no more.
 Compared after as many epochs: the share of the box that the front dominates. The same for several samplers, begun
@@ -17,11 +18,13 @@ import argparse
 import functools
 import json
 import statistics
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.samplers import PartialFixedSampler
 from optuna.trial import TrialState
 from rich.progress import track
 from tabular import Table, digits
@@ -40,7 +43,7 @@ SPACE = ConvSpace(depth=2, input_size=8)  # the table's
 SAMPLERS = ("random", "tpe", "nsga2")
 LIMITED = (*SAMPLERS, "evolution", "arch")
 """Samplers of the comparison under a limit."""
-TREATMENTS = ("pruned", "complete", "failed", "drawn again")
+TREATMENTS = ("pruned", "complete", "failed", "asked again", "told")
 QUANTILES = (0.1, 0.3)
 PRUNERS = ("none", "asha", "median", "hyperband")
 TRAININGS = 30
@@ -69,9 +72,12 @@ def search_within(table: Table, sampler: str, treatment: str, limit: float, seed
         return max(0.0, macs(architecture) / limit - 1)
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
-        return create_sampler(sampler, SPACE, seed, {})
+        made = create_sampler(sampler, SPACE, seed, {})
+        # Within another sampler, ours and TPE are not told.
+        return PartialFixedSampler({}, made) if treatment == "asked again" else made
 
-    chosen = WithinLimitsSampler(make, SPACE, excess, seed) if treatment == "drawn again" else make(seed)
+    within = treatment in ("asked again", "told")
+    chosen = WithinLimitsSampler(make, SPACE, excess, seed) if within else make(seed)
     study = optuna.create_study(direction="maximize", sampler=chosen)
     best, feasible = 0.0, []
     while sum(feasible) < TRAININGS and len(feasible) < MOST_PROPOSALS:
@@ -151,6 +157,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     table = digits(options.table) if options.table else digits()
     architectures = by_macs()
     seeds = range(options.seeds)

@@ -99,6 +99,9 @@ def test_every_block_says_its_language_and_every_remark_is_known() -> None:
         assert block.language in _LANGUAGES, f"{block.page}:{block.line} has a block that no test runs"
         assert block.remark in ("", "serves") or block.remark.startswith("not run: "), block
     assert sum(bool(block.remark) for block in found) < len(found) / 8
+    for page in PAGES:
+        outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        assert not re.search(r"^ {4}(nas-optuna|python|pip) ", outside, re.MULTILINE), f"{page} has a command unrun"
 
 
 @pytest.mark.docs

@@ -8,7 +8,7 @@ import pytest
 from nas_optuna.spec import StudySpec
 
 PAGE = (Path(__file__).parent.parent / "docs" / "spaces.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLES = re.findall(r"```python(?: title=\"my_net.py\")?\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_page_has_its_examples() -> None:

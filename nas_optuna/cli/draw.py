@@ -25,7 +25,10 @@ def draw(
     architecture: Annotated[
         str | None,
         typer.Option(
-            "--architecture", metavar="TEXT", help="Draw this point of the study's space instead.", show_default=False
+            "--architecture",
+            metavar="ARCHITECTURE",
+            help="Draw this point of the study's space instead.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[

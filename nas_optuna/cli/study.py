@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Example: nas-optuna study create mine --spec mnist-fast",
 )
-Name = Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the study.", show_default=True)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.", show_default=True)]
 Study = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="The same as NAME.", show_default=False)
 ]  # as every other command has it
@@ -165,6 +165,7 @@ def release(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")],
     trials: Annotated[list[int], typer.Argument(metavar="TRIAL...", help="Numbers of running trials.")],
     storage: options.Storage = None,
+    json: options.Json = False,
 ) -> None:
     """Put running trials whose host is gone back into the queue, for the next run to take up.
 
@@ -178,6 +179,8 @@ def release(
     for number in trials:
         release_by_hand(study, number)
         say(f"trial {number} waits for the next run")
+    if json:
+        print_json({"study": name, "trials": trials})
 
 
 @app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")

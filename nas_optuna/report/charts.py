@@ -16,7 +16,7 @@ svg.chart { width: 100%; max-width: 640px; height: auto; font: 13px system-ui, "
 .chart .end { text-anchor: end } .chart .middle { text-anchor: middle }
 .chart .grid { stroke: var(--edge); stroke-width: .6 } .chart .line { fill: none; stroke-width: 1.8 }
 .chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .4 }
-.chart .error { stroke-width: 1; stroke: var(--faint) }
+.chart .many { stroke-width: 1; opacity: .3 } .chart .error { stroke-width: 1; stroke: var(--faint) }
 .chart .s0 { stroke: var(--one) } .chart .s1 { stroke: var(--two) } .chart .s2 { stroke: var(--three) }
 .chart .s3 { stroke: var(--four) } .chart .dot.s0 { fill: var(--one) } .chart .dot.s1 { fill: var(--two) }
 .chart .dot.s2 { fill: var(--three) } .chart .dot.s3 { fill: var(--four) } .chart .dot { stroke: none }

@@ -43,6 +43,8 @@ LEAST_FOR_CHECK = 5
 """Networks trained alone below which a rank correlation says nothing."""
 LEAST_FOR_IMPORTANCE = 10
 """Complete trials below which a share of importance would be a guess."""
+MANY = 40
+"""Curves from which on they would hide each other, and are drawn thin."""
 AXES = 12
 """Parameters that parallel coordinates have room for."""
 _COLOURS = """
@@ -332,7 +334,10 @@ def _progress(facts: _Facts) -> str:
         if points:
             (strong if trial.state == TrialState.COMPLETE else pale).append(points)
     curves = [Series(points, "pale", name="" if i else "pruned") for i, points in enumerate(pale)]
-    curves += [Series(points, "line s0", name="" if i else "complete") for i, points in enumerate(strong)]
+    many = " many" if len(strong) > MANY else ""
+    curves += [Series(points, f"line s0{many}", name="" if i else "complete") for i, points in enumerate(strong)]
+    if facts.winners and len(strong) > 1:
+        curves.append(Series(_curve(facts.winners.best), "line s1", name="the winner"))
     learning = charts.plot(
         curves, "epoch", named(facts.first) if len(facts.names) == 1 else "what trials are pruned by"
     )

@@ -69,3 +69,20 @@ def test_hints_can_be_typed(command: Command) -> None:
         error = command(*arguments, "--study", name, "--storage", storage).err
         said = error.partition("; nas-optuna ")[2]
         assert shlex.split(said.rpartition(" makes some")[0])[-4:] == ["--study", name, "--storage", storage]
+
+
+def test_study_commands_take_the_name_as_a_word_or_as_an_option(command: Command, study: str) -> None:
+    assert command("study", "show", "--study", study, "--json") == command("study", "show", study, "--json")
+    assert command("study", "export", "--study", study) == command("study", "export", study)
+    assert command("study", "delete", "--yes").err.startswith("error: which study?")
+    assert command("study", "delete", "--study", study, "--yes", "--json").json["trials"] == 2
+
+
+def test_what_comes_next_is_never_a_command_that_fails(command: Command, study: str) -> None:
+    limited = command("run", "--study", "l", "--sampler", "random", "--trials", 1, "--max-macs", "20k", *tiny())
+    assert limited.code == 0, limited.err
+    assert ("nas-optuna best" in limited.err) == ("1 complete" in limited.out)
+    for line in command("run", "--sampler", "random", "--trials", 1).err.partition("next: ")[2].splitlines():
+        words = shlex.split(line.partition("  ")[0].strip() or line.strip().partition("  ")[0])
+        if words[1] in ("best", "report"):
+            assert command(*words[1:]).code == 0
