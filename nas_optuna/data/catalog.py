@@ -24,7 +24,7 @@ from nas_optuna.data.images import ImageSet
 from nas_optuna.data.report import one_line, printable
 from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
 from nas_optuna.data.torchvision_sets import SETS
-from nas_optuna.errors import DataError, NasOptunaError
+from nas_optuna.errors import DataError, NasOptunaError, SpecError, shown
 from nas_optuna.registry import Registry
 
 DATA_SETS = Registry(
@@ -91,6 +91,8 @@ def open_source(name: str, directory: Path | None = None, reading: Reading | Non
     with naming(name):
         if kind in FROM_FILES:
             return FROM_FILES[kind](_user_path(kind, path), reading)
+        if name not in DATA_SETS and Path(name).is_dir():
+            raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         function = DATA_SETS.find(name)
         return FunctionSource(_Checked(function), directory or data_directory(), reading)
 

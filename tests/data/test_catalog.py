@@ -244,3 +244,12 @@ def test_a_compressed_download_is_unpacked(tmp_path: Path, monkeypatch: pytest.M
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(SpecError, match=r"did you mean 'cifar100'"):
         load_images("cifar-100", True)
+
+
+def test_the_name_of_a_folder_alone_is_answered_with_what_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shapes").mkdir()
+    with pytest.raises(SpecError, match="the folder of that name is folder:shapes"):
+        load_images("shapes", True)
