@@ -79,6 +79,8 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
         supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
         if search.spec.recipe.init == "kaiming":
             supernet.apply(kaiming)
+        if spec.strategy == "fair":
+            supernet.calm()
     return supernet.to(device).to(memory_format=torch.channels_last)
 
 

@@ -12,7 +12,10 @@ from nas_optuna.spaces.architecture import Choice
 EXPLOSION = 100.0
 """How many times the largest earlier median a window's median gradient norm may reach."""
 CHANCE = 10.0
-"""How many times the loss of guessing, ``log(classes)``, a window's median loss may reach."""
+"""How many times the loss of guessing, ``log(classes)``, a window's median loss may reach, unless it falls.
+
+A deep residual network without norm layers can begin with such a loss and learn nevertheless.
+"""
 COLLAPSE = 0.8
 """Mean probability from which on a derived network that does the least possible is a decision, not noise."""
 
@@ -27,6 +30,7 @@ class DivergenceMonitor:
     def __init__(self, classes: int) -> None:
         self._guessing = math.log(max(classes, 2))
         self.largest: float | None = None
+        self._lowest = math.inf
 
     def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
         """Judge a window.
@@ -47,12 +51,12 @@ class DivergenceMonitor:
             raise TrainingError(
                 f"the supernet's gradients explode: median norm {norm:.3g}{before}; {remedy}", "gradient explosion"
             )
-        if loss > CHANCE * self._guessing:
+        if self.largest is not None and loss > max(CHANCE * self._guessing, self._lowest):
             raise TrainingError(
                 f"the supernet's gradients explode: loss {loss:.3g}, guessing gives {self._guessing:.3g}; {remedy}",
                 "gradient explosion",
             )
-        self.largest = max(norm, self.largest or 0.0)
+        self.largest, self._lowest = max(norm, self.largest or 0.0), min(loss, self._lowest)
 
 
 def require_no_collapse(

@@ -123,6 +123,12 @@ class Supernet(nn.Module, ABC):
         # A list beside the space's names, because a ParameterDict refuses names with a dot.
         self._alphas = nn.ParameterList(nn.Parameter(start(len(p.choices))) for p in space.parameters.values())
 
+    def calm(self) -> None:
+        """Lessen initial weights that would let a training begin far above the loss of guessing; nothing by default.
+
+        Strategy ``"fair"`` calls it once: its small steps, of which each choice gets few, would be spent on that.
+        """
+
     @classmethod
     def covered(cls, space: SearchSpace) -> SearchSpace:
         """The part of a space that its supernet holds: all of it, unless a parameter can neither be mixed nor drawn."""

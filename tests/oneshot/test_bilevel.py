@@ -246,8 +246,11 @@ def test_watch_tells_growth_from_noise() -> None:
     watch.observe([1e6] + [1.0] * 49, [2.3] * 50)
     with pytest.raises(TrainingError, match="explode"):
         watch.observe([9001.0] * 50, [2.3] * 50)
+    watch = DivergenceMonitor(classes=10)
+    for falling in (60.0, 40.0, 24.0):
+        watch.observe([1.0], [falling])
     with pytest.raises(TrainingError, match="guessing"):
-        DivergenceMonitor(classes=10).observe([1.0], [24.0])
+        watch.observe([1.0], [25.0])
     with pytest.raises(TrainingError) as error:
         DivergenceMonitor(classes=10).observe([1.0, 1.0], [1.0, math.nan])
     assert error.value.cause == "non-finite loss"

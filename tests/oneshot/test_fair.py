@@ -19,6 +19,7 @@ from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spaces.supernet import Pick, Supernet
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.training.network import kaiming
 
 WHOLE = load_images("digits", train=True)
 CONV = ConvSpace(depth=2, filters=(8, 16), kernels=(3, 5), input_size=8)
@@ -47,6 +48,21 @@ def test_weights_learn_and_alphas_stand_still(name: str) -> None:
     assert epochs[-1].loss < epochs[0].loss
     assert [epoch.alphas for epoch in epochs] == [before] * 4
     assert all(epoch.temperature is None for epoch in epochs)
+
+
+def test_a_deep_residual_supernet_begins_near_guessing_and_learns() -> None:
+    """The block space's default depth and candidates, with Kaiming's weights."""
+    torch.manual_seed(0)
+    supernet = supernet_for(BlockSpace(input_size=16)).apply(kaiming)
+    images = ResidentLoader(WHOLE.subset(range(1200)), 16, 16, torch.device("cpu"))
+    fair = FairTraining(supernet, images, SupernetSpec(learning_rate=3e-3), 6)
+    harsh = fair.step(next(iter(images.epoch(0))), random.Random(0))[0]
+    supernet.apply(kaiming)
+    supernet.calm()
+    epochs = list(fair.epochs())
+    assert harsh > 10
+    assert epochs[0].loss < 2.5, "guessing gives 2.3"
+    assert epochs[-1].accuracy > 0.3
 
 
 def test_paths_are_drawn_evenly() -> None:
