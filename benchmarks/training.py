@@ -1,8 +1,7 @@
 """Images per second of the reference training loop and of ours, in one alternating run.
 
-The reference side is written afresh from its description: torchvision's MNIST through PIL (to tensor, normalise,
-resize) in a DataLoader, the network in its default memory format with ReLU before pooling, `.item()` in every step.
-Ours is `nas_optuna.data` and `nas_optuna.training` as a trial uses them, data included.
+The reference side is `reference.py`. Ours is `nas_optuna.data` and `nas_optuna.training` as a trial uses them, data
+included.
 
 Each side runs in a process of its own, started once and asked in turn (ABABAB), because the allocator's huge pages,
 which ours switches on, are a setting of the whole process. Both have the same number of threads. Ratios are of
@@ -58,8 +57,6 @@ HELD_OUT = 2000
 """Training images at the end of the set that accuracy is measured on."""
 LOADED = 20000
 """Images that the loaders deliver when they are measured alone."""
-RATE, MOMENTUM = 0.05, 0.5
-MEAN, STD = 0.1307, 0.3081
 
 
 def layers_of(text: str) -> list[tuple[int, int, int]]:
@@ -85,63 +82,25 @@ def reference_side(images: int, input_size: int, batch_size: int) -> Any:
         ``train(architecture, seed)`` → seconds, mean loss and network; ``accuracy(architecture, seed)`` after the same
         epoch; ``load_only()`` → images per second; and how many images are trained on.
     """
+    import reference
     import torch
-    from torch import nn
-    from torch.utils.data import DataLoader, Subset
-    from torchvision import datasets, transforms
 
-    pipeline = transforms.Compose(
-        [
-            transforms.ToTensor(),
-            transforms.Normalize((MEAN,), (STD,)),
-            transforms.Resize((input_size, input_size)),
-        ]
-    )
-    if has_mnist():
-        whole: Any = datasets.MNIST(os.environ["NAS_OPTUNA_DATA"], train=True, transform=pipeline)
-    else:
-        whole = EnlargedDigits(pipeline)
-    loader = DataLoader(Subset(whole, range(min(images, len(whole) - HELD_OUT))), shuffle=True, batch_size=batch_size)
-    held_out = DataLoader(Subset(whole, range(len(whole) - HELD_OUT, len(whole))), batch_size=batch_size)
-
-    class Network(nn.Module):
-        def __init__(self, layers: list[tuple[int, int, int]]) -> None:
-            super().__init__()
-            channels, side = 1, input_size
-            self.convs = nn.ModuleList()
-            for filters, kernel, stride in layers:
-                padding = (kernel + 1) // 2
-                self.convs.append(nn.Conv2d(channels, filters, kernel, stride, padding))
-                channels, side = filters, int(((side - kernel + 2 * padding) // stride + 1) / 2)
-            self.pool, self.relu = nn.MaxPool2d(2), nn.ReLU()
-            self.fc = nn.Linear(channels * side * side, 10)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for conv in self.convs:
-                x = self.pool(self.relu(conv(x)))
-            return self.fc(x.view(x.size(0), -1))
+    whole = reference.mnist(input_size) if has_mnist() else EnlargedDigits(reference.pipeline(input_size))
+    loader = reference.loader(whole, range(min(images, len(whole) - HELD_OUT)), batch_size)
+    held_out = reference.loader(whole, range(len(whole) - HELD_OUT, len(whole)), batch_size, shuffle=False)
 
     def train(text: str, seed: int = 0) -> tuple[float, float, Any]:
         torch.manual_seed(seed)
-        model = Network(layers_of(text))
-        optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
-        criterion = nn.CrossEntropyLoss()
-        model.train()
-        began, running = time.perf_counter(), 0.0
-        for inputs, labels in loader:
-            optimizer.zero_grad()
-            loss = criterion(model(inputs), labels)
-            loss.backward()
-            optimizer.step()
-            running += loss.item()
-        return time.perf_counter() - began, running / len(loader), model
+        network = reference.Network(layers_of(text), input_size)
+        optimizer = reference.optimizer_of(network)
+        began = time.perf_counter()
+        loss = reference.train_epoch(network, optimizer, loader)
+        return time.perf_counter() - began, loss, network
 
     def accuracy(text: str, seed: int) -> float:
-        model = train(text, seed)[2].eval()
-        with torch.no_grad():
-            return sum((model(inputs).argmax(1) == labels).sum().item() for inputs, labels in held_out) / HELD_OUT
+        return reference.accuracy(train(text, seed)[2], held_out)
 
-    alone = DataLoader(Subset(whole, range(min(LOADED, len(whole)))), shuffle=True, batch_size=batch_size)
+    alone = reference.loader(whole, range(min(LOADED, len(whole))), batch_size)
 
     def load_only() -> float:
         began = time.perf_counter()
@@ -176,6 +135,7 @@ class EnlargedDigits:
 def our_side(images: int, input_size: int, batch_size: int) -> Any:
     """What a trial of ours does; the same shape of answer."""
     import torch
+    from reference import MOMENTUM, RATE
 
     import nas_optuna  # noqa: F401 - first, so that its allocator setting is in place
     from nas_optuna.data import ResidentLoader, load_images
