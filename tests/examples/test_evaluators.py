@@ -52,7 +52,7 @@ def test_an_interrupted_training_goes_on_with_the_same_numbers(case: str, tmp_pa
     assert [measurement.metrics for measurement in trained(tmp_path / "parts")] == whole
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["regression", pytest.param("lightning", marks=pytest.mark.slow)])
 def test_it_is_searched_pruned_and_survives_a_kill(case: str, command: Command) -> None:
     objective, evaluator = CASES[case]
     settings = [f"--set=evaluator.{key}={value}" for key, value in ({"epochs": 4} | evaluator).items()]

@@ -122,7 +122,9 @@ def test_all_forms_agree(
     assert "nas_optuna" not in (tmp_path / "out/model.py").read_text()
 
 
-@pytest.mark.parametrize(("shape", "resize"), [((1, 8, 8), "stretch"), ((3, 20, 30), "crop")])
+@pytest.mark.parametrize(
+    ("shape", "resize"), [((3, 20, 30), "crop"), pytest.param((1, 8, 8), "stretch", marks=pytest.mark.slow)]
+)
 def test_model_py_needs_torch_alone(tmp_path: Path, shape: tuple[int, int, int], resize: str) -> None:
     images = _images(shape, resize)
     classifier = _classifier("conv", images, depth=2)
