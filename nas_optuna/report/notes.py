@@ -125,7 +125,8 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         return "\n\n".join(parts)
     parts.append("## The front" if len(names) > 1 else "## The best")
     several = {found.best.number: "best", found.cheapest.number: "the cheapest as good"} | {found.best.number: "best"}
-    shown = study.best_trials[:FRONT] if len(names) > 1 else [t for t in trials if t.number in several]
+    ends = {trial.number: trial for trial in (found.best, found.cheapest)}
+    shown = study.best_trials[:FRONT] if len(names) > 1 else list(ends.values())
     shown.sort(key=lambda trial: trial.values[0], reverse=maximizes(study))
     columns = [name for name, _ in figures_of(shown[0], names, images)]
     rows = [

@@ -28,12 +28,13 @@ from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw
 from nas_optuna.report.figures import UNITS, named
-from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
+from nas_optuna.report.selection import Winners, space_of, validation_images, winners
 from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import url_of
+from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.storage import masked
@@ -82,7 +83,8 @@ class _Facts:
         self.spec = study_spec(self.study)
         self.attributes = self.study.user_attrs
         self.trials = self.study.get_trials(deepcopy=False)
-        self.complete = complete_trials(self.study)
+        complete = (trial for trial in self.trials if trial.state == TrialState.COMPLETE)
+        self.complete = [trial for trial in complete if is_feasible(trial)]  # of one reading: others may finish more
         self.names: list[str] = self.study.metric_names or ["value"]
         self.maximize = maximizes(self.study)
 

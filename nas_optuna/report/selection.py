@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,11 @@ def complete_trials(study: Study) -> list[FrozenTrial]:
 
 def best_trial(study: Study) -> FrozenTrial | None:
     """The best complete trial in the first objective; the earliest of equals; None where there is none."""
+    return _best(study, complete_trials(study))
+
+
+def _best(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     sign = -1.0 if maximizes(study) else 1.0
-    trials = complete_trials(study)
     return min(trials, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
 
 
@@ -108,17 +112,18 @@ def winners(study: Study, images: int | None) -> Winners | None:
         study: A study of ours.
         images: Number of validation images, as `validation_images` gives it.
     """
-    best = best_trial(study)
+    trials = complete_trials(study)  # once: others may finish more meanwhile
+    best = _best(study, trials)
     if best is None:
         return None
     error = standard_error(TrialRecord.of(best), images)
     if error is None:
         return Winners(best, None, (best,), best)
-    accuracies = {t.number: attribute(t, TrialKey.ACCURACY, -math.inf) for t in complete_trials(study)}
+    accuracies = {t.number: attribute(t, TrialKey.ACCURACY, -math.inf) for t in trials}
     least = accuracies[best.number] - error
     tied = [
         trial
-        for trial in complete_trials(study)
+        for trial in trials
         if accuracies[trial.number] >= least
         and (trial.number == best.number or attribute(trial, TrialKey.DUPLICATE_OF) is None)
     ]

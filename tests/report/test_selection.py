@@ -75,3 +75,18 @@ def test_the_cheapest_within_one_standard_error() -> None:
 
 def test_a_study_without_a_complete_trial_has_no_winner() -> None:
     assert winners(study(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.9})), 288) is None
+
+
+def test_a_trial_that_ends_meanwhile_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = study(trial(0.9, 1e6))
+    read = searched.get_trials
+
+    def growing(*arguments: object, **options: object) -> list[optuna.trial.FrozenTrial]:
+        found = read(*arguments, **options)  # type: ignore[arg-type]
+        searched.add_trial(trial(0.9, 1e5))
+        return found
+
+    monkeypatch.setattr(searched, "get_trials", growing)
+    found = winners(searched, 288)
+    assert found is not None
+    assert found.numbers == {0}
