@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,14 @@ from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say, say_next
 from nas_optuna.cli.ranking import value_of
 from nas_optuna.errors import SpecError, StudyError
+
+if TYPE_CHECKING:
+    from nas_optuna.report.selection import Winners
+
+Within = Annotated[
+    str | None,
+    typer.Option(metavar="1se", help="1se shows the cheapest network within one standard error of the best."),
+]
 
 
 def register(parent: typer.Typer) -> None:
@@ -20,10 +28,7 @@ def register(parent: typer.Typer) -> None:
 def best(
     study: options.StudyName = "nas",
     storage: options.Storage = None,
-    within: Annotated[
-        str | None,
-        typer.Option(metavar="1se", help="1se shows the cheapest network within one standard error of the best."),
-    ] = None,
+    within: Within = None,
     json: options.Json = False,
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
@@ -41,6 +46,11 @@ def best(
     if found is None:
         makes_some = options.hint("run", storage, study)
         raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
+    if within and found.error is None:
+        raise StudyError(
+            f"study {study!r} does not know on how many images accuracies were measured, so no standard error is known;"
+            " leave out --within"
+        )
     shown = found.cheapest if within else found.best
     record = TrialRecord.of(shown)
     if json:
@@ -61,13 +71,7 @@ def best(
     print_table(f"{'cheapest within one standard error' if within else 'best'} of study {study}", ("", ""), rows)
     if len(names) > 1:
         say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
-    on = f" on {images:,} images" if images else ""
-    say(f"These are validation figures{on}, which selected it; ± is one standard error.")
-    if len(found.tied) > 1:
-        say(
-            f"{len(found.tied)} networks are within one standard error ({found.error:.4f}) of the best; the cheapest of"
-            f" them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
-        )
+    _say_how_sure(found, images)
     which = ("--trial", "cheapest") if within else ()
     say_next(
         [
@@ -75,3 +79,14 @@ def best(
             (options.hint("export", storage, study, *which, "--out", "model"), "take it away"),
         ]
     )
+
+
+def _say_how_sure(found: Winners, images: int | None) -> None:
+    on = f" on {images:,} images" if images else ""
+    error = "" if found.error is None else "; ± is one standard error"
+    say(f"These are validation figures{on}, which selected it{error}.")
+    if len(found.tied) > 1:
+        say(
+            f"{len(found.tied)} networks have accuracies within one standard error ({found.error:.4f}) of the best; the"
+            f" cheapest of them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
+        )

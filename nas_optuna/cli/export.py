@@ -40,8 +40,7 @@ def export(
     from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.execution.finished_network import kept_network, retrained_network
     from nas_optuna.export import export_network
-    from nas_optuna.hyperparameters import of_architecture
-    from nas_optuna.report.drawing import draw
+    from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose
     from nas_optuna.study.storage import files_folder, storage_url
     from nas_optuna.study.studies import checkpoint_folder, file_name
@@ -64,7 +63,7 @@ def export(
         found = kept_network(loaded, search, chosen, kept)
     title = f"{search.data.name}: {found.classifier.architecture}"
     images = search.data.validation.images
-    drawing = draw(search.space, search.space.architecture(of_architecture(chosen.params))).svg
+    drawing = draw_trial(search.space, chosen).svg
     exported = export_network(found.classifier, out, images, title=title, facts=found.facts, drawing=drawing)
     for name, reason in exported.left_out.items():
         say(f"{name} was not written: {reason}")

@@ -35,7 +35,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
     images = remembered_images(study)
     found = winners(study, images)
-    tied = found.numbers if found and len(found.tied) > 1 else frozenset()
+    tied = found.numbers if found and names[0] == "accuracy" and len(found.tied) > 1 else frozenset()
     unfinished = any(record.state != "complete" for record in listed)
     columns = (
         Column("rank", right=True, rank=5),

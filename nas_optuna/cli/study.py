@@ -16,10 +16,18 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Example: nas-optuna study create mine --spec mnist-fast",
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.", show_default=True)]
-Study = Annotated[
-    str | None, typer.Option("--study", metavar="NAME", help="The same as NAME.", show_default=False)
-]  # as every other command has it
+Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Name of the study.  [default: nas]", show_default=False)
+]
+# As the commands outside this group have it.
+Study = Annotated[str | None, typer.Option("--study", metavar="NAME", help="The same as NAME.", show_default=False)]
+
+
+def _named(name: str | None, study: str | None) -> str | None:
+    """The study that is named in one of two ways."""
+    if name is not None and study is not None and name != study:
+        raise SpecError(f"NAME is {name!r} and --study is {study!r}; give one of them")
+    return name if study is None else study
 
 
 def register(parent: typer.Typer) -> None:
@@ -30,7 +38,7 @@ def register(parent: typer.Typer) -> None:
 @app.command(epilog="Example: nas-optuna study create mine --spec mnist-fast --set recipe.epochs=3")
 def create(
     context: typer.Context,
-    name: Name = "nas",
+    name: Name = None,
     study: Study = None,
     spec: options.Spec = None,
     set_: options.Set = None,
@@ -56,7 +64,7 @@ def create(
     from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember
 
-    name = study or name
+    name = _named(name, study) or "nas"
     check_name(name)
     experiment = Experiment.from_spec(SpecOptions.of(context).read(), data_directory=data_dir)
     url = storage_url(storage)
@@ -99,7 +107,7 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
 
 @app.command(epilog="Example: nas-optuna study show nas")
 def show(
-    name: Name = "nas",
+    name: Name = None,
     study: Study = None,
     storage: options.Storage = None,
     all_: options.All = False,
@@ -111,7 +119,7 @@ def show(
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study, maximizes, study_spec
 
-    name = study or name
+    name = _named(name, study) or "nas"
     loaded = load_study(open_storage(storage_url(storage)), name)
     spec = study_spec(loaded).to_dict()
     trials = loaded.get_trials(deepcopy=False)
@@ -141,7 +149,7 @@ def delete(
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
 
-    name = study or name
+    name = _named(name, study)
     if name is None:
         raise SpecError("which study? give its NAME; nas-optuna study list lists them")
     url = storage_url(storage)
@@ -185,7 +193,7 @@ def release(
 
 @app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")
 def export(
-    name: Name = "nas",
+    name: Name = None,
     study: Study = None,
     storage: options.Storage = None,
     format_: Annotated[str, typer.Option("--format", metavar="csv|json", help="Of the file.")] = "csv",
@@ -202,7 +210,7 @@ def export(
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
-    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), study or name))
+    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), _named(name, study) or "nas"))
     if out is None:
         write(text)
         return

@@ -167,7 +167,7 @@ class Chooser:
         return utilities
 
     def _utilities(self, tokens: Sequence[Tokens], scores: NDArray[np.float64]) -> list[float]:
-        """Architectures inside the limits whose scores are known."""
+        """Return the utilities of architectures that are inside the limits, from their scores."""
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
             space = require_operations(self._space, "supernet.latency_weight")

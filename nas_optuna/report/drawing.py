@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import NasOptunaError
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.network_graph import Layer, Shape, graph_of, trace
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
     from torch import nn
 
     from nas_optuna.spaces import SearchSpace
@@ -84,6 +86,19 @@ def draw(space: SearchSpace, architecture: Architecture, title: str | None = Non
         True
     """
     return Drawing(to_svg(graph_of(space, architecture), str(architecture) if title is None else title))
+
+
+def draw_trial(space: SearchSpace, trial: FrozenTrial) -> Drawing:
+    """Draw the network that a trial chose.
+
+    Args:
+        space: The space of the trial's study.
+        trial: One that has chosen an architecture.
+
+    Raises:
+        ArchitectureError: It is not of the space, or has chosen none.
+    """
+    return draw(space, space.architecture(of_architecture(trial.params)))
 
 
 def draw_network(network: nn.Module, input_shape: Shape, title: str = "") -> Drawing:

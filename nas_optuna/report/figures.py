@@ -21,7 +21,7 @@ STYLE = {
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"size": 11, "color": "#7d8797"},
 }
-"""Of every figure: readable on optuna-dashboard's light and dark pages, because a stored figure cannot follow them."""
+"""Layout of every stored figure. It cannot follow optuna-dashboard's light or dark theme, so it is readable on both."""
 GRID = {"gridcolor": "rgba(125,135,151,.25)", "zerolinecolor": "rgba(125,135,151,.25)"}
 UNITS = {
     "macs": "MACs",

@@ -99,9 +99,9 @@ class LoadedStudy:
 
     def draw(self, which: str | int = "best") -> Drawing:
         """A trial's network as a picture."""
-        from nas_optuna.report.drawing import draw
+        from nas_optuna.report.drawing import draw_trial
 
-        return draw(self.space, self.space.architecture(of_architecture(self._chosen(which).params)))
+        return draw_trial(self.space, self._chosen(which))
 
     def network(self, which: str | int = "best") -> nn.Module:
         """A trial's network, freshly initialised; `nas_optuna.load_network` reads trained weights."""

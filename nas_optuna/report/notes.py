@@ -14,9 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
-from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import artifacts
-from nas_optuna.report.drawing import draw
+from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import remembered_images, winners
 from nas_optuna.report.standard_errors import standard_error
@@ -197,7 +196,7 @@ class NoteWriter(Callback):
         if self._space is None or self._store is None or not TrialRecord.of(ended).architecture:
             return {}
         try:
-            svg = draw(self._space, self._space.architecture(of_architecture(ended.params))).svg
+            svg = draw_trial(self._space, ended).svg
             return artifacts.keep(self._store, trial_id_of(ended), {artifacts.DRAWING: svg.encode()})
         except (NasOptunaError, RuntimeError, OSError):  # a note without a drawing is better than none
             return {}

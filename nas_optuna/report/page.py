@@ -26,7 +26,7 @@ from nas_optuna.errors import NasOptunaError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.drawing import amount, draw
+from nas_optuna.report.drawing import amount, draw_trial
 from nas_optuna.report.figures import UNITS, named
 from nas_optuna.report.selection import Winners, space_of, validation_images, winners
 from nas_optuna.report.standard_errors import standard_error
@@ -235,8 +235,7 @@ def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
 
 def _drawing(facts: _Facts, trial: FrozenTrial) -> str:
     try:
-        space = space_of(facts.study)
-        return draw(space, space.architecture(of_architecture(trial.params))).svg
+        return draw_trial(space_of(facts.study), trial).svg
     except (NasOptunaError, RuntimeError, KeyError) as error:
         return f'<p class="faint">The network cannot be drawn here: {_escaped(error)}</p>'
 

@@ -9,9 +9,8 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.report.drawing import draw
+from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.selection import space_of
 from nas_optuna.study.records import TrialRecord
 
@@ -35,8 +34,7 @@ def drawing(study: Study, ended: FrozenTrial) -> str | None:
     if not TrialRecord.of(ended).architecture:
         return None
     try:
-        space = space_of(study)
-        return draw(space, space.architecture(of_architecture(ended.params))).svg
+        return draw_trial(space_of(study), ended).svg
     except (NasOptunaError, RuntimeError):
         return None
 

@@ -75,6 +75,9 @@ def test_study_commands_take_the_name_as_a_word_or_as_an_option(command: Command
     assert command("study", "show", "--study", study, "--json") == command("study", "show", study, "--json")
     assert command("study", "export", "--study", study) == command("study", "export", study)
     assert command("study", "delete", "--yes").err.startswith("error: which study?")
+    for words in (("show",), ("export",), ("create",), ("delete", "--yes")):
+        both = command("study", *words, study, "--study", "other")
+        assert (both.code, both.err) == (2, f"error: NAME is {study!r} and --study is 'other'; give one of them\n")
     assert command("study", "delete", "--study", study, "--yes", "--json").json["trials"] == 2
 
 

@@ -65,7 +65,7 @@ def folder(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def trained(folder: Path, trained_once: Path) -> Path:
-    """The same with a trained supernet."""
+    """A current folder with ``tiny.toml`` and a study ``s`` that has a trained supernet, of each strategy in turn."""
     shutil.copytree(trained_once, folder, dirs_exist_ok=True)
     return folder
 

@@ -148,7 +148,7 @@ def test_size_says_only_what_is_too_small_before_there_are_trials() -> None:
 
 
 def test_resolution_counts_where_strides_are_searched() -> None:
-    """Of two networks that shared weights hold equal, the one that keeps more of the image is put first."""
+    """Where two networks have equal shared figures, the one with fewer strides ranks first."""
     texts = ("f32k3s2-f32k3s2-f32k3s1", "f32k3s1-f32k3s1-f32k3s2")
     coarse, fine = (features(SPACE, [SPACE.parse(text)], [SharedFigures(0.9, 0.3)]) for text in texts)
     rng = random.Random(0)

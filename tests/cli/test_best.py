@@ -1,0 +1,52 @@
+"""``nas-optuna best``: the winner, what chance cannot tell from it, and the cheapest of these."""
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from nas_optuna.study.schema import StudyKey
+from tests.helpers import Command
+
+
+@pytest.fixture
+def searched(study: str) -> str:
+    """The study with two more trials: one far better than its own, and one that is nearly as good and cheaper."""
+    loaded = optuna.load_study(study_name=study, storage="sqlite:///nas-optuna.db")
+    template = loaded.trials[0]
+    for accuracy, macs in ((0.97, 2000), (0.965, 1000)):
+        attributes = template.user_attrs | {"nas_optuna:accuracy": accuracy, "nas_optuna:macs": macs}
+        loaded.add_trial(
+            create_trial(
+                value=accuracy,
+                params=template.params,
+                distributions=template.distributions,
+                user_attrs=attributes,
+            )
+        )
+    return study
+
+
+def test_the_cheapest_within_one_standard_error(command: Command, searched: str) -> None:
+    best, cheapest = (command("best", "--study", searched, *more) for more in ((), ("--within", "1se")))
+    assert "accuracy" in best.out
+    assert "0.9700 ± 0." in best.out
+    assert "0.9650 ± 0." in cheapest.out
+    for said in (best, cheapest):
+        assert "2 networks have accuracies within one standard error" in said.err
+        assert "cheapest of them is trial 3" in " ".join(said.err.split())
+    assert "--trial cheapest" in cheapest.err.partition("next: ")[2]
+    facts = command("best", "--study", searched, "--json").json
+    assert (facts["number"], facts["tied"], facts["cheapest"]) == (2, [2, 3], 3)
+    assert 0 < facts["standard_error"] < 0.1
+    assert "tied: 2 trials within 1 standard error" in command("study", "show", searched).out
+
+
+def test_what_cannot_be_honoured_is_one_line(command: Command, study: str) -> None:
+    refused = command("best", "--study", study, "--within", "2se")
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    assert "--within 1se means" in refused.err
+    loaded = optuna.load_study(study_name=study, storage="sqlite:///nas-optuna.db")
+    loaded.set_user_attr(StudyKey.DATA, {})
+    refused = command("best", "--study", study, "--within", "1se")
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    assert "no standard error is known" in refused.err
