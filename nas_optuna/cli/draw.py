@@ -9,6 +9,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import say, write
+from nas_optuna.errors import SpecError
 
 if TYPE_CHECKING:
     import optuna
@@ -20,6 +21,7 @@ def register(parent: typer.Typer) -> None:
 
 
 def draw(
+    context: typer.Context,
     study: options.StudyName = "nas",
     trial: options.Trial = "best",
     architecture: Annotated[
@@ -43,19 +45,20 @@ def draw(
 
     The picture follows the reader's light or dark setting. Every browser opens it.
     """
-    from nas_optuna.hyperparameters import of_architecture
     from nas_optuna.report.drawing import draw as draw_architecture
+    from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose, space_of
     from nas_optuna.study.studies import file_name
 
+    if architecture is not None and options.is_given(context, "trial"):
+        raise SpecError("--trial and --architecture name two networks; give one of them")
     loaded = trusted_study(storage, study, trust)
     space = space_of(loaded)
     if architecture is not None:
-        chosen, name = space.parse(architecture), f"{file_name(study)}-architecture.svg"
+        drawing, name = draw_architecture(space, space.parse(architecture)), f"{file_name(study)}-architecture.svg"
     else:
         found = choose(loaded, trial, data_dir)
-        chosen, name = space.architecture(of_architecture(found.params)), f"{file_name(study)}-trial-{found.number}.svg"
-    drawing = draw_architecture(space, chosen)
+        drawing, name = draw_trial(space, found), f"{file_name(study)}-trial-{found.number}.svg"
     if out == Path("-"):
         write(drawing.svg + "\n")
         return

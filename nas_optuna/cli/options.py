@@ -121,6 +121,12 @@ Track = Annotated[
 ]
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, rather than having its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def command_line(context: typer.Context, **changed: Any) -> str:
     """The command line that runs a command once more, with its options as they were given.
 

@@ -193,6 +193,7 @@ def release(
 
 @app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")
 def export(
+    context: typer.Context,
     name: Name = None,
     study: Study = None,
     storage: options.Storage = None,
@@ -207,6 +208,8 @@ def export(
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 
+    if json and format_ != "json" and options.is_given(context, "format_"):
+        raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")

@@ -89,3 +89,15 @@ def test_what_comes_next_is_never_a_command_that_fails(command: Command, study: 
         words = shlex.split(line.partition("  ")[0].strip() or line.strip().partition("  ")[0])
         if words[1] in ("best", "report"):
             assert command(*words[1:]).code == 0
+
+
+def test_two_options_that_contradict_each_other_are_refused(command: Command, study: str) -> None:
+    for words, says in (
+        (("draw", "--study", study, "--trial", 0, "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
+        (("study", "export", study, "--format", "csv", "--json"), "leave out --format csv"),
+    ):
+        result = command(*words)
+        assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
+        assert says in result.err
+    assert command("study", "export", study, "--json").code == 0
+    assert command("draw", "--study", study, "--trial", 0, "--out", "-").out.startswith("<svg")
