@@ -1,4 +1,4 @@
-"""``nas-optuna study``: create, list, show, delete, export."""
+"""``nas-optuna study``: create, list, show, delete, release, export."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ Study = Annotated[str | None, typer.Option("--study", metavar="NAME", help="The 
 
 
 def _named(name: str | None, study: str | None) -> str | None:
-    """The study that is named in one of two ways."""
+    """The study that is named in one of two ways, or None; an empty name is a name, and refused later."""
     if name is not None and study is not None and name != study:
         raise SpecError(f"NAME is {name!r} and --study is {study!r}; give one of them")
     return name if study is None else study
+
+
+def _named_or_default(name: str | None, study: str | None) -> str:
+    named = _named(name, study)
+    return "nas" if named is None else named
 
 
 def register(parent: typer.Typer) -> None:
@@ -64,7 +69,7 @@ def create(
     from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember
 
-    name = _named(name, study) or "nas"
+    name = _named_or_default(name, study)
     check_name(name)
     experiment = Experiment.from_spec(SpecOptions.of(context).read(), data_directory=data_dir)
     url = storage_url(storage)
@@ -119,7 +124,7 @@ def show(
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study, maximizes, study_spec
 
-    name = _named(name, study) or "nas"
+    name = _named_or_default(name, study)
     loaded = load_study(open_storage(storage_url(storage)), name)
     spec = study_spec(loaded).to_dict()
     trials = loaded.get_trials(deepcopy=False)
@@ -213,7 +218,7 @@ def export(
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
-    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), _named(name, study) or "nas"))
+    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), _named_or_default(name, study)))
     if out is None:
         write(text)
         return
