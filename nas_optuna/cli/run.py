@@ -306,7 +306,6 @@ def _check(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> No
 
     from nas_optuna.execution.stopping import parse_until
     from nas_optuna.objectives import parse_criterion
-    from nas_optuna.samplers.earlier import complete_trials
     from nas_optuna.samplers.prior import read_alphas
     from nas_optuna.study.trial_queue import read_architectures
     from nas_optuna.trackers import create_trackers
@@ -315,6 +314,8 @@ def _check(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> No
         if path is not None:
             read_architectures(path, experiment.space)
     if plan.learn_from is not None:
+        from nas_optuna.samplers.earlier import complete_trials
+
         direction = StudyDirection[parse_criterion(experiment.spec.objectives[0]).direction.upper()]
         complete_trials(_earlier(plan.learn_from, plan.storage), direction, experiment.space.parameters)
     for text in plan.until or ():
@@ -409,11 +410,11 @@ def _missing(total: int, study: optuna.Study) -> int:
 
 def _learn_from(plan: Plan, experiment: Experiment, study: optuna.Study) -> None:
     """Copy an earlier study's trials into this one, and begin with the best of them."""
+    if plan.learn_from is None:
+        return
     from nas_optuna.samplers.earlier import best_of, remember
     from nas_optuna.study.trial_queue import enqueue_new
 
-    if plan.learn_from is None:
-        return
     other, space = _earlier(plan.learn_from, plan.storage), experiment.space
     copied = remember(study, other, space.parameters)
     best = best_of(study, {key: p.choices for key, p in space.parameters.items()}, BEGIN_WITH)

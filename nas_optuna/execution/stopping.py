@@ -12,7 +12,6 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.samplers.gp import ArchitectureGPSampler
 from nas_optuna.study.pareto import hypervolume, is_feasible
 
 PATIENCE = 5
@@ -82,6 +81,8 @@ class Stalled:
         seen = f"the best {objectives[0]} has not improved in the latest {since} trials"
         if since >= LONGEST * self.patience:
             return seen
+        from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy
+
         gain = ArchitectureGPSampler(seed=0).expected_gain(study)
         worth = WORTH * abs(min(column))
         if gain is None or gain > worth:

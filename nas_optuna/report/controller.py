@@ -17,13 +17,11 @@ GRAPH = "controller-entropy"
 
 
 def entropy_figure(study: Study) -> go.Figure | None:
-    """The policy's entropy when it proposed each trial, in nats a token; None where no controller proposed any.
+    """The policy's entropy when it proposed each trial, in nats per token; None where no controller proposed any.
 
     It begins at the mean logarithm of the numbers of choices, where all are equally likely, and falls as the
     controller makes up its mind; at 0 it would propose one architecture only.
     """
-    import plotly.graph_objects as go
-
     points = [
         (t.number, entropy)
         for t in study.get_trials(deepcopy=False)
@@ -31,6 +29,8 @@ def entropy_figure(study: Study) -> go.Figure | None:
     ]
     if not points:
         return None
+    import plotly.graph_objects as go
+
     numbers, entropies = zip(*points, strict=True)
     figure = go.Figure(go.Scatter(x=numbers, y=entropies, mode="lines+markers"))
     figure.update_layout(

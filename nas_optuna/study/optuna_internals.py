@@ -503,32 +503,41 @@ def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
+NOTE_PART = 2045
+"""Characters of a note for each attribute, which optuna-dashboard sets so that any database takes them."""
+
+
 def dashboard_note(
     text: str, trial: Trial | FrozenTrial | None = None, attributes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the study's system attributes in which optuna-dashboard looks for a note.
 
-    Its own ``save_note`` reads the notes of all trials twice.
+    Its own ``save_note`` reads the notes of all trials twice, and to import it takes longer than a small network's
+    training.
 
     Args:
         text: The note, as Markdown.
         trial: The trial that it is of; None is the study itself.
         attributes: The study's system attributes where there may be an earlier note, which the new one replaces.
     """
-    from optuna_dashboard._note import note_str_key_prefix, note_ver_key, split_body
-
-    number, known = None if trial is None else trial._trial_id, attributes or {}
-    parts: dict[str, Any] = split_body(text, number)
-    stale = {key: "" for key in known if key.startswith(note_str_key_prefix(number)) and key not in parts}
-    note: dict[str, Any] = parts | stale
-    return note | {note_ver_key(number): int(known.get(note_ver_key(number), 0)) + 1}
+    known, version, part = attributes or {}, *_note_keys(trial)
+    parts = {f"{part}{i}": text[start : start + NOTE_PART] for i, start in enumerate(range(0, len(text), NOTE_PART))}
+    stale = {key: "" for key in known if key.startswith(part) and key not in parts}
+    return parts | stale | {version: int(known.get(version, 0)) + 1}
 
 
 def note_in(attributes: Mapping[str, Any]) -> str:
     """Return the note of a study that optuna-dashboard keeps among the study's system attributes."""
-    from optuna_dashboard._note import get_note_from_system_attrs
+    version, part = _note_keys(None)
+    if version not in attributes:
+        return ""
+    return "".join(str(attributes[f"{part}{i}"]) for i in range(sum(key.startswith(part) for key in attributes)))
 
-    return str(get_note_from_system_attrs(dict(attributes), None)["body"])
+
+def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
+    """The key of a note's version, and what the keys of its parts begin with."""
+    of = "" if trial is None else f"{trial._trial_id}:"
+    return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
 
 
 def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:

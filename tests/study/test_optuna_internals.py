@@ -13,14 +13,22 @@ import pytest
 from optuna.samplers import GridSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FixedTrial, TrialState
-from optuna_dashboard import get_note
+from optuna_dashboard import get_note, save_note
 
 import nas_optuna
 from nas_optuna.execution.loop import run
 from nas_optuna.execution.objective import Objective
 from nas_optuna.report.notes import NoteWriter, trial_note
 from nas_optuna.study import optuna_internals as internals
-from nas_optuna.study.optuna_internals import may_have_trial_with, set_study_system_attributes, set_trial_attributes
+from nas_optuna.study.optuna_internals import (
+    NOTE_PART,
+    dashboard_note,
+    may_have_trial_with,
+    note_in,
+    set_study_system_attributes,
+    set_trial_attributes,
+    study_system_attributes,
+)
 from nas_optuna.study.storage import open_storage
 from tests.processes import Server
 
@@ -79,6 +87,17 @@ def test_the_dashboard_finds_each_note(study: optuna.Study, objective: Objective
         found = get_note(_of(study, trial))
         assert found == trial_note(trial)
         assert trial.user_attrs["nas_optuna:architecture"] in found
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_dashboard_reads_notes_of_any_length_and_we_read_its_own(own: bool) -> None:
+    study = optuna.create_study()
+    for text in ("", "short", "x" * NOTE_PART, "long " * NOTE_PART, "short again"):
+        if own:
+            set_study_system_attributes(study, dashboard_note(text, None, study_system_attributes(study)))
+        else:
+            save_note(study, text)
+        assert get_note(study) == note_in(study_system_attributes(study)) == text
 
 
 def _of(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> optuna.Trial:

@@ -15,7 +15,12 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-_IMPORTED = ["nas_optuna.execution.executors.local", "nas_optuna.experiment", "nas_optuna.study.optuna_internals"]
+_IMPORTED = [
+    "nas_optuna.execution.executors.local",
+    "nas_optuna.experiment",
+    "nas_optuna.study.optuna_internals",
+    "torch._dynamo",  # which torch imports in more than a second when a process makes its first optimizer
+]
 _prepared = False
 
 
