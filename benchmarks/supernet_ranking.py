@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tabular import digits
 
-from nas_optuna.data import make_loader
+from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.execution.supernet_check import ranking_row
 from nas_optuna.execution.supernet_training import make_evaluator, make_supernet
@@ -105,10 +105,11 @@ def of_trainings(spec: StudySpec, count: int, repeats: int, file: Path) -> Truth
     return Truth(search, list(drawn), np.array(accuracy))
 
 
-def alone(search: Search, architecture: Architecture, seed: int) -> list[float]:
+def alone(search: Search, architecture: Architecture, seed: int, scored: ImageSet | None = None) -> list[float]:
+    """Accuracy after each epoch of its own training, on the validation images unless others are given."""
     recipe, side = search.spec.recipe, search.space.input_size
     train = make_loader(search.data.train, recipe.batch_size, side, CPU)
-    validation = make_loader(search.data.validation, 512, side, CPU)
+    validation = make_loader(scored or search.data.validation, 512, side, CPU)
     network = make_network(search.space, architecture, recipe, CPU, seed)
     return [result.accuracy for result in fit(network, train, validation, recipe, CPU, seed=seed)]
 

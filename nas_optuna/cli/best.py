@@ -33,8 +33,8 @@ def best(
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
     from nas_optuna.report.selection import remembered_images, winners
-    from nas_optuna.report.standard_errors import standard_error
     from nas_optuna.study.records import TrialRecord
+    from nas_optuna.study.standard_errors import standard_error
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 

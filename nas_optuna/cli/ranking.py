@@ -104,7 +104,7 @@ def value_of(record: TrialRecord, objective: int, images: int | None) -> str | N
     value = record.values[objective]
     error = None
     if value == record.accuracy:
-        from nas_optuna.report.standard_errors import standard_error
+        from nas_optuna.study.standard_errors import standard_error
 
         error = standard_error(record, images)
     text = f"{value:.4f}" if abs(value) < 1000 else count(value)

@@ -145,11 +145,13 @@ def _say_what_next(path: Path, looks: int) -> None:
 
 
 def _print_report(report: TestReport) -> None:
-    spread = f" ± {report.spread:.4f} over {len(report.seeds)} seeds" if report.spread is not None else ""
+    from nas_optuna.study.standard_errors import accuracy_on_test
+
     rows = [
         ("architecture", report.architecture),
-        ("test accuracy", f"{report.mean:.4f}{spread}"),
+        ("test accuracy", accuracy_on_test(report.to_dict())),
         *((f"  seed {s}", f"{a:.4f}") for s, a in zip(report.seeds, report.accuracies, strict=True)),
+        *([("  deviation over seeds", f"{report.spread:.4f}")] if report.spread is not None else []),
         ("images", f"{report.images:,} for training, {report.test_images:,} for test"),
         ("time", seconds(report.seconds)),
         ("device", report.device),

@@ -17,6 +17,7 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.hints import command
 from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.standard_errors import accuracy_on_test
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.kept_weights import KeptWeights
 from nas_optuna.training.serialization import make_header
@@ -54,7 +55,7 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
     facts = {"trained": f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}"}
     for report in reversed(reports):
         if report.get("architecture") == str(wanted):
-            facts["test accuracy"] = f"{report['mean']:.4f} on {report['test_images']:,} images"
+            facts["test accuracy"] = f"{accuracy_on_test(report)} on {report['test_images']:,} images"
             break
     return FinishedNetwork(classifier, facts)
 

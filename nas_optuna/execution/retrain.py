@@ -31,6 +31,7 @@ from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import LONGEST, StudyKey
+from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.evaluate import Evaluation
 from nas_optuna.training.fit import never
@@ -89,11 +90,8 @@ class TestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with what is derived."""
-        return asdict(self) | {
-            "mean": self.mean,
-            "spread": self.spread,
-            "class_accuracies": list(self.class_accuracies),
-        }
+        facts = asdict(self) | {"mean": self.mean, "spread": self.spread}
+        return facts | {"standard_error": error_on_test(facts), "class_accuracies": list(self.class_accuracies)}
 
 
 def retrain(

@@ -14,9 +14,9 @@ from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.page import best_so_far, document, duration, table, with_error
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
-from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 

@@ -18,7 +18,6 @@ from nas_optuna.report import artifacts
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import remembered_images, winners
-from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import (
     dashboard_note,
@@ -29,6 +28,7 @@ from nas_optuna.study.optuna_internals import (
 )
 from nas_optuna.study.records import TrialRecord, count
 from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 if TYPE_CHECKING:
@@ -148,8 +148,10 @@ def _tested(study: Study) -> list[str]:
         text = "These are figures of validation images, which chose the best: expect a little less on new images."
         return [f"{text} `{command(study, 'retrain', '--study', study.study_name)}` looks at the test images, once."]
     first = reports[0]
-    spread = "" if first["spread"] is None else f" ± {first['spread']:.4f} over {len(first['seeds'])} seeds"
-    text = f"**Test accuracy {first['mean']:.4f}{spread}** of `{first['architecture']}`, trained anew on all training"
+    seeds = "" if len(first["seeds"]) == 1 else f" (mean of {len(first['seeds'])} seeds)"
+    text = (
+        f"**Test accuracy {accuracy_on_test(first)}**{seeds} of `{first['architecture']}`, trained anew on all training"
+    )
     text += f" images and scored on {first['test_images']:,} images that chose nothing."
     return ["## Test", text]
 
@@ -228,7 +230,7 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, c
     picture = artifacts.address(study, attributes, number, artifacts.DRAWING)
     report = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])[-1]
     body = trial_note(trial, study.metric_names or ("value",), remembered_images(study), picture)
-    body += f"\n\n## Retrained: test accuracy {report['mean']:.4f}\n\n"
+    body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report)}\n\n"
     body += f"![Confusion matrix]({artifacts.address(study, attributes, number, matrix)})"
     set_study_system_attributes(study, dashboard_note(body, trial, attributes))
     write_study_note(study)

@@ -29,7 +29,6 @@ from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw_trial
 from nas_optuna.report.figures import UNITS, named
 from nas_optuna.report.selection import Winners, space_of, validation_images, winners
-from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
@@ -37,6 +36,7 @@ from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
 from nas_optuna.study.storage import masked
 from nas_optuna.study.studies import maximizes, study_spec
 
@@ -251,7 +251,7 @@ def _test(facts: _Facts) -> str:
     first = reports[0]
     rows = [
         ("architecture", first["architecture"]),
-        ("test accuracy", with_error(first["mean"], None)),
+        ("test accuracy", accuracy_on_test(first)),
         ("standard deviation over seeds", None if first["spread"] is None else f"{first['spread']:.4f}"),
         ("seeds", len(first["seeds"])),
         ("images", f"{first['images']:,} for training, {first['test_images']:,} for test"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, study_attribute
+from nas_optuna.study.standard_errors import accuracy_on_test
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -110,8 +111,7 @@ def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
     rows |= {f"limit of {name}": f"{limit:,.6g}" for name, limit in spec.get("limits", {}).items()}
     reports = study_attribute(attributes, StudyKey.RETRAINED, [])
     if reports:
-        spread = "" if reports[0]["spread"] is None else f" ± {reports[0]['spread']:.4f}"
-        rows["test accuracy"] = f"{reports[0]['mean']:.4f}{spread}"
+        rows["test accuracy"] = accuracy_on_test(reports[0])
     sections = {n: spec[n] for n in ("data", "space", "sampler", "pruner", "recipe") if isinstance(spec.get(n), dict)}
     rows |= {name: str(section["name"]) for name, section in sections.items() if "name" in section}
     for name, section in sections.items():

@@ -11,12 +11,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError, StudyError
-from nas_optuna.report.standard_errors import standard_error
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.hints import command
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 COST = "macs"

@@ -10,6 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
@@ -142,6 +143,14 @@ class SearchSpace(ABC):
             f"<{type(self).__name__} {self.name!r}: {size} architectures of {len(self.parameters)} parameters,"
             f" {self.in_channels}x{height}x{width} to {self.classes} classes>"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each parameter with its choices."""
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(', '.join(map(text_of, parameter.choices)))}</td></tr>"
+            for name, parameter in self.parameters.items()
+        )
+        return f"<p>{escape(repr(self))}</p><table><tr><th>parameter</th><th>choices</th></tr>{rows}</table>"
 
     @property
     def image_size(self) -> tuple[int, int]:

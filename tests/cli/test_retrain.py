@@ -1,6 +1,7 @@
 """``retrain``: the test set is looked at once, for what was chosen."""
 
 import json
+import re
 from pathlib import Path
 
 import optuna
@@ -23,6 +24,7 @@ def test_it_reports_test_figures_and_saves_a_network(place: Path, capsys: pytest
     report = json.loads(printed.out)
     assert (report["images"], report["test_images"]) == (1438, 359)  # training and validation images together
     assert len(report["accuracies"]) == 2
+    assert 0 < report["standard_error"] < 0.05
     assert report["mean"] == pytest.approx(sum(report["accuracies"]) / 2)
     for confusion, accuracy in zip(report["confusions"], report["accuracies"], strict=True):
         assert sum(map(sum, confusion)) == 359, "seeds are not summed"
@@ -36,6 +38,7 @@ def test_it_reports_test_figures_and_saves_a_network(place: Path, capsys: pytest
     printed = capsys.readouterr()
     assert "looked at 1 times before" in printed.err
     assert "test accuracy of each class" in printed.out
+    assert re.search(r"test accuracy +0\.\d{4} ± 0\.\d{4}", printed.out)
 
 
 def report_of(classes: int, seeds: int) -> TestReport:

@@ -163,6 +163,15 @@ def test_a_space_says_what_it_is() -> None:
     )
 
 
+def test_a_notebook_shows_a_space_and_no_markup_of_its_names() -> None:
+    odd = Switches()
+    odd.parameters = {"<b>": Parameter(("<i>", 3))}
+    page = odd._repr_html_()
+    assert "<td>&lt;b&gt;</td><td>&lt;i&gt;, 3</td>" in page
+    assert "<b>" not in page
+    assert "<td>conv1.filters</td><td>16, 24, 32, 48</td>" in ConvSpace(depth=1)._repr_html_()
+
+
 def test_a_supernet_can_be_registered_and_its_options_are_checked() -> None:
     class Mine(Switches):
         name = "mine"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from nas_optuna.study.records import TrialRecord
 
@@ -51,3 +53,25 @@ def standard_error(record: TrialRecord, images: int | None) -> float | None:
     known = [sampling_error(record.accuracy, images)] if images else []
     known += [record.spread / math.sqrt(2)] if record.spread is not None else []
     return max(known, default=None)
+
+
+def error_on_test(report: Mapping[str, Any]) -> float:
+    """Standard error of the test accuracy that a retraining found.
+
+    It is the error of the sample of images, or that of the mean over the seeds where they differ by more.
+
+    Args:
+        report: A `TestReport` as a study remembers it.
+    """
+    between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
+    return max(sampling_error(report["mean"], report["test_images"]), between)
+
+
+def accuracy_on_test(report: Mapping[str, Any]) -> str:
+    """The test accuracy that a retraining found, with its standard error.
+
+    Example:
+        >>> accuracy_on_test({"mean": 0.97, "test_images": 359, "spread": None, "seeds": [0]})
+        '0.9700 ± 0.0097'
+    """
+    return f"{report['mean']:.4f} ± {error_on_test(report):.4f}"
