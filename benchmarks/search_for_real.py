@@ -11,8 +11,8 @@ without a supernet that many more.
 
 A finished search is a line of ``--results`` and is not done again, so that two processes can share the seeds.
 
-    python benchmarks/search_for_real.py digits-quick --set data.validation_share=0.5 --seeds 0 1 2 --results r.jsonl
-    python benchmarks/search_for_real.py digits-quick --set data.validation_share=0.5 --seeds --results r.jsonl
+    python benchmarks/search_for_real.py digits-quick --set data.validation_fraction=0.5 --seeds 0 1 2 --results r.jsonl
+    python benchmarks/search_for_real.py digits-quick --set data.validation_fraction=0.5 --seeds --results r.jsonl
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ Each search is a process of its own, and all take turns seed by seed. The first 
 after every trial, and all are given up after `--limit` seconds. Needs MNIST in NAS_OPTUNA_DATA.
 
     python benchmarks/time_to_accuracy.py --seeds 5
+    OMP_NUM_THREADS=1 python benchmarks/time_to_accuracy.py --sides reference optuna ours  # while other cores work
 """
 
 from __future__ import annotations
@@ -135,15 +136,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.95, 0.97])
     parser.add_argument("--limit", type=float, default=300.0)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="these rather than all four")
     parser.add_argument("--side", choices=SIDES[:2], help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         search(options.side, options.seed, lambda accuracy: print(accuracy, flush=True))
         return
-    found: dict[str, list[list[float | None]]] = {side: [] for side in SIDES}
+    found: dict[str, list[list[float | None]]] = {side: [] for side in options.sides}
     for seed in range(options.seeds):
-        for side in SIDES:
+        for side in options.sides:
             found[side].append(measured(side, seed, options.targets, options.limit))
             print(json.dumps({"side": side, "seed": seed, "seconds": found[side][-1]}), flush=True)
     for side, runs in found.items():

@@ -12,6 +12,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from nas_optuna import layers
+    from nas_optuna.cli.progress import watch
     from nas_optuna.data import ImageSet, SearchData, load_data
     from nas_optuna.errors import Interrupted, NasOptunaError
     from nas_optuna.execution.evaluator import Evaluator, EvaluatorContext, Measurement
@@ -54,6 +55,7 @@ _HOMES = {
     "load_study": "nas_optuna.report.notebook",
     "metric": "nas_optuna.metrics",
     "space": "nas_optuna.spaces.function",
+    "watch": "nas_optuna.cli.progress",
 }
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "load_study",
     "metric",
     "space",
+    "watch",
 ]
 
 

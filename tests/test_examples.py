@@ -8,7 +8,9 @@ import pytest
 from tests.helpers import Command, write_photos
 
 FOLDER = Path(__file__).parent.parent / "examples"
-EXAMPLES = sorted(file for file in FOLDER.glob("*.py") if not file.stem.endswith("_evaluator"))
+EXAMPLES = sorted(
+    file for file in FOLDER.glob("*.py") if not file.stem.endswith("_evaluator") and file.stem != "notebook"
+)
 
 
 def test_there_are_examples() -> None:
@@ -19,6 +21,13 @@ def test_there_are_examples() -> None:
 def test_examples_run(file: Path) -> None:
     study = runpy.run_path(str(file))["main"](trials=1, epochs=1)
     assert 0 <= study.best_value <= 1
+
+
+def test_the_notebook_runs_and_its_last_cells_show_the_study(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = runpy.run_path(str(FOLDER / "notebook.py"))
+    assert "trial   3" in capsys.readouterr().err, "no display of the run"
+    assert "<svg" in names["stored"]._repr_svg_()
+    assert len(names["stored"].frame()) == 4
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""Watching a run: a live display on a terminal, plain lines elsewhere; always on stderr."""
+"""Watching a run: a live display on a terminal and in a notebook, plain lines elsewhere; always on stderr."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -181,12 +182,18 @@ class RunDisplay(Callback):
 
 
 @contextmanager
-def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
-    """A display for one run.
+def watch(total: int | None = None, timeout: float | None = None) -> Iterator[RunDisplay]:
+    """A display for one run, as ``nas-optuna run`` has it; a callback.
 
     Args:
         total: Trials it shall run, if that is known.
         timeout: Seconds after which it begins no more, if there is such a limit.
+
+    Example:
+        ::
+
+            with nas_optuna.watch(20) as display:
+                experiment.run(study, trials=20, callbacks=[display])
     """
     score = Score(total, timeout)
     if not shows_live():
@@ -205,8 +212,19 @@ def watch(total: int | None, timeout: float | None) -> Iterator[RunDisplay]:
 
 
 def shows_live() -> bool:
-    """Whether a display that moves can be shown: standard error is a terminal, and ``--quiet`` was not given."""
-    return sys.stderr.isatty() and not is_quiet()
+    """Whether a display that moves can be shown, and ``--quiet`` was not given.
+
+    Standard error must be a terminal, or a notebook's with the widgets that Rich needs there.
+    """
+    return (sys.stderr.isatty() or _in_notebook()) and not is_quiet()
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
 
 
 def live(*columns: ProgressColumn) -> Progress:
