@@ -21,7 +21,7 @@ def register(parent: typer.Typer) -> None:
 def report(
     study: options.StudyName = "nas",
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="HTML file, which works without a network.")
+        Path, typer.Option("--out", metavar="FILE", help="HTML file, which needs no internet connection.")
     ] = Path("report.html"),
     storage: options.Storage = None,
     data_dir: options.DataDir = None,

@@ -56,7 +56,10 @@ Timeout = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", metavar="N", help="CPU threads of each process; measured by default.", show_default=False
+        "--threads",
+        metavar="N",
+        help="CPU threads of each process; measured unless OMP_NUM_THREADS is set.",
+        show_default=False,
     ),
 ]
 Enqueue = Annotated[
@@ -89,7 +92,7 @@ Until = Annotated[
     typer.Option(
         "--until",
         metavar="WHEN",
-        help="End earlier: stalled, stalled:30, accuracy>=0.98 or latency_ms<=0.5; repeatable.",
+        help="End earlier: stalled, stalled:10, accuracy>=0.98 or latency_ms<=0.5; repeatable.",
     ),
 ]
 KeepWeights = Annotated[
@@ -151,8 +154,8 @@ def run(
 
     A study that does not exist is created: from --spec, else from the preset digits-quick, or own-images where
     --set data.name names a folder or a NumPy file. With several objectives it begins with its cheapest architecture.
-    Ctrl-C ends after the current step, a second one at once; nothing is lost. The file of --enqueue or --fixed holds a
-    params dict or an architecture string, or a JSON list of them.
+    Ctrl-C ends after the current step, a second one at once; finished epochs are kept. The file of --enqueue or --fixed
+    holds a params dict or an architecture string, or a JSON list of them.
     """
     from nas_optuna.cli.specs import SpecOptions
 

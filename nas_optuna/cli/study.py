@@ -182,7 +182,7 @@ def release(
 ) -> None:
     """Put running trials whose host is gone back into the queue, for the next run to take up.
 
-    A run does so by itself for trials of processes that died on its own machine.
+    A run does so by itself: at once after processes of its own machine, and after their lease for those of other hosts.
     """
     from nas_optuna.study.lease import release_by_hand
     from nas_optuna.study.storage import open_storage, storage_url

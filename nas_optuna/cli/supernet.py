@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nas_optuna.spaces.supernet import Supernet
 
 app = typer.Typer(
-    help="The differentiable strategy: train a supernet, export its argmax, check whether it can be believed.",
+    help="Train a supernet, export its best architecture, check whether its ranking can be believed.",
     no_args_is_help=True,
     epilog="Example: nas-optuna supernet train --study s --spec digits-supernet",
 )
@@ -48,7 +48,7 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="N",
-        help="Train for what N stand-alone trainings cost, measured before it starts.",
+        help="Train the shared weights for what N stand-alone trainings cost (measured); scoring is extra.",
         show_default=False,
     ),
 ]
@@ -345,10 +345,10 @@ def _put_forward(search: Search, supernet: Supernet, summary: Mapping[str, Any])
 
 def _price(training: SupernetTraining, price: Price) -> str:
     total = training.length * price.epoch_in_trainings
+    taken, alone = seconds(training.length * price.epoch_seconds), seconds(price.training_seconds)
     return (
-        f"{training.length} epochs of {training.steps} steps, about"
-        f" {seconds(training.length * price.epoch_seconds)}: the cost of {total:.1f} stand-alone trainings of"
-        f" {seconds(price.training_seconds)} each (measured); --budget N sets another"
+        f"{training.length} epochs of {training.steps} steps, about {taken}: the shared weights cost {total:.1f}"
+        f" stand-alone trainings of {alone} each (measured), scoring is extra; --budget N sets another"
     )
 
 

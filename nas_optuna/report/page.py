@@ -105,7 +105,7 @@ class _Facts:
 
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
-    """A study as one HTML page that works without a network and without scripts.
+    """A study as one HTML page that needs neither an internet connection nor scripts.
 
     Args:
         study: A study of ours, in any state: empty, running, or all pruned.
