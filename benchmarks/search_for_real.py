@@ -29,6 +29,7 @@ import optuna
 import torch
 from supernet_ranking import alone, train
 
+from nas_optuna.cli.environment import set_defaults
 from nas_optuna.costs.complexity import figures
 from nas_optuna.data.search_data import load_test_images
 from nas_optuna.execution.search import Search
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--results", type=Path, default=Path("search-for-real.jsonl"))
     options = parser.parse_args()
+    set_defaults("supernet")
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spec = StudySpec.from_toml(find_spec(options.spec), options.set)

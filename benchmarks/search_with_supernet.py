@@ -21,6 +21,7 @@ import torch
 from supernet_ranking import Trained, of_table, train
 from tabular import Table, digits
 
+from nas_optuna.cli.environment import set_defaults
 from nas_optuna.costs.complexity import figures
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.prior import WarmStartSampler, write_alphas, write_score
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--supernets", type=int, default=5, help="seeds of a search take turns with them")
     options = parser.parse_args()
+    set_defaults("supernet")
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table, truth = digits(), of_table()

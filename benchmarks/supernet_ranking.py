@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tabular import digits
 
+from nas_optuna.cli.environment import set_defaults
 from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.execution.supernet_check import ranking_row
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the spec")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    set_defaults("supernet")
     torch.set_num_threads(1)
     if options.what == "digits":
         truth = of_table()

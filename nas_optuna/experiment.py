@@ -32,6 +32,7 @@ from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.fixed import FixedSampler
+from nas_optuna.samplers.per_trial_seed import Allowed
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
@@ -67,6 +68,11 @@ class Experiment:
     sampler: BaseSampler
     pruner: BasePruner
     data: SearchData | None
+
+    @property
+    def allowed(self) -> Allowed | None:
+        """What the study's limits let be proposed, by its parameters; None where there are no limits."""
+        return self.sampler.is_inside if isinstance(self.sampler, WithinLimitsSampler) else None
 
     @classmethod
     def from_spec(

@@ -72,11 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
         0; 2 where the user has to change something, said in one line on stderr; 1 where somebody deleted what was in
         use; 130 after an interruption.
     """
-    set_defaults()
+    words = sys.argv[1:] if arguments is None else arguments
+    set_defaults(next((word for word in words if not word.startswith("-")), ""))
     prepare_streams()
     be_quiet(False)
     try:
-        _require_text(sys.argv[1:] if arguments is None else arguments)
+        _require_text(words)
         with _without_chatter():
             result = app(arguments, standalone_mode=False)
             sys.stdout.flush()

@@ -139,7 +139,7 @@ def command_line(context: typer.Context, **changed: Any) -> str:
     words = context.command_path.removeprefix(context.find_root().command_path).split()
     for parameter in context.command.params:
         value = changed.get(parameter.name, context.params[parameter.name])
-        if value in (None, False) or value == parameter.default:
+        if value is None or value is False or value == parameter.default:
             continue
         for item in value if isinstance(value, list | tuple) else [value]:
             text = masked(item) if parameter.name == "storage" else str(item)

@@ -74,12 +74,14 @@ def say_feasible(study: Study) -> None:
 
 
 def _print(name: str, front: Front) -> None:
+    from nas_optuna.study.records import count as counted
+
     columns = ("trial", *front.objectives, "MACs", "params", "epochs", "architecture")
     rows = [
         (r.number, *map(_figure, r.values), count(r.macs), count(r.params), r.epochs, r.architecture)
         for r in front.records
     ]
-    print_table(f"front of study {name}: {len(rows)} trials", columns, rows, right=range(len(columns) - 1))
+    print_table(f"front of study {name}: {counted(len(rows), 'trial')}", columns, rows, right=range(len(columns) - 1))
     corner = ", ".join(f"{o} {_figure(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -107,7 +108,12 @@ def _remark(line: str) -> None:
 
 def _width() -> int:
     """Characters of a line on stderr; where that is no terminal, nothing is folded."""
-    return shutil.get_terminal_size().columns if sys.stderr.isatty() else 10_000
+    if not sys.stderr.isatty():
+        return 10_000
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stderr.fileno()).columns)
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
 
 
 def _finite(value: Any) -> Any:

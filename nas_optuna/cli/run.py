@@ -184,8 +184,9 @@ def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome, stud
     from nas_optuna.study.storage import is_kept, storage_url
 
     if outcome.interrupted:
-        left = None if plan.count is None else plan.count - outcome.trials
-        say(f"stopped; nothing is lost. Continue: {options.command_line(context, trials=left, enqueue=None)}")
+        left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
+        again = options.command_line(context, trials=left, enqueue=None)
+        say("stopped after the last trial" if left == 0 else f"stopped; nothing is lost. Continue: {again}")
         return 130
     if is_kept(storage_url(plan.storage)):
         _say_what_next(plan.study, plan.storage, found=best_trial(study) is not None)
@@ -233,9 +234,11 @@ class Plan:
             raise SpecError(f"--total must be at least 1, got {self.total}")
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
-        if self.fixed and (self.trials or self.total or self.timeout or self.enqueue):
+        others = (self.trials, self.total, self.timeout, self.enqueue, self.learn_from, self.warm_start)
+        if self.fixed and any(other is not None for other in others):
             raise SpecError(
-                "--fixed trains what its file holds and no more; leave out --trials, --total, --timeout and --enqueue"
+                "--fixed trains what its file holds and no more; leave out --trials, --total, --timeout, --enqueue,"
+                " --learn-from and --warm-start"
             )
         if self.warm_start not in (None, "supernet"):
             raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
@@ -350,7 +353,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
         say(line)
     executor = choose_executor(plan.staffing, experiment)
     names = experiment.spec.objectives
-    ending = StopWhen(names, [parse_until(text, names) for text in plan.until or ()])
+    ending = StopWhen(names, [parse_until(text, names, experiment.allowed) for text in plan.until or ()])
     checkpoints = experiment.objective.checkpoints
     keeping = [KeepBest(checkpoints)] if plan.keep_weights == "best" and checkpoints else []
     expected = trials if plan.total is None else min(trials or plan.total, _missing(plan.total, study))
@@ -416,6 +419,7 @@ def _learn_from(plan: Plan, experiment: Experiment, study: optuna.Study) -> None
     if plan.learn_from is None:
         return
     from nas_optuna.samplers.earlier import best_of, remember
+    from nas_optuna.study.records import count
     from nas_optuna.study.trial_queue import enqueue_new
 
     other, space = _earlier(plan.learn_from, plan.storage), experiment.space
@@ -424,7 +428,7 @@ def _learn_from(plan: Plan, experiment: Experiment, study: optuna.Study) -> None
     excess = experiment.objective.limits.total_excess
     begun = [params for params in best if excess(space.architecture(params)) <= 0]
     queued = enqueue_new(study, space, begun, origin="earlier study")
-    say(f"learning from {copied} trials of {other.study_name}; in the queue: {queued} of its best")
+    say(f"learning from {count(copied, 'trial')} of {other.study_name}; in the queue: {queued} of its best")
 
 
 def _earlier(named: str, storage: str | None) -> optuna.Study:

@@ -72,7 +72,7 @@ class SpecOptions:
         from nas_optuna.presets import find_spec
         from nas_optuna.spec import StudySpec
 
-        return self.applied_to(StudySpec.from_toml(find_spec(self.spec or self.preset())))
+        return self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
 
     def preset(self) -> str:
         """The preset that is taken where none is named: one made for own images where such are given."""

@@ -151,6 +151,7 @@ def delete(
 ) -> None:
     """Delete a study with its trials and checkpoints; asks first."""
     from nas_optuna.report.artifacts import of_study
+    from nas_optuna.study.records import count
     from nas_optuna.study.storage import files_folder, open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
 
@@ -162,7 +163,7 @@ def delete(
     loaded = load_study(opened, name)
     trials = len(loaded.get_trials(deepcopy=False))
     if not yes:
-        typer.confirm(f"Delete study {name!r} with its {trials} trials?", abort=True, err=True)
+        typer.confirm(f"Delete study {name!r} with its {count(trials, 'trial')}?", abort=True, err=True)
     files = files_folder(url)
     shown = of_study(loaded)
     delete_study(opened, name, files)
@@ -175,8 +176,12 @@ def delete(
 
 @app.command(epilog="Example: nas-optuna study release nas 3")
 def release(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")],
-    trials: Annotated[list[int], typer.Argument(metavar="TRIAL...", help="Numbers of running trials.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="NAME TRIAL...", help="Name of the study, and numbers of running trials.")
+    ],
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="NAME", help="In place of the first word.", show_default=False)
+    ] = None,
     storage: options.Storage = None,
     json: options.Json = False,
 ) -> None:
@@ -188,9 +193,13 @@ def release(
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 
-    study = load_study(open_storage(storage_url(storage)), name)
+    name, numbers = (words[0], words[1:]) if study is None else (study, words)
+    wrong = next((word for word in numbers if not word.isdecimal()), None)
+    if wrong is not None or not numbers:
+        raise SpecError(f"which trials? {wrong!r} is no number" if wrong is not None else "which trials? give numbers")
+    loaded, trials = load_study(open_storage(storage_url(storage)), name), [int(word) for word in numbers]
     for number in trials:
-        release_by_hand(study, number)
+        release_by_hand(loaded, number)
         say(f"trial {number} waits for the next run")
     if json:
         print_json({"study": name, "trials": trials})

@@ -210,7 +210,9 @@ def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[st
     )
     if "best" in summary:
         say(f"best by the score {summary['best']}: {summary['best_shared_accuracy']:.4f} {shared}")
-        taught = f"{summary['score_trials']} trials" if summary["score_trials"] else "no trials yet, the prior"
+        from nas_optuna.study.records import count
+
+        taught = count(summary["score_trials"], "trial") if summary["score_trials"] else "no trials yet, the prior"
         say(f"score, learned from {taught}: {scored_by(summary['score'])}")
     named = ("--study", study.study_name)
     searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")

@@ -107,7 +107,7 @@ def open_source(name: str, directory: Path | None = None, reading: Reading | Non
     with naming(name):
         if kind in FROM_FILES:
             return FROM_FILES[kind](_user_path(kind, path), reading)
-        if name not in DATA_SETS and Path(name).is_dir():
+        if name and name not in DATA_SETS and Path(name).is_dir():
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         function = DATA_SETS.find(name)
         return FunctionSource(_Checked(function), directory or data_directory(), reading)

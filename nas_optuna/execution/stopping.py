@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.samplers.per_trial_seed import Allowed
 from nas_optuna.study.pareto import hypervolume, is_feasible
+from nas_optuna.study.records import count
 
 PATIENCE = 5
 """How many trials without an improvement end a study where the user names no number, if none is expected, either."""
@@ -62,9 +64,11 @@ class Stalled:
 
     Attributes:
         patience: How many of the latest finished trials must be without an improvement.
+        allowed: What may still be proposed, by its parameters; None allows everything.
     """
 
     patience: int = PATIENCE
+    allowed: Allowed | None = field(default=None, repr=False)
 
     def reason(
         self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]
@@ -73,21 +77,23 @@ class Stalled:
         losses = [[-sign * value for sign, value in zip(signs, t.values, strict=True)] for t in trials]
         if len(objectives) > 1:
             stalled = _front_stalls(losses, self.patience)
-            return f"the front has not improved in the latest {self.patience} trials" if stalled else None
+            return f"the front has not improved in the latest {count(self.patience, 'trial')}" if stalled else None
         column = [loss for (loss,) in losses]
         since = len(column) - 1 - column.index(min(column)) if column else 0
         if since < self.patience:
             return None
-        seen = f"the best {objectives[0]} has not improved in the latest {since} trials"
+        seen = f"the best {objectives[0]} has not improved in the latest {count(since, 'trial')}"
         if since >= LONGEST * self.patience:
             return seen
         from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy
 
-        gain = ArchitectureGPSampler(seed=0).expected_gain(study)
+        sampler = ArchitectureGPSampler(seed=0)
+        sampler.allowed = self.allowed
+        gain = sampler.expected_gain(study)
         worth = WORTH * abs(min(column))
         if gain is None or gain > worth:
             return None
-        return f"{seen}, and the next is expected to add less than {worth:.2g}"
+        return f"{seen}, and the next is expected to improve it by less than {worth:.2g}"
 
 
 def _front_stalls(losses: Sequence[Sequence[float]], patience: int) -> bool:
@@ -100,12 +106,13 @@ def _front_stalls(losses: Sequence[Sequence[float]], patience: int) -> bool:
 Condition = Reached | Stalled
 
 
-def parse_until(text: str, objectives: Sequence[str]) -> Condition:
+def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = None) -> Condition:
     """Understand what ends a study.
 
     Args:
         text: ``stalled``, ``stalled:30`` for another patience, ``accuracy>=0.98`` or ``latency_ms<=0.5``.
         objectives: Names of the study's objectives, in order.
+        allowed: What may still be proposed, by its parameters; None allows everything.
 
     Raises:
         SpecError: The text is none of these, or names what the study does not optimise.
@@ -118,10 +125,10 @@ def parse_until(text: str, objectives: Sequence[str]) -> Condition:
         patience = PATIENCE if match[1] is None else int(match[1])
         if patience < 1:
             raise SpecError(f"{text!r}: the patience must be at least 1 trial")
-        return Stalled(patience)
+        return Stalled(patience, allowed)
     match = _REACHED.fullmatch(text)
     if match is None:
-        raise SpecError(f"{text!r} ends no study; write stalled, stalled:30, accuracy>=0.98 or latency_ms<=0.5")
+        raise SpecError(f"{text!r} ends no study; write stalled, stalled:10, accuracy>=0.98 or latency_ms<=0.5")
     if match[1] not in objectives:
         raise SpecError(unknown("objective", match[1], objectives))
     return Reached(match[1], match[2] == ">=", float(match[3]))

@@ -10,7 +10,6 @@ paths were trained. AdamW's second moment has a short memory, because each step 
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,11 +39,6 @@ STEPS_PER_PARAMETER = 250
 WARM_UP = 0.1
 """The share of all steps in which the learning rate rises to its peak."""
 BETAS = (0.9, 0.95)
-KEPT_KERNELS = 16384
-"""How many compiled kernels oneDNN may keep; its own 1,024 are fewer than a deep chain's paths have shapes.
-
-Each step draws other shapes. With all kernels kept, a step of five layers at 16×16 takes a third less time.
-"""
 
 
 def default_epochs(parameters: int, steps_per_epoch: int) -> int:
@@ -82,8 +76,6 @@ class FairTraining:
         dtype: torch.dtype = torch.float32,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        # Read once, when the process computes its first convolution; a user's own setting stands.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
         self.supernet = supernet
         self.spec = spec
         self.length = epochs

@@ -144,7 +144,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
             study: A study of one objective. Its trials may come from any sampler.
 
         Returns:
-            The expected improvement in the objective's unit, 0 or more; None where too few trials are complete.
+            The expected improvement in the objective's unit by the best architecture that is `allowed`, 0 where none is
+            left; None where too few trials are complete.
         """
         with self._lock, one_blas_thread():
             history = self._read(study, self._common(study))
@@ -157,10 +158,11 @@ class ArchitectureGPSampler(ArchitectureSampler):
             values, figures = np.array(told).T
             tokens = np.array([members[i].tokens for i in kept])
             process, candidates = self._fitted(history, tokens, merit, rng)
-            if not candidates or np.ptp(values) == 0:
+            choice = self._best(process, candidates, history, figures.max())
+            if choice is None or np.ptp(values) == 0:
                 return 0.0
-            improvement = expected_improvement(*process.predict(np.array(candidates)), figures.max())
-            return float(improvement.max() * np.ptp(values) / np.ptp(figures))
+            improvement = expected_improvement(*process.predict(np.array([choice])), figures.max())
+            return float(improvement[0] * np.ptp(values) / np.ptp(figures))
 
     def _fitted(
         self,

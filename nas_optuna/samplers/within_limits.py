@@ -66,11 +66,11 @@ class WithinLimitsSampler(BaseSampler):
             made = self._make(seed_for(self._seed, "draw", draw) if draw else self._seed)
             own = made.sampler if isinstance(made, FixedSampler) else made
             if isinstance(own, Selective):
-                own.allowed = self._is_inside
+                own.allowed = self.is_inside
             self._samplers[draw] = made
         return self._samplers[draw]
 
-    def _is_inside(self, params: Mapping[str, Any]) -> bool:
+    def is_inside(self, params: Mapping[str, Any]) -> bool:
         """Whether a proposal of some parameters is inside; others are pinned or have a single choice."""
         named = self._only | dict(params) | self._fixed
         return self._outside({name: named[name] for name in self._distributions}) <= 0

@@ -70,7 +70,7 @@ MANY = 8
 
 def storage_url(given: str | None = None) -> str:
     """The URL given, else ``NAS_OPTUNA_STORAGE``, else a file in the current folder."""
-    return given or os.environ.get("NAS_OPTUNA_STORAGE") or DEFAULT_STORAGE
+    return given if given is not None else os.environ.get("NAS_OPTUNA_STORAGE") or DEFAULT_STORAGE
 
 
 def masked(url: str) -> str:

@@ -36,7 +36,7 @@ def test_it_reports_test_figures_and_saves_a_network(place: Path, capsys: pytest
 
     assert main(["retrain", "--trial", "0", "--epochs", "1"]) == 0
     printed = capsys.readouterr()
-    assert "looked at 1 times before" in printed.err
+    assert "looked at 1 time before" in printed.err
     assert "test accuracy of each class" in printed.out
     assert re.search(r"test accuracy +0\.\d{4} ± 0\.\d{4}", printed.out)
 

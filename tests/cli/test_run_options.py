@@ -1,10 +1,14 @@
 """Options of ``run``: settings of the recipe that are searched, an end that comes by itself, weights that are kept."""
 
+import os
+import shlex
+import signal
 from pathlib import Path
 
 import optuna
 import pytest
 
+from nas_optuna.report.notes import NoteWriter
 from tests.helpers import Command, tiny
 
 
@@ -31,6 +35,9 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (("--spec", ""), "unknown study spec ''"),
+        (("--storage", ""), "--storage is not a database URL"),
+        (("--set", "data.name="), "unknown data set ''; choose one of"),
         (("--search", "recipe.learning_rat=1..2"), "did you mean 'learning_rate'"),
         (("--search", "recipe.learning_rate=0.1..0.01"), "must be below"),
         (("--search", "recipe.epochs=1,2"), "epochs"),
@@ -114,3 +121,32 @@ def test_an_earlier_study_that_cannot_teach_is_refused_before_anything_is_create
         assert result.code == 2
         assert says in result.err
         assert optuna.get_all_study_names("sqlite:///nas-optuna.db") == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        (("--trials", "3", "--seed", "0", "--pruner", "none"), "nas-optuna run --trials 2 --seed 0"),
+        (("--fixed", "two.json"), "nas-optuna run --fixed two.json"),
+    ],
+)
+def test_after_ctrl_c_the_line_to_continue_does_the_rest(
+    command: Command, options: tuple[str, ...], again: str
+) -> None:
+    patched = pytest.MonkeyPatch()
+
+    def interrupt(*_: object) -> None:
+        patched.undo()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Path("two.json").write_text('["f16k3s1-f16k3s1", "f24k3s1-f16k3s1"]')
+    patched.setattr(NoteWriter, "trial_finished", interrupt)
+    result = command("run", *options, *tiny())
+    assert result.code == 130
+    line = result.err.splitlines()[-1]
+    assert line.startswith("stopped; nothing is lost. Continue: "), result.err
+    typed = shlex.split(line.partition("Continue: ")[2])
+    assert " ".join(word for word in typed if word in again.split()) == again
+    assert command(*typed[1:]).code == 0
+    found = [trial for trial in trials() if trial.state == optuna.trial.TrialState.COMPLETE]
+    assert len({str(trial.params) for trial in found}) == (3 if "--trials" in options else 2)

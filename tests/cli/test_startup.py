@@ -1,6 +1,7 @@
 """The command answers at once: what is slow to import waits until it is needed."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nas_optuna.cli import main
 from tests.helpers import Command
 
 PROBE = """
@@ -60,3 +62,18 @@ def test_it_answers_at_once(command: Command, study: str) -> None:
     """0.3 s and 1.0 s on a machine that does nothing else; here three times that."""
     assert median_seconds("--help") <= 0.9
     assert median_seconds("study", "list") <= 3.0
+
+
+@pytest.mark.parametrize(
+    ("command", "users_own", "kept"), [("run", None, 256), ("supernet", None, 16384), ("supernet", "7", 7)]
+)
+def test_a_supernet_keeps_the_kernels_of_all_its_shapes_and_a_users_own_number_stands(
+    monkeypatch: pytest.MonkeyPatch, command: str, users_own: str | None, kept: int
+) -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    for name in names:
+        monkeypatch.setenv(name, users_own or "")
+        if users_own is None:
+            monkeypatch.delenv(name)
+    main(["--quiet", command, "--help"])
+    assert [os.environ[name] for name in names] == [str(kept)] * 2

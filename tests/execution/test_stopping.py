@@ -48,9 +48,20 @@ def test_a_study_stalls_where_nothing_better_is_expected(direction: str) -> None
     assert len(study.trials) < 32
     assert stop.reason is not None
     assert re.fullmatch(
-        r"the best accuracy has not improved in the latest \d+ trials, and the next is expected to add less than .*",
+        r"the best accuracy has not improved in the latest \d+ trials,"
+        r" and the next is expected to improve it by less than .*",
         stop.reason,
     )
+
+
+def test_what_a_limit_forbids_is_not_waited_for() -> None:
+    study = optuna.create_study(direction="maximize")
+    for a, b, c in [(0, 0, 0), (0, 0, 1), (1, 1, 0), (0, 1, 0), (0, 1, 1), (1, 0, 1), (1, 0, 0), (2, 0, 0), (0, 2, 0)]:
+        study.enqueue_trial({"a": a, "b": b, "c": c})
+    study.optimize(worth, n_trials=9)  # the best is the third
+    assert reason_to_stop(study, ONE, [parse_until("stalled:4", ONE)]) is None
+    nothing_better = parse_until("stalled:4", ONE, lambda params: sum(params.values()) < 2)
+    assert reason_to_stop(study, ONE, [nothing_better]) is not None
 
 
 def test_a_study_goes_on_while_an_improvement_is_expected() -> None:

@@ -1,7 +1,6 @@
 """Strategy fair: every path gets its share, alphas stand still, and a stopped training goes on."""
 
 import itertools
-import os
 import random
 
 import pytest
@@ -177,15 +176,3 @@ def test_batch_norm_is_recalibrated_for_each_path() -> None:
         value.copy_(before[name])
     stale = one_by_one(fair.supernet, space, drawn)
     assert sum(m.loss for m in shared) < sum(s.loss for s in stale), "recalibration did not help"
-
-
-def test_more_kernels_are_kept_than_onednn_would_and_a_users_own_setting_stands(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    monkeypatch.setenv(name, "0")
-    training(CONV)
-    assert os.environ[name] == "0"
-    monkeypatch.delenv(name)
-    training(CONV)
-    assert int(os.environ[name]) > 1024
