@@ -27,15 +27,17 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         everything: Print all trials.
     """
     from nas_optuna.report.selection import remembered_images, winners
+    from nas_optuna.study.optuna_internals import read_once
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
+    study = read_once(study)
     records = ranked(study.get_trials(deepcopy=False), maximizes(study))
     listed = records if everything else records[:SHOWN]
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
     images = remembered_images(study)
     found = winners(study, images)
-    tied = found.numbers if found and names[0] == "accuracy" and len(found.tied) > 1 else frozenset()
+    tied = found.numbers if found and len(found.tied) > 1 else frozenset()
     unfinished = any(record.state != "complete" for record in listed)
     columns = (
         Column("rank", right=True, rank=5),

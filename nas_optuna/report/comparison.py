@@ -14,6 +14,7 @@ from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.page import best_so_far, document, duration, table, with_error
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
+from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error
@@ -57,6 +58,7 @@ def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
     Raises:
         StudyError: It was not made by nas-optuna.
     """
+    study = read_once(study)
     spec, best, trials = study_spec(study), best_trial(study), study.get_trials(deepcopy=False)
     images = validation_images(study, data_directory) if best and spec.objectives[0] == "accuracy" else None
     return Summary(
@@ -93,7 +95,7 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
     """
     name = require_comparable(studies)
     by_trials, by_seconds = [], []
-    for i, study in enumerate(studies):
+    for i, study in enumerate(map(read_once, studies)):
         complete, spent, total = complete_trials(study), {}, 0.0
         for trial in study.get_trials(deepcopy=False):
             total += attribute(trial, TrialKey.SECONDS, 0.0)

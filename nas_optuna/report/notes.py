@@ -22,6 +22,7 @@ from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import (
     dashboard_note,
     note_in,
+    read_once,
     set_study_system_attributes,
     study_system_attributes,
     trial_id_of,
@@ -108,6 +109,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         study: The study.
         attributes: Its system attributes, in which pictures are looked for.
     """
+    study = read_once(study)
     spec, trials = study_spec(study), study.get_trials(deepcopy=False)
     names = study.metric_names or list(spec.objectives)
     states = Counter(trial.state.name.lower() for trial in trials)

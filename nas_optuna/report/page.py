@@ -21,19 +21,17 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna import __version__
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw_trial
 from nas_optuna.report.figures import UNITS, named
-from nas_optuna.report.selection import Winners, space_of, validation_images, winners
+from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
-from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.optuna_internals import read_once, url_of
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
@@ -80,11 +78,11 @@ class _Facts:
     files: Path | None = None
 
     def __post_init__(self) -> None:
+        self.study = read_once(self.study)
         self.spec = study_spec(self.study)
         self.attributes = self.study.user_attrs
         self.trials = self.study.get_trials(deepcopy=False)
-        complete = (trial for trial in self.trials if trial.state == TrialState.COMPLETE)
-        self.complete = [trial for trial in complete if is_feasible(trial)]  # of one reading: others may finish more
+        self.complete = complete_trials(self.study)
         self.names: list[str] = self.study.metric_names or ["value"]
         self.maximize = maximizes(self.study)
 
@@ -559,13 +557,15 @@ def _reproduce(facts: _Facts) -> str:
     commands = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
     commands = commands if facts.complete else []
     shown = "\n".join(_escaped(shlex.join(["nas-optuna", *words])) for words in [*commands, ("run", "--study", *again)])
-    versions = ", ".join(f"{package} {found}" for package in ("optuna", "torch") if (found := _version(package)))
+    versions = ", ".join(
+        f"{package} {found}" for package in ("nas-optuna", "optuna", "torch") if (found := _version(package))
+    )
     lines = "\n".join(_escaped(line) for line in to_toml(facts.spec.to_dict()).splitlines())
     how = "From the stored study, and anew from its spec" if commands else "Anew from its spec"
     return (
         f"<h2>How to reproduce it</h2><p>{how}, saved as <code>study.toml</code>:</p><pre>{shown}</pre>"
         f"<details><summary>The study's spec, study.toml</summary><pre>{lines}</pre></details>"
-        f'<p class="faint">This page was written with nas-optuna {__version__}, {_escaped(versions)}.</p>'
+        f'<p class="faint">This page was written with {_escaped(versions)}.</p>'
     )
 
 
