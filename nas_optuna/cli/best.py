@@ -8,7 +8,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say, say_next
-from nas_optuna.cli.ranking import value_of
+from nas_optuna.cli.ranking import values_of
 from nas_optuna.errors import SpecError, StudyError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def best(
     names = loaded.metric_names or ["value"]
     rows = [
         ("trial", record.number),
-        *((name, value_of(record, i, images)) for i, name in enumerate(names)),
+        *zip(names, values_of(record, names, images), strict=True),
         ("architecture", record.architecture),
         ("MACs", None if record.macs is None else f"{record.macs:,}"),
         ("weights", None if record.params is None else f"{record.params:,}"),

@@ -12,12 +12,12 @@ from optuna.study import Study
 from nas_optuna.errors import StudyError
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.page import best_so_far, document, duration, table, with_error
+from nas_optuna.report.page import best_so_far, document, duration, table
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
-from nas_optuna.study.standard_errors import standard_error
+from nas_optuna.study.standard_errors import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 
@@ -105,8 +105,8 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         by_trials.append(Series(steps, style, name=study.study_name))
         by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=study.study_name))
     rows = [
-        (s.study, None if s.best is None else with_error(s.best, s.error), s.complete, s.trials, duration(s.seconds),
-         s.sampler, s.pruner, s.architecture)
+        (s.study, None if s.best is None else with_error(name, s.best, s.error), s.complete, s.trials,
+         duration(s.seconds), s.sampler, s.pruner, s.architecture)
         for s in summaries
     ]  # fmt: skip
     columns = ("study", name, "complete", "trials", "training time", "sampler", "pruner", "architecture")

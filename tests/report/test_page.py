@@ -117,7 +117,11 @@ def test_a_study_whose_trials_were_all_pruned_has_pale_curves_and_no_winner() ->
     assert "no winner" in plain(page)
     assert "5 trials: stopped by the pruner" in plain(page)
     study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={TrialKey.CAUSE: "above the limit of macs"}))
-    assert "1 trial: above the limit of macs" in plain(report(study))
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    text = plain(report(study))
+    assert "5 trials: stopped by the pruner. 1 trial: above the limit of macs. 1 trial: failed." in text
+    assert "retrain" not in text
+    assert "Test" not in text
 
 
 def test_the_commands_that_reproduce_it_name_the_storage_and_find_the_same(
