@@ -8,7 +8,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say, say_next
-from nas_optuna.cli.ranking import value_of
+from nas_optuna.cli.ranking import values_of
 from nas_optuna.errors import SpecError, StudyError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def best(
     json: options.Json = False,
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
-    from nas_optuna.report.selection import remembered_images, winners
+    from nas_optuna.report.selection import remembered_images, require_error, winners
     from nas_optuna.study.records import TrialRecord
     from nas_optuna.study.standard_errors import standard_error
     from nas_optuna.study.storage import open_storage, storage_url
@@ -46,11 +46,8 @@ def best(
     if found is None:
         makes_some = options.hint("run", storage, study)
         raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
-    if within and found.error is None:
-        raise StudyError(
-            f"study {study!r} does not know on how many images accuracies were measured, so no standard error is known;"
-            " leave out --within"
-        )
+    if within:
+        require_error(loaded, found, "leave out --within")
     shown = found.cheapest if within else found.best
     record = TrialRecord.of(shown)
     if json:
@@ -61,7 +58,7 @@ def best(
     names = loaded.metric_names or ["value"]
     rows = [
         ("trial", record.number),
-        *((name, value_of(record, i, images)) for i, name in enumerate(names)),
+        *zip(names, values_of(record, names, images), strict=True),
         ("architecture", record.architecture),
         ("MACs", None if record.macs is None else f"{record.macs:,}"),
         ("weights", None if record.params is None else f"{record.params:,}"),
@@ -70,7 +67,8 @@ def best(
     ]
     print_table(f"{'cheapest within one standard error' if within else 'best'} of study {study}", ("", ""), rows)
     if len(names) > 1:
-        say(f"It is the best in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
+        rank = "as good as the best" if within else "the best"
+        say(f"It is {rank} in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
     _say_how_sure(found, images)
     which = ("--trial", "cheapest") if within else ()
     say_next(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, print_json, print_table, seconds
+from nas_optuna.cli.printing import Column, count, print_json, print_table, seconds
 from nas_optuna.cli.report import write_page
 
 
@@ -29,7 +29,7 @@ def compare(
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
     from nas_optuna.report.comparison import comparison_page, require_comparable, summary_of
-    from nas_optuna.report.page import with_error
+    from nas_optuna.study.standard_errors import with_error
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 
@@ -52,7 +52,7 @@ def compare(
         rows = [
             (
                 s.study,
-                None if s.best is None else with_error(s.best, s.error),
+                None if s.best is None else with_error(objective, s.best, s.error, count),
                 s.complete,
                 s.trials,
                 seconds(s.seconds),

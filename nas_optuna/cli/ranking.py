@@ -27,15 +27,17 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         everything: Print all trials.
     """
     from nas_optuna.report.selection import remembered_images, winners
+    from nas_optuna.study.optuna_internals import read_once
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
+    study = read_once(study)
     records = ranked(study.get_trials(deepcopy=False), maximizes(study))
     listed = records if everything else records[:SHOWN]
     names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
     images = remembered_images(study)
     found = winners(study, images)
-    tied = found.numbers if found and names[0] == "accuracy" and len(found.tied) > 1 else frozenset()
+    tied = found.numbers if found and len(found.tied) > 1 else frozenset()
     unfinished = any(record.state != "complete" for record in listed)
     columns = (
         Column("rank", right=True, rank=5),
@@ -54,7 +56,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
             rank,
             record.number,
             record.state if unfinished else None,
-            *(value_of(record, i, images) for i in range(len(names))),
+            *values_of(record, names, images),
             record.epochs or None,
             seconds(record.seconds) if record.seconds else None,
             None if "macs" in names else count(record.macs),
@@ -87,28 +89,23 @@ def print_winner(study: Study) -> None:
     facts = [*costs, counted(record.epochs, "epoch")]
     panel(
         f"best: trial {record.number}",
-        [f"{name} {value_of(record, 0, images)}{of_images}", record.architecture, " · ".join(facts)],
+        [f"{name} {values_of(record, [name], images)[0]}{of_images}", record.architecture, " · ".join(facts)],
     )
 
 
-def value_of(record: TrialRecord, objective: int, images: int | None) -> str | None:
-    """A value, and if it is an accuracy its standard error.
+def values_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[str | None]:
+    """Each objective's value as text, an accuracy with its standard error; None where the trial has no values.
 
     Args:
         record: The trial.
-        objective: Index of the value.
+        names: Of the objectives.
         images: Number of validation images, where it is known.
     """
-    if objective >= len(record.values):
-        return None
-    value = record.values[objective]
-    error = None
-    if value == record.accuracy:
-        from nas_optuna.study.standard_errors import standard_error
+    from nas_optuna.study.standard_errors import standard_error, with_error
 
-        error = standard_error(record, images)
-    text = f"{value:.4f}" if abs(value) < 1000 else count(value)
-    return text if error is None else f"{text} ± {error:.4f}"
+    error = standard_error(record, images)
+    values = record.values or (None,) * len(names)
+    return [None if v is None else with_error(n, v, error, count) for n, v in zip(names, values, strict=False)]
 
 
 def _note(record: TrialRecord, *, tied: bool) -> str:

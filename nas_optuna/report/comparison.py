@@ -12,11 +12,12 @@ from optuna.study import Study
 from nas_optuna.errors import StudyError
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.page import best_so_far, document, duration, table, with_error
+from nas_optuna.report.page import best_so_far, document, duration, table
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
+from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
-from nas_optuna.study.standard_errors import standard_error
+from nas_optuna.study.standard_errors import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 
@@ -57,6 +58,7 @@ def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
     Raises:
         StudyError: It was not made by nas-optuna.
     """
+    study = read_once(study)
     spec, best, trials = study_spec(study), best_trial(study), study.get_trials(deepcopy=False)
     images = validation_images(study, data_directory) if best and spec.objectives[0] == "accuracy" else None
     return Summary(
@@ -93,7 +95,7 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
     """
     name = require_comparable(studies)
     by_trials, by_seconds = [], []
-    for i, study in enumerate(studies):
+    for i, study in enumerate(map(read_once, studies)):
         complete, spent, total = complete_trials(study), {}, 0.0
         for trial in study.get_trials(deepcopy=False):
             total += attribute(trial, TrialKey.SECONDS, 0.0)
@@ -103,8 +105,8 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         by_trials.append(Series(steps, style, name=study.study_name))
         by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=study.study_name))
     rows = [
-        (s.study, None if s.best is None else with_error(s.best, s.error), s.complete, s.trials, duration(s.seconds),
-         s.sampler, s.pruner, s.architecture)
+        (s.study, None if s.best is None else with_error(name, s.best, s.error), s.complete, s.trials,
+         duration(s.seconds), s.sampler, s.pruner, s.architecture)
         for s in summaries
     ]  # fmt: skip
     columns = ("study", name, "complete", "trials", "training time", "sampler", "pruner", "architecture")

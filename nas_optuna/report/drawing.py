@@ -79,13 +79,19 @@ def draw(space: SearchSpace, architecture: Architecture, title: str | None = Non
         architecture: The architecture.
         title: Stands above the picture; the architecture's text without one.
 
+    Raises:
+        TrainingError: The network's code fails.
+
     Example:
         >>> import nas_optuna as nas
         >>> space = nas.ConvSpace(depth=1)
         >>> draw(space, space.parse("f16k3s1")).svg.startswith("<svg")
         True
     """
-    return Drawing(to_svg(graph_of(space, architecture), str(architecture) if title is None else title))
+    from nas_optuna.training.failure import network_failures
+
+    with network_failures("the network cannot be drawn"):
+        return Drawing(to_svg(graph_of(space, architecture), str(architecture) if title is None else title))
 
 
 def draw_trial(space: SearchSpace, trial: FrozenTrial) -> Drawing:
@@ -97,6 +103,7 @@ def draw_trial(space: SearchSpace, trial: FrozenTrial) -> Drawing:
 
     Raises:
         ArchitectureError: It is not of the space, or has chosen none.
+        TrainingError: The network's code fails.
     """
     return draw(space, space.architecture(of_architecture(trial.params)))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -46,6 +47,7 @@ def front_figure(study: Study) -> go.Figure:
     """The first objective against the second, with the front marked."""
     import plotly.graph_objects as go
 
+    study = read_once(study)
     names = study.metric_names or [f"objective {i + 1}" for i in range(len(study.directions))]
     front = {trial.number for trial in study.best_trials}
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

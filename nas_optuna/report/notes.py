@@ -22,13 +22,14 @@ from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import (
     dashboard_note,
     note_in,
+    read_once,
     set_study_system_attributes,
     study_system_attributes,
     trial_id_of,
 )
 from nas_optuna.study.records import TrialRecord, count
 from nas_optuna.study.schema import StudyKey, study_attribute
-from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
+from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ def figures_of(trial: FrozenTrial, names: Sequence[str], images: int | None) -> 
     record = TrialRecord.of(trial)
     error = standard_error(record, images)
     rows = [
-        (name, _value(name, value, error))
+        (name, with_error(name, value, error))
         for name, value in zip(names, record.values, strict=False)
         if name not in ("macs", "params", "memory", "latency_ms")
     ]
     if record.accuracy is not None and "accuracy" not in dict(rows):
-        rows.append(("accuracy", _value("accuracy", record.accuracy, error)))
+        rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
     rows += [("MACs", f"{record.macs:,}")] if record.macs is not None else []
     rows += [("weights", f"{record.params:,}")] if record.params is not None else []
     rows += [("memory", f"{record.memory:,} bytes")] if record.memory is not None else []
@@ -108,6 +109,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         study: The study.
         attributes: Its system attributes, in which pictures are looked for.
     """
+    study = read_once(study)
     spec, trials = study_spec(study), study.get_trials(deepcopy=False)
     names = study.metric_names or list(spec.objectives)
     states = Counter(trial.state.name.lower() for trial in trials)
@@ -200,7 +202,7 @@ class NoteWriter(Callback):
         try:
             svg = draw_trial(self._space, ended).svg
             return artifacts.keep(self._store, trial_id_of(ended), {artifacts.DRAWING: svg.encode()})
-        except (NasOptunaError, RuntimeError, OSError):  # a note without a drawing is better than none
+        except (NasOptunaError, OSError):  # a note without a drawing is better than none
             return {}
 
     def _is_new_best(self, study: Study, value: float) -> bool:
@@ -251,12 +253,6 @@ def write_study_note(study: Study) -> None:
 
 def _digest(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-
-def _value(name: str, value: float, error: float | None) -> str:
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4f}" if name != "accuracy" or error is None else f"{value:.4f} ± {error:.4f}"
 
 
 def _facts(rows: Sequence[tuple[str, str]]) -> str:

@@ -21,22 +21,20 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna import __version__
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw_trial
 from nas_optuna.report.figures import UNITS, named
-from nas_optuna.report.selection import Winners, space_of, validation_images, winners
+from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
-from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.optuna_internals import read_once, url_of
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
-from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
+from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.storage import masked
 from nas_optuna.study.studies import maximizes, study_spec
 
@@ -80,11 +78,11 @@ class _Facts:
     files: Path | None = None
 
     def __post_init__(self) -> None:
+        self.study = read_once(self.study)
         self.spec = study_spec(self.study)
         self.attributes = self.study.user_attrs
         self.trials = self.study.get_trials(deepcopy=False)
-        complete = (trial for trial in self.trials if trial.state == TrialState.COMPLETE)
-        self.complete = [trial for trial in complete if is_feasible(trial)]  # of one reading: others may finish more
+        self.complete = complete_trials(self.study)
         self.names: list[str] = self.study.metric_names or ["value"]
         self.maximize = maximizes(self.study)
 
@@ -149,18 +147,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: It
     return f'<div class="scroll"><table>{head}{body}</table></div>'
 
 
-def with_error(value: float, error: float | None) -> str:
-    """``"0.9412 ± 0.0139"``."""
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def _value(name: str, value: float, error: float | None) -> str:
-    """An objective's value; a count in full, accuracy with its standard error."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return with_error(value, error if name == "accuracy" else None)
-
-
 def duration(seconds: float) -> str:
     """``"8.1 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
     if seconds < 60:
@@ -209,7 +195,9 @@ def _winner(facts: _Facts) -> str:
 def _no_winner(facts: _Facts) -> str:
     typed = command(facts.study, "run", "--study", facts.study.study_name)
     text = "<h2>The winner</h2><p>No trial inside the limits was trained to the end yet, so that there is no winner."
-    causes = Counter(TrialRecord.of(t).cause or "stopped by the pruner" for t in facts.trials if t.state.is_finished())
+    ends = {TrialState.COMPLETE: "outside the limits", TrialState.PRUNED: "stopped by the pruner"}
+    finished = [trial for trial in facts.trials if trial.state.is_finished()]
+    causes = Counter(TrialRecord.of(trial).cause or ends.get(trial.state, "failed") for trial in finished)
     text += "".join(f" {count(number, 'trial')}: {_escaped(cause)}." for cause, number in causes.most_common(5))
     text += f" <code>{_escaped(typed)}</code> goes on"
     pruned = causes["stopped by the pruner"]
@@ -221,9 +209,9 @@ def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
     error = standard_error(record, facts.images)
     rows: list[tuple[str, object]] = [("trial", record.number), ("architecture", record.architecture)]
     for name, value in zip(facts.names, record.values, strict=True):
-        rows.append((named(name), _value(name, value, error)))
+        rows.append((named(name), with_error(name, value, error)))
     if record.accuracy is not None and "accuracy" not in facts.names:
-        rows.append(("accuracy", with_error(record.accuracy, error)))
+        rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
     rows += [
         (label, amount(cost))
         for name, label in UNITS.items()
@@ -236,12 +224,14 @@ def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
 def _drawing(facts: _Facts, trial: FrozenTrial) -> str:
     try:
         return draw_trial(space_of(facts.study), trial).svg
-    except (NasOptunaError, RuntimeError, KeyError) as error:
-        return f'<p class="faint">The network cannot be drawn here: {_escaped(error)}</p>'
+    except NasOptunaError as error:
+        return f'<p class="faint">The network is not drawn: {_escaped(error)}</p>'
 
 
 def _test(facts: _Facts) -> str:
     reports: list[dict[str, Any]] = study_attribute(facts.attributes, StudyKey.RETRAINED, [])
+    if not reports and facts.winners is None:
+        return ""
     if not reports:
         typed = command(facts.study, "retrain", "--study", facts.study.study_name)
         return (
@@ -299,7 +289,7 @@ def _ranking(facts: _Facts) -> str:
     rows = [
         (
             r.number,
-            *(_value(n, v, errors[r.number]) for n, v in zip(facts.names, r.values, strict=True)),
+            *(with_error(n, v, errors[r.number]) for n, v in zip(facts.names, r.values, strict=True)),
             r.epochs,
             *([] if "macs" in facts.names else ["" if r.macs is None else amount(r.macs)]),
             r.architecture,
@@ -559,13 +549,15 @@ def _reproduce(facts: _Facts) -> str:
     commands = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
     commands = commands if facts.complete else []
     shown = "\n".join(_escaped(shlex.join(["nas-optuna", *words])) for words in [*commands, ("run", "--study", *again)])
-    versions = ", ".join(f"{package} {found}" for package in ("optuna", "torch") if (found := _version(package)))
+    versions = ", ".join(
+        f"{package} {found}" for package in ("nas-optuna", "optuna", "torch") if (found := _version(package))
+    )
     lines = "\n".join(_escaped(line) for line in to_toml(facts.spec.to_dict()).splitlines())
     how = "From the stored study, and anew from its spec" if commands else "Anew from its spec"
     return (
         f"<h2>How to reproduce it</h2><p>{how}, saved as <code>study.toml</code>:</p><pre>{shown}</pre>"
         f"<details><summary>The study's spec, study.toml</summary><pre>{lines}</pre></details>"
-        f'<p class="faint">This page was written with nas-optuna {__version__}, {_escaped(versions)}.</p>'
+        f'<p class="faint">This page was written with {_escaped(versions)}.</p>'
     )
 
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.hints import command
+from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
@@ -88,7 +89,7 @@ class Winners:
 
     Attributes:
         best: The best complete trial in the first objective.
-        error: One standard error of its accuracy; None where that is not known.
+        error: One standard error of its accuracy; None where that is not known, or the first objective is another.
         tied: The complete trials whose accuracies are at most one standard error below the best one's, by falling
             accuracy; the best one itself is among them, and no network is twice.
         cheapest: The one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984).
@@ -112,23 +113,43 @@ def winners(study: Study, images: int | None) -> Winners | None:
         study: A study of ours.
         images: Number of validation images, as `validation_images` gives it.
     """
-    trials = complete_trials(study)  # once: others may finish more meanwhile
+    trials = complete_trials(study)
     best = _best(study, trials)
     if best is None:
         return None
     error = standard_error(TrialRecord.of(best), images)
-    if error is None:
+    if error is None or _first_objective(study) != "accuracy":
         return Winners(best, None, (best,), best)
-    accuracies = {t.number: attribute(t, TrialKey.ACCURACY, -math.inf) for t in trials}
-    least = accuracies[best.number] - error
+    least = best.values[0] - error
     tied = [
         trial
         for trial in trials
-        if accuracies[trial.number] >= least
-        and (trial.number == best.number or attribute(trial, TrialKey.DUPLICATE_OF) is None)
+        if trial.values[0] >= least and (trial.number == best.number or attribute(trial, TrialKey.DUPLICATE_OF) is None)
     ]
-    tied.sort(key=lambda trial: (-accuracies[trial.number], trial.number))
+    tied.sort(key=lambda trial: (-trial.values[0], trial.number))
     return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost(COST), math.inf)))
+
+
+def _first_objective(study: Study) -> str:
+    return (study.metric_names or ["value"])[0]
+
+
+def require_error(study: Study, found: Winners, remedy: str) -> None:
+    """Refuse to tell what is as good as the best trial.
+
+    Args:
+        study: A study of ours.
+        found: Its winners.
+        remedy: What a person may do instead.
+
+    Raises:
+        StudyError: It is not known how far chance may have moved what the best one is best in.
+    """
+    if found.error is None:
+        name = _first_objective(study)
+        unknown = "does not know on how many images accuracies were measured"
+        reason = unknown if name == "accuracy" else f"ranks trials by {name} rather than by accuracy"
+        raise StudyError(f"study {study.study_name!r} {reason}, so no standard error is known; {remedy}")
 
 
 def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:
@@ -142,6 +163,7 @@ def choose(study: Study, which: str, data_directory: Path | None = None) -> Froz
     Raises:
         StudyError: There is no such trial, or it never chose an architecture.
     """
+    study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     if which in ("best", "cheapest"):
         found = winners(study, validation_images(study, data_directory) if which == "cheapest" else None)
@@ -150,6 +172,8 @@ def choose(study: Study, which: str, data_directory: Path | None = None) -> Froz
                 f"study {study.study_name!r} has no complete trial yet;"
                 f" {command(study, 'run', '--study', study.study_name)} makes some"
             )
+        if which == "cheapest":
+            require_error(study, found, "choose --trial best")
         return found.best if which == "best" else found.cheapest
     if not which.isdecimal() or int(which) >= len(trials):
         numbers = f" or a number below {len(trials)}" if trials else ""

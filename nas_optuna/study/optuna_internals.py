@@ -22,7 +22,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
@@ -447,6 +447,20 @@ def showing(study: Study, chosen: Callable[[list[FrozenTrial]], list[FrozenTrial
         return chosen(everything(*arguments, **options))
 
     view._get_trials = some  # type: ignore[method-assign]
+    return view
+
+
+def read_once(study: Study) -> Study:
+    """Return a view of a study as it is now, so that all that is said of it agrees while others finish trials."""
+    view, trials = copy.copy(study), study.get_trials(deepcopy=False)
+
+    def read(
+        deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in trials if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    view._get_trials = read  # type: ignore[method-assign]
     return view
 
 

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.metrics import Direction
 from nas_optuna.objectives import Criterion, parse_criterion
+from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -90,6 +91,7 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
     for name in given:
         if name not in [objective.name for objective in objectives]:
             raise SpecError(unknown("objective", name, [objective.name for objective in objectives]))
+    study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     ends = [_ends(objective, i, trials) for i, objective in enumerate(objectives)]
     ideal = [best for best, _ in ends]

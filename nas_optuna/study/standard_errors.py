@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nas_optuna.study.records import TrialRecord
@@ -55,6 +55,25 @@ def standard_error(record: TrialRecord, images: int | None) -> float | None:
     return max(known, default=None)
 
 
+def with_error(
+    name: str, value: float, error: float | None, large: Callable[[float], str | None] = "{:,.0f}".format
+) -> str:
+    """An objective's value as text, and if it is an accuracy its standard error.
+
+    Args:
+        name: Of the objective.
+        value: Its value.
+        error: The standard error of the trial's accuracy, where it is known.
+        large: Writes values from 1,000 on.
+
+    Example:
+        >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
+        ('0.9700 ± 0.0100', '1,234')
+    """
+    text = f"{value:.4f}" if abs(value) < 1000 else str(large(value))
+    return text if error is None or name != "accuracy" else f"{text} ± {error:.4f}"
+
+
 def error_on_test(report: Mapping[str, Any]) -> float:
     """Standard error of the test accuracy that a retraining found.
 
@@ -74,4 +93,4 @@ def accuracy_on_test(report: Mapping[str, Any]) -> str:
         >>> accuracy_on_test({"mean": 0.97, "test_images": 359, "spread": None, "seeds": [0]})
         '0.9700 ± 0.0097'
     """
-    return f"{report['mean']:.4f} ± {error_on_test(report):.4f}"
+    return with_error("accuracy", report["mean"], error_on_test(report))

@@ -35,7 +35,7 @@ def drawing(study: Study, ended: FrozenTrial) -> str | None:
         return None
     try:
         return draw_trial(space_of(study), ended).svg
-    except (NasOptunaError, RuntimeError):
+    except NasOptunaError:
         return None
 
 

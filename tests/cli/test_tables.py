@@ -47,6 +47,15 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_only_an_accuracy_has_its_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    study = study_of(TrialState.COMPLETE, validation=100)
+    for name in ("accuracy", "balanced_accuracy"):  # of a data set whose classes are equally many, the same number
+        study.set_metric_names([name])
+        print_ranking(study)
+        assert ("0.5000 ± 0.0490" in capsys.readouterr().out) == (name == "accuracy")
+
+
 @pytest.mark.parametrize(
     ("width", "headings"),
     [

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_optuna.costs.complexity import figures
+from nas_optuna.errors import NasOptunaError
 from nas_optuna.report.drawing import draw, draw_network
 from nas_optuna.report.network_graph import graph_of, trace
 from nas_optuna.spaces import create_space
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.conv import ConvSpace
 from tests.helpers import Command, files_in
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -62,6 +65,17 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
     before = [module.training for module in network.modules()]
     trace(network, (3, 8, 8))
     assert [module.training for module in network.modules()] == before
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, RuntimeError])
+def test_a_network_that_fails_is_refused_in_one_line(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(space: ConvSpace, architecture: Architecture) -> nn.Module:
+        raise error("no weights\nhere")
+
+    monkeypatch.setattr(ConvSpace, "build", build)
+    space = ConvSpace(depth=1)
+    with pytest.raises(NasOptunaError, match=r"cannot be drawn: .*no weights.*here"):
+        draw(space, space.parse("f16k3s1"))
 
 
 def test_a_title_is_never_markup() -> None:

@@ -3,6 +3,7 @@ import re
 import shlex
 import time
 import warnings
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,15 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
+from nas_optuna.cli.ranking import print_ranking
+from nas_optuna.report.comparison import summary_of
+from nas_optuna.report.notes import study_note
 from nas_optuna.report.page import report
+from nas_optuna.report.selection import choose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.optuna_internals import storage_of
+from nas_optuna.study.pareto import front_of
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import create_study
 from tests.helpers import Command, files_in
@@ -110,7 +117,11 @@ def test_a_study_whose_trials_were_all_pruned_has_pale_curves_and_no_winner() ->
     assert "no winner" in plain(page)
     assert "5 trials: stopped by the pruner" in plain(page)
     study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={TrialKey.CAUSE: "above the limit of macs"}))
-    assert "1 trial: above the limit of macs" in plain(report(study))
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    text = plain(report(study))
+    assert "5 trials: stopped by the pruner. 1 trial: above the limit of macs. 1 trial: failed." in text
+    assert "retrain" not in text
+    assert "Test" not in text
 
 
 def test_the_commands_that_reproduce_it_name_the_storage_and_find_the_same(
@@ -169,6 +180,29 @@ def test_several_objectives_have_curves_and_a_front() -> None:
     assert f"The front: {len(study.best_trials)} trials that no other beats" in page
     assert 'class="line s1"' in page
     assert page.count('<polyline class="line s0"') >= 7  # the curves and the best so far
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs")])
+@pytest.mark.parametrize(
+    "say", [report, print_ranking, summary_of, front_of, lambda s: study_note(s, {}), lambda s: choose(s, "best")]
+)
+def test_all_that_is_said_of_a_study_is_of_one_reading(
+    say: Callable[[optuna.Study], object], objectives: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made(objectives=objectives)
+    for number in range(12):
+        add(study, number)
+    storage, readings = storage_of(study), []
+    read = storage.get_all_trials
+
+    def growing(*arguments: object, **options: object) -> list[optuna.trial.FrozenTrial]:
+        readings.append(read(*arguments, **options))  # type: ignore[arg-type]
+        add(study, 100 + len(readings))  # another worker ends a trial
+        return readings[-1]
+
+    monkeypatch.setattr(storage, "get_all_trials", growing)
+    say(study)
+    assert len(readings) == 1
 
 
 def test_text_of_users_is_never_markup() -> None:

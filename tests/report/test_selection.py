@@ -1,12 +1,22 @@
+import warnings
+from collections.abc import Sequence
+
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.report.selection import winners
+from nas_optuna.errors import StudyError
+from nas_optuna.report.selection import choose, winners
+from nas_optuna.study.schema import StudyKey
 
 
-def study(*trials: optuna.trial.FrozenTrial) -> optuna.Study:
-    made = optuna.create_study(direction="maximize")
+def study(*trials: optuna.trial.FrozenTrial, names: Sequence[str] = ("accuracy",)) -> optuna.Study:
+    directions = ["maximize" if name == "accuracy" else "minimize" for name in names]
+    made = optuna.create_study(directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made.set_metric_names(list(names))
+    made.set_user_attr(StudyKey.DATA, {"validation": 288})
     made.add_trials(trials)
     return made
 
@@ -16,7 +26,8 @@ def trial(
 ) -> optuna.trial.FrozenTrial:
     given = {"accuracy": accuracy, "macs": macs, "duplicate_of": duplicate_of}
     attributes = {f"nas_optuna:{name}": value for name, value in given.items() if value is not None}
-    return create_trial(value=accuracy, user_attrs=attributes, **options)  # type: ignore[arg-type]
+    values = {} if "values" in options else {"value": accuracy}
+    return create_trial(user_attrs=attributes, **values, **options)  # type: ignore[arg-type]
 
 
 def test_the_cheapest_within_one_standard_error() -> None:
@@ -45,16 +56,16 @@ def test_a_study_without_a_complete_trial_has_no_winner() -> None:
     assert winners(study(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.9})), 288) is None
 
 
-def test_a_trial_that_ends_meanwhile_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched = study(trial(0.9, 1e6))
-    read = searched.get_trials
-
-    def growing(*arguments: object, **options: object) -> list[optuna.trial.FrozenTrial]:
-        found = read(*arguments, **options)  # type: ignore[arg-type]
-        searched.add_trial(trial(0.9, 1e5))
-        return found
-
-    monkeypatch.setattr(searched, "get_trials", growing)
-    found = winners(searched, 288)
+@pytest.mark.parametrize("names", [("macs", "accuracy"), ("accuracy", "macs")])
+def test_only_a_study_that_begins_with_accuracy_has_ties(names: Sequence[str]) -> None:
+    figures = ((0.80, 1e6), (0.81, 2e6), (0.50, 3e6))
+    made = study(*(trial(a, m, values=[m, a] if names[0] == "macs" else [a, m]) for a, m in figures), names=names)
+    found = winners(made, 288)
     assert found is not None
-    assert found.numbers == {0}
+    if names[0] == "accuracy":
+        assert (found.best.number, found.numbers, found.cheapest.number) == (1, {0, 1}, 0)
+        return
+    assert (found.best.number, found.error, found.numbers, found.cheapest.number) == (0, None, {0}, 0)
+    assert choose(made, "best").number == 0
+    with pytest.raises(StudyError, match="ranks trials by macs"):
+        choose(made, "cheapest")
