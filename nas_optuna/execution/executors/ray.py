@@ -33,6 +33,7 @@ from nas_optuna.execution.executors.worker import Ended, Message, Place, work
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.study import optuna_internals
 from nas_optuna.study.lease import Worker
+from nas_optuna.study.records import count
 from nas_optuna.study.storage import sqlite_file
 
 if TYPE_CHECKING:
@@ -180,12 +181,12 @@ class RayWorkers:
                 logger.warning(
                     "a trial whose node dies begins anew: no folder is shared; --files DIR names one that is"
                 )
-            count = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
-            logger.warning("%d Ray workers with %d CPU and %g GPU each", count, self.threads, self.gpus)
+            workers = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
+            logger.warning("%s with %d CPU and %g GPU each", count(workers, "Ray worker"), self.threads, self.gpus)
             with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
                 if work.data is not None:
                     handle = handle.with_images(StoredImages.put(ray, work.data))
-                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(count, budget))
+                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(workers, budget))
                 try:
                     actors.run(stop)
                 finally:
@@ -211,8 +212,8 @@ class RayWorkers:
         with connected(self.address) as ray:
             yield ray, self._reachable(handle, is_one_host(ray))
 
-    def _places(self, count: int, budget: Budget) -> list[Place]:
-        return [Place(number, self.device, self.threads, budget.total) for number in range(1, count + 1)]
+    def _places(self, workers: int, budget: Budget) -> list[Place]:
+        return [Place(number, self.device, self.threads, budget.total) for number in range(1, workers + 1)]
 
     def _reachable(self, handle: Handle, one_host: bool) -> Handle:
         """The handle with what all hosts of the cluster can reach.
