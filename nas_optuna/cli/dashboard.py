@@ -34,7 +34,8 @@ def dashboard(
     from nas_optuna.report.guard import OwnPagesOnly
     from nas_optuna.report.readable import ReadableAttributes
     from nas_optuna.report.server import create_server
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.storage import open_storage, storage_url
 
     url = storage_url(storage)
     opened = open_storage(url)

@@ -42,7 +42,8 @@ def export(
     from nas_optuna.export import export_network
     from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 

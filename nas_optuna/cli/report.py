@@ -29,7 +29,8 @@ def report(
 ) -> None:
     """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
     from nas_optuna.report.page import report as page_of
-    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.storage import storage_url
 
     files = files_folder(storage_url(storage))
     write_page(out, page_of(trusted_study(storage, study, trust), data_dir, files))

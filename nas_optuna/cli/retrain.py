@@ -63,7 +63,8 @@ def retrain(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.storage import files_folder, storage_url, usable
+    from nas_optuna.study.files import files_folder, usable
+    from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import save_network
@@ -107,7 +108,8 @@ def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path
     from nas_optuna.execution.retrain import record
     from nas_optuna.report.confusion import Confusion
     from nas_optuna.report.notes import note_retraining
-    from nas_optuna.study.storage import files_folder, is_kept
+    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.storage import is_kept
 
     looks = record(study, report, chosen.number)
     if is_kept(url):

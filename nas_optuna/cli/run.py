@@ -262,13 +262,19 @@ def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experim
     from nas_optuna.devices import use_threads
     from nas_optuna.experiment import Experiment
     from nas_optuna.study import lease
-    from nas_optuna.study.storage import files_folder, storage_url, usable
+    from nas_optuna.study.files import files_folder, usable
+    from nas_optuna.study.storage import is_kept, storage_url
     from nas_optuna.study.studies import checkpoint_folder
 
     if plan.staffing.threads is not None:
         use_threads(plan.staffing.threads)
     lease.seconds()
     url = storage_url(plan.storage)
+    if plan.keep_weights is not None and not is_kept(url):
+        raise StudyError(
+            "--keep-weights is of no use with a storage that forgets the study when the command ends;"
+            " --storage sqlite:///nas-optuna.db keeps both"
+        )
     files = usable(files_folder(url, plan.staffing.files))
     target = find_target(url, plan.study, given, trust=plan.trust)
     settings: dict[str, Any] = {
@@ -383,7 +389,8 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
 
 def _artifacts(storage: str | None) -> Path | None:
     """Where files for the dashboard are kept; nowhere, if the storage forgets its studies."""
-    from nas_optuna.study.storage import files_folder, is_kept, storage_url
+    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.storage import is_kept, storage_url
 
     url = storage_url(storage)
     return files_folder(url) / "artifacts" if is_kept(url) else None

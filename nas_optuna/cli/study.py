@@ -151,8 +151,9 @@ def delete(
 ) -> None:
     """Delete a study with its trials and checkpoints; asks first."""
     from nas_optuna.report.artifacts import of_study
+    from nas_optuna.study.files import files_folder
     from nas_optuna.study.records import count
-    from nas_optuna.study.storage import files_folder, open_storage, storage_url
+    from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
 
     name = _named(name, study)

@@ -158,7 +158,8 @@ def _prepare(
     from nas_optuna.execution.supernet_cost import cost_table
     from nas_optuna.execution.supernet_training import SupernetTraining, require_supernet
     from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.study.storage import files_folder, open_storage, usable
+    from nas_optuna.study.files import files_folder, usable
+    from nas_optuna.study.storage import open_storage
     from nas_optuna.study.studies import load_study, require_same_spec
     from nas_optuna.study.trust import remember
 
@@ -302,7 +303,8 @@ def check(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.supernet_training import checked_chooser, held_by, trained_supernet
     from nas_optuna.samplers.prior import read_alphas
-    from nas_optuna.study.storage import files_folder, storage_url
+    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
 

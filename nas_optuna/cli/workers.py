@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,14 +89,19 @@ class Staffing:
     files: Path | None
 
     def __post_init__(self) -> None:
-        if self.workers not in (None, "auto") and not (self.workers.isascii() and self.workers.isdecimal()):
+        if self.workers not in (None, "auto") and not re.fullmatch("[0-9]{1,9}", self.workers):
             raise SpecError(f"--workers needs a number or auto, got {shown(self.workers)}")
-        if self.workers == "0":
+        if self.number is not None and self.number < 1:
             raise SpecError("--workers must be at least 1")
         if self.devices is not None and self.device != "auto":
             raise SpecError("--device is for one process and --devices for several; give one of them")
-        if self.devices is not None and not all(name.strip() for name in self.devices.split(",")):
+        if not all(self.named_devices):
             raise SpecError(f"--devices needs names with commas between them, got {shown(self.devices)}")
+        if self.number is not None and self.number < len(self.named_devices):
+            raise SpecError(
+                f"--devices names {len(self.named_devices)} and --workers {self.number} would leave some of them idle;"
+                " name fewer, or leave out --workers"
+            )
         if self.workers is not None and self.per_device is not None:
             raise SpecError("--workers is the number in all and --per-device that on each device; give one of them")
         if self.executor not in ("local", "ray"):
@@ -108,10 +114,20 @@ class Staffing:
             raise SpecError(f"--gpus-per-worker must be at least 0, got {self.gpus_per_worker:g}")
 
     @property
+    def number(self) -> int | None:
+        """How many workers; None where nobody says, or says auto."""
+        return None if self.workers in (None, "auto") else int(self.workers)
+
+    @property
+    def named_devices(self) -> list[str]:
+        """The devices of ``--devices``; none without it."""
+        return [] if self.devices is None else [name.strip() for name in self.devices.split(",")]
+
+    @property
     def is_one_process(self) -> bool:
         """Whether all trials run in this process."""
-        several = self.workers not in (None, "1") or self.devices is not None or self.per_device is not None
-        return self.executor == "local" and not several
+        one = self.workers is None or self.number == 1
+        return self.executor == "local" and one and self.devices is None and self.per_device is None
 
     @property
     def is_local_crew(self) -> bool:
@@ -121,7 +137,7 @@ class Staffing:
     @property
     def first_device(self) -> str:
         """The device for which the study's parts are made here."""
-        return self.devices.split(",")[0].strip() if self.devices else self.device
+        return self.named_devices[0] if self.devices else self.device
 
 
 @contextmanager
@@ -139,7 +155,7 @@ def reached(staffing: Staffing, handle: Handle | None) -> Iterator[None]:
     """
     from nas_optuna.devices import resolve_device
 
-    for name in staffing.devices.split(",") if staffing.devices else ():
+    for name in staffing.named_devices:
         resolve_device(name)
     if staffing.executor == "ray":
         with _on_ray(staffing).reached(handle):
@@ -160,6 +176,7 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     """
     from nas_optuna.execution.executors.in_process import InProcess
     from nas_optuna.execution.executors.local import LocalWorkers
+    from nas_optuna.study.records import count
 
     if staffing.executor == "ray":
         return _on_ray(staffing)
@@ -171,7 +188,7 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     threads = _threads_each(staffing, len(devices), times)
     names = ", ".join(f"{devices.count(name)} on {name}" for name in dict.fromkeys(devices))
     why = f"; {times}" if times else ""
-    say(f"{len(devices)} workers with {threads} CPU thread{'s' if threads > 1 else ''} each: {names}{why}")
+    say(f"{count(len(devices), 'worker')} with {count(threads, 'CPU thread')} each: {names}{why}")
     return LocalWorkers(devices, threads)
 
 
@@ -179,7 +196,7 @@ def _on_ray(staffing: Staffing) -> RayWorkers:
     from nas_optuna.execution.executors.ray import RayWorkers
 
     return RayWorkers(
-        None if staffing.workers in (None, "auto") else int(staffing.workers),
+        staffing.number,
         threads=staffing.threads or 1,
         gpus=staffing.gpus_per_worker or 0.0,
         device=staffing.device,
@@ -214,7 +231,7 @@ def _places(staffing: Staffing, experiment: Experiment) -> tuple[list[str], Step
     from nas_optuna.devices import resolve_device
 
     if staffing.devices is not None:
-        devices = [str(resolve_device(name.strip())) for name in staffing.devices.split(",")]
+        devices = [str(resolve_device(name)) for name in staffing.named_devices]
     elif staffing.device == "auto" and experiment.objective.device.type == "cuda":
         import torch
 
@@ -223,9 +240,8 @@ def _places(staffing: Staffing, experiment: Experiment) -> tuple[list[str], Step
         devices = [str(experiment.objective.device)]
     if staffing.workers is None or (staffing.workers == "auto" and devices != ["cpu"]):
         return devices * (staffing.per_device or 1), None
-    if staffing.workers != "auto":
-        count = int(staffing.workers)
-        return [devices[number % len(devices)] for number in range(count)], None
+    if staffing.number is not None:
+        return [devices[worker % len(devices)] for worker in range(staffing.number)], None
     times = _measured(experiment) if staffing.threads is None else None
     return devices * _fitting(staffing.threads or (1 if times is None else times.most_work(_cores()))), times
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.study.files import files_folder
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.records import TrialRecord
-from nas_optuna.study.storage import files_folder, open_storage, storage_url
+from nas_optuna.study.storage import open_storage, storage_url
 from nas_optuna.study.studies import load_study as load_optuna_study
 from nas_optuna.study.studies import study_spec
 

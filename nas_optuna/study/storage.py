@@ -36,8 +36,6 @@ _ATTEMPTS = 20
 """Tries to open a database while other processes create its tables."""
 _SECRET = re.compile(r"(?i)pass|pwd|secret|token|key|cert|credential")
 """Query parameters whose values are not printed."""
-_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Two letters or more before the colon, so no drive of Windows; and one slash, because a path has no two."""
 _REMEDIES = {
     "readonly": "may you write to it, and to its folder?",
     "unable to open database file": "is the folder there, and may you write to it?",
@@ -92,43 +90,6 @@ def masked(url: str) -> str:
     values = [(key, value) for key, many in parsed.normalized_query.items() for value in many]
     query = "&".join(f"{key}={'***' if _SECRET.search(key) else value}" for key, value in values)
     return f"{text}?{query}" if query else text
-
-
-def files_folder(url: str, given: Path | None = None) -> Path:
-    """Where artifacts, weights and checkpoints of a storage's studies are kept.
-
-    Args:
-        url: The storage's.
-        given: A folder that the user names, else ``NAS_OPTUNA_FILES``; else it is beside a SQLite file, else here.
-
-    Raises:
-        StudyError: A URL is named, of a bucket say.
-    """
-    named = given or os.environ.get("NAS_OPTUNA_FILES")
-    if named:
-        if _A_URL.match(str(named)):
-            url = str(named).replace(":/", "://", 1).replace("///", "//")
-            raise StudyError(
-                f"--files {url} is a URL, and a checkpoint is a folder that is renamed in one step, which buckets"
-                " cannot do; name a folder that the hosts share, such as NFS"
-            )
-        return Path(named)
-    database = sqlite_file(url)
-    return database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
-
-
-def usable(folder: Path) -> Path:
-    """Return a folder in which files can be kept, or in whose place it can be made.
-
-    Raises:
-        StudyError: Neither.
-    """
-    there = folder.absolute()
-    while not os.path.lexists(there):
-        there = there.parent
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise StudyError(f"cannot keep files in {folder}: {there} is no folder that you may write to; --files DIR")
-    return folder
 
 
 def absolute(url: str) -> str:

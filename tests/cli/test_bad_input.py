@@ -179,7 +179,9 @@ def test_a_file_that_is_no_database(command: Command) -> None:
 
 def test_a_read_only_folder(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir("/proc/self")
-    refused(command, *RUN, *tiny(), says=("cannot keep files in nas-optuna-files", "may write to; --files DIR"))
+    refused(
+        command, *RUN, *tiny(), says=("cannot keep files in nas-optuna-files", "may write to; NAS_OPTUNA_FILES names")
+    )
     says = ("unable to open database file; is the folder there, and may you write to it?",)
     refused(command, *RUN, *tiny(), "--files", tmp_path / "files", says=says)
 

@@ -52,6 +52,7 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--devices", "cpu,cuda:99"), "device 'cuda:99' is not on this machine"),
         (("--files", "s3://bucket/nas"), "--files s3://bucket/nas is a URL"),
         (("--files", "taken/files"), "taken is no folder that you may write to"),
+        (("--keep-weights", "all", "--storage", "sqlite:///:memory:"), "--keep-weights is of no use with a storage"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[str, ...], says: str) -> None:
@@ -60,6 +61,13 @@ def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[st
     assert result.code == 2
     assert says in result.err.splitlines()[-1]
     assert [path.name for path in Path.cwd().iterdir()] == ["taken"], "nothing is created"
+
+
+def test_a_refusal_names_the_variable_where_that_was_set(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_OPTUNA_FILES", "s3://bucket/nas")
+    result = command("run", "--trials", 1, *tiny())
+    assert result.err.startswith("error: NAS_OPTUNA_FILES s3://bucket/nas is a URL")
+    assert result.code == 2
 
 
 @pytest.mark.parametrize("variable", ["NAS_OPTUNA_LEASE", "NAS_OPTUNA_STORAGE_PATIENCE"])

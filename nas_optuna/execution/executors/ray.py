@@ -33,6 +33,7 @@ from nas_optuna.execution.executors.worker import Ended, Message, Place, work
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.study import optuna_internals
 from nas_optuna.study.lease import Worker
+from nas_optuna.study.records import count
 from nas_optuna.study.storage import sqlite_file
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
 
     Args:
         address: The cluster's, e.g. ``"auto"`` or ``"ray://head:10001"``. By default that of ``RAY_ADDRESS``, or the
-            cluster that runs on this host, or one that is started here and ended afterwards.
+            cluster that runs on this host, or one that is started here and ended afterwards. ``"auto"`` starts none.
 
     Yields:
         The module ``ray``.
@@ -61,8 +62,8 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         SpecError: Ray is not installed.
         StudyError: There is no cluster at that address.
     """
-    place = os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address
-    _use_token(place)
+    named = (os.environ.get("RAY_ADDRESS") or address) if address in (None, "auto") else address
+    _use_token(named)
     try:
         import ray
     except ImportError:
@@ -70,16 +71,18 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
-    _require_answer(place)
+    place = _place(named)
+    if place is None:
+        logger.warning("starting a Ray cluster on this host")
     try:
         with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")  # what they say is in the error as well
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=named if place else "local", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = shortened(printable(str(error)), 200)
         raise StudyError(
-            f"no Ray cluster answers at {place or address or 'its default address'} ({reason}); one that wants a token"
-            " answers where RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token has it"
+            f"no Ray cluster answers at {place or 'this host'} ({reason}); one that wants a token answers where"
+            " RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token has it"
         ) from None
     try:
         yield ray
@@ -87,13 +90,52 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def _use_token(place: str | None) -> None:
+def _place(named: str | None) -> str | None:
+    """The address of a cluster that is there; None where one is to be started.
+
+    Ray remembers the cluster that ran last on a host, also when it has ended, and waits for it for minutes.
+
+    Raises:
+        StudyError: Nobody answers at the address that is named, or ``"auto"`` finds no cluster.
+    """
+    if named == "local":
+        return None
+    try:
+        place = remembered(named) if named in (None, "auto") else named
+        if place is not None:
+            logger.warning("connecting to the Ray cluster at %s", place)
+            _require_answer(place)
+    except (ConnectionError, ValueError):  # Ray remembers none, or nothing that is an address
+        if named is not None:
+            raise StudyError("no Ray cluster runs on this host; ray start --head starts one") from None
+        return None
+    except StudyError as error:
+        if named is not None:
+            raise
+        logger.warning("%s", error)
+        return None
+    return place
+
+
+def remembered(named: str | None) -> str | None:
+    """The address that Ray would connect to where it is given None or ``"auto"``; None where it would start a cluster.
+
+    Raises:
+        ConnectionError: ``"auto"`` finds none.
+        ValueError: What Ray remembers is no address.
+    """
+    from ray._private.services import canonicalize_bootstrap_address  # which ray.init calls; nothing public tells it
+
+    return canonicalize_bootstrap_address(named)  # type: ignore[arg-type] # None is what ray.init gives it
+
+
+def _use_token(named: str | None) -> None:
     """Have Ray show its token to a cluster that a person names; by itself it does so only to one that it finds.
 
     A cluster that wants none ignores it.
     """
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    if place and ("RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()):
+    if named not in (None, "auto") and ("RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray reads when it is imported
 
 
@@ -110,18 +152,18 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-def _require_answer(address: str | None) -> None:
+def _require_answer(address: str) -> None:
     """Refuse an address at which nobody listens, for which Ray would wait for minutes.
 
     Raises:
         StudyError: Nobody does.
     """
     try:
-        place = urlsplit(address if address and "//" in address else f"//{address or ''}")
+        place = urlsplit(address if "//" in address else f"//{address}")
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), timeout=_LONG).close()
     except (OSError, ValueError) as error:
-        raise StudyError(f"no Ray cluster answers at {address}: {error}") from None
+        raise StudyError(f"no Ray cluster answers at {address} ({error}); --ray-address names another") from None
 
 
 def is_one_host(ray: ModuleType) -> bool:
@@ -180,12 +222,12 @@ class RayWorkers:
                 logger.warning(
                     "a trial whose node dies begins anew: no folder is shared; --files DIR names one that is"
                 )
-            count = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
-            logger.warning("%d Ray workers with %d CPU and %g GPU each", count, self.threads, self.gpus)
+            workers = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
+            logger.warning("%s with %d CPU and %g GPU each", count(workers, "Ray worker"), self.threads, self.gpus)
             with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
                 if work.data is not None:
                     handle = handle.with_images(StoredImages.put(ray, work.data))
-                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(count, budget))
+                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(workers, budget))
                 try:
                     actors.run(stop)
                 finally:
@@ -211,8 +253,8 @@ class RayWorkers:
         with connected(self.address) as ray:
             yield ray, self._reachable(handle, is_one_host(ray))
 
-    def _places(self, count: int, budget: Budget) -> list[Place]:
-        return [Place(number, self.device, self.threads, budget.total) for number in range(1, count + 1)]
+    def _places(self, workers: int, budget: Budget) -> list[Place]:
+        return [Place(number, self.device, self.threads, budget.total) for number in range(1, workers + 1)]
 
     def _reachable(self, handle: Handle, one_host: bool) -> Handle:
         """The handle with what all hosts of the cluster can reach.

@@ -145,7 +145,8 @@ def test_what_ends_a_worker_is_one_line(command: Command) -> None:
     ("options", "said"),
     [
         (["--workers", "many"], "--workers needs a number or auto, got 'many'"),
-        (["--workers", "0"], "--workers must be at least 1"),
+        (["--workers", "00"], "--workers must be at least 1"),
+        (["--workers", "1", "--devices", "cpu,cpu"], "--devices names 2 and --workers 1 would leave some of them idle"),
         (["--devices", "cpu,cpu", "--device", "cpu"], "give one of them"),
         (["--devices", "cpu,,cpu"], "--devices needs names with commas between them"),
         (["--workers", "2", "--per-device", "2"], "give one of them"),
@@ -158,3 +159,10 @@ def test_options_that_cannot_be_honoured(command: Command, options: list[str], s
     assert result.code == 2
     assert said in result.err.strip().splitlines()[-1]
     assert "Traceback" not in result.err
+    assert not list(Path.cwd().iterdir()), "nothing was written before"
+
+
+def test_one_worker_is_this_process_however_it_is_written(command: Command) -> None:
+    result = command("run", "--workers", "01", "--trials", 1, *tiny())
+    assert result.code == 0, result.err
+    assert "training on" in result.err

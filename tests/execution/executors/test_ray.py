@@ -21,7 +21,7 @@ import pytest
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.executors.ray import RayWorkers, StoredImages, room
+from nas_optuna.execution.executors.ray import RayWorkers, StoredImages, _place, remembered, room
 from nas_optuna.experiment import Experiment, ExperimentHandle
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.storage import open_storage
@@ -204,7 +204,8 @@ def test_a_cluster_that_others_started_is_used_by_address_and_with_its_token(
     known = {"RAY_AUTH_TOKEN_PATH": started["RAY_AUTH_TOKEN_PATH"]}
     refused = search(started["GCS"], HOME=str(place / "nobody"))
     assert refused.returncode == 2
-    (line,) = refused.stderr.splitlines()
+    said, line = refused.stderr.splitlines()
+    assert said == f"connecting to the Ray cluster at {started['GCS']}"
     assert f"no Ray cluster answers at {started['GCS']}" in line
     assert "RAY_AUTH_TOKEN_PATH" in line
     assert not list(place.iterdir()), "no study was created"
@@ -217,7 +218,36 @@ def test_a_cluster_that_others_started_is_used_by_address_and_with_its_token(
     (tmp := place / "other").write_text("1" * 64)
     wrong = search(started["CLIENT"], RAY_AUTH_TOKEN_PATH=str(tmp))
     assert wrong.returncode == 2
-    assert len(wrong.stderr.splitlines()) == 1
+    assert len(wrong.stderr.splitlines()) == 2
+
+
+@pytest.fixture
+def remembered_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which Ray remembers a cluster, which has ended; its address is the port 9 of this host."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (file := tmp_path / "ray" / "ray_current_cluster").parent.mkdir()
+    file.write_text("127.0.0.1:9")
+    return file
+
+
+def test_ray_tells_which_cluster_it_remembers(remembered_place: Path) -> None:
+    assert re.fullmatch(r"[0-9.]+:9", remembered(None) or "")
+    remembered_place.unlink()
+    assert remembered(None) is None
+
+
+def test_a_cluster_that_has_ended_is_not_waited_for(remembered_place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert _place(None) is None, "one is started here"
+    said, refused = caplog.messages
+    assert re.fullmatch(r"connecting to the Ray cluster at [0-9.]+:9", said)
+    assert re.search(r"no Ray cluster answers at [0-9.]+:9 .*refused", refused)
+    with pytest.raises(StudyError, match=r"no Ray cluster answers at [0-9.]+:9"):
+        _place("auto")
+    remembered_place.write_text("")
+    assert _place(None) is None
+    with pytest.raises(StudyError, match="no Ray cluster runs on this host; ray start"):
+        _place("auto")
 
 
 def test_sqlite_is_refused_where_the_cluster_has_other_hosts() -> None:
