@@ -106,15 +106,13 @@ def retrain(
 def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path: Path, url: str) -> int:
     """Keep the figures with the study, and the files for the dashboard; return how often it was tested before."""
     from nas_optuna.execution.retrain import record
-    from nas_optuna.report.confusion import Confusion
     from nas_optuna.report.notes import note_retraining
     from nas_optuna.study.files import files_folder
     from nas_optuna.study.storage import is_kept
 
     looks = record(study, report, chosen.number)
     if is_kept(url):
-        matrix = Confusion(report.classes, report.predictions, len(report.seeds))
-        note_retraining(study, chosen, files_folder(url) / "artifacts", path, matrix)
+        note_retraining(study, chosen, files_folder(url) / "artifacts", path, report)
     return looks
 
 
@@ -171,7 +169,7 @@ def print_confusions(report: TestReport) -> None:
     """
     from nas_optuna.report.confusion import Confusion
 
-    found = Confusion(report.classes, report.predictions, len(report.seeds)).accuracies()[:CLASSES]
+    found = Confusion.of(report).accuracies()[:CLASSES]
     rows = [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in found]
     seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
     some = "" if len(rows) == len(report.classes) else f", the worst {len(rows)} of {len(report.classes)}"

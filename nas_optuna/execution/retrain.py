@@ -30,7 +30,8 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
-from nas_optuna.study.schema import LONGEST, StudyKey
+from nas_optuna.study.optuna_internals import change_study
+from nas_optuna.study.schema import LONGEST, StudyKey, study_attribute
 from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.evaluate import Evaluation
@@ -215,17 +216,22 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
         How often the study's test set was looked at before. Choosing among architectures by these figures would make
         them as optimistic as validation figures.
     """
-    earlier: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     left_out = ("confusions", "classes", "class_accuracies")
-    entry = {key: value for key, value in report.to_dict().items() if key not in left_out}
+    entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
     cells = [count for row in report.predictions for count in row]
-    for name, values in (("classes", list(report.classes)), ("cells", cells)):
-        parts = list(_in_parts(values))
-        entry[f"{name}_parts"] = len(parts)
-        for i, part in enumerate(parts):
-            study.set_user_attr(f"{StudyKey.CONFUSION}{len(earlier)}:{name}:{i}", part)
-    study.set_user_attr(StudyKey.RETRAINED, [*earlier, entry | {"trial": trial}])
-    return len(earlier)
+    matrix = {name: list(_in_parts(values)) for name, values in (("classes", report.classes), ("cells", cells))}
+    entry |= {f"{name}_parts": len(parts) for name, parts in matrix.items()}
+
+    def added(attributes: Mapping[str, Any]) -> dict[str, Any]:
+        earlier: list[dict[str, Any]] = study_attribute(attributes, StudyKey.RETRAINED, [])
+        kept = {
+            f"{StudyKey.CONFUSION}{len(earlier)}:{name}:{i}": part
+            for name, parts in matrix.items()
+            for i, part in enumerate(parts)
+        }
+        return kept | {StudyKey.RETRAINED: [*earlier, entry]}
+
+    return len(change_study(study, added)[StudyKey.RETRAINED]) - 1
 
 
 def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], list[list[int]]] | None:

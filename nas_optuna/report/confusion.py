@@ -5,6 +5,10 @@ from __future__ import annotations
 import xml.sax.saxutils as xml
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas_optuna.execution.retrain import TestReport
 
 MOST_NUMBERS = 24
 """Classes up to which each cell has its number; a larger picture has colours alone."""
@@ -34,6 +38,11 @@ class Confusion:
     classes: Sequence[str]
     counts: Sequence[Sequence[int]]
     seeds: int = 1
+
+    @classmethod
+    def of(cls, report: TestReport) -> Confusion:
+        """Of the test images of a retraining, summed over its seeds."""
+        return cls(report.classes, report.predictions, len(report.seeds))
 
     def accuracies(self) -> list[tuple[str, float, int, str]]:
         """Each class that has test images, worst first: name, share recognised, images, what it was mistaken for."""

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.report import artifacts
+from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import remembered_images, winners
@@ -33,7 +34,7 @@ from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, w
 from nas_optuna.study.studies import maximizes, study_spec
 
 if TYPE_CHECKING:
-    from nas_optuna.report.confusion import Confusion
+    from nas_optuna.execution.retrain import TestReport
     from nas_optuna.spaces import SearchSpace
 
 _GAP = "&emsp;"
@@ -213,26 +214,26 @@ class NoteWriter(Callback):
         return True
 
 
-def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, confusion: Confusion) -> None:
+def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, report: TestReport) -> None:
     """Show what retraining found beside its trial: the network's file, the confusion matrix, the test accuracy.
 
     Args:
-        study: The study, in which the retraining is recorded already.
+        study: The study.
         trial: The trial whose architecture was trained.
         store: Folder of the artifact store.
         file: The network that was saved.
-        confusion: Of the test images.
+        report: What was found.
 
     Raises:
         OSError: The files cannot be written.
     """
     number, matrix = trial_id_of(trial), "confusion-matrix.svg"
-    artifacts.replace(study, store, number, {file.name: file.read_bytes(), matrix: confusion.svg().encode()})
+    picture = Confusion.of(report).svg().encode()
+    artifacts.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
     attributes = study_system_attributes(study)
-    picture = artifacts.address(study, attributes, number, artifacts.DRAWING)
-    report = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])[-1]
-    body = trial_note(trial, study.metric_names or ("value",), remembered_images(study), picture)
-    body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report)}\n\n"
+    drawing = artifacts.address(study, attributes, number, artifacts.DRAWING)
+    body = trial_note(trial, study.metric_names or ("value",), remembered_images(study), drawing)
+    body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report.to_dict())}\n\n"
     body += f"![Confusion matrix]({artifacts.address(study, attributes, number, matrix)})"
     set_study_system_attributes(study, dashboard_note(body, trial, attributes))
     write_study_note(study)

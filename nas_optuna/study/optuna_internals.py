@@ -383,6 +383,44 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
     _transaction(database, lambda connection: _write(connection, table, "study_id", study._study_id, values))
 
 
+def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Set user attributes of a study that depend on those it has, so that of two processes neither is overwritten.
+
+    Args:
+        study: The study.
+        change: Given the study's user attributes, those to set. It may be called again.
+
+    Returns:
+        Those that were set.
+    """
+    database, study_id = _database(study._storage), study._study_id
+    if database is None:
+        values = change(study.user_attrs)
+        for key, value in values.items():
+            study.set_user_attr(key, value)
+        return values
+    from sqlalchemy import select
+
+    rows = _tables().StudyUserAttributeModel.__table__
+
+    def read_and_write(connection: Connection) -> Mapping[str, Any]:
+        _lock_study(connection, study_id)
+        found = connection.execute(select(rows.c.key, rows.c.value_json).where(rows.c.study_id == study_id))
+        values = change({key: json.loads(text) for key, text in found})
+        _write(connection, rows, "study_id", study_id, values)
+        return values
+
+    return _transaction(database, read_and_write)
+
+
+def _lock_study(connection: Connection, study_id: int) -> None:
+    """Let other transactions that ask for this wait; the row is written to, so that every database does it."""
+    from sqlalchemy import update
+
+    studies = _tables().StudyModel.__table__
+    connection.execute(update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name))
+
+
 def all_trials(study: Study, states: Iterable[TrialState] | None = None) -> list[FrozenTrial]:
     """Return the trials as they are now, where ``study.get_trials`` may return those of the trial's beginning.
 
@@ -655,13 +693,11 @@ def enqueue_unless(study: Study, params: Mapping[str, Any], attributes: Mapping[
             return False
         study.add_trial(template)
         return True
-    from sqlalchemy import select, update
+    from sqlalchemy import select
     from sqlalchemy.orm import Session
 
     models, study_id = _tables(), study._study_id
-    studies, trials_, rows = (
-        model.__table__ for model in (models.StudyModel, models.TrialModel, models.TrialSystemAttributeModel)
-    )
+    trials_, rows = models.TrialModel.__table__, models.TrialSystemAttributeModel.__table__
     queued = (
         select(rows.c.value_json)
         .join(trials_, trials_.c.trial_id == rows.c.trial_id)
@@ -669,11 +705,9 @@ def enqueue_unless(study: Study, params: Mapping[str, Any], attributes: Mapping[
     )
     if not ever:
         queued = queued.where(trials_.c.state == TrialState.WAITING)
-    # Written to rather than read, so that every database makes the next process wait here.
-    locked = update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name)
 
     def add(connection: Connection) -> bool:
-        connection.execute(locked)
+        _lock_study(connection, study_id)
         if any(json.loads(text) == params for text in connection.execute(queued).scalars()):
             return False
         with Session(connection) as session:

@@ -8,8 +8,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import NasOptunaError
-from nas_optuna.execution.retrain import TestReport
-from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.selection import space_of
 from nas_optuna.study.records import TrialRecord
@@ -37,8 +35,3 @@ def drawing(study: Study, ended: FrozenTrial) -> str | None:
         return draw_trial(space_of(study), ended).svg
     except NasOptunaError:
         return None
-
-
-def confusion(report: TestReport) -> Confusion:
-    """Which class the retrained networks take for which, summed over the seeds."""
-    return Confusion(report.classes, report.predictions, len(report.seeds))

@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.trackers.facts import confusion, drawing, facts, figures
+from nas_optuna.report.confusion import Confusion
+from nas_optuna.trackers.facts import drawing, facts, figures
 
 _LONGEST = 500
 """Characters of a parameter that every MLflow store keeps."""
@@ -65,7 +66,7 @@ class MlflowTracker(Callback):
     def tested(self, run: Run, report: TestReport) -> None:
         """Log the test accuracy and the confusion matrix with the parent run."""
         self._client.log_metric(self._parent, "test_accuracy", report.mean)
-        self._client.log_text(self._parent, confusion(report).svg(), "confusion-matrix.svg")
+        self._client.log_text(self._parent, Confusion.of(report).svg(), "confusion-matrix.svg")
 
     def run_finished(self, run: Run) -> None:
         """End the parent run, and what an interrupted trial left open."""

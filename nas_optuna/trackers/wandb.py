@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.trackers.facts import confusion, drawing, facts, figures
+from nas_optuna.report.confusion import Confusion
+from nas_optuna.trackers.facts import drawing, facts, figures
 
 
 class WandbTracker(Callback):
@@ -55,7 +56,7 @@ class WandbTracker(Callback):
 
     def tested(self, run: Run, report: TestReport) -> None:
         """Log the test accuracy and the confusion matrix with the study's run."""
-        matrix = wandb.Html(confusion(report).svg(), inject=False)
+        matrix = wandb.Html(Confusion.of(report).svg(), inject=False)
         self._runs[""].log({"test_accuracy": report.mean, "confusion_matrix": matrix})
 
     def run_finished(self, run: Run) -> None:

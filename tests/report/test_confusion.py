@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from nas_optuna.execution.retrain import TestReport as Report
 from nas_optuna.execution.retrain import confusion, record
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.page import report
-from nas_optuna.study.schema import LONGEST
+from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.storage import open_storage
 from tests.report.test_page import add, made
 
@@ -34,6 +35,16 @@ def test_the_matrix_is_kept_whole_in_parts_that_every_storage_holds(tmp_path: Pa
     kept = [v for k, v in study.user_attrs.items() if "confusion" in k]
     assert max(len(json.dumps(value)) for value in kept) <= LONGEST
     assert confusion(study.user_attrs, 2) is None
+
+
+def test_no_look_is_lost_where_several_are_recorded_at_once(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True))
+    with ThreadPoolExecutor(8) as threads:
+        looks = list(threads.map(lambda number: record(study, found(2), trial=number), range(8)))
+    kept = study.user_attrs[StudyKey.RETRAINED]
+    assert sorted(looks) == list(range(8))
+    assert [kept[look]["trial"] for look in looks] == list(range(8))
+    assert confusion(study.user_attrs, 7) is not None
 
 
 def test_a_study_of_an_earlier_release_has_none() -> None:
