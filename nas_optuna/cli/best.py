@@ -56,9 +56,10 @@ def best(
         print_json(record.to_dict() | facts | ties)
         return
     names = loaded.metric_names or ["value"]
+    values = values_of(record, names, images)
     rows = [
         ("trial", record.number),
-        *zip(names, values_of(record, names, images), strict=True),
+        *zip(names, values, strict=True),
         ("architecture", record.architecture),
         ("MACs", None if record.macs is None else f"{record.macs:,}"),
         ("weights", None if record.params is None else f"{record.params:,}"),
@@ -69,7 +70,10 @@ def best(
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
         say(f"It is {rank} in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
-    _say_how_sure(found, images)
+    on = f" on {images:,} images" if images else ""
+    error = "; ± is one standard error" if any("±" in str(value) for value in values) else ""
+    say(f"These are validation figures{on}, which selected it{error}.")
+    _say_ties(found)
     which = ("--trial", "cheapest") if within else ()
     say_next(
         [
@@ -79,10 +83,7 @@ def best(
     )
 
 
-def _say_how_sure(found: Winners, images: int | None) -> None:
-    on = f" on {images:,} images" if images else ""
-    error = "" if found.error is None else "; ± is one standard error"
-    say(f"These are validation figures{on}, which selected it{error}.")
+def _say_ties(found: Winners) -> None:
     if len(found.tied) > 1:
         say(
             f"{len(found.tied)} networks have accuracies within one standard error ({found.error:.4f}) of the best; the"

@@ -69,7 +69,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     print_table(f"study {study.study_name}", columns, rows)
     write(f"{_counts(records)}{_more(listed, records)}\n")
     if tied:
-        write(f"tied: {len(tied)} trials within 1 standard error\n")
+        write(f"tied{' in accuracy' if len(names) > 1 else ''}: {len(tied)} trials within 1 standard error\n")
     write("\n")
 
 
