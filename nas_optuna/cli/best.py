@@ -72,7 +72,8 @@ def best(
         say(f"It is {rank} in {names[0]} alone; {options.hint('pareto', storage, study)} shows the front.")
     on = f" on {images:,} images" if images else ""
     error = "; ± is one standard error" if any("±" in str(value) for value in values) else ""
-    say(f"These are validation figures{on}, which selected it{error}.")
+    chosen = ", which selected it" if names[0] == "accuracy" else ""
+    say(f"These are validation figures{on}{chosen}{error}.")
     _say_ties(found)
     which = ("--trial", "cheapest") if within else ()
     say_next(

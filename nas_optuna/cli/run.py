@@ -465,9 +465,11 @@ def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int 
 def _print_outcome(study: optuna.Study, json: bool, *, everything: bool) -> None:
     from nas_optuna.cli.pareto import print_front, say_feasible
     from nas_optuna.cli.ranking import print_ranking, print_winner
+    from nas_optuna.study.optuna_internals import read_once
     from nas_optuna.study.records import ranked
     from nas_optuna.study.studies import maximizes
 
+    study = read_once(study)
     if json:
         print_json([r.to_dict() for r in ranked(study.get_trials(deepcopy=False), maximizes(study))])
     else:

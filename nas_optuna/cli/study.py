@@ -120,12 +120,13 @@ def show(
 ) -> None:
     """Show a study's spec and its best trials."""
     from nas_optuna.cli.ranking import print_ranking
+    from nas_optuna.study.optuna_internals import read_once
     from nas_optuna.study.records import ranked
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study, maximizes, study_spec
 
     name = _named_or_default(name, study)
-    loaded = load_study(open_storage(storage_url(storage)), name)
+    loaded = read_once(load_study(open_storage(storage_url(storage)), name))
     spec = study_spec(loaded).to_dict()
     trials = loaded.get_trials(deepcopy=False)
     if json:
