@@ -70,8 +70,10 @@ def retrain(
     from nas_optuna.training import save_network
 
     url, trackers = storage_url(storage), create_trackers(track)
-    given = {"overrides": [] if epochs is None else [f"recipe.epochs={epochs}"], "trust": trust}
-    experiment, loaded = stored_experiment(url, study, **given, data_directory=data_dir, device=device)
+    full = [] if epochs is None else [f"recipe.epochs={epochs}"]
+    experiment, loaded = stored_experiment(
+        url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
+    )
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
     path, files = _output(out, study, chosen.number), usable(files_folder(url))
