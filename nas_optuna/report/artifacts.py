@@ -20,6 +20,8 @@ from nas_optuna.study.optuna_internals import set_study_system_attributes, study
 
 _PREFIX = "dashboard:artifacts:"
 """Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""
+_OF_STUDY = "artifacts:"
+"""Where Optuna's ``upload_artifact`` keeps a study's own files, such as the history of a supernet."""
 DRAWING = "drawing.svg"
 _NAME = re.compile(r"[0-9a-f-]{36}")
 """Of a file in the store: a UUID, so that no name out of a database leads out of the store's folder."""
@@ -105,8 +107,8 @@ def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: st
 
 
 def of_study(study: Study) -> list[str]:
-    """The names, within the store, of all files that belong to trials of a study."""
-    return _names(key for key in study_system_attributes(study) if key.startswith(_PREFIX))
+    """The names, within the store, of all files that belong to a study or its trials."""
+    return _names(key for key in study_system_attributes(study) if key.startswith((_PREFIX, _OF_STUDY)))
 
 
 def _names(keys: Iterable[str]) -> list[str]:
