@@ -71,9 +71,8 @@ def retrain(
 
     url, trackers = storage_url(storage), create_trackers(track)
     full = [] if epochs is None else [f"recipe.epochs={epochs}"]
-    experiment, loaded = stored_experiment(
-        url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
-    )
+    where: dict[str, Any] = {"data_directory": data_dir, "device": device}
+    experiment, loaded = stored_experiment(url, study, trust=trust, overrides=full, **where)
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
     path, files = _output(out, study, chosen.number), usable(folders(url, loaded.user_attrs)[0])
@@ -87,8 +86,7 @@ def retrain(
                 search,
                 architecture,
                 seeds=seeds,
-                device=device,
-                data_directory=data_dir,
+                **where,
                 checkpoints=checkpoint_folder(files, study),
                 interrupted=stop,
                 callbacks=[bar, *trackers],
