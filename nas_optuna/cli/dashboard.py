@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,20 +30,25 @@ def dashboard(
     It answers to 127.0.0.1 and localhost only, and to no page of another origin: no web page that you visit can read or
     delete studies.
     """
-    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
+    from nas_optuna.report.artifacts import ArtifactFolders
     from nas_optuna.report.guard import OwnPagesOnly
     from nas_optuna.report.readable import ReadableAttributes
     from nas_optuna.report.server import create_server
-    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.files import folders
     from nas_optuna.study.storage import open_storage, storage_url
 
     url = storage_url(storage)
     opened = open_storage(url)
-    artifacts = files_folder(url) / "artifacts"
+    artifacts = folders(url)[0] / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    pages = wsgi(opened, artifact_store=FileSystemArtifactStore(artifacts))
+
+    def others() -> Iterator[Path]:
+        for study in opened.get_all_studies():
+            yield from (folder / "artifacts" for folder in folders(url, study.user_attrs))
+
+    pages = wsgi(opened, artifact_store=ArtifactFolders(artifacts, others))
     application = OwnPagesOnly(ReadableAttributes(pages, opened.get_study_user_attrs), port)
     try:
         server = create_server(HOST, port, application)

@@ -42,7 +42,7 @@ def export(
     from nas_optuna.export import export_network
     from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.files import holding
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
@@ -60,8 +60,8 @@ def export(
     if network is not None or written.is_file():
         found = retrained_network(loaded, search, chosen, written)
     else:
-        kept = KeptWeights(checkpoint_folder(files_folder(url), study) / KEPT_FOLDER)
-        found = kept_network(loaded, search, chosen, kept)
+        files = holding(url, loaded, f"{KEPT_FOLDER}/trial-{chosen.number}.safetensors")
+        found = kept_network(loaded, search, chosen, KeptWeights(checkpoint_folder(files, study) / KEPT_FOLDER))
     title = f"{search.data.name}: {found.classifier.architecture}"
     images = search.data.validation.images
     drawing = draw_trial(search.space, chosen).svg

@@ -29,11 +29,11 @@ def report(
 ) -> None:
     """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
     from nas_optuna.report.page import report as page_of
-    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.files import holding
     from nas_optuna.study.storage import storage_url
 
-    files = files_folder(storage_url(storage))
-    write_page(out, page_of(trusted_study(storage, study, trust), data_dir, files))
+    loaded = trusted_study(storage, study, trust)
+    write_page(out, page_of(loaded, data_dir, holding(storage_url(storage), loaded, "supernet-*")))
 
 
 def write_page(path: Path, page: str) -> None:

@@ -63,7 +63,7 @@ def retrain(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.files import files_folder, usable
+    from nas_optuna.study.files import folders, remember, usable
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
@@ -71,12 +71,12 @@ def retrain(
 
     url, trackers = storage_url(storage), create_trackers(track)
     full = [] if epochs is None else [f"recipe.epochs={epochs}"]
-    experiment, loaded = stored_experiment(
-        url, study, trust=trust, overrides=full, data_directory=data_dir, device=device
-    )
+    where: dict[str, Any] = {"data_directory": data_dir, "device": device}
+    experiment, loaded = stored_experiment(url, study, trust=trust, overrides=full, **where)
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
-    path, files = _output(out, study, chosen.number), usable(files_folder(url))
+    path, files = _output(out, study, chosen.number), usable(folders(url, loaded.user_attrs)[0])
+    remember(loaded, url)
     stop, epochs_in_all = StopRequest(), seeds * search.spec.recipe.epochs
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
@@ -86,8 +86,7 @@ def retrain(
                 search,
                 architecture,
                 seeds=seeds,
-                device=device,
-                data_directory=data_dir,
+                **where,
                 checkpoints=checkpoint_folder(files, study),
                 interrupted=stop,
                 callbacks=[bar, *trackers],
@@ -96,23 +95,20 @@ def retrain(
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
     save_network(path, network, architecture, search.spec, images)
-    looks = _remember(loaded, chosen, report, path, url)
+    looks = _remember(loaded, chosen, report, path, files / "artifacts")
     facts = {"trial": chosen.number, "file": str(path), "earlier_looks": looks}
     print_json(report.to_dict() | facts) if json else _print_report(report)
     _say_what_next(path, looks)
     return 0
 
 
-def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path: Path, url: str) -> int:
+def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path: Path, store: Path) -> int:
     """Keep the figures with the study, and the files for the dashboard; return how often it was tested before."""
     from nas_optuna.execution.retrain import record
     from nas_optuna.report.notes import note_retraining
-    from nas_optuna.study.files import files_folder
-    from nas_optuna.study.storage import is_kept
 
     looks = record(study, report, chosen.number)
-    if is_kept(url):
-        note_retraining(study, chosen, files_folder(url) / "artifacts", path, report)
+    note_retraining(study, chosen, store, path, report)
     return looks
 
 

@@ -171,11 +171,14 @@ def _executed(plan: Plan, given: SpecOptions) -> tuple[optuna.Study, Outcome]:
     if plan.staffing.is_local_crew:
         prepare()  # before anything large is imported here
     from nas_optuna.execution.loop import StopRequest
+    from nas_optuna.study.files import remember
+    from nas_optuna.study.storage import storage_url
 
     stop = StopRequest()
     experiment, study = _prepare(plan, given, stop)
-    with reached(plan.staffing, _handle(plan, experiment)):
+    with reached(plan.staffing, _handle(plan, experiment), study):
         experiment, study = _created(plan, given, stop, experiment) if study is None else (experiment, study)
+        remember(study, storage_url(plan.storage), plan.staffing.files)
         return study, _search(plan, experiment, study, stop)
 
 
@@ -262,7 +265,7 @@ def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experim
     from nas_optuna.devices import use_threads
     from nas_optuna.experiment import Experiment
     from nas_optuna.study import lease
-    from nas_optuna.study.files import files_folder, usable
+    from nas_optuna.study.files import folders, usable
     from nas_optuna.study.storage import is_kept, storage_url
     from nas_optuna.study.studies import checkpoint_folder
 
@@ -275,8 +278,9 @@ def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experim
             "--keep-weights is of no use with a storage that forgets the study when the command ends;"
             " --storage sqlite:///nas-optuna.db keeps both"
         )
-    files = usable(files_folder(url, plan.staffing.files))
     target = find_target(url, plan.study, given, trust=plan.trust)
+    known = None if target.study is None else target.study.user_attrs
+    files = usable(folders(url, known, plan.staffing.files)[0])
     settings: dict[str, Any] = {
         "data_directory": plan.data_dir,
         "device": plan.staffing.first_device,
@@ -357,7 +361,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     say(f"{plan.study}: {experiment.describe()}")
     for line in experiment.notes():
         say(line)
-    executor = choose_executor(plan.staffing, experiment)
+    executor = choose_executor(plan.staffing, experiment, study)
     names = experiment.spec.objectives
     ending = StopWhen(names, [parse_until(text, names, experiment.allowed) for text in plan.until or ()])
     checkpoints = experiment.objective.checkpoints
@@ -365,7 +369,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     expected = trials if plan.total is None else min(trials or plan.total, _missing(plan.total, study))
     with watch(expected, plan.timeout) as display, interruptible(stop):
         callbacks: list[Callback | OptunaCallback] = [
-            NoteWriter(experiment.space, _artifacts(plan.storage)),
+            NoteWriter(experiment.space, _artifacts(plan, study)),
             display,
             *keeping,
             *([ending] if plan.until else []),
@@ -387,13 +391,13 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     return outcome
 
 
-def _artifacts(storage: str | None) -> Path | None:
+def _artifacts(plan: Plan, study: optuna.Study) -> Path | None:
     """Where files for the dashboard are kept; nowhere, if the storage forgets its studies."""
-    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.files import folders
     from nas_optuna.study.storage import is_kept, storage_url
 
-    url = storage_url(storage)
-    return files_folder(url) / "artifacts" if is_kept(url) else None
+    url = storage_url(plan.storage)
+    return folders(url, study.user_attrs, plan.staffing.files)[0] / "artifacts" if is_kept(url) else None
 
 
 def _handle(plan: Plan, experiment: Experiment) -> ExperimentHandle | None:

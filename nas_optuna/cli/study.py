@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import Column, print_json, print_table, say, write
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, named
 
 app = typer.Typer(
     help="Create, list, show, delete and export studies.",
@@ -150,9 +151,9 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Delete a study with its trials and checkpoints; asks first."""
+    """Delete a study with its trials, checkpoints and weights; asks first."""
     from nas_optuna.report.artifacts import of_study
-    from nas_optuna.study.files import files_folder
+    from nas_optuna.study.files import elsewhere, folders
     from nas_optuna.study.records import count
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
@@ -166,12 +167,13 @@ def delete(
     trials = len(loaded.get_trials(deepcopy=False))
     if not yes:
         typer.confirm(f"Delete study {name!r} with its {count(trials, 'trial')}?", abort=True, err=True)
-    files = files_folder(url)
-    shown = of_study(loaded)
+    files, left, shown = folders(url, loaded.user_attrs), elsewhere(loaded.user_attrs), of_study(loaded)
     delete_study(opened, name, files)
-    for artifact in shown:
-        (files / "artifacts" / artifact).unlink(missing_ok=True)
+    for folder, artifact in product(files, shown):
+        (folder / "artifacts" / artifact).unlink(missing_ok=True)
     say(f"deleted study {name!r}")
+    for path in left:
+        say(f"its files in {named(path)} are left: that is no folder of nas-optuna on this host")
     if json:
         print_json({"study": name, "trials": trials, "artifacts": len(shown)})
 

@@ -158,7 +158,8 @@ def _prepare(
     from nas_optuna.execution.supernet_cost import cost_table
     from nas_optuna.execution.supernet_training import SupernetTraining, require_supernet
     from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.study.files import files_folder, usable
+    from nas_optuna.study.files import folders, usable
+    from nas_optuna.study.files import remember as remember_files
     from nas_optuna.study.storage import open_storage
     from nas_optuna.study.studies import load_study, require_same_spec
     from nas_optuna.study.trust import remember
@@ -167,7 +168,7 @@ def _prepare(
     experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
     search = experiment.search
     table = cost_table(search.space, latency_table or wanted.latency.table)
-    files = usable(files_folder(url))
+    files = usable(folders(url, None if loaded is None else loaded.user_attrs)[0])
     if loaded is None:
         require_supernet(search, wanted.supernet, table, resolve_device(device))
         try:
@@ -178,6 +179,7 @@ def _prepare(
             loaded = load_study(open_storage(url), study)
             require_same_spec(loaded, wanted)
     experiment.require_same(loaded)
+    remember_files(loaded, url)
     training = SupernetTraining(
         loaded,
         search,
@@ -303,13 +305,13 @@ def check(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.supernet_training import checked_chooser, held_by, trained_supernet
     from nas_optuna.samplers.prior import read_alphas
-    from nas_optuna.study.files import files_folder
-    from nas_optuna.study.storage import storage_url
-    from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.study.files import holding
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import checkpoint_folder, load_study
     from nas_optuna.trackers import create_trackers
 
     url, where, trackers = storage_url(storage), resolve_device(device), create_trackers(track)
-    stop = StopRequest()
+    stop, files = StopRequest(), holding(url, load_study(open_storage(url), study), "supernet-*")
     experiment, loaded = stored_experiment(
         url,
         study,
@@ -317,10 +319,10 @@ def check(
         overrides=["reuse_duplicates=false"],
         data_directory=data_dir,
         device=device,
-        checkpoints=checkpoint_folder(files_folder(url), study),
+        checkpoints=checkpoint_folder(files, study),
         interrupted=stop,
     )
-    supernet = trained_supernet(loaded, experiment.search, where, files_folder(url))
+    supernet = trained_supernet(loaded, experiment.search, where, files)
     search = held_by(supernet, experiment.search)
     _, summary = read_alphas(loaded)
     chosen = _put_forward(search, supernet, summary)

@@ -16,6 +16,8 @@ from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, shown, unknown
 
 if TYPE_CHECKING:
+    import optuna
+
     from nas_optuna.execution.executors.contract import Executor, Handle
     from nas_optuna.execution.executors.ray import RayWorkers
     from nas_optuna.execution.threads import StepTimes
@@ -64,7 +66,7 @@ Files = Annotated[
     typer.Option(
         "--files",
         metavar="DIR",
-        help="Folder of checkpoints and weights, one that all hosts share; NAS_OPTUNA_FILES.",
+        help="Folder of the study's files, which it remembers; one that all hosts share; NAS_OPTUNA_FILES.",
         show_default=False,
     ),
 ]
@@ -141,12 +143,13 @@ class Staffing:
 
 
 @contextmanager
-def reached(staffing: Staffing, handle: Handle | None) -> Iterator[None]:
+def reached(staffing: Staffing, handle: Handle | None, study: optuna.Study | None) -> Iterator[None]:
     """Within it the devices, or the cluster, that a command line names are there; enter it before a study is created.
 
     Args:
         staffing: What the command line says.
         handle: What workers open.
+        study: The study, where it is there already.
 
     Raises:
         DeviceError: A device is not there.
@@ -158,18 +161,19 @@ def reached(staffing: Staffing, handle: Handle | None) -> Iterator[None]:
     for name in staffing.named_devices:
         resolve_device(name)
     if staffing.executor == "ray":
-        with _on_ray(staffing).reached(handle):
+        with _on_ray(staffing, study).reached(handle):
             yield
     else:
         yield
 
 
-def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
+def choose_executor(staffing: Staffing, experiment: Experiment, study: optuna.Study) -> Executor:
     """Who runs the trials, and say what a person should know of it: devices, threads, and why.
 
     Args:
         staffing: What the command line says.
         experiment: Made on the first device.
+        study: The study.
 
     Raises:
         DeviceError: A device is not there.
@@ -179,7 +183,7 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     from nas_optuna.study.records import count
 
     if staffing.executor == "ray":
-        return _on_ray(staffing)
+        return _on_ray(staffing, study)
     if staffing.is_one_process:
         _choose_threads(staffing, experiment)
         say(f"training on {experiment.objective.describe_device()}")
@@ -192,8 +196,9 @@ def choose_executor(staffing: Staffing, experiment: Experiment) -> Executor:
     return LocalWorkers(devices, threads)
 
 
-def _on_ray(staffing: Staffing) -> RayWorkers:
+def _on_ray(staffing: Staffing, study: optuna.Study | None) -> RayWorkers:
     from nas_optuna.execution.executors.ray import RayWorkers
+    from nas_optuna.study.files import are_named
 
     return RayWorkers(
         staffing.number,
@@ -201,7 +206,7 @@ def _on_ray(staffing: Staffing) -> RayWorkers:
         gpus=staffing.gpus_per_worker or 0.0,
         device=staffing.device,
         address=staffing.ray_address,
-        files_are_shared=staffing.files is not None or bool(os.environ.get("NAS_OPTUNA_FILES")),
+        files_are_shared=are_named({} if study is None else study.user_attrs, staffing.files),
     )
 
 

@@ -70,8 +70,8 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     if found is None:
         typed = command(study, "retrain", "--study", study.study_name, "--trial", str(trial.number))
         raise StudyError(
-            f"the weights of trial {trial.number} were not kept; {typed} trains it in full, and export takes what it"
-            " writes"
+            f"the weights of trial {trial.number} are not in {kept.path}: they were not kept, or are in another folder,"
+            f" which NAS_OPTUNA_FILES names; {typed} trains it in full, and export takes what it writes"
         )
     weights, facts = found
     architecture = search.space.architecture(of_architecture(trial.params))

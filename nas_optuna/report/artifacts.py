@@ -5,19 +5,58 @@ from __future__ import annotations
 import io
 import json
 import mimetypes
+import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study import Study
 
 from nas_optuna.study.optuna_internals import set_study_system_attributes, study_id_of, study_system_attributes
 
 _PREFIX = "dashboard:artifacts:"
 """Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""
+_OF_STUDY = "artifacts:"
+"""Where Optuna's ``upload_artifact`` keeps a study's own files, such as the history of a supernet."""
 DRAWING = "drawing.svg"
+_NAME = re.compile(r"[0-9a-f-]{36}")
+"""Of a file in the store: a UUID, so that no name out of a database leads out of the store's folder."""
+
+
+class ArtifactFolders(FileSystemArtifactStore):
+    """The artifact store of a storage whose studies keep their files in several folders.
+
+    Args:
+        own: Where what is uploaded is put, and looked for first.
+        others: Gives the folders in which to look then.
+    """
+
+    def __init__(self, own: Path, others: Callable[[], Iterable[Path]]) -> None:
+        super().__init__(own)
+        self._others = others
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """See `optuna.artifacts.FileSystemArtifactStore`."""
+        with suppress(ArtifactNotFound):
+            return super().open_reader(artifact_id)
+        return self._elsewhere(artifact_id).open_reader(artifact_id)
+
+    def remove(self, artifact_id: str) -> None:
+        """See `optuna.artifacts.FileSystemArtifactStore`."""
+        try:
+            super().remove(artifact_id)
+        except ArtifactNotFound:
+            self._elsewhere(artifact_id).remove(artifact_id)
+
+    def _elsewhere(self, artifact_id: str) -> FileSystemArtifactStore:
+        for folder in self._others() if _NAME.fullmatch(artifact_id) else ():
+            if (folder / artifact_id).is_file():
+                return FileSystemArtifactStore(folder)
+        raise ArtifactNotFound("not found")
 
 
 def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -53,8 +92,8 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
         OSError: They cannot be written.
     """
     before = {key: None for key, facts in _kept(study_system_attributes(study), trial_id) if facts["filename"] in files}
-    for key in before:
-        (store / key.rpartition(":")[2]).unlink(missing_ok=True)
+    for name in _names(before):
+        (store / name).unlink(missing_ok=True)
     gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
     set_study_system_attributes(study, gone | keep(store, trial_id, files))
 
@@ -68,8 +107,12 @@ def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: st
 
 
 def of_study(study: Study) -> list[str]:
-    """The names, within the store, of all files that belong to trials of a study."""
-    return [key.rpartition(":")[2] for key in study_system_attributes(study) if key.startswith(_PREFIX)]
+    """The names, within the store, of all files that belong to a study or its trials."""
+    return _names(key for key in study_system_attributes(study) if key.startswith((_PREFIX, _OF_STUDY)))
+
+
+def _names(keys: Iterable[str]) -> list[str]:
+    return [name for key in keys if _NAME.fullmatch(name := key.rpartition(":")[2])]
 
 
 def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.study.files import files_folder
+from nas_optuna.study.files import holding
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.storage import open_storage, storage_url
@@ -96,7 +96,7 @@ class LoadedStudy:
         from nas_optuna.report.page import report
 
         url = url_of(self.study)
-        return Report(report(self.study, self.data_directory, files_folder(url) if url else None))
+        return Report(report(self.study, self.data_directory, holding(url, self.study, "supernet-*") if url else None))
 
     def draw(self, which: str | int = "best") -> Drawing:
         """A trial's network as a picture."""

@@ -1,39 +1,102 @@
-"""Where the files of studies are: checkpoints, weights, and what optuna-dashboard shows."""
+"""Where the files of studies are: checkpoints, weights, and what optuna-dashboard shows.
+
+A study remembers each folder that was named for its files, so that every command finds them. A path in a database may
+be somebody else's: it is followed only to a folder that was named on this host, too, which a mark in it shows.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study.storage import sqlite_file
+from nas_optuna.study.schema import LONGEST, StudyKey, study_attribute
+from nas_optuna.study.storage import is_kept, sqlite_file
+from nas_optuna.study.studies import checkpoint_folder
 
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+MARK = ".nas-optuna"
+"""An empty file in each folder that was named."""
 _A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """Two letters or more before the colon, so no drive of Windows; and one slash, because a path has no two."""
 
 
-def files_folder(url: str, given: Path | None = None) -> Path:
-    """Where artifacts, weights and checkpoints of a storage's studies are kept.
+def folders(url: str, study: Mapping[str, Any] | None = None, given: Path | None = None) -> list[Path]:
+    """Every folder in which files of a study may lie; new ones belong into the first.
 
     Args:
         url: The storage's.
-        given: A folder that the user names, else ``NAS_OPTUNA_FILES``; else it is beside a SQLite file, else here.
+        study: The study's user attributes; None where it is not there yet, or none is meant.
+        given: A folder that the user names now.
+
+    Returns:
+        The folder given, or else that of ``NAS_OPTUNA_FILES``; those that the study remembers, the latest first; and
+        last the one beside a SQLite file, or in the current folder.
 
     Raises:
         StudyError: A URL is named, of a bucket say.
     """
-    named = str(given or os.environ.get("NAS_OPTUNA_FILES", ""))
-    if _A_URL.match(named):
-        raise StudyError(
-            f"{'--files' if given else 'NAS_OPTUNA_FILES'} {named.replace(':/', '://', 1).replace('///', '//')} is a"
-            " URL, and a checkpoint is a folder that is renamed in one step, which buckets cannot do; name a folder"
-            " that the hosts share, such as NFS"
-        )
-    if named:
-        return Path(named)
     database = sqlite_file(url)
-    return database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
+    unnamed = database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
+    return list(dict.fromkeys([*_named(study or {}, given), unnamed]))
+
+
+def are_named(study: Mapping[str, Any], given: Path | None) -> bool:
+    """Whether somebody has named the folder of a study's files, as one that hosts share."""
+    return bool(_named(study, given))
+
+
+def holding(url: str, study: Study, pattern: str) -> Path:
+    """The folder that has what is looked for among the study's checkpoints and weights; the first if none has.
+
+    Args:
+        url: The storage's.
+        study: The study.
+        pattern: E.g. ``"supernet-*"``.
+    """
+    found = folders(url, study.user_attrs)
+    return next(
+        (folder for folder in found if any(checkpoint_folder(folder, study.study_name).glob(pattern))), found[0]
+    )
+
+
+def remember(study: Study, url: str, given: Path | None = None) -> None:
+    """Have the study remember the folder that is named now, if one is, and mark that.
+
+    Args:
+        study: The study.
+        url: Its storage's.
+        given: A folder that the user names, else ``NAS_OPTUNA_FILES``.
+
+    Raises:
+        StudyError: The folder cannot be made, or written to.
+    """
+    folder = _named({}, given)
+    if not folder or not is_kept(url):
+        return
+    path, known = folder[0].absolute(), _remembered(study.user_attrs)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not _is_ours(str(path)):  # the mark may be another user's, whose file one may not touch
+            (path / MARK).touch()
+    except OSError as error:
+        raise StudyError(f"cannot keep files in {path}: {error.strerror}; NAS_OPTUNA_FILES names another") from error
+    if [str(path)] != known[-1:]:
+        known = [*(each for each in known if each != str(path)), str(path)]
+        while len(json.dumps(known)) > LONGEST:
+            known.pop(0)
+        study.set_user_attr(StudyKey.FILES, known)
+
+
+def elsewhere(study: Mapping[str, Any]) -> list[str]:
+    """The folders that a study remembers and that are not on this host."""
+    return [path for path in _remembered(study) if not _is_ours(path)]
 
 
 def usable(folder: Path) -> Path:
@@ -50,3 +113,23 @@ def usable(folder: Path) -> Path:
             f"cannot keep files in {folder}: {there} is no folder that you may write to; NAS_OPTUNA_FILES names another"
         )
     return folder
+
+
+def _named(study: Mapping[str, Any], given: Path | None) -> list[Path]:
+    named = str(given or os.environ.get("NAS_OPTUNA_FILES", ""))
+    if _A_URL.match(named):
+        raise StudyError(
+            f"{'--files' if given else 'NAS_OPTUNA_FILES'} {named.replace(':/', '://', 1).replace('///', '//')} is a"
+            " URL, and a checkpoint is a folder that is renamed in one step, which buckets cannot do; name a folder"
+            " that the hosts share, such as NFS"
+        )
+    return [Path(path) for path in ([named] if named else []) + [*filter(_is_ours, reversed(_remembered(study)))]]
+
+
+def _remembered(study: Mapping[str, Any]) -> list[str]:
+    found = study_attribute(study, StudyKey.FILES, [])
+    return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
+
+
+def _is_ours(path: str) -> bool:
+    return os.path.isabs(path) and os.path.isfile(os.path.join(path, MARK))

@@ -102,6 +102,8 @@ class StudyKey:
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
     CHOICES = f"{PREFIX}supernet:choices:"
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
+    FILES = f"{PREFIX}files"
+    """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
     EARLIER = f"{PREFIX}earlier"
     """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
     EARLIER_TRIALS = f"{PREFIX}earlier:trials:"

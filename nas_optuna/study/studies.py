@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,8 +142,8 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
             )
 
 
-def delete_study(storage: optuna.storages.BaseStorage, name: str, files: Path) -> None:
-    """Remove a study and the checkpoints of its trials.
+def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Iterable[Path]) -> None:
+    """Remove a study, and its checkpoints and weights from folders of files.
 
     Raises:
         StudyError: Nobody has that name.
@@ -151,7 +151,8 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, files: Path) -
     if name not in study_names(storage):
         raise StudyError(unknown("study", name, study_names(storage)))
     optuna.delete_study(study_name=name, storage=storage)
-    _remove_child(files / "checkpoints", checkpoint_folder(files, name))
+    for files in folders:
+        _remove_child(files / "checkpoints", checkpoint_folder(files, name))
 
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:

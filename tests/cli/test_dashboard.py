@@ -20,6 +20,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard import get_note, save_note
 
 from nas_optuna.cli import main
@@ -247,6 +248,8 @@ def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials
 
 def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials) -> None:
     folder = Path("nas-optuna-files/artifacts")
-    assert len(list(folder.iterdir())) == 3
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=__file__, study_or_trial=study)
+    assert len(list(folder.iterdir())) == 4
     assert command("study", "delete", "nas", "--yes").code == 0
     assert list(folder.iterdir()) == []

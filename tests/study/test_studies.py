@@ -78,7 +78,7 @@ def test_deleting_a_study_deletes_its_own_files_only(
         folder = checkpoint_folder(files, study)
         assert folder.parent == files / "checkpoints"
         folder.mkdir(parents=True)
-    delete_study(storage, name, files)
+    delete_study(storage, name, [files])
     assert study_names(storage) == ["other"]
     assert [path.name for path in (files / "checkpoints").iterdir()] == ["other"]
     assert (files / "artifacts").is_dir()
