@@ -1,4 +1,4 @@
-"""Does a supernet pay in a search in which every value is a training? Seeds, random search and size alone beside it.
+r"""Does a supernet pay in a search in which every value is a training? Seeds, random search and size alone beside it.
 
 `search_with_supernet.py` asks a table; here each proposal is trained alone, as a trial would be. A search is scored by
 validation accuracy, as a user's is, so the best of many is also the luckiest. Therefore the network that a search has
@@ -9,10 +9,10 @@ accuracy is given as well.
 much as a number of trainings, which take turns with its own epochs; the rows "at equal seconds" give every method
 without a supernet that many more.
 
-A finished search is a line of ``--results`` and is not done again, so that two processes can share the seeds.
+A finished search is a line of ``--results`` and is not done again; two processes can share the seeds.
 
-    python benchmarks/search_for_real.py digits-quick --set data.validation_fraction=0.5 --seeds 0 1 2 --results r.jsonl
-    python benchmarks/search_for_real.py digits-quick --set data.validation_fraction=0.5 --seeds --results r.jsonl
+    python benchmarks/search_for_real.py digits-quick --set data.validation_fraction=0.5 --set space.depth=3 \
+        --set recipe.epochs=5 --set recipe.input_size=12 --results r.jsonl
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def line(trainings: Trainings, method: str, seed: int, found: list[tuple[str, fl
 def show(lines: list[dict[str, object]]) -> None:
     costs = [entry["cost"] for entry in lines if entry["method"] == "supernet"]
     print(f"a supernet costs {statistics.fmean(costs):.1f} trainings ({min(costs):.1f} … {max(costs):.1f})")
-    print(f"{'validation / test accuracy after':34}" + "".join(f"{budget:^26}" for budget in BUDGETS))
+    print(f"{'accuracy after trainings':24}" + "".join(f"{budget:^32}" for budget in BUDGETS))
     methods = list(dict.fromkeys(entry["method"] for entry in lines if entry["method"] != "supernet"))
     for title, extra in (("at equal trainings", 0), ("at equal seconds", 1)):
         print(title)
@@ -140,8 +140,8 @@ def show(lines: list[dict[str, object]]) -> None:
             for budget in BUDGETS:
                 at = [entry[str(budget + extra * entry["cost"])] for entry in own]
                 cells.append(" / ".join(percent([cell[key] for cell in at]) for key in ("validation", "test")))
-            print(f"{method:34}" + "".join(f"{cell:^26}" for cell in cells))
-    print(f"{len(costs)} seeds; mean ± standard error, in percent")
+            print(f"{method:24}" + "".join(f"{cell:^32}" for cell in cells))
+    print(f"{len(costs)} seeds; validation / test accuracy in percent, mean ± standard error")
 
 
 def percent(values: list[float]) -> str:
