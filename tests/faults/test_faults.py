@@ -86,7 +86,8 @@ def test_a_frozen_host_loses_its_trial_to_another(postgresql: Server, tmp_path: 
     assert (frozen.exitcode, other.exitcode) == (0, 0)
     assert {trial.state for trial in study.get_trials(deepcopy=False)} == {TrialState.COMPLETE}
     assert set(place.noted("ends").values()) == {1}
-    assert sum(place.noted("trained").values()) <= EPOCHS * len(study.trials) + 1
+    # The other host trains the epoch again that was not whole, and the frozen one ends its own when it wakes.
+    assert sum(place.noted("trained").values()) <= EPOCHS * len(study.trials) + 2
 
 
 @pytest.mark.slow
