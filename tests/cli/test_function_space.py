@@ -42,7 +42,15 @@ def net(place: Path) -> str:
     return f"space.name={json.dumps(f'{file}:network')}"
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "nsga2", "evolution", "controller", "arch"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "tpe",
+        "nsga2",
+        "arch",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "gp", "evolution", "controller")),
+    ],
+)
 def test_a_file_is_searched_and_goes_on_by_every_sampler(command: Command, net: str, sampler: str) -> None:
     first = command("run", *TINY, "--set", net, "--sampler", sampler, "--trials", 1)
     assert first.code == 0, first.err

@@ -16,7 +16,10 @@ def trials() -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db").trials
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "arch", "evolution", "controller"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["tpe", "arch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "evolution", "controller"))],
+)
 def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Command, sampler: str) -> None:
     search = ["--search", "recipe.learning_rate=1e-4..1e-1:log", "--set", "recipe.batch_size=[32,64]"]
     result = command("run", "--trials", 3, *tiny(), *search, "--sampler", sampler, "--pruner", "none")

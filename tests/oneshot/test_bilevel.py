@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -94,16 +95,19 @@ def test_second_order_gradient_is_exact_on_a_quadratic(momentum: float) -> None:
     torch.testing.assert_close(w.detach(), before)
 
 
-@pytest.mark.parametrize("space", [BLOCK, CONV], ids=["block", "conv"])
+def _way(space: SearchSpace, mode: str, update: str, order: int) -> Any:
+    slow = space is BLOCK and mode == "mixture" and update == "alternating"  # every candidate, for half a minute each
+    name = f"{mode}-{update}-{order}-{space.name}"
+    return pytest.param(space, mode, update, order, id=name, marks=[pytest.mark.slow] if slow else [])
+
+
 @pytest.mark.parametrize(
-    ("mode", "update", "order"),
+    ("space", "mode", "update", "order"),
     [
-        ("mixture", "alternating", 1),
-        ("mixture", "alternating", 2),
-        ("mixture", "joint", 1),
-        ("sampled", "alternating", 1),
-        ("sampled", "alternating", 2),
-        ("sampled", "joint", 1),
+        _way(space, mode, update, order)
+        for space in (BLOCK, CONV)
+        for mode in ("mixture", "sampled")
+        for update, order in (("alternating", 1), ("alternating", 2), ("joint", 1))
     ],
 )
 def test_every_way_of_searching_learns(space: SearchSpace, mode: str, update: str, order: int) -> None:
