@@ -16,8 +16,9 @@ from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.hints import command
+from nas_optuna.study.records import count
 from nas_optuna.study.schema import StudyKey, study_attribute
-from nas_optuna.study.standard_errors import accuracy_on_test
+from nas_optuna.study.standard_errors import accuracy_on_test, sampling_error, with_error
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.kept_weights import KeptWeights
 from nas_optuna.training.serialization import make_header
@@ -86,12 +87,14 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     ).eval()
     accuracy = _validated(classifier, search, architecture, facts)
     images = len(search.data.validation)
-    name = search.spec.data.select_on
+    shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
+    epochs = facts.get("epochs", "")
+    trained = f", {count(int(epochs), 'epoch')}" if epochs.isdecimal() else ""
     return FinishedNetwork(
         classifier,
         {
-            "trained": f"as trial {trial.number} of study {study.study_name}, {facts.get('epochs', '?')} epochs",
-            f"{name} accuracy": f"{accuracy:.4f} on {images:,} images, which selected it",
+            "trained": f"as trial {trial.number} of study {study.study_name}{trained}",
+            f"{search.spec.data.select_on} accuracy": f"{shown} on {images:,} images that took part in selecting it",
         },
     )
 

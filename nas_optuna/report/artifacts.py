@@ -24,7 +24,7 @@ _OF_STUDY = "artifacts:"
 """Where Optuna's ``upload_artifact`` keeps a study's own files, such as the history of a supernet."""
 DRAWING = "drawing.svg"
 _NAME = re.compile(r"[0-9a-f-]{36}")
-"""Of a file in the store: a UUID, so that no name out of a database leads out of the store's folder."""
+"""What a stored file may be called: a UUID, so that no name from a database leads out of the store's folder."""
 
 
 class ArtifactFolders(FileSystemArtifactStore):

@@ -41,7 +41,7 @@ class Confusion:
 
     @classmethod
     def of(cls, report: TestReport) -> Confusion:
-        """Of the test images of a retraining, summed over its seeds."""
+        """The confusion of a retraining's test images, summed over its seeds."""
         return cls(report.classes, report.predictions, len(report.seeds))
 
     def accuracies(self) -> list[tuple[str, float, int, str]]:
