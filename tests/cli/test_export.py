@@ -10,6 +10,7 @@ import torch
 from nas_optuna import load_network
 from nas_optuna.cli import main
 from nas_optuna.experiment import ExperimentHandle
+from nas_optuna.study.standard_errors import sampling_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import CheckpointFolder, fit, make_network
 from nas_optuna.training.kept_weights import KeptWeights
@@ -71,7 +72,7 @@ def test_kept_weights_are_exported_before_retrain_with_the_figures_of_the_search
     kept = _keep(0)
     assert main(["export", "--trial", "0", "--out", "model"]) == 0
     readme = Path("model/README.md").read_text()
-    assert f"{measured:.4f} on 288 images" in readme
+    assert f"{measured:.4f} ± {sampling_error(measured, 288):.4f} on 288 images" in readme
 
     found = kept.load(0)
     assert found is not None
