@@ -32,12 +32,14 @@ from tabular import digits
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
+from nas_optuna.execution.short_trainings import TrainedBriefly
 from nas_optuna.execution.supernet_check import ranking_row
 from nas_optuna.execution.supernet_training import make_evaluator, make_supernet
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
 from nas_optuna.oneshot.score import FEATURES
+from nas_optuna.oneshot.short import ShortPlan
 from nas_optuna.presets import find_spec
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -146,7 +148,8 @@ def train(search: Search, spec: SupernetSpec) -> Trained:
             alone(search, search.space.architecture(drawn), 0)
             others.append(time.process_time() - start)
     start = time.process_time()
-    chooser = Chooser(search.space, make_evaluator(supernet, search, CPU), spec, {})
+    short = TrainedBriefly(search, ShortPlan.of(spec.short_trainings, search.spec.recipe.epochs), CPU)
+    chooser = Chooser(search.space, make_evaluator(supernet, search, CPU), spec, {}, short=short)
     found = chooser.choose()
     return Trained(chooser, found, mine, time.process_time() - start, statistics.fmean(others))
 

@@ -248,6 +248,10 @@ class SupernetSpec(_Part):
         latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
         evaluations: Strategy ``"fair"``: architectures that are scored on the frozen weights to learn the alphas and
             to find the best.
+        short_trainings: Strategy ``"fair"``: random architectures that are trained alone for one epoch each, which
+            teaches the score what shared weights and each size are worth in this space. A quarter as many, the best by
+            the score, are then trained for a sixth of the recipe's epochs, which decides the order of these. Both are
+            fewer where the recipe has few epochs, see `oneshot.short.ShortPlan`. 0 leaves them out.
         seed: Of weights, batch order and draws.
         options: Options of the space's own supernet that other supernets do not have.
     """
@@ -276,6 +280,7 @@ class SupernetSpec(_Part):
     latency_power: float | None = Field(default=None, gt=0)
     latency_target: float | None = Field(default=None, gt=0)
     evaluations: int = Field(default=1000, ge=10)
+    short_trainings: int = Field(default=16, ge=0)
     seed: int = Field(default=0, ge=0)
     options: dict[str, Any] = {}
 
@@ -325,6 +330,9 @@ class SupernetSpec(_Part):
         assert self.epochs is not None
         if self.budget is not None:
             raise ValueError('budget belongs to strategy = "fair"; say epochs instead')
+        for name in ("evaluations", "short_trainings"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f'{name} belongs to strategy = "fair"; leave it out')
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas")
         if self.update == "joint" and self.order == 2:

@@ -290,7 +290,7 @@ class EpochBar(Callback):
 
 
 class SupernetBar(Callback):
-    """Epochs and steps of a supernet's training: a live bar on a terminal, and one line per epoch everywhere."""
+    """A supernet's training and the short ones after it: a live bar on a terminal, and a line per epoch everywhere."""
 
     def __init__(self, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
         self._advance = advance
@@ -319,6 +319,7 @@ class SupernetBar(Callback):
         done = run.facts["epochs_done"]
         self._unit, self._epochs = run.facts["unit"], run.steps
         self._done, self._total = (count * run.facts["steps_per_epoch"] for count in (done, run.steps))
+        self._total += run.facts["short_steps"]
         self._advance(self._done, self._total)
         if done:
             self._show(f"going on after epoch {done}")
@@ -330,8 +331,11 @@ class SupernetBar(Callback):
         self._advance(self._done, self._total)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Print an epoch's figures, with the entropy of every parameter's alphas."""
+        """Print an epoch's figures, with the entropy of every parameter's alphas; or a short training's."""
         figures = measurement.metrics
+        if subject.architecture:
+            self._show(printable(f"{subject.name}, {subject.architecture}: accuracy {figures['accuracy']:.4f}"))
+            return
         alphas = f"  alphas' {figures['alpha_loss']:.4f}" if "alpha_loss" in figures else ""
         cost = f"  E[cost] {figures['expected_cost']:.4g} {self._unit}" if "expected_cost" in figures else ""
         entropy = " ".join(f"{value:.2f}" for name, value in figures.items() if name.startswith("entropy/"))

@@ -48,7 +48,7 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="N",
-        help="Train the shared weights for what N stand-alone trainings cost (measured); scoring is extra.",
+        help="Train the shared weights for what N stand-alone trainings cost (measured); the rest is extra.",
         show_default=False,
     ),
 ]
@@ -99,9 +99,11 @@ def train(
     """Train a supernet on the study's images and store its alphas with the study.
 
     Strategy fair (the default) trains shared weights on uniformly drawn paths, then learns the alphas and looks for
-    the best architecture with forward passes on validation images. --mode or --set supernet.strategy=darts choose the
-    differentiable strategy. Ctrl-C keeps the last epoch, and the same command goes on from it. A study that does not
-    exist is created from --spec. Every key of the spec's [supernet] section can be set: --set supernet.seed=1.
+    the best architecture with forward passes on validation images. Short trainings of some architectures on their own
+    tell how much shared weights are worth, and which of the best comes first; --set supernet.short_trainings=0 leaves
+    them out. --mode or --set supernet.strategy=darts choose the differentiable strategy. Ctrl-C keeps what is
+    finished, and the same command goes on from it. A study that does not exist is created from --spec. Every key of
+    the spec's [supernet] section can be set: --set supernet.seed=1.
     """
     from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, find_target
@@ -212,11 +214,9 @@ def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[st
         f" {seconds(summary['seconds'])}"
     )
     if "best" in summary:
-        say(f"best by the score {summary['best']}: {summary['best_shared_accuracy']:.4f} {shared}")
-        from nas_optuna.study.records import count
-
-        taught = count(summary["score_trials"], "trial") if summary["score_trials"] else "no trials yet, the prior"
-        say(f"score, learned from {taught}: {scored_by(summary['score'])}")
+        of = f", first of {summary['finalists']} in short trainings" if summary.get("finalists") else ""
+        say(f"best by the score{of}, {summary['best']}: {summary['best_shared_accuracy']:.4f} {shared}")
+        say(f"score, learned from {_teachers(summary)}: {scored_by(summary['score'])}")
     named = ("--study", study.study_name)
     searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
     say_next(
@@ -225,6 +225,14 @@ def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[st
             (searching, "search from its prior"),
         ]
     )
+
+
+def _teachers(summary: Mapping[str, Any]) -> str:
+    from nas_optuna.study.records import count
+
+    trials, short = summary["score_trials"], summary.get("score_short_trainings", 0)
+    said = [count(trials, "trial")] * bool(trials) + [count(short, "short training")] * bool(short)
+    return " and ".join(said) or "no trainings yet, the prior"
 
 
 @app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
@@ -334,7 +342,7 @@ def check(
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130
-    chooser = checked_chooser(search, supernet, summary, where)
+    chooser = checked_chooser(loaded, search, supernet, where)
     rows = chooser.rows([search.space.tokens(architecture) for architecture in drawn])
     verdict = checking.judge(loaded, search, drawn, chosen, chooser.score, rows, summary["seconds"])
     _print_verdict(study, verdict, json)
@@ -352,9 +360,12 @@ def _put_forward(search: Search, supernet: Supernet, summary: Mapping[str, Any])
 def _price(training: SupernetTraining, price: Price) -> str:
     total = training.length * price.epoch_in_trainings
     taken, alone = seconds(training.length * price.epoch_seconds), seconds(price.training_seconds)
+    recipe, short = training.search.spec.recipe, training.plan
+    briefly = short.epochs / (recipe.epochs * recipe.repeats)
+    more = f", {short.teachers + short.finalists} short trainings {briefly:.1f}" if short.epochs else ""
     return (
         f"{training.length} epochs of {training.steps} steps, about {taken}: the shared weights cost {total:.1f}"
-        f" stand-alone trainings of {alone} each (measured), scoring is extra; --budget N sets another"
+        f" stand-alone trainings of {alone} each (measured){more}; scoring is extra; --budget N sets another"
     )
 
 

@@ -25,19 +25,17 @@ from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
+from nas_optuna.execution.short_trainings import TrainedBriefly
 from nas_optuna.execution.supernet_cost import CostTable, Price, measure_price, supernet_precision
 from nas_optuna.oneshot.bilevel import BilevelSearch, require_honourable
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
 from nas_optuna.oneshot.progress import Epoch
 from nas_optuna.oneshot.shared import SharedEvaluator
+from nas_optuna.oneshot.short import ShortPlan
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
-from nas_optuna.samplers.prior import (
-    read_alphas,
-    write_alphas,
-    write_score,
-)
+from nas_optuna.samplers.prior import read_alphas, read_chunks, write_alphas, write_chunks, write_score
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
@@ -178,6 +176,7 @@ class SupernetTraining:
         if restart:
             self._folder.remove()
         self._dtype = supernet_precision(search, device)
+        self._interrupted = interrupted
         self.search = search = held_by(self.supernet, search)
         self.start = {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()}
         self.history: list[Epoch] = []
@@ -205,6 +204,12 @@ class SupernetTraining:
         """Unit of the expected cost."""
         return self._table.unit
 
+    @property
+    def plan(self) -> ShortPlan:
+        """Short trainings that follow the shared weights; none with strategy ``"darts"``."""
+        count = self._spec.short_trainings if self._spec.strategy == "fair" else 0
+        return ShortPlan.of(count, self.search.spec.recipe.epochs, len(own_accuracies(self._study, self.search)))
+
     def run(self, callbacks: Sequence[Callback | OptunaCallback] = ()) -> dict[str, Any]:
         """Train what is left, then store alphas, summary and history with the study.
 
@@ -212,7 +217,8 @@ class SupernetTraining:
         then holds these alphas.
 
         Args:
-            callbacks: Told of the training as of one subject, ``"supernet"``, with one step per epoch; see `measured`.
+            callbacks: Told of the training as of one subject, ``"supernet"``, with one step per epoch, see `measured`;
+                and of each short training as of a subject of its own.
 
         Returns:
             The summary; of a training that had ended before, as it is stored.
@@ -221,10 +227,12 @@ class SupernetTraining:
             TrainingError: Gradients exploded or the search collapsed; what its last good epoch found is stored.
             Interrupted: It was asked to stop; the same call goes on.
         """
-        told, run = Callbacks(callbacks), Run("supernet", self._study, 1, self.length, None, self._facts())
+        told = Callbacks(callbacks)
+        short = TrainedBriefly(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
+        run = Run("supernet", self._study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
         told.run_started(run)
         try:
-            return self._run(told)
+            return self._run(told, short)
         finally:
             told.run_finished(run)
 
@@ -238,7 +246,7 @@ class SupernetTraining:
             "epochs_done": len(self.history),
         }
 
-    def _run(self, told: Callback) -> dict[str, Any]:
+    def _run(self, told: Callback, short: TrainedBriefly) -> dict[str, Any]:
         stored = study_attribute(self._study.user_attrs, StudyKey.SUPERNET)
         if stored is not None and stored["identity"] == self._identity and len(self.history) == self.length:
             return dict(stored)
@@ -252,9 +260,9 @@ class SupernetTraining:
         except TrainingError as error:
             if not self.history:
                 raise
-            self._store(stopped=error.cause)
+            self._store(short, stopped=error.cause)
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
-        summary = self._store(stopped=None)
+        summary = self._store(short, stopped=None)
         told.trial_finished(subject, None)
         return summary
 
@@ -305,13 +313,13 @@ class SupernetTraining:
             for value in (*numbers, *(v for v in optional if v is not None)):
                 require_number(f"a result of epoch {epoch.number}", value)
 
-    def _store(self, stopped: str | None) -> dict[str, Any]:
+    def _store(self, short: TrainedBriefly, stopped: str | None) -> dict[str, Any]:
         began = time.monotonic()
         evaluator = make_evaluator(self.supernet, self.search, self._device, self._dtype)
-        found = self._choose(evaluator) if self._spec.strategy == "fair" else None
+        found = self._choose(evaluator, short) if self._spec.strategy == "fair" else None
         argmax = self.search.space.architecture(self.supernet.derive())
         last = self.history[-1]
-        seconds = sum(epoch.seconds for epoch in self.history) + time.monotonic() - began
+        seconds = sum(epoch.seconds for epoch in self.history) + short.seconds_before + time.monotonic() - began
         summary = {
             "strategy": self._spec.strategy,
             "argmax": str(argmax),
@@ -334,6 +342,9 @@ class SupernetTraining:
                 "best_shared_accuracy": round(found.best_figures.accuracy, 4),
                 "score": found.score.to_dict(),
                 "score_trials": found.score.trials,
+                "score_short_trainings": found.score.short,
+                "finalists": short.plan.finalists,
+                "teacher_chunks": write_chunks(self._study, StudyKey.TEACHERS, [[*t, a] for t, a in found.teachers]),
                 "score_evaluations": found.evaluations,
                 "predictor_spearman": round(found.fidelity, 3),
                 **write_score(self._study, found.predictor, found.starts),
@@ -341,9 +352,11 @@ class SupernetTraining:
         write_alphas(self._study, self.supernet.alphas_of(self._whole), summary)
         return summary
 
-    def _choose(self, evaluator: SharedEvaluator) -> Found:
+    def _choose(self, evaluator: SharedEvaluator, short: TrainedBriefly) -> Found:
         """Learn the alphas and keep them: in the supernet, in the last epoch's record and on disk."""
-        found = chooser(self._study, self.search, evaluator, self._spec, self._table, self._device).choose()
+        own = own_accuracies(self._study, self.search)
+        excess = limits_of(self.search, self._device)
+        found = Chooser(self.search.space, evaluator, self._spec, self._table.costs, excess, own, short).choose()
         with torch.no_grad():
             for name, alpha in self.supernet.alphas.items():
                 alpha.copy_(torch.tensor(found.logits[name]))
@@ -378,31 +391,21 @@ class SupernetTraining:
             )
 
 
-def chooser(
-    study: Study,
-    search: Search,
-    evaluator: SharedEvaluator,
-    spec: SupernetSpec,
-    table: CostTable,
-    device: torch.device,
-) -> Chooser:
-    """What scores architectures by shared weights, size and the study's finished trials, inside its limits."""
-    excess = limits_of(search, device)
-    return Chooser(search.space, evaluator, spec, table.costs, excess, own_accuracies(study, search))
-
-
-def checked_chooser(search: Search, supernet: Supernet, summary: Mapping[str, Any], device: torch.device) -> Chooser:
-    """Return the chooser of a trained supernet whose score has its prior weights, not those learned from trials.
+def checked_chooser(study: Study, search: Search, supernet: Supernet, device: torch.device) -> Chooser:
+    """Return the chooser of a trained supernet whose score has learned from short trainings, not yet from trials.
 
     Args:
-        search: What the study's spec names.
+        study: Remembers the training.
+        search: What its spec names.
         supernet: Its trained supernet.
-        summary: What the study remembers of the training.
         device: Where the supernet is.
     """
+    _, summary = read_alphas(study)
     spec = SupernetSpec.model_validate(summary["settings"])
-    evaluator = make_evaluator(supernet, search, device)
-    return Chooser(search.space, evaluator, spec, {}, limits_of(search, device))
+    made = Chooser(search.space, make_evaluator(supernet, search, device), spec, {}, limits_of(search, device))
+    teachers = read_chunks(study.user_attrs, StudyKey.TEACHERS, summary.get("teacher_chunks", 0))
+    made.learn_short([(tuple(map(int, tokens)), float(accuracy)) for *tokens, accuracy in teachers])
+    return made
 
 
 def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:

@@ -19,6 +19,8 @@ Utility = Callable[[Sequence[Tokens]], Sequence[float]]
 
 ROUNDS = 4
 """Draws, each from what the one before it taught."""
+FREE_DRAWS = 1000
+"""Draws per round where everything is evaluated already, so that a draw costs nothing."""
 ELITE = 0.15
 """The share of a round's draws that the alphas move towards."""
 RATE = 0.5
@@ -74,7 +76,7 @@ def learn_alphas(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random)
         Logits, one list for each parameter: log probabilities.
     """
     shares = [[1 / size] * size for size in sizes]
-    per_round = max(8, int(evaluated.limit * (1 - SEARCH_SHARE)) // ROUNDS)
+    per_round = max(8, int(evaluated.limit * (1 - SEARCH_SHARE)) // ROUNDS) if evaluated.left else FREE_DRAWS
     for _ in range(ROUNDS):
         drawn = [tuple(rng.choices(range(len(p)), p)[0] for p in shares) for _ in range(per_round)]
         evaluated(drawn)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
 from nas_optuna.oneshot.cost_loss import cost_loss
-from nas_optuna.oneshot.score import Score, distil, features
+from nas_optuna.oneshot.score import Score, distil, features, logits
 from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
+from nas_optuna.oneshot.short import ShortTrainings
 from nas_optuna.samplers.prior import Predictor, indicators
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
@@ -29,6 +30,8 @@ OWN_SHARE = 0.3
 
 Few images tell the best of many networks from the luckiest; the predictor averages over those that are alike.
 """
+DRAWN_FOR_TEACHERS = 200
+"""Draws among which those inside the limits are taken for a short training, or any where none is."""
 OUTSIDE = 1e6
 """What being outside a limit takes from the utility, more than any score gives."""
 
@@ -43,6 +46,7 @@ class Found:
         best_figures: What shared weights do in it.
         starts: Tokens of the best that differ from each other, `best` first.
         score: Its weights.
+        teachers: Tokens and accuracies of the short trainings that taught the score.
         predictor: The score without the weights of the supernet.
         fidelity: Spearman's correlation of the predictor with the score on architectures that it was not fitted to.
         evaluations: Architectures evaluated.
@@ -53,6 +57,7 @@ class Found:
     best_figures: SharedFigures
     starts: Sequence[Tokens]
     score: Score
+    teachers: Sequence[tuple[Tokens, float]]
     predictor: Predictor
     fidelity: float
     evaluations: int
@@ -71,6 +76,8 @@ class Chooser:
         table: ``Operation.key`` → cost, for the cost term.
         excess: How far an architecture is above the study's limits; inside at 0.
         trained: The study's own trainings: architecture → accuracy, 0 … 1. They teach the score.
+        short: Trains architectures for a short time: some at random to teach the score, and the best by it, which are
+            then ranked by how they do. Without it neither happens.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class Chooser:
         table: Mapping[str, float],
         excess: Callable[[Architecture], float] = lambda architecture: 0.0,
         trained: Mapping[Architecture, float] | None = None,
+        short: ShortTrainings | None = None,
     ) -> None:
         self._space = space
         self._evaluator = evaluator
@@ -94,9 +102,10 @@ class Chooser:
         reference = self._everything() if self._whole else [self._random() for _ in range(REFERENCE)]
         rows = self.rows(reference)
         self._score = Score.prior(rows)
-        if trained:
-            trained_rows = self.rows([space.tokens(architecture) for architecture in trained])
-            self._score = self._score.taught(trained_rows, list(trained.values()))
+        self._short = short
+        self._teachers = self._trained_briefly(trained or {})
+        self._learn(self._teachers, short=True)
+        self._learn([(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()])
         # The score in the unit of the shared cross entropy, so that the cost term's weight means what it meant.
         losses = np.array([self._known[tokens][0].loss for tokens in reference])
         spread = float(self._score(rows).std()) or 1.0
@@ -107,28 +116,39 @@ class Chooser:
         """The score, taught by the study's trainings."""
         return self._score
 
+    def learn_short(self, teachers: Sequence[tuple[Tokens, float]]) -> None:
+        """Let short trainings that were done before teach the score.
+
+        Args:
+            teachers: `Found.teachers`.
+        """
+        self._learn(teachers, short=True)
+
     def choose(self) -> Found:
-        """Learn the alphas, search the best architecture, fit the predictor."""
+        """Learn the alphas, search the best architecture, fit the predictor, and let the finalists train."""
         evaluated = Evaluated(self.utilities, min(self._spec.evaluations, self._space.size))
         if self._whole:
             evaluated(self._everything())
-        logits = learn_alphas(self._sizes, evaluated, self._rng)
+        alphas = learn_alphas(self._sizes, evaluated, self._rng)
         best = search_best(self._sizes, evaluated, self._rng)
-        derived = tuple(max(range(len(p)), key=p.__getitem__) for p in logits)
+        derived = tuple(max(range(len(p)), key=p.__getitem__) for p in alphas)
         if self._excess(self.architecture(derived)) > 0 >= self._excess(self.architecture(best)):
-            logits = agreeing(logits, best)
+            alphas = agreeing(alphas, best)
         scored = list(self._known)
         scores = self._score(np.array([self._known[tokens][1] for tokens in scored]))
         coefficients, intercept, fidelity = distil(lambda t: indicators(self._sizes, t), scored, scores)
         smooth = indicators(self._sizes, scored) @ coefficients + intercept
         usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
         names = list(self._space.parameters)
+        starts = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
+        first = starts[0] if starts else best
         return Found(
-            logits=dict(zip(names, logits, strict=True)),
-            best=self.architecture(best),
-            best_figures=(self.rows([best]), self._known[best][0])[1],
-            starts=self._starts(best, evaluated, usual),
+            logits=dict(zip(names, alphas, strict=True)),
+            best=self.architecture(first),
+            best_figures=(self.rows([first]), self._known[first][0])[1],
+            starts=starts,
             score=self._score,
+            teachers=self._teachers,
             predictor=Predictor(
                 {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
             ),
@@ -142,6 +162,37 @@ class Chooser:
         utilities = self._utilities(inside, np.array([usual[t] for t in inside]))
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
+
+    def _trained_briefly(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
+        """Random architectures, inside the limits where some are, with their accuracies after one epoch."""
+        if self._short is None or not self._short.plan.teachers:
+            return []
+        own = {self._space.tokens(architecture) for architecture in trained}
+        drawn = [t for t in dict.fromkeys(self._random() for _ in range(DRAWN_FOR_TEACHERS)) if t not in own]
+        inside = (t for t in drawn if self._excess(self.architecture(t)) <= 0)
+        teachers = list(itertools.islice(inside, self._short.plan.teachers)) or drawn[: self._short.plan.teachers]
+        return list(zip(teachers, self._short([self.architecture(t) for t in teachers], 1), strict=True))
+
+    def _learn(self, trained: Sequence[tuple[Tokens, float]], *, short: bool = False) -> None:
+        if trained:
+            rows = self.rows([tokens for tokens, _ in trained])
+            self._score = self._score.taught(rows, [accuracy for _, accuracy in trained], short=short)
+
+    def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> list[Tokens]:
+        """The starts, the first few of them in the order of their short trainings, with the cost term.
+
+        Accuracies take the place of scores: they are brought to the finalists' mean and spread, which is what the cost
+        term is weighed against.
+        """
+        if self._short is None or min(self._short.plan.finalists, len(starts)) < 2:
+            return starts
+        finalists = starts[: self._short.plan.finalists]
+        reached = logits(self._short([self.architecture(t) for t in finalists], self._short.plan.final_epochs))
+        scores = np.array([usual[t] for t in finalists])
+        standard = (reached - reached.mean()) / (float(reached.std()) or 1.0)
+        utilities = self._utilities(finalists, scores.mean() + scores.std() * standard)
+        order = np.argsort(-np.array(utilities), kind="stable")
+        return [finalists[i] for i in order] + starts[len(finalists) :]
 
     def rows(self, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
         """Features of architectures, each evaluated once."""

@@ -34,7 +34,7 @@ from nas_optuna.training.soundness import (
     require_tensors,
 )
 
-STEPS_PER_PARAMETER = 250
+STEPS_PER_PARAMETER = 200
 """The default length: that many steps for each parameter of the space, in whole epochs."""
 WARM_UP = 0.1
 """The share of all steps in which the learning rate rises to its peak."""

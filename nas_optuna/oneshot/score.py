@@ -4,19 +4,20 @@ Shared weights and size know different things, so both together rank better than
 and little else: with sizes cut off above their mean, the first by the score is nearer to the best than with sizes as
 they are, which put the largest first. The size that tells most, where strides are searched, is the resolution of the
 feature maps: what a stride throws away no later layer brings back, and shared weights hardly see it. The weights of the
-regression start from a prior and move to what the study's own finished trials say; these may bring uncut sizes back.
+regression start from a prior and move to what short trainings (`oneshot.short`) and the study's own finished trials
+say; these may bring uncut sizes back.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_optuna.costs.complexity import figures
+from nas_optuna.costs.complexity import size
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.samplers.prior import load_scorer
 from nas_optuna.spaces import Decomposable, SearchSpace
@@ -33,10 +34,14 @@ ENOUGH = 0.5
 """Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
 PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
 """Weights before there are trials: of standardised features, sizes cut off at `ENOUGH`, then of sizes as they are."""
-COMMON_STRENGTH, SINGLE_STRENGTH = 2.0, 8.0
-"""How many trials it takes to move the score as a whole, and one weight against the others."""
+SHARED_PART = np.arange(len(PRIOR)) < SIZES.start
+"""Which of the weights are those of shared accuracy and loss; the others are of sizes."""
+SHARED_STRENGTH, SIZE_STRENGTH, SINGLE_STRENGTH = 1.0, 2.0, 8.0
+"""How many trials it takes to move what shared weights say, or sizes, as a whole, and one weight for itself."""
+SHORT_WORTH = 0.25
+"""What a short training counts as a teacher beside a training to the end."""
 FEWEST = 3
-"""Finished trials below which the prior stands."""
+"""Trainings below which they teach nothing."""
 
 
 def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
@@ -49,13 +54,13 @@ def features(space: SearchSpace, architectures: Sequence[Architecture], shared: 
     """
     rows = []
     for architecture, figure in zip(architectures, shared, strict=True):
-        size = figures(space, architecture)
+        macs, params = size(space, architecture)
         rows.append(
             (
                 figure.accuracy,
                 -math.log(max(figure.loss, 1e-6)),
-                math.log(max(size.macs, 1)),
-                math.log(max(size.params, 1)),
+                math.log(max(macs, 1)),
+                math.log(max(params, 1)),
                 *log_shapes(space, architecture),
             )
         )
@@ -97,13 +102,15 @@ class Score:
         centre: Mean of each feature over random architectures.
         scale: Standard deviation of each.
         weights: As `PRIOR`.
-        trials: Finished trials that taught the weights; 0 is the prior.
+        trials: Finished trials that taught the weights.
+        short: Short trainings that did; without both it is the prior.
     """
 
     centre: Array
     scale: Array
     weights: Array
     trials: int = 0
+    short: int = 0
 
     @classmethod
     def prior(cls, reference: Array) -> Score:
@@ -120,29 +127,33 @@ class Score:
         result: Array = self._design(rows) @ self.weights
         return result
 
-    def taught(self, rows: Array, accuracies: Sequence[float]) -> Score:
-        """The score after the study's own trainings.
+    def taught(self, rows: Array, accuracies: Sequence[float], *, short: bool = False) -> Score:
+        """The score after trainings of the study's recipe.
 
-        A ridge regression of the accuracies' logits around this score's weights: these are scaled as a whole with
-        `COMMON_STRENGTH`, and each moves away from them with `SINGLE_STRENGTH`.
+        A ridge regression of the accuracies' logits around this score's weights. What shared weights say and what sizes
+        say are each scaled as a whole, because in some spaces shared weights tell much and in others nothing; and each
+        weight moves for itself, see `SINGLE_STRENGTH`.
 
         Args:
             rows: Features of the trained architectures.
             accuracies: Their own, 0 … 1.
+            short: Whether these are short trainings, which count `SHORT_WORTH`.
         """
         if len(accuracies) < FEWEST:
             return self
-        clipped = np.clip(np.asarray(accuracies), 0.005, 0.995)
-        target = np.log(clipped / (1 - clipped))
+        target = logits(accuracies)
         if target.std() < 1e-9:
             return self
         x = self._design(rows)
         x, y = x - x.mean(0), (target - target.mean()) / target.std()
-        common = x @ self.weights
-        design = np.column_stack([common, x])
-        strength = np.array([COMMON_STRENGTH, *[SINGLE_STRENGTH] * x.shape[1]])
-        moved = np.linalg.solve(design.T @ design + np.diag(strength), design.T @ (y - common))
-        return Score(self.centre, self.scale, self.weights * (1 + moved[0]) + moved[1:], len(accuracies))
+        parts = np.stack([SHARED_PART, ~SHARED_PART]) * self.weights
+        design = np.column_stack([x @ parts.T, x])
+        strength = np.array([SHARED_STRENGTH, SIZE_STRENGTH, *[SINGLE_STRENGTH] * x.shape[1]])
+        strength /= SHORT_WORTH if short else 1.0
+        moved = np.linalg.solve(design.T @ design + np.diag(strength), design.T @ (y - x @ self.weights))
+        weights = self.weights + moved[: len(parts)] @ parts + moved[len(parts) :]
+        trials, briefly = (0, len(accuracies)) if short else (len(accuracies), 0)
+        return replace(self, weights=weights, trials=self.trials + trials, short=self.short + briefly)
 
     def to_dict(self) -> dict[str, float]:
         """The weights by feature, for a person; a size's is the one below the cut."""
@@ -155,6 +166,12 @@ class Score:
         cut = standard.copy()
         cut[:, SIZES] = np.minimum(cut[:, SIZES], ENOUGH)
         return np.column_stack([cut, standard[:, SIZES]])
+
+
+def logits(accuracies: Sequence[float]) -> Array:
+    """Log odds of accuracies, which are kept away from 0 and 1."""
+    clipped = np.clip(np.asarray(accuracies), 0.005, 0.995)
+    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

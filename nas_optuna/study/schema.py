@@ -100,6 +100,8 @@ class StudyKey:
     """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
     STARTS = f"{PREFIX}supernet:starts:"
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
+    TEACHERS = f"{PREFIX}supernet:teachers:"
+    """list[list]: tokens and accuracy of each short training that taught the supernet's score, in numbered parts."""
     CHOICES = f"{PREFIX}supernet:choices:"
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
     FILES = f"{PREFIX}files"

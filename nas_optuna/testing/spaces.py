@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import optuna
 import torch
 
-from nas_optuna.costs.complexity import figures
+from nas_optuna.costs.complexity import figures, size
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import Decomposable, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -86,6 +86,7 @@ class SpaceSuite(ABC):
         for architecture in self.drawn(space)[:5]:
             counted = figures(space, architecture)
             assert counted.macs > 0
+            assert size(space, architecture) == (counted.macs, counted.params), "macs_by_formula differs from a count"
             assert counted.params == sum(weight.numel() for weight in space.build(architecture).parameters())
 
     def test_the_identity_is_the_same_for_the_same_space(self) -> None:

@@ -20,7 +20,7 @@ SPEC = StudySpec.from_dict(
     {
         "data": {"name": "digits", "train_limit": 120},
         "space": {"name": "conv", "depth": 2, "filters": [4, 8], "kernels": [3, 5], "strides": [1]},
-        "recipe": {"input_size": 8},
+        "recipe": {"input_size": 8, "epochs": 12},
     }
 )
 SUPERNETS = [
@@ -34,6 +34,7 @@ class Listener(Callback):
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
+        self.measured: list[Measurement] = []
 
     def run_started(self, run: Run) -> None:
         self.told.append(("run started", run.kind, run.steps))
@@ -44,7 +45,7 @@ class Listener(Callback):
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         self.told.append(("step finished", measurement.step))
-        self.last = measurement
+        self.measured.append(measurement)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         self.told.append(("trial finished", subject.name))
@@ -61,17 +62,24 @@ def test_a_supernets_training_tells_its_epochs(settings: SupernetSpec, tmp_path:
     device = experiment.objective.device
     training = SupernetTraining(study, experiment.search, settings, table, device, tmp_path)
     training.run([listener])
-    assert listener.told == [
+    plan, told = training.plan, listener.told
+    first, last = told[:4], told[-2:]
+    assert first == [
         ("run started", "supernet", 2),
         ("trial started", "supernet"),
         ("step finished", 1),
         ("step finished", 2),
-        ("trial finished", "supernet"),
-        ("run finished", "supernet"),
     ]
-    assert listener.last.metrics["train_loss"] == training.history[-1].loss
-    assert ("expected_cost" in listener.last.metrics) == (settings.strategy == "darts")  # fair has it at the end
-    assert {f"entropy/{name}" for name in experiment.space.parameters} < set(listener.last.metrics)
+    assert last == [("trial finished", "supernet"), ("run finished", "supernet")]
+    names = [f"short training {i + 1}" for i in range(plan.teachers + plan.finalists)]
+    assert [name for event, name, *_ in told[4:-2] if event == "trial started"] == names
+    assert [name for event, name, *_ in told[4:-2] if event == "trial finished"] == names
+    assert len(listener.measured) == 2 + plan.epochs
+    assert (plan.epochs > 0) == (settings.strategy == "fair")
+    figures = listener.measured[1].metrics
+    assert figures["train_loss"] == training.history[-1].loss
+    assert ("expected_cost" in figures) == (settings.strategy == "darts")  # fair has it at the end
+    assert {f"entropy/{name}" for name in experiment.space.parameters} < set(figures)
     assert listener.facts["epochs_done"] == 0
     again = Listener()
     SupernetTraining(study, experiment.search, settings, table, device, tmp_path).run([again])

@@ -12,6 +12,7 @@ from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, lear
 from nas_optuna.oneshot.choosing import Chooser
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
+from nas_optuna.oneshot.short import ShortTrainings
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import SupernetSpec
@@ -33,10 +34,15 @@ class KernelsOfFive:
         return [SharedFigures(0.5 + 0.15 * five, float(np.exp(-five))) for five in fives]
 
 
-def chooser(evaluator: KernelsOfFive | None = None, limit: float = 0.0, **options: object) -> Chooser:
+def chooser(
+    evaluator: KernelsOfFive | None = None,
+    limit: float = 0.0,
+    short: ShortTrainings | None = None,
+    **options: object,
+) -> Chooser:
     excess = (lambda a: figures(SPACE, a).macs / limit - 1) if limit else (lambda a: 0.0)
     spec = SupernetSpec(**{"evaluations": 300} | options)
-    return Chooser(SPACE, evaluator or KernelsOfFive(), spec, TABLE, excess)  # type: ignore[arg-type]
+    return Chooser(SPACE, evaluator or KernelsOfFive(), spec, TABLE, excess, short=short)  # type: ignore[arg-type]
 
 
 def test_the_best_and_the_alphas_follow_the_shared_weights() -> None:

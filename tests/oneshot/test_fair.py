@@ -106,8 +106,8 @@ def test_an_interruption_ends_between_steps_and_an_explosion_keeps_the_last_good
 
 
 def test_the_default_length_grows_with_the_space_not_with_the_images() -> None:
-    assert default_epochs(6, 90) == 17
-    assert default_epochs(12, 90) == 33
+    assert default_epochs(6, 90) == 13
+    assert default_epochs(12, 90) == 27
     assert default_epochs(6, 10**9) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,11 @@ _LAYER = re.compile(r"f(\d+)k(\d+)s(\d+)")
 
 def output_side(side: int, kernel: int, stride: int) -> int:
     """Side length after a convolution with padding ``(kernel + 1) // 2`` and a 2×2 max pooling."""
-    return ((side + 2 * ((kernel + 1) // 2) - kernel) // stride + 1) // 2
+    return _side_before_pooling(side, kernel, stride) // 2
+
+
+def _side_before_pooling(side: int, kernel: int, stride: int) -> int:
+    return (side + 2 * ((kernel + 1) // 2) - kernel) // stride + 1
 
 
 class ConvSpace(Decomposable):
@@ -154,6 +159,15 @@ class ConvSpace(Decomposable):
         if operation.kind == "head":
             return layers.head(operation.input_shape, self.classes)
         return layers.ConvLayer(operation.input_shape[0], **options)
+
+    def macs_by_formula(self, operation: Operation) -> int:
+        """Weights of one output times outputs; a convolution's outputs are those before pooling."""
+        if operation.kind == "head":
+            return math.prod(operation.input_shape) * self.classes
+        channels, *sides = operation.input_shape
+        filters, kernel, stride = dict(operation.options).values()
+        outputs = math.prod(_side_before_pooling(side, kernel, stride) for side in sides)
+        return channels * kernel**2 * filters * outputs
 
 
 def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Operation:

@@ -1,0 +1,78 @@
+"""Short trainings: what shared weights cannot tell, and the first epochs of a training of its own can.
+
+Shared weights say how well an architecture does once it is trained; the value that a study looks for is also how fast
+it learns. So a few random architectures are trained alone for one epoch each, which teaches the score how much shared
+weights and each size are worth in this space, and the best by that score are trained a little longer, which decides
+which of them comes first. Fewer epochs are a well studied proxy of a full training (Zhou et al. 2020, "EcoNAS").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nas_optuna.oneshot.score import FEWEST
+from nas_optuna.spaces.architecture import Architecture
+
+LIMIT = 2
+"""Stand-alone trainings that the random ones may cost, and the finalists; it binds where a recipe has few epochs."""
+FINAL_SHARE = 6
+"""A finalist is trained for the recipe's epochs divided by this."""
+
+
+@dataclass(frozen=True)
+class ShortPlan:
+    """How many architectures are trained for a short time, and for how long.
+
+    Attributes:
+        teachers: Random architectures, one epoch each.
+        finalists: Of the best by the score.
+        final_epochs: Epochs of each finalist.
+
+    Example:
+        >>> ShortPlan.of(16, epochs=12)
+        ShortPlan(teachers=16, finalists=4, final_epochs=2)
+        >>> ShortPlan.of(16, epochs=12).epochs / 12  # in stand-alone trainings
+        2.0
+    """
+
+    teachers: int
+    finalists: int
+    final_epochs: int
+
+    @classmethod
+    def of(cls, count: int, epochs: int, trained: int = 0) -> ShortPlan:
+        """The plan for a recipe.
+
+        Args:
+            count: `SupernetSpec.short_trainings`.
+            epochs: The recipe's.
+            trained: The study's own trainings to the end, which teach the score in place of short ones.
+        """
+        teachers, finalists = min(count, LIMIT * epochs) - trained, min(count // 4, LIMIT * epochs)
+        return cls(
+            teachers=teachers if teachers >= FEWEST else 0,
+            finalists=finalists if finalists > 1 else 0,
+            final_epochs=max(1, epochs // FINAL_SHARE),
+        )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all of them."""
+        return self.teachers + self.finalists * self.final_epochs
+
+
+class ShortTrainings(Protocol):
+    """Trains architectures alone by the study's recipe, and stops early.
+
+    Attributes:
+        plan: How many it is meant for.
+    """
+
+    @property
+    def plan(self) -> ShortPlan:
+        """How many it is meant for."""
+
+    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float]:
+        """Validation accuracy of each after so many epochs, 0 … 1; that of guessing where a training fails."""

@@ -1,0 +1,123 @@
+"""Trainings that stop early are the beginning of a trial's, and are done once, whatever happens in between."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_optuna.errors import Interrupted, StudyError, TrainingError
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.short_trainings import FILE, TrainedBriefly
+from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.short import ShortPlan
+from nas_optuna.spec import StudySpec
+
+SPEC = StudySpec.from_dict(
+    {
+        "data": {"name": "digits", "train_limit": 300},
+        "space": {"name": "conv", "depth": 2, "filters": [4, 8, 16], "kernels": [3, 5], "strides": [1]},
+        "recipe": {"input_size": 8, "epochs": 6, "learning_rate": 0.01, "repeats": 2},
+    }
+)
+SEARCH = Experiment.from_spec(SPEC, device="cpu").search
+PLAN = ShortPlan(teachers=3, finalists=2, final_epochs=2)
+ARCHITECTURES = [SEARCH.space.parse(text) for text in ("f4k3s1-f8k3s1", "f16k5s1-f16k5s1", "f8k3s1-f16k3s1")]
+
+
+class Listener(Callback):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def trial_started(self, subject: Subject) -> None:
+        self.names.append(f"{subject.name}: {subject.architecture}")
+
+
+def make(folder: Path | None, stop: Callable[[], bool] = lambda: False, told: Callback | None = None) -> TrainedBriefly:
+    return TrainedBriefly(SEARCH, PLAN, torch.device("cpu"), folder, told, stop)
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Says stop when it is asked once more than `steps` times."""
+    left = iter(range(steps))
+    return lambda: next(left, None) is None
+
+
+def test_it_is_the_beginning_of_a_trial() -> None:
+    experiment = Experiment.from_spec(SPEC.override(["recipe.repeats=1"]), device="cpu")
+    evaluator = experiment.objective.evaluator
+    whole = [m.metrics["accuracy"] for m in evaluator.evaluate(ARCHITECTURES[1], resume=None, stop=lambda: False)]
+    short = make(None)
+    assert short(ARCHITECTURES[1:2], 2) == [whole[1]]
+    assert short(ARCHITECTURES[1:2], 1) == [whole[0]]
+    assert len({e.accuracy for e in short.ended}) == 2, "the two lengths cannot be told apart"
+
+
+def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
+    wanted = make(None)(ARCHITECTURES, 2)
+    steps_per_epoch = make(None).steps // PLAN.epochs
+    told = Listener()
+    with pytest.raises(Interrupted):
+        make(tmp_path, after(3 * steps_per_epoch + 1), told)(ARCHITECTURES, 2)
+    assert told.names == ["short training 1: f4k3s1-f8k3s1", "short training 2: f16k5s1-f16k5s1"]
+    again, counted = Listener(), []
+    short = make(tmp_path, lambda: bool(counted.append(1)), again)
+    assert short(ARCHITECTURES, 2) == wanted
+    assert again.names == ["short training 2: f16k5s1-f16k5s1", "short training 3: f8k3s1-f16k3s1"]
+    assert len(counted) == 3 * steps_per_epoch, "the second went on from its first epoch"
+    assert short.seconds_before > 0
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    untouched = Listener()
+    assert make(tmp_path, told=untouched)(ARCHITECTURES, 2) == wanted
+    assert untouched.names == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b'{"identity": 3}',
+        {"ended": None},
+        {"ended": [{"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": 7, "seconds": 1.0}]},
+        {"ended": [{"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": "0.5", "seconds": 1.0}]},
+        {"ended": [{"architecture": "f4k3s1-f8k3s1"}]},
+    ],
+    ids=str,
+)
+def test_a_damaged_file_is_as_none(content: bytes | dict[str, object], tmp_path: Path) -> None:
+    wanted = make(tmp_path)(ARCHITECTURES[:1], 2)
+    kept = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_bytes(content if isinstance(content, bytes) else json.dumps(kept | content).encode())
+    told = Listener()
+    assert make(tmp_path, told=told)(ARCHITECTURES[:1], 2) == wanted
+    assert len(told.names) == 1
+
+
+def test_another_recipe_trains_anew(tmp_path: Path) -> None:
+    make(tmp_path)(ARCHITECTURES[:1], 1)
+    told, other = Listener(), replace(SEARCH, spec=SPEC.override(["recipe.learning_rate=0.02"]))
+    TrainedBriefly(other, PLAN, torch.device("cpu"), tmp_path, told)(ARCHITECTURES[:1], 1)
+    assert len(told.names) == 1
+
+
+def test_a_training_that_fails_counts_as_guessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = make(None)
+
+    def failing(*args: object, **options: object) -> object:
+        raise TrainingError("it does not fit", "oom")
+
+    monkeypatch.setattr(short._evaluator, "evaluate", failing)
+    assert short(ARCHITECTURES[:1], 1) == [0.1]
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    short = make(None)
+    short._folder = tmp_path / "file"
+    with pytest.raises(StudyError, match=r"cannot keep what short trainings gave in .*file"):
+        short._write()
