@@ -248,10 +248,10 @@ class SupernetSpec(_Part):
         latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
         evaluations: Strategy ``"fair"``: architectures that are scored on the frozen weights to learn the alphas and
             to find the best.
-        short_trainings: Strategy ``"fair"``: random architectures that are trained alone for one epoch each, which
-            teaches the score what shared weights and each size are worth in this space. A quarter as many, the best by
-            the score, are then trained for a sixth of the recipe's epochs, which decides the order of these. Both are
-            fewer where the recipe has few epochs, see `oneshot.short.ShortPlan`. 0 leaves them out.
+        short_trainings: Strategy ``"fair"``: random architectures that are trained alone for a twelfth of the recipe's
+            epochs, which teaches the score what shared weights and each size are worth in this space. A quarter as
+            many, the best by the score, are then trained for a sixth of the epochs, which decides the order of these.
+            Both are fewer where the recipe has few epochs, see `oneshot.short.ShortPlan`. 0 leaves them out.
         seed: Of weights, batch order and draws.
         options: Options of the space's own supernet that other supernets do not have.
     """

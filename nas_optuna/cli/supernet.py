@@ -342,7 +342,7 @@ def check(
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130
-    chooser = checked_chooser(loaded, search, supernet, where)
+    chooser = checked_chooser(loaded, search, supernet, where, drawn)
     rows = chooser.rows([search.space.tokens(architecture) for architecture in drawn])
     verdict = checking.judge(loaded, search, drawn, chosen, chooser.score, rows, summary["seconds"])
     _print_verdict(study, verdict, json)

@@ -391,7 +391,9 @@ class SupernetTraining:
             )
 
 
-def checked_chooser(study: Study, search: Search, supernet: Supernet, device: torch.device) -> Chooser:
+def checked_chooser(
+    study: Study, search: Search, supernet: Supernet, device: torch.device, ranked: Sequence[Architecture]
+) -> Chooser:
     """Return the chooser of a trained supernet whose score has learned from short trainings, not yet from trials.
 
     Args:
@@ -399,12 +401,14 @@ def checked_chooser(study: Study, search: Search, supernet: Supernet, device: to
         search: What its spec names.
         supernet: Its trained supernet.
         device: Where the supernet is.
+        ranked: What the score is to rank: short trainings of these teach it nothing.
     """
     _, summary = read_alphas(study)
     spec = SupernetSpec.model_validate(summary["settings"])
     made = Chooser(search.space, make_evaluator(supernet, search, device), spec, {}, limits_of(search, device))
     teachers = read_chunks(study.user_attrs, StudyKey.TEACHERS, summary.get("teacher_chunks", 0))
-    made.learn_short([(tuple(map(int, tokens)), float(accuracy)) for *tokens, accuracy in teachers])
+    kept = {search.space.tokens(architecture) for architecture in ranked}
+    made.learn_short([(tuple(tokens), float(accuracy)) for *tokens, accuracy in teachers if tuple(tokens) not in kept])
     return made
 
 

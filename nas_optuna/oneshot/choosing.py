@@ -164,14 +164,17 @@ class Chooser:
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
     def _trained_briefly(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
-        """Random architectures, inside the limits where some are, with their accuracies after one epoch."""
+        """Random architectures, inside the limits where some are, with their accuracies after a short training."""
         if self._short is None or not self._short.plan.teachers:
             return []
         own = {self._space.tokens(architecture) for architecture in trained}
-        drawn = [t for t in dict.fromkeys(self._random() for _ in range(DRAWN_FOR_TEACHERS)) if t not in own]
+        rng = random.Random(f"teachers {self._spec.seed}")  # others than a check's random ones with the same seed
+        draws = (tuple(rng.randrange(size) for size in self._sizes) for _ in range(DRAWN_FOR_TEACHERS))
+        drawn = [tokens for tokens in dict.fromkeys(draws) if tokens not in own]
         inside = (t for t in drawn if self._excess(self.architecture(t)) <= 0)
         teachers = list(itertools.islice(inside, self._short.plan.teachers)) or drawn[: self._short.plan.teachers]
-        return list(zip(teachers, self._short([self.architecture(t) for t in teachers], 1), strict=True))
+        reached = self._short([self.architecture(t) for t in teachers], self._short.plan.teaching_epochs)
+        return list(zip(teachers, reached, strict=True))
 
     def _learn(self, trained: Sequence[tuple[Tokens, float]], *, short: bool = False) -> None:
         if trained:

@@ -1,7 +1,7 @@
 """Short trainings: what shared weights cannot tell, and the first epochs of a training of its own can.
 
 Shared weights say how well an architecture does once it is trained; the value that a study looks for is also how fast
-it learns. So a few random architectures are trained alone for one epoch each, which teaches the score how much shared
+it learns. So a few random architectures are trained alone for a short time, which teaches the score how much shared
 weights and each size are worth in this space, and the best by that score are trained a little longer, which decides
 which of them comes first. Fewer epochs are a well studied proxy of a full training (Zhou et al. 2020, "EcoNAS").
 """
@@ -17,8 +17,8 @@ from nas_optuna.spaces.architecture import Architecture
 
 LIMIT = 2
 """Stand-alone trainings that the random ones may cost, and the finalists; it binds where a recipe has few epochs."""
-FINAL_SHARE = 6
-"""A finalist is trained for the recipe's epochs divided by this."""
+TEACHING_SHARE, FINAL_SHARE = 12, 6
+"""The recipe's epochs divided by these are those of a random one and of a finalist; at least one epoch."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,20 @@ class ShortPlan:
     """How many architectures are trained for a short time, and for how long.
 
     Attributes:
-        teachers: Random architectures, one epoch each.
+        teachers: Random architectures.
+        teaching_epochs: Epochs of each.
         finalists: Of the best by the score.
         final_epochs: Epochs of each finalist.
 
     Example:
         >>> ShortPlan.of(16, epochs=12)
-        ShortPlan(teachers=16, finalists=4, final_epochs=2)
+        ShortPlan(teachers=16, teaching_epochs=1, finalists=4, final_epochs=2)
         >>> ShortPlan.of(16, epochs=12).epochs / 12  # in stand-alone trainings
         2.0
     """
 
     teachers: int
+    teaching_epochs: int
     finalists: int
     final_epochs: int
 
@@ -53,6 +55,7 @@ class ShortPlan:
         teachers, finalists = min(count, LIMIT * epochs) - trained, min(count // 4, LIMIT * epochs)
         return cls(
             teachers=teachers if teachers >= FEWEST else 0,
+            teaching_epochs=max(1, epochs // TEACHING_SHARE),
             finalists=finalists if finalists > 1 else 0,
             final_epochs=max(1, epochs // FINAL_SHARE),
         )
@@ -60,7 +63,7 @@ class ShortPlan:
     @property
     def epochs(self) -> int:
         """Epochs of all of them."""
-        return self.teachers + self.finalists * self.final_epochs
+        return self.teachers * self.teaching_epochs + self.finalists * self.final_epochs
 
 
 class ShortTrainings(Protocol):

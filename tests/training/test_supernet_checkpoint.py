@@ -1,9 +1,10 @@
 """A supernet's damaged checkpoint does not end its training either."""
 
+import itertools
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.supernet_cost import cost_table
-from nas_optuna.execution.supernet_training import SupernetTraining, trained_supernet
+from nas_optuna.execution.supernet_training import SupernetTraining, checked_chooser, trained_supernet
 from nas_optuna.experiment import Experiment
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
@@ -61,6 +62,22 @@ def test_weights_of_another_release_are_not_taken_for_ours(tmp_path: Path) -> No
     study.set_user_attr(StudyKey.SUPERNET, {key: value for key, value in summary.items() if key != "version"})
     with pytest.raises(StudyError, match=r"another release.*supernet train --study s"):
         trained_supernet(study, SEARCH, CPU, tmp_path)
+
+
+def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    training(study, tmp_path, "fair").run()
+    supernet = trained_supernet(study, SEARCH, CPU, tmp_path)
+    whole = [SEARCH.space.architecture(dict(zip(SEARCH.space.parameters, values, strict=True))) for values in _all()]
+    everything, half, nothing = (
+        checked_chooser(study, SEARCH, supernet, CPU, ranked).score for ranked in ([], whole[::2], whole)
+    )
+    assert everything.short > half.short >= 3 > nothing.short == 0
+    assert everything.short == study.user_attrs[StudyKey.SUPERNET]["score_short_trainings"]
+
+
+def _all() -> Iterator[tuple[Any, ...]]:
+    return itertools.product(*(p.choices for p in SEARCH.space.parameters.values()))
 
 
 def without_digests(change: Callable[[Path], object]) -> Callable[[Path], object]:
