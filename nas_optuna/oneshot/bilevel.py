@@ -118,7 +118,7 @@ class BilevelSearch:
             "optimizer": self._optimizer.state_dict(),
             "alpha_optimizer": self._alpha_optimizer.state_dict(),
             "draws": self._draws.generator.get_state(),
-            "largest_norm": self._watch.largest,
+            **self._watch.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,7 +128,7 @@ class BilevelSearch:
         load_optimizer_state(state["optimizer"], self._optimizer)
         load_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer)
         self._draws.generator.set_state(state["draws"].cpu())
-        self._watch.largest = state["largest_norm"]
+        self._watch.load_state_dict(state)
 
     def require_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
         """Check, without changing anything, that `load_state_dict` can go on from a state that comes from a file.
@@ -146,8 +146,7 @@ class BilevelSearch:
         require_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer, moved=False)
         require_tensor("draws", state["draws"].cpu(), self._draws.generator.get_state())
         torch.Generator().set_state(state["draws"].cpu())
-        if state["largest_norm"] is not None:
-            require_number("largest_norm", state["largest_norm"], 0)
+        self._watch.require_state_dict(state)
 
     def _epoch(self) -> Epoch:
         start = time.monotonic()

@@ -130,7 +130,7 @@ class FairTraining:
             "length": self.length,
             "supernet": self.supernet.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "largest_norm": self._watch.largest,
+            **self._watch.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -138,7 +138,7 @@ class FairTraining:
         self.finished, self.length = state["finished"], state["length"]
         self.supernet.load_state_dict(state["supernet"])
         load_optimizer_state(state["optimizer"], self._optimizer)
-        self._watch.largest = state["largest_norm"]
+        self._watch.load_state_dict(state)
 
     def require_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
         """Check, without changing anything, that `load_state_dict` can go on from a state that comes from a file.
@@ -156,8 +156,7 @@ class FairTraining:
         require_number("finished", state["finished"], finished, finished)
         require_tensors(state["supernet"], self.supernet.state_dict())
         require_optimizer_state(state["optimizer"], self._optimizer, moved=True)
-        if state["largest_norm"] is not None:
-            require_number("largest_norm", state["largest_norm"], 0)
+        self._watch.require_state_dict(state)
 
     def _epoch(self) -> Epoch:
         start = time.monotonic()

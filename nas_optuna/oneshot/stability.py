@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nas_optuna.errors import TrainingError
 from nas_optuna.spaces.architecture import Choice
+from nas_optuna.training.soundness import require_number
 
 EXPLOSION = 100.0
 """How many times the largest earlier median a window's median gradient norm may reach."""
@@ -29,8 +31,28 @@ class DivergenceMonitor:
 
     def __init__(self, classes: int) -> None:
         self._guessing = math.log(max(classes, 2))
-        self.largest: float | None = None
+        self._largest: float | None = None
         self._lowest = math.inf
+
+    def state_dict(self) -> dict[str, float | None]:
+        """What it has seen: plain numbers."""
+        return {"largest_norm": self._largest, "lowest_loss": self._lowest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a training's state that holds a `state_dict`, see `require_state_dict`."""
+        self._largest, self._lowest = state["largest_norm"], state.get("lowest_loss", math.inf)
+
+    @staticmethod
+    def require_state_dict(state: Mapping[str, Any]) -> None:
+        """Check that `load_state_dict` can go on from a state that comes from a file.
+
+        Raises:
+            ValueError: It is damaged. One without the lowest loss is of an earlier release.
+        """
+        if state["largest_norm"] is not None:
+            require_number("largest_norm", state["largest_norm"], 0)
+        if (lowest := state.get("lowest_loss", math.inf)) != math.inf:
+            require_number("lowest_loss", lowest, 0)
 
     def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
         """Judge a window.
@@ -46,17 +68,17 @@ class DivergenceMonitor:
         if not all(map(math.isfinite, losses)):
             raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
         norm, loss = statistics.median(norms), statistics.median(losses)
-        if not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self.largest or math.inf):
-            before = f", {self.largest:.3g} before" if self.largest else ""
+        if not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self._largest or math.inf):
+            before = f", {self._largest:.3g} before" if self._largest else ""
             raise TrainingError(
                 f"the supernet's gradients explode: median norm {norm:.3g}{before}; {remedy}", "gradient explosion"
             )
-        if self.largest is not None and loss > max(CHANCE * self._guessing, self._lowest):
+        if self._largest is not None and loss > max(CHANCE * self._guessing, self._lowest):
             raise TrainingError(
                 f"the supernet's gradients explode: loss {loss:.3g}, guessing gives {self._guessing:.3g}; {remedy}",
                 "gradient explosion",
             )
-        self.largest, self._lowest = max(norm, self.largest or 0.0), min(loss, self._lowest)
+        self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)
 
 
 def require_no_collapse(
