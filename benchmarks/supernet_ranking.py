@@ -38,7 +38,7 @@ from nas_optuna.execution.supernet_training import make_evaluator, make_supernet
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
-from nas_optuna.oneshot.score import FEATURES
+from nas_optuna.oneshot.score import FEATURES, Score
 from nas_optuna.oneshot.short import ShortPlan
 from nas_optuna.presets import find_spec
 from nas_optuna.spaces import SearchSpace
@@ -47,6 +47,8 @@ from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.training import fit, make_network
 
 CPU = torch.device("cpu")
+SIZES = "sizes, short"
+"""Sizes and short trainings together, without shared weights: what these add is the score's advantage over it."""
 TURNS = 6
 """Stand-alone trainings that a supernet's cost is measured against."""
 
@@ -157,7 +159,8 @@ def train(search: Search, spec: SupernetSpec) -> Trained:
 def rows(truth: Truth, trained: Trained) -> dict[str, object]:
     """One supernet's figures against the truth."""
     features = trained.chooser.rows([truth.search.space.tokens(a) for a in truth.architectures])
-    figures = dict(zip(FEATURES, features.T, strict=True)) | {"score": trained.chooser.score(features)}
+    without = without_shared_weights(trained, features)
+    figures = dict(zip(FEATURES, features.T, strict=True)) | {"score": trained.chooser.score(features), SIZES: without}
     ranked = {name: ranking_row(name, values, truth.mean) for name, values in figures.items()}
     result: dict[str, object] = {
         name: {
@@ -175,6 +178,15 @@ def rows(truth: Truth, trained: Trained) -> dict[str, object]:
     if truth.search.space.size == len(truth.architectures):
         result |= of_choice(truth, trained.found)
     return result
+
+
+def without_shared_weights(trained: Trained, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The score that the same short trainings would have taught, had there been sizes only."""
+    rows = trained.chooser.rows([tokens for tokens, _ in trained.found.teachers])
+    known, teachers = features.copy(), rows.copy()
+    for sizes in (known, teachers):
+        sizes[:, : FEATURES.index("log MACs")] = 0.0
+    return Score.prior(known).taught(teachers, [reached for _, reached in trained.found.teachers], short=True)(known)
 
 
 def of_choice(truth: Truth, found: Found) -> dict[str, float]:
@@ -199,7 +211,7 @@ def show(truth: Truth, results: list[dict[str, object]]) -> None:
     print(f"ceiling of τ, one seed against the others: {'unknown' if ceiling is None else f'{ceiling:.3f}'}")
     print(f"a random one's regret: {100 * (truth.mean.max() - truth.mean.mean()):.2f} points")
     print(f"{'ranked by':18} {'τ':^22} {'interval of one':^18} regret of first / best of 5")
-    for name in (*FEATURES, "score"):
+    for name in (*FEATURES, SIZES, "score"):
         cells = [result[name] for result in results]
         taus = [cell["tau"] for cell in cells]
         low, high = cells[0]["interval"]

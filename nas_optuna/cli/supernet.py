@@ -358,15 +358,18 @@ def _put_forward(search: Search, supernet: Supernet, summary: Mapping[str, Any])
 
 
 def _price(training: SupernetTraining, price: Price) -> str:
-    total = training.length * price.epoch_in_trainings
-    taken, alone = seconds(training.length * price.epoch_seconds), seconds(price.training_seconds)
-    recipe, short = training.search.spec.recipe, training.plan
-    briefly = short.epochs / (recipe.epochs * recipe.repeats)
-    more = f", {short.teachers + short.finalists} short trainings {briefly:.1f}" if short.epochs else ""
-    return (
-        f"{training.length} epochs of {training.steps} steps, about {taken}: the shared weights cost {total:.1f}"
-        f" stand-alone trainings of {alone} each (measured){more}; scoring is extra; --budget N sets another"
-    )
+    from nas_optuna.study.records import count
+
+    search, short, alone = training.search, training.plan, price.training_seconds
+    scored = min(search.spec.supernet.evaluations, search.space.size)
+    briefly = short.epochs / (search.spec.recipe.epochs * search.spec.recipe.repeats)
+    parts = [
+        f"the shared weights ({count(training.length, 'epoch')} of {training.steps} steps) cost"
+        f" {training.length * price.epoch_in_trainings:.1f} stand-alone trainings of {seconds(alone)} each (measured)",
+        f"scoring {scored} architectures about {scored * price.scoring_seconds / alone:.1f}",
+        *[f"{short.teachers + short.finalists} short trainings about {briefly:.1f}"] * bool(short.epochs),
+    ]
+    return f"{', '.join(parts)}; --budget N sets the first of these"
 
 
 def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:

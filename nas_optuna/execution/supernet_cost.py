@@ -18,6 +18,7 @@ from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.data import make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.fair import FairTraining
+from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.supernet import Supernet
@@ -60,6 +61,8 @@ def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
 
 
 PRICED_ARCHITECTURES = 3
+SCORED_TOGETHER = 4
+"""Architectures that are scored in one call to see what scoring costs."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ class Price:
     Attributes:
         epoch_seconds: One epoch of shared weights.
         training_seconds: One stand-alone training of the study's recipe, of an architecture of middling cost.
+        scoring_seconds: One architecture scored on shared weights, among others that are as random as it.
     """
 
     epoch_seconds: float
     training_seconds: float
+    scoring_seconds: float
 
     @property
     def epoch_in_trainings(self) -> float:
@@ -80,7 +85,9 @@ class Price:
         return self.epoch_seconds / self.training_seconds
 
 
-def measure_price(search: Search, supernet: Supernet, spec: SupernetSpec, device: torch.device) -> Price:
+def measure_price(
+    search: Search, supernet: Supernet, spec: SupernetSpec, device: torch.device, evaluator: SharedEvaluator
+) -> Price:
     """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random.
 
     Args:
@@ -88,6 +95,7 @@ def measure_price(search: Search, supernet: Supernet, spec: SupernetSpec, device
         supernet: It is left as it is.
         spec: The supernet's settings; strategy ``"fair"``.
         device: Where to train.
+        evaluator: Scores architectures with the supernet.
     """
     recipe, space = search.spec.recipe, search.space
     batch, own = (
@@ -98,9 +106,10 @@ def measure_price(search: Search, supernet: Supernet, spec: SupernetSpec, device
     shared_batch, own_batch = next(iter(batch.epoch(0))), next(iter(own.epoch(0)))
     shared, alone = [], []
     fair.step(shared_batch, rng)
+    scored = [space.sample(rng) for _ in range(SCORED_TOGETHER)]
+    scoring = _seconds(lambda: evaluator(scored), device) / len(scored)
     for _ in range(PRICED_ARCHITECTURES):
-        params = {name: rng.choice(p.choices) for name, p in space.parameters.items()}
-        network = make_network(space, space.architecture(params), recipe, device, recipe.seed)
+        network = make_network(space, space.sample(rng), recipe, device, recipe.seed)
         step = TrainStep(network, recipe, device, total_steps=1000)
         step(*own_batch)
         alone.append(_seconds(partial(step, *own_batch), device))
@@ -108,6 +117,7 @@ def measure_price(search: Search, supernet: Supernet, spec: SupernetSpec, device
     return Price(
         epoch_seconds=statistics.fmean(shared) * len(batch),
         training_seconds=statistics.fmean(alone) * len(own) * recipe.epochs * recipe.repeats,
+        scoring_seconds=scoring,
     )
 
 

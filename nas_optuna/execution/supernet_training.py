@@ -191,7 +191,8 @@ class SupernetTraining:
                 self.supernet, weight_images, alpha_images, spec, table.costs, self._dtype, interrupted
             )
         if not self._restore() and isinstance(self._optimisation, FairTraining):
-            self.price = measure_price(search, self.supernet, spec, device)
+            evaluator = make_evaluator(self.supernet, search, device, self._dtype)
+            self.price = measure_price(search, self.supernet, spec, device, evaluator)
             self._optimisation.length = self._fair_epochs()
 
     @property

@@ -87,6 +87,11 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert "entropy 1.1" in err
     fair = trained["strategy"] == "fair"
     assert ("stand-alone trainings" in err) == fair, "only a fair training says what it costs"
+    if fair:
+        assert re.search(
+            r"\(3 epochs of 15 steps\) cost [\d.]+ stand-alone .*, scoring 9 architectures about [\d.]+,", err
+        )
+        assert "short trainings about 2.0" in err
     best = trained["best" if fair else "argmax"]
     attributes = study().user_attrs
     assert main(["supernet", "train", "--study", "s"]) == 0

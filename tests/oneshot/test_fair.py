@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
-from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
+from nas_optuna.oneshot.shared import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
@@ -162,14 +162,14 @@ def test_batch_norm_is_recalibrated_for_each_path() -> None:
     list(fair.epochs())
     rng = random.Random(1)
     drawn = [space.sample(rng) for _ in range(6)]
-    calibration = list(loader(0, 480, 240).epoch())
+    calibration = list(loader(0, 480, 480).epoch())
     before = {name: value.clone() for name, value in fair.supernet.named_buffers()}
     evaluate = SharedEvaluator(fair.supernet, loader(500, 700, 64), calibration)
     shared = evaluate(drawn)
     assert all(torch.equal(value, before[name]) for name, value in fair.supernet.named_buffers())
     assert evaluate(drawn[::-1]) == shared[::-1]
     for architecture, mine in zip(drawn, shared, strict=True):
-        fair.supernet.recalibrate(architecture, calibration, 2)
+        fair.supernet.recalibrate(architecture, calibration, RECALIBRATION_BATCHES)
         (own,) = one_by_one(fair.supernet, space, [architecture])
         assert mine.accuracy == pytest.approx(own.accuracy, abs=1e-6)
     for name, value in fair.supernet.named_buffers():

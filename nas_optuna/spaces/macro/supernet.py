@@ -395,18 +395,18 @@ class MacroSupernet(Supernet):
     @torch.no_grad()
     def recalibrate(self, architecture: Architecture, loader: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
         """Set the running statistics of one path to the plain mean over some batches; see `Supernet.recalibrate`."""
-        layers = [module for module in self.modules() if isinstance(module, SharedConvNorm) and module.norm == "batch"]
-        if not layers:
+        if not self.has_norm:
             return
+        layers = [module for module in self.modules() if isinstance(module, SharedConvNorm)]
         path, training = self.path(architecture), self.training
-        self.train()
+        for layer in layers:  # nothing else asks whether it is trained, and a walk over all modules takes as long
+            layer.training = True
         for number, (images, _) in enumerate(itertools.islice(loader, batches), start=1):
             for layer in layers:
                 layer.momentum = 1 / number
             self(images, path)
         for layer in layers:
-            layer.momentum = MOMENTUM
-        self.train(training)
+            layer.momentum, layer.training = MOMENTUM, training
 
     def _width(self, stage: int, pick: Pick) -> Channels:
         widths = self._choices(f"stage{stage}.width")
