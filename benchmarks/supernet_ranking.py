@@ -4,6 +4,7 @@
 study spec, of which ``--architectures`` random ones are trained alone first, with ``--repeats`` seeds each; these
 trainings are kept in ``--truth`` and not done again.
 
+Short trainings have seeds of their own, and an architecture that taught the score is not ranked by it.
 Regret is the best own accuracy minus that of the choice, in points. Cost is in stand-alone trainings: CPU seconds of
 the supernet over those of trainings that take turns with its epochs in the same process, which has one thread.
 
@@ -19,7 +20,7 @@ import json
 import random
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from tabular import digits
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.short_trainings import TrainedBriefly
+from nas_optuna.execution.short_trainings import ShortTrainer
 from nas_optuna.execution.supernet_check import ranking_row
 from nas_optuna.execution.supernet_training import make_evaluator, make_supernet
 from nas_optuna.experiment import Experiment
@@ -48,7 +49,9 @@ from nas_optuna.training import fit, make_network
 
 CPU = torch.device("cpu")
 SIZES = "sizes, short"
-"""Sizes and short trainings together, without shared weights: what these add is the score's advantage over it."""
+"""A score of sizes alone that the same short trainings taught: the score is better by what shared weights add."""
+SHORT_SEED = 1000
+"""Short trainings have this seed and following ones, which no training of the truth has."""
 TURNS = 6
 """Stand-alone trainings that a supernet's cost is measured against."""
 
@@ -150,7 +153,9 @@ def train(search: Search, spec: SupernetSpec) -> Trained:
             alone(search, search.space.architecture(drawn), 0)
             others.append(time.process_time() - start)
     start = time.process_time()
-    short = TrainedBriefly(search, ShortPlan.of(spec.short_trainings, search.spec.recipe.epochs), CPU)
+    recipe = search.spec.recipe.model_copy(update={"seed": SHORT_SEED + spec.seed})
+    plan = ShortPlan.of(spec.short_trainings, recipe.epochs, search.space.size)
+    short = ShortTrainer(replace(search, spec=search.spec.model_copy(update={"recipe": recipe})), plan, CPU)
     chooser = Chooser(search.space, make_evaluator(supernet, search, CPU), spec, {}, short=short)
     found = chooser.choose()
     return Trained(chooser, found, mine, time.process_time() - start, statistics.fmean(others))
@@ -158,10 +163,13 @@ def train(search: Search, spec: SupernetSpec) -> Trained:
 
 def rows(truth: Truth, trained: Trained) -> dict[str, object]:
     """One supernet's figures against the truth."""
-    features = trained.chooser.rows([truth.search.space.tokens(a) for a in truth.architectures])
+    tokens = [truth.search.space.tokens(a) for a in truth.architectures]
+    taught = {t for t, _ in trained.found.teachers}
+    kept = [i for i, t in enumerate(tokens) if t not in taught]
+    features = trained.chooser.rows([tokens[i] for i in kept])
     without = without_shared_weights(trained, features)
     figures = dict(zip(FEATURES, features.T, strict=True)) | {"score": trained.chooser.score(features), SIZES: without}
-    ranked = {name: ranking_row(name, values, truth.mean) for name, values in figures.items()}
+    ranked = {name: ranking_row(name, values, truth.mean[kept]) for name, values in figures.items()}
     result: dict[str, object] = {
         name: {
             "tau": row.kendall.value,
@@ -183,7 +191,7 @@ def rows(truth: Truth, trained: Trained) -> dict[str, object]:
 def without_shared_weights(trained: Trained, features: NDArray[np.float64]) -> NDArray[np.float64]:
     """The score that the same short trainings would have taught, had there been sizes only."""
     rows = trained.chooser.rows([tokens for tokens, _ in trained.found.teachers])
-    known, teachers = features.copy(), rows.copy()
+    known, teachers = features.copy(), rows.reshape(-1, features.shape[1]).copy()
     for sizes in (known, teachers):
         sizes[:, : FEATURES.index("log MACs")] = 0.0
     return Score.prior(known).taught(teachers, [reached for _, reached in trained.found.teachers], short=True)(known)

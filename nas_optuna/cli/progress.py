@@ -297,6 +297,7 @@ class SupernetBar(Callback):
         self._show = show
         self._unit = ""
         self._epochs = self._done = self._total = 0
+        self._reached: float | None = None
 
     @classmethod
     @contextmanager
@@ -331,10 +332,10 @@ class SupernetBar(Callback):
         self._advance(self._done, self._total)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Print an epoch's figures, with the entropy of every parameter's alphas; or a short training's."""
+        """Print an epoch's figures, with the entropy of every parameter's alphas."""
         figures = measurement.metrics
         if subject.architecture:
-            self._show(printable(f"{subject.name}, {subject.architecture}: accuracy {figures['accuracy']:.4f}"))
+            self._reached = figures["accuracy"]
             return
         alphas = f"  alphas' {figures['alpha_loss']:.4f}" if "alpha_loss" in figures else ""
         cost = f"  E[cost] {figures['expected_cost']:.4g} {self._unit}" if "expected_cost" in figures else ""
@@ -343,3 +344,9 @@ class SupernetBar(Callback):
             f"epoch {measurement.step:3d}/{self._epochs}  loss {figures['train_loss']:.4f}{alphas}"
             f"  accuracy {figures['train_accuracy']:.4f}{cost}  {seconds(measurement.seconds)}  entropy {entropy}"
         )
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Print what a short training reached."""
+        if subject.architecture and self._reached is not None:
+            self._show(printable(f"{subject.name}, {subject.architecture}: accuracy {self._reached:.4f}"))
+            self._reached = None

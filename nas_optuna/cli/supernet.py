@@ -126,7 +126,8 @@ def train(
             with interruptible(stop):
                 summary = training.run([bar, *trackers])
         except Interrupted:
-            say(f"stopped after epoch {len(training.history)}; the same command goes on from there")
+            where = "in the short trainings" if len(training.history) == training.length else ""
+            say(f"stopped {where or f'after epoch {len(training.history)}'}; the same command goes on from there")
             return 130
         except TrainingError as error:
             stopped = error
@@ -249,8 +250,8 @@ def export(
 ) -> None:
     """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
 
-    Strategy fair: the best by the score under the limits, then the alphas' argmax, then others of the best by the
-    score. Strategy darts: the most probable by the alphas.
+    Strategy fair: the best by the score under the limits, of which short trainings have chosen the first; then the
+    alphas' argmax, then others of the best by the score. Strategy darts: the most probable by the alphas.
     """
     import json as json_format
 
@@ -362,12 +363,12 @@ def _price(training: SupernetTraining, price: Price) -> str:
 
     search, short, alone = training.search, training.plan, price.training_seconds
     scored = min(search.spec.supernet.evaluations, search.space.size)
-    briefly = short.epochs / (search.spec.recipe.epochs * search.spec.recipe.repeats)
+    of_short = short.epochs / (search.spec.recipe.epochs * search.spec.recipe.repeats)
     parts = [
         f"the shared weights ({count(training.length, 'epoch')} of {training.steps} steps) cost"
         f" {training.length * price.epoch_in_trainings:.1f} stand-alone trainings of {seconds(alone)} each (measured)",
-        f"scoring {scored} architectures about {scored * price.scoring_seconds / alone:.1f}",
-        *[f"{short.teachers + short.finalists} short trainings about {briefly:.1f}"] * bool(short.epochs),
+        f"scoring {count(scored, 'architecture')} about {scored * price.scoring_seconds / alone:.1f}",
+        *[f"{short.teachers + short.finalists} short trainings about {of_short:.1f}"] * bool(short.epochs),
     ]
     return f"{', '.join(parts)}; --budget N sets the first of these"
 

@@ -29,7 +29,7 @@ class Run:
     Attributes:
         kind: A search, a supernet's training, a supernet's check, or a retraining.
         study: The study that it belongs to.
-        subjects: How many trainings it shall have, where that is known.
+        subjects: How many trainings it shall have, where that is known; a supernet's short trainings are not counted.
         steps: Steps (epochs) of each training.
         timeout: Seconds after which no further training begins, where there is such a limit.
         facts: What else a person may want to know, by name, JSON-ready.
@@ -45,10 +45,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained: a trial of a search, a seed of a retraining, or a supernet.
+    """What is trained: a trial of a search, a seed of a retraining, a supernet, or an architecture for a short time.
 
     Attributes:
-        name: For a person, e.g. ``"trial 3"`` or ``"seed 0"``.
+        name: For a person, e.g. ``"trial 3"``, ``"seed 0"`` or ``"short training 1"``.
         trial: The trial, in a search; None where another process runs it.
         architecture: The architecture's string, where there is one.
         study: The study, in a search.

@@ -1,9 +1,10 @@
-"""Trainings by the study's recipe that stop early; each is done once, also where the process dies in between."""
+"""Trainings by the study's recipe that stop early; what has ended is not trained again, also where the process dies."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import shutil
 import time
@@ -22,11 +23,13 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training.fit import never
 from nas_optuna.training.soundness import require_number
 
+logger = logging.getLogger(__name__)
+
 FILE = "short-trainings.json"
 
 
 @dataclass(frozen=True)
-class Ended:
+class ShortResult:
     """A short training that has ended."""
 
     architecture: str
@@ -35,23 +38,22 @@ class Ended:
     seconds: float
 
 
-class TrainedBriefly:
+class ShortTrainer:
     """Trains architectures alone by the study's recipe, with one seed, and stops early; see `oneshot.short`.
 
-    Results are kept in a file as they come, and an architecture's state after each epoch, so that after a kill nothing
-    is trained again.
+    Results are kept in a file as they come, and an architecture's state after each epoch.
 
     Args:
         search: What the study's spec names.
         plan: How many it is meant for.
         device: Where to train.
         folder: Where results are kept; None keeps them in memory.
-        told: Told of each training as of one subject, ``"short training N"``, where N counts from 1.
+        callback: Told of each training as of one subject, ``"short training N"``, where N counts from 1.
         interrupted: Asked between steps; `Interrupted` is raised when it says so.
 
     Attributes:
         plan: As given.
-        ended: Those that have ended, in their order, from an earlier process too.
+        results: Of those that have ended, in their order, from an earlier process too.
         seconds_before: What those of an earlier process took.
     """
 
@@ -61,57 +63,67 @@ class TrainedBriefly:
         plan: ShortPlan,
         device: torch.device,
         folder: Path | None = None,
-        told: Callback | None = None,
+        callback: Callback | None = None,
         interrupted: Callable[[], bool] = never,
     ) -> None:
         recipe = search.spec.recipe.model_copy(update={"repeats": 1})
         self.plan = plan
         self._evaluator = TrainingEvaluator(search.space, search.data, recipe, device)
-        self._guess = 1 / search.space.classes
         self._folder = folder
-        self._told = told or Callback()
+        self._callback = callback or Callback()
         self._interrupted = interrupted
-        self.ended = self._read()
-        self.seconds_before = sum(ended.seconds for ended in self.ended)
+        self._failed: set[tuple[str, int]] = set()
+        self.results = self._read()
+        self.seconds_before = sum(result.seconds for result in self.results)
 
-    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float]:
-        """Validation accuracy of each after so many epochs; that of guessing where a training fails."""
-        for architecture in architectures:
-            if self._found(architecture, epochs) is None:
-                self.ended.append(self._train(architecture, epochs))
-                self._write()
-        return [ended.accuracy for a in architectures if (ended := self._found(a, epochs))]
+    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
+        """Validation accuracy of each after so many epochs; None where a training fails."""
+        return [self._accuracy(architecture, epochs) for architecture in architectures]
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole plan."""
-        return self.plan.epochs * len(self._evaluator.train_loader)
+        """Optimiser steps that the plan leaves to do."""
+        left = self.plan.epochs - sum(result.epochs for result in self.results)
+        return left * len(self._evaluator.train_loader) if left > 0 else 0
 
-    def _found(self, architecture: Architecture, epochs: int) -> Ended | None:
-        return next((e for e in self.ended if (e.architecture, e.epochs) == (str(architecture), epochs)), None)
+    def _accuracy(self, architecture: Architecture, epochs: int) -> float | None:
+        wanted = (str(architecture), epochs)
+        if wanted in self._failed:
+            return None
+        found = next((r for r in self.results if (r.architecture, r.epochs) == wanted), None)
+        if found is None:
+            try:
+                found = self._train(architecture, epochs)
+            except TrainingError as error:  # it is tried again where the supernet's training goes on
+                logger.warning("a short training failed and is left out: %s", error)
+                self._failed.add(wanted)
+                return None
+            self.results.append(found)
+            self._write()
+        return found.accuracy
 
-    def _train(self, architecture: Architecture, epochs: int) -> Ended:
-        subject = Subject(f"short training {len(self.ended) + 1}", architecture=str(architecture))
-        own = self._folder and self._folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
-        accuracy, start = self._guess, time.monotonic()
-        self._told.trial_started(subject)
+    def _train(self, architecture: Architecture, epochs: int) -> ShortResult:
+        number = len(self.results) + len(self._failed) + 1
+        subject = Subject(f"short training {number}", architecture=str(architecture))
+        state = self._folder and self._folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
+        accuracy, start = 0.0, time.monotonic()
+        self._callback.trial_started(subject)
         try:
-            steps = self._evaluator.evaluate(architecture, resume=own, stop=self._interrupted)
+            steps = self._evaluator.evaluate(architecture, resume=state, stop=self._interrupted)
             for measured in itertools.islice(steps, epochs):
                 accuracy = measured.metrics["accuracy"]
-                self._told.step_finished(subject, measured)
-        except TrainingError:
-            accuracy = self._guess
-        self._told.trial_finished(subject, None)
-        if own:
-            shutil.rmtree(own, ignore_errors=True)
-        return Ended(str(architecture), epochs, accuracy, time.monotonic() - start)
+                self._callback.step_finished(subject, measured)
+        finally:
+            self._callback.trial_finished(subject, None)
+        if state:
+            shutil.rmtree(state, ignore_errors=True)
+        return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
 
     def _write(self) -> None:
         if self._folder is None:
             return
         partial = self._folder / f"{FILE}.{os.getpid()}"
-        content = {"identity": self._evaluator.identity, "ended": [asdict(ended) for ended in self.ended]}
+        content = {"identity": self._evaluator.identity, "results": [asdict(result) for result in self.results]}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(content), encoding="utf-8")
@@ -122,16 +134,17 @@ class TrainedBriefly:
                 " make it a folder with free space that can be written to"
             ) from error
 
-    def _read(self) -> list[Ended]:
+    def _read(self) -> list[ShortResult]:
         """What the file holds; nothing where it is damaged, or of another recipe."""
         try:
             content = json.loads((self._folder / FILE).read_text(encoding="utf-8")) if self._folder else {}
             if content.get("identity") != self._evaluator.identity:
                 return []
-            ended = [Ended(**one) for one in content["ended"]]
-            for one in ended:
+            results = [ShortResult(**one) for one in content["results"]]
+            for one in results:
                 require_number("accuracy", one.accuracy, 0, 1)
                 require_number("seconds", one.seconds, 0)
+                require_number("epochs", one.epochs, 1)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return []
-        return ended
+        return results

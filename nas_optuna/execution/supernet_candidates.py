@@ -26,7 +26,8 @@ class Candidate:
 
     Attributes:
         architecture: The architecture.
-        by: ``"score"``, found by the search over shared weights, or ``"alphas"``, the most probable choices.
+        by: ``"score"``, of the best by the score, the first of them by short trainings; or ``"alphas"``, the most
+            probable choices.
         probability: Under the alphas.
     """
 

@@ -25,7 +25,7 @@ from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.short_trainings import TrainedBriefly
+from nas_optuna.execution.short_trainings import ShortTrainer
 from nas_optuna.execution.supernet_cost import CostTable, Price, measure_price, supernet_precision
 from nas_optuna.oneshot.bilevel import BilevelSearch, require_honourable
 from nas_optuna.oneshot.choosing import Chooser, Found
@@ -209,7 +209,8 @@ class SupernetTraining:
     def plan(self) -> ShortPlan:
         """Short trainings that follow the shared weights; none with strategy ``"darts"``."""
         count = self._spec.short_trainings if self._spec.strategy == "fair" else 0
-        return ShortPlan.of(count, self.search.spec.recipe.epochs, len(own_accuracies(self._study, self.search)))
+        trained = len(own_accuracies(self._study, self.search))
+        return ShortPlan.of(count, self.search.spec.recipe.epochs, self.search.space.size, trained)
 
     def run(self, callbacks: Sequence[Callback | OptunaCallback] = ()) -> dict[str, Any]:
         """Train what is left, then store alphas, summary and history with the study.
@@ -229,7 +230,7 @@ class SupernetTraining:
             Interrupted: It was asked to stop; the same call goes on.
         """
         told = Callbacks(callbacks)
-        short = TrainedBriefly(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
+        short = ShortTrainer(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
         run = Run("supernet", self._study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
         told.run_started(run)
         try:
@@ -247,9 +248,9 @@ class SupernetTraining:
             "epochs_done": len(self.history),
         }
 
-    def _run(self, told: Callback, short: TrainedBriefly) -> dict[str, Any]:
+    def _run(self, told: Callback, short: ShortTrainer) -> dict[str, Any]:
         stored = study_attribute(self._study.user_attrs, StudyKey.SUPERNET)
-        if stored is not None and stored["identity"] == self._identity and len(self.history) == self.length:
+        if stored is not None and len(self.history) == self.length and self._chosen_alike(stored):
             return dict(stored)
         subject = Subject("supernet")
         told.trial_started(subject)
@@ -261,11 +262,19 @@ class SupernetTraining:
         except TrainingError as error:
             if not self.history:
                 raise
-            self._store(short, stopped=error.cause)
+            self._store(None, stopped=error.cause)  # not worth short trainings before the error is said
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
         summary = self._store(short, stopped=None)
         told.trial_finished(subject, None)
         return summary
+
+    def _chosen_alike(self, stored: Mapping[str, Any]) -> bool:
+        """Whether a summary is of these weights, and of a choice by these settings."""
+        if stored["identity"] != self._identity:
+            return False
+        of_fair = "finalists" in stored  # a release before short trainings did not say
+        settings = SupernetSpec.model_validate(stored["settings"])
+        return self._spec.strategy != "fair" or (of_fair and settings.short_trainings == self._spec.short_trainings)
 
     def _fair_epochs(self) -> int:
         if self._spec.epochs is not None:
@@ -314,13 +323,14 @@ class SupernetTraining:
             for value in (*numbers, *(v for v in optional if v is not None)):
                 require_number(f"a result of epoch {epoch.number}", value)
 
-    def _store(self, short: TrainedBriefly, stopped: str | None) -> dict[str, Any]:
+    def _store(self, short: ShortTrainer | None, stopped: str | None) -> dict[str, Any]:
         began = time.monotonic()
         evaluator = make_evaluator(self.supernet, self.search, self._device, self._dtype)
         found = self._choose(evaluator, short) if self._spec.strategy == "fair" else None
         argmax = self.search.space.architecture(self.supernet.derive())
         last = self.history[-1]
-        seconds = sum(epoch.seconds for epoch in self.history) + short.seconds_before + time.monotonic() - began
+        seconds = sum(epoch.seconds for epoch in self.history) + time.monotonic() - began
+        seconds += short.seconds_before if short else 0.0
         summary = {
             "strategy": self._spec.strategy,
             "argmax": str(argmax),
@@ -344,7 +354,7 @@ class SupernetTraining:
                 "score": found.score.to_dict(),
                 "score_trials": found.score.trials,
                 "score_short_trainings": found.score.short,
-                "finalists": short.plan.finalists,
+                "finalists": found.finalists,
                 "teacher_chunks": write_chunks(self._study, StudyKey.TEACHERS, [[*t, a] for t, a in found.teachers]),
                 "score_evaluations": found.evaluations,
                 "predictor_spearman": round(found.fidelity, 3),
@@ -353,7 +363,7 @@ class SupernetTraining:
         write_alphas(self._study, self.supernet.alphas_of(self._whole), summary)
         return summary
 
-    def _choose(self, evaluator: SharedEvaluator, short: TrainedBriefly) -> Found:
+    def _choose(self, evaluator: SharedEvaluator, short: ShortTrainer | None) -> Found:
         """Learn the alphas and keep them: in the supernet, in the last epoch's record and on disk."""
         own = own_accuracies(self._study, self.search)
         excess = limits_of(self.search, self._device)
@@ -477,11 +487,13 @@ def trained_supernet(study: Study, search: Search, device: torch.device, files: 
 
 
 def _identity(search: Search, spec: SupernetSpec, table: CostTable, version: int) -> str:
-    """Twelve hex digits that differ whenever a training would."""
+    """Twelve hex digits that differ whenever the shared weights would."""
     said = search.spec.to_dict()
     parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
     parts += [version] if version > 1 else []  # the first had no number
-    text = json.dumps([*parts, spec.settings], sort_keys=True)
+    # Short trainings come after the weights, which need not be trained again for others of them.
+    settings = {name: value for name, value in spec.settings.items() if name != "short_trainings"}
+    text = json.dumps([*parts, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

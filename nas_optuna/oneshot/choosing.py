@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
 from nas_optuna.oneshot.cost_loss import cost_loss
-from nas_optuna.oneshot.score import Score, distil, features, logits
+from nas_optuna.oneshot.score import FEWEST, Score, distil, features, logits
 from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
 from nas_optuna.oneshot.short import ShortTrainings
 from nas_optuna.samplers.prior import Predictor, indicators
@@ -30,8 +30,8 @@ OWN_SHARE = 0.3
 
 Few images tell the best of many networks from the luckiest; the predictor averages over those that are alike.
 """
-DRAWN_FOR_TEACHERS = 200
-"""Draws among which those inside the limits are taken for a short training, or any where none is."""
+ATTEMPTS = 20_000
+"""Draws after which no more architectures inside the limits are looked for."""
 OUTSIDE = 1e6
 """What being outside a limit takes from the utility, more than any score gives."""
 
@@ -42,11 +42,12 @@ class Found:
 
     Attributes:
         logits: Parameter name → logits of the alphas.
-        best: The best architecture by the score, the cost term and the limits.
+        best: The best architecture by the score, the cost term and the limits; among finalists, by short trainings.
         best_figures: What shared weights do in it.
         starts: Tokens of the best that differ from each other, `best` first.
         score: Its weights.
         teachers: Tokens and accuracies of the short trainings that taught the score.
+        finalists: How many of the best by the score were compared by short trainings.
         predictor: The score without the weights of the supernet.
         fidelity: Spearman's correlation of the predictor with the score on architectures that it was not fitted to.
         evaluations: Architectures evaluated.
@@ -58,6 +59,7 @@ class Found:
     starts: Sequence[Tokens]
     score: Score
     teachers: Sequence[tuple[Tokens, float]]
+    finalists: int
     predictor: Predictor
     fidelity: float
     evaluations: int
@@ -103,7 +105,7 @@ class Chooser:
         rows = self.rows(reference)
         self._score = Score.prior(rows)
         self._short = short
-        self._teachers = self._trained_briefly(trained or {})
+        self._teachers = self._train_teachers(trained or {})
         self._learn(self._teachers, short=True)
         self._learn([(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()])
         # The score in the unit of the shared cross entropy, so that the cost term's weight means what it meant.
@@ -113,7 +115,7 @@ class Chooser:
 
     @property
     def score(self) -> Score:
-        """The score, taught by the study's trainings."""
+        """The score, taught by short trainings and the study's own."""
         return self._score
 
     def learn_short(self, teachers: Sequence[tuple[Tokens, float]]) -> None:
@@ -140,7 +142,7 @@ class Chooser:
         smooth = indicators(self._sizes, scored) @ coefficients + intercept
         usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
         names = list(self._space.parameters)
-        starts = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
+        starts, finalists = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
         first = starts[0] if starts else best
         return Found(
             logits=dict(zip(names, alphas, strict=True)),
@@ -149,6 +151,7 @@ class Chooser:
             starts=starts,
             score=self._score,
             teachers=self._teachers,
+            finalists=finalists,
             predictor=Predictor(
                 {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
             ),
@@ -163,39 +166,49 @@ class Chooser:
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
-    def _trained_briefly(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
-        """Random architectures, inside the limits where some are, with their accuracies after a short training."""
+    def _train_teachers(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
+        """Random architectures inside the limits with their accuracies after a short training; none where few are."""
         if self._short is None or not self._short.plan.teachers:
             return []
         own = {self._space.tokens(architecture) for architecture in trained}
         rng = random.Random(f"teachers {self._spec.seed}")  # others than a check's random ones with the same seed
-        draws = (tuple(rng.randrange(size) for size in self._sizes) for _ in range(DRAWN_FOR_TEACHERS))
-        drawn = [tokens for tokens in dict.fromkeys(draws) if tokens not in own]
-        inside = (t for t in drawn if self._excess(self.architecture(t)) <= 0)
-        teachers = list(itertools.islice(inside, self._short.plan.teachers)) or drawn[: self._short.plan.teachers]
+        teachers: dict[Tokens, None] = {}
+        for _ in range(ATTEMPTS):
+            tokens = tuple(rng.randrange(size) for size in self._sizes)
+            if tokens not in teachers and tokens not in own and self._excess(self.architecture(tokens)) <= 0:
+                teachers[tokens] = None
+            if len(teachers) == self._short.plan.teachers:
+                break
+        if len(teachers) < FEWEST:
+            return []
         reached = self._short([self.architecture(t) for t in teachers], self._short.plan.teaching_epochs)
-        return list(zip(teachers, reached, strict=True))
+        return [(t, accuracy) for t, accuracy in zip(teachers, reached, strict=True) if accuracy is not None]
 
     def _learn(self, trained: Sequence[tuple[Tokens, float]], *, short: bool = False) -> None:
         if trained:
             rows = self.rows([tokens for tokens, _ in trained])
             self._score = self._score.taught(rows, [accuracy for _, accuracy in trained], short=short)
 
-    def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> list[Tokens]:
-        """The starts, the first few of them in the order of their short trainings, with the cost term.
+    def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> tuple[list[Tokens], int]:
+        """The starts, the first few of them in the order of their short trainings, with the cost term; and how many.
 
         Accuracies take the place of scores: they are brought to the finalists' mean and spread, which is what the cost
-        term is weighed against.
+        term is weighed against. A finalist whose training fails comes after the others.
         """
-        if self._short is None or min(self._short.plan.finalists, len(starts)) < 2:
-            return starts
-        finalists = starts[: self._short.plan.finalists]
-        reached = logits(self._short([self.architecture(t) for t in finalists], self._short.plan.final_epochs))
-        scores = np.array([usual[t] for t in finalists])
-        standard = (reached - reached.mean()) / (float(reached.std()) or 1.0)
-        utilities = self._utilities(finalists, scores.mean() + scores.std() * standard)
-        order = np.argsort(-np.array(utilities), kind="stable")
-        return [finalists[i] for i in order] + starts[len(finalists) :]
+        wanted = starts[: self._short.plan.finalists] if self._short else []
+        if self._short is None or len(wanted) < 2:
+            return starts, 0
+        reached = self._short([self.architecture(t) for t in wanted], self._short.plan.final_epochs)
+        ended = [(t, accuracy) for t, accuracy in zip(wanted, reached, strict=True) if accuracy is not None]
+        finalists = [t for t, _ in ended]
+        odds, scores = logits([accuracy for _, accuracy in ended]), np.array([usual[t] for t in finalists])
+        order: Sequence[int] = range(len(finalists))
+        if len(finalists) > 1:
+            standard = (odds - odds.mean()) / (float(odds.std()) or 1.0)
+            utilities = self._utilities(finalists, scores.mean() + scores.std() * standard)
+            order = np.argsort(-np.array(utilities), kind="stable").tolist()
+        failed = [t for t in wanted if t not in finalists]
+        return [*(finalists[i] for i in order), *failed, *starts[len(wanted) :]], len(finalists)
 
     def rows(self, tokens: Sequence[Tokens]) -> NDArray[np.float64]:
         """Features of architectures, each evaluated once."""

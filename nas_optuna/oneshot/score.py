@@ -33,7 +33,7 @@ SIZES = slice(2, 6)
 ENOUGH = 0.5
 """Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
 PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
-"""Weights before there are trials: of standardised features, sizes cut off at `ENOUGH`, then of sizes as they are."""
+"""Weights before there are trainings: of standardised features, sizes cut off at `ENOUGH`, then of sizes uncut."""
 SHARED_PART = np.arange(len(PRIOR)) < SIZES.start
 """Which of the weights are those of shared accuracy and loss; the others are of sizes."""
 SHARED_STRENGTH, SIZE_STRENGTH, SINGLE_STRENGTH = 1.0, 2.0, 8.0
@@ -114,7 +114,7 @@ class Score:
 
     @classmethod
     def prior(cls, reference: Array) -> Score:
-        """The score before there are trials.
+        """The score before there are trainings.
 
         Args:
             reference: Features of random architectures, ``[architectures, len(FEATURES)]``.
@@ -152,8 +152,8 @@ class Score:
         strength /= SHORT_WORTH if short else 1.0
         moved = np.linalg.solve(design.T @ design + np.diag(strength), design.T @ (y - x @ self.weights))
         weights = self.weights + moved[: len(parts)] @ parts + moved[len(parts) :]
-        trials, briefly = (0, len(accuracies)) if short else (len(accuracies), 0)
-        return replace(self, weights=weights, trials=self.trials + trials, short=self.short + briefly)
+        trials, shorts = (0, len(accuracies)) if short else (len(accuracies), 0)
+        return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
 
     def to_dict(self) -> dict[str, float]:
         """The weights by feature, for a person; a size's is the one below the cut."""

@@ -16,7 +16,7 @@ from nas_optuna.oneshot.score import FEWEST
 from nas_optuna.spaces.architecture import Architecture
 
 LIMIT = 2
-"""Stand-alone trainings that the random ones may cost, and the finalists; it binds where a recipe has few epochs."""
+"""Stand-alone trainings, counted in epochs, that the random ones may cost, and as many again the finalists."""
 TEACHING_SHARE, FINAL_SHARE = 12, 6
 """The recipe's epochs divided by these are those of a random one and of a finalist; at least one epoch."""
 
@@ -32,9 +32,9 @@ class ShortPlan:
         final_epochs: Epochs of each finalist.
 
     Example:
-        >>> ShortPlan.of(16, epochs=12)
+        >>> ShortPlan.of(16, epochs=12, size=1000)
         ShortPlan(teachers=16, teaching_epochs=1, finalists=4, final_epochs=2)
-        >>> ShortPlan.of(16, epochs=12).epochs / 12  # in stand-alone trainings
+        >>> ShortPlan.of(16, epochs=12, size=1000).epochs / 12  # in stand-alone trainings
         2.0
     """
 
@@ -44,21 +44,19 @@ class ShortPlan:
     final_epochs: int
 
     @classmethod
-    def of(cls, count: int, epochs: int, trained: int = 0) -> ShortPlan:
-        """The plan for a recipe.
+    def of(cls, count: int, epochs: int, size: int, trained: int = 0) -> ShortPlan:
+        """The plan for a recipe and a space.
 
         Args:
             count: `SupernetSpec.short_trainings`.
             epochs: The recipe's.
+            size: Architectures of the space.
             trained: The study's own trainings to the end, which teach the score in place of short ones.
         """
-        teachers, finalists = min(count, LIMIT * epochs) - trained, min(count // 4, LIMIT * epochs)
-        return cls(
-            teachers=teachers if teachers >= FEWEST else 0,
-            teaching_epochs=max(1, epochs // TEACHING_SHARE),
-            finalists=finalists if finalists > 1 else 0,
-            final_epochs=max(1, epochs // FINAL_SHARE),
-        )
+        teaching, final = max(1, epochs // TEACHING_SHARE), max(1, epochs // FINAL_SHARE)
+        teachers = min(count, LIMIT * epochs // teaching, size) - trained
+        finalists = min(count // 4, LIMIT * epochs // final, size)
+        return cls(teachers if teachers >= FEWEST else 0, teaching, finalists if finalists > 1 else 0, final)
 
     @property
     def epochs(self) -> int:
@@ -77,5 +75,5 @@ class ShortTrainings(Protocol):
     def plan(self) -> ShortPlan:
         """How many it is meant for."""
 
-    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float]:
-        """Validation accuracy of each after so many epochs, 0 … 1; that of guessing where a training fails."""
+    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
+        """Validation accuracy of each after so many epochs, 0 … 1; None where a training fails."""

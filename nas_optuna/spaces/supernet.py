@@ -242,7 +242,8 @@ class Supernet(nn.Module, ABC):
     def recalibrate(self, architecture: Architecture, loader: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
         """Set the statistics of batch norm layers to those of one architecture's path.
 
-        Shared statistics are averages over all paths and fit none. A supernet without such layers does nothing.
+        Shared statistics are averages over all paths and fit none. A supernet without such layers does nothing. Whether
+        a module is in training mode must be afterwards as it was before.
 
         Args:
             architecture: The path.

@@ -10,7 +10,7 @@ import torch
 
 from nas_optuna.errors import Interrupted, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.short_trainings import FILE, TrainedBriefly
+from nas_optuna.execution.short_trainings import FILE, ShortTrainer
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.short import ShortPlan
 from nas_optuna.spec import StudySpec
@@ -35,8 +35,8 @@ class Listener(Callback):
         self.names.append(f"{subject.name}: {subject.architecture}")
 
 
-def make(folder: Path | None, stop: Callable[[], bool] = lambda: False, told: Callback | None = None) -> TrainedBriefly:
-    return TrainedBriefly(SEARCH, PLAN, torch.device("cpu"), folder, told, stop)
+def make(folder: Path | None, stop: Callable[[], bool] = lambda: False, told: Callback | None = None) -> ShortTrainer:
+    return ShortTrainer(SEARCH, PLAN, torch.device("cpu"), folder, told, stop)
 
 
 def after(steps: int) -> Callable[[], bool]:
@@ -52,7 +52,7 @@ def test_it_is_the_beginning_of_a_trial() -> None:
     short = make(None)
     assert short(ARCHITECTURES[1:2], 2) == [whole[1]]
     assert short(ARCHITECTURES[1:2], 1) == [whole[0]]
-    assert len({e.accuracy for e in short.ended}) == 2, "the two lengths cannot be told apart"
+    assert len({e.accuracy for e in short.results}) == 2, "the two lengths cannot be told apart"
 
 
 def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
         b"null",
         b"[]",
         b'{"identity": 3}',
-        {"ended": None},
-        {"ended": [{"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": 7, "seconds": 1.0}]},
-        {"ended": [{"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": "0.5", "seconds": 1.0}]},
-        {"ended": [{"architecture": "f4k3s1-f8k3s1"}]},
+        {"results": None},
+        {"results": [{"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": 7, "seconds": 1.0}]},
+        {"results": [{"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": "0.5", "seconds": 1.0}]},
+        {"results": [{"architecture": "f4k3s1-f8k3s1"}]},
     ],
     ids=str,
 )
@@ -101,18 +101,33 @@ def test_a_damaged_file_is_as_none(content: bytes | dict[str, object], tmp_path:
 def test_another_recipe_trains_anew(tmp_path: Path) -> None:
     make(tmp_path)(ARCHITECTURES[:1], 1)
     told, other = Listener(), replace(SEARCH, spec=SPEC.override(["recipe.learning_rate=0.02"]))
-    TrainedBriefly(other, PLAN, torch.device("cpu"), tmp_path, told)(ARCHITECTURES[:1], 1)
+    ShortTrainer(other, PLAN, torch.device("cpu"), tmp_path, told)(ARCHITECTURES[:1], 1)
     assert len(told.names) == 1
 
 
-def test_a_training_that_fails_counts_as_guessing(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = make(None)
+def test_a_training_that_fails_is_said_and_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short, told = make(tmp_path), []
 
     def failing(*args: object, **options: object) -> object:
-        raise TrainingError("it does not fit", "oom")
+        told.append(1)
+        raise TrainingError("f4k3s1-f8k3s1 does not fit", "oom")
 
     monkeypatch.setattr(short._evaluator, "evaluate", failing)
-    assert short(ARCHITECTURES[:1], 1) == [0.1]
+    assert short(ARCHITECTURES[:1] * 2, 1) == [None, None]
+    assert len(told) == 1
+    assert "f4k3s1-f8k3s1 does not fit" in caplog.text
+    (accuracy,) = make(tmp_path)(ARCHITECTURES[:1], 1)
+    assert accuracy is not None
+
+
+def test_steps_are_those_that_are_left(tmp_path: Path) -> None:
+    short, per_epoch = make(tmp_path), -(-len(SEARCH.data.train) // SPEC.recipe.batch_size)
+    assert short.steps == PLAN.epochs * per_epoch
+    short(ARCHITECTURES, 1)
+    assert short.steps == make(tmp_path).steps == (PLAN.epochs - 3) * per_epoch
+    assert ShortTrainer(SEARCH, ShortPlan(0, 1, 0, 1), torch.device("cpu")).steps == 0
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """Short trainings: how many there are, and what they change of what is chosen."""
 
+import random
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from nas_optuna.costs.complexity import figures
-from nas_optuna.oneshot.score import FEATURES
+from nas_optuna.oneshot.choosing import Chooser
 from nas_optuna.oneshot.short import ShortPlan
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import SupernetSpec
 from tests.oneshot.test_choosing import SPACE, TABLE, KernelsOfFive, chooser
 
@@ -20,7 +22,7 @@ class Few:
         self.plan = ShortPlan(teachers, 2, finalists, 3)
         self.asked: list[tuple[int, list[Architecture]]] = []
 
-    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float]:
+    def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
         self.asked.append((epochs, list(architectures)))
         return [1 / (1 + figures(SPACE, a).params / 10_000) for a in architectures]
 
@@ -30,6 +32,7 @@ class Few:
     [
         (16, 12, 0, ShortPlan(16, 1, 4, 2)),
         (16, 90, 0, ShortPlan(16, 7, 4, 15)),
+        (1000, 120, 0, ShortPlan(24, 10, 12, 20)),
         (16, 12, 10, ShortPlan(6, 1, 4, 2)),  # the study's own trainings teach as well
         (16, 12, 14, ShortPlan(0, 1, 4, 2)),  # two would teach nothing
         (16, 12, 99, ShortPlan(0, 1, 4, 2)),
@@ -39,7 +42,7 @@ class Few:
     ],
 )
 def test_short_trainings_cost_a_few_full_ones(count: int, epochs: int, trained: int, plan: ShortPlan) -> None:
-    assert ShortPlan.of(count, epochs, trained) == plan
+    assert ShortPlan.of(count, epochs, 1000, trained) == plan
     assert plan.epochs <= 4 * epochs
 
 
@@ -77,7 +80,7 @@ def test_the_best_come_in_the_order_of_their_short_trainings() -> None:
 
 def test_a_cost_term_counts_among_the_finalists() -> None:
     class Equal(Few):
-        def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float]:
+        def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
             return [0.5 for _ in architectures]
 
     found = chooser(short=Equal(teachers=0), latency_weight=3.0).choose()
@@ -85,30 +88,57 @@ def test_a_cost_term_counts_among_the_finalists() -> None:
     assert macs == sorted(macs)
 
 
-@pytest.mark.parametrize("share", [0.5, 1.001])
-def test_teachers_are_inside_the_limits_where_some_are(share: float) -> None:
-    smallest = figures(SPACE, SPACE.parse("f16k3s2-f16k3s2-f16k3s2")).macs
-    limit = 10 * smallest if share < 1 else share * smallest / 2
-    short = Few(finalists=0)
-    chooser(limit=limit, short=short)
-    ((_, teachers),) = short.asked
-    assert len(teachers) == 16
-    assert all(figures(SPACE, a).macs <= limit for a in teachers) == (share < 1)
+@pytest.mark.parametrize("failing", [1, 3, 4])
+def test_a_finalist_whose_training_fails_comes_after_the_others(failing: int) -> None:
+    class Failing(Few):
+        def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
+            whole = super().__call__(architectures, epochs)
+            return [None if i < failing else accuracy for i, accuracy in enumerate(whole)]
+
+    short = Failing(teachers=0)
+    found = chooser(short=short).choose()
+    ((_, asked),) = short.asked
+    assert {SPACE.from_tokens(tokens) for tokens in found.starts[:4]} == set(asked)
+    assert [SPACE.from_tokens(tokens) for tokens in found.starts[4 - failing : 4]] == asked[:failing]
+    assert found.finalists == 4 - failing
 
 
-def test_a_small_space_is_not_asked_for_more_than_it_has() -> None:
-    from nas_optuna.oneshot.choosing import Chooser
-    from nas_optuna.spaces.conv import ConvSpace
+def test_teachers_whose_training_fails_teach_nothing() -> None:
+    class Failing(Few):
+        def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
+            return [None, *super().__call__(architectures, epochs)[1:]]
 
-    space = ConvSpace(depth=1, filters=(8, 16), kernels=(3,), strides=(1,), input_size=16)
+    assert chooser(short=Failing(finalists=0)).score.short == 15
 
-    class Any(Few):
-        def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float]:
+
+@pytest.mark.parametrize("feasible", [0.3, 0.004])
+def test_what_is_outside_the_limits_is_not_trained(feasible: float) -> None:
+    rng = random.Random(1)
+    limit = float(np.quantile([figures(SPACE, SPACE.sample(rng)).macs for _ in range(2000)], feasible))
+    short = Few()
+    chooser(limit=limit, short=short).choose()
+    assert [len(architectures) for _, architectures in short.asked] == [16, 4]
+    assert all(figures(SPACE, a).macs <= limit for _, asked in short.asked for a in asked)
+    nothing = Few()
+    chooser(limit=1.0, short=nothing).choose()
+    assert nothing.asked == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "asked", "finalists"), [((8, 16), [2], 2), ((8,), [], 0), ((8, 16, 24), [3, 3], 3)]
+)
+def test_a_small_space_is_not_asked_for_more_than_it_has(
+    filters: tuple[int, ...], asked: list[int], finalists: int
+) -> None:
+    space = ConvSpace(depth=1, filters=filters, kernels=(3,), strides=(1,), input_size=16)
+    plan = ShortPlan.of(16, 12, space.size)
+
+    class Equal(Few):
+        def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
             self.asked.append((epochs, list(architectures)))
             return [0.5] * len(architectures)
 
-    short = Any()
+    short = Equal(plan.teachers, plan.finalists)
     found = Chooser(space, KernelsOfFive(), SupernetSpec(), TABLE, short=short).choose()  # type: ignore[arg-type]
-    assert [len(architectures) for _, architectures in short.asked] == [2, 2]
-    assert len(found.starts) == 2
-    assert len(found.score.to_dict()) == len(FEATURES)
+    assert [len(architectures) for _, architectures in short.asked] == asked
+    assert found.finalists == finalists
