@@ -377,6 +377,7 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     if json:
         print_json(asdict(verdict) | {"sentence": verdict.sentence})
         return
+    from nas_optuna.study.records import count
 
     def interval(c: RankCorrelation) -> str:
         return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
@@ -394,6 +395,8 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     )
     title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
     print_table(title, columns, rows)
+    short = f"{count(verdict.short, 'short training')} of others and " if verdict.short else ""
+    say(f"score: learned from {short}the trainings of the architectures that it does not rank just then")
     ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
     say(f"noise ceiling of τ: {ceiling}")
     say(f"score minus the best size alone, τ: {interval(verdict.advantage)}")

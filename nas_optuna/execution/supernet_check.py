@@ -79,6 +79,7 @@ class Verdict:
     Attributes:
         architectures: Number of random architectures compared.
         rows: One for each figure; the score's weights are learned without the architectures that it ranks.
+        short: Short trainings that taught the score beside the other architectures' trainings.
         ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
             repeats trainings; None where it does not, and the noise is not known.
         advantage: Kendall's τ of the score minus that of the best size alone; the interval is of the difference.
@@ -91,6 +92,7 @@ class Verdict:
 
     architectures: int
     rows: tuple[Row, ...]
+    short: int
     ceiling: float | None
     advantage: RankCorrelation
     chosen: tuple[Chosen, ...]
@@ -183,7 +185,7 @@ def judge(
         search: What its spec names.
         architectures: Random ones, in the order in which random search would have trained them.
         chosen: What the supernet puts forward, by what; the first is what it is judged by.
-        score: The score before it has learned from trials.
+        score: The score before it has learned from trials; short trainings of the random ones must not have taught it.
         rows: Features of each of `architectures`, ``[architectures, len(FEATURES)]``.
         search_seconds: What the supernet's training took.
     """
@@ -201,6 +203,7 @@ def judge(
     return Verdict(
         architectures=len(trials),
         rows=tuple(ranking_row(name, values, own) for name, values in figures.items()),
+        short=score.short,
         ceiling=_ceiling(trials, own, search.spec.recipe.repeats),
         advantage=_difference(figures[SCORE], figures[size], own),
         chosen=tuple(

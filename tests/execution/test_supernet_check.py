@@ -37,7 +37,13 @@ def test_a_constant_score_has_no_correlation() -> None:
 OWN = [0.6, 0.9, 0.7, 0.99, 0.8, 0.65]
 
 
-def check(chosen_accuracy: float, seconds: float, shared: list[float], spread: float | None = None) -> Verdict:
+def check(
+    chosen_accuracy: float,
+    seconds: float,
+    shared: list[float],
+    spread: float | None = None,
+    score: Score | None = None,
+) -> Verdict:
     """A check of six architectures whose own accuracies are `OWN` and whose shared accuracies are given."""
     search = Experiment.from_spec(SPEC).search
     chosen, *drawn = random_architectures(search, 7, seed=0)
@@ -50,7 +56,7 @@ def check(chosen_accuracy: float, seconds: float, shared: list[float], spread: f
         } | ({} if spread is None else {TrialKey.SPREAD: spread})
         study.add_trial(optuna.create_trial(value=value, user_attrs=attributes, intermediate_values={1: value}))
     rows = features(search.space, drawn, [SharedFigures(accuracy, 1.0) for accuracy in shared])
-    return judge(study, search, drawn, {SCORE: chosen}, Score.prior(rows), rows, seconds)
+    return judge(study, search, drawn, {SCORE: chosen}, score or Score.prior(rows), rows, seconds)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,14 @@ def test_each_figure_has_a_row_with_its_own_ranking() -> None:
     assert wrong.row("shared accuracy").regret_1 == pytest.approx(0.99 - 0.6)
     assert wrong.row("shared accuracy").regret_5 == pytest.approx(0.99 - 0.9)
     assert right.row("log MACs") == wrong.row("log MACs"), "size does not depend on shared weights"
+
+
+def test_a_verdict_says_how_many_short_trainings_taught_the_score() -> None:
+    search = Experiment.from_spec(SPEC).search
+    drawn = random_architectures(search, 6, seed=0)
+    rows = features(search.space, drawn, [SharedFigures(accuracy, 1.0) for accuracy in OWN])
+    assert check(0.95, 5.0, OWN).short == 0
+    assert check(0.95, 5.0, OWN, score=Score.prior(rows).taught(rows, OWN, short=True)).short == 6
 
 
 def test_noise_has_a_ceiling_only_where_it_is_known() -> None:

@@ -155,6 +155,20 @@ def test_networks_that_agree_share_what_they_agree_on() -> None:
     assert together.get_total_flops() < 0.7 * alone.get_total_flops()
 
 
+def test_recalibration_takes_a_plain_mean_over_its_batches() -> None:
+    space = SPACES["macro, batch norm"]
+    supernet = training(space).supernet.eval()
+    batches, architecture = list(loader(0, 480, 240).epoch()), space.sample(random.Random(0))
+    first = next(name for name, _ in supernet.named_buffers() if name.endswith("running_mean"))
+    found = []
+    for some in (batches[:1], batches[1:], batches):
+        supernet.recalibrate(architecture, some, len(some))
+        found.append(supernet.get_buffer(first).clone())
+    assert torch.allclose(found[2], (found[0] + found[1]) / 2, atol=1e-6)
+    assert not torch.allclose(found[0], found[1], atol=1e-6)
+    assert not any(module.training for module in supernet.modules())
+
+
 def test_batch_norm_is_recalibrated_for_each_path() -> None:
     """Statistics are the path's own mean over the batches, whatever was evaluated before, and are put back."""
     space = SPACES["macro, batch norm"]

@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.execution.short_trainings import ShortTrainer
 from nas_optuna.execution.supernet_cost import cost_table
 from nas_optuna.execution.supernet_training import SupernetTraining, checked_chooser, trained_supernet
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.fair import FairTraining
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
 
@@ -74,6 +76,35 @@ def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_pat
     )
     assert everything.short > half.short >= 3 > nothing.short == 0
     assert everything.short == study.user_attrs[StudyKey.SUPERNET]["score_short_trainings"]
+
+
+def test_another_number_of_short_trainings_takes_the_weights_that_are_there(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    first = training(study, tmp_path, "fair").run()
+    fewer = SETTINGS["fair"].model_copy(update={"short_trainings": 0})
+    again = SupernetTraining(study, SEARCH, fewer, TABLE, CPU, tmp_path)
+    assert len(again.history) == again.length
+    second = again.run()
+    assert (first["finalists"], first["score_short_trainings"]) == (4, 10)
+    assert (second["finalists"], second["score_short_trainings"]) == (0, 0)
+    assert first["identity"] == second["identity"]
+
+
+def test_no_short_training_follows_an_explosion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, told = training(optuna.create_study(study_name="s"), tmp_path, "fair"), []
+
+    step = FairTraining.step
+
+    def exploding(self: FairTraining, *rest: Any) -> Any:
+        if self.finished:
+            raise TrainingError("gradients explode", "gradient explosion")
+        return step(self, *rest)
+
+    monkeypatch.setattr(FairTraining, "step", exploding)
+    monkeypatch.setattr(ShortTrainer, "__call__", lambda *arguments: told.append(arguments))
+    with pytest.raises(TrainingError, match="epoch 1 is kept"):
+        supernet.run()
+    assert told == []
 
 
 def _all() -> Iterator[tuple[Any, ...]]:
