@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import statistics
 import time
@@ -61,8 +62,9 @@ def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
 
 
 PRICED_ARCHITECTURES = 3
-SCORED_TOGETHER = 4
-"""Architectures that are scored in one call to see what scoring costs."""
+SCORED_AT_RANDOM, SCORED_IN_TURN = 4, 32
+"""Architectures that are scored in one call to see what scoring costs; in turn where the whole space will be scored,
+of which neighbours share most of what is computed."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Price:
     Attributes:
         epoch_seconds: One epoch of shared weights.
         training_seconds: One stand-alone training of the study's recipe, of an architecture of middling cost.
-        scoring_seconds: One architecture scored on shared weights, among others that are as random as it.
+        scoring_seconds: One architecture scored on shared weights, among others as they will be scored.
     """
 
     epoch_seconds: float
@@ -106,7 +108,10 @@ def measure_price(
     shared_batch, own_batch = next(iter(batch.epoch(0))), next(iter(own.epoch(0)))
     shared, alone = [], []
     fair.step(shared_batch, rng)
-    scored = [space.sample(rng) for _ in range(SCORED_TOGETHER)]
+    if space.size <= spec.evaluations:
+        scored = list(itertools.islice(space.enumerate(), SCORED_IN_TURN))
+    else:
+        scored = [space.sample(rng) for _ in range(SCORED_AT_RANDOM)]
     scoring = _seconds(lambda: evaluator(scored), device) / len(scored)
     for _ in range(PRICED_ARCHITECTURES):
         network = make_network(space, space.sample(rng), recipe, device, recipe.seed)
