@@ -1,7 +1,8 @@
 """Does a supernet pay in a search? Regret on the digits table, at equal trials and at equal total seconds.
 
-Regret is the accuracy of the table's best architecture minus that of the best found, in percentage points, mean over
-seeds. ``+ supernet`` begins with the best by the supernet's score and goes on with the sampler, which uses the score.
+Regret is the accuracy of the table's best architecture minus that of the best found, in percentage points, mean and
+standard error over seeds. ``+ supernet`` begins with the best by the supernet's score and goes on with the sampler,
+which uses the score.
 ``size first`` trains architectures in the order of their MACs, the largest first: what knows size alone.
 
 A supernet costs as much as a number of stand-alone trainings, which is measured in turns with its own epochs. The rows
@@ -60,7 +61,12 @@ def size_first(table: Table) -> list[float]:
 
 
 def row(name: str, regrets: list[list[float]], more: int = 0) -> str:
-    cells = [f"{statistics.fmean(curve[budget + more - 1] for curve in regrets):6.2f}" for budget in BUDGETS]
+    """Mean and standard error over searches after each budget."""
+    cells = []
+    for budget in BUDGETS:
+        values = [curve[budget + more - 1] for curve in regrets]
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        cells.append(f"{statistics.fmean(values):5.2f} ± {error:.2f}")
     return f"{name:26} {' '.join(cells)}"
 
 
@@ -81,7 +87,7 @@ def main() -> None:
     longest = max(BUDGETS)
     without = {n: [search(table, n, seed, longest + cost) for seed in seeds] for n in WITHOUT}
     supported = {n: [search(table, n, seed, longest, trained[seed % len(trained)]) for seed in seeds] for n in WITH}
-    print(f"{'regret after … trainings':26} {' '.join(f'{budget:6}' for budget in BUDGETS)}")
+    print(f"{'regret after … trainings':26} {' '.join(f'{budget:12}' for budget in BUDGETS)}")
     print("at equal trials")
     print(row("size first", [size_first(table)]))
     for name, regrets in without.items():

@@ -190,11 +190,9 @@ def rows(truth: Truth, trained: Trained) -> dict[str, object]:
 
 def without_shared_weights(trained: Trained, features: NDArray[np.float64]) -> NDArray[np.float64]:
     """The score that the same short trainings would have taught, had there been sizes only."""
-    rows = trained.chooser.rows([tokens for tokens, _ in trained.found.teachers])
-    known, teachers = features.copy(), rows.reshape(-1, features.shape[1]).copy()
-    for sizes in (known, teachers):
-        sizes[:, : FEATURES.index("log MACs")] = 0.0
-    return Score.prior(known).taught(teachers, [reached for _, reached in trained.found.teachers], short=True)(known)
+    teachers, reached = zip(*trained.found.teachers, strict=True) if trained.found.teachers else ((), ())
+    score = Score.prior(features).of_sizes()
+    return (score.taught(trained.chooser.rows(teachers), reached, short=True) if teachers else score)(features)
 
 
 def of_choice(truth: Truth, found: Found) -> dict[str, float]:

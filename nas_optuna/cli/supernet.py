@@ -301,9 +301,10 @@ def check(
 ) -> int:
     """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
 
-    Prints, with 95 % bootstrap intervals, how shared accuracy, size alone and both together rank the architectures, how
-    far their first and their best five are from the best, and whether random search in the same seconds did better.
-    The trainings are trials of the study; Ctrl-C loses none, and the same command goes on.
+    Prints, with 95 % bootstrap intervals, how shared accuracy, sizes alone and both together rank the architectures,
+    how far their first and their best five are from the best, and whether random search in the same seconds did better.
+    Where sizes or all figures together are weighed, short trainings and the trainings of the other architectures teach
+    their weights. The trainings are trials of the study; Ctrl-C loses none, and the same command goes on.
     """
     import optuna
 
@@ -396,10 +397,10 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
     print_table(title, columns, rows)
     short = f"{count(verdict.short, 'short training')} of others and " if verdict.short else ""
-    say(f"score: learned from {short}the trainings of the architectures that it does not rank just then")
+    say(f"all sizes, score: learned from {short}the trainings of the architectures that are not ranked just then")
     ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
     say(f"noise ceiling of τ: {ceiling}")
-    say(f"score minus the best size alone, τ: {interval(verdict.advantage)}")
+    say(f"score minus the best without shared weights, τ: {interval(verdict.advantage)}")
     for chosen in verdict.chosen:
         rank = f"rank {chosen.rank} of {verdict.architectures + 1}"
         say(f"chosen by {chosen.by}: {chosen.architecture}, own accuracy {chosen.accuracy:.4f}, {rank}")

@@ -20,7 +20,7 @@ from nas_optuna.study.trial_queue import enqueue_once
 
 ORIGIN = "supernet check"
 """Origin of the trials that a check trains."""
-SCORE, ALPHAS = "score", "alphas"
+SCORE, ALPHAS, ALL_SIZES = "score", "alphas", "all sizes"
 _RESAMPLES = 1000
 _FOLDS = 5
 
@@ -41,7 +41,8 @@ class Row:
     """How one figure ranks the architectures that were trained.
 
     Attributes:
-        name: One of `oneshot.score.FEATURES`, or ``"score"``, which is all of them together.
+        name: One of `oneshot.score.FEATURES`; or ``"all sizes"``, a score of sizes alone taught by the same trainings;
+            or ``"score"``, which is all of them together.
         kendall: Kendall's τ-b with the architectures' own accuracy.
         spearman: Spearman's ρ with it.
         regret_1: The best own accuracy minus that of the architecture which the figure ranks first.
@@ -82,7 +83,8 @@ class Verdict:
         short: Short trainings that taught the score beside the other architectures' trainings.
         ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
             repeats trainings; None where it does not, and the noise is not known.
-        advantage: Kendall's τ of the score minus that of the best size alone; the interval is of the difference.
+        advantage: Kendall's τ of the score minus that of the best without shared weights: one size, or all sizes; the
+            interval is of the difference.
         chosen: What the supernet puts forward.
         budget_seconds: What the supernet took: its training and that of the first chosen architecture.
         random_trained: Random architectures that those seconds would have trained, in the order drawn.
@@ -111,9 +113,9 @@ class Verdict:
         if self.row(SCORE).kendall.lower <= 0:
             ranking = "does not rank architectures better than chance"
         elif self.advantage.lower > 0:
-            ranking = "ranks architectures better than their size alone does"
+            ranking = "ranks architectures better than their sizes alone do"
         else:
-            ranking = "ranks architectures, but not surely better than their size alone does"
+            ranking = "ranks architectures, but not surely better than their sizes alone do"
         if self.random_accuracy is None:
             return f"The supernet {ranking}; random search would not have trained one network in its time."
         best = self.chosen[0]
@@ -194,8 +196,11 @@ def judge(
     trials = [trained[str(architectures[i])] for i in kept]
     rows = rows[kept]
     own = np.array([accuracy_of(trial) for trial in trials])
-    figures = dict(zip(FEATURES, rows.T, strict=True)) | {SCORE: cross_taught(score, rows, own)}
-    size = max(FEATURES[SIZES], key=lambda name: _tau(figures[name], own))
+    figures = dict(zip(FEATURES, rows.T, strict=True)) | {
+        ALL_SIZES: cross_taught(score.of_sizes(), rows, own),
+        SCORE: cross_taught(score, rows, own),
+    }
+    size = max((*FEATURES[SIZES], ALL_SIZES), key=lambda name: _tau(figures[name], own))
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
     first = next(iter(chosen_trials.values()))
     budget = search_seconds + _seconds(first)

@@ -155,6 +155,12 @@ class Score:
         trials, shorts = (0, len(accuracies)) if short else (len(accuracies), 0)
         return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
 
+    def of_sizes(self) -> Score:
+        """The same score without what shared weights say; they add something where it ranks worse."""
+        scale = self.scale.copy()
+        scale[: SIZES.start] = np.inf
+        return replace(self, scale=scale)
+
     def to_dict(self) -> dict[str, float]:
         """The weights by feature, for a person; a size's is the one below the cut."""
         weights = self.weights[: len(FEATURES)].copy()

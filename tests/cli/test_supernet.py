@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from nas_optuna.cli import main
+from nas_optuna.oneshot.score import FEATURES
 from nas_optuna.study.files import remember
 
 SPEC = """
@@ -167,8 +168,7 @@ def test_check_compares_with_own_trainings(trained: Path, capsys: pytest.Capture
     fair = study().user_attrs["nas_optuna:supernet"]["strategy"] == "fair"
     assert [chosen["by"] for chosen in verdict["chosen"]] == (["score", "alphas"] if fair else ["alphas"])
     assert all(1 <= chosen["rank"] <= 5 for chosen in verdict["chosen"])
-    names = ["shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "log resolutions", "score"]
-    assert [row["name"] for row in verdict["rows"]] == names
+    assert [row["name"] for row in verdict["rows"]] == [*FEATURES, "all sizes", "score"]
     for row in verdict["rows"]:
         assert -1 <= row["kendall"]["lower"] <= row["kendall"]["value"] <= row["kendall"]["upper"] <= 1
     count = len(study().trials)

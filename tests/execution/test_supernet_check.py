@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from nas_optuna.costs.complexity import figures
-from nas_optuna.execution.supernet_check import SCORE, Verdict, judge, random_architectures, rank_correlation
+from nas_optuna.execution.supernet_check import ALL_SIZES, SCORE, Verdict, judge, random_architectures, rank_correlation
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
@@ -76,7 +76,8 @@ def test_verdict_counts_what_random_search_could_afford(chosen: float, seconds: 
 def test_each_figure_has_a_row_with_its_own_ranking() -> None:
     right = check(0.95, 5.0, OWN)
     wrong = check(0.95, 5.0, [1 - value for value in OWN])
-    assert [row.name for row in right.rows] == [*FEATURES, SCORE]
+    assert [row.name for row in right.rows] == [*FEATURES, ALL_SIZES, SCORE]
+    assert right.row(ALL_SIZES) == wrong.row(ALL_SIZES), "all sizes do not depend on shared weights"
     assert right.row("shared accuracy").kendall.value == pytest.approx(1)
     assert right.row("shared accuracy").regret_1 == 0
     assert wrong.row("shared accuracy").kendall.value == pytest.approx(-1)
