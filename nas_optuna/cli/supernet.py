@@ -301,10 +301,9 @@ def check(
 ) -> int:
     """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
 
-    Prints, with 95 % bootstrap intervals, how shared accuracy, sizes alone and both together rank the architectures,
-    how far their first and their best five are from the best, and whether random search in the same seconds did better.
-    Where sizes or all figures together are weighed, short trainings and the trainings of the other architectures teach
-    their weights. The trainings are trials of the study; Ctrl-C loses none, and the same command goes on.
+    Prints, with 95 % bootstrap intervals, how shared accuracy, sizes alone, and both together rank the architectures
+    (other trainings teach what counts), how far their first and best five are from the best, and whether random search
+    in the same seconds did better. The trainings are trials of the study; Ctrl-C loses none, and a new call goes on.
     """
     import optuna
 
