@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
@@ -259,31 +260,15 @@ class EvaluatorObjective:
     def _measurements(
         self, architecture: Architecture, folder: Path | None, held: lease.Held | None
     ) -> Iterator[Measurement]:
-        """What the evaluator yields, checked.
-
-        Raises:
-            TrainingError: It raised, or yielded something that cannot be right.
-        """
-        last = 0
+        """What the evaluator yields, see `checked_measurements`."""
 
         def interrupted() -> bool:
             return self.interrupted() or (held is not None and held.lost)
 
         needed = {criterion.metric for criterion in self.criteria if criterion.metric}
-        try:
-            for measured in self.evaluator.evaluate(architecture, resume=folder, stop=interrupted):
-                _require_sound(measured, last + 1, needed)
-                last = measured.step
-                yield measured
-        except (NasOptunaError, Interrupted, optuna.TrialPruned):
-            raise
-        except Exception as error:
-            if is_out_of_memory(error) or isinstance(error, MemoryError):
-                raise TrainingError(f"{architecture} does not fit into the memory of {self.device}", "oom") from error
-            cause = describe(error)
-            raise TrainingError(f"{architecture}: {cause}", cause) from error
-        if last == 0:
-            raise TrainingError(f"{architecture}: the evaluator yielded no measurement", "no measurement")
+        return checked_measurements(
+            self.evaluator, architecture, needed, resume=folder, stop=interrupted, device=self.device
+        )
 
     @contextmanager
     def _checkpoint_folder(self, trial: BaseTrial, architecture: Architecture) -> Iterator[Path | None]:
@@ -495,6 +480,46 @@ def _reused(trial: BaseTrial, earlier: FrozenTrial) -> float | tuple[float, ...]
     if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
         trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
     raise optuna.TrialPruned(f"as trial {earlier.number}")
+
+
+def checked_measurements(
+    evaluator: Evaluator,
+    architecture: Architecture,
+    needed: set[str],
+    *,
+    resume: Path | None,
+    stop: Callable[[], bool],
+    device: torch.device,
+) -> Iterator[Measurement]:
+    """What an evaluator yields, checked, with whatever it raises as one kind of error.
+
+    Args:
+        evaluator: Trains the architecture.
+        architecture: What to train.
+        needed: Metrics that each step must have, as finite numbers.
+        resume: As `Evaluator.evaluate` takes it.
+        stop: As `Evaluator.evaluate` takes it.
+        device: Named where its memory does not suffice.
+
+    Raises:
+        TrainingError: It raised, or yielded something that cannot be right.
+        Interrupted: `stop` said so.
+    """
+    last = 0
+    try:
+        for measured in evaluator.evaluate(architecture, resume=resume, stop=stop):
+            _require_sound(measured, last + 1, needed)
+            last = measured.step
+            yield measured
+    except (NasOptunaError, Interrupted, optuna.TrialPruned):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise TrainingError(f"{architecture} does not fit into the memory of {device}", "oom") from error
+        cause = describe(error)
+        raise TrainingError(f"{architecture}: {cause}", cause) from error
+    if last == 0:
+        raise TrainingError(f"{architecture}: the evaluator yielded no measurement", "no measurement")
 
 
 def _require_sound(measured: object, step: int, needed: set[str]) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator, digest
 from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.objective import checked_measurements
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.short import ShortPlan
 from nas_optuna.spaces.architecture import Architecture
@@ -108,13 +110,22 @@ class ShortTrainer:
         state = self._folder and self._folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
         accuracy, start = 0.0, time.monotonic()
         self._callback.trial_started(subject)
+        steps = checked_measurements(
+            self._evaluator,
+            architecture,
+            {"accuracy"},
+            resume=state,
+            stop=self._interrupted,
+            device=self._evaluator.device,
+        )
         try:
-            steps = self._evaluator.evaluate(architecture, resume=state, stop=self._interrupted)
             for measured in itertools.islice(steps, epochs):
                 accuracy = measured.metrics["accuracy"]
                 self._callback.step_finished(subject, measured)
-        finally:
+        except TrainingError:
             self._callback.trial_finished(subject, None)
+            raise
+        self._callback.trial_finished(subject, None)
         if state:
             shutil.rmtree(state, ignore_errors=True)
         return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
@@ -129,6 +140,8 @@ class ShortTrainer:
             partial.write_text(json.dumps(content), encoding="utf-8")
             partial.replace(self._folder / FILE)
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise StudyError(
                 f"cannot keep what short trainings gave in {self._folder} ({error.strerror});"
                 " make it a folder with free space that can be written to"

@@ -156,7 +156,7 @@ class Score:
         return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
 
     def of_sizes(self) -> Score:
-        """The same score without what shared weights say; they add something where it ranks worse."""
+        """The same score with shared accuracy and loss left out, to see what these add."""
         scale = self.scale.copy()
         scale[: SIZES.start] = np.inf
         return replace(self, scale=scale)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import Interrupted, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Subject
@@ -30,9 +31,13 @@ ARCHITECTURES = [SEARCH.space.parse(text) for text in ("f4k3s1-f8k3s1", "f16k5s1
 class Listener(Callback):
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.ended: list[str] = []
 
     def trial_started(self, subject: Subject) -> None:
         self.names.append(f"{subject.name}: {subject.architecture}")
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        self.ended.append(subject.name)
 
 
 def make(folder: Path | None, stop: Callable[[], bool] = lambda: False, told: Callback | None = None) -> ShortTrainer:
@@ -62,6 +67,7 @@ def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         make(tmp_path, after(3 * steps_per_epoch + 1), told)(ARCHITECTURES, 2)
     assert told.names == ["short training 1: f4k3s1-f8k3s1", "short training 2: f16k5s1-f16k5s1"]
+    assert told.ended == ["short training 1"], "one that was interrupted is said to have ended"
     again, counted = Listener(), []
     short = make(tmp_path, lambda: bool(counted.append(1)), again)
     assert short(ARCHITECTURES, 2) == wanted
@@ -105,19 +111,28 @@ def test_another_recipe_trains_anew(tmp_path: Path) -> None:
     assert len(told.names) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TrainingError("loss is nan", "non-finite loss"), "loss is nan"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "f4k3s1-f8k3s1 does not fit into the memory of cpu"),
+        (RuntimeError("a layer of the user's failed"), "f4k3s1-f8k3s1: RuntimeError: a layer of the user's failed"),
+    ],
+    ids=["training", "memory", "any"],
+)
 def test_a_training_that_fails_is_said_and_tried_again_later(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     short, told = make(tmp_path), []
 
     def failing(*args: object, **options: object) -> object:
         told.append(1)
-        raise TrainingError("f4k3s1-f8k3s1 does not fit", "oom")
+        raise error
 
     monkeypatch.setattr(short._evaluator, "evaluate", failing)
     assert short(ARCHITECTURES[:1] * 2, 1) == [None, None]
     assert len(told) == 1
-    assert "f4k3s1-f8k3s1 does not fit" in caplog.text
+    assert said in caplog.text
     (accuracy,) = make(tmp_path)(ARCHITECTURES[:1], 1)
     assert accuracy is not None
 
