@@ -163,6 +163,11 @@ class SearchSpace(ABC):
         return (self.in_channels, *self.image_size)
 
     @property
+    def reference(self) -> Architecture | None:
+        """The network that a search has to beat, and may begin with, where the space names one."""
+        return None
+
+    @property
     def size(self) -> int:
         """How many architectures there are."""
         return math.prod(len(p.choices) for p in self.parameters.values())

@@ -66,10 +66,11 @@ class SpaceFunction:
     Called with `in_channels`, `classes`, `input_size` and the function's own options, it gives a `FunctionSpace`.
     """
 
-    def __init__(self, build: Build, version: int) -> None:
+    def __init__(self, build: Build, version: int, reference: Mapping[str, Choice] | None = None) -> None:
         functools.update_wrapper(self, build)
         self.build = build
         self.version = version
+        self.reference = reference
         own = list(inspect.signature(build).parameters.values())[2:]
         keyword = inspect.Parameter.KEYWORD_ONLY
         figures = [inspect.Parameter(name, keyword) for name in ("in_channels", "classes", "input_size")]
@@ -92,8 +93,10 @@ class SpaceFunction:
 @overload
 def space(build: Build, /) -> SpaceFunction: ...
 @overload
-def space(*, version: int = 1) -> Callable[[Build], SpaceFunction]: ...
-def space(build: Build | None = None, /, *, version: int = 1) -> SpaceFunction | Callable[[Build], SpaceFunction]:
+def space(*, version: int = 1, reference: Mapping[str, Choice] | None = None) -> Callable[[Build], SpaceFunction]: ...
+def space(
+    build: Build | None = None, /, *, version: int = 1, reference: Mapping[str, Choice] | None = None
+) -> SpaceFunction | Callable[[Build], SpaceFunction]:
     """Make a function that builds a network a search space.
 
     The function is run with different answers to find its parameters, so that it must depend on its arguments alone.
@@ -103,6 +106,8 @@ def space(build: Build | None = None, /, *, version: int = 1) -> SpaceFunction |
             ``[batch, channels, height, width]`` to logits ``[batch, classes]``. Further arguments are options that a
             spec may set.
         version: Raise it when the same choices give another network than before.
+        reference: Params of the network that a search has to beat, e.g. ``{"width": 64, "depth": 3}``; a parameter that
+            it leaves out has its first choice. It becomes the space's `SearchSpace.reference`.
 
     Example:
         >>> from torch import nn
@@ -117,10 +122,10 @@ def space(build: Build | None = None, /, *, version: int = 1) -> SpaceFunction |
         (14, 'units=16,depth=1,act0=silu')
     """
     if build is None:
-        return functools.partial(SpaceFunction, version=version)
+        return functools.partial(SpaceFunction, version=version, reference=reference)
     if not callable(build):
         raise SpecError(f"@space decorates a function (choices, task) -> nn.Module, got a {type(build).__name__}")
-    return SpaceFunction(build, version)
+    return SpaceFunction(build, version, reference)
 
 
 class FunctionSpace(Decomposable):
@@ -176,6 +181,7 @@ class FunctionSpace(Decomposable):
             if name not in self.parameters:
                 raise SpecError(unknown("parameter to fix:", name, self.parameters))
         self._probe()
+        _ = self.reference  # a name that it gets wrong is refused now
 
     def _probe(self) -> None:
         """Refuse a function of which no network works; where some do, the others end their trials alone."""
@@ -199,6 +205,28 @@ class FunctionSpace(Decomposable):
     def size(self) -> int:
         """How many architectures there are: exact, or an estimate where many parameters decide which others exist."""
         return self._tracer.size()
+
+    @cached_property
+    def reference(self) -> Architecture | None:
+        """What ``@space(reference=…)`` names, with the space's fixed choices; None where its options exclude it.
+
+        Raises:
+            SpecError: It names an unknown parameter or a value outside of its choices.
+        """
+        named = self._function.reference
+        if named is None:
+            return None
+        params = {**named, **self._pinned}
+        if self.options or self._pinned:  # they may leave out a part that the reference has
+            params = {name: value for name, value in params.items() if name in self.parameters}
+        try:
+            self.require_known(params)
+            given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
+            return self.architecture(self._tracer.trace(given))
+        except ArchitectureError as error:
+            if self.options:
+                return None
+            raise SpecError(f"space {self.name!r}: its reference: {error}") from error
 
     def fixed(self, values: Mapping[str, Choice]) -> FunctionSpace:
         """The space in which some parameters have one choice only; what can no longer be asked for is left out.
@@ -430,7 +458,11 @@ class FunctionSpace(Decomposable):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what tracing found: another process finds it again."""
-        return {k: v for k, v in vars(self).items() if k not in ("_tracer", "_sound", "_builders", "parameters")}
+        return {
+            k: v
+            for k, v in vars(self).items()
+            if k not in ("_tracer", "_sound", "_builders", "parameters", "reference")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

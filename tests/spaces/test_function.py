@@ -345,3 +345,37 @@ def test_every_sampler_proposes_in_such_a_space(sampler: str) -> None:
 def test_a_space_function_is_described_by_its_own_options() -> None:
     assert isinstance(network, SpaceFunction)
     assert network.__name__ == "network"
+
+
+def test_a_space_names_its_reference() -> None:
+    @nas.space(reference={"width": 8, "depth": 2, "block0": "conv", "block1": "conv"})
+    def known(c: Any, task: Any, widths: tuple[int, ...] = (4, 8), most: int = 3) -> nn.Module:
+        width = c.choice("width", widths)
+        blocks = [
+            c.layer(f"block{i}", {"skip": nn.Identity, "conv": nn.ReLU}) for i in range(c.integer("depth", 1, most))
+        ]
+        return classifier(nn.Conv2d(task.channels, width, 3), *blocks, width=width)
+
+    space = known(**SHAPE)
+    assert str(space.reference) == "width=8,depth=2,block0=conv,block1=conv"
+    assert str(pickle.loads(pickle.dumps(_reference_space(**SHAPE))).reference) == "a=2"
+    assert str(space.fixed({"depth": 3}).reference) == "width=8,depth=3,block0=conv,block1=conv,block2=skip"
+    assert str(space.fixed({"depth": 1, "width": 4}).reference) == "width=4,depth=1,block0=conv"
+    assert known(**SHAPE, widths=(16, 32)).reference is None
+    assert SPACE.reference is None
+    assert nas.ConvSpace().reference is None
+
+
+@nas.space(reference={"a": 2})
+def _reference_space(c: Any, task: Any) -> nn.Module:
+    c.choice("a", [1, 2])
+    return classifier(width=1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [({"widht": 8}, "did you mean 'width'"), ({"width": 9}, r"width = 9 is outside its choices")],
+)
+def test_a_reference_that_the_space_does_not_have_is_refused(reference: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=f"its reference: .*{said}"):
+        nas.space(reference=reference)(network.build)(**SHAPE)
