@@ -33,14 +33,13 @@ from tabular import digits
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.short_trainings import ShortTrainer
-from nas_optuna.execution.supernet_check import ranking_row
-from nas_optuna.execution.supernet_training import make_evaluator, make_supernet
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.check import ranking_row
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
 from nas_optuna.oneshot.score import FEATURES, Score
-from nas_optuna.oneshot.short import ShortPlan
+from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
+from nas_optuna.oneshot.training import make_evaluator, make_supernet
 from nas_optuna.presets import find_spec
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture

@@ -26,9 +26,9 @@ from nas_optuna.costs.latency_table import measure_table
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.objective import Objective
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.supernet_cost import cost_table
-from nas_optuna.execution.supernet_training import SupernetTraining
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.price import cost_table
+from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.presets import find_spec
 from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spec import StudySpec

@@ -251,7 +251,7 @@ class SupernetSpec(_Part):
         short_trainings: Strategy ``"fair"``: random architectures that are trained alone for a twelfth of the recipe's
             epochs, which teaches the score what shared weights and each size are worth in this space. A quarter as
             many, the best by the score, are then trained for a sixth of the epochs, which decides the order of these.
-            Both are fewer where the recipe has few epochs, see `oneshot.short.ShortPlan`. 0 leaves them out; fewer than
+            Both are fewer where the recipe has few epochs, see `oneshot.ShortPlan`. 0 leaves them out; fewer than
             3 teach nothing, and fewer than 8 have no finalists.
         seed: Of weights, batch order and draws.
         options: Options of the space's own supernet that other supernets do not have.

@@ -48,6 +48,7 @@ def test_the_package_keeps_its_contracts(copied: Path) -> None:
         ("export/__init__.py", "import optuna", "Training knows nothing of Optuna"),
         ("training/step.py", "import nas_optuna.execution.loop", "Imports run downward only"),
         ("data/images.py", "import nas_optuna.training.fit", "Imports run downward only"),
+        ("execution/loop.py", "import nas_optuna.oneshot.training", "Imports run downward only"),
     ],
 )
 def test_a_planted_import_is_noticed(copied: Path, place: str, planted: str, contract: str) -> None:

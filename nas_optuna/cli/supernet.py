@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from nas_optuna.cli.specs import SpecOptions, Target
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.execution.search import Search
-    from nas_optuna.execution.supernet_check import RankCorrelation, Verdict
-    from nas_optuna.execution.supernet_cost import Price
-    from nas_optuna.execution.supernet_training import SupernetTraining
+    from nas_optuna.oneshot.check import RankCorrelation, Verdict
+    from nas_optuna.oneshot.price import Price
+    from nas_optuna.oneshot.training import SupernetTraining
     from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.spaces.supernet import Supernet
 
@@ -158,9 +158,9 @@ def _prepare(
     """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
     from nas_optuna.cli.specs import say_created
     from nas_optuna.devices import resolve_device
-    from nas_optuna.execution.supernet_cost import cost_table
-    from nas_optuna.execution.supernet_training import SupernetTraining, require_supernet
     from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.oneshot.price import cost_table
+    from nas_optuna.oneshot.training import SupernetTraining, require_supernet
     from nas_optuna.study.files import folders, usable
     from nas_optuna.study.files import remember as remember_files
     from nas_optuna.study.storage import open_storage
@@ -256,7 +256,7 @@ def export(
     import json as json_format
 
     from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.execution.supernet_candidates import ORIGIN, candidates
+    from nas_optuna.oneshot.candidates import ORIGIN, candidates
     from nas_optuna.study.hints import command
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import file_name
@@ -310,9 +310,9 @@ def check(
     from nas_optuna.cli.progress import watch
     from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.devices import resolve_device
-    from nas_optuna.execution import supernet_check as checking
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.supernet_training import checked_chooser, held_by, trained_supernet
+    from nas_optuna.oneshot import check as checking
+    from nas_optuna.oneshot.training import checked_chooser, held_by, trained_supernet
     from nas_optuna.samplers.prior import read_alphas
     from nas_optuna.study.files import holding
     from nas_optuna.study.storage import open_storage, storage_url
@@ -352,7 +352,7 @@ def check(
 
 def _put_forward(search: Search, supernet: Supernet, summary: Mapping[str, Any]) -> dict[str, Architecture]:
     """What a supernet would have chosen, by what; the first is what it is judged by."""
-    from nas_optuna.execution.supernet_check import ALPHAS, SCORE
+    from nas_optuna.oneshot.check import ALPHAS, SCORE
 
     by_alphas = {ALPHAS: search.space.architecture(supernet.derive())}
     return {SCORE: search.space.parse(summary["best"]), **by_alphas} if "best" in summary else by_alphas

@@ -15,7 +15,7 @@ from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, lear
 from nas_optuna.oneshot.cost_loss import cost_loss
 from nas_optuna.oneshot.score import FEWEST, Score, distil, features, logits
 from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
-from nas_optuna.oneshot.short import ShortTrainings
+from nas_optuna.oneshot.short_trainings import ShortTrainer
 from nas_optuna.samplers.prior import Predictor, indicators
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
@@ -90,7 +90,7 @@ class Chooser:
         table: Mapping[str, float],
         excess: Callable[[Architecture], float] = lambda architecture: 0.0,
         trained: Mapping[Architecture, float] | None = None,
-        short: ShortTrainings | None = None,
+        short: ShortTrainer | None = None,
     ) -> None:
         self._space = space
         self._evaluator = evaluator

@@ -4,7 +4,7 @@ Shared weights and size know different things, so both together rank better than
 and little else: with sizes cut off above their mean, the first by the score is nearer to the best than with sizes as
 they are, which put the largest first. The size that tells most, where strides are searched, is the resolution of the
 feature maps: what a stride throws away no later layer brings back, and shared weights hardly see it. The weights of the
-regression start from a prior and move to what short trainings (`oneshot.short`) and the study's own finished trials
+regression start from a prior and move to what short trainings and the study's own finished trials
 say; these may bring uncut sizes back.
 """
 

@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, Run, Subject
-from nas_optuna.execution.supernet_cost import cost_table
-from nas_optuna.execution.supernet_training import SupernetTraining
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.price import cost_table
+from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.spec import StudySpec, SupernetSpec
 from tests.helpers import Command, tiny
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, lear
 from nas_optuna.oneshot.choosing import Chooser
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
-from nas_optuna.oneshot.short import ShortTrainings
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import SupernetSpec
@@ -37,7 +37,7 @@ class KernelsOfFive:
 def chooser(
     evaluator: KernelsOfFive | None = None,
     limit: float = 0.0,
-    short: ShortTrainings | None = None,
+    short: Any = None,
     **options: object,
 ) -> Chooser:
     excess = (lambda a: figures(SPACE, a).macs / limit - 1) if limit else (lambda a: 0.0)

@@ -8,7 +8,7 @@ import pytest
 
 from nas_optuna.costs.complexity import figures
 from nas_optuna.oneshot.choosing import Chooser
-from nas_optuna.oneshot.short import ShortPlan
+from nas_optuna.oneshot.short_trainings import ShortPlan
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import SupernetSpec

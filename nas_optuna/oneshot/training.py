@@ -25,14 +25,13 @@ from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.short_trainings import ShortTrainer
-from nas_optuna.execution.supernet_cost import CostTable, Price, measure_price, supernet_precision
 from nas_optuna.oneshot.bilevel import BilevelSearch, require_honourable
 from nas_optuna.oneshot.choosing import Chooser, Found
 from nas_optuna.oneshot.fair import FairTraining, default_epochs
+from nas_optuna.oneshot.price import CostTable, Price, measure_price, supernet_precision
 from nas_optuna.oneshot.progress import Epoch
 from nas_optuna.oneshot.shared import SharedEvaluator
-from nas_optuna.oneshot.short import ShortPlan
+from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.samplers.prior import read_alphas, read_chunks, write_alphas, write_chunks, write_score

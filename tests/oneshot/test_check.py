@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from nas_optuna.costs.complexity import figures
-from nas_optuna.execution.supernet_check import ALL_SIZES, SCORE, Verdict, judge, random_architectures, rank_correlation
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, judge, random_architectures, rank_correlation
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.spec import StudySpec

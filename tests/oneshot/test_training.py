@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nas_optuna.errors import StudyError, TrainingError
-from nas_optuna.execution.short_trainings import ShortTrainer
-from nas_optuna.execution.supernet_cost import cost_table
-from nas_optuna.execution.supernet_training import SupernetTraining, checked_chooser, trained_supernet
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.fair import FairTraining
+from nas_optuna.oneshot.price import cost_table
+from nas_optuna.oneshot.short_trainings import ShortTrainer
+from nas_optuna.oneshot.training import SupernetTraining, checked_chooser, trained_supernet
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
 

@@ -12,8 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.supernet_training import accuracy_of, trained_trials
 from nas_optuna.oneshot.score import FEATURES, SIZES, Score
+from nas_optuna.oneshot.training import accuracy_of, trained_trials
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.trial_queue import enqueue_once

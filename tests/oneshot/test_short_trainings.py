@@ -11,9 +11,8 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import Interrupted, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.short_trainings import FILE, ShortTrainer
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.short import ShortPlan
+from nas_optuna.oneshot.short_trainings import FILE, ShortPlan, ShortTrainer
 from nas_optuna.spec import StudySpec
 
 SPEC = StudySpec.from_dict(
