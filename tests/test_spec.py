@@ -76,6 +76,10 @@ def test_a_fingerprint_tells_recipes_apart(one: Recipe, other: Recipe) -> None:
     assert (one.fingerprint == other.fingerprint) == (one == other)
 
 
+def test_settings_that_came_later_leave_the_fingerprints_of_0_2_alone() -> None:
+    assert (Recipe().fingerprint, Recipe(epochs=3, flip=True).fingerprint) == ("d8cca3fa6062", "f33f3f5959f3")
+
+
 def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = []
     for key, value in values.items():

@@ -39,11 +39,12 @@ class BatchLoader(Protocol):
     def __len__(self) -> int:
         """Batches an epoch."""
 
-    def epoch(self, seed: int | None = None) -> Iterator[Batch]:
-        """All images once.
+    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
+        """All images once, or those of an order.
 
         Args:
             seed: Draws the order and the augmentation; None is the stored order and no augmentation.
+            order: ``[n]``, int64, on the host: the images to take, where the seed draws only the augmentation.
         """
 
 
@@ -79,7 +80,7 @@ class ResidentLoader:
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
-    def epoch(self, seed: int | None = None) -> Iterator[Batch]:
+    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
         if seed is None:
             for images, labels in zip(
@@ -88,8 +89,9 @@ class ResidentLoader:
                 yield self._prepare(images), labels
             return
         generator = torch.Generator(self._device).manual_seed(seed)
-        order = torch.randperm(self.size, device=self._device, generator=generator)
-        for index in order.split(self.batch_size):
+        if order is None:
+            order = torch.randperm(self.size, device=self._device, generator=generator)
+        for index in order.to(self._device).split(self.batch_size):
             images = self._images[index]
             if self._augmentation is not None:
                 images = self._augmentation(images, generator)
@@ -122,11 +124,12 @@ class StreamingLoader:
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
-    def epoch(self, seed: int | None = None) -> Iterator[Batch]:
+    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
         """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
         generator = torch.Generator(self._device).manual_seed(seed or 0)
-        order = torch.arange(self.size)
-        if seed is not None:
+        if seed is None:
+            order = torch.arange(self.size)
+        elif order is None:
             # On the CPU one generator serves order and augmentation, as in ResidentLoader; a CUDA one cannot
             # draw an order for the host.
             host = generator if self._device.type == "cpu" else torch.Generator().manual_seed(seed)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.resizing import fit_into
+from nas_optuna.spec import Recipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Augmentation:
     shift: int = 0
     flip: bool = False
     cutout: int = 0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Augmentation | None:
+        """What a recipe varies; None where it is nothing."""
+        found = cls(recipe.shift, recipe.flip, recipe.cutout)
+        return None if found == cls() else found
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Vary each image on its own.

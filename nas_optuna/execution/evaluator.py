@@ -203,7 +203,7 @@ class TrainingEvaluator:
     def identity(self) -> str:
         """See `Evaluator`."""
         names = [metric.name for metric in self._metrics]
-        return digest(self.data.fingerprint, self.recipe.model_dump(mode="json"), self.precision, names)
+        return digest(self.data.fingerprint, self.recipe.settings, self.precision, names)
 
     def evaluate(
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
@@ -229,14 +229,12 @@ class TrainingEvaluator:
     @cached_property
     def train_loader(self) -> BatchLoader:
         """Training batches, made once and shared by all trials of this process."""
-        recipe = self.recipe
-        augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
         return make_loader(
             self.data.train,
-            recipe.batch_size,
+            self.recipe.batch_size,
             self.space.input_size,
             self.device,
-            None if augmentation == Augmentation() else augmentation,
+            Augmentation.of(self.recipe),
         )
 
     @cached_property
@@ -249,8 +247,7 @@ class TrainingEvaluator:
         other = copy.copy(self)
         other.recipe, other.steps = recipe, recipe.epochs
         other.precision = str(resolve_precision(recipe.precision, self.device)).removeprefix("torch.")
-        batches = ("batch_size", "shift", "flip", "cutout")
-        same = all(getattr(recipe, name) == getattr(self.recipe, name) for name in batches)
+        same = recipe.batch_size == self.recipe.batch_size and Augmentation.of(recipe) == Augmentation.of(self.recipe)
         for cached in ("identity",) if same else ("identity", "train_loader", "validation_loader"):
             other.__dict__.pop(cached, None)
         return other

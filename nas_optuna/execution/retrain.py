@@ -133,9 +133,7 @@ def retrain(
     spec, space, recipe = search.spec, search.space, search.spec.recipe
     images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
     check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
-    augmentation = Augmentation(recipe.shift, recipe.flip, recipe.cutout)
-    used = augmentation if augmentation != Augmentation() else None
-    train = make_loader(images, recipe.batch_size, space.input_size, where, used)
+    train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe))
     folder = checkpoints and checkpoints / _identity(architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
+from nas_optuna.data.loaders import Batch
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spec import Recipe
@@ -60,6 +61,50 @@ def epoch_seed(seed: int, epoch: int) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:6], "little")
+
+
+def steps_per_epoch(recipe: Recipe, images: int) -> int:
+    """How many steps an epoch of the recipe has.
+
+    Args:
+        recipe: Its `epoch_size` and `batch_size` are used.
+        images: How many training images there are.
+
+    Examples:
+        >>> steps_per_epoch(Recipe(batch_size=64), 100), steps_per_epoch(Recipe(batch_size=64, epoch_size=640), 100)
+        (2, 10)
+    """
+    return -(-(recipe.epoch_size or images) // recipe.batch_size)
+
+
+def epoch_order(seed: int, epoch: int, images: int, size: int) -> Tensor:
+    """Which images an epoch of a fixed size takes: its stretch of all permutations, one after the other.
+
+    Args:
+        seed: Of the training.
+        epoch: From 1.
+        images: How many there are.
+        size: How many an epoch takes; more than there are is more than one pass.
+
+    Returns:
+        ``[size]``, int64, on the host.
+
+    Examples:
+        >>> both = torch.cat([epoch_order(0, 1, 6, 3), epoch_order(0, 2, 6, 3)])
+        >>> sorted(both.tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+    first, last = (epoch - 1) * size, epoch * size
+    passes = range(first // images, -(-last // images))
+    drawn = [torch.randperm(images, generator=torch.Generator().manual_seed(epoch_seed(seed, -p))) for p in passes]
+    start = first - passes[0] * images
+    return torch.cat(drawn)[start : start + size]
+
+
+def _batches(train: BatchLoader, recipe: Recipe, seed: int, epoch: int) -> Iterator[Batch]:
+    if recipe.epoch_size is None:
+        return train.epoch(epoch_seed(seed, epoch))
+    return train.epoch(epoch_seed(seed, epoch), epoch_order(seed, epoch, train.size, recipe.epoch_size))
 
 
 def never() -> bool:
@@ -119,13 +164,15 @@ def fit(
         >>> [result.epoch for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0)]
         [1, 2]
     """
+    steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
-        step = TrainStep(network, recipe, device, total_steps=recipe.epochs * len(train))
-    results = _restore(step, checkpoints, recipe, len(train)) if checkpoints else []
+        step = TrainStep(network, recipe, device, total_steps=recipe.epochs * steps)
+    results = _restore(step, checkpoints, recipe, steps) if checkpoints else []
     yield from results
     for epoch in range(len(results) + 1, recipe.epochs + 1):
         started = time.perf_counter()
-        learned = _train_epoch(step, train, epoch, epoch_seed(seed, epoch), interrupted)
+        batches = _batches(train, recipe, seed, epoch)
+        learned = _train_epoch(step, batches, epoch, epoch_seed(seed, epoch), interrupted)
         scored = evaluate(network, validation, device, step.dtype, metrics) if validation else None
         results.append(_result(step, epoch, learned, scored, time.perf_counter() - started))
         if checkpoints:
@@ -149,7 +196,7 @@ def _result(
 
 
 def _train_epoch(
-    step: TrainStep, train: BatchLoader, epoch: int, seed: int, interrupted: Callable[[], bool]
+    step: TrainStep, batches: Iterator[Batch], epoch: int, seed: int, interrupted: Callable[[], bool]
 ) -> tuple[float, float]:
     """Take an epoch's steps; return the mean loss and the share of correct predictions.
 
@@ -159,10 +206,10 @@ def _train_epoch(
     step.network.train()
     state = RandomState(seed, step.device) if step.draws else None
     seen = 0
-    for images, labels in train.epoch(seed):
+    for images, labels in batches:
         if interrupted():
             raise Interrupted(f"stopped in epoch {epoch}")
-        if len(images) == 1 and seen and train.batch_size > 1 and step.mixes:
+        if len(images) == 1 and seen and step.recipe.batch_size > 1 and step.mixes:
             step.skip()
             continue
         with network_failures(f"training failed in epoch {epoch}"), state.current() if state else nullcontext():

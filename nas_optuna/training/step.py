@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class TrainStep:
         network: The network, which is trained in place.
         recipe: Its optimiser, schedule, precision and graphs are used.
         device: Where the network lives.
-        total_steps: How many steps the whole training has, for the cosine schedule.
+        total_steps: How many steps the whole training has, for the schedule.
 
     Attributes:
         micro_batches: How many parts a batch is divided into to fit in memory.
@@ -117,7 +118,7 @@ class TrainStep:
     def _set_learning_rate(self) -> None:
         if self.recipe.schedule == "constant":
             return
-        rate = self.recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * self.steps / self.total_steps))
+        rate = self.recipe.learning_rate * rate_factor(self.recipe.schedule, self.steps, self.total_steps)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -153,7 +154,7 @@ class TrainStep:
             with autocast(self.device, self.dtype):
                 logits = self._forward(x)
             require_logits(logits, len(x))
-            loss = F.cross_entropy(logits.float(), y, reduction="sum")
+            loss = F.cross_entropy(logits.float(), y, reduction="sum", label_smoothing=self.recipe.label_smoothing)
             self.scaler.scale(loss / len(images)).backward()
             sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == y).sum()))
         self.scaler.step(self.optimizer)
@@ -220,6 +221,30 @@ class TrainStep:
             logger.warning("training without CUDA graphs: %s", reason)
 
 
+WARM_UP = 0.2
+"""Share of the steps in which the rate of ``"one-cycle"`` rises."""
+
+
+def rate_factor(schedule: str, step: int, steps: int) -> float:
+    """The learning rate of a step, as a share of its peak.
+
+    Args:
+        schedule: See `Recipe.schedule`.
+        step: Steps taken before it.
+        steps: Of the whole training.
+
+    Examples:
+        >>> [round(rate_factor("one-cycle", step, 10), 3) for step in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 1.0, 0.5, 0.125]
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+    rising = max(1, round(WARM_UP * steps))
+    return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
+
+
 def make_optimizer(
     network: nn.Module, recipe: Recipe, device: torch.device, rate: float | Tensor, capturable: bool
 ) -> torch.optim.Optimizer:
@@ -227,12 +252,16 @@ def make_optimizer(
 
     Args:
         network: Whose parameters it updates.
-        recipe: `optimizer`, `momentum` and `weight_decay` are used.
+        recipe: `optimizer`, `momentum`, `weight_decay` and `decay_norms` are used.
         device: Where the network lives.
         rate: The first learning rate; a tensor on the device where steps are captured in a graph.
         capturable: Whether steps will be captured.
     """
-    parameters = list(network.parameters())
+    parameters: list[Any] = list(network.parameters())
+    if not recipe.decay_norms:
+        # Norms and biases have one dimension. Neither decides how large a layer's output is on its own.
+        few = [p for p in parameters if p.ndim < 2]
+        parameters = [{"params": [p for p in parameters if p.ndim >= 2]}, {"params": few, "weight_decay": 0.0}]
     fused = device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.data import ResidentLoader, load_data
+from nas_optuna.data import ResidentLoader, StreamingLoader, load_data
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
+from nas_optuna.training.fit import epoch_order
 
 CPU = torch.device("cpu")
 SPACE = ConvSpace(depth=2, input_size=8)
@@ -80,3 +81,29 @@ def test_confusion_adds_up_and_agrees_with_accuracy() -> None:
     assert found.confusion.sum() == len(DATA.validation)
     assert torch.equal(found.confusion.sum(1), torch.bincount(DATA.validation.labels, minlength=10))
     assert found.accuracy == results[-1].accuracy == found.confusion.diagonal().sum().item() / len(DATA.validation)
+
+
+@pytest.mark.parametrize(("images", "size"), [(10, 3), (10, 10), (4, 9), (7, 7), (5, 1)])
+def test_epochs_of_a_size_take_every_image_before_one_comes_again(images: int, size: int) -> None:
+    taken = torch.cat([epoch_order(3, epoch, images, size) for epoch in range(1, 21)])
+    for part in taken[: len(taken) // images * images].split(images):
+        assert sorted(part.tolist()) == list(range(images))
+    assert not torch.equal(taken[:images], epoch_order(4, 1, images, images))
+
+
+@pytest.mark.parametrize("make", [ResidentLoader, StreamingLoader])
+def test_an_epoch_of_a_size_has_its_steps_and_resumes(tmp_path: Path, make: type[ResidentLoader]) -> None:
+    recipe = RECIPE.model_copy(update={"epoch_size": 120, "schedule": "one-cycle", "decay_norms": False})
+    train = make(DATA.train, 50, 8, CPU)
+
+    def train_until(epochs: int | None, checkpoints: CheckpointFolder | None) -> tuple[torch.nn.Module, list[float]]:
+        network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
+        results = fit(network, train, None, recipe, CPU, seed=0, checkpoints=checkpoints)
+        return network, [result.train_loss for result in itertools.islice(results, epochs)]
+
+    whole, expected = train_until(None, None)
+    train_until(2, CheckpointFolder(tmp_path))
+    resumed, found = train_until(None, CheckpointFolder(tmp_path))
+    assert len(expected) == 4
+    assert found == expected
+    assert same_weights(whole, resumed)

@@ -11,6 +11,7 @@ from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
 from nas_optuna.training import TrainStep, make_network, microbatch
 from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.step import make_optimizer, rate_factor
 
 CPU = torch.device("cpu")
 SPACE = ConvSpace(input_size=28)
@@ -92,6 +93,39 @@ def test_cosine_goes_from_the_peak_to_nothing() -> None:
     assert rates == sorted(rates, reverse=True)
     assert rates[5] == pytest.approx(0.025)
     assert rates[-1] < 0.002
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_one_cycle_rises_to_the_peak_and_ends_near_nothing(steps: int) -> None:
+    factors = [rate_factor("one-cycle", step, steps) for step in range(steps)]
+    peak = factors.index(max(factors))
+    assert max(factors) == 1
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[-1] == pytest.approx(1 / max(1, steps - max(1, steps // 5)), rel=0.1)
+
+
+def test_decay_leaves_norms_and_biases_alone() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    for parameter in network.parameters():
+        nn.init.ones_(parameter)
+    recipe = Recipe(learning_rate=1e-2, weight_decay=0.5, decay_norms=False, schedule="constant")
+    optimizer = make_optimizer(network, recipe, CPU, recipe.learning_rate, capturable=False)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    shrunk = {name for name, parameter in network.named_parameters() if bool((parameter < 1).all())}
+    assert shrunk == {"0.weight", "3.weight"}
+
+
+def test_smoothed_labels_are_torchs() -> None:
+    recipe = DOCUMENTS.model_copy(update={"label_smoothing": 0.2})
+    network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
+    images, labels = batches(1)[0]
+    expected = F.cross_entropy(network(images), labels, reduction="sum", label_smoothing=0.2).item()
+    step = TrainStep(network, recipe, CPU, total_steps=1)
+    step(images, labels)
+    assert step.read_sums()[0] == pytest.approx(expected, rel=1e-4)
 
 
 class OutOfMemoryAbove(nn.Module):
