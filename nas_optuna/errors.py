@@ -6,6 +6,8 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+from nas_optuna.masking import mask_urls
+
 SHOWN = 80
 """Characters of a user's value that a message repeats at most."""
 NAMED = 160
@@ -91,7 +93,7 @@ def shown(value: object) -> str:
         value: Anything, however large or deeply nested.
 
     Returns:
-        At most `SHOWN` characters, in one line, without control characters.
+        At most `SHOWN` characters, in one line, without control characters and passwords of URLs.
 
     Example:
         >>> shown("tpe")
@@ -99,6 +101,7 @@ def shown(value: object) -> str:
         >>> len(shown("x" * 10_000))
         80
     """
+    value = mask_urls(value) if isinstance(value, str) else value
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = brief.maxlong = SHOWN
     try:
@@ -141,12 +144,13 @@ def plainer(message: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text in one line, with nothing in it that a terminal would obey.
+    r"""A text in one line, with nothing in it that a terminal would obey, and no password of a URL.
 
     Example:
         >>> printable("two\nlines")
         'two lines'
     """
+    text = mask_urls(text)
     line = " ".join(text.split()) if "\n" in text or "\r" in text or "\t" in text else text
     return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in line)
 

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from hashlib import blake2b
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError, SpecError, unknown
 
 
@@ -201,7 +201,7 @@ def _module(name: str) -> ModuleType:
 def _module_of_file(path: Path) -> ModuleType:
     """The module of a file, the same object at every call, so that its classes can be pickled and compared."""
     path = path.expanduser().resolve()
-    name = f"_nas_optuna_file_{blake2b(str(path).encode(), digest_size=6).hexdigest()}_{path.stem}"
+    name = f"_nas_optuna_file_{hex_digest(str(path), 12)}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():

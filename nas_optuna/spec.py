@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, named, plainer, shown, unknown
 from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
 from nas_optuna.spec_text import check_values, read_toml, with_overrides
@@ -132,7 +132,7 @@ class Recipe(_Part):
     def fingerprint(self) -> str:
         """Twelve hex digits that differ whenever two recipes would give different networks."""
         text = json.dumps(self.settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hex_digest(text, 12, "sha256")
 
 
 class _Plugin(_Part):

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nas_optuna.masking import mask_urls
+
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -128,21 +130,19 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def command_line(context: typer.Context, **changed: Any) -> str:
-    """The command line that runs a command once more, with its options as they were given.
+    """The command line that runs a command once more, with its options as they were given but for passwords.
 
     Args:
         context: The command's.
         changed: Options, by the name of their Python parameter, with another value; None leaves one out.
     """
-    from nas_optuna.study.storage import masked
-
     words = context.command_path.removeprefix(context.find_root().command_path).split()
     for parameter in context.command.params:
         value = changed.get(parameter.name, context.params[parameter.name])
         if value is None or value is False or value == parameter.default:
             continue
         for item in value if isinstance(value, list | tuple) else [value]:
-            text = masked(item) if parameter.name == "storage" else str(item)
+            text = mask_urls(str(item))
             words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
     return shlex.join(["nas-optuna", *words])
 
@@ -156,9 +156,7 @@ def hint(command: str, storage: str | None, study: str | None = None, *more: str
         study: Name of the study.
         more: Further words.
     """
-    from nas_optuna.study.storage import masked
-
     words = ["nas-optuna", *command.split()]
     words += ["--study", study] if study is not None else []
-    words += ["--storage", masked(storage)] if storage else []
+    words += ["--storage", mask_urls(storage)] if storage else []
     return shlex.join([*words, *more])

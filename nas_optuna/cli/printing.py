@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from nas_optuna.cli.streams import discard
 from nas_optuna.cli.tables import Column, print_facts, print_table
 from nas_optuna.errors import LONGEST_ERROR, printable, shortened
+from nas_optuna.masking import mask_urls
 
 __all__ = [
     "Column",
@@ -63,9 +64,9 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON on stdout; a number that is not finite becomes null."""
+    """Indented JSON on stdout; a number that is not finite becomes null, and passwords of URLs are replaced."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
+    text = json.dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
     write(text + "\n")
 
 
@@ -116,11 +117,13 @@ def _width() -> int:
         return shutil.get_terminal_size().columns
 
 
-def _finite(value: Any) -> Any:
+def _sayable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): _sayable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [_sayable(v) for v in value]
+    if isinstance(value, str):
+        return mask_urls(value)
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

@@ -11,6 +11,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.draw import trusted_study
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import NasOptunaError, named
+from nas_optuna.files import write_file
 
 
 def register(parent: typer.Typer) -> None:
@@ -44,10 +45,8 @@ def write_page(path: Path, page: str) -> None:
     """
     if path.is_dir():
         raise NasOptunaError(f"{named(path)} is a folder; give a file, such as --out report.html")
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        write_file(path, page)
     except OSError as error:
         raise NasOptunaError(f"cannot write {named(path)}: {error.strerror}; choose another --out") from error
     say(f"wrote {named(path)}")

@@ -11,6 +11,8 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import Column, print_json, print_table, say, write
 from nas_optuna.errors import SpecError, named
+from nas_optuna.files import write_file
+from nas_optuna.masking import mask_urls
 
 app = typer.Typer(
     help="Create, list, show, delete and export studies.",
@@ -66,7 +68,7 @@ def create(
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.experiment import Experiment, code_named
-    from nas_optuna.study.storage import is_kept, masked, open_storage, storage_url
+    from nas_optuna.study.storage import is_kept, open_storage, storage_url
     from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember
 
@@ -76,11 +78,11 @@ def create(
     url = storage_url(storage)
     experiment.create(open_storage(url, create=True), name)
     remember(url, name, code_named(experiment.spec))
-    say(f"created study {name!r} in {masked(url)}: {experiment.describe()}")
+    say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}")
     for line in experiment.notes():
         say(line)
     if json:
-        print_json({"study": name, "storage": masked(url), "spec": experiment.spec.to_dict()})
+        print_json({"study": name, "storage": mask_urls(url), "spec": experiment.spec.to_dict()})
     if not is_kept(url):
         say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
         return
@@ -236,7 +238,7 @@ def export(
         write(text)
         return
     try:
-        out.write_text(text, encoding="utf-8")
+        write_file(out, text)
     except OSError as error:
         raise SpecError(f"cannot write {out}: {error.strerror}") from error
     say(f"wrote {out}")

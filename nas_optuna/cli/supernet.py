@@ -13,6 +13,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import Column, print_json, print_table, say, say_next, seconds
 from nas_optuna.errors import Interrupted, SpecError, StudyExists, TrainingError
+from nas_optuna.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -268,7 +269,7 @@ def export(
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{file_name(study)}-fixed.json")
     try:
-        path.write_text(json_format.dumps(params if top > 1 else params[0], indent=2) + "\n", encoding="utf-8")
+        write_file(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
     except OSError as error:
         raise SpecError(f"cannot write {path}: {error.strerror}; choose another --out") from error
     for choices in params:

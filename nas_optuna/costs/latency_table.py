@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
 from nas_optuna.errors import TableError, named
+from nas_optuna.files import write_file
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.text_files import read_text
@@ -77,9 +77,7 @@ class LatencyTable(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the table, so that a reader or a crash never meets half of it."""
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(self.model_dump_json() + "\n", encoding="utf-8")
-        part.replace(path)
+        write_file(path, self.model_dump_json() + "\n")
 
     def require(self, conditions: Conditions, path: Path, remedy: str) -> None:
         """Refuse a table that other conditions have measured.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from nas_optuna.data.images import ImageSet, divide, stratified_order
 from nas_optuna.data.report import class_counts, listing, sizes_found
 from nas_optuna.data.resizing import describe_resizing
 from nas_optuna.data.source import Reading, Source
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec
 
@@ -46,9 +46,7 @@ class SearchData:
         The same images give the same fingerprint wherever they lie. What selects (`DataSpec.select_on`, the split and
         its seed, `train_limit`) and what was done to the pixels show in it, because they show in the content.
         """
-        return hashlib.blake2b(
-            f"{self.train.fingerprint}/{self.validation.fingerprint}".encode(), digest_size=16
-        ).hexdigest()
+        return hex_digest(f"{self.train.fingerprint}/{self.validation.fingerprint}", 32)
 
     @property
     def notes(self) -> tuple[str, ...]:

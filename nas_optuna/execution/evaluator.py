@@ -7,7 +7,6 @@ and the dashboard need nothing else.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
+from nas_optuna.digests import hex_digest
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
@@ -158,7 +158,7 @@ def digest(*parts: Any) -> str:
         True
     """
     text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hex_digest(text)
 
 
 def space_identity(space: SearchSpace) -> dict[str, Any]:

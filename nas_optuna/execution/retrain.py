@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import statistics
@@ -25,6 +24,7 @@ from nas_optuna.data import (
     make_loader,
 )
 from nas_optuna.devices import device_name, resolve_device
+from nas_optuna.digests import hex_digest
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
@@ -269,4 +269,4 @@ def _in_parts(values: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _identity(architecture: Architecture, recipe: Recipe) -> str:
-    return "retrain-" + hashlib.sha256(f"{architecture}/{recipe.fingerprint}".encode()).hexdigest()[:12]
+    return "retrain-" + hex_digest(f"{architecture}/{recipe.fingerprint}", 12, "sha256")

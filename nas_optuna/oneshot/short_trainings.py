@@ -13,11 +13,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from nas_optuna.execution.evaluator import TrainingEvaluator, digest
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import checked_measurements
 from nas_optuna.execution.search import Search
+from nas_optuna.files import write_file
 from nas_optuna.oneshot.score import FEWEST
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training.fit import never
@@ -188,15 +187,11 @@ class ShortTrainer:
     def _write(self) -> None:
         if self._folder is None:
             return
-        partial = self._folder / f"{FILE}.{os.getpid()}"
         content = {"identity": self._evaluator.identity, "results": [asdict(result) for result in self.results]}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(content), encoding="utf-8")
-            partial.replace(self._folder / FILE)
+            write_file(self._folder / FILE, json.dumps(content))
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise StudyError(
                 f"cannot keep what short trainings gave in {self._folder} ({error.strerror});"
                 " make it a folder with free space that can be written to"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import tempfile
 import time
@@ -21,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.limits import Limits
 from nas_optuna.data import BatchLoader, ImageSet, make_loader, split
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
@@ -493,7 +493,7 @@ def _identity(search: Search, spec: SupernetSpec, table: CostTable, version: int
     # Short trainings come after the weights, which need not be trained again for others of them.
     settings = {name: value for name, value in spec.settings.items() if name != "short_trainings"}
     text = json.dumps([*parts, settings], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hex_digest(text, 12, "sha256")
 
 
 def _folder(files: Path, study: Study, identity: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import NasOptunaError
+from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.network_graph import Layer, Shape, graph_of, trace
 
@@ -62,7 +63,7 @@ class Drawing:
         """
         path = Path(path)
         try:
-            path.write_text('<?xml version="1.0" encoding="UTF-8"?>\n' + self.svg + "\n", encoding="utf-8")
+            write_file(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + self.svg + "\n")
         except OSError as error:
             raise NasOptunaError(f"cannot write {path}: {error.strerror}") from error
         return path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
+from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.study.files import holding
 from nas_optuna.study.optuna_internals import url_of
@@ -38,7 +39,7 @@ class Report:
     def save(self, path: Path | str) -> Path:
         """Write the page to a file."""
         path = Path(path)
-        path.write_text(self.html, encoding="utf-8")
+        write_file(path, self.html)
         return path
 
     def _repr_html_(self) -> str:

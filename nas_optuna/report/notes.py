@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.report import artifacts
@@ -245,15 +245,11 @@ def write_study_note(study: Study) -> None:
         return  # a plain study of Optuna's, with an objective of ours
     attributes = study_system_attributes(study)
     before = note_in(attributes)
-    if before and attributes.get(StudyKey.NOTE) != _digest(before):
+    if before and attributes.get(StudyKey.NOTE) != hex_digest(before, 16, "sha256"):
         return
     body = study_note(study, attributes)
     note = dashboard_note(body, None, attributes)
-    set_study_system_attributes(study, note | {StudyKey.NOTE: _digest(body)})
-
-
-def _digest(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
+    set_study_system_attributes(study, note | {StudyKey.NOTE: hex_digest(body, 16, "sha256")})
 
 
 def _facts(rows: Sequence[tuple[str, str]]) -> str:

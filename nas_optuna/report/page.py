@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.masking import mask_urls
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import amount, draw_trial
@@ -35,7 +36,6 @@ from nas_optuna.study.optuna_internals import read_once, url_of
 from nas_optuna.study.records import TrialRecord, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
-from nas_optuna.study.storage import masked
 from nas_optuna.study.studies import maximizes, study_spec
 
 LEAST_FOR_CHECK = 5
@@ -544,7 +544,7 @@ def _effort(facts: _Facts) -> str:
 
 def _reproduce(facts: _Facts) -> str:
     name, url = facts.study.study_name, url_of(facts.study)
-    place = ("--storage", masked(url)) if url else ()
+    place = ("--storage", mask_urls(url)) if url else ()
     again = f"{name}-again", "--spec", "study.toml", "--trials", str(max(len(facts.trials), 1))
     commands = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
     commands = commands if facts.complete else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +9,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.digests import seed_from
 
 Allowed = Callable[[Mapping[str, Any]], bool]
 """Whether an architecture, given by its params, may be proposed."""
@@ -28,8 +29,7 @@ class Selective(Protocol):
 
 def seed_for(*parts: int | str) -> int:
     """A 31-bit seed from what identifies one draw, e.g. the study's seed and the trial's number."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1
+    return seed_from("/".join(map(str, parts)), 4) >> 1
 
 
 class PerTrialSeedSampler(BaseSampler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from optuna.study import Study
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.study.optuna_internals import set_study_system_attributes, study_system_attributes
 
 CHUNK = 2000
@@ -41,7 +41,7 @@ def save(study: Study, name: str, count: int, arrays: dict[str, NDArray[Any]]) -
     chunks = [text[i : i + CHUNK] for i in range(0, len(text), CHUNK)]
     pieces = {f"{name}:{slot}:{i}": chunk for i, chunk in enumerate(chunks)}
     # The header comes last. Its digest tells pieces that two processes mixed, or that only half arrived.
-    header = {"count": count, "chunks": len(chunks), "sha256": hashlib.sha256(data).hexdigest()}
+    header = {"count": count, "chunks": len(chunks), "sha256": hex_digest(data, 64, "sha256")}
     set_study_system_attributes(study, pieces | {f"{name}:{slot}": json.dumps(header)})
 
 
@@ -53,7 +53,7 @@ def load(study: Study, name: str) -> Iterator[dict[str, NDArray[Any]]]:
         pieces = [attributes.get(f"{name}:{slot}:{i}", "") for i in range(headers[slot]["chunks"])]
         try:
             data = base64.b64decode("".join(pieces), validate=True)
-            if hashlib.sha256(data).hexdigest() == headers[slot]["sha256"]:
+            if hex_digest(data, 64, "sha256") == headers[slot]["sha256"]:
                 yield safetensors.numpy.load(data)
         except (ValueError, safetensors.SafetensorError):
             continue
@@ -66,4 +66,4 @@ def _headers(study: Study, name: str) -> dict[int, dict[str, Any]]:
 
 def fingerprint(*parts: object) -> NDArray[np.uint8]:
     """32 bytes that differ whenever the parts' JSON does; an array, so that a snapshot can hold it."""
-    return np.frombuffer(hashlib.sha256(json.dumps(parts).encode()).digest(), np.uint8)
+    return np.frombuffer(bytes.fromhex(hex_digest(json.dumps(parts), 64, "sha256")), np.uint8)

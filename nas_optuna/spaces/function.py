@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import (
@@ -502,12 +502,12 @@ def _source(function: Build) -> str:
             text = inspect.getsource(function)
         except (OSError, TypeError):
             text = ""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hex_digest(text)
 
 
 def _structure(module: nn.Module) -> str:
     """Six hex digits that tell modules of different make apart."""
-    return hashlib.blake2b(repr(module).encode(), digest_size=3).hexdigest()
+    return hex_digest(repr(module), 6)
 
 
 def _line(error: Exception) -> str:

@@ -6,8 +6,9 @@ import shlex
 
 from optuna.study import Study
 
+from nas_optuna.masking import mask_urls
 from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.storage import masked, storage_url
+from nas_optuna.study.storage import storage_url
 
 
 def command(study: Study, *words: str) -> str:
@@ -25,5 +26,5 @@ def command(study: Study, *words: str) -> str:
         "nas-optuna run --study 'my own' --storage sqlite:///:memory:"
     """
     url = url_of(study)
-    elsewhere = ("--storage", masked(url)) if url is not None and url != storage_url() else ()
+    elsewhere = ("--storage", mask_urls(url)) if url is not None and url != storage_url() else ()
     return shlex.join(["nas-optuna", *words, *elsewhere])

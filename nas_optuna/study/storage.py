@@ -18,6 +18,7 @@ from urllib.parse import quote
 import optuna
 
 from nas_optuna.errors import StudyError
+from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,27 +70,6 @@ MANY = 8
 def storage_url(given: str | None = None) -> str:
     """The URL given, else ``NAS_OPTUNA_STORAGE``, else a file in the current folder."""
     return given if given is not None else os.environ.get("NAS_OPTUNA_STORAGE") or DEFAULT_STORAGE
-
-
-def masked(url: str) -> str:
-    """Return the URL with its password replaced, wherever it stands.
-
-    Raises:
-        StudyError: It is not a URL, so that nobody knows where in it a password is. The message does not repeat it.
-
-    Example:
-        >>> masked("postgresql+psycopg://me:secret@host/studies?sslpassword=secret")
-        'postgresql+psycopg://me:***@host/studies?sslpassword=***'
-        >>> masked("sqlite:///:memory:")
-        'sqlite:///:memory:'
-    """
-    parsed = _parsed(url)
-    text = parsed.set(query={}).render_as_string(hide_password=True)
-    if parsed.get_backend_name() == "sqlite":
-        text = text.replace("%3A", ":")  # as people write :memory: and C:/, where SQLAlchemy quotes it
-    values = [(key, value) for key, many in parsed.normalized_query.items() for value in many]
-    query = "&".join(f"{key}={'***' if _SECRET.search(key) else value}" for key, value in values)
-    return f"{text}?{query}" if query else text
 
 
 def absolute(url: str) -> str:
@@ -153,9 +133,9 @@ def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> 
     except ArgumentError:
         raise StudyError(_not_a_url()) from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
-        raise StudyError(f"cannot open storage {masked(url)}: {_reason(error, url)}") from None
+        raise StudyError(f"cannot open storage {mask_urls(url)}: {_reason(error, url)}") from None
     except (ImportError, RuntimeError, ValueError, OSError) as error:
-        raise StudyError(f"cannot open storage {masked(url)}: {_reason(error, url)}") from None
+        raise StudyError(f"cannot open storage {mask_urls(url)}: {_reason(error, url)}") from None
 
 
 def refusal(kind: str) -> str:
@@ -373,7 +353,9 @@ def _reason(error: BaseException, url: str = "") -> str:
         hint = f", and write {scheme}…" if scheme and not url.startswith(scheme) else ""
         return f"its driver {missing} is not installed; pip install {package}{hint}"
     if "storage upgrade" in text:
-        return f"its tables are those of an older Optuna; optuna storage upgrade --storage {shlex.quote(masked(url))}"
+        return (
+            f"its tables are those of an older Optuna; optuna storage upgrade --storage {shlex.quote(mask_urls(url))}"
+        )
     if isinstance(error, RuntimeError):
         return f"its tables are those of a newer Optuna; upgrade with pip install -U optuna ({text})"
     return next((f"{text}; {remedy}" for sign, remedy in _REMEDIES.items() if sign in text), text)

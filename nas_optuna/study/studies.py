@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
@@ -182,7 +182,7 @@ def file_name(name: str) -> str:
     if _PLAIN.fullmatch(name) and name not in _RESERVED:
         return name
     readable = "-".join(re.findall(r"[a-z0-9]+", name.lower()))[:40].strip("-")
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    digest = hex_digest(name.encode("utf-8", "surrogatepass"), 32, "sha256")
     return f"{readable or 'study'}~{digest}"
 
 

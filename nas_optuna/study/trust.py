@@ -7,13 +7,13 @@ somebody else's, so that its code is imported only after a yes, which is remembe
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError
+from nas_optuna.files import write_file
 
 
 def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = False) -> None:
@@ -49,9 +49,7 @@ def remember(storage: str, study: str, code: Sequence[str]) -> None:
     path = _path()
     keys = [*_read(), _key(storage, study, code)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(sorted(set(keys))), encoding="utf-8")
-    partial.replace(path)
+    write_file(path, json.dumps(sorted(set(keys))))
 
 
 def _key(storage: str, study: str, code: Sequence[str]) -> str:
@@ -60,7 +58,7 @@ def _key(storage: str, study: str, code: Sequence[str]) -> str:
     file = sqlite_file(storage)
     place = str(file.resolve()) if file is not None else storage
     # A file's or a module's place depends on the current folder.
-    return hashlib.sha256(json.dumps([place, study, sorted(code), str(Path.cwd())]).encode()).hexdigest()
+    return hex_digest(json.dumps([place, study, sorted(code), str(Path.cwd())]), 64, "sha256")
 
 
 def _path() -> Path:

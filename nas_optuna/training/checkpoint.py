@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import logging
@@ -23,7 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError
+from nas_optuna.files import flush
 from nas_optuna.training.failure import describe
 
 logger = logging.getLogger(__name__)
@@ -151,13 +152,13 @@ class CheckpointFolder:
             partial.mkdir(parents=True)
             for name, data in files.items():
                 (partial / name).write_bytes(data)
-                _flush(partial / name)
-            _flush(partial)
+                flush(partial / name)
+            flush(partial)
             self._publish(partial, self.path / f"epoch-{epoch}")
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _flush(self.path)
+        flush(self.path)
 
     def _publish(self, partial: Path, target: Path) -> None:
         """Rename, in place of an earlier one of the same epoch; whoever comes last of several processes stays."""
@@ -197,7 +198,7 @@ def _files(weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: An
         _STATE: buffer.getvalue(),
         _PROGRESS: json.dumps(progress).encode(),
     }
-    return files | {_DIGESTS: json.dumps({name: _digest(data) for name, data in files.items()}).encode()}
+    return files | {_DIGESTS: json.dumps({name: hex_digest(data, 32) for name, data in files.items()}).encode()}
 
 
 def _read(epoch: int, folder: Path) -> Checkpoint:
@@ -211,7 +212,7 @@ def _read(epoch: int, folder: Path) -> Checkpoint:
     with suppress(FileNotFoundError):  # earlier releases wrote none
         digests = json.loads((folder / _DIGESTS).read_bytes())
         for name, data in files.items():
-            if digests[name] != _digest(data):
+            if digests[name] != hex_digest(data, 32):
                 raise ValueError(f"{name} is damaged")
     state = torch.load(io.BytesIO(files[_STATE]), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
@@ -219,20 +220,7 @@ def _read(epoch: int, folder: Path) -> Checkpoint:
     return Checkpoint(epoch, load(files[_WEIGHTS]), state, json.loads(files[_PROGRESS]))
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
 def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):  # a file in the place of a folder
         path.unlink()
-
-
-def _flush(path: Path) -> None:
-    """Have the kernel write a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
 from nas_optuna.data.loaders import Batch
+from nas_optuna.digests import seed_from
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spec import Recipe
@@ -59,8 +59,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
         >>> epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(0, 2)
         True
     """
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:6], "little")
+    return seed_from(f"{seed}/{epoch}", 6)
 
 
 def steps_per_epoch(recipe: Recipe, images: int) -> int:

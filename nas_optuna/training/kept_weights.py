@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas_optuna.errors import StudyError
+from nas_optuna.files import write_file
 from nas_optuna.training.checkpoint import CheckpointFolder
 
 KEPT_FOLDER = "kept"
@@ -66,17 +66,11 @@ class KeptWeights:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
         results = found.progress[-1] if isinstance(found.progress, list) and found.progress else {}
         said = {key: str(value) for key, value in results.items()} | {"epochs": str(found.epoch)} | dict(facts)
-        target = self.path / f"trial-{number}.safetensors"
-        partial = self.path / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(save(dict(found.weights), {_KEY: json.dumps(said)}))
-            partial.replace(target)
+            write_file(self.path / f"trial-{number}.safetensors", save(dict(found.weights), {_KEY: json.dumps(said)}))
         except OSError as error:
             raise StudyError(f"cannot keep weights in {self.path} ({error.strerror}); free some space there") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """A trial's weights and facts; None where they were not kept.

@@ -22,6 +22,7 @@ from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MOST_CLASSES
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError
+from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture
@@ -203,14 +204,10 @@ def write_network(path: Path, network: nn.Module, header: Header) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(save(weights, {_KEY: header.model_dump_json()}))
-        partial.replace(path)
+        write_file(path, save(weights, {_KEY: header.model_dump_json()}))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | None = None) -> ImageClassifier:
