@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas_optuna.execution.events import Callback
     from nas_optuna.execution.objective import EvaluatorObjective, Objective
     from nas_optuna.experiment import Experiment
+    from nas_optuna.fitting import Fitted, fit
     from nas_optuna.metrics import metric
     from nas_optuna.report.notebook import load_study
     from nas_optuna.samplers import create_sampler
@@ -38,6 +39,7 @@ _HOMES = {
     "EvaluatorContext": "nas_optuna.execution.evaluator",
     "EvaluatorObjective": "nas_optuna.execution.objective",
     "Experiment": "nas_optuna.experiment",
+    "Fitted": "nas_optuna.fitting",
     "ImageSet": "nas_optuna.data",
     "Interrupted": "nas_optuna.errors",
     "Measurement": "nas_optuna.execution.evaluator",
@@ -50,6 +52,7 @@ _HOMES = {
     "TrialRecord": "nas_optuna.study.records",
     "create_sampler": "nas_optuna.samplers",
     "create_space": "nas_optuna.spaces",
+    "fit": "nas_optuna.fitting",
     "load_data": "nas_optuna.data",
     "load_network": "nas_optuna.training",
     "load_study": "nas_optuna.report.notebook",
@@ -66,6 +69,7 @@ __all__ = [
     "EvaluatorContext",
     "EvaluatorObjective",
     "Experiment",
+    "Fitted",
     "ImageSet",
     "Interrupted",
     "Measurement",
@@ -79,6 +83,7 @@ __all__ = [
     "__version__",
     "create_sampler",
     "create_space",
+    "fit",
     "layers",
     "load_data",
     "load_network",

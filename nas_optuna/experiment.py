@@ -198,7 +198,9 @@ class Experiment:
         if self.data is None:
             return
         if StudyKey.DATA not in study.user_attrs:
-            figures = {"training": len(self.data.train), "validation": len(self.data.validation)}
+            selects = self.data.validation
+            majority = max(selects.class_sizes) / len(selects)
+            figures = {"training": len(self.data.train), "validation": len(selects), "majority": round(majority, 4)}
             known = {"name": self.data.name, "fingerprint": self.data.fingerprint, **figures}
             study.set_user_attr(StudyKey.DATA, known)
         if stored.data.name != self.spec.data.name:

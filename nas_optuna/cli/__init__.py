@@ -19,6 +19,7 @@ from nas_optuna.cli import (
     devices,
     draw,
     export,
+    fit,
     latency,
     pareto,
     report,
@@ -44,6 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help is our words and defaults that are a user's: neither is markup
     pretty_exceptions_enable=False,
 )
+fit.register(app)
 study.register(app)
 run.register(app)
 best.register(app)

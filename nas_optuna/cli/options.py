@@ -62,6 +62,15 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="Seed of the sampler's proposals.", show_default=False),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="CPU threads of each process; measured unless OMP_NUM_THREADS is set.",
+        show_default=False,
+    ),
+]
 Objectives = Annotated[
     list[str] | None,
     typer.Option(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
     from nas_optuna.execution.evaluator import Measurement
+    from nas_optuna.fitting.time_budget import TimeBudget
 
 LOOK_UP_PAUSE = 50
 """The whole study, which other workers may have brought forward, is looked at again after so many times as long as
@@ -350,3 +351,56 @@ class SupernetBar(Callback):
         if subject.architecture and self._reached is not None:
             self._show(printable(f"{subject.name}, {subject.architecture}: accuracy {self._reached:.4f}"))
             self._reached = None
+
+
+class FitDisplay(Callback):
+    """A fit as it goes: what is being done, what the best is, and how much of the time is left."""
+
+    def __init__(self, budget: TimeBudget, show: Callable[[str], None] | None) -> None:
+        self._budget = budget
+        self._show = show
+        self._best: float | None = None
+        self._step = ""
+
+    @classmethod
+    @contextmanager
+    def shown(cls, budget: TimeBudget) -> Iterator[FitDisplay]:
+        """Show one."""
+        if not shows_live():
+            yield cls(budget, None)
+            return
+        from rich.progress import BarColumn
+
+        with live(text("{task.description}"), BarColumn(bar_width=24), text("{task.fields[note]}", rest=True)) as bar:
+            task = bar.add_task("fit", total=budget.total, note="")
+            yield cls(budget, lambda note: bar.update(task, completed=budget.elapsed, note=printable(note)))
+
+    def say(self, line: str) -> None:
+        """Tell what begins."""
+        self._step = line
+        say(f"[{seconds(self._budget.elapsed)}] {line}")
+        self._refresh("")
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Show the figure."""
+        name, figure = next(iter(measurement.metrics.items()))
+        self._refresh(f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}")
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Say what a network reached."""
+        if ended is None:
+            return
+        from nas_optuna.study.records import TrialRecord
+        from nas_optuna.study.schema import TrialKey, attribute
+
+        record = TrialRecord.of(ended)
+        value = f"{record.values[0]:.4f}" if record.values else record.cause or record.state
+        steps = attribute(ended, TrialKey.STEPS)
+        say(
+            f"[{seconds(self._budget.elapsed)}] {subject.name}  {value}"
+            f"  {f'{steps:,} steps  ' if steps else ''}{record.architecture}  ({record.origin})"
+        )
+
+    def _refresh(self, note: str) -> None:
+        if self._show is not None:
+            self._show(f"{seconds(max(0.0, self._budget.left))} left · {note or self._step}")

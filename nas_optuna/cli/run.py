@@ -53,15 +53,6 @@ Timeout = Annotated[
     float | None,
     typer.Option("--timeout", metavar="S", help="Begin no trial after S seconds.", show_default=False),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        help="CPU threads of each process; measured unless OMP_NUM_THREADS is set.",
-        show_default=False,
-    ),
-]
 Enqueue = Annotated[
     Path | None,
     typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
@@ -135,7 +126,7 @@ def run(
     pruner: options.Pruner = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
-    threads: Threads = None,
+    threads: options.Threads = None,
     enqueue: Enqueue = None,
     fixed: Fixed = None,
     warm_start: WarmStart = None,
@@ -453,12 +444,20 @@ def _earlier(named: str, storage: str | None) -> optuna.Study:
 
 def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int | None:
     """Put what is to be tried first into the queue; return how many trials to run."""
-    from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest, enqueue_once, read_architectures
+    from nas_optuna.study.trial_queue import (
+        enqueue,
+        enqueue_cheapest,
+        enqueue_once,
+        enqueue_reference,
+        read_architectures,
+    )
 
     space, objective = experiment.space, experiment.objective
     if plan.fixed:
         only = read_architectures(plan.fixed, space)
         return max(enqueue_once(study, space, architecture.params, origin="fixed") for architecture in only)
+    if (reference := enqueue_reference(study, space, objective.limits)) is not None:
+        say(f"in the queue: the reference, {reference}")
     for architecture in read_architectures(plan.enqueue, space) if plan.enqueue else []:
         enqueue(study, space, architecture.params, origin="enqueued")
     for name, architecture in enqueue_cheapest(study, space, objective.costs, objective.limits).items():

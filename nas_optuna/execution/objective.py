@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
 import torch
@@ -158,6 +158,13 @@ class EvaluatorObjective:
         timed = self._latency if any(c.cost == "latency_ms" for c in self.criteria) else None
         names = [criterion.name for criterion in self.criteria]
         return digest(self.evaluator.identity, space_identity(self.space), names, timed)
+
+    def with_evaluator(self, evaluator: Evaluator) -> Self:
+        """Return a copy that scores the same space by another evaluator."""
+        other = copy.copy(self)
+        other.__dict__.pop("identity", None)
+        other.evaluator = evaluator
+        return other
 
     def describe_device(self) -> str:
         """One line: the device, and what the evaluator says of it."""
@@ -402,11 +409,9 @@ class Objective(EvaluatorObjective):
 
     def with_recipe(self, recipe: Recipe) -> Objective:
         """Return a copy that trains every network by one recipe, rather than let trials choose settings of it."""
-        other = copy.copy(self)
-        other.__dict__.pop("identity", None)  # it depends on the recipe
-        other.recipe, other.searched = recipe, {}
         assert isinstance(self.evaluator, TrainingEvaluator)
-        other.evaluator = self.evaluator.with_recipe(recipe)
+        other = self.with_evaluator(self.evaluator.with_recipe(recipe))
+        other.recipe, other.searched = recipe, {}
         return other
 
 

@@ -35,7 +35,7 @@ from nas_optuna.study.schema import LONGEST, StudyKey, study_attribute
 from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.evaluate import Evaluation
-from nas_optuna.training.fit import never
+from nas_optuna.training.fit import Pace, never
 from nas_optuna.training.precision import resolve_precision
 
 
@@ -106,6 +106,8 @@ def retrain(
     checkpoints: Path | None = None,
     interrupted: Callable[[], bool] = never,
     callbacks: Sequence[Callback | OptunaCallback] = (),
+    pace: Pace | None = None,
+    parts: tuple[ImageSet, ImageSet] | None = None,
 ) -> tuple[TestReport, nn.Module, ImageSet]:
     """Train on training and validation images together, with several seeds, and score on the test set.
 
@@ -119,6 +121,8 @@ def retrain(
         checkpoints: Folder for the state of each seed, so that an interrupted call goes on.
         interrupted: Asked between steps.
         callbacks: Told of each seed's training.
+        pace: See `nas_optuna.training.fit.fit`.
+        parts: The training images, validation included, and the test images, where they are in memory already.
 
     Returns:
         The report, the network of the first seed (the test set does not select), and the images it was trained on.
@@ -131,18 +135,23 @@ def retrain(
     """
     where = resolve_device(device)
     spec, space, recipe = search.spec, search.space, search.spec.recipe
-    images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
-    check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
+    if parts is None:
+        images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
+        check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
+    else:
+        images = parts[0]
     train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe))
     folder = checkpoints and checkpoints / _identity(architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
     told.run_started(run)
     try:
-        trained = [_trained(search, architecture, s, train, where, folder, interrupted, told) for s in numbers]
+        trained = [_trained(search, architecture, s, train, where, folder, interrupted, told, pace) for s in numbers]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when all that could be chosen is chosen.
-        test_images = load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
+        test_images = (
+            parts[1] if parts else load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
+        )
         test = make_loader(test_images, recipe.batch_size, space.input_size, where)
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
         report = _report(architecture, recipe, where, images, len(test_images), numbers, results, seconds)
@@ -187,6 +196,7 @@ def _trained(
     folder: Path | None,
     interrupted: Callable[[], bool],
     told: Callback,
+    pace: Pace | None,
 ) -> tuple[nn.Module, float]:
     """The network of one seed, and the seconds that its training took."""
     recipe, seconds = search.spec.recipe, 0.0
@@ -194,7 +204,9 @@ def _trained(
     told.trial_started(subject)
     network = make_network(search.space, architecture, recipe, device, seed)
     state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
-    for result in fit(network, images, None, recipe, device, seed=seed, checkpoints=state, interrupted=interrupted):
+    for result in fit(
+        network, images, None, recipe, device, seed=seed, checkpoints=state, interrupted=interrupted, pace=pace
+    ):
         seconds += result.seconds
         figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
         told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.study.gain import Gain, Measured
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.pareto import is_feasible
@@ -19,6 +20,7 @@ from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.trial_queue import REFERENCE
 
 COST = "macs"
 """The cost that "cheapest" means: every trial has it, on every device alike."""
@@ -57,7 +59,34 @@ def best_trial(study: Study) -> FrozenTrial | None:
 
 def _best(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     sign = -1.0 if maximizes(study) else 1.0
-    return min(trials, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+    return min(_longest_trained(trials), key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+
+
+def _longest_trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the last rung, where a search had several: networks are compared with what was trained as long."""
+    last = max((attribute(trial, TrialKey.RUNG, 0) for trial in trials), default=0)
+    return [trial for trial in trials if attribute(trial, TrialKey.RUNG, 0) == last]
+
+
+def gain_of(study: Study) -> Gain | None:
+    """What a search has brought; None without a complete trial, or where the first objective is not accuracy."""
+    images, trials = remembered_images(study), _longest_trained(complete_trials(study))
+    best = _best(study, trials)
+    if best is None or images is None or _first_objective(study) != "accuracy":
+        return None
+    reference = _best(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
+    known: dict[str, float] = study_attribute(study.user_attrs, StudyKey.DATA, {})
+    return Gain(
+        _measured(best, images),
+        _measured(reference, images) if reference is not None else None,
+        known.get("majority"),
+        is_reference=reference is not None and reference.params == best.params,
+    )
+
+
+def _measured(trial: FrozenTrial, images: int) -> Measured:
+    error = standard_error(TrialRecord.of(trial), images)
+    return Measured(trial.values[0], 0.0 if error is None else error)
 
 
 def remembered_images(study: Study) -> int | None:
@@ -113,7 +142,7 @@ def winners(study: Study, images: int | None) -> Winners | None:
         study: A study of ours.
         images: Number of validation images, as `validation_images` gives it.
     """
-    trials = complete_trials(study)
+    trials = _longest_trained(complete_trials(study))
     best = _best(study, trials)
     if best is None:
         return None

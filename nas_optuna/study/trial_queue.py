@@ -93,6 +93,31 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return len(waiting) + 1
 
 
+REFERENCE = "reference"
+"""The origin of the trial that trains what a space names as its reference."""
+
+
+def enqueue_reference(study: Study, space: SearchSpace, limits: Limits) -> Architecture | None:
+    """Begin a study with the network that its user would have taken without a search.
+
+    Does nothing once a trial of the study has begun, or where the space names no such network.
+
+    Args:
+        study: Whose first trial it is.
+        space: The study's space.
+        limits: The study's limits; a reference above one is left out.
+
+    Returns:
+        The reference that waits in the queue.
+    """
+    reference = space.reference
+    begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    if reference is None or begun or limits.total_excess(reference) > 0:
+        return None
+    enqueue_unless(study, reference.params, {TrialKey.ORIGIN: REFERENCE}, ever=True)
+    return reference
+
+
 def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, Any]], origin: str) -> int:
     """As `enqueue`, for those params that no trial of the study has or waits with; return how many these were."""
     trials = study.get_trials(deepcopy=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -106,6 +106,10 @@ def _batches(train: BatchLoader, recipe: Recipe, seed: int, epoch: int) -> Itera
     return train.epoch(epoch_seed(seed, epoch), epoch_order(seed, epoch, train.size, recipe.epoch_size))
 
 
+Pace = Callable[[Sequence[EpochResult]], int]
+"""From the results so far to the number of epochs that a training is to have in all."""
+
+
 def never() -> bool:
     """Whether to stop, for a training that nobody stops.
 
@@ -127,6 +131,7 @@ def fit(
     checkpoints: CheckpointFolder | None = None,
     interrupted: Callable[[], bool] = never,
     metrics: Mapping[str, MetricFunction] | None = None,
+    pace: Pace | None = None,
 ) -> Iterator[EpochResult]:
     """Train a network in place by a recipe.
 
@@ -147,6 +152,8 @@ def fit(
             come first. A checkpoint that is damaged, or of another network or recipe, is passed over.
         interrupted: Asked between steps.
         metrics: Further figures of the validation images, by name.
+        pace: Asked before each epoch how many epochs there are to be in all, where a clock decides that rather than the
+            recipe. The rest of the schedule is then spread over those that are left.
 
     Yields:
         One result per epoch.
@@ -166,9 +173,14 @@ def fit(
     steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
         step = TrainStep(network, recipe, device, total_steps=recipe.epochs * steps)
-    results = _restore(step, checkpoints, recipe, steps) if checkpoints else []
+    results = _restore(step, checkpoints, None if pace else recipe.epochs, steps) if checkpoints else []
     yield from results
-    for epoch in range(len(results) + 1, recipe.epochs + 1):
+    while len(results) < (epochs := pace(results) if pace else recipe.epochs):
+        epoch = len(results) + 1
+        if pace:
+            if step.total_steps - step.steps < 0.5:  # it had come to its end when it was interrupted
+                return
+            step.spread((epochs - len(results)) * steps)
         started = time.perf_counter()
         batches = _batches(train, recipe, seed, epoch)
         learned = _train_epoch(step, batches, epoch, epoch_seed(seed, epoch), interrupted)
@@ -225,17 +237,20 @@ def _save(step: TrainStep, checkpoints: CheckpointFolder, results: list[EpochRes
         "optimizer": step.optimizer.state_dict(),
         "scaler": step.scaler.state_dict(),
         "micro_batches": step.micro_batches,
+        "schedule": [step.steps, step.total_steps],
     }
     checkpoints.save(len(results), step.network.state_dict(), state, [asdict(result) for result in results])
 
 
-def _restore(step: TrainStep, checkpoints: CheckpointFolder, recipe: Recipe, steps_per_epoch: int) -> list[EpochResult]:
+def _restore(
+    step: TrainStep, checkpoints: CheckpointFolder, epochs: int | None, steps_per_epoch: int
+) -> list[EpochResult]:
     def check(found: Checkpoint) -> None:
         require_tensors(found.weights, step.network.state_dict())
         require_optimizer_state(found.state["optimizer"], step.optimizer, moved=True)
         _require_scaler_state(found.state["scaler"], step.scaler.state_dict())
         require_number("micro_batches", found.state["micro_batches"], 1, 2)
-        _require_results(found.progress, found.epoch, recipe.epochs)
+        _require_results(found.progress, found.epoch, found.epoch if epochs is None else epochs)
 
     found = checkpoints.load(check)
     if found is None:
@@ -245,6 +260,8 @@ def _restore(step: TrainStep, checkpoints: CheckpointFolder, recipe: Recipe, ste
     step.scaler.load_state_dict(found.state["scaler"])
     step.micro_batches = found.state["micro_batches"]
     step.steps = found.epoch * steps_per_epoch
+    if epochs is None:  # a clock decided how far along the schedule that is
+        step.steps, step.total_steps = found.state["schedule"]
     return [EpochResult(**result) for result in found.progress]
 
 

@@ -64,8 +64,8 @@ class TrainStep:
         self.network = network
         self.recipe = recipe
         self.device = device
-        self.total_steps = total_steps
-        self.steps = 0
+        self.total_steps: float = total_steps
+        self.steps: float = 0  # of the schedule; whole unless it was spread anew
         self.micro_batches = 1
         self.draws = may_draw(network)
         self.mixes = False
@@ -108,6 +108,12 @@ class TrainStep:
     def skip(self) -> None:
         """Let a step of the schedule pass without an update."""
         self.steps += 1
+
+    def spread(self, left: int) -> None:
+        """Go through the rest of the schedule in so many steps, from where it stands."""
+        done = self.steps / self.total_steps
+        self.total_steps = left / (1 - done)
+        self.steps = done * self.total_steps
 
     def read_sums(self) -> tuple[float, float]:
         """Wait for the device; return the summed loss and the number of correct predictions since the last call."""
@@ -225,7 +231,7 @@ WARM_UP = 0.2
 """Share of the steps in which the rate of ``"one-cycle"`` rises."""
 
 
-def rate_factor(schedule: str, step: int, steps: int) -> float:
+def rate_factor(schedule: str, step: float, steps: float) -> float:
     """The learning rate of a step, as a share of its peak.
 
     Args:

@@ -1,0 +1,106 @@
+"""``nas-optuna fit``: from pictures and minutes to a tested network."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.printing import print_json, print_table, say, say_next
+from nas_optuna.errors import Interrupted
+
+if TYPE_CHECKING:
+    from nas_optuna.fitting import Fitted
+
+STARTED = time.monotonic()
+"""The clock counts what Python needs to begin, too."""
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command."""
+    parent.command(epilog="Example: nas-optuna fit photos/ --within 10m --out model")(fit)
+
+
+def fit(
+    context: typer.Context,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder of pictures, a .npz file, or a name such as mnist.")
+    ],
+    within: Annotated[str, typer.Option("--within", metavar="TIME", help="For everything: 90s, 10m, 2h.")] = "10m",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path("model"),
+    space: Annotated[
+        str | None, typer.Option("--space", metavar="NAME", help="Another search space.", show_default=False)
+    ] = None,
+    sampler: options.Sampler = None,
+    max_params: options.MaxParams = None,
+    max_latency: options.MaxLatency = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> int:
+    """Find, train and test a network for your pictures in the time that you have, and export it.
+
+    A search gives many networks a little of the time and the best of them more, always with the space's reference
+    network among them; the best is trained on all training images for the rest. Ctrl-C leaves the best so far, and the
+    same command goes on.
+    """
+    say(f"nas-optuna fit: a network for {data} within {within}")
+    from nas_optuna.devices import use_threads
+    from nas_optuna.fitting.inputs import name_of
+    from nas_optuna.fitting.run import Fit
+    from nas_optuna.fitting.spec import spec_for
+    from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
+
+    if threads is not None:
+        use_threads(threads)
+    budget = TimeBudget(parse_duration(within), began=STARTED)
+    limits = {"params": max_params, "latency_ms": max_latency}
+    spec = spec_for(
+        name_of(data, out),
+        space=space,
+        sampler=sampler,
+        limits=limits,
+        seed=seed or 0,
+        overrides=set_ or (),
+        data_directory=data_dir,
+    )
+    from nas_optuna.cli.progress import FitDisplay
+
+    with FitDisplay.shown(budget) as display:
+        work = Fit(spec, budget, out, device, data_dir, say=display.say, callbacks=[display])
+        try:
+            fitted = work.run()
+        except Interrupted:
+            say(f"stopped; the same command goes on: {options.command_line(context)}")
+            return 130
+    _print(fitted, json=json)
+    return 0
+
+
+def _print(fitted: Fitted, *, json: bool) -> None:
+    from nas_optuna.study.standard_errors import accuracy_on_test
+
+    report, gain = fitted.report, fitted.gain
+    if json:
+        facts = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1)}
+        print_json(report.to_dict() | facts | {"validation": gain.to_dict() if gain else None})
+        return
+    tested = f"{accuracy_on_test(report.to_dict())} on {report.test_images:,} images, looked at once"
+    rows = [
+        ("test accuracy", tested),
+        ("on validation", str(gain) if gain else ""),
+        ("architecture", report.architecture),
+        ("time", f"{fitted.seconds:.0f} s"),
+        ("network", str(fitted.folder / "network")),
+        ("report", str(fitted.folder / "report.html")),
+    ]
+    print_table("fitted", ("", ""), rows)
+    for remark in gain.remarks() if gain else ():
+        say(remark)
+    say_next([(f"python {fitted.folder / 'network' / 'model.py'} PICTURE", "name the class of a picture")])

@@ -1,0 +1,126 @@
+"""Trainings of equal seconds rather than equal epochs.
+
+With equal epochs a search prefers what is large, and spends its time there. Here each network's own step is timed
+before its training, which then has as many steps as fit into its share of the time, with a rate that has come down to
+zero by the end. So a cheap network sees more images, as it would in a training of all the time that there is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import torch
+
+from nas_optuna.data import BatchLoader
+from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import Recipe
+from nas_optuna.training import TrainStep, make_network
+
+FEWEST_STEPS = 8
+"""A network that takes fewer steps in its share of the time learns nothing in it."""
+LONGEST_EPOCH = 20.0
+"""Seconds; a kill costs no more than the epoch that it interrupts."""
+_PART = 16
+"""Images that a step is timed with on a processor; its time grows in proportion from there on."""
+_FORWARD = 1 / 3
+"""Time of an image's forward pass, as a share of its part in a step."""
+
+
+class EqualSeconds(TrainingEvaluator):
+    """Our own training, in which each network has the same seconds; see `nas_optuna.execution.evaluator.Evaluator`.
+
+    How many steps these are is fixed when the network's step has been timed, and kept: the training is then as
+    reproducible as any, and goes on where it stopped.
+
+    Args:
+        training: Gives space, images and recipe; its `epochs` and `epoch_size` are not used.
+        seconds: For each network, validation included.
+        rung: Kept with each trial: 1 is the shortest training, and networks of different rungs are not compared.
+    """
+
+    def __init__(self, training: TrainingEvaluator, seconds: float, rung: int) -> None:
+        vars(self).update(vars(training))
+        self.seconds, self.rung = seconds, rung
+        self.steps = max(1, math.ceil(seconds / LONGEST_EPOCH))
+        self.__dict__["identity"] = digest(training.identity, {"seconds": round(seconds, 1), "rung": rung})
+
+    def evaluate(
+        self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
+    ) -> Iterator[Measurement]:
+        """See `Evaluator`.
+
+        Raises:
+            optuna.TrialPruned: The network is so large that its share of the time is too short for it.
+        """
+        steps = self._fixed_steps(architecture, resume)
+        if steps < FEWEST_STEPS:
+            raise optuna.TrialPruned(f"{steps} steps fit into {self.seconds:.0f} s")
+        recipe = paced(self.recipe, steps, self.steps)
+        trained = copy_of(self, recipe)
+        for measured in TrainingEvaluator.evaluate(trained, architecture, resume=resume, stop=stop):
+            yield replace(measured, details={**measured.details, "STEPS": steps, "RUNG": self.rung})
+
+    def _fixed_steps(self, architecture: Architecture, resume: Path | None) -> int:
+        """How many steps the training has: as it was decided when it began."""
+        file = resume / "steps.json" if resume else None
+        if file is not None and file.is_file():
+            return int(json.loads(file.read_text()))
+        per_step = seconds_per_step(self.space, architecture, self.recipe, self.train_loader, self.device)
+        batches = len(self.validation_loader) * self.steps
+        usable = self.seconds - batches * per_step * _FORWARD
+        steps = int(usable / per_step)
+        if file is not None and steps >= FEWEST_STEPS:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(steps))
+        return steps
+
+
+def copy_of(evaluator: EqualSeconds, recipe: Recipe) -> TrainingEvaluator:
+    """The plain training by a recipe, with the loaders of an evaluator."""
+    plain = TrainingEvaluator.__new__(TrainingEvaluator)
+    vars(plain).update(vars(evaluator))
+    return plain.with_recipe(recipe)
+
+
+def paced(recipe: Recipe, steps: int, epochs: int) -> Recipe:
+    """The recipe with so many steps, in epochs of equal size."""
+    each = max(1, round(steps / epochs))
+    return recipe.model_copy(update={"epochs": epochs, "epoch_size": each * recipe.batch_size})
+
+
+def seconds_per_step(
+    space: SearchSpace, architecture: Architecture, recipe: Recipe, train: BatchLoader, device: torch.device
+) -> float:
+    """How long a training step takes: the faster of two, on a copy of the network that nobody keeps.
+
+    Args:
+        space: The space of the architecture.
+        architecture: The network.
+        recipe: Its batch size and optimiser count.
+        train: The training images.
+        device: Where.
+    """
+    network = make_network(space, architecture, recipe, device, recipe.seed)
+    network.train()
+    step = TrainStep(network, recipe.model_copy(update={"cuda_graphs": False}), device, total_steps=3)
+    part = min(_PART, recipe.batch_size) if device.type == "cpu" else recipe.batch_size
+    batches, found = train.epoch(0), []
+    for _ in range(3):
+        began = time.perf_counter()
+        images, labels = next(batches)
+        ready = time.perf_counter()
+        step(images[:part], labels[:part])
+        step.read_sums()  # waits for the device
+        ended = time.perf_counter()
+        found.append(ready - began + (ended - ready) * len(images) / min(part, len(images)))
+        if len(found) == len(train):
+            break
+    return min(found[1:] or found)

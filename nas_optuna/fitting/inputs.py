@@ -1,0 +1,92 @@
+"""Whatever a person has of pictures and labels, as the name of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_optuna.data.catalog import FROM_FILES, set_names
+from nas_optuna.errors import DataError, SpecError, named, unknown
+
+PIXELS = "images.npz"
+"""Where pictures that were given as arrays are kept, so that a repeated call needs no other file."""
+
+
+def name_of(data: Any, folder: Path) -> str:
+    """The data set's name.
+
+    Args:
+        data: A folder, a ``.npz`` file, a name such as ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors,
+            or a torch ``Dataset`` of such pairs.
+        folder: Where what is in memory is written to.
+
+    Raises:
+        SpecError: A name stands for nothing.
+        DataError: It is something else, or its images differ in size.
+
+    Examples:
+        >>> name_of("digits", Path("model"))
+        'digits'
+    """
+    if isinstance(data, str | Path):
+        return _named(str(data))
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return _kept(_array(data[0]), _array(data[1]), folder)
+    if hasattr(data, "__getitem__") and isinstance(data, Sized):
+        return _kept(*_collected(data), folder)
+    raise DataError(
+        f"a {type(data).__name__} holds no pictures; give a folder, a .npz file, a pair (images, labels) or a Dataset"
+    )
+
+
+def _named(text: str) -> str:
+    kind = text.partition(":")[0]
+    if kind in FROM_FILES or text in set_names() or ":" in text:
+        return text
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return f"folder:{path.absolute()}"
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise DataError(f"{named(path)} is no folder of pictures and no .npz file; see docs/data.md")
+        return f"npz:{path.absolute()}"
+    if path.suffix or "/" in text:
+        raise DataError(f"{named(path)} does not exist; give a folder of pictures or a .npz file")
+    raise SpecError(unknown("folder, file or data set", text, set_names()))
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    found = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    return np.asarray(found)
+
+
+def _collected(dataset: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The pictures and labels of a ``Dataset``, read once."""
+    images, labels = [], []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        if not (isinstance(item, tuple | list) and len(item) >= 2):
+            raise DataError("an item of the Dataset must be a pair (image, label)")
+        images.append(_array(item[0]))
+        labels.append(int(item[1]) if hasattr(item[1], "item") else item[1])
+    shapes = {image.shape for image in images}
+    if len(shapes) != 1:
+        sizes = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3]) or "none"
+        raise DataError(f"the images of the Dataset have several shapes ({sizes}); resize them in its transform")
+    return np.stack(images), np.asarray(labels)
+
+
+def _kept(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], folder: Path) -> str:
+    """Write the arrays, unless the same lie there already."""
+    path = (folder / PIXELS).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial.npz")
+    try:
+        np.savez(partial, images=images, labels=labels)
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot keep the images in {path}: {error.strerror}; choose another out") from error
+    return f"npz:{path}"

@@ -1,0 +1,378 @@
+"""The steps of a fit, each of which is skipped where an earlier run of the same fit has done it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from nas_optuna.data import ImageSet, load_test_images
+from nas_optuna.errors import Interrupted, SpecError, StudyError, named
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.finished_network import kept_network
+from nas_optuna.execution.loop import StopRequest, interruptible
+from nas_optuna.execution.retrain import TestReport, confusion, record, retrain
+from nas_optuna.experiment import Experiment
+from nas_optuna.export import Exported, export_network
+from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
+from nas_optuna.fitting.fitted import Fitted
+from nas_optuna.fitting.inputs import name_of
+from nas_optuna.fitting.pace import Clock
+from nas_optuna.fitting.plan import Plan
+from nas_optuna.fitting.rungs import Search
+from nas_optuna.fitting.spec import spec_for
+from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
+from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.report.drawing import draw_trial
+from nas_optuna.report.notes import NoteWriter
+from nas_optuna.report.page import report as page_of
+from nas_optuna.report.selection import gain_of
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import StudySpec
+from nas_optuna.study.files import folders
+from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names
+from nas_optuna.training import ImageClassifier, load_network
+from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.serialization import make_header
+
+STUDY, DATABASE, NETWORK, PAGE = "fit", "search.db", "network", "report.html"
+RESERVE = 4.0
+"""Seconds for the export and the report, beside the test."""
+EPOCHS = 40
+"""Epochs of the last training: after each its state is kept, and the clock decides anew."""
+
+
+def to_stderr(line: str) -> None:
+    """Print a line where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def fit(
+    data: Any,
+    within: str | float = "10m",
+    out: str | Path = "model",
+    *,
+    space: str | None = None,
+    sampler: str | None = None,
+    max_params: str | float | None = None,
+    max_latency: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = to_stderr,
+    callbacks: Sequence[Callback | OptunaCallback] = (),
+) -> Fitted:
+    """Find, train and test a network for pictures, within a time.
+
+    A search gives many networks a little of the time and the best of them more; the best one is then trained on all
+    training images for the rest, tested once, and exported. The space's reference network is always among them. A call
+    that was interrupted goes on where it stopped when it is repeated.
+
+    Args:
+        data: A folder of pictures with one folder for each class, a ``.npz`` file, the name of a data set such as
+            ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors, or a torch ``Dataset`` of such pairs.
+        within: The time for everything, such as ``"90s"``, ``"10m"`` or ``"2h"``; a number is seconds.
+        out: The folder in which everything is written.
+        space: Name of the search space; by default one of good networks for images.
+        sampler: Name of the sampler.
+        max_params: The most weights that the network may have, such as ``"100k"``.
+        max_latency: The most milliseconds that one inference may take on this machine.
+        seed: Of the sampler.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        overrides: Further keys of the study spec, such as ``"recipe.flip=true"``.
+        say: Told in one line what is being done.
+        callbacks: Told of each training and step.
+
+    Raises:
+        DataError: The pictures cannot be used.
+        SpecError: An argument is refused.
+        StudyError: The folder holds another fit.
+        Interrupted: Somebody pressed Ctrl-C; the best network so far has been exported.
+
+    Examples:
+        ::
+
+            fitted = nas_optuna.fit("photos/", within="10m", out="model/")
+            fitted.predict("new.jpg")
+    """
+    limits = {"params": max_params, "latency_ms": max_latency}
+    budget, folder = TimeBudget(parse_duration(within, "within")), Path(out)
+    spec = spec_for(name_of(data, folder), space=space, sampler=sampler, limits=limits, seed=seed, overrides=overrides)
+    return Fit(spec, budget, folder, device=device, say=say, callbacks=callbacks).run()
+
+
+@dataclass
+class Fit:
+    """One fit, from its spec to the exported network.
+
+    Attributes:
+        spec: The study spec.
+        budget: The clock.
+        folder: Where everything is written.
+        device: Where networks are trained.
+        data_directory: Where data sets are kept.
+        say: Told in one line what is being done.
+        callbacks: Told of each training and step.
+        stop: Asked between steps.
+    """
+
+    spec: StudySpec
+    budget: TimeBudget
+    folder: Path
+    device: str = "auto"
+    data_directory: Path | None = None
+    say: Callable[[str], None] = to_stderr
+    callbacks: Sequence[Callback | OptunaCallback] = ()
+    stop: StopRequest = field(default_factory=StopRequest)
+
+    def run(self) -> Fitted:
+        """Do what is left to do; see `fit`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpecError(
+                f"{named(self.folder)} cannot be a folder: {error.strerror}; choose another --out"
+            ) from error
+        url = f"sqlite:///{self.folder.absolute() / DATABASE}"
+        storage = open_storage(url, create=True)
+        study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
+        state = {} if study is None else dict(study_attribute(study.user_attrs, StudyKey.FIT, {}))
+        self.budget.spent += state.get("spent", 0.0)
+        if study is not None:
+            self._require_same(study)
+            if state.get("done"):
+                self.say(f"{named(self.folder)} holds the finished network; another --out begins anew")
+                return self._fitted(study)
+        with interruptible(self.stop):
+            return _Running.begin(self, storage, study, state, url).run()
+
+    def _require_same(self, study: Study) -> None:
+        try:
+            require_same_spec(study, self.spec)
+        except StudyError as error:
+            raise StudyError(str(error).replace("--study NAME", "--out FOLDER")) from None
+
+    def _fitted(self, study: Study) -> Fitted:
+        network = load_network(self.folder / NETWORK / "model.safetensors")
+        return Fitted(network, tested(study), study, gain_of(study), self.folder, self.budget.spent)
+
+
+@dataclass
+class _Running:
+    """A fit whose pictures are loaded and whose study is there."""
+
+    fit: Fit
+    experiment: Experiment
+    study: Study
+    state: dict[str, Any]
+    files: Path
+    images: ImageSet
+    test_images: ImageSet
+
+    @classmethod
+    def begin(cls, fit: Fit, storage: Any, study: Study | None, state: dict[str, Any], url: str) -> _Running:
+        """Load the pictures, and create the study or open it."""
+        files = folders(url)[0]
+        fit.say(f"reading {fit.spec.data.name}")
+        settings: dict[str, Any] = {
+            "data_directory": fit.data_directory,
+            "device": fit.device,
+            "checkpoints": checkpoint_folder(files, STUDY),
+            "interrupted": fit.stop,
+            "keep_weights": True,
+        }
+        if study is None:
+            experiment = Experiment.from_spec(fit.spec, **settings)
+            study = experiment.create(storage, STUDY)
+        else:
+            experiment = Experiment.of_study(study, fit.spec, **settings)
+        data = experiment.data
+        if data is None:
+            raise SpecError("fit trains by a recipe, and the spec names an evaluator of its own; use run")
+        images = replace(
+            data.train,
+            images=torch.cat((data.train.images, data.validation.images)),
+            labels=torch.cat((data.train.labels, data.validation.labels)),
+        )
+        # Read now, so that a damaged test part is refused before the search; nobody looks at it until the end.
+        tests = load_test_images(fit.spec.data, images, fit.data_directory, input_size=fit.spec.recipe.input_size)
+        return cls(fit, experiment, study, state, files, images, tests)
+
+    def run(self) -> Fitted:
+        say, budget = self.fit.say, self.fit.budget
+        for line in (self.experiment.describe(), *self.experiment.notes()):
+            say(line)
+        plan = self._plan()
+        try:
+            trial = self._chosen(plan)
+            report, network = self._retrained(trial, plan)
+        except Interrupted:
+            self._remember()
+            self._leave_something()
+            raise
+        record(self.study, report, trial.number)
+        classifier = ImageClassifier(
+            network.cpu(), self._architecture(trial), make_header(self._architecture(trial), self.fit.spec, self.images)
+        ).eval()
+        facts = {
+            "trained": f"on {report.images:,} images within {budget.total:,.0f} s",
+            "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",
+        }
+        say("writing the network and the report")
+        self._export(classifier, trial, facts)
+        self._remember(done=True)
+        gain = gain_of(self.study)
+        self._write_report()
+        return Fitted(classifier, report, self.study, gain, self.fit.folder, budget.elapsed)
+
+    def _plan(self) -> Plan:
+        """How the time is divided; as it was decided when the fit began."""
+        if "plan" in self.state:
+            return Plan.from_dict(self.state["plan"])
+        evaluator = self._evaluator
+        network = self.experiment.space.reference or self._some()
+        per_step = seconds_per_step(
+            self.experiment.space, network, evaluator.recipe, evaluator.train_loader, evaluator.device
+        )
+        batches = len(evaluator.validation_loader) / 3
+        reserve = RESERVE + 1.2 * per_step * len(self.test_images) / evaluator.recipe.batch_size / 3
+        plan = Plan.of(self.fit.budget.left, per_step, batches, min(reserve, self.fit.budget.left / 4), retrain=True)
+        self._remember(plan=plan.to_dict())
+        return plan
+
+    def _some(self) -> Architecture:
+        """An architecture of the middle, where the space names no reference."""
+        space = self.experiment.space
+        return space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
+
+    def _chosen(self, plan: Plan) -> FrozenTrial:
+        """The trial of the search's best network."""
+        callbacks = [
+            NoteWriter(self.experiment.space, self.files / "artifacts"),
+            *self.fit.callbacks,
+            _Remember(self._remember),
+        ]
+        search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks)
+        left = self.fit.budget.left
+        self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {left:.0f} s")
+        found = search.run(self.fit.say)
+        if found is None:
+            raise Interrupted
+        return found
+
+    def _retrained(self, trial: FrozenTrial, plan: Plan) -> tuple[TestReport, torch.nn.Module]:
+        """The network, trained on all images for the time that is left, and its test figures."""
+        budget, evaluator, architecture = self.fit.budget, self._evaluator, self._architecture(trial)
+        final = self.state.get("final")
+        if final is None:
+            per_step = seconds_per_step(
+                self.experiment.space, architecture, evaluator.recipe, evaluator.train_loader, evaluator.device
+            )
+            seconds = max(budget.left - plan.reserve, 1.0)
+            steps = max(1, int(seconds / per_step))
+            epochs = min(EPOCHS, steps)
+            recipe = paced(evaluator.recipe, steps, epochs)
+            final = {"epochs": epochs, "epoch_size": recipe.epoch_size, "trial": trial.number}
+            self._remember(final=final)
+        recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})
+        spec = self.fit.spec.model_copy(update={"recipe": recipe})
+        self.fit.say(f"training {architecture} on all {len(self.images):,} images")
+        report, network, _ = retrain(
+            self.study,
+            replace(self.experiment.search, spec=spec),
+            architecture,
+            device=self.fit.device,
+            data_directory=self.fit.data_directory,
+            checkpoints=checkpoint_folder(self.files, STUDY),
+            interrupted=self.fit.stop,
+            callbacks=[*self.fit.callbacks, _Remember(self._remember)],
+            pace=Clock(budget, plan.reserve, recipe.epochs),
+            parts=(self.images, self.test_images),
+        )
+        return report, network
+
+    def _export(self, classifier: ImageClassifier, trial: FrozenTrial, facts: dict[str, str]) -> Exported:
+        data = self.experiment.search.data
+        exported = export_network(
+            classifier,
+            self.fit.folder / NETWORK,
+            data.validation.images,
+            title=f"{data.name}: {classifier.architecture}",
+            facts=facts,
+            drawing=draw_trial(self.experiment.space, trial).svg,
+        )
+        for name, reason in exported.left_out.items():
+            self.fit.say(f"{name} was not written: {reason}")
+        return exported
+
+    def _leave_something(self) -> None:
+        """After an interruption: the best network so far, so that there is something to use."""
+        kept = KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
+        from nas_optuna.report.selection import best_trial
+
+        best = best_trial(self.study)
+        if best is None:
+            return
+        found = kept_network(self.study, self.experiment.search, best, kept)
+        self._export(found.classifier, best, found.facts)
+        self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
+
+    def _write_report(self) -> None:
+        page = page_of(self.study, self.fit.data_directory, self.files)
+        partial = self.fit.folder / f".{PAGE}.partial"
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(self.fit.folder / PAGE)
+
+    def _remember(self, **decided: Any) -> None:
+        self.state |= decided | {"spent": round(self.fit.budget.elapsed, 2), "within": self.fit.budget.total}
+        self.study.set_user_attr(StudyKey.FIT, self.state)
+
+    @property
+    def _evaluator(self) -> TrainingEvaluator:
+        evaluator = self.experiment.objective.evaluator
+        assert isinstance(evaluator, TrainingEvaluator)
+        return evaluator
+
+    def _architecture(self, trial: FrozenTrial) -> Architecture:
+        return self.experiment.space.architecture(of_architecture(trial.params))
+
+
+class _Remember(Callback):
+    """Writes down how much time is spent, whenever something has ended."""
+
+    def __init__(self, remember: Callable[[], None]) -> None:
+        self._remember = remember
+
+    def step_finished(self, subject: Any, measurement: Any) -> None:
+        self._remember()
+
+
+def tested(study: Study) -> TestReport:
+    """The latest test figures that a study remembers.
+
+    Raises:
+        StudyError: There are none.
+    """
+    reports: list[dict[str, Any]] = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
+    if not reports:
+        raise StudyError("the network was not tested yet")
+    found = reports[-1]
+    matrix = confusion(study.user_attrs, len(reports) - 1)
+    classes, cells = matrix if matrix is not None else ([], [])
+    names = ("architecture", "recipe", "device", "images", "test_images", "seconds")
+    return TestReport(
+        **{name: found[name] for name in names},
+        seeds=tuple(found["seeds"]),
+        accuracies=tuple(found["accuracies"]),
+        classes=tuple(classes),
+        confusions=(tuple(map(tuple, cells)),),
+    )

@@ -1,0 +1,167 @@
+"""The search of a fit: networks trained for equal seconds, the best of them for longer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.errors import StudyError
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.loop import StopRequest
+from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.experiment import Experiment
+from nas_optuna.fitting.equal_seconds import EqualSeconds
+from nas_optuna.fitting.plan import Plan, Rung
+from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study import lease
+from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.studies import maximizes
+from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
+
+NEIGHBOURS = 0.6
+"""Share of the first rung that lies near the reference; the sampler proposes the others."""
+
+NEAR = "near the reference"
+PROMOTED = "promoted"
+"""Where the networks of a rung come from, beside the reference and the sampler."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The rungs of one study.
+
+    Attributes:
+        experiment: Its parts.
+        study: The study.
+        plan: How long each network is trained.
+        stop: Asked between steps.
+        callbacks: Told of each trial and step.
+    """
+
+    experiment: Experiment
+    study: Study
+    plan: Plan
+    stop: StopRequest
+    callbacks: Sequence[Callback | OptunaCallback] = ()
+
+    def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
+        """Run what is missing of every rung.
+
+        Args:
+            say: Told in one line what begins.
+
+        Returns:
+            The trial of the best network of the last rung; None where somebody asked to stop.
+
+        Raises:
+            StudyError: No network could be trained.
+        """
+        lease.release_abandoned(self.study)
+        space, reference = self.experiment.space, self._reference()
+        first = [] if reference is None else [(reference, REFERENCE)]
+        queue = first + [(architecture, NEAR) for architecture in self._neighbours(reference)]
+        best: FrozenTrial | None = None
+        for number, rung in enumerate(self.plan.rungs, start=1):
+            say(f"{rung.networks} networks, {rung.seconds:.0f} s each")
+            objective = self.objective(rung, number)
+            self._train(rung, objective, queue)
+            if self.stop.asked:
+                return None
+            ranking = ranked(self.study, finished(self.study, objective))
+            if not ranking:
+                raise StudyError("no network could be trained in its share of the time; give more with --within")
+            order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
+            best = ranking[0]
+            if number < len(self.plan.rungs):
+                others = [architecture for architecture in order if architecture != reference]
+                room = self.plan.rungs[number].networks - len(first)
+                queue = first + [(architecture, PROMOTED) for architecture in others[:room]]
+        return best
+
+    def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
+        """What scores the networks of a rung."""
+        training = self.experiment.objective.evaluator
+        assert isinstance(training, TrainingEvaluator)
+        return self.experiment.objective.with_evaluator(EqualSeconds(training, rung.seconds, number))
+
+    def _reference(self) -> Architecture | None:
+        """The space's reference, where it is inside the study's limits."""
+        reference = self.experiment.space.reference
+        if reference is None or self.experiment.objective.limits.total_excess(reference) > 0:
+            return None
+        return reference
+
+    def _neighbours(self, reference: Architecture | None) -> Iterator[Architecture]:
+        if reference is None:
+            return
+        excess, networks = self.experiment.objective.limits.total_excess, self.plan.rungs[0].networks
+        seed, wanted = self.experiment.spec.sampler.seed, min(networks - 1, round(NEIGHBOURS * networks))
+        for architecture in neighbours(self.experiment.space, reference, seed):
+            if wanted <= 0:
+                return
+            if excess(architecture) <= 0:
+                wanted -= 1
+                yield architecture
+
+    def _train(self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]]) -> None:
+        """Train what the queue holds, and what the sampler proposes until the rung is full."""
+        done = finished(self.study, objective)
+        known = {attribute(trial, TrialKey.ARCHITECTURE) for trial in done}
+        for architecture, origin in queue:
+            if str(architecture) not in known:
+                enqueue_once(self.study, self.experiment.space, architecture.params, origin)
+        missing = rung.networks - len(done)
+        if missing > 0:
+            replace(self.experiment, objective=objective).run(
+                self.study,
+                trials=missing,
+                timeout=missing * rung.seconds,
+                stop=self.stop,
+                callbacks=self.callbacks,
+            )
+
+
+def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:
+    """The trials of a study that were scored by an objective, in their order."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if attribute(trial, TrialKey.IDENTITY) == objective.identity]
+
+
+def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Complete trials, the best first; of equals the one with the smaller loss on the images that select."""
+    sign = -1.0 if maximizes(study) else 1.0
+
+    def key(trial: FrozenTrial) -> tuple[float, float]:
+        metrics: dict[str, Any] = attribute(trial, TrialKey.METRICS, {})
+        return sign * trial.values[0], metrics.get("negative_log_likelihood", 0.0)
+
+    return sorted((t for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)), key=key)
+
+
+def neighbours(space: SearchSpace, start: Architecture, seed: int) -> Iterator[Architecture]:
+    """Architectures that differ from one in one parameter, or in two; each once, without an end to the tries but one.
+
+    Args:
+        space: The space.
+        start: In whose neighbourhood they are.
+        seed: Draws them.
+    """
+    rng, seen = random.Random(seed), {start}
+    for attempt in range(50 * len(space.parameters)):
+        params = dict(start.params)
+        for name in rng.sample(sorted(params), min(len(params), 1 + attempt % 2)):
+            params[name] = rng.choice(space.parameters[name].choices)
+        found = space.architecture(params)
+        if found not in seen:
+            seen.add(found)
+            yield found

@@ -1,0 +1,54 @@
+"""The study spec of a fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas_optuna.data.catalog import open_source
+from nas_optuna.presets import OWN_IMAGES, find_spec
+from nas_optuna.spec import StudySpec
+
+ENOUGH_TO_SELECT = 1000
+"""Images that select, of which more would cost time and hardly tell more: their standard error is below 0.016."""
+
+
+def spec_for(
+    name: str,
+    *,
+    space: str | None = None,
+    sampler: str | None = None,
+    limits: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    data_directory: Path | None = None,
+) -> StudySpec:
+    """The preset for own images, for a data set.
+
+    Args:
+        name: Of the data set.
+        space: Another space than the preset's.
+        sampler: Another sampler.
+        limits: The most of each cost; None is no limit.
+        seed: Of the sampler.
+        overrides: Further keys.
+        data_directory: Where data sets are kept.
+
+    Raises:
+        SpecError: Something is refused.
+        DataError: The data set is absent, or of no layout that is known.
+    """
+    given = [f"data.name={json.dumps(name)}", f"sampler.seed={seed}"]
+    given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
+    values = StudySpec.from_toml(find_spec(OWN_IMAGES)).to_dict()
+    values |= {part: {"name": named} for part, named in (("space", space), ("sampler", sampler)) if named}
+    return with_few_to_select(StudySpec.from_dict(values).override([*given, *overrides]), data_directory)
+
+
+def with_few_to_select(spec: StudySpec, data_directory: Path | None) -> StudySpec:
+    """The spec with a smaller share of images that select, where there are many."""
+    images = len(open_source(spec.data.name, data_directory).labels)
+    share = min(spec.data.validation_fraction, max(ENOUGH_TO_SELECT / images, 0.02))
+    return spec.override([f"data.validation_fraction={share:.4f}"])

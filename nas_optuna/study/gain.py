@@ -1,0 +1,84 @@
+"""What a search brought: its best accuracy beside the reference network's and the largest class's share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy and its standard error."""
+
+    accuracy: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.3f} ± {self.error:.3f}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a search brought.
+
+    Attributes:
+        best: The accuracy of the best network.
+        reference: That of the reference, where there is one; trained alike, and judged by the same images.
+        majority: The share of the largest class: what naming it always would reach; None where it is not known.
+        is_reference: Whether the best network is the reference.
+
+    Examples:
+        >>> str(Gain(Measured(0.712, 0.011), Measured(0.640, 0.012), 0.1))
+        '0.712 ± 0.011, reference 0.640 ± 0.012, majority class 0.10'
+    """
+
+    best: Measured
+    reference: Measured | None = None
+    majority: float | None = None
+    is_reference: bool = False
+
+    def __str__(self) -> str:
+        parts = [str(self.best)]
+        if self.reference is not None:
+            parts.append("which is the reference" if self.is_reference else f"reference {self.reference}")
+        if self.majority is not None:
+            parts.append(f"majority class {self.majority:.2f}")
+        return ", ".join(parts)
+
+    @property
+    def beats_reference(self) -> bool | None:
+        """Whether the best network is ahead by more than a standard error; None where there is no reference."""
+        if self.reference is None:
+            return None
+        return self.best.accuracy - self.reference.accuracy > self.best.error
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the best network is ahead of the largest class's share by more than two standard errors."""
+        return self.majority is None or self.best.accuracy > self.majority + 2 * self.best.error
+
+    def remarks(self) -> list[str]:
+        """What a person should know of it, a line each."""
+        found = []
+        if not self.has_learned:
+            found.append(
+                f"Warning: {self.best} is no better than always naming the largest class ({self.majority:.2f}). Are the"
+                " labels right, and can a person tell the classes at this size? Try larger images (--image-size), more"
+                " epochs or time, or more pictures."
+            )
+        if self.beats_reference is False and not self.is_reference:
+            found.append(f"No network is ahead of the reference ({self.reference}) by more than a standard error.")
+        elif self.is_reference:
+            found.append("No network is ahead of the reference, which is the best.")
+        return found
+
+    def to_dict(self) -> dict[str, float | bool | None]:
+        """JSON-ready."""
+        reference = self.reference
+        return {
+            "accuracy": self.best.accuracy,
+            "standard_error": self.best.error,
+            "reference_accuracy": reference.accuracy if reference else None,
+            "reference_standard_error": reference.error if reference else None,
+            "majority": self.majority,
+            "beats_reference": self.beats_reference,
+        }

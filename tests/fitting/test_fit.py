@@ -1,0 +1,92 @@
+"""From pictures and seconds to a network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import nas_optuna as nas
+from nas_optuna.data import load_images
+from nas_optuna.errors import DataError, SpecError, StudyError
+from nas_optuna.study.schema import StudyKey, TrialKey
+from tests.helpers import Command
+
+SECONDS = 14
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> nas.Fitted:
+    lines: list[str] = []
+    found = nas.fit("digits", SECONDS, tmp_path_factory.mktemp("fit") / "model", say=lines.append)
+    assert any("training" in line for line in lines), "each step is said"
+    return found
+
+
+def test_a_fit_searches_trains_tests_and_exports(fitted: nas.Fitted) -> None:
+    digits = load_images("digits", train=False)
+    assert fitted.report.mean > 0.5
+    assert fitted.report.test_images == len(digits)
+    assert {path.name for path in fitted.folder.iterdir()} >= {"network", "report.html", "search.db"}
+    right = [a == digits.classes[b] for a, b in zip(fitted.predict(digits.images), digits.labels.tolist(), strict=True)]
+    assert np.mean(right) == pytest.approx(fitted.report.mean, abs=0.01)
+    assert fitted.seconds < 3 * SECONDS, "on a busy machine, too"
+
+
+def test_every_network_has_equal_seconds_and_is_compared_with_those_of_its_rung(fitted: nas.Fitted) -> None:
+    trials = fitted.study.get_trials(states=(TrialState.COMPLETE,))
+    rungs = {trial.user_attrs[TrialKey.RUNG] for trial in trials}
+    assert rungs == {1, 2}
+    assert len({trial.user_attrs[TrialKey.STEPS] for trial in trials}) > 1, "cheap networks have more steps"
+    last = [trial for trial in trials if trial.user_attrs[TrialKey.RUNG] == 2]
+    assert fitted.gain is not None
+    assert fitted.gain.best.accuracy == max(trial.value or 0 for trial in last)
+
+
+def test_a_repeated_fit_trains_nothing(fitted: nas.Fitted) -> None:
+    again = nas.fit("digits", SECONDS, fitted.folder, say=lambda line: None)
+    assert again.report.accuracies == fitted.report.accuracies
+    assert again.report.confusions == fitted.report.confusions
+    assert len(again.study.trials) == len(fitted.study.trials)
+    assert len(again.study.user_attrs[StudyKey.RETRAINED]) == 1
+
+
+def test_another_fit_does_not_go_into_the_same_folder(fitted: nas.Fitted) -> None:
+    with pytest.raises(StudyError, match="--out FOLDER"):
+        nas.fit("digits", SECONDS, fitted.folder, max_params=1000)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ("nothing/here", DataError),
+        ("digts", SpecError),
+        (3, DataError),
+        ([(np.zeros((8, 8)), 0), (np.zeros((9, 9)), 1), (np.zeros((8, 8)), 1)], DataError),
+    ],
+)
+def test_what_holds_no_pictures_is_refused(tmp_path: Path, data: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        nas.fit(data, SECONDS, tmp_path)
+
+
+@pytest.mark.parametrize("within", ["soon", "5s", "-10m", "10y", "1e9h"])
+def test_no_time_is_one_line(command: Command, within: str) -> None:
+    result = command("fit", "digits", f"--within={within}")
+    assert result.code == 2
+    assert "--within needs" in result.err.splitlines()[-1]
+
+
+def test_arrays_tensors_and_datasets_become_the_same_images(tmp_path: Path) -> None:
+    from nas_optuna.fitting.inputs import name_of
+
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
+    labels = np.arange(30) % 2
+    given = [
+        (images, labels),
+        (torch.from_numpy(images), torch.from_numpy(labels)),
+        [(torch.from_numpy(image), int(label)) for image, label in zip(images, labels, strict=True)],
+    ]
+    found = [nas.load_data(name_of(data, tmp_path / str(i))).fingerprint for i, data in enumerate(given)]
+    assert len(set(found)) == 1
