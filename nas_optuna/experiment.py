@@ -27,7 +27,7 @@ from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective, Objective
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import distributions
-from nas_optuna.objectives import parse_criterion
+from nas_optuna.objectives import describe, parse_criterion
 from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
@@ -261,7 +261,8 @@ class Experiment:
         size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
         height, width = self.space.image_size
         goal = " and ".join(self.spec.objectives)
-        goal += "".join(f", {name} at most {limit:,.6g}" for name, limit in self.spec.limits.items())
+        for name, limit in self.spec.limits.items():
+            goal += f", {name} at {'least' if describe(name).maximize else 'most'} {limit:,.6g}"
         if self.data is None:
             what = f"{goal} by {self.spec.evaluator.name}"
         else:

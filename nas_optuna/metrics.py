@@ -8,35 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas_optuna.errors import SpecError
+from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Direction = Literal["maximize", "minimize"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _MARK = "nas_optuna_metric"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One figure of a trained network.
+class Metric(Quantity):
+    """One figure of a trained network; without further words a share, of which more is better."""
 
-    Attributes:
-        name: What a spec calls it.
-        direction: Optuna's word for which way is better.
-        ideal: The best value there can be; None where there is no bound.
-        worst: The worst value there can be; None where there is no bound.
-    """
-
-    name: str
-    direction: Direction = "maximize"
     ideal: float | None = 1.0
     worst: float | None = 0.0
+    format: str = ".4f"
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor | float:
         """Compute it.
@@ -56,7 +47,12 @@ class Metric:
 
 
 def metric(
-    *, direction: Direction = "maximize", ideal: float | None = None, worst: float | None = None
+    *,
+    direction: Direction = "maximize",
+    ideal: float | None = None,
+    worst: float | None = None,
+    label: str = "",
+    unit: str = "",
 ) -> Callable[[_F], _F]:
     """Say how a metric function of your own is to be read.
 
@@ -64,15 +60,17 @@ def metric(
         direction: Which way is better.
         ideal: The best value there can be; hypervolume is measured from it.
         worst: The worst value there can be.
+        label: What tables and reports call it; its name where it says nothing.
+        unit: Unit of its values.
 
-    Example:
+    Examples:
         >>> @metric(direction="minimize", ideal=0.0)
         ... def mean_absolute_error(outputs, targets):
         ...     return (outputs.squeeze(1) - targets).abs().mean()
     """
 
     def decorate(function: _F) -> _F:
-        setattr(function, _MARK, (direction, ideal, worst))
+        setattr(function, _MARK, (direction, ideal, worst, label, unit))
         return function
 
     return decorate

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.metrics import METRICS, Direction, Metric, find_metric
+from nas_optuna.metrics import METRICS, Metric, find_metric
+from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.registry import Registry
 
 COSTS = Registry(
@@ -22,42 +22,32 @@ COSTS = Registry(
         "energy_mj": "nas_optuna.costs.energy:EnergyCost",
     },
 )
-"""Every cost; all of them are to be minimised."""
+"""Every cost. Tables show them in this order; each says its unit, label and direction itself (`costs.cost.Cost`)."""
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d+))?\s*([kMG]?)")
 _SOFT = re.compile(r"([\w.:]+)\s*\*\s*\(\s*(\w+)\s*/\s*([^()]+?)\s*\)\s*\^\s*([+-]?[\d.]+)")
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+_DIRECTIONS: tuple[Direction, ...] = ("maximize", "minimize")
 EXAMPLE = "accuracy*(latency_ms/0.5)^-0.07"
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """One thing that is optimised.
+class Criterion(Quantity):
+    """One thing that is optimised; `name` is a metric's, a cost's, or the formula of a soft target.
 
     Attributes:
-        name: A metric's name, a cost's name, or the formula of a soft target.
-        direction: Optuna's word for which way is better.
-        ideal: The best value there can be; None where there is no bound.
-        worst: The worst value there can be; None where there is no bound.
         metric: The metric that it needs, if any.
         cost: The cost that it needs, if any.
         target: A soft target's cost at which the metric counts as it is.
-        exponent: A soft target's exponent, negative.
+        exponent: A soft target's exponent: negative, or positive for a cost of which more is better.
+        code: The place of the code that the metric is imported from, where nobody has installed it under that name.
     """
 
-    name: str
-    direction: Direction
-    ideal: float | None
-    worst: float | None
     metric: str | None = None
     cost: str | None = None
     target: float | None = None
     exponent: float = 0.0
-
-    @property
-    def maximize(self) -> bool:
-        """Whether larger is better."""
-        return self.direction == "maximize"
+    code: str | None = None
 
     def value(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> float:
         """What is told to Optuna.
@@ -74,10 +64,6 @@ class Criterion:
             return value
         return float(value * (costs[self.cost] / self.target) ** self.exponent)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
 
 def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
     """What an objective's name stands for.
@@ -85,63 +71,140 @@ def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
     Beside the plain names there is the soft target, ``METRIC*(COST/TARGET)^W`` with a negative ``W``, which makes one
     objective of two (MnasNet, arXiv:1807.11626, equation 2, with ``W`` = -0.07; FBNet, arXiv:1812.03443, equation 2,
     weighs its loss in the same way). ``accuracy*(latency_ms/0.5)^-0.07`` leaves accuracy as it is for a network that
-    takes 0.5 ms, and takes about 5 % of it from one that takes twice as long. A figure that only the study's own
-    evaluator knows is named with its direction: ``rmse:minimize``.
+    takes 0.5 ms, and takes about 5 % of it from one that takes twice as long. A cost that is to be taken the other way
+    is named with its direction, ``maximize:params`` or ``params:maximize``; so is a figure that only the study's own
+    evaluator knows: ``rmse:minimize``.
 
     Args:
         text: The name or the formula.
         imports: Whether a metric that is named by its place, ``package.module:function``, may be imported. A stored
             study may be somebody else's: reading it imports nothing. Such a metric then counts as maximised, and its
-            bounds are unknown.
+            bounds are unknown. `Criterion.code` is the same either way.
 
     Raises:
         SpecError: It is neither.
 
-    Example:
+    Examples:
         >>> parse_criterion("macs").direction
         'minimize'
+        >>> parse_criterion("maximize:params").name
+        'params:maximize'
     """
-    text = text.strip()
-    if text in COSTS:
-        return Criterion(text, "minimize", 0.0, None, cost=text)
+    found = _parsed(text.strip())
+    if found.code is None or not imports:
+        return found
+    metric = find_metric(found.code)
+    if found.cost is None:
+        return _criterion(metric, found)
+    _require_maximized(found.name, metric)
+    return replace(found, ideal=metric.ideal)
+
+
+def _parsed(text: str) -> Criterion:
+    """The criterion of a text, without an import of code that it names."""
     soft = _SOFT.fullmatch(text) if len(text) < 200 else None
     if soft is not None:
-        return _soft_target(text, *soft.groups(), imports=imports)
+        return _soft_target(text, *soft.groups())
     if "(" in text or "*" in text:
         raise SpecError(f"objective {text!r} is not of the form {EXAMPLE}")
-    name, colon, direction = text.partition(":")
-    if colon and name in (*METRICS.builtin, *COSTS.builtin):
-        right = parse_criterion(name).direction
-        raise SpecError(f"objective {name!r} has one direction, {right}; write it without {':' + direction!r}")
-    if colon and direction in ("minimize", "maximize"):  # a figure of the study's own evaluator
-        return Criterion(text, "minimize" if direction == "minimize" else "maximize", None, None, metric=name)
-    if not colon and text not in METRICS:
+    name, direction = _with_direction(text)
+    if name in COSTS:
+        own = describe_cost(name)
+        turned = direction if direction not in (None, own.direction) else None
+        name = name if turned is None else f"{name}:{turned}"
+        bounds = (own.ideal, own.worst) if turned is None else (own.worst, own.ideal)
+        changed = replace(own, name=name, direction=turned or own.direction, ideal=bounds[0], worst=bounds[1])
+        return _criterion(changed, Criterion(name, cost=own.name))
+    if direction is not None and name in METRICS.builtin:
+        right = find_metric(name).direction
+        raise SpecError(f"objective {name!r} has one direction, {right}; write it without {direction!r}")
+    if direction is not None:  # a figure of the study's own evaluator
+        return Criterion(f"{name}:{direction}", direction, format=".4f", metric=name)
+    if ":" not in name and name not in METRICS:
         known = (*METRICS.names(), *COSTS.names())
-        raise SpecError(f"{unknown('objective', text, known)}; or a soft target such as {EXAMPLE}")
-    found = _metric(text, imports)
-    return Criterion(text, found.direction, found.ideal, found.worst, metric=text)
+        raise SpecError(f"{unknown('objective', name, known)}; or a soft target such as {EXAMPLE}")
+    return _criterion(_metric(name), Criterion(name, metric=name, code=_code(name)))
 
 
-def _metric(name: str, imports: bool) -> Metric:
-    return find_metric(name) if imports or not METRICS.is_code(name) else Metric(name, "maximize", None, None)
+def _with_direction(text: str) -> tuple[str, Direction | None]:
+    """A name without the direction before or after it."""
+    for direction in _DIRECTIONS:
+        for name in (text.removeprefix(f"{direction}:"), text.removesuffix(f":{direction}")):
+            if name != text and ":" not in name:
+                return name, direction
+    return text, None
 
 
-def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str, *, imports: bool) -> Criterion:
+def _code(metric: str) -> str | None:
+    return metric if METRICS.is_code(metric) else None
+
+
+def _metric(name: str) -> Metric:
+    return Metric(name, ideal=None, worst=None) if METRICS.is_code(name) else find_metric(name)
+
+
+def _criterion(quantity: Quantity, needs: Criterion) -> Criterion:
+    """What a criterion needs, described by a quantity."""
+    return replace(needs, **{field.name: getattr(quantity, field.name) for field in fields(Quantity)})
+
+
+def describe_cost(name: str) -> Quantity:
+    """How a registered cost is called, written and compared, as its class says.
+
+    Raises:
+        SpecError: There is none of that name, or its class cannot be imported.
+    """
+    found = COSTS.find(name)
+    maximized = getattr(found, "direction", "minimize") == "maximize"
+    return Quantity(
+        name,
+        "maximize" if maximized else "minimize",
+        ideal=None if maximized else 0.0,
+        worst=0.0 if maximized else None,
+        label=getattr(found, "label", ""),
+        unit=getattr(found, "unit", ""),
+        format=getattr(found, "format", ""),
+    )
+
+
+def describe(name: str) -> Quantity:
+    """How anything that a study remembers by name is to be shown: an objective, a metric or a cost.
+
+    It imports no code that a study names, and never fails: what is not known here has its name and nothing else.
+
+    Examples:
+        >>> describe("memory").heading
+        'memory (bytes)'
+    """
+    try:
+        return parse_criterion(name, imports=False)
+    except SpecError:
+        return Quantity(name)
+
+
+def _require_maximized(text: str, metric: Metric) -> None:
+    if metric.direction != "maximize":
+        raise SpecError(f"objective {text!r}: a soft target needs a metric that is maximised, as accuracy is")
+
+
+def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str) -> Criterion:
     if cost not in COSTS:
         raise SpecError(unknown("cost", cost, COSTS.names()))
     if metric_name not in METRICS and ":" not in metric_name:
         raise SpecError(unknown("metric", metric_name, METRICS.names()))
-    found = _metric(metric_name, imports)
-    if found.direction != "maximize":
-        raise SpecError(f"objective {text!r}: a soft target needs a metric that is maximised, as accuracy is")
+    found = _metric(metric_name)
+    _require_maximized(text, found)
     try:
         amount, power = parse_amount(target), float(exponent)
     except ValueError as error:
         raise SpecError(f"objective {text!r}: {error}") from None
-    if power >= 0:
-        raise SpecError(f"objective {text!r} would reward a larger {cost}; the exponent must be negative")
+    more_is_better = describe_cost(cost).maximize
+    if power <= 0 if more_is_better else power >= 0:
+        worse, sign = ("smaller", "positive") if more_is_better else ("larger", "negative")
+        raise SpecError(f"objective {text!r} would reward a {worse} {cost}; the exponent must be {sign}")
     # A cheap network can have more than the metric's ideal, but no network has less than its worst.
-    return Criterion(text, "maximize", found.ideal, found.worst, metric_name, cost, amount, power)
+    needs = Criterion(text, metric=metric_name, cost=cost, target=amount, exponent=power, code=_code(metric_name))
+    return replace(needs, direction="maximize", ideal=found.ideal, worst=found.worst, format=".4f")
 
 
 def parse_amount(text: str | float) -> float:

@@ -407,15 +407,16 @@ class StudySpec(_Part):
     def _some_objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError('name at least one objective, e.g. ["accuracy"]')
-        if len(set(value)) != len(value):
-            raise ValueError("an objective is named twice")
         try:
             objectives = [parse_criterion(text, imports=False) for text in value]
         except SpecError as error:
             raise ValueError(str(error)) from None
         if not any(objective.metric for objective in objectives):
             raise ValueError("costs alone need no search; add accuracy")
-        return value
+        names = tuple(objective.name for objective in objectives)  # one spelling of each is remembered
+        if len(set(names)) != len(names):
+            raise ValueError("an objective is named twice")
+        return names
 
     @field_validator("limits", mode="before")
     @classmethod

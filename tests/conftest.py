@@ -2,8 +2,9 @@
 
 import shutil
 import signal
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optuna
@@ -12,7 +13,7 @@ import pytest
 from nas_optuna import ConvSpace, Objective, SearchData, load_data
 from nas_optuna.cli import main
 from nas_optuna.spec import DataSpec
-from tests.helpers import RECIPE, Command, Result, tiny
+from tests.helpers import RECIPE, Command, Installed, Result, tiny
 from tests.processes import Server
 
 # Shells start background jobs with Ctrl-C ignored, and so would be the commands that tests start and interrupt.
@@ -69,6 +70,26 @@ def command(place: Path, capfd: pytest.CaptureFixture[str]) -> Command:
         return Result(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
+    """Somebody else's package, installed for one test."""
+
+    def install(text: str, groups: Mapping[str, Mapping[str, str]]) -> None:
+        site = tmp_path / "site"
+        info = site / "parts-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "parts.py").write_text(text)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: parts\nVersion: 1.0\n")
+        lines: list[str] = []
+        for group, names in groups.items():
+            lines += [f"[{group}]", *(f"{name} = {place}" for name, place in names.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(str(site))
+
+    yield install
+    sys.modules.pop("parts", None)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Result:
 
 
 Command = Callable[..., Result]
+Installed = Callable[[str, Mapping[str, Mapping[str, str]]], None]
+"""Installs a package of one module ``parts``: its text, and its entry points by group."""
 
 
 def tiny(**more: object) -> list[str]:

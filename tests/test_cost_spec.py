@@ -16,7 +16,7 @@ def test_limits_are_amounts_and_come_back() -> None:
     [
         ({"objectives": ["acuracy"]}, "unknown objective 'acuracy'; did you mean 'accuracy'"),
         ({"objectives": ["accuracy", "accuracy"]}, "named twice"),
-        ({"objectives": ["accuracy", "macs:maximize"]}, "has one direction, minimize"),
+        ({"objectives": ["accuracy", "macs:maximize", "maximize:macs"]}, "named twice"),
         ({"objectives": ["macs", "params"]}, "add accuracy"),
         ({"limits": {"mac": 3}}, "unknown cost 'mac'; did you mean 'macs'"),
         ({"limits": {"macs": "2 MB"}}, "not a positive amount"),

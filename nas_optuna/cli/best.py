@@ -32,8 +32,9 @@ def best(
     json: options.Json = False,
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
+    from nas_optuna.objectives import describe
     from nas_optuna.report.selection import remembered_images, require_error, winners
-    from nas_optuna.study.records import TrialRecord
+    from nas_optuna.study.records import TrialRecord, cost_names
     from nas_optuna.study.standard_errors import standard_error
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
@@ -61,8 +62,10 @@ def best(
         ("trial", record.number),
         *zip(names, values, strict=True),
         ("architecture", record.architecture),
-        ("MACs", None if record.macs is None else f"{record.macs:,}"),
-        ("weights", None if record.params is None else f"{record.params:,}"),
+        *(
+            (describe(cost).label or cost, describe(cost).text(record.costs[cost]))
+            for cost in cost_names([record], names)
+        ),
         ("epochs", record.epochs),
         *shown.params.items(),
     ]

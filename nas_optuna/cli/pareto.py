@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import count, print_json, print_table, say
+from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.errors import SpecError, StudyError
 
 if TYPE_CHECKING:
@@ -74,20 +74,31 @@ def say_feasible(study: Study) -> None:
 
 
 def _print(name: str, front: Front) -> None:
+    from nas_optuna.objectives import describe
+    from nas_optuna.study.records import cost_names
     from nas_optuna.study.records import count as counted
 
-    columns = ("trial", *front.objectives, "MACs", "params", "epochs", "architecture")
+    costs = [describe(cost) for cost in cost_names(front.records, front.objectives)]
     rows = [
-        (r.number, *map(_figure, r.values), count(r.macs), count(r.params), r.epochs, r.architecture)
+        (
+            r.number,
+            *(describe(o).brief(v) for o, v in zip(front.objectives, r.values, strict=True)),
+            *(cost.brief(r.costs[cost.name]) if cost.name in r.costs else None for cost in costs),
+            r.epochs,
+            r.architecture,
+        )
         for r in front.records
     ]
-    print_table(f"front of study {name}: {counted(len(rows), 'trial')}", columns, rows, right=range(len(columns) - 1))
-    corner = ", ".join(f"{o} {_figure(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
+    columns = (
+        Column("trial", right=True),
+        *(Column(objective, right=True) for objective in front.objectives),
+        *(Column(cost.heading, right=True, rank=place) for place, cost in enumerate(costs, start=2)),
+        Column("epochs", right=True, rank=1),
+        Column("architecture", shortest=28),
+    )
+    print_table(f"front of study {name}: {counted(len(rows), 'trial')}", columns, rows)
+    corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
-
-
-def _figure(value: float) -> str | None:
-    return f"{value:.4f}" if value < 1000 else count(value)
 
 
 def _reference(given: list[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from nas_optuna import quantities
 from nas_optuna.cli.streams import discard
 from nas_optuna.cli.tables import Column, print_facts, print_table
 from nas_optuna.errors import LONGEST_ERROR, printable, shortened
@@ -77,12 +78,7 @@ def write(text: str) -> None:
 
 def count(number: float | None) -> str | None:
     """A count in three digits and a suffix: 1.23M; None stays None."""
-    if number is None:
-        return None
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{suffix}"
-    return f"{number:g}"
+    return None if number is None else quantities.count(number)
 
 
 def seconds(value: float) -> str:

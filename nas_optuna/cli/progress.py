@@ -159,6 +159,7 @@ class RunDisplay(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and say on a plain terminal what it was."""
+        from nas_optuna.objectives import describe
         from nas_optuna.study.records import TrialRecord
         from nas_optuna.study.records import count as counted
 
@@ -168,7 +169,8 @@ class RunDisplay(Callback):
         self._refresh()
         if self._progress is None:
             record = TrialRecord.of(ended)
-            values = " ".join(f"{value:.4f}" for value in record.values) or "-"
+            names = self._study.metric_names or ["value"] * len(record.values)
+            values = " ".join(describe(n).brief(v) for n, v in zip(names, record.values, strict=False)) or "-"
             epochs = counted(record.epochs, "epoch")
             note = f"  ({record.cause})" if record.cause else ""
             note += f"  (as trial {record.duplicate_of})" if record.duplicate_of is not None else ""

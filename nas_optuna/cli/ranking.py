@@ -26,9 +26,10 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         study: Any study.
         everything: Print all trials.
     """
+    from nas_optuna.objectives import describe
     from nas_optuna.report.selection import remembered_images, winners
     from nas_optuna.study.optuna_internals import read_once
-    from nas_optuna.study.records import ranked
+    from nas_optuna.study.records import cost_names, ranked
     from nas_optuna.study.studies import maximizes
 
     study = read_once(study)
@@ -38,18 +39,18 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     images = remembered_images(study)
     found = winners(study, images)
     tied = found.numbers if found and len(found.tied) > 1 else frozenset()
+    costs = [describe(name) for name in cost_names(listed, names)]
     unfinished = any(record.state != "complete" for record in listed)
     columns = (
         Column("rank", right=True, rank=5),
         Column("trial", right=True),
         Column("state", rank=4),
         *(Column(name, right=True, rank=0 if i == 0 else 2, shortest=15) for i, name in enumerate(names)),
-        Column("epochs", right=True, rank=6),
-        Column("time", right=True, rank=9),
-        Column("MACs", right=True, rank=3),
-        Column("params", right=True, rank=8),
+        Column("epochs", right=True, rank=5),
+        Column("time", right=True, rank=99),
+        *(Column(c.heading, right=True, rank=7 + i if i else 3) for i, c in enumerate(costs)),
         Column("architecture", shortest=28),
-        Column("note", shortest=16, rank=7),
+        Column("note", shortest=16, rank=6),
     )
     rows = [
         (
@@ -59,8 +60,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
             *values_of(record, names, images),
             record.epochs or None,
             seconds(record.seconds) if record.seconds else None,
-            None if "macs" in names else count(record.macs),
-            count(record.params),
+            *(cost.brief(record.costs[cost.name]) if cost.name in record.costs else None for cost in costs),
             record.architecture,
             _note(record, tied=record.number in tied),
         )
@@ -75,8 +75,9 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
 
 def print_winner(study: Study) -> None:
     """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
+    from nas_optuna.objectives import describe
     from nas_optuna.report.selection import best_trial, remembered_images
-    from nas_optuna.study.records import TrialRecord
+    from nas_optuna.study.records import TrialRecord, cost_names
     from nas_optuna.study.records import count as counted
 
     found = best_trial(study) if len(study.directions) == 1 else None
@@ -85,7 +86,7 @@ def print_winner(study: Study) -> None:
     record, name = TrialRecord.of(found), (study.metric_names or ["value"])[0]
     images = remembered_images(study) if name == "accuracy" else None
     of_images = f" on {images:,} validation images" if images else ""
-    costs = [f"{count(cost)} {unit}" for cost, unit in ((record.macs, "MACs"), (record.params, "weights")) if cost]
+    costs = [describe(cost).brief_text(record.costs[cost]) for cost in cost_names([record], [name])]
     facts = [*costs, counted(record.epochs, "epoch")]
     panel(
         f"best: trial {record.number}",

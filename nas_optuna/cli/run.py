@@ -460,8 +460,9 @@ def _fill_queue(plan: Plan, experiment: Experiment, study: optuna.Study) -> int 
         say(f"in the queue: the reference, {reference}")
     for architecture in read_architectures(plan.enqueue, space) if plan.enqueue else []:
         enqueue(study, space, architecture.params, origin="enqueued")
+    most = [criterion.cost for criterion in objective.criteria if criterion.maximize]
     for name, architecture in enqueue_cheapest(study, space, objective.costs, objective.limits).items():
-        say(f"in the queue: the architecture with the least {name}, {architecture}")
+        say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")
     return plan.count
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Figures:
+class ModelComplexity:
     """What a network costs, in float32.
 
     Attributes:
@@ -40,13 +40,11 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class _ModuleFigures:
+class _ModuleComplexity:
     """One module's part; bytes are beside its input and its weights.
 
     Attributes:
         forward_peak: The most bytes that live at once during the forward pass, the output included.
-        retained: Bytes that live on after it: the output and, in training, what backward needs.
-        backward_peak: The same as `forward_peak` for backward, the output's gradient included; 0 in inference.
     """
 
     macs: int
@@ -54,32 +52,25 @@ class _ModuleFigures:
     weight_bytes: int
     input_bytes: int
     forward_peak: int
-    retained: int
-    backward_peak: int
 
 
-def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1, training: bool = False) -> Figures:
+def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1) -> ModelComplexity:
     """Count what an architecture's network costs.
 
     Args:
         space: The space that the architecture is of.
         architecture: The architecture.
-        batch_size: Images in a batch; only `Figures.activation_bytes` depends on it.
-        training: Whether activations are counted for a forward and a backward pass, where they are kept for
-            backward, or for a forward pass in inference mode, where each is freed once it has been used.
+        batch_size: Images in a batch; only `ModelComplexity.activation_bytes` depends on it.
     """
     if isinstance(space, Decomposable) and space.sequential:
-        parts = [
-            _operation_figures(space, operation, batch_size, training, first=i == 0)
-            for i, operation in enumerate(space.operations(architecture))
-        ]
+        parts = [_operation_figures(space, operation, batch_size) for operation in space.operations(architecture)]
     else:
-        parts = [_network_figures(space, architecture, batch_size, training)]
-    return Figures(
+        parts = [_network_figures(space, architecture, batch_size)]
+    return ModelComplexity(
         macs=sum(part.macs for part in parts),
         params=sum(part.params for part in parts),
         weight_bytes=sum(part.weight_bytes for part in parts),
-        activation_bytes=_training_peak(parts) if training else _inference_peak(parts),
+        activation_bytes=_inference_peak(parts),
     )
 
 
@@ -103,7 +94,7 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 def operation_macs(space: Decomposable, operation: Operation) -> int:
     """Multiply-accumulates of one operation for one image."""
     macs = space.macs_by_formula(operation)
-    return _operation_figures(space, operation, 1, False, first=False).macs if macs is None else macs
+    return _operation_figures(space, operation, 1).macs if macs is None else macs
 
 
 def macs_table(space: SearchSpace) -> dict[str, int]:
@@ -116,20 +107,10 @@ def macs_table(space: SearchSpace) -> dict[str, int]:
     return {operation.key: operation_macs(made, operation) for operation in made.reachable_operations()}
 
 
-def _inference_peak(parts: list[_ModuleFigures]) -> int:
+def _inference_peak(parts: list[_ModuleComplexity]) -> int:
     """The caller holds the images throughout; beside them live one operation's input and what it makes."""
     images = parts[0].input_bytes
     return max((0 if i == 0 else images) + part.input_bytes + part.forward_peak for i, part in enumerate(parts))
-
-
-def _training_peak(parts: list[_ModuleFigures]) -> int:
-    """What earlier operations keep for backward lives throughout an operation's forward and backward pass."""
-    kept = parts[0].input_bytes
-    peak = 0
-    for part in parts:
-        peak = max(peak, kept + part.forward_peak, kept + part.backward_peak)
-        kept += part.retained
-    return peak
 
 
 @lru_cache(maxsize=65_536)
@@ -142,88 +123,44 @@ def _operation_size(space: Decomposable, operation: Operation) -> tuple[int, int
 
 
 @lru_cache(maxsize=65_536)
-def _operation_figures(
-    space: Decomposable, operation: Operation, batch_size: int, training: bool, *, first: bool
-) -> _ModuleFigures:
-    """Run one operation on meta tensors.
-
-    `first` matters in training: the images need no gradient.
-    """
+def _operation_figures(space: Decomposable, operation: Operation, batch_size: int) -> _ModuleComplexity:
+    """Run one operation on meta tensors."""
     import torch
 
     with torch.device("meta"):
         module = space.build_operation(operation)
-    return _module_figures(module, operation.input_shape, batch_size, training, first)
+    return _module_figures(module, operation.input_shape, batch_size)
 
 
 @lru_cache(maxsize=4_096)
-def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int, training: bool) -> _ModuleFigures:
+def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int) -> _ModuleComplexity:
     """Run a whole network on meta tensors."""
     import torch
 
     with torch.device("meta"):
         network = space.build(architecture)
-    return _module_figures(network, space.input_shape, batch_size, training, first=True)
+    return _module_figures(network, space.input_shape, batch_size)
 
 
-def _module_figures(
-    module: nn.Module, input_shape: Shape, batch_size: int, training: bool, first: bool
-) -> _ModuleFigures:
+def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> _ModuleComplexity:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         one = torch.empty(1, *input_shape)
-        x = torch.empty(batch_size, *input_shape, requires_grad=training and not first)
+        x = torch.empty(batch_size, *input_shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module.eval()(one)
-    module.train(training)
-    forward_peak, retained, backward_peak = _peaks(module, x, training)
+    with torch.no_grad(), _tracked(module, x) as live:
+        module(x)
     weights = list(module.parameters())
-    return _ModuleFigures(
+    return _ModuleComplexity(
         macs=counter.get_total_flops() // 2,
         params=sum(w.numel() for w in weights),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*weights, *module.buffers()]),
         input_bytes=x.numel() * x.element_size(),
-        forward_peak=forward_peak,
-        retained=retained,
-        backward_peak=backward_peak,
+        forward_peak=live.peak,
     )
-
-
-def _peaks(module: nn.Module, x: Tensor, training: bool) -> tuple[int, int, int]:
-    import torch
-
-    # Weights have gradients from the step before, which are not activations. The input gets one too, so that its
-    # gradient is added to it and not copied, as at the edge of the graph it would be.
-    for tensor in [x, *module.parameters()] if training else ():
-        tensor.grad = torch.empty_like(tensor)
-    if not training:
-        with torch.no_grad(), _tracked(module, x) as live:
-            y = module(x)
-            return live.peak, live.bytes, 0
-
-    class NextOperation(torch.autograd.Function):
-        """Takes the output and, in backward, makes its gradient, which nobody holds once it has been used."""
-
-        @staticmethod
-        def forward(ctx: Any, y: Tensor) -> Tensor:
-            ctx.shape = y.shape
-            return torch.empty((), device="meta")
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-            return torch.empty(ctx.shape, device="meta")
-
-    with _tracked(module, x) as live:
-        y = module(x)
-        forward_peak, retained = live.peak, live.bytes
-        live.peak = 0
-        loss = NextOperation.apply(y) if y.requires_grad else None
-        del y  # in a network nobody but autograd holds it
-        if loss is not None:
-            torch.autograd.backward(loss)
-        return forward_peak, retained, live.peak
 
 
 class _Live:
@@ -254,9 +191,8 @@ def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
     def storages(values: Iterable[Any]) -> Iterator[Any]:
         return (v.untyped_storage() for v in values if isinstance(v, torch.Tensor))
 
-    weights = list(module.parameters())
     known = WeakIdKeyDictionary()
-    for storage in storages([x, x.grad, *weights, *(w.grad for w in weights), *module.buffers()]):
+    for storage in storages([x, *module.parameters(), *module.buffers()]):
         known[storage] = True
     live = _Live()
 

@@ -1,4 +1,4 @@
-"""What every cost is: a number of an architecture that is to be small, with a name and a unit."""
+"""What every cost is: a number of an architecture that is known without training, and describes itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from nas_optuna.costs.complexity import Figures, figures
+from nas_optuna.costs.complexity import ModelComplexity, figures
+from nas_optuna.quantities import Direction
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec
@@ -30,7 +31,7 @@ class CostContext:
     device: torch.device
     latency: LatencySpec
 
-    def counted(self, architecture: Architecture) -> Figures:
+    def counted(self, architecture: Architecture) -> ModelComplexity:
         """MACs, parameters and bytes of an architecture; microseconds once its operations have been met."""
         return figures(self.space, architecture, self.latency.batch_size)
 
@@ -38,17 +39,22 @@ class CostContext:
 class Cost(ABC):
     """One cost. A new one is a subclass in a file of its own and a line in `nas_optuna.objectives.COSTS`.
 
-    A third party registers the class as an entry point of the group ``nas_optuna.costs``, under its name.
+    A third party registers the class as an entry point of the group ``nas_optuna.costs``, under its name. Wherever
+    costs are shown (tables, notes, report, dashboard, trackers) a new one is among them.
 
     Args:
         context: The study's space, device and settings.
 
     Attributes:
         name: What a spec calls it.
+        label: What people call it; its name where it says nothing.
         unit: Unit of its values, e.g. ``"ms"``; empty for a count.
+        direction: Which way is better. A limit is the most of a cost that is minimised, and the least of one that is
+            maximised.
+        format: Python's format specification of a value below 1,000; four significant digits without it.
         proxy: Name of a cost that is known at once and grows with this one, where this one has to be measured.
 
-    Example:
+    Examples:
         >>> class Depth(Cost):
         ...     name, unit = "depth", "layers"
         ...
@@ -57,7 +63,10 @@ class Cost(ABC):
     """
 
     name: ClassVar[str]
+    label: ClassVar[str] = ""
     unit: ClassVar[str] = ""
+    direction: ClassVar[Direction] = "minimize"
+    format: ClassVar[str] = ""
 
     def __init__(self, context: CostContext) -> None:
         self.context = context

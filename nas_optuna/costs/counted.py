@@ -16,7 +16,7 @@ class _CountedCost(Cost):
 class MacsCost(_CountedCost):
     """Multiply-accumulates of one image's forward pass (convolutions and matrix products, no biases)."""
 
-    name = "macs"
+    name, label = "macs", "MACs"
 
     def __call__(self, architecture: Architecture) -> float:
         """Multiply-accumulates."""
@@ -26,7 +26,7 @@ class MacsCost(_CountedCost):
 class ParamsCost(_CountedCost):
     """Number of weights."""
 
-    name = "params"
+    name, label = "params", "weights"
 
     def __call__(self, architecture: Architecture) -> float:
         """Weights."""

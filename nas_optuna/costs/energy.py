@@ -21,8 +21,7 @@ class EnergyCost(Cost):
     of your own with the same name as an entry point.
     """
 
-    name = "energy_mj"
-    unit = "mJ"
+    name, label, unit = "energy_mj", "energy", "mJ"
 
     def __call__(self, architecture: Architecture) -> float:
         """Millijoules."""

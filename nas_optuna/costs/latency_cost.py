@@ -23,8 +23,7 @@ class LatencyCost(Cost):
         SpecError: The settings of the latency section are refused.
     """
 
-    name = "latency_ms"
-    unit = "ms"
+    name, label, unit = "latency_ms", "latency", "ms"
 
     def __init__(self, context: CostContext) -> None:
         super().__init__(context)

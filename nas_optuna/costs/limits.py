@@ -1,12 +1,13 @@
-"""The most that an architecture may cost, and the cheapest architecture there is."""
+"""Limits on what an architecture costs, and the architecture at the good end of a cost."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
 
-from nas_optuna.costs.cost_model import CostModel
+from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.errors import SpecError
+from nas_optuna.quantities import Direction
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
@@ -15,15 +16,15 @@ _ENUMERATED = 1024
 
 
 class Limits:
-    """Limits on costs. What is above one is not trained.
+    """Limits on costs. What is outside one is not trained.
 
     Args:
-        limits: The most that each cost may be, by name, in the cost's unit.
+        limits: The most that each cost may be, by name, in the cost's unit; the least of a cost that is maximised.
         costs: Knows these costs.
         space: Whose architectures they limit.
     """
 
-    def __init__(self, limits: Mapping[str, float], costs: CostModel, space: SearchSpace) -> None:
+    def __init__(self, limits: Mapping[str, float], costs: StudyCosts, space: SearchSpace) -> None:
         self._limits = dict(limits)
         self._costs = costs
         self._space = space
@@ -32,14 +33,19 @@ class Limits:
         return bool(self._limits)
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """How far each limited cost is above its limit, as a share of the limit; feasible at 0 and below.
+        """How far each limited cost is outside its limit, as a share of the limit; feasible at 0 and below.
 
-        Shares, because samplers add up what is above limits of different units.
+        Shares, because samplers add up what is outside limits of different units.
         """
-        return {name: costs[name] / limit - 1 for name, limit in self._limits.items()}
+        signs = {name: self._costs.quantity(name).sign for name in self._limits}
+        return {name: signs[name] * (costs[name] / limit - 1) for name, limit in self._limits.items()}
+
+    def side(self, name: str) -> str:
+        """Which side of its limit a cost may not be on."""
+        return "below" if self._costs.quantity(name).maximize else "above"
 
     def total_excess(self, architecture: Architecture) -> float:
-        """How far an architecture is above its limits, added up; feasible at 0 and below."""
+        """How far an architecture is outside its limits, added up; feasible at 0 and below."""
         costs = self._costs.only(list(self._limits), architecture)
         return sum(max(0.0, value) for value in self.excess(costs).values())
 
@@ -47,20 +53,27 @@ class Limits:
         """Refuse a limit that no architecture meets.
 
         Raises:
-            SpecError: Naming the smallest possible.
+            SpecError: Naming the best that is possible.
         """
         for name, limit in self._limits.items():
-            architecture = cheapest(self._space, self._costs, name, limit)
+            more = self._costs.quantity(name).maximize
+            architecture = best_in_cost(self._space, self._costs, name, enough=limit)
             cost = self._costs.only([name], architecture)[name]
-            if cost > limit:
+            if cost < limit if more else cost > limit:
                 raise SpecError(
-                    f"no architecture has {name} of at most {limit:,.7g};"
-                    f" the smallest possible is {cost:,.7g}, of {architecture}"
+                    f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g};"
+                    f" the {'largest' if more else 'smallest'} possible is {cost:,.7g}, of {architecture}"
                 )
 
 
-def cheapest(space: SearchSpace, costs: CostModel, name: str, enough: float = 0.0) -> Architecture:
-    """The architecture with the least of a cost, or one that has little enough.
+def best_in_cost(
+    space: SearchSpace,
+    costs: StudyCosts,
+    name: str,
+    direction: Direction | None = None,
+    enough: float | None = None,
+) -> Architecture:
+    """The cheapest architecture in a cost (or the one with the most of a cost that is maximised), or one good enough.
 
     MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
     measured, the architecture with the least of its proxy stands for the cheapest.
@@ -69,19 +82,21 @@ def cheapest(space: SearchSpace, costs: CostModel, name: str, enough: float = 0.
         space: The space.
         costs: Knows the cost.
         name: The cost.
-        enough: An architecture with no more of it ends the search for a cheaper one; in the cost's unit.
+        direction: Which way is better; the cost's own without it.
+        enough: An architecture that is as good as this ends the search for a better one; in the cost's unit.
     """
     counted = costs.proxy(name) or name
+    sign = -1.0 if (direction or costs.quantity(name).direction) == "maximize" else 1.0
 
     def key(architecture: Architecture) -> tuple[float, float]:
         found = costs.only([counted, "macs"], architecture)
-        return found[counted], found["macs"]
+        return sign * found[counted], found["macs"]
 
     best = None
     for candidate in _candidates(space, key):
         if best is None or key(candidate) < key(best):
             best = candidate
-        if counted == name and key(best)[0] <= enough:
+        if counted == name and enough is not None and key(best)[0] <= sign * enough:
             break
     assert best is not None
     return best

@@ -19,8 +19,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
-from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.data import SearchData
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.errors import ArchitectureError, Interrupted, NasOptunaError, SpecError, StudyError, TrainingError
@@ -35,7 +35,7 @@ from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
-from nas_optuna.study.schema import TrialKey, attribute, attribute_of
+from nas_optuna.study.schema import TrialKey, attribute, attribute_of, is_reserved
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.failure import describe, is_out_of_memory
 from nas_optuna.training.fit import never
@@ -105,7 +105,10 @@ class EvaluatorObjective:
         if not any(criterion.metric for criterion in self.criteria):
             raise SpecError("costs alone need no search; add accuracy to the objectives")
         optimised = [criterion.cost for criterion in self.criteria if criterion.cost]
-        self.costs = CostModel(self.space, self.device, optimised, list(limits or {}), latency)
+        self.costs = StudyCosts(self.space, self.device, optimised, list(limits or {}), latency)
+        taken = [name for name in self.costs.names if is_reserved(name)]
+        if taken:
+            raise SpecError(f"a cost cannot be called {taken[0]!r}: trials remember something else by that name")
         self.limits = Limits(limits or {}, self.costs, self.space)
         self.limits.check()
         self.callbacks = Callbacks(callbacks)
@@ -212,10 +215,11 @@ class EvaluatorObjective:
         for name, value in excess.items():
             if name not in trial.constraints:  # where the trial goes on after a crash it is
                 trial.set_constraint(name, value)
-        above = [name for name, value in excess.items() if value > 0]
-        trial.set_user_attr(TrialKey.FEASIBLE, not above)
-        if above:
-            trial.set_user_attr(TrialKey.CAUSE, f"above the limit of {' and '.join(above)}")
+        outside = [name for name, value in excess.items() if value > 0]
+        trial.set_user_attr(TrialKey.FEASIBLE, not outside)
+        if outside:
+            cause = " and ".join(f"{self.limits.side(name)} the limit of {name}" for name in outside)
+            trial.set_user_attr(TrialKey.CAUSE, cause)
             raise optuna.TrialPruned(trial.user_attrs[TrialKey.CAUSE])
 
     def _evaluate(
@@ -248,7 +252,7 @@ class EvaluatorObjective:
                     # A trial that goes on after a crash may have reported its last step already.
                     warnings.filterwarnings("ignore", message=".*already reported.*")
                     report(trial, decided.value(metrics, costs), measured.step)
-                if measured.step < self.evaluator.steps and should_prune(trial, self._others(costs), decided.direction):
+                if measured.step < self.evaluator.steps and self._is_hopeless(trial, costs, decided.direction):
                     raise optuna.TrialPruned
         finally:
             if metrics:  # JSON has no infinity
@@ -260,9 +264,11 @@ class EvaluatorObjective:
                 set_trial_attributes(trial, attributes)
         return metrics, costs
 
-    def _others(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """The objectives that are plain costs: a trial is pruned by comparison with those that cost no more."""
-        return {c.name: costs[c.cost] for c in self.criteria if c.cost and not c.metric}
+    def _is_hopeless(self, trial: BaseTrial, costs: Mapping[str, float], direction: str) -> bool:
+        """Ask the pruner, which compares a trial with those that are no worse in the objectives that are costs."""
+        others = {c.cost: c.maximize for c in self.criteria if c.cost and not c.metric}
+        known = {name: costs[name] for name in others}
+        return should_prune(trial, known, direction, maximized=[name for name, more in others.items() if more])
 
     def _measurements(
         self, architecture: Architecture, folder: Path | None, held: lease.Held | None

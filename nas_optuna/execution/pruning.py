@@ -17,8 +17,7 @@ pruner compares single numbers. Here such a study is pruned by accuracy:
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any, TypeGuard, cast
 
 from optuna.storages import BaseStorage
@@ -38,18 +37,21 @@ def report(trial: BaseTrial, value: float, step: int) -> None:
         trial.report(value, step)
 
 
-def should_prune(trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize") -> bool:
+def should_prune(
+    trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize", *, maximized: Collection[str] = ()
+) -> bool:
     """Ask the study's pruner: ``trial.should_prune`` that also works in a study with several objectives.
 
     Args:
         trial: The trial.
         costs: Its value in each objective that is a cost; other trials keep theirs as user attributes of that name.
         direction: Which way is better for what is reported, in a study with several objectives.
+        maximized: Names of the costs of which more is better.
     """
     if not _has_several_objectives(trial):
         return trial.should_prune()
     study = trial.study
-    view = with_storage(study, _OneObjective(storage_of(study), costs, direction))
+    view = with_storage(study, _OneObjective(storage_of(study), costs, direction, maximized))
     return study.pruner.prune(view, read_trial(view, trial_id_of(trial)))
 
 
@@ -62,14 +64,18 @@ class _OneObjective:
 
     Args:
         storage: The study's storage.
-        costs: Trials that cost more than this, in anything, are not shown.
+        costs: Trials that are worse than this, in any cost, are not shown.
         direction: Of the one objective.
+        maximized: Names of the costs of which more is better.
     """
 
-    def __init__(self, storage: BaseStorage, costs: Mapping[str, float], direction: str) -> None:
+    def __init__(
+        self, storage: BaseStorage, costs: Mapping[str, float], direction: str, maximized: Collection[str]
+    ) -> None:
         self._storage = storage
         self._direction = StudyDirection[direction.upper()]
         self._costs = costs
+        self._maximized = maximized
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
@@ -90,7 +96,11 @@ class _OneObjective:
         return BaseStorage.get_best_trial(cast(BaseStorage, self), study_id)
 
     def _costs_no_more(self, trial: FrozenTrial) -> bool:
-        return all(attribute(trial, TrialKey.cost(name), math.inf) <= cost for name, cost in self._costs.items())
+        for name, cost in self._costs.items():
+            known = attribute(trial, TrialKey.cost(name))
+            if known is None or (known < cost if name in self._maximized else known > cost):
+                return False
+        return True
 
 
 def _with_reports(trial: FrozenTrial) -> FrozenTrial:

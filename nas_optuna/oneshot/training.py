@@ -17,8 +17,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.data import BatchLoader, ImageSet, make_loader, split
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, StudyError, TrainingError
@@ -425,7 +425,7 @@ def checked_chooser(
 def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:
     """How far an architecture is above the study's limits; inside at 0."""
     wanted = search.spec.limits
-    costs = CostModel(search.space, device, limited=list(wanted), latency=search.spec.latency)
+    costs = StudyCosts(search.space, device, limited=list(wanted), latency=search.spec.latency)
     limits = Limits(wanted, costs, search.space)
     return limits.total_excess if limits else lambda architecture: 0.0
 

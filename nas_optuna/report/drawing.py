@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.quantities import count
 from nas_optuna.report.network_graph import Layer, Shape, graph_of, trace
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class _Picture:
         )
 
     def _heading(self, width: float) -> str:
-        figures = f"{amount(self._macs)} MACs · {amount(self._params)} weights"
+        figures = f"{count(self._macs)} MACs · {count(self._params)} weights"
         return (
             f'<text class="title" x="{_MARGIN}" y="20">{_escaped(self.title, round((width - 2 * _MARGIN) / 8))}</text>'
             f'<text class="faint" x="{_MARGIN}" y="36">{figures}</text>'
@@ -272,14 +273,6 @@ def _percent(share: float) -> str:
 def shape_text(shape: Shape) -> str:
     """``(16, 14, 14)`` → ``"16×14×14"``."""
     return "×".join(map(str, shape)) or "1"
-
-
-def amount(number: float) -> str:
-    """A count in three digits: ``"1.23M"``."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{suffix}"
-    return f"{number:g}"
 
 
 def _straight(start: _Place, end: _Place, passed: Sequence[float]) -> str:

@@ -18,8 +18,8 @@ def rows(study: Study) -> list[dict[str, Any]]:
     result = []
     for trial in study.get_trials(deepcopy=False):
         record = TrialRecord.of(trial).to_dict()
-        values = record.pop("values")
-        record |= dict(zip(names, values, strict=False)) | {f"param.{k}": v for k, v in trial.params.items()}
+        values, costs = record.pop("values"), record.pop("costs")
+        record |= costs | dict(zip(names, values, strict=False)) | {f"param.{k}": v for k, v in trial.params.items()}
         result.append(record)
     return result
 

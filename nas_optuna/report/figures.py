@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
@@ -24,13 +25,6 @@ STYLE = {
 }
 """Layout of every stored figure. It cannot follow optuna-dashboard's light or dark theme, so it is readable on both."""
 GRID = {"gridcolor": "rgba(125,135,151,.25)", "zerolinecolor": "rgba(125,135,151,.25)"}
-UNITS = {
-    "macs": "MACs",
-    "params": "weights",
-    "memory": "memory (bytes)",
-    "latency_ms": "latency (ms)",
-    "energy_mj": "energy (mJ)",
-}
 
 
 def save_figures(study: Study) -> None:
@@ -64,9 +58,9 @@ def front_figure(study: Study) -> go.Figure:
             )
         )
     figure.update_layout(
-        title=f"{named(names[0])} against {named(names[1])}",
-        xaxis_title=named(names[1]),
-        yaxis_title=named(names[0]),
+        title=f"{describe(names[0]).heading} against {describe(names[1]).heading}",
+        xaxis_title=describe(names[1]).heading,
+        yaxis_title=describe(names[0]).heading,
         legend={"orientation": "h", "y": -0.25},
         **STYLE,
     )
@@ -97,8 +91,3 @@ def curves_figure(study: Study) -> go.Figure:
 def epoch_step(last: int) -> int:
     """Epochs from tick to tick, whole ones."""
     return max(1, -(-last // 8))
-
-
-def named(objective: str) -> str:
-    """An objective or a cost for a person, with its unit."""
-    return UNITS.get(objective, objective)

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.objectives import describe
 from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
@@ -28,7 +29,7 @@ from nas_optuna.study.optuna_internals import (
     study_system_attributes,
     trial_id_of,
 )
-from nas_optuna.study.records import TrialRecord, count
+from nas_optuna.study.records import TrialRecord, cost_names, count
 from nas_optuna.study.schema import StudyKey, study_attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
@@ -79,14 +80,12 @@ def figures_of(trial: FrozenTrial, names: Sequence[str], images: int | None) -> 
     rows = [
         (name, with_error(name, value, error))
         for name, value in zip(names, record.values, strict=False)
-        if name not in ("macs", "params", "memory", "latency_ms")
+        if name.partition(":")[0] not in record.costs
     ]
     if record.accuracy is not None and "accuracy" not in dict(rows):
         rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
-    rows += [("MACs", f"{record.macs:,}")] if record.macs is not None else []
-    rows += [("weights", f"{record.params:,}")] if record.params is not None else []
-    rows += [("memory", f"{record.memory:,} bytes")] if record.memory is not None else []
-    rows += [("latency", f"{record.latency_ms:.3g} ms")] if record.latency_ms is not None else []
+    costs = {name: describe(name) for name in cost_names([record])}
+    rows += [(cost.label or name, cost.text(record.costs[name])) for name, cost in costs.items()]
     rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
     return rows + ([("proposed by", record.origin)] if record.origin else [])
 

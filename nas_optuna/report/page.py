@@ -24,16 +24,16 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.masking import mask_urls
+from nas_optuna.objectives import describe
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.drawing import amount, draw_trial
-from nas_optuna.report.figures import UNITS, named
+from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once, url_of
-from nas_optuna.study.records import TrialRecord, count, ranked
+from nas_optuna.study.records import TrialRecord, cost_names, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
@@ -157,9 +157,9 @@ def duration(seconds: float) -> str:
 
 def _heading(facts: _Facts) -> str:
     spec, states = facts.spec, Counter(trial.state for trial in facts.trials)
-    limits = "".join(f", {named(name)} at most {limit:,.6g}" for name, limit in spec.limits.items())
+    limits = "".join(f", {_limit(name, limit)}" for name, limit in spec.limits.items())
     what = (
-        f"{' and '.join(map(named, spec.objectives))}{limits} on {spec.data.name}, space {spec.space.name}, sampler"
+        f"{' and '.join(map(_named, spec.objectives))}{limits} on {spec.data.name}, space {spec.space.name}, sampler"
         f" {spec.sampler.name}, pruner {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial."
     )
     boxes = [("trial" if len(facts.trials) == 1 else "trials", len(facts.trials))]
@@ -176,7 +176,7 @@ def _winner(facts: _Facts) -> str:
     if found is None:
         return _no_winner(facts)
     best, several = found.best, len(facts.names) > 1
-    text = f"<h2>The winner{f' in {_escaped(named(facts.first))}' if several else ''}</h2>"
+    text = f"<h2>The winner{f' in {_escaped(_named(facts.first))}' if several else ''}</h2>"
     images = "" if facts.images is None else f"{facts.images:,} "
     text += f'<div class="pair"><div>{_facts_of(facts, best)}'
     text += f'<p class="faint">These figures are of the {images}validation images, which selected the winner: the best'
@@ -209,14 +209,11 @@ def _facts_of(facts: _Facts, trial: FrozenTrial) -> str:
     error = standard_error(record, facts.images)
     rows: list[tuple[str, object]] = [("trial", record.number), ("architecture", record.architecture)]
     for name, value in zip(facts.names, record.values, strict=True):
-        rows.append((named(name), with_error(name, value, error)))
+        rows.append((_named(name), with_error(name, value, error)))
     if record.accuracy is not None and "accuracy" not in facts.names:
         rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
-    rows += [
-        (label, amount(cost))
-        for name, label in UNITS.items()
-        if name not in facts.names and (cost := attribute(trial, TrialKey.cost(name))) is not None
-    ]
+    costs = {name: describe(name) for name in cost_names([record], facts.names)}
+    rows += [(cost.heading, cost.brief(record.costs[name])) for name, cost in costs.items()]
     rows += [("epochs", record.epochs), ("training time", duration(record.seconds))]
     return table(("", ""), rows)
 
@@ -285,19 +282,20 @@ def _ranking(facts: _Facts) -> str:
         heading = f"The front: {count(len(records), 'trial')} that no other beats in every objective"
         heading += ", the first 10" if len(records) > 10 else ""
     records = records[:10]
+    costs = {name: describe(name) for name in cost_names(records, facts.names)}
     errors = {r.number: standard_error(r, facts.images) for r in records}
     rows = [
         (
             r.number,
             *(with_error(n, v, errors[r.number]) for n, v in zip(facts.names, r.values, strict=True)),
             r.epochs,
-            *([] if "macs" in facts.names else ["" if r.macs is None else amount(r.macs)]),
+            *(cost.brief(r.costs[name]) if name in r.costs else "" for name, cost in costs.items()),
             r.architecture,
         )
         for r in records
     ]  # fmt: skip
-    macs = [] if "macs" in facts.names else ["MACs"]
-    columns = ("trial", *map(named, facts.names), "epochs", *macs, "architecture")
+    headings = [cost.heading for cost in costs.values()]
+    columns = ("trial", *map(_named, facts.names), "epochs", *headings, "architecture")
     return f"<h2>{heading}</h2>" + table(columns, rows, range(len(columns) - 1))
 
 
@@ -316,7 +314,7 @@ def _progress(facts: _Facts) -> str:
             Series(best, "line s0", name="best so far"),
         ],
         "trial",
-        named(facts.first),
+        _named(facts.first),
     )
     pale: list[list[charts.Point]] = []
     strong: list[list[charts.Point]] = []
@@ -330,12 +328,21 @@ def _progress(facts: _Facts) -> str:
     if facts.winners and len(strong) > 1:
         curves.append(Series(_curve(facts.winners.best), "line s1", name="the winner"))
     learning = charts.plot(
-        curves, "epoch", named(facts.first) if len(facts.names) == 1 else "what trials are pruned by"
+        curves, "epoch", _named(facts.first) if len(facts.names) == 1 else "what trials are pruned by"
     )
     return (
         f'<h2>How it went</h2><div class="pair"><div><h3>Best so far</h3>{history}</div>'
         f"<div><h3>Learning curves</h3>{learning}</div></div>"
     )
+
+
+def _named(objective: str) -> str:
+    return describe(objective).heading
+
+
+def _limit(name: str, limit: float) -> str:
+    cost = describe(name)
+    return f"{cost.heading} at {'least' if cost.maximize else 'most'} {cost.number(limit)}"
 
 
 def best_so_far(complete: Sequence[FrozenTrial], maximize: bool) -> list[charts.Point]:
@@ -357,26 +364,31 @@ def _curve(trial: FrozenTrial) -> list[charts.Point]:
 
 def _tradeoffs(facts: _Facts) -> str:
     plots = []
-    for name, label in UNITS.items():
+    costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.complete}
+    for name in cost_names(map(TrialRecord.of, facts.complete)):
+        described = describe(name)
         points = [
-            (cost, value, trial)
+            (costs[trial.number][name], value, trial)
             for trial in facts.complete
-            if (cost := attribute(trial, TrialKey.cost(name))) is not None
-            and (value := _quality(facts, trial)) is not None
+            if name in costs[trial.number] and (value := _quality(facts, trial)) is not None
         ]
-        if len(points) < 2 or any(cost <= 0 for cost, _, _ in points):
+        if len(points) < 2:
             continue
         sign = 1.0 if _quality_name(facts) == "accuracy" or facts.maximize else -1.0
         front: list[charts.Point] = []
         top = -math.inf
-        for cost, value, _ in sorted(points, key=lambda p: (p[0], -sign * p[1])):
+        for cost, value, _ in sorted(points, key=lambda p: (described.sign * p[0], -sign * p[1])):
             if sign * value > top:
                 front += [(cost, front[-1][1]), (cost, value)] if front else [(cost, value)]
                 top = sign * value
         titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for _, _, t in points]
         dots = Series([(c, v) for c, v, _ in points], "dot s0", titles, name="complete trial")
-        line = Series(front, "line s1", name="front: nothing cheaper is better")
-        chart = charts.plot([line, dots], f"{label}, logarithmic scale", _quality_name(facts), log_x=True)
+        line = Series(
+            front, "line s1", name=f"front: nothing {'with more' if described.maximize else 'cheaper'} is better"
+        )
+        log = all(cost > 0 for cost, _, _ in points)
+        label = f"{described.heading}, logarithmic scale" if log else described.heading
+        chart = charts.plot([line, dots], label, _quality_name(facts), log_x=log)
         plots.append(f"<div>{chart}</div>")
     if not plots:
         return ""

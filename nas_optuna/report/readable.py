@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, study_attribute
+from nas_optuna.objectives import describe
+from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved, study_attribute
 from nas_optuna.study.standard_errors import accuracy_on_test
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ TRIAL_NAMES = {
     TrialKey.ARCHITECTURE: "architecture",
     TrialKey.ACCURACY: "accuracy",
     TrialKey.SPREAD: "standard deviation over repeats",
-    TrialKey.cost("macs"): "MACs",
-    TrialKey.cost("params"): "weights",
-    TrialKey.cost("memory"): "memory (bytes)",
-    TrialKey.cost("latency_ms"): "latency (ms)",
-    TrialKey.cost("energy_mj"): "energy (mJ)",
     TrialKey.EPOCHS: "epochs",
     TrialKey.SECONDS: "training time (s)",
     TrialKey.DEVICE: "device",
@@ -35,7 +31,7 @@ TRIAL_NAMES = {
     TrialKey.DUPLICATE_OF: "same as trial",
     TrialKey.FEASIBLE: "inside the limits",
 }
-"""Attributes of a trial that a person may want to see, in the order in which they are shown."""
+"""Attributes of a trial that a person may want to see, in the order in which they are shown; costs follow."""
 
 Attribute = dict[str, str]
 
@@ -87,19 +83,35 @@ def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str,
     for trial in answer.get("trials", []):
         trial["user_attrs"] = trial_rows(trial["user_attrs"])
     union = answer.get("union_user_attrs", [])
-    answer["union_user_attrs"] = [
-        a | {"key": TRIAL_NAMES.get(a["key"], a["key"])}
-        for a in union
-        if a["key"] in TRIAL_NAMES or not a["key"].startswith(PREFIX)
-    ]
+    costs = [a["key"] for a in union if a.get("sortable")]
+    names = {a["key"]: _name(a["key"], a["key"] in costs) for a in union}
+    answer["union_user_attrs"] = [a | {"key": names[a["key"]]} for a in union if names[a["key"]]]
     return answer
+
+
+def _name(key: str, is_number: bool) -> str | None:
+    """A trial's attribute for a person; None where it is for programs."""
+    own = key.removeprefix(PREFIX)
+    if key in TRIAL_NAMES or own == key:
+        return TRIAL_NAMES.get(key, key)
+    return describe(own).heading if is_number and not is_reserved(own) else None
 
 
 def trial_rows(rows: list[Attribute]) -> list[Attribute]:
     """A trial's attributes: ours by name, then those of others."""
-    values = {row["key"]: row["value"] for row in rows}
-    ours = [{"key": name, "value": values[key]} for key, name in TRIAL_NAMES.items() if key in values]
+    values = {row["key"]: row["value"] for row in rows if row["key"].startswith(PREFIX)}
+    shown = {key: TRIAL_NAMES[key] for key in TRIAL_NAMES if key in values}
+    costs = {key: _name(key, _is_number(value)) for key, value in values.items() if key not in shown}
+    ours = [{"key": name, "value": values[key]} for key, name in (shown | costs).items() if name]
     return ours + [row for row in rows if not row["key"].startswith(PREFIX)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:

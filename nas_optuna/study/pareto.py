@@ -10,8 +10,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
-from nas_optuna.metrics import Direction
 from nas_optuna.objectives import Criterion, parse_criterion
+from nas_optuna.quantities import Direction
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey, attribute

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.study.schema import TrialKey, attribute_of
+from nas_optuna.objectives import COSTS
+from nas_optuna.study.schema import TrialKey, attribute_of, costs_of
 
 
 def count(number: int, noun: str) -> str:
@@ -28,10 +29,7 @@ class TrialRecord:
         architecture: The canonical string; empty where it was not reached.
         epochs: Epochs trained.
         seconds: Training time.
-        macs: Multiply-accumulates of one image's forward pass.
-        params: Number of weights.
-        memory: Bytes of weights and of the peak of activations in inference.
-        latency_ms: Milliseconds of one inference, where the study asks for it.
+        costs: Every cost that the trial knows, by name, each in the unit that `nas_optuna.objectives.describe` tells.
         accuracy: Validation accuracy after the last epoch trained.
         feasible: Whether it is inside the study's limits, where there are any.
         origin: Who proposed it.
@@ -52,10 +50,7 @@ class TrialRecord:
     architecture: str
     epochs: int
     seconds: float
-    macs: int | None
-    params: int | None
-    memory: int | None
-    latency_ms: float | None
+    costs: dict[str, float]
     accuracy: float | None
     feasible: bool | None
     origin: str
@@ -74,10 +69,7 @@ class TrialRecord:
             architecture=attribute(TrialKey.ARCHITECTURE, ""),
             epochs=attribute(TrialKey.EPOCHS, 0),
             seconds=attribute(TrialKey.SECONDS, 0.0),
-            macs=attribute(TrialKey.cost("macs")),
-            params=attribute(TrialKey.cost("params")),
-            memory=attribute(TrialKey.cost("memory")),
-            latency_ms=attribute(TrialKey.cost("latency_ms")),
+            costs=costs_of(trial.user_attrs),
             accuracy=attribute(TrialKey.ACCURACY),
             feasible=attribute(TrialKey.FEASIBLE),
             origin=attribute(TrialKey.ORIGIN, ""),
@@ -89,6 +81,14 @@ class TrialRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
+
+
+def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -> list[str]:
+    """Costs that any of the records has, in the order of `COSTS`, without those that are objectives themselves."""
+    shown = {name.partition(":")[0] for name in objectives}
+    known = list(dict.fromkeys(name for record in records for name in record.costs if name not in shown))
+    order = COSTS.names()
+    return sorted(known, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:

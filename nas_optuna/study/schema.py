@@ -120,6 +120,22 @@ class StudyKey:
     """list: the controller's weights, in numbered parts."""
 
 
+_TAKEN = frozenset(v for k, v in vars(TrialKey).items() if not k.startswith("_") and isinstance(v, str))
+"""Keys of a trial that no cost may have."""
+
+
+def is_reserved(cost: str) -> bool:
+    """Whether trials remember something else under the key that a cost of this name would have."""
+    return TrialKey.cost(cost) in _TAKEN
+
+
+def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Every cost among a trial's user attributes, by name, whoever has registered it."""
+    names = (key.removeprefix(PREFIX) for key in attributes if key.startswith(PREFIX) or is_format_1(attributes))
+    found = {name: attribute_of(attributes, TrialKey.cost(name)) for name in names if not is_reserved(name)}
+    return {n: value for n, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
 _WITHOUT_PREFIX = frozenset({f"{PREFIX}recipe", f"{PREFIX}worker", f"{PREFIX}origin"})
 """A trial of format 1 has at least one of these without the prefix."""
 _LOG_OF_FORMAT_1 = ("controller:log_prob", "controller:entropy")

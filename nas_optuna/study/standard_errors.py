@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nas_optuna.objectives import describe
 from nas_optuna.study.records import TrialRecord
 
 
@@ -58,7 +59,7 @@ def standard_error(record: TrialRecord, images: int | None) -> float | None:
 def with_error(
     name: str, value: float, error: float | None, large: Callable[[float], str | None] = "{:,.0f}".format
 ) -> str:
-    """An objective's value as text, and if it is an accuracy its standard error.
+    """An objective's value as text, without its unit, and if it is an accuracy its standard error.
 
     Args:
         name: Of the objective.
@@ -70,7 +71,7 @@ def with_error(
         >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
         ('0.9700 ± 0.0100', '1,234')
     """
-    text = f"{value:.4f}" if abs(value) < 1000 else str(large(value))
+    text = describe(name).number(value) if abs(value) < 1000 else str(large(value))
     return text if error is None or name != "accuracy" else f"{text} ± {error:.4f}"
 
 

@@ -19,8 +19,8 @@ from nas_optuna.study.schema import TrialKey
 from nas_optuna.text_files import read_text
 
 if TYPE_CHECKING:
-    from nas_optuna.costs.cost_model import CostModel
     from nas_optuna.costs.limits import Limits
+    from nas_optuna.costs.study_costs import StudyCosts
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -128,7 +128,7 @@ def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, 
     return len(new)
 
 
-def enqueue_cheapest(study: Study, space: SearchSpace, costs: CostModel, limits: Limits) -> dict[str, Architecture]:
+def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> dict[str, Architecture]:
     """Begin a study of several objectives at the cheap ends of its front.
 
     The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known without
@@ -145,14 +145,14 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: CostModel, limits:
     Returns:
         The architecture that waits in the queue for each cost, by name.
     """
-    from nas_optuna.costs.limits import cheapest
+    from nas_optuna.costs.limits import best_in_cost
 
     criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]
-    names = [criterion.cost for criterion in criteria if criterion.cost and not criterion.metric]
+    directions = {c.cost: c.direction for c in criteria if c.cost and not c.metric}
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if len(criteria) < 2 or begun:
         return {}
-    found = {name: cheapest(space, costs, name) for name in names}
+    found = {name: best_in_cost(space, costs, name, direction) for name, direction in directions.items()}
     found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
     for architecture in found.values():  # another process that begins at the same time may have run them already
         enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: "cheapest"}, ever=True)

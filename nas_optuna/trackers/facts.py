@@ -11,14 +11,19 @@ from nas_optuna.errors import NasOptunaError
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.selection import space_of
 from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.schema import TrialKey, attribute
 
-_FIGURES = ("accuracy", "macs", "params", "memory", "latency_ms", "epochs", "seconds")
 
-
-def figures(ended: FrozenTrial) -> dict[str, float]:
-    """Costs and the last accuracy, by name, each in the unit of `TrialRecord`."""
+def figures(study: Study, ended: FrozenTrial) -> dict[str, float]:
+    """Every figure of a trial, by name: objectives (a formula, too), all costs, the last metrics, epochs, seconds."""
     record = TrialRecord.of(ended)
-    return {name: float(value) for name in _FIGURES if (value := getattr(record, name)) is not None}
+    found: dict[str, float] = {"epochs": record.epochs, "seconds": record.seconds, **record.costs}
+    found |= attribute(ended, TrialKey.METRICS, {})
+    if record.accuracy is not None:
+        found["accuracy"] = record.accuracy
+    names = study.metric_names or [f"value_{i}" for i in range(len(record.values))]
+    found |= dict(zip(names, record.values, strict=False))
+    return {name: float(value) for name, value in found.items()}
 
 
 def facts(ended: FrozenTrial) -> dict[str, Any]:

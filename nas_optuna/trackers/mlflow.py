@@ -55,7 +55,7 @@ class MlflowTracker(Callback):
         child = self._children.pop(subject.name)
         if ended is not None:
             now = int(ended.datetime_complete.timestamp() * 1000) if ended.datetime_complete else 0
-            metrics = [Metric(f"final.{name}", value, now, 0) for name, value in figures(ended).items()]
+            metrics = [Metric(f"final.{name}", value, now, 0) for name, value in figures(self._study, ended).items()]
             params = [Param(name, str(value)[:_LONGEST]) for name, value in facts(ended).items()]
             self._client.log_batch(child, metrics=metrics, params=params)
             self._client.log_dict(child, dict(ended.params), "params.json")  # what run --fixed takes

@@ -29,6 +29,7 @@ class TensorBoardTracker(Callback):
 
     def run_started(self, run: Run) -> None:
         """Choose the study's folder."""
+        self._study = run.study
         kind = "" if run.kind == "search" else f"-{run.kind}"
         self._run = self._folder / (file_name(run.study.study_name) + kind)
 
@@ -46,7 +47,7 @@ class TensorBoardTracker(Callback):
         writer = self._writers.pop(subject.name)
         if ended is not None:
             choices = {name: v if isinstance(v, int | float | bool) else str(v) for name, v in facts(ended).items()}
-            numbers = {f"final/{name}": value for name, value in figures(ended).items()}
+            numbers = {f"final/{name}": value for name, value in figures(self._study, ended).items()}
             writer.add_hparams(choices, numbers, run_name=".")
         writer.close()
 

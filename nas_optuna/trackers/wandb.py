@@ -49,7 +49,7 @@ class WandbTracker(Callback):
         run = self._runs.pop(subject.name)
         if ended is not None:
             run.config.update(facts(ended), allow_val_change=True)
-            run.summary.update({f"final/{name}": value for name, value in figures(ended).items()})
+            run.summary.update({f"final/{name}": value for name, value in figures(self._study, ended).items()})
             if picture := drawing(self._study, ended):
                 run.log({"drawing": wandb.Html(picture, inject=False)})
         run.finish(exit_code=int(ended is not None and ended.state.name == "FAIL"))

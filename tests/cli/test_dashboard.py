@@ -93,7 +93,7 @@ def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
         assert "| conv1&emsp; |" in trial["note"]["body"]
         shown = {a["key"]: a["value"] for a in trial["user_attrs"]}
         assert shown["architecture"] == ours["architecture"]
-        assert shown["MACs"] == str(ours["macs"])
+        assert shown["MACs"] == str(ours["costs"]["macs"])
         (drawing,) = trial["artifacts"]
         with urllib.request.urlopen(
             f"{address}/artifacts/{study['study_id']}/{trial['trial_id']}/{drawing['artifact_id']}", timeout=30

@@ -23,7 +23,7 @@ def test_a_study_lives_in_postgresql(command: Command, url: str) -> None:
     shown = command("study", "show", "--json", *storage).json
     assert sorted(trial["number"] for trial in shown["trials"]) == [0, 1, 2, 3]
     assert {trial["state"] for trial in shown["trials"]} == {"complete"}
-    assert all(trial["architecture"] and trial["macs"] and trial["epochs"] == 1 for trial in shown["trials"])
+    assert all(trial["architecture"] and trial["costs"]["macs"] and trial["epochs"] == 1 for trial in shown["trials"])
     best = command("best", "--json", *storage).json
     assert best["values"][0] == max(trial["values"][0] for trial in shown["trials"])
 

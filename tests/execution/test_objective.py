@@ -33,7 +33,7 @@ def test_it_is_a_plain_optuna_objective(objective: Objective) -> None:
         counted = figures(objective.space, architecture)
         record = TrialRecord.of(trial)
         assert record.architecture == str(architecture)
-        assert (record.macs, record.params, record.epochs) == (counted.macs, counted.params, 2)
+        assert (record.costs["macs"], record.costs["params"], record.epochs) == (counted.macs, counted.params, 2)
         assert record.origin == "RandomSampler"
         assert record.seconds > 0
         assert trial.user_attrs["nas_optuna:device"]

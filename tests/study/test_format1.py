@@ -17,7 +17,7 @@ def test_a_study_of_format_1_goes_on(command: Command) -> None:
     before = command("study", "show", "old", "--json").json["trials"]
     trained = [trial for trial in before if trial["state"] == "complete"]
     assert trained
-    assert all(trial["architecture"] and trial["epochs"] and trial["macs"] for trial in trained)
+    assert all(trial["architecture"] and trial["epochs"] and trial["costs"]["macs"] for trial in trained)
     assert all(trial["accuracy"] == trial["values"][0] for trial in trained)
     best = command("best", "--study", "old", "--json").json
     assert best["number"] == max(trained, key=lambda trial: trial["values"][0])["number"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nas_optuna.costs import latency_cost
-from nas_optuna.costs.cost_model import CostModel
-from nas_optuna.costs.limits import Limits, cheapest
+from nas_optuna.costs.limits import Limits, best_in_cost
+from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
@@ -43,7 +43,7 @@ class Opposed:
         return None
 
 
-OPPOSED = cast(CostModel, Opposed())
+OPPOSED = cast(StudyCosts, Opposed())
 FREE = Limits({}, OPPOSED, SPACE)
 
 
@@ -71,13 +71,13 @@ def test_what_is_above_another_limit_is_left_out() -> None:
 def test_the_cheapest_has_the_least_of_the_cost_and_nothing_is_measured_for_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    least = min(CostModel(SPACE, CPU)(architecture)[name] for architecture in ALL)
+    least = min(StudyCosts(SPACE, CPU)(architecture)[name] for architecture in ALL)
     monkeypatch.setattr(latency_cost, "measure", lambda *_: pytest.fail("measured"))
-    costs = CostModel(SPACE, CPU, (name, "latency_ms"))
+    costs = StudyCosts(SPACE, CPU, (name, "latency_ms"))
     made = study("accuracy", name, "latency_ms")
     found = enqueue_cheapest(made, SPACE, costs, Limits({}, costs, SPACE))
-    assert CostModel(SPACE, CPU)(found[name])[name] == least
-    assert found["latency_ms"] == cheapest(SPACE, costs, "macs")
+    assert StudyCosts(SPACE, CPU)(found[name])[name] == least
+    assert found["latency_ms"] == best_in_cost(SPACE, costs, "macs")
     assert len(made.trials) == len(set(found.values()))
 
 

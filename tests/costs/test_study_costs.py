@@ -5,10 +5,10 @@ import torch
 
 from nas_optuna.costs import latency_cost
 from nas_optuna.costs.complexity import figures
-from nas_optuna.costs.cost_model import CostModel
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import LatencyTable, measure_table
 from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.conv import ConvSpace
@@ -19,10 +19,10 @@ SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
 ARCHITECTURE = SPACE.parse("f4k3s1-f8k5s2")
 
 
-def costs(space: ConvSpace = SPACE, **values: object) -> CostModel:
+def costs(space: ConvSpace = SPACE, **values: object) -> StudyCosts:
     spec = StudySpec.from_dict(values)
     optimised = [c.cost for c in map(parse_criterion, spec.objectives) if c.cost]
-    return CostModel(space, CPU, optimised, list(spec.limits), spec.latency)
+    return StudyCosts(space, CPU, optimised, list(spec.limits), spec.latency)
 
 
 def limits(space: ConvSpace = SPACE, **values: object) -> Limits:

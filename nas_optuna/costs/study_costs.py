@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nas_optuna.costs.cost import Cost, CostContext
-from nas_optuna.objectives import COSTS
+from nas_optuna.errors import SpecError
+from nas_optuna.objectives import COSTS, describe_cost
+from nas_optuna.quantities import Quantity
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec
@@ -14,8 +17,10 @@ from nas_optuna.spec import LatencySpec
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
 
-class CostModel:
+
+class StudyCosts:
     """Every cost of a study, by name: those that it asks for, and those that cost nothing to know.
 
     Args:
@@ -29,11 +34,11 @@ class CostModel:
         SpecError: A cost is unknown, or its settings are refused.
         TableError: The latency table is damaged, or was measured elsewhere and ``latency.force`` is not set.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)
-        >>> CostModel(space, torch.device("cpu"))(space.parse("f16k3s1"))["params"]
+        >>> StudyCosts(space, torch.device("cpu"))(space.parse("f16k3s1"))["params"]
         4170
     """
 
@@ -50,9 +55,16 @@ class CostModel:
         self._optimised = frozenset(optimised)
         self._costs: dict[str, Cost] = {}
         for name in COSTS.names():
-            factory = COSTS.find(name)
-            if name in wanted or factory.always(context):
+            try:
+                found = _cost_class(name)
+            except SpecError as error:
+                if name in wanted:
+                    raise
+                logger.warning("a cost that the study does not need is left out: %s", error)
+                continue
+            if name in wanted or found.always(context):
                 self._costs[name] = COSTS.make(name, context, options={}, wanted=Cost)
+        self._quantities = {name: describe_cost(name) for name in self._costs}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,10 +86,24 @@ class CostModel:
             for name, value in costs.items()
         }
 
-    def unit(self, name: str) -> str:
-        """Unit of a known cost; empty for a count."""
-        return self._costs[name].unit
+    def quantity(self, name: str) -> Quantity:
+        """How a known cost is called, written and compared."""
+        return self._quantities[name]
 
     def proxy(self, name: str) -> str | None:
         """The cost that stands for a known cost which has to be measured; None where it is known at once."""
         return self._costs[name].proxy
+
+
+def _cost_class(name: str) -> type[Cost]:
+    """The class of a registered cost, checked: it may be somebody else's."""
+    found = COSTS.find(name)
+    if not (isinstance(found, type) and issubclass(found, Cost)):
+        raise SpecError(f"cost {name!r} is no subclass of nas_optuna.costs.cost.Cost")
+    if found.direction not in ("minimize", "maximize"):
+        raise SpecError(f"cost {name!r} has the direction {found.direction!r}; write minimize or maximize")
+    try:
+        format(1.0, found.format)
+    except ValueError:
+        raise SpecError(f"cost {name!r} has the format {found.format!r}; write one such as '.3g'") from None
+    return found

@@ -1,0 +1,86 @@
+"""How a figure of a network is called, written and compared: metrics, costs and objectives alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A figure that describes itself.
+
+    Attributes:
+        name: What a spec calls it.
+        direction: Optuna's word for which way is better.
+        ideal: The best value there can be; None where there is no bound.
+        worst: The worst value there can be; None where there is no bound.
+        label: What people call it; the name where it says nothing.
+        unit: Unit of its values; empty for a count or a share.
+        format: Python's format specification of a value below 1,000; ``""`` is four significant digits.
+
+    Example:
+        >>> Quantity("latency_ms", "minimize", label="latency", unit="ms").heading
+        'latency (ms)'
+    """
+
+    name: str
+    direction: Direction = "maximize"
+    ideal: float | None = None
+    worst: float | None = None
+    label: str = ""
+    unit: str = ""
+    format: str = ""
+
+    @property
+    def maximize(self) -> bool:
+        """Whether larger is better."""
+        return self.direction == "maximize"
+
+    @property
+    def sign(self) -> float:
+        """What makes a value a loss: -1 where larger is better, else 1."""
+        return -1.0 if self.maximize else 1.0
+
+    @property
+    def heading(self) -> str:
+        """The label with the unit, for a table or an axis."""
+        return f"{self.label or self.name} ({self.unit})" if self.unit else self.label or self.name
+
+    def number(self, value: float) -> str:
+        """A value as exactly as it is worth writing, without its unit.
+
+        Example:
+            >>> Quantity("macs").number(1234567), Quantity("latency_ms", format=".3g").number(0.51234)
+            ('1,234,567', '0.512')
+        """
+        if abs(value) >= 1000 or (not self.format and float(value).is_integer()):
+            return f"{value:,.0f}"
+        return f"{value:{self.format or '.4g'}}"
+
+    def brief(self, value: float) -> str:
+        """A value in three or four digits, for a narrow table.
+
+        Example:
+            >>> Quantity("macs").brief(1234567)
+            '1.23M'
+        """
+        return count(value) if abs(value) >= 1000 else self.number(value)
+
+    def text(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def brief_text(self, value: float) -> str:
+        """A brief value with its unit, or with its label where it has none."""
+        return f"{self.brief(value)} {self.unit or self.label or self.name}"
+
+
+def count(number: float) -> str:
+    """A count in three digits and a suffix: ``1.23M``."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{suffix}"
+    return f"{number:g}"
