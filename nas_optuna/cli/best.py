@@ -33,7 +33,7 @@ def best(
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
     from nas_optuna.objectives import describe
-    from nas_optuna.report.selection import remembered_images, require_error, winners
+    from nas_optuna.report.selection import gain_of, remembered_images, require_error, winners
     from nas_optuna.study.records import TrialRecord, cost_names
     from nas_optuna.study.standard_errors import standard_error
     from nas_optuna.study.storage import open_storage, storage_url
@@ -50,17 +50,18 @@ def best(
     if within:
         require_error(loaded, found, "leave out --within")
     shown = found.cheapest if within else found.best
-    record = TrialRecord.of(shown)
+    record, gain = TrialRecord.of(shown), gain_of(loaded)
     if json:
         facts = {"params": shown.params, "standard_error": standard_error(record, images)}
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
-        print_json(record.to_dict() | facts | ties)
+        print_json(record.to_dict() | facts | ties | {"gain": gain.to_dict() if gain else None})
         return
     names = loaded.metric_names or ["value"]
     values = values_of(record, names, images)
     rows = [
         ("trial", record.number),
         *zip(names, values, strict=True),
+        *([("beside", gain.beside)] if gain and gain.beside else []),
         ("architecture", record.architecture),
         *(
             (describe(cost).label or cost, describe(cost).text(record.costs[cost]))
@@ -77,6 +78,8 @@ def best(
     error = "; ± is one standard error" if any("±" in str(value) for value in values) else ""
     chosen = ", which selected it" if names[0] == "accuracy" else ""
     say(f"These are validation figures{on}{chosen}{error}.")
+    for remark in gain.remarks() if gain else ():
+        say(remark)
     _say_ties(found)
     which = ("--trial", "cheapest") if within else ()
     say_next(

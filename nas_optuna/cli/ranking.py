@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas_optuna.cli.printing import Column, count, print_table, seconds, write
+from nas_optuna.cli.printing import Column, count, print_table, say, seconds, write
 from nas_optuna.cli.tables import panel
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
 def print_winner(study: Study) -> None:
     """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
     from nas_optuna.objectives import describe
-    from nas_optuna.report.selection import best_trial, remembered_images
+    from nas_optuna.report.selection import best_trial, gain_of, remembered_images
     from nas_optuna.study.records import TrialRecord, cost_names
     from nas_optuna.study.records import count as counted
 
@@ -88,10 +88,18 @@ def print_winner(study: Study) -> None:
     of_images = f" on {images:,} validation images" if images else ""
     costs = [describe(cost).brief_text(record.costs[cost]) for cost in cost_names([record], [name])]
     facts = [*costs, counted(record.epochs, "epoch")]
+    gain = gain_of(study)
     panel(
         f"best: trial {record.number}",
-        [f"{name} {values_of(record, [name], images)[0]}{of_images}", record.architecture, " · ".join(facts)],
+        [
+            f"{name} {values_of(record, [name], images)[0]}{of_images}",
+            *([gain.beside] if gain and gain.beside else []),
+            record.architecture,
+            " · ".join(facts),
+        ],
     )
+    for remark in gain.remarks() if gain else ():
+        say(remark)
 
 
 def values_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[str | None]:
@@ -110,7 +118,10 @@ def values_of(record: TrialRecord, names: Sequence[str], images: int | None) -> 
 
 
 def _note(record: TrialRecord, *, tied: bool) -> str:
-    notes = ["tied"] if tied else []
+    from nas_optuna.study.trial_queue import REFERENCE
+
+    notes = [REFERENCE] if record.origin == REFERENCE else []
+    notes += ["tied"] if tied else []
     notes += [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
     notes += [record.cause] if record.cause else []
     return ", ".join(notes)

@@ -19,7 +19,7 @@ from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.figures import save_figures
-from nas_optuna.report.selection import remembered_images, winners
+from nas_optuna.report.selection import gain_of, remembered_images, winners
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import (
     dashboard_note,
@@ -139,6 +139,8 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         for trial in shown
     ]
     parts.append(_table(["trial", *columns, "architecture"], rows))
+    if (gain := gain_of(study)) is not None:
+        parts += [f"Accuracy {gain}.", *gain.remarks()]
     if picture := artifacts.address(study, attributes, trial_id_of(found.best), artifacts.DRAWING):
         parts.append(f"![The best network, drawn]({picture})")
     return "\n\n".join([*parts, *_tested(study)])

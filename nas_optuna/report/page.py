@@ -28,7 +28,7 @@ from nas_optuna.objectives import describe
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.selection import Winners, complete_trials, space_of, validation_images, winners
+from nas_optuna.report.selection import Winners, complete_trials, gain_of, space_of, validation_images, winners
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
@@ -37,6 +37,7 @@ from nas_optuna.study.records import TrialRecord, cost_names, count, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.trial_queue import REFERENCE
 
 LEAST_FOR_CHECK = 5
 """Networks trained alone below which a rank correlation says nothing."""
@@ -178,7 +179,7 @@ def _winner(facts: _Facts) -> str:
     best, several = found.best, len(facts.names) > 1
     text = f"<h2>The winner{f' in {_escaped(_named(facts.first))}' if several else ''}</h2>"
     images = "" if facts.images is None else f"{facts.images:,} "
-    text += f'<div class="pair"><div>{_facts_of(facts, best)}'
+    text += f'<div class="pair"><div>{_facts_of(facts, best)}{_gain(facts)}'
     text += f'<p class="faint">These figures are of the {images}validation images, which selected the winner: the best'
     text += " of many is partly luck, so expect a little less on new images. ± is one standard error.</p>"
     if found.cheapest.number != best.number:
@@ -190,6 +191,15 @@ def _winner(facts: _Facts) -> str:
     width = re.search(r'<svg[^>]* width="(\d+)"', drawing)
     beside = width is None or int(width[1]) < 500  # a chain of layers; branches need the page's whole width
     return f"{text}</div>{drawing}</div>" if beside else f"{text}</div></div>{drawing}"
+
+
+def _gain(facts: _Facts) -> str:
+    """What the search brought over the reference and over the largest class."""
+    gain = gain_of(facts.study)
+    if gain is None or not gain.beside:
+        return ""
+    remarks = "".join(f"<p><strong>{_escaped(remark)}</strong></p>" for remark in gain.remarks())
+    return f"<p>{_escaped(facts.first.capitalize())} {_escaped(gain)}.</p>{remarks}"
 
 
 def _no_winner(facts: _Facts) -> str:
@@ -290,7 +300,7 @@ def _ranking(facts: _Facts) -> str:
             *(with_error(n, v, errors[r.number]) for n, v in zip(facts.names, r.values, strict=True)),
             r.epochs,
             *(cost.brief(r.costs[name]) if name in r.costs else "" for name, cost in costs.items()),
-            r.architecture,
+            f"{r.architecture} (reference)" if r.origin == REFERENCE else r.architecture,
         )
         for r in records
     ]  # fmt: skip

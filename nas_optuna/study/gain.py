@@ -37,7 +37,12 @@ class Gain:
     is_reference: bool = False
 
     def __str__(self) -> str:
-        parts = [str(self.best)]
+        return ", ".join(part for part in (str(self.best), self.beside) if part)
+
+    @property
+    def beside(self) -> str:
+        """What the best accuracy is to be compared with."""
+        parts = []
         if self.reference is not None:
             parts.append("which is the reference" if self.is_reference else f"reference {self.reference}")
         if self.majority is not None:

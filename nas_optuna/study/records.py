@@ -92,13 +92,16 @@ def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -
 
 
 def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:
-    """Records, best first value first: complete trials, then pruned ones, then the rest by number."""
+    """Records, best first value first: complete trials, then pruned ones, then the rest by number.
+
+    What was trained for longer, by a search with a clock, comes before what was trained for less.
+    """
     states = (TrialState.COMPLETE, TrialState.PRUNED)
 
-    def key(trial: FrozenTrial) -> tuple[int, float, int]:
+    def key(trial: FrozenTrial) -> tuple[int, int, float, int]:
         if trial.state not in states or not trial.values:
-            return len(states), 0.0, trial.number
-        value = trial.values[0]
-        return states.index(trial.state), -value if maximize else value, trial.number
+            return len(states), 0, 0.0, trial.number
+        value, rung = trial.values[0], attribute_of(trial.user_attrs, TrialKey.RUNG, 0)
+        return states.index(trial.state), -rung, -value if maximize else value, trial.number
 
     return [TrialRecord.of(trial) for trial in sorted(trials, key=key)]

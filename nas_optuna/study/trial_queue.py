@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nas_optuna.costs.limits import Limits
     from nas_optuna.costs.study_costs import StudyCosts
 
+REFERENCE = "reference"
+"""The origin of the trial that trains what a space names as its reference."""
+
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
     """Read a file of architectures.
@@ -91,10 +94,6 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
             return place
     enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: origin}, ever=False)
     return len(waiting) + 1
-
-
-REFERENCE = "reference"
-"""The origin of the trial that trains what a space names as its reference."""
 
 
 def enqueue_reference(study: Study, space: SearchSpace, limits: Limits) -> Architecture | None:

@@ -1,0 +1,28 @@
+"""What a search brought, in words."""
+
+import pytest
+
+from nas_optuna.study.gain import Gain, Measured
+
+
+@pytest.mark.parametrize(
+    ("best", "reference", "beats"), [(0.712, 0.64, True), (0.65, 0.64, False), (0.64, 0.64, False), (0.6, None, None)]
+)
+def test_a_gain_is_more_than_a_standard_error(best: float, reference: float | None, beats: bool | None) -> None:
+    gain = Gain(Measured(best, 0.011), None if reference is None else Measured(reference, 0.012), 0.1)
+    assert gain.beats_reference is beats
+    assert any("ahead of the reference" in remark for remark in gain.remarks()) == (beats is False)
+
+
+@pytest.mark.parametrize(("best", "learned"), [(0.27, False), (0.30, False), (0.33, True), (0.9, True)])
+def test_what_is_no_better_than_the_largest_class_warns(best: float, learned: bool) -> None:
+    gain = Gain(Measured(best, 0.02), None, 0.26)
+    assert gain.has_learned is learned
+    assert any(remark.startswith("Warning") and "--image-size" in remark for remark in gain.remarks()) != learned
+
+
+def test_a_best_that_is_the_reference_says_so() -> None:
+    same = Measured(0.64, 0.012)
+    gain = Gain(same, same, 0.1, is_reference=True)
+    assert str(gain) == "0.640 ± 0.012, which is the reference, majority class 0.10"
+    assert len(gain.remarks()) == 1
