@@ -41,6 +41,7 @@ SPACES = Registry(
         "conv": "nas_optuna.spaces.conv:ConvSpace",
         "block": "nas_optuna.spaces.block:BlockSpace",
         "macro": "nas_optuna.spaces.macro:MacroSpace",
+        "residual": "nas_optuna.spaces.residual:residual",
     },
 )
 

@@ -59,6 +59,9 @@ class Task:
 Build = Callable[..., Any]
 """``(choices, task, **options) -> nn.Module``."""
 
+Reference = Mapping[str, Choice] | Callable[..., Mapping[str, Choice]]
+"""Params, or a function ``(task, **options)`` that gives them."""
+
 
 class SpaceFunction:
     """A function ``(choices, task, **options) -> nn.Module`` that has become a search space; made by `space`.
@@ -66,7 +69,7 @@ class SpaceFunction:
     Called with `in_channels`, `classes`, `input_size` and the function's own options, it gives a `FunctionSpace`.
     """
 
-    def __init__(self, build: Build, version: int, reference: Mapping[str, Choice] | None = None) -> None:
+    def __init__(self, build: Build, version: int, reference: Reference | None = None) -> None:
         functools.update_wrapper(self, build)
         self.build = build
         self.version = version
@@ -93,9 +96,9 @@ class SpaceFunction:
 @overload
 def space(build: Build, /) -> SpaceFunction: ...
 @overload
-def space(*, version: int = 1, reference: Mapping[str, Choice] | None = None) -> Callable[[Build], SpaceFunction]: ...
+def space(*, version: int = 1, reference: Reference | None = None) -> Callable[[Build], SpaceFunction]: ...
 def space(
-    build: Build | None = None, /, *, version: int = 1, reference: Mapping[str, Choice] | None = None
+    build: Build | None = None, /, *, version: int = 1, reference: Reference | None = None
 ) -> SpaceFunction | Callable[[Build], SpaceFunction]:
     """Make a function that builds a network a search space.
 
@@ -107,7 +110,8 @@ def space(
             spec may set.
         version: Raise it when the same choices give another network than before.
         reference: Params of the network that a search has to beat, e.g. ``{"width": 64, "depth": 3}``; a parameter that
-            it leaves out has its first choice. It becomes the space's `SearchSpace.reference`.
+            it leaves out has its first choice. Or a function ``(task, **options)`` that gives such params. It becomes
+            the space's `SearchSpace.reference`.
 
     Example:
         >>> from torch import nn
@@ -216,6 +220,8 @@ class FunctionSpace(Decomposable):
         named = self._function.reference
         if named is None:
             return None
+        if callable(named):
+            named = named(self._task, **self.options)
         params = {**named, **self._pinned}
         if self.options or self._pinned:  # they may leave out a part that the reference has
             params = {name: value for name, value in params.items() if name in self.parameters}

@@ -13,19 +13,33 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype that ``recipe.precision`` means on a device.
 
     Args:
-        name: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        name: ``"auto"``, ``"mixed"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         device: Where the network lives.
 
     Raises:
         SpecError: float16 was asked for where there is no gradient scaler for it.
     """
-    if name == "auto":
+    if name == "mixed" and device.type == "cpu":
+        return torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    if name in ("auto", "mixed"):
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if name == "fp16" and device.type != "cuda":
         raise SpecError(f"recipe.precision = 'fp16' needs CUDA, this device is {device.type}; use bf16, fp32 or auto")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 by instructions of its own; elsewhere it is emulated.
+
+    Examples:
+        >>> has_fast_bfloat16() in (True, False)
+        True
+    """
+    # torch has no public question for it.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -181,6 +181,14 @@ def test_bf16_trains_on_the_cpu_and_fp16_is_refused() -> None:
         resolve_precision("fp16", CPU)
 
 
+def test_mixed_is_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert resolve_precision("mixed", CPU) == expected
+    assert resolve_precision("mixed", torch.device("mps")) == torch.float32
+
+
 def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
