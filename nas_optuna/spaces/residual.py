@@ -154,7 +154,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, width, height, width]`` → the same shape."""
-        return x * self.weights(x).sigmoid()
+        weights: Tensor = self.weights(x)
+        return x * weights.sigmoid()
 
 
 def _normed(inputs: int, outputs: int, kernel: int, groups: int = 1) -> list[nn.Module]:
