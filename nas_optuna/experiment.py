@@ -254,7 +254,13 @@ class Experiment:
         from nas_optuna.samplers.prior import WarmStartSampler
 
         seed = self.spec.sampler.seed
-        study.sampler = WarmStartSampler(study.sampler, self.space.distributions(), seed, trials=trials)
+        study.sampler = WarmStartSampler(
+            study.sampler,
+            self.space.distributions(),
+            seed,
+            trials=trials,
+            canonical=self.space.canonical if self.space.conditional else None,
+        )
 
     def describe(self) -> str:
         """One line for a person."""

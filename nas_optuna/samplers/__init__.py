@@ -20,10 +20,8 @@ SAMPLERS = Registry(
     "sampler",
     "nas_optuna.samplers",
     {
-        **{
-            name: f"nas_optuna.samplers.optuna_builtin:{name}"
-            for name in ("random", "tpe", "gp", "nsga2", "qmc", "grid")
-        },
+        **{name: f"nas_optuna.samplers.optuna_builtin:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc")},
+        "grid": "nas_optuna.samplers.grid:grid",
         "evolution": "nas_optuna.samplers.evolution:evolution",
         "controller": "nas_optuna.samplers.controller:controller",
         "arch": "nas_optuna.samplers.gp:arch",

@@ -6,12 +6,12 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -24,10 +24,14 @@ from threadpoolctl import ThreadpoolController
 from nas_optuna.samplers.comparison import is_informative, violation
 from nas_optuna.samplers.encoding import Encoding, Tokens
 from nas_optuna.samplers.per_trial_seed import Allowed, seed_for
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 
 PROPOSAL = "nas_optuna:proposal"
 """System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
+
+_MAX_CANONICAL = 100_000
+"""Token sequences of which the canonical form is remembered."""
 
 ATTEMPTS = 8
 """A proposal that another worker has published as well is replaced at most this many times."""
@@ -48,22 +52,29 @@ class Observation:
     violation: float
 
 
+Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From params to those that stand for all params with the same network; see `SearchSpace.canonical`."""
+
+
 class History(Encoding):
     """The trials of one study as tokens. A trial is read again only until it has finished.
 
     Args:
         space: Parameter name → distribution, in order.
+        canonical: Of the search space; None where different params are different architectures.
 
     Attributes:
         finished: In order of completion, as far as this process could know it.
         informative: Those of them that have a value, or had one after an epoch before they were pruned.
         running: Number → what an unfinished trial chose, or what its sampler has published as its proposal.
         pending: Numbers of running trials of which neither is known yet.
-        seen: Every token sequence that was evaluated or is being evaluated.
+        seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+    def __init__(self, space: Mapping[str, BaseDistribution], canonical: Canonical | None = None) -> None:
         super().__init__(space)
+        self._canonical = canonical
+        self._canonical_tokens: dict[Tokens, Tokens] = {}
         self.finished: list[Observation] = []
         self.informative: list[Observation] = []
         self.running: dict[int, Tokens] = {}
@@ -89,10 +100,28 @@ class History(Encoding):
             tokens = self.tokens(trial)
             if tokens is not None:
                 self.finished.append(Observation(tokens, trial, violation(trial)))
-                self._evaluated.add(tokens)
+                self._evaluated.add(self.canonical(tokens))
                 if is_informative(trial):
                     self.informative.append(self.finished[-1])
-        self.seen = self._evaluated.union(self.running.values())
+        self.seen = self._evaluated.union(map(self.canonical, self.running.values()))
+
+    def canonical(self, tokens: Tokens) -> Tokens:
+        """The one token sequence that stands for all with the same network."""
+        if self._canonical is None:
+            return tokens
+        if tokens not in self._canonical_tokens:
+            if len(self._canonical_tokens) >= _MAX_CANONICAL:
+                self._canonical_tokens.clear()
+            found = self._canonical(self.params(tokens))
+            self._canonical_tokens[tokens] = tuple(
+                a.token(found[name]) if name in found else token
+                for (name, a), token in zip(self.axes.items(), tokens, strict=True)
+            )
+        return self._canonical_tokens[tokens]
+
+    def is_new(self, tokens: Tokens) -> bool:
+        """Whether no trial has evaluated, or is evaluating, the same network."""
+        return self.canonical(tokens) not in self.seen
 
     def _published(self, trial: FrozenTrial) -> Tokens | None:
         digest, *tokens = trial.system_attrs.get(PROPOSAL) or [None]
@@ -118,6 +147,7 @@ class ArchitectureSampler(BaseSampler):
     Attributes:
         numbers: Whether the class proposes floats and integers, too. Where it does not, they are drawn uniformly.
         allowed: What may be proposed; None allows everything. A constraint on costs that are known before training.
+        canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
     """
 
     numbers: ClassVar[bool] = False
@@ -125,8 +155,14 @@ class ArchitectureSampler(BaseSampler):
     def __init__(self, seed: int | None = None) -> None:
         self._seed = secrets.randbelow(2**31) if seed is None else seed
         self.allowed: Allowed | None = None
+        self.canonical: Canonical | None = None
         self._lock = threading.Lock()
         self._follow(None)
+
+    def for_space(self, space: SearchSpace) -> Self:
+        """Return the sampler, which from now on knows which params of a space give the same network."""
+        self.canonical = space.canonical if space.conditional else None
+        return self
 
     def _follow(self, study_name: str | None) -> None:
         """Forget what is known of another study."""
@@ -191,12 +227,13 @@ class ArchitectureSampler(BaseSampler):
         """A proposal that no other running trial has chosen or published."""
         for _ in range(ATTEMPTS):
             tokens = self.propose(history, study, trial)
-            if tokens in history.seen:  # the space is exhausted
+            if not history.is_new(tokens):  # the space is exhausted
                 break
             set_trial_system_attribute(study, trial, PROPOSAL, [history.digest, *tokens])
             history.read(study)
             history.running.pop(trial.number, None)
-            rivals = [number for number, theirs in history.running.items() if theirs == tokens]
+            ours = history.canonical(tokens)
+            rivals = [number for number, theirs in history.running.items() if history.canonical(theirs) == ours]
             if not rivals:
                 break
             history.pending += rivals  # they may have read ours and be about to choose something else
@@ -211,7 +248,7 @@ class ArchitectureSampler(BaseSampler):
 
     def _read(self, study: Study, space: Mapping[str, BaseDistribution]) -> History:
         if list(self._history.space.items()) != list(space.items()):
-            self._history = History(space)
+            self._history = History(space, self.canonical)
         self._history.read(study)
         return self._history
 
@@ -221,7 +258,7 @@ class ArchitectureSampler(BaseSampler):
     def _random(self, history: History, rng: np.random.Generator, attempts: int = 100) -> Tokens:
         """A uniformly drawn point: if possible one that is allowed and was not seen before."""
         draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
-        candidates = [tuple(int(t) for t in draw) for draw in draws]
+        candidates = [history.canonical(tuple(int(t) for t in draw)) for draw in draws]
         unseen = [tokens for tokens in candidates if tokens not in history.seen]
         return next((tokens for tokens in unseen if self._allows(history, tokens)), (unseen or candidates)[0])
 

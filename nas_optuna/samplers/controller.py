@@ -95,7 +95,7 @@ class ControllerSampler(ArchitectureSampler):
             candidates = [tuple(tokens) for tokens in rollout.tokens.tolist()]
             if temperature == TEMPERATURES[0]:
                 entropy = rollout.entropy.mean()
-            unseen = [i for i, tokens in enumerate(candidates) if tokens not in history.seen]
+            unseen = [i for i, tokens in enumerate(candidates) if history.is_new(tokens)]
             allowed = next((i for i in unseen if self._allows(history, candidates[i])), None)
             if allowed is not None or exhausted:
                 break
@@ -138,4 +138,4 @@ def _require_one_objective(study: Study) -> None:
 @configured(ControllerConfig)
 def controller(space: SearchSpace, seed: int, config: ControllerConfig) -> ControllerSampler:
     """An LSTM trained by reinforcement: for 100 trials and more of one objective."""
-    return ControllerSampler(config, seed=seed)
+    return ControllerSampler(config, seed=seed).for_space(space)

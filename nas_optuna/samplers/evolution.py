@@ -166,17 +166,17 @@ class EvolutionSampler(ArchitectureSampler):
             ordered = is_ordered(name, distribution, self._ordered)
             for token in range(history.sizes[i]):
                 child = (*parent[:i], token, *parent[i + 1 :])
-                if token != parent[i] and child not in history.seen:
+                if token != parent[i] and history.is_new(child):
                     children.append(child)
                     weights.append(self._config.neighbour_bias if ordered and abs(token - parent[i]) == 1 else 1.0)
         if not children:
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
-        return children[int(rng.choice(len(children), p=probabilities))]
+        return history.canonical(children[int(rng.choice(len(children), p=probabilities))])
 
 
 @configured(EvolutionConfig)
 def evolution(space: SearchSpace, seed: int, config: EvolutionConfig) -> EvolutionSampler:
     """Regularized evolution: for many trials, many workers or several objectives."""
     ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    return EvolutionSampler(config, seed=seed, ordered=ordered)
+    return EvolutionSampler(config, seed=seed, ordered=ordered).for_space(space)

@@ -117,11 +117,11 @@ class ArchitectureGPSampler(ArchitectureSampler):
         if len(members) < (min(SCORED_STARTUP, startup) if scores else startup):
             return self._random(history, rng)
         kept, merit = merits(members, study.directions, rng)
-        tokens = np.array([members[i].tokens for i in kept])
+        tokens = np.array([history.canonical(members[i].tokens) for i in kept])
         mean = LearnedMean(scores, list(map(tuple, tokens.tolist())), merit) if scores else None
         process, candidates = self._fitted(history, tokens, merit, rng, mean)
         if history.running:
-            process.believe(np.array(list(history.running.values())))
+            process.believe(np.array([history.canonical(tokens) for tokens in history.running.values()]))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
         for _ in range(ahead):  # what the workers ahead of us are about to choose
             choice = self._best(process, candidates, history, merit.max())
@@ -156,7 +156,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
             if len(told) < self._config.n_startup_trials or not history.space:
                 return None
             values, figures = np.array(told).T
-            tokens = np.array([members[i].tokens for i in kept])
+            tokens = np.array([history.canonical(members[i].tokens) for i in kept])
             process, candidates = self._fitted(history, tokens, merit, rng)
             choice = self._best(process, candidates, history, figures.max())
             if choice is None or np.ptp(values) == 0:
@@ -174,7 +174,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
     ) -> tuple[GaussianProcess, list[Tokens]]:
         """The process of some trials, and candidates that nobody has tried."""
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
-        candidates = [c for c in _candidates(parents, history.sizes, rng) if c not in history.seen]
+        found = dict.fromkeys(map(history.canonical, _candidates(parents, history.sizes, rng)))
+        candidates = [c for c in found if c not in history.seen]
         ordered = self._order(history)
         return GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean), candidates
 
@@ -287,4 +288,4 @@ def _candidates(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.Gene
 def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
     """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
     ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    return ArchitectureGPSampler(config, seed=seed, ordered=ordered)
+    return ArchitectureGPSampler(config, seed=seed, ordered=ordered).for_space(space)

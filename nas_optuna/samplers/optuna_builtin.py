@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +13,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.errors import SpecError
 from nas_optuna.samplers.per_trial_seed import Allowed, PerTrialSeedSampler
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import last_of_grid, showing
+from nas_optuna.study.optuna_internals import showing
 
 GP_TRIALS = 100
 """Optuna's Gaussian process is fitted to so many complete trials at most; 3,000 take ten minutes and 5 GB."""
-
-GRID_LIMIT = 10_000
-"""The largest space that ``grid`` accepts. It lists every point before the first trial."""
 
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
@@ -71,21 +66,6 @@ def qmc(space: SearchSpace, seed: int) -> BaseSampler:
         warn_independent_sampling=False,
         warn_asynchronous_seeding=False,
     )
-
-
-def grid(space: SearchSpace, seed: int) -> BaseSampler:
-    """Every architecture once, in a shuffled order: for small spaces.
-
-    Raises:
-        SpecError: The space has more than `GRID_LIMIT` architectures.
-    """
-    if space.size > GRID_LIMIT:
-        raise SpecError(
-            f"sampler 'grid' lists every architecture, and this space has {space.size:,}"
-            f" (more than {GRID_LIMIT:,}); use random, or a smaller space"
-        )
-    choices: dict[str, Any] = {name: list(p.choices) for name, p in space.parameters.items()}
-    return _GridSampler(choices, seed=seed)
 
 
 def _per_trial(kind: type[BaseSampler], seed: int, **options: Any) -> BaseSampler:
@@ -163,15 +143,3 @@ def _with_fewer_trials(study: Study) -> Study:
         return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
 
     return showing(study, fewer)
-
-
-class _GridSampler(optuna.samplers.GridSampler):
-    """Optuna's, which fails at the end of a study in which some trials were enqueued."""
-
-    def __str__(self) -> str:
-        return "GridSampler"
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Stop when no point but this one was left."""
-        if last_of_grid(self, study, trial):
-            study.stop()

@@ -36,6 +36,7 @@ _FLATTEN = 1.1
 WARM_START = "supernet warm start"
 """What the trial user attribute ``origin`` of a warm-started trial says."""
 
+Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Alphas = Mapping[str, Sequence[float]]
 """Parameter name → logits, one per choice."""
 
@@ -259,6 +260,7 @@ def propose(
     *,
     seed: int,
     temperature: float,
+    canonical: Canonical | None = None,
 ) -> dict[str, Any]:
     """The best by the score, or the alphas' argmax, while not seen; then draws from the prior, new ones if possible.
 
@@ -269,6 +271,7 @@ def propose(
         distributions: Optuna's distribution of each parameter.
         seed: Of this draw.
         temperature: Above 1 flattens the prior, below 1 sharpens it.
+        canonical: The space's, where different params may give the same network.
 
     Raises:
         StudyError: The study has no alphas, or they are of another space.
@@ -279,17 +282,22 @@ def propose(
             f"the supernet of study {study.study_name!r} was trained for another space;"
             f" run: {command(study, 'supernet', 'train', '--study', study.study_name, '--restart')}"
         )
-    seen = {tuple(map(trial.params.get, distributions)) for trial in _trials(study)}
     first = {name: d.choices[0] for name, d in distributions.items()}
+
+    def key(params: Mapping[str, Any]) -> tuple[Any, ...]:
+        found = params if canonical is None else canonical(params)
+        return tuple(map(found.get, distributions))
+
+    seen = {key(trial.params) for trial in _trials(study)}
     for params in ({**first, **start} for start in starts(study)):  # a supernet may hold a part of the space
-        if tuple(map(params.get, distributions)) not in seen:
+        if key(params) not in seen:
             return params
     rng = random.Random(seed)
     indices = {name: max(range(len(logits)), key=logits.__getitem__) for name, logits in alphas.items()}
     params = {}
     for _ in range(_REDRAWS):
         params = {name: d.choices[indices[name]] for name, d in distributions.items()}
-        if tuple(params.values()) not in seen:
+        if key(params) not in seen:
             break
         indices = {
             name: rng.choices(range(len(logits)), probabilities(logits, temperature))[0]
@@ -313,6 +321,7 @@ class SupernetSampler(BaseSampler):
         start_temperature: Temperature of the first trial after the supernet's training.
         end_temperature: Temperature from `anneal_trials` trials on.
         anneal_trials: How many trials the geometric way from one to the other takes.
+        canonical: The space's, where different params may give the same network.
 
     Raises:
         SpecError: A temperature or `anneal_trials` is not positive.
@@ -328,12 +337,14 @@ class SupernetSampler(BaseSampler):
         start_temperature: float = 2.0,
         end_temperature: float = 0.5,
         anneal_trials: int = 50,
+        canonical: Canonical | None = None,
     ) -> None:
         if min(start_temperature, end_temperature, anneal_trials) <= 0:
             raise SpecError("sampler 'supernet' needs temperatures and anneal_trials above 0")
         self._distributions = dict(distributions)
         self._seed = seed
         self._start, self._end, self._trials = start_temperature, end_temperature, anneal_trials
+        self._canonical = canonical
 
     def temperature(self, trials: int) -> float:
         """The temperature when that many trials have begun since the supernet's training."""
@@ -351,7 +362,11 @@ class SupernetSampler(BaseSampler):
             return {}
         begun = max(0, trial.number - read_alphas(study)[1]["first_trial"])
         return propose(
-            study, self._distributions, seed=seed_for(self._seed, trial.number), temperature=self.temperature(begun)
+            study,
+            self._distributions,
+            seed=seed_for(self._seed, trial.number),
+            temperature=self.temperature(begun),
+            canonical=self._canonical,
         )
 
     def sample_independent(
@@ -373,6 +388,7 @@ class WarmStartSampler(BaseSampler):
         seed: The study's seed.
         trials: How many trials the supernet proposes.
         temperature: Of the prior.
+        canonical: The space's, where different params may give the same network.
 
     Raises:
         SpecError: `trials` or `temperature` is not positive.
@@ -386,6 +402,7 @@ class WarmStartSampler(BaseSampler):
         *,
         trials: int = 5,
         temperature: float = 1.0,
+        canonical: Canonical | None = None,
     ) -> None:
         if trials < 1 or temperature <= 0:
             raise SpecError("a warm start needs at least one trial and a temperature above 0")
@@ -394,6 +411,7 @@ class WarmStartSampler(BaseSampler):
         self._seed = seed
         self._trials = trials
         self._temperature = temperature
+        self._canonical = canonical
         self._warm: set[int] = set()
 
     def __str__(self) -> str:
@@ -426,7 +444,9 @@ class WarmStartSampler(BaseSampler):
         """The supernet's proposal while warm, then the other sampler's."""
         if trial.number in self._warm:
             seed = seed_for(self._seed, trial.number, "warm start")
-            return propose(study, self._distributions, seed=seed, temperature=self._temperature)
+            return propose(
+                study, self._distributions, seed=seed, temperature=self._temperature, canonical=self._canonical
+            )
         return self._sampler.sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -460,4 +480,5 @@ def supernet(
         start_temperature=start_temperature,
         end_temperature=end_temperature,
         anneal_trials=anneal_trials,
+        canonical=space.canonical if space.conditional else None,
     )

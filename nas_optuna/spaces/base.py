@@ -212,16 +212,22 @@ class SearchSpace(ABC):
             if name not in self.parameters:
                 raise ArchitectureError(unknown("parameter", name, self.parameters))
 
-    def canonical(self, params: Mapping[str, Choice]) -> dict[str, Choice]:
+    def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """The one params dict that stands for all dicts with the same network.
 
         A space in which some choices switch others off (a kernel size where there is no convolution) gives the
-        switched-off ones their first choice.
+        switched-off ones their first choice. Whoever remembers or compares architectures does so in this form.
 
         Args:
-            params: A valid choice for every parameter, in the order of `parameters`.
+            params: A valid choice for each parameter; one that is left out has its first choice, and names that are no
+                parameters of the space are left out.
         """
-        return dict(params)
+        return {name: params.get(name, parameter.choices[0]) for name, parameter in self.parameters.items()}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some choices switch others off, so that params may need `canonical`."""
+        return type(self).canonical is not SearchSpace.canonical
 
     def tokens(self, architecture: Architecture) -> tuple[int, ...]:
         """The index of each choice, in the order of `parameters`; 0 for a parameter that it does not have."""

@@ -263,6 +263,16 @@ class FunctionSpace(Decomposable):
         chosen = {name: used.get(name, p.choices[0]) for name, p in self.parameters.items()}
         return Architecture(tuple(chosen.items()), self._written(used))
 
+    def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
+        """See `SearchSpace.canonical`."""
+        used = self._tracer.trace({name: params[name] for name in self.parameters if name in params})
+        return {name: used.get(name, parameter.choices[0]) for name, parameter in self.parameters.items()}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some networks do not ask for every parameter."""
+        return self._tracer.conditional
+
     def used(self, architecture: Architecture) -> Answers:
         """Those params that the architecture's network asks for, in that order."""
         return self._tracer.trace(architecture.params)
@@ -345,9 +355,11 @@ class FunctionSpace(Decomposable):
 
         from nas_optuna.spaces.shapes import require_logits_of
 
-        choices = Choices(self._decide(architecture))
+        asked: Answers = {}
+        choices = Choices(self._decide(architecture, asked))
         with _kept_random_state(), torch.device("meta"):
             network = self.build_with(choices)
+        self._tracer.confirm(asked)
         require_logits_of(network, self.input_shape, self.classes)
         self._sound.add(architecture)
         return network, choices
@@ -438,11 +450,13 @@ class FunctionSpace(Decomposable):
         _settle(made, self.input_shape)
         return made.to("meta") if on_meta else made
 
-    def _decide(self, architecture: Architecture) -> Decide:
+    def _decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
         params = architecture.params
 
         def decide(name: str, asked: Parameter) -> Choice:
             self.known(name, asked)
+            if answers is not None:
+                answers[name] = params[name]
             return params[name]
 
         return decide

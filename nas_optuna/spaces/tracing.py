@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces.architecture import Choice
@@ -13,23 +12,32 @@ from nas_optuna.spaces.base import Parameter
 
 Decide = Callable[[str, Parameter], Choice]
 Answers = dict[str, Choice]
+_Key = tuple[tuple[type, Choice] | None, ...]
 
 _PATIENCE = 32
 """Random runs in a row that bring no new parameter before the search for parameters ends."""
-_MOST_RUNS = 512
-"""Runs of the function that counting its architectures may cost."""
+_MAX_COUNTED = 20_000
+"""Cases that counting the architectures may distinguish; more are estimated."""
+_ESTIMATED_FROM = 512
+"""Random runs that an estimate of the number of architectures is made from."""
+_RANDOM = (
+    "the network's function asks other questions when it is run again with the same answers; let it depend on its"
+    " choices alone"
+)
+_MAX_PARAMETERS = 10_000
+_MAX_REMEMBERED = 65_536
+"""Runs that are remembered of a function whose questions follow no simple rule."""
 
 
-@dataclass
-class _Node:
-    """One question, and what comes after each answer that has been tried; without a name, the end of a run."""
-
-    name: str | None
-    after: dict[tuple[type, Choice], _Node] = field(default_factory=dict)
+class _TooManyError(Exception):
+    """Counting distinguishes too many cases."""
 
 
 class Tracer:
-    """Runs a function with chosen answers, and remembers which questions it asks after which answers.
+    """Runs a function with chosen answers, and learns which answers decide whether a question is asked.
+
+    Most architectures then need no run: a question is asked where it was asked in an earlier run with the same answers
+    to its deciders. A function that contradicts this is run for every architecture instead.
 
     Args:
         run: Runs the function once, with what decides. A function that breaks ends its run early.
@@ -42,12 +50,20 @@ class Tracer:
     def __init__(self, run: Callable[[Decide], None], pinned: Mapping[str, Choice]) -> None:
         self._run = run
         self._pinned = pinned
-        self._root: _Node | None = None
         self._asked: dict[str, Parameter] = {}
         self._closed = False
-        self._deciding: set[str] = set()
-        self._regular = True
+        self._order: list[str] = []  # as the function asks; `parameters` is as they were met
+        self._deciders: dict[str, list[str]] = {}
+        self._known: dict[str, dict[_Key, bool]] = {}
+        self._irregular = False
+        self._remembered: dict[_Key, Answers] = {}
+        self._cases = 0
         self.parameters: dict[str, Parameter] = {}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some architectures do not use every parameter."""
+        return self._irregular or any(self._deciders.values())
 
     def trace(self, wanted: Mapping[str, Choice], rng: random.Random | None = None) -> Answers:
         """Every question that the function asks, in order, and the answer that it got.
@@ -60,24 +76,70 @@ class Tracer:
             ArchitectureError: After `discover`, the function asks for something that it had never asked for.
             SpecError: It asks for a name with other choices than before, or at random.
         """
+
+        def answer(name: str) -> Choice:
+            if name in wanted:
+                return wanted[name]
+            choices = self.parameters[name].choices
+            return rng.choice(choices) if rng else choices[0]
+
+        if not self._closed:
+            return self._execute(answer)
+        if self._irregular:
+            key = tuple(_key(wanted[name]) if name in wanted else None for name in self.parameters)
+            if rng is None and key in self._remembered:
+                return dict(self._remembered[key])
+            found = self._execute(answer)
+            if rng is None and len(self._remembered) < _MAX_REMEMBERED:
+                self._remembered[key] = dict(found)
+            return found
+        answers: Answers = {}
+        for name in self._order:
+            asked = self._known[name].get(self._case(name, answers))
+            if asked is None:
+                break
+            if asked:
+                answers[name] = answer(name)
+        else:
+            return answers
+        known = {**wanted, **answers}
+        answers = self._execute(lambda name: known[name] if name in known else answer(name))
+        self.confirm(answers)
+        return answers
+
+    def _execute(self, answer: Callable[[str], Choice]) -> Answers:
         answers: Answers = {}
 
-        def answer(name: str, parameter: Parameter) -> Choice:
+        def decide(name: str, asked: Parameter) -> Choice:
+            self.parameter(name, asked)
             if name not in answers:
-                default = rng.choice(parameter.choices) if rng else parameter.choices[0]
-                answers[name] = wanted.get(name, default)
+                answers[name] = answer(name)
             return answers[name]
 
-        node = self._root
-        while node is not None:
-            if node.name is None:
-                return answers
-            node = node.after.get(_key(answer(node.name, self.parameters[node.name])))
-        wanted = {**wanted, **answers}
-        answers = {}
-        self._run(lambda name, asked: answer(name, self.parameter(name, asked)))
-        self._remember(answers)
+        self._run(decide)
         return answers
+
+    def _case(self, name: str, answers: Mapping[str, Choice]) -> _Key:
+        """What was answered to the deciders of a question."""
+        return tuple(_key(answers[d]) if d in answers else None for d in self._deciders[name])
+
+    def confirm(self, answers: Answers) -> None:
+        """Learn from a run; one that contradicts the rules ends their use.
+
+        Raises:
+            SpecError: The function asks other questions when it is run again with the same answers.
+        """
+        if self._irregular:
+            return
+        regular = [name for name in self._order if name in answers] == list(answers)
+        for name in self.parameters:
+            asked = self._known[name].setdefault(self._case(name, answers), name in answers)
+            regular = regular and asked == (name in answers)
+        if not regular:
+            again = self._execute(lambda name: answers[name] if name in answers else self.parameters[name].choices[0])
+            if list(again) != list(answers):
+                raise SpecError(_RANDOM)
+            self._irregular = True
 
     def parameter(self, name: str, asked: Parameter) -> Parameter:
         """The parameter of a name, as the space has it.
@@ -91,6 +153,8 @@ class Tracer:
             SpecError: It was asked for with other choices.
         """
         if name not in self.parameters:
+            if len(self.parameters) >= _MAX_PARAMETERS:
+                raise SpecError(f"the network's function asks for more than {_MAX_PARAMETERS:,} names; {_RANDOM}")
             if self._closed:
                 raise ArchitectureError(
                     f"the network asks for {name!r}, which no earlier run of its function had asked for; ask for it"
@@ -113,33 +177,55 @@ class Tracer:
         Raises:
             SpecError: A name is used with other choices.
         """
-        self._vary(self.trace({}), list(self.parameters))
-        rng, misses, drawn = random.Random(0), 0, []
+        runs = [self.trace({})]
+        if list(self.trace({})) != list(runs[0]):
+            raise SpecError(_RANDOM)
+        self._vary(runs[0], list(self.parameters), runs)
+        rng, misses = random.Random(0), 0
         while misses < _PATIENCE:
             count = len(self.parameters)
-            drawn.append(self.trace({}, rng))
+            drawn = self.trace({}, rng)
+            runs.append(drawn)
             misses += 1
             if len(self.parameters) > count:
                 misses = 0
-                self._vary(drawn[-1], list(drawn[-1]))
+                self._vary(drawn, list(drawn), runs)
         self._closed = True
-        names: dict[frozenset[tuple[str, Choice]], set[str]] = {}
-        for answers in drawn:
-            key = frozenset((n, v) for n, v in answers.items() if n in self._deciding)
-            self._regular &= names.setdefault(key, set(answers)) == set(answers)
+        for answers in runs:
+            self._merge(list(answers))
+        place = {name: i for i, name in enumerate(self._order)}
+        for name in self.parameters:
+            self._known[name] = {}
+            self._deciders[name] = sorted(self._deciders.get(name, ()), key=place.__getitem__)
+        for answers in runs:
+            self.confirm(answers)
 
-    def _vary(self, start: Answers, names: list[str]) -> None:
+    def _vary(self, start: Answers, names: list[str], runs: list[Answers]) -> None:
+        runs.append(start)
         waiting = [(start, names)]
         while waiting:
             answers, names = waiting.pop(0)
             for name in names:
                 for value in self.parameters[name].choices:
+                    if _key(value) == _key(answers[name]):
+                        continue
                     count = len(self.parameters)
                     found = self.trace({**answers, name: value})
-                    if found.keys() != answers.keys():
-                        self._deciding.add(name)
+                    runs.append(found)
+                    for changed in found.keys() ^ answers.keys():
+                        deciders = self._deciders.setdefault(changed, [])
+                        if name not in deciders:
+                            deciders.append(name)
                     if len(self.parameters) > count:
-                        waiting.append((found, list(self.parameters)[count:]))
+                        waiting.append((found, [n for n in list(self.parameters)[count:] if n in found]))
+
+    def _merge(self, names: Sequence[str]) -> None:
+        """Put new names behind those that the function asks before them."""
+        place = 0
+        for name in names:
+            if name not in self._order:
+                self._order.insert(place, name)
+            place = self._order.index(name) + 1
 
     def paths(self, names: Callable[[str], bool] = lambda name: True) -> Iterator[Answers]:
         """Every run that differs from the others in a parameter that `names` accepts; the others keep first choices."""
@@ -155,30 +241,46 @@ class Tracer:
                     waiting += [{**before, order[i]: v} for v in reversed(self.parameters[order[i]].choices[1:])]
 
     def size(self) -> int:
-        """How many runs differ: exact where few parameters decide which others exist, else Knuth's estimate (1975)."""
-        total = 0
-        for count, found in enumerate(self.paths(self._deciding.__contains__)):
-            if count == _MOST_RUNS or not self._regular:
-                rng = random.Random(0)
-                return sum(self._product(self.trace({}, rng)) for _ in range(_MOST_RUNS)) // _MOST_RUNS
-            total += self._product(name for name in found if name not in self._deciding)
+        """How many architectures there are: exact where few answers decide, else Knuth's estimate (1975)."""
+        self._cases = 0
+        try:
+            counted = None if self._irregular else self._count(self._order, {})
+        except _TooManyError:
+            counted = None
+        if counted is None or self._irregular:
+            rng = random.Random(0)
+            drawn = [self.trace({}, rng) for _ in range(_ESTIMATED_FROM)]
+            return sum(math.prod(len(self.parameters[n].choices) for n in answers) for answers in drawn) // len(drawn)
+        return counted
+
+    def _count(self, names: Sequence[str], answers: Answers) -> int:
+        """Architectures that differ in some questions, given the answers to those before them."""
+        self._cases += 1
+        if self._cases > _MAX_COUNTED:
+            raise _TooManyError
+        total = 1
+        for group in self._independent(names):
+            first, *rest = group
+            asked = self._known[first].get(self._case(first, answers))
+            if asked is None:
+                asked = first in self.trace(answers)
+            choices = self.parameters[first].choices
+            if not asked:
+                total *= self._count(rest, answers)
+            elif rest:
+                total *= sum(self._count(rest, {**answers, first: value}) for value in choices)
+            else:
+                total *= len(choices)
         return total
 
-    def _product(self, names: Iterator[str] | Answers) -> int:
-        return math.prod(len(self.parameters[name].choices) for name in names)
-
-    def _remember(self, answers: Answers) -> None:
-        if self._root is None:
-            self._root = _Node(next(iter(answers), None))
-        node, names = self._root, [*answers, None]
-        for name, following in zip(names, [*names[1:], None], strict=True):
-            if node.name != name:
-                raise SpecError(
-                    "the network's function asks other questions when it is run again with the same answers;"
-                    " it must depend on them alone"
-                )
-            if name is not None:
-                node = node.after.setdefault(_key(answers[name]), _Node(following))
+    def _independent(self, names: Sequence[str]) -> list[list[str]]:
+        """Groups of questions of which none decides about another group's, each in the order of asking."""
+        groups: list[list[str]] = []
+        for name in names:
+            joined = [g for g in groups if any(d in g for d in self._deciders[name])]
+            groups = [g for g in groups if g not in joined] + [[*(n for g in joined for n in g), name]]
+        place = {name: i for i, name in enumerate(names)}
+        return [sorted(group, key=place.__getitem__) for group in groups]
 
 
 def _key(choice: Choice) -> tuple[type, Choice]:

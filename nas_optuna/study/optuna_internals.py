@@ -502,11 +502,6 @@ def read_once(study: Study) -> Study:
     return view
 
 
-def last_of_grid(sampler: optuna.samplers.GridSampler, study: Study, trial: FrozenTrial) -> bool:
-    """Whether no point of the grid but a trial's own was left."""
-    return not set(sampler._get_unvisited_grid_ids(study)) - {trial.system_attrs.get("grid_id")}
-
-
 def contains(distribution: BaseDistribution, value: float) -> bool:
     """Whether a number, in Optuna's internal form, is inside a distribution."""
     return distribution._contains(value)

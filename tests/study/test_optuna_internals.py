@@ -245,17 +245,6 @@ def test_a_view_shows_some_trials_to_optunas_samplers(study: optuna.Study) -> No
     assert len(study.trials) == 5
 
 
-def test_the_last_point_of_a_grid_is_known(study: optuna.Study) -> None:
-    study.sampler = GridSampler({"x": [1, 2]}, seed=0)
-    first = study.ask()
-    first.suggest_categorical("x", [1, 2])
-    assert not internals.last_of_grid(study.sampler, study, study.trials[0])
-    study.tell(first, 0.0)
-    second = study.ask()
-    second.suggest_categorical("x", [1, 2])
-    assert internals.last_of_grid(study.sampler, study, study.trials[1])
-
-
 def test_the_databases_time(study: optuna.Study) -> None:
     assert abs(internals.now(study) - time.time()) < 5
 

@@ -167,8 +167,9 @@ class MacroSpace(Decomposable):
         """What stands in a slot, whether or not the stage is deep enough to use it."""
         return Slot.of(*(params[f"stage{stage}.slot{slot}.{part}"] for part in PARTS))
 
-    def canonical(self, params: Mapping[str, Choice]) -> dict[str, Choice]:
+    def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """The first choice wherever a choice does not matter."""
+        params = super().canonical(params)
         found: dict[str, Choice] = {}
         for stage in range(1, self.stages + 1):
             found |= {f"stage{stage}.{part}": params[f"stage{stage}.{part}"] for part in ("width", "depth")}
