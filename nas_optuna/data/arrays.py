@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Literal
@@ -21,8 +21,9 @@ from nas_optuna.data.array_labels import class_values, label_values, named_class
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.layout import PART_NAMES
 from nas_optuna.data.memory import require_memory
+from nas_optuna.data.pixels import to_uint8
 from nas_optuna.data.report import Leftovers, ReadingReport, listing, one_line, printable
-from nas_optuna.data.scaling import ValueRange, to_uint8
+from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import PARTS, Part, Reading, fitted, hold_out
 from nas_optuna.errors import DataError
 
@@ -210,20 +211,17 @@ class NpzSource:
     def _pixels(self, part: Part) -> np.ndarray:
         """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
         array = self._array(self._arrays[part]["images"])
-        pixels = to_uint8(array, self._value_range(array.dtype)) if array.dtype != np.uint8 else array
+        pixels = to_uint8(array, self._white(array.dtype.kind == "f")) if array.dtype != np.uint8 else array
         if self._channel_axis is None:
             return pixels[:, None]
         return pixels if self._channel_axis == 1 else pixels.transpose(0, 3, 1, 2)
 
-    def _value_range(self, dtype: np.dtype[np.generic]) -> ValueRange:
-        """What all image arrays of the file hold together, of whole numbers or of fractions: their scale is one."""
-        found = self._ranges[dtype.kind == "f"]
-        if len({values.white for values in found}) > 1 and dtype.kind == "f":
+    def _white(self, fractions: bool) -> int:
+        """What becomes 255 in all arrays of fractions, or of whole numbers, together."""
+        found = self._ranges[fractions]
+        if fractions and len({values.white for values in found}) > 1:
             raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
-        together = found[0]
-        for values in found[1:]:
-            together |= values
-        return together
+        return max(values.white for values in found)
 
     @cached_property
     def _ranges(self) -> tuple[list[ValueRange], list[ValueRange]]:
@@ -249,7 +247,12 @@ class NpzSource:
             layout += "; no test part: a fixed fifth of each class is held out for test"
         changes = [f"pixels: {v.description}" for ranges in self._ranges for v in ranges[:1] if v.description]
         report = ReadingReport(layout, size, size, 1, tuple(changes), self._left_out.listed())
-        return fitted(ImageSet(images, labels, self._classes, report=report), self._reading)
+        found = ImageSet(images, labels, self._classes, report=report)
+        if self._ranges[False]:
+            found = replace(found, whole_white=self._white(False))
+        if self._ranges[True]:
+            found = replace(found, fraction_white=self._white(True))
+        return fitted(found, self._reading)
 
 
 @contextmanager

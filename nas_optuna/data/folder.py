@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,15 @@ from torch import Tensor
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.layout import FolderLayout, read_layout
 from nas_optuna.data.memory import require_memory
-from nas_optuna.data.pictures import Picture, PictureFacts, Target, inspect_picture, quiet, read_picture
+from nas_optuna.data.pictures import (
+    BACKGROUNDS,
+    PictureFacts,
+    inspect_picture,
+    picture_pixels,
+    quiet,
+    shared_background,
+)
+from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.data.report import ReadingReport, dimensions, plural
 from nas_optuna.data.resizing import VERBS
 from nas_optuna.data.scaling import ValueRange
@@ -101,41 +108,52 @@ class FolderSource:
         return _for_each(inspect_picture, [file for file, _ in self._files["test"]])
 
     @cached_property
-    def _target(self) -> Target:
+    def _pixels(self) -> PixelFormat:
+        """What all pictures become; its statistics are not known yet."""
         facts = self._training_facts
         height, width = _unified_size(facts, self._reading)
         _refuse_shallow_colours([*facts, *self._test_facts])
         # A file's number format is a convention of the whole data set: test pictures take part in finding it.
         deep = [fact.values for fact in (*facts, *self._test_facts) if fact.values is not None]
-        return Target(
-            channels=1 if all(fact.grey for fact in facts) else 3,
-            height=height,
-            width=width,
-            resize=self._reading.resize,
-            integers=_common([values for values in deep if values.whole]),
-            floats=_common([values for values in deep if not values.whole]),
+        channels = 1 if all(fact.grey for fact in facts) else 3
+        return PixelFormat(
+            channels,
+            height,
+            width,
+            (0.0,) * channels,
+            (1.0,) * channels,
+            (height, width),
+            self._reading.resize,
+            background=shared_background(facts),
+            whole_white=max((values.white for values in deep if values.whole), default=65535),
+            fraction_white=max((values.white for values in deep if not values.whole), default=1),
         )
 
     def _read(self, files: Sequence[tuple[Path, int]], facts: Sequence[PictureFacts]) -> ImageSet:
-        target = self._target
-        shape = (len(files), target.channels, target.height, target.width)
+        pixels = self._pixels
+        shape = (len(files), pixels.channels, pixels.height, pixels.width)
         require_memory(
             int(np.prod(shape, dtype=object)),
-            f"{plural(len(files), 'picture')} of {target.channels}×{target.height}×{target.width}",
+            f"{plural(len(files), 'picture')} of {pixels.channels}×{pixels.height}×{pixels.width}",
             "set recipe.input_size smaller, or data.train_limit",
         )
         images = torch.empty(shape, dtype=torch.uint8)
 
-        def read(item: tuple[int, Path]) -> Picture:
+        def read(item: tuple[int, Path]) -> None:
             number, file = item
-            picture = read_picture(file, target)
-            images[number] = torch.from_numpy(np.ascontiguousarray(picture.pixels))
-            return Picture(np.empty(0), picture.laid_on, picture.turned)
+            images[number] = torch.from_numpy(np.array(picture_pixels(file, pixels)))
 
-        done = _for_each(read, [(number, file) for number, (file, _) in enumerate(files)])
-        report = _report(self._layout, facts, done, target)
-        labels = torch.tensor([label for _, label in files])
-        return ImageSet(images, labels, self._layout.classes, resize=self._reading.resize, report=report)
+        _for_each(read, [(number, file) for number, (file, _) in enumerate(files)])
+        return ImageSet(
+            images,
+            torch.tensor([label for _, label in files]),
+            self._layout.classes,
+            resize=self._reading.resize,
+            background=pixels.background,
+            whole_white=pixels.whole_white,
+            fraction_white=pixels.fraction_white,
+            report=_report(self._layout, facts, pixels),
+        )
 
 
 @dataclass(frozen=True)
@@ -197,51 +215,39 @@ def _refuse_shallow_colours(facts: Sequence[PictureFacts]) -> None:
         )
 
 
-def _common(found: Iterable[ValueRange]) -> ValueRange | None:
-    together: ValueRange | None = None
-    for values in found:
-        together = values | together
-    return together
-
-
-def _report(
-    layout: FolderLayout, facts: Sequence[PictureFacts], done: Sequence[Picture], target: Target
-) -> ReadingReport:
+def _report(layout: FolderLayout, facts: Sequence[PictureFacts], pixels: PixelFormat) -> ReadingReport:
     by_area = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
     return ReadingReport(
         layout="; ".join(layout.remarks),
         smallest=by_area[0],
         largest=by_area[-1],
         sizes=len(by_area),
-        changes=tuple(_changes(facts, done, target)),
+        changes=tuple(_changes(facts, pixels)),
         left_out=layout.left_out,
     )
 
 
-def _changes(facts: Sequence[PictureFacts], done: Sequence[Picture], target: Target) -> Iterator[str]:
+def _changes(facts: Sequence[PictureFacts], pixels: PixelFormat) -> Iterator[str]:
     """What was done to pixels, with counts."""
-    sizes = Counter((fact.height, fact.width) for fact in facts)
-    changed = len(facts) - sizes[target.height, target.width]
+    changed = sum((fact.height, fact.width) != (pixels.height, pixels.width) for fact in facts)
     if changed:
-        goal = f"{dimensions(target.height, target.width)}, {VERBS[target.resize]}"
+        goal = f"{dimensions(pixels.height, pixels.width)}, {VERBS[pixels.resize]}"
         yield f"size: {changed:,} of {plural(len(facts), 'picture')} brought to {goal} while they were read"
     grey = sum(fact.grey for fact in facts)
-    if target.channels == 3 and grey:
+    if pixels.channels == 3 and grey:
         yield f"colours: {plural(grey, 'grey picture')} taken as colour"
-    if target.channels == 1 and grey < len(facts):
+    if pixels.channels == 1 and grey < len(facts):
         yield f"colours: {plural(len(facts) - grey, 'colour picture')} turned grey, because training pictures are grey"
-    for values in (target.integers, target.floats):
-        if values is None or not values.description:
-            continue
-        count = sum(fact.values is not None and fact.values.whole == values.whole for fact in facts)
-        if count:
-            yield f"depth: {plural(count, 'picture')} with {values.description}"
+    for whole, white in ((True, pixels.whole_white), (False, pixels.fraction_white)):
+        count = sum(fact.values is not None and fact.values.whole == whole for fact in facts)
+        if count and (scaled := ValueRange(0, white, whole).description):
+            yield f"depth: {plural(count, 'picture')} with {scaled}"
+    on = BACKGROUNDS[pixels.background]
+    why = "" if on == "white" else ", because white would hide more drawings"
     remarks = {
-        "turned upright by the EXIF orientation": sum(picture.turned for picture in done),
-        "with transparency laid on white": sum(picture.laid_on == "white" for picture in done),
-        "with transparency laid on black, because white would hide the drawing": sum(
-            picture.laid_on == "black" for picture in done
-        ),
+        "turned upright by the EXIF orientation": sum(fact.turned for fact in facts),
+        f"with transparency laid on {on}{why}": sum(fact.hidden_on is not None for fact in facts),
+        f"whose drawing cannot be seen on {on}": sum(pixels.background in (fact.hidden_on or ()) for fact in facts),
         "of several frames or pages, of which the first is used": sum(fact.frames for fact in facts),
         "in CMYK, turned to RGB without the colour profile": sum(fact.cmyk for fact in facts),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_optuna.data.report import NOTHING_TO_SAY, ReadingReport
+from nas_optuna.data.pixels import PixelFormat
+from nas_optuna.data.report import NOTHING_TO_SAY, ReadingReport, printable
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError
 from nas_optuna.spec import ResizePolicy
 
 MOST_CLASSES = 100_000
 """More are a mistake: numbers that measure something, taken for labels."""
-_CHUNK = 4096
+_PIECE = 1 << 24
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +35,9 @@ class ImageSet:
         mean: A mean for each channel, of pixels scaled to [0, 1]; empty to have it measured.
         std: A standard deviation for each channel, of pixels scaled to [0, 1]; empty to have it measured.
         resize: How images that are not square become the square that a network sees.
+        background: The shade that transparency was laid on where these were pictures: 255 is white, 0 black.
+        whole_white: The whole number that became 255 where pixels were deeper than 8 bits, e.g. 4095.
+        fraction_white: The fraction that became 255 where pixels were floating-point numbers: 1 or 255.
         report: How they were read; what its notes say is printed at the head of a run.
 
     Raises:
@@ -52,6 +56,9 @@ class ImageSet:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     resize: ResizePolicy = "stretch"
+    background: int = 255
+    whole_white: int = 65535
+    fraction_white: int = 1
     report: ReadingReport = NOTHING_TO_SAY
 
     def __post_init__(self) -> None:
@@ -84,6 +91,17 @@ class ImageSet:
         """The longer side in pixels, which a network's square input has unless the recipe says otherwise."""
         return max(self.images.shape[2:])
 
+    def pixel_format(self, input_size: int | tuple[int, int]) -> PixelFormat:
+        """How pictures become inputs of a network that was trained on these images.
+
+        Args:
+            input_size: Side in pixels of what its layers see, or ``(height, width)``.
+        """
+        channels, height, width = self.images.shape[1:]
+        size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
+        whites = (self.background, self.whole_white, self.fraction_white)
+        return PixelFormat(channels, height, width, tuple(self.mean), tuple(self.std), size, self.resize, *whites)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for each thing that was done to the images while they were read, or that was left out."""
@@ -99,13 +117,18 @@ class ImageSet:
         """Thirty-two hex digits of pixels, labels and classes, in their order. Computed once, at about 1 GB/s."""
         shape = json.dumps([list(self.images.shape), self.classes]).encode("utf-8", "surrogateescape")
         labels = self.labels.contiguous().numpy().tobytes()
-        pixels = (memoryview(part.contiguous().numpy()).cast("B") for part in self.images.split(_CHUNK))
+        pixels = (part.contiguous().numpy().data.cast("B") for part in pieces(self.images))
         return hex_digest(itertools.chain((shape, labels), pixels), 32)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The images at `indices`, with the statistics of the whole."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+
+def pieces(images: Tensor) -> Iterator[Tensor]:
+    """Images in parts of some megabytes, at least one image each: what is made of a part is small."""
+    return iter(images.split(max(1, _PIECE // images[0].numel())))
 
 
 def _require_images(images: object) -> None:
@@ -139,7 +162,13 @@ def _class_names(classes: object) -> tuple[str, ...]:
         raise DataError(f"the data set has {len(classes)} class; a classifier needs at least two")
     if len(classes) > MOST_CLASSES:
         raise DataError(f"the data set has {len(classes):,} classes; at most {MOST_CLASSES:,} are supported")
-    return tuple(map(str, classes))
+    names = tuple(map(str, classes))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the class name {printable(name)!r} holds what is no character; rename it") from None
+    return names
 
 
 def _require_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
@@ -156,8 +185,9 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
     means, stds = [], []
     for channel in range(images.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
-        for part in images[:, channel].split(_CHUNK):  # widened to int64, which a whole set would not fit in
-            counts += torch.bincount(part.flatten().long(), minlength=256)
+        for part in pieces(images[:, channel]):
+            for pixels in part.flatten().split(_PIECE):
+                counts += torch.bincount(pixels, minlength=256)
         shares = counts.double()
         mean = (shares @ values / shares.sum()).item()
         means.append(mean)

@@ -74,7 +74,7 @@ class ResidentLoader:
         self._device = device
         self._images = images.images.to(device)
         self._labels = images.labels.to(device)
-        self._prepare = Preprocessor(images, input_size, device)
+        self._prepare = Preprocessor(images.pixel_format(input_size), device)
         self._augmentation = augmentation
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class StreamingLoader:
         self.batch_size = batch_size
         self._device = device
         self._images = images
-        self._prepare = Preprocessor(images, input_size, device)
+        self._prepare = Preprocessor(images.pixel_format(input_size), device)
         self._augmentation = augmentation
 
     def __len__(self) -> int:

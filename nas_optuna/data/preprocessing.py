@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_optuna.data.images import ImageSet
-from nas_optuna.data.resizing import fit_into
+from nas_optuna.data.pixels import PixelFormat, fit_into
 from nas_optuna.spec import Recipe
 
 
@@ -84,22 +83,20 @@ class Preprocessor:
     torchvision's per-image pipeline) within rounding. The second product is most of the work and nearly all of its
     matrix is zero: where images grow by a whole factor, `enlarge_rows` does it without.
 
-    Images that are not square become so as `ImageSet.resize` says. The bars of a padded image are black, so that it is
-    normalised after it was resized.
+    Images of another shape are fitted in as `PixelFormat.resize` says. The bars of a padded image are black, so that
+    it is normalised after it was resized.
 
     Args:
-        images: Their statistics, raw size and policy are used.
-        input_size: Side of the square output in pixels, or its ``(height, width)``.
+        pixels: The images' size, policy and statistics, and the output's size.
         device: Where batches will be prepared.
     """
 
-    def __init__(self, images: ImageSet, input_size: int | tuple[int, int], device: torch.device) -> None:
-        self._height, self._width = (input_size, input_size) if isinstance(input_size, int) else input_size
-        shape = (1, images.channels, 1, 1)
-        self._mean = torch.tensor(images.mean, device=device).reshape(shape)
-        self._std = torch.tensor(images.std, device=device).reshape(shape)
-        height, width = images.images.shape[2:]
-        self._fit = fit_into(height, width, self._height, self._width, images.resize)
+    def __init__(self, pixels: PixelFormat, device: torch.device) -> None:
+        self._height, self._width = pixels.input_size
+        height, width, shape = pixels.height, pixels.width, (1, pixels.channels, 1, 1)
+        self._mean = torch.tensor(pixels.mean, device=device).reshape(shape)
+        self._std = torch.tensor(pixels.std, device=device).reshape(shape)
+        self._fit = fit_into(height, width, self._height, self._width, pixels.resize)
         self._cropped = (self._fit.height, self._fit.width) != (height, width)
         self._padded = (self._fit.inner_height, self._fit.inner_width) != (self._height, self._width)
         self._rows = axis_matrix(self._fit.height, self._fit.inner_height, self._height, device)

@@ -2,62 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_optuna.data.pixels import fit_into
 from nas_optuna.data.report import dimensions
 from nas_optuna.spec import ResizePolicy
 
 VERBS = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}
 _CHUNK = 256
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Where the pixels of one image go.
-
-    Attributes:
-        top: First row of the image that is used.
-        left: First column of it.
-        height: Rows that are used.
-        width: Columns that are used.
-        inner_height: Rows that they become; fewer than the output's where it is padded.
-        inner_width: Columns that they become.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    inner_height: int
-    inner_width: int
-
-
-def fit_into(height: int, width: int, output_height: int, output_width: int, policy: ResizePolicy) -> Fit:
-    """Fit an image into an output of another shape.
-
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image.
-        output_height: Of the output.
-        output_width: Of the output.
-        policy: ``"stretch"`` uses all of the image and all of the output, ``"crop"`` the largest central part of the
-            image that has the output's shape, ``"pad"`` all of the image and the largest central part of the output
-            that has the image's shape.
-    """
-    if policy == "crop":
-        used_height = min(height, max(1, round(width * output_height / output_width)))
-        used_width = min(width, max(1, round(height * output_width / output_height)))
-        top, left = (height - used_height) // 2, (width - used_width) // 2
-        return Fit(top, left, used_height, used_width, output_height, output_width)
-    if policy == "pad":
-        inner_height = min(output_height, max(1, round(output_width * height / width)))
-        inner_width = min(output_width, max(1, round(output_height * width / height)))
-        return Fit(0, 0, height, width, inner_height, inner_width)
-    return Fit(0, 0, height, width, output_height, output_width)
 
 
 def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:

@@ -11,8 +11,6 @@ from nas_optuna.errors import DataError
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of the cameras and scanners whose values lie in 16-bit files."""
 
-_CHUNK = 1 << 24
-
 
 @dataclass(frozen=True)
 class ValueRange:
@@ -75,25 +73,3 @@ class ValueRange:
         if not self.whole:
             return "fractions of 0 … 1 scaled to 0 … 255" if self.white == 1 else "fractions of 0 … 255 rounded"
         return "" if self.white == 255 else f"{self.white.bit_length()}-bit values scaled to 0 … 255"
-
-
-def to_uint8(pixels: np.ndarray, values: ValueRange) -> np.ndarray:
-    """Scale pixels so that `values.white` becomes 255.
-
-    Args:
-        pixels: Any number type and shape, within `values`.
-        values: The range of the whole data set.
-
-    Returns:
-        The same shape, uint8.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    result = np.empty(pixels.shape, np.uint8)
-    source, goal = pixels.reshape(-1), result.reshape(-1)
-    for first in range(0, len(source), _CHUNK):
-        part = source[first : first + _CHUNK].astype(np.float64)
-        goal[first : first + _CHUNK] = np.rint(part.clip(0, values.white) * (255 / values.white))
-    return result

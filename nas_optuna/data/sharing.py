@@ -8,10 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_optuna.data.images import ImageSet
+from nas_optuna.data.images import ImageSet, pieces
 from nas_optuna.data.search_data import SearchData
-
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,8 @@ def map_images(data: SearchData, folder: Path) -> MappedImages:
     parts = (data.train.images, data.validation.images)
     with mapped.file.open("wb") as file:
         for images in parts:
-            for part in images.split(_CHUNK):
-                file.write(memoryview(part.contiguous().numpy()).cast("B"))
+            for part in pieces(images):
+                file.write(part.contiguous().numpy().data.cast("B"))
     for images, pixels in zip(parts, mapped.pixels(), strict=True):
         images.set_(pixels.untyped_storage(), pixels.storage_offset(), pixels.shape, pixels.stride())
     return mapped

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from nas_optuna.errors import DataError
-from nas_optuna.export.readme import write_readme
-from nas_optuna.export.script import write_script
+from nas_optuna.export.readme import READER, write_readme
+from nas_optuna.export.script import write_reader, write_script
 from nas_optuna.export.source import NotWritable, write_source
 from nas_optuna.training import ImageClassifier
 from nas_optuna.training.serialization import write_network
@@ -27,6 +27,9 @@ TOLERANCE = 1e-5
 """The most that logits of two forms may differ, relative to the largest of them where that is above 1."""
 
 CHECKED_IMAGES = 100
+
+MARK = ".nas-optuna-export"
+"""The file by which a folder is known as an earlier export; it lists the files that may be replaced."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,13 @@ def export_network(
     facts: Mapping[str, str],
     drawing: str | None = None,
 ) -> Exported:
-    """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx`` and ``README.md``.
+    """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``.
 
-    Each is run on the images and compared before it is kept. What cannot be made is left out, with the reason.
+    Each network is run on the images and compared before it is kept. What cannot be made is left out, with the reason.
 
     Args:
         classifier: The network, on the CPU.
-        folder: Where; it is made, and must be empty or hold an earlier export.
+        folder: Where; it is made, and must be empty or an earlier export; files that were added to one stay.
         images: Raw ones to compare on, ``[n, channels, height, width]``, uint8; at most `CHECKED_IMAGES` are used.
         title: What it is, in one line.
         facts: What a reader should know of it, e.g. its accuracy, by name.
@@ -80,9 +83,9 @@ def export_network(
         A trained network is exported in one line::
 
             exported = export_network(classifier, Path("model"), images, title="Digits", facts={})
-            exported.files  # ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'README.md')
+            exported.files  # ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'picture.py', 'README.md')
     """
-    _require_usable(folder)
+    ours = _files_of_ours(folder)
     classifier = classifier.eval()
     raw = images[:CHECKED_IMAGES].cpu()
     try:
@@ -90,13 +93,15 @@ def export_network(
         # Beside the target, so that a rename suffices and nothing half-made is ever there.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
             written, left_out, largest = _write_forms(classifier, raw, Path(place), title)
-            texts = {"README.md": write_readme(classifier, title, facts, written, left_out, len(raw))}
+            texts = {READER: write_reader(classifier)} if raw.shape[1] in (1, 3) else {}
+            readme = write_readme(classifier, title, facts, [*written, *texts], left_out, len(raw))
             if drawing is not None:
-                texts["README.md"] += "\n![The network](drawing.svg)\n"
+                readme += "\n![The network](drawing.svg)\n"
                 texts["drawing.svg"] = drawing
+            texts["README.md"] = readme
             for name, text in texts.items():
                 (Path(place) / name).write_text(text, encoding="utf-8")
-            _publish(Path(place), folder, [*written, *left_out, "README.md", "drawing.svg"])
+            _publish(Path(place), folder, [*written, *texts], ours)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     return Exported(folder, (*written, *texts), left_out, len(raw), largest)
@@ -128,25 +133,39 @@ def _write_forms(
     return [name for name in forms if name not in left_out], left_out, largest
 
 
-def _require_usable(folder: Path) -> None:
-    """Refuse to write among other files.
+def _files_of_ours(folder: Path) -> frozenset[str]:
+    """The files of an earlier export, which may be replaced.
 
     Raises:
-        DataError: There are some.
+        DataError: The folder holds files, and none of ours says that they may be.
     """
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").is_file():
-        raise DataError(f"{folder} holds other files; choose an empty or a new folder with --out")
+    try:
+        if not folder.is_dir():
+            if folder.exists() or folder.is_symlink():
+                raise DataError(f"{folder} is a file; choose another --out")
+            return frozenset()
+        if not any(folder.iterdir()):
+            return frozenset()
+        listed = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        listed = None
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    if not names:
+        raise DataError(f"{folder} holds files that nas-optuna export did not write; choose an empty or a new folder")
+    return frozenset(name for name in names if name == Path(name).name)
 
 
-def _publish(place: Path, folder: Path, names: list[str]) -> None:
+def _publish(place: Path, folder: Path, names: list[str], ours: frozenset[str]) -> None:
+    """Move whole files to their places; what an earlier export wrote and this one does not goes."""
     folder.mkdir(exist_ok=True)
+    if foreign := [name for name in names if name not in ours and os.path.lexists(folder / name)]:
+        raise DataError(f"{folder / foreign[0]} was not written by nas-optuna export; choose another --out")
+    (place / MARK).write_text(json.dumps(sorted({*names, *ours})), encoding="utf-8")
+    os.replace(place / MARK, folder / MARK)  # first: a folder that is half replaced can be replaced again
     for name in names:
-        if (place / name).is_file():
-            os.replace(place / name, folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)  # of an earlier export, of another network
+        os.replace(place / name, folder / name)
+    for name in ours - set(names):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
 
 

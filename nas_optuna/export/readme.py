@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
+from nas_optuna.markdown import code, plain
 from nas_optuna.spaces import SPACES
 from nas_optuna.training import ImageClassifier
+
+READER = "picture.py"
+"""The file that reads pictures as the training did."""
 
 _USES = {
     "model.py": """## model.py: plain torch
 
-Its layers are written out. It needs torch alone; with Pillow it reads every kind of picture.
+Its layers are written out. The network needs torch alone; to read pictures, also Pillow and NumPy.
 
 ```
 python model.py image.png
@@ -23,10 +26,10 @@ python model.py image.png
 import json
 import numpy as np
 import onnxruntime
-
+{imported}
 session = onnxruntime.InferenceSession("model.onnx")
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-images = np.zeros((1, {channels}, {height}, {width}), np.uint8)  # raw pixels, 0 … 255
+images = {image}  # uint8 [n, {channels}, {height}, {width}]
 (logits,) = session.run(None, {{"images": images}})
 print(classes[logits[0].argmax()])
 ```
@@ -35,13 +38,14 @@ print(classes[logits[0].argmax()])
 
 ```python
 import json
+import numpy as np
 import torch
-
+{imported}
 extra = {{"classes.json": ""}}
 network = torch.export.load("model.pt2", extra_files=extra).module()
 classes = json.loads(extra["classes.json"])
-images = torch.zeros(1, {channels}, {height}, {width}, dtype=torch.uint8)  # raw pixels, 0 … 255
-print(classes[network(images).argmax(1).item()])
+images = {image}  # uint8 [n, {channels}, {height}, {width}]
+print(classes[network(torch.from_numpy(images)).argmax(1).item()])
 ```
 """,
     "model.safetensors": """## model.safetensors: the weights
@@ -77,34 +81,38 @@ def write_readme(
         images: How many images all files were compared on.
     """
     channels, height, width = classifier.image_shape
-    rows, columns = classifier.prepare.input_size
+    rows, columns = classifier.pixels.input_size
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
-    space = ", space=space" if SPACES.is_code(classifier.header.space) else ""  # which is not installed with us
+    values = {"channels": channels, "height": height, "width": width, "imported": "", "space": ""}
+    values["image"] = f"np.zeros((1, {channels}, {height}, {width}), np.uint8)"
+    if READER in files:
+        values["imported"] = "from picture import PIXELS, read_picture\n"
+        values["image"] = 'np.stack([read_picture("image.png", PIXELS)])'
+    if SPACES.is_code(classifier.header.space):  # which is not installed with us
+        values["space"] = ", space=space"
+    classes = ", ".join(classifier.classes[:20]) + (", …" if len(classifier.classes) > 20 else "")
     lines = [
-        f"# {_plain(title)}",
+        f"# {plain(title)}",
         "",
         f"An image classifier: raw pixels, uint8 of 0 … 255, `[n, {channels}, {height}, {width}]`, to logits of"
-        f" {len(classifier.classes)} classes. It normalises the pixels and resizes them to {rows}×{columns} itself.",
+        f" {len(classifier.classes)} classes. It normalises the pixels and resizes them to {rows}×{columns}"
+        " (height×width) itself.",
+        *(
+            [f"`{READER}` makes such pixels of a picture file exactly as the training did; it needs Pillow and NumPy."]
+            if READER in files
+            else []
+        ),
         "",
         "| | |",
         "|---|---|",
-        f"| architecture | `{classifier.architecture}` |",
+        f"| architecture | {code(classifier.architecture, in_table=True)} |",
         f"| parameters | {parameters:,} |",
-        *(f"| {_plain(name)} | {_plain(value)} |" for name, value in facts.items()),
-        f"| classes | {_plain(', '.join(classifier.classes[:20]))}{', …' if len(classifier.classes) > 20 else ''} |",
+        *(f"| {plain(name)} | {plain(value)} |" for name, value in facts.items()),
+        f"| classes | {plain(classes)} |",
         "",
         f"All files gave the same logits on {images} images when they were written.",
         "",
-        *(
-            _USES[name].format(channels=channels, height=height, width=width, space=space)
-            for name in _USES
-            if name in files
-        ),
-        *(f"`{name}` was not written: {_plain(reason)}\n" for name, reason in left_out.items()),
+        *(_USES[name].format(**values) for name in _USES if name in files),
+        *(f"{code(name)} was not written: {code(reason)}\n" for name, reason in left_out.items()),
     ]
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Text of users, without what Markdown would take for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.markdown import code, plain, table
 from nas_optuna.objectives import describe
 from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 _GAP = "&emsp;"
 """Ends each cell of a table, between whose columns optuna-dashboard leaves no room."""
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$])")
 FRONT = 10
 """Trials of a front that a study's note lists."""
 
@@ -59,10 +59,10 @@ def trial_note(
     """
     record = TrialRecord.of(trial)
     ended = {"complete": "was trained to the end", "pruned": "was pruned", "fail": "failed"}
-    text = f"**{_escaped(record.architecture)}** {ended.get(record.state, record.state)}"
+    text = f"**{plain(record.architecture)}** {ended.get(record.state, record.state)}"
     text += f" after {count(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
     text += f", which is {count(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
-    text += f": {_escaped(record.cause)}" if record.cause else ""
+    text += f": {plain(record.cause)}" if record.cause else ""
     text += f"; its value is that of trial {record.duplicate_of}" if record.duplicate_of is not None else ""
     parts = [f"{text}."]
     if picture:
@@ -92,13 +92,13 @@ def figures_of(trial: FrozenTrial, names: Sequence[str], images: int | None) -> 
 
 def architecture_table(params: Mapping[str, Any]) -> str:
     """A Markdown table of a params dict: ``conv1.filters`` is row ``conv1``, column ``filters``."""
-    table: dict[str, dict[str, Any]] = {}
+    places: dict[str, dict[str, Any]] = {}
     for name, choice in params.items():
         match = _PART.fullmatch(name)
         place, what = (match["place"], match["what"]) if match else (name, "choice")
-        table.setdefault(place, {})[what] = choice
-    columns = list(dict.fromkeys(what for row in table.values() for what in row))
-    rows = [[place, *(row.get(what, "") for what in columns)] for place, row in table.items()]
+        places.setdefault(place, {})[what] = choice
+    columns = list(dict.fromkeys(what for row in places.values() for what in row))
+    rows = [[place, *(row.get(what, "") for what in columns)] for place, row in places.items()]
     return _table(["", *columns], rows)
 
 
@@ -114,8 +114,8 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     names = study.metric_names or list(spec.objectives)
     states = Counter(trial.state.name.lower() for trial in trials)
     parts = [
-        f"A search for neural networks: **{_escaped(' and '.join(names))}** on {_escaped(spec.data.name)}, space"
-        f" {_escaped(spec.space.name)}, sampler {_escaped(spec.sampler.name)}, pruner {_escaped(spec.pruner.name)},"
+        f"A search for neural networks: **{plain(' and '.join(names))}** on {plain(spec.data.name)}, space"
+        f" {plain(spec.space.name)}, sampler {plain(spec.sampler.name)}, pruner {plain(spec.pruner.name)},"
         f" {count(spec.recipe.epochs, 'epoch')} per trial.",
         f"{count(len(trials), 'trial')}: {', '.join(f'{n:,} {state}' for state, n in states.items()) or 'none yet'}.",
     ]
@@ -150,13 +150,13 @@ def _tested(study: Study) -> list[str]:
     reports = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
     if not reports:
         text = "These are figures of validation images, which chose the best: expect a little less on new images."
-        return [f"{text} `{command(study, 'retrain', '--study', study.study_name)}` looks at the test images, once."]
+        return [
+            f"{text} {code(command(study, 'retrain', '--study', study.study_name))} looks at the test images, once."
+        ]
     first = reports[0]
     seeds = "" if len(first["seeds"]) == 1 else f" (mean of {len(first['seeds'])} seeds)"
-    text = (
-        f"**Test accuracy {accuracy_on_test(first)}**{seeds} of `{first['architecture']}`, trained anew on all training"
-    )
-    text += f" images and scored on {first['test_images']:,} images that chose nothing."
+    text = f"**Test accuracy {accuracy_on_test(first)}**{seeds} of {code(first['architecture'])}, trained anew"
+    text += f" on all training images and scored on {first['test_images']:,} images that chose nothing."
     return ["## Test", text]
 
 
@@ -258,10 +258,4 @@ def _facts(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = ["| " + f"{_GAP} | ".join(map(_escaped, cells)) + " |" for cells in (headings, *rows)]
-    return "\n".join([lines[0], "|:--" * len(headings) + "|", *lines[1:]])
-
-
-def _escaped(text: object) -> str:
-    """Text that is no markup."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+    return table(headings, rows, _GAP)

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MOST_CLASSES
+from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError
 from nas_optuna.files import write_file
@@ -32,7 +33,8 @@ from nas_optuna.training.failure import describe
 from nas_optuna.training.preparation import Preparation, as_batch, require_raw
 from nas_optuna.training.soundness import require_tensors
 
-FORMAT = 1
+FORMAT = 2
+"""Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""
 _KEY = "nas_optuna"
 _MOST_METADATA = 16 * 2**20
 """Bytes; the names of 100,000 classes are a tenth of it."""
@@ -42,7 +44,20 @@ _LARGEST_SIDE = 4096
 _LARGEST_NUMBER = 2**31
 _BATCH = 256
 
-_Side = Field(ge=1, le=_LARGEST_SIDE)
+
+class Origin(BaseModel):
+    """Which training made the weights, and how they did on the test images: of these weights and of no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    study: str = Field(max_length=1000)
+    study_uid: str = Field(max_length=100)
+    trial: int = Field(ge=0)
+    recipe: str = Field(max_length=100)
+    seed: int
+    test_accuracy: float = Field(ge=0, le=1)
+    test_images: int = Field(ge=1)
+    accuracies: list[float] = Field(min_length=1, max_length=10_000)
 
 
 class Header(BaseModel):
@@ -54,28 +69,21 @@ class Header(BaseModel):
     space: str = Field(min_length=1, max_length=200)
     space_options: dict[str, Any] = Field(max_length=100)
     architecture: str = Field(max_length=100_000)
-    input_size: int | list[int]
-    image_shape: list[int] = Field(min_length=3, max_length=3)
     classes: list[str] = Field(min_length=2, max_length=MOST_CLASSES)
-    mean: list[float]
-    std: list[float]
-    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    pixels: dict[str, Any] = Field(max_length=20)
+    origin: Origin | None = None
 
-    def require_sound(self) -> None:
-        """Check what no single field shows.
+    @property
+    def format_of_pixels(self) -> PixelFormat:
+        """What the network was trained on.
 
         Raises:
-            ValueError: Naming the field.
+            ValueError: Naming what is wrong with it.
         """
-        sizes = self.input_size if isinstance(self.input_size, list) else [self.input_size]
-        if len(sizes) not in (1, 2) or not all(1 <= side <= _LARGEST_SIDE for side in sizes):
-            raise ValueError(f"input_size is {str(self.input_size)[:40]}")
-        if not all(1 <= side <= _LARGEST_SIDE for side in self.image_shape):
-            raise ValueError(f"image_shape is {str(self.image_shape)[:60]}")
-        channels = self.image_shape[0]
-        if len(self.mean) != channels or len(self.std) != channels or not all(value > 0 for value in self.std):
-            raise ValueError(f"mean and std are not those of {channels} channels")
-        _require_small(self.space_options)
+        pixels = PixelFormat.from_dict(self.pixels)
+        if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > _LARGEST_SIDE:
+            raise ValueError(f"sizes of images are at most {_LARGEST_SIDE}")
+        return pixels
 
 
 class ImageClassifier(nn.Module):
@@ -86,7 +94,7 @@ class ImageClassifier(nn.Module):
         prepare: From raw images to prepared ones.
         architecture: What it was built from.
         classes: What each output is called.
-        image_shape: ``(channels, height, width)`` of a raw image.
+        pixels: What it was trained on: shape, range, background, normalisation.
     """
 
     def __init__(self, network: nn.Module, architecture: Architecture, header: Header) -> None:
@@ -95,11 +103,13 @@ class ImageClassifier(nn.Module):
         self.architecture = architecture
         self.header = header
         self.classes = tuple(header.classes)
-        channels, height, width = header.image_shape
-        self.image_shape = (channels, height, width)
-        size = checked_input_size(header.input_size)
-        sides = (size, size) if isinstance(size, int) else size
-        self.prepare = Preparation(self.image_shape, sides, header.mean, header.std, header.resize)
+        self.pixels = header.format_of_pixels
+        self.prepare = Preparation(self.pixels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of a raw image."""
+        return self.pixels.channels, self.pixels.height, self.pixels.width
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw images of the size trained on → logits.
@@ -114,7 +124,7 @@ class ImageClassifier(nn.Module):
             DataError: They are of another type or shape.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # a trace would keep the answer
-            require_raw(images, self.image_shape)
+            require_raw(images, self.pixels)
         logits: Tensor = self.network(self.prepare(images))
         return logits
 
@@ -132,7 +142,7 @@ class ImageClassifier(nn.Module):
         Raises:
             DataError: They are of another type or shape; the message says what is expected.
         """
-        raw = as_batch(images, self.image_shape, self.header.resize)
+        raw = as_batch(images, self.pixels)
         device = self.prepare.mean.device
         was_training = self.training
         self.eval()
@@ -154,30 +164,34 @@ class ImageClassifier(nn.Module):
         return [self.classes[i] for i in self.probabilities(images).argmax(1).tolist()]
 
 
-def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet) -> Header:
+def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, origin: Origin | None = None) -> Header:
     """What is kept beside a network's weights.
 
     Args:
         architecture: What it was built from.
         spec: Its `space` and `recipe.input_size` are kept.
-        images: What it was trained on; their shape, classes and statistics are kept.
+        images: What it was trained on; their pixel format and classes are kept.
+        origin: Which training it comes from.
     """
-    size = spec.recipe.input_size or images.side
     return Header(
         format=FORMAT,
         space=spec.space.name,
         space_options=json.loads(json.dumps(spec.space.options)),
         architecture=str(architecture),
-        input_size=size if isinstance(size, int) else list(size),
-        image_shape=list(images.images.shape[1:]),
         classes=list(images.classes),
-        mean=list(images.mean),
-        std=list(images.std),
-        resize=images.resize,
+        pixels=images.pixel_format(spec.recipe.input_size or images.side).to_dict(),
+        origin=origin,
     )
 
 
-def save_network(path: Path, network: nn.Module, architecture: Architecture, spec: StudySpec, images: ImageSet) -> None:
+def save_network(
+    path: Path,
+    network: nn.Module,
+    architecture: Architecture,
+    spec: StudySpec,
+    images: ImageSet,
+    origin: Origin | None = None,
+) -> None:
     """Write a trained network.
 
     Args:
@@ -185,12 +199,13 @@ def save_network(path: Path, network: nn.Module, architecture: Architecture, spe
         network: Built by the spec's space.
         architecture: What it was built from.
         spec: Its `space` and `recipe.input_size` are kept.
-        images: What it was trained on; their shape, classes and statistics are kept.
+        images: What it was trained on; their pixel format and classes are kept.
+        origin: Which training it comes from; ``nas-optuna export`` takes a file only for the trial that this names.
 
     Raises:
         DataError: The file cannot be written.
     """
-    write_network(path, network, make_header(architecture, spec, images))
+    write_network(path, network, make_header(architecture, spec, images, origin))
 
 
 def write_network(path: Path, network: nn.Module, header: Header) -> None:
@@ -276,9 +291,25 @@ def _header(metadata: dict[str, str]) -> Header:
         raise ValueError("its header is nested too deep") from None
     if isinstance(given, dict) and isinstance(given.get("format"), int) and given["format"] > FORMAT:
         raise ValueError("a newer nas-optuna wrote it; upgrade with pip install -U nas-optuna")
-    header = Header.model_validate(given)
-    header.require_sound()
+    header = Header.model_validate(_upgraded(given))
+    _ = header.format_of_pixels
+    _require_small(header.space_options)
     return header
+
+
+def _upgraded(given: Any) -> Any:
+    """A header of format 1, which described pixels flat, in today's form."""
+    if not isinstance(given, dict) or given.get("format") != 1:
+        return given
+    flat = {"image_shape", "input_size", "mean", "std", "resize"}
+    shape, size = given.get("image_shape"), given.get("input_size")
+    if not isinstance(shape, list) or len(shape) != 3:
+        raise ValueError(f"image_shape is {str(shape)[:60]}")
+    pixels = dict(zip(("channels", "height", "width"), shape, strict=True)) | {
+        "input_size": size if isinstance(size, list) else [size, size]
+    }
+    pixels |= {key: given[key] for key in ("mean", "std", "resize") if key in given}
+    return {key: value for key, value in given.items() if key not in flat} | {"pixels": pixels}
 
 
 def _refuse_constant(name: str) -> float:
@@ -299,7 +330,8 @@ def _require_small(options: object, depth: int = 0) -> None:
 
 
 def _space(header: Header, given: SearchSpace | None) -> SearchSpace:
-    channels, classes, size = header.image_shape[0], len(header.classes), checked_input_size(header.input_size)
+    pixels, classes = header.format_of_pixels, len(header.classes)
+    channels, size = pixels.channels, checked_input_size(pixels.input_size)
     if given is not None:
         if (given.in_channels, given.classes, checked_input_size(given.input_size)) != (channels, classes, size):
             raise ValueError(

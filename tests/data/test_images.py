@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,18 @@ def test_what_is_no_image_set_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         ImageSet(images, labels, tuple(map(str, range(classes))))
+
+
+def test_a_class_name_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the class name '\\\\ud800' holds what is no character"):
+        ImageSet(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.arange(2), ("a", "\ud800"))
+
+
+def test_the_histogram_of_pixels_counts_bytes_not_images() -> None:
+    """A quarter of a gigabyte of images, whose statistics once took two more."""
+    images = torch.empty(16, 1, 4096, 4096, dtype=torch.uint8).fill_(0)
+    images[8:] = 255
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = ImageSet(images, torch.arange(16) % 2, ("a", "b"))
+    assert found.mean == (0.5,)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "kilobytes"

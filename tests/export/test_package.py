@@ -5,11 +5,10 @@ import io
 import json
 import os
 import random
+import re
 import runpy
-import struct
 import subprocess
 import sys
-import zlib
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from nas_optuna import load_network
 from nas_optuna.data import ImageSet, load_images
 from nas_optuna.errors import DataError
 from nas_optuna.export import Exported, NotWritable, export_network, write_source
+from nas_optuna.export.package import MARK
 from nas_optuna.export.source import constructor
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import StudySpec
@@ -35,7 +35,7 @@ from tests.training.user_space import UserSpace
 
 CPU = torch.device("cpu")
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ALL = ("model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md")
+ALL = ("model.safetensors", "model.py", "model.pt2", "model.onnx", "picture.py", "README.md")
 
 
 def _images(shape: tuple[int, int, int] = (1, 8, 8), resize: str = "stretch") -> ImageSet:
@@ -58,32 +58,38 @@ def _export(classifier: ImageClassifier, folder: Path, images: ImageSet) -> Expo
     return export_network(classifier, folder, images.images, title='A "title" \\ of *mine*', facts={"accuracy": "0.9"})
 
 
-def _alone(folder: Path, *words: str, without: str = "nas_optuna") -> str:
-    """Run a script of a folder in a process in which some modules cannot be imported."""
+def _alone(folder: Path, *words: str, without: str = "nas_optuna", code: int = 0) -> str:
+    """Run a script of a folder in a process in which some modules cannot be imported; what it says."""
     blocked = folder.parent / "blocked"
     blocked.mkdir(exist_ok=True)
     (blocked / "sitecustomize.py").write_text(
         "import sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {without.split()!r}: raise ModuleNotFoundError(name)\n"
+        f"        if name.partition('.')[0] in {without.split()!r}:\n"
+        "            raise ModuleNotFoundError(name, name=name.partition('.')[0])\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(blocked)}
     run = subprocess.run(
         [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    assert run.returncode == code, run.stderr
+    return run.stderr if code == 1 else run.stdout
 
 
-def _run(folder: Path, picture: Path) -> str:
-    """Run ``model.py`` as a script in this process, and return what it prints."""
+def _run(folder: Path, *words: object, code: object = 0) -> str:
+    """Run ``model.py`` as a script in this process, and return what it prints, or the line that it ends with."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["model.py", str(picture)])
-        runpy.run_path("model.py", run_name="__main__")
+        patch.setattr(sys, "argv", ["model.py", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("model.py", run_name="__main__")
+    if isinstance(ended.value.code, str):
+        assert code == 1
+        return ended.value.code
+    assert ended.value.code == code
     return out.getvalue()
 
 
@@ -122,35 +128,37 @@ def test_all_forms_agree(
     assert "nas_optuna" not in (tmp_path / "out/model.py").read_text()
 
 
-@pytest.mark.parametrize(
-    ("shape", "resize"), [((3, 20, 30), "crop"), pytest.param((1, 8, 8), "stretch", marks=pytest.mark.slow)]
-)
-def test_model_py_needs_torch_alone(tmp_path: Path, shape: tuple[int, int, int], resize: str) -> None:
-    images = _images(shape, resize)
+def test_model_py_needs_torch_alone_and_says_what_pictures_need(tmp_path: Path) -> None:
+    images = _images((3, 20, 30), "crop")
     classifier = _classifier("conv", images, depth=2)
     _export(classifier, tmp_path / "out", images)
-    pixels = images.images[0].permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[..., 0] if shape[0] == 1 else pixels).save(tmp_path / "image.png")
-    said = _alone(tmp_path / "out", "model.py", "../image.png", without="nas_optuna PIL safetensors numpy torchvision")
-    assert said.startswith(f"../image.png: {classifier.predict(images.images[0])[0]} (")
+    Image.fromarray(images.images[0].permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
+    program = (
+        "import json, torch, model\n"
+        f"images = torch.arange({2 * 3 * 20 * 30}).remainder(251).to(torch.uint8).view(2, 3, 20, 30)\n"
+        "print(json.dumps([round(value, 4) for value in model.load()(images).flatten().tolist()]))"
+    )
+    missing = "nas_optuna PIL safetensors numpy torchvision"
+    said = json.loads(_alone(tmp_path / "out", "-c", program, without=missing))
+    expected = classifier(torch.arange(3600).remainder(251).to(torch.uint8).view(2, 3, 20, 30)).flatten()
+    assert said == pytest.approx(expected.tolist(), abs=1e-3)
+    refused = _alone(tmp_path / "out", "model.py", "../image.png", without="PIL", code=1)
+    assert refused.splitlines()[-1] == "to read pictures, PIL is needed: pip install pillow numpy"
 
 
-def test_model_py_reads_pictures_as_the_package_does(tmp_path: Path) -> None:
-    images = _images((3, 16, 16))
-    classifier = _classifier("conv", images, depth=2)
-    _export(classifier, tmp_path / "out", images)
-    made = torch.randint(0, 256, (40, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
-    Image.fromarray(made[:16, :16]).save(tmp_path / "colour.png")
-    Image.fromarray(made[:16, :16]).quantize(200).save(tmp_path / "palette.png")
-    Image.fromarray(made[:16, :16, 0]).save(tmp_path / "grey.png")
-    Image.fromarray(made).save(tmp_path / "large.jpg")
-    names = ["colour.png", "palette.png", "grey.png"]
-    expected = [classifier.predict(tmp_path / name)[0] for name in names]
-    for without, more in (("nas_optuna PIL", []), ("nas_optuna", ["large.jpg"])):
-        words = [f"../{name}" for name in names + more]
-        said = _alone(tmp_path / "out", "model.py", *words, without=without).splitlines()
-        assert [line.split(": ")[1].split()[0] for line in said[:3]] == expected
-        assert [line.split(": ")[0] for line in said] == words
+def test_model_py_answers_bad_calls_with_one_line(tmp_path: Path) -> None:
+    images = _images()
+    _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
+    out = tmp_path / "out"
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n not one")
+    assert _run(out, "--help").startswith("usage: python model.py")
+    assert _run(out, code=2).startswith("usage: python model.py")
+    for name in ("absent.png", "../damaged.png", "..", "/dev/zero"):
+        said = _run(out, name, code=1)
+        assert said.startswith(f"{name} cannot be read: ")
+        assert "\n" not in said
+    (out / "model.safetensors").rename(out / "elsewhere")
+    assert _run(out, "x.png", code=1).startswith("model.safetensors beside this file cannot be read: ")
 
 
 def test_the_code_in_the_readme_runs(tmp_path: Path) -> None:
@@ -161,6 +169,7 @@ def test_the_code_in_the_readme_runs(tmp_path: Path) -> None:
     assert len(blocks) == 3
     strangers = [block for block in blocks if "import nas_optuna" not in block]
     assert len(strangers) == 2
+    Image.fromarray(images.images[0, 0].numpy()).save(tmp_path / "out/image.png")
     said = _alone(tmp_path / "out", "-c", f"for block in {strangers!r}: exec(block, {{'__name__': '__main__'}})")
     assert len(said.splitlines()) == 2
     assert set(said.splitlines()) <= set(images.classes)
@@ -224,7 +233,7 @@ def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None
     assert "cannot be traced" in exported.left_out["model.py"]
     assert "torch.export cannot take the network" in exported.left_out["model.pt2"]
     assert "model.safetensors" in exported.files
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(exported.files)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted((MARK, *exported.files))
     for reason in exported.left_out.values():
         assert "\n" not in reason
         assert len(reason) < 300
@@ -243,7 +252,7 @@ def test_without_onnx_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     images = _images()
     exported = _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
     assert exported.left_out == {"model.onnx": "it needs two more packages: pip install 'nas-optuna[onnx]'"}
-    assert exported.files == ("model.safetensors", "model.py", "model.pt2", "README.md")
+    assert exported.files == ("model.safetensors", "model.py", "model.pt2", "picture.py", "README.md")
 
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
@@ -252,7 +261,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for place, says in (("full", "holds other files"), ("file", "is a file"), ("file/below", "cannot write to")):
+    for place, says in (("full", "did not write"), ("file", "is a file"), ("file/below", "cannot write to")):
         with pytest.raises(DataError, match=says):
             _export(classifier, tmp_path / place, images)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
@@ -264,13 +273,16 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> N
 
 
 def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
-    names = ('"""', "');open('executed','w')#", "{x}", "\\", "a\nb", "ü", "[red]", "|", "`", "é")
+    names = ('"""', "');open('executed','w')#", "{x}", "\\", "a\nb", "ü", "[red]", "|", "`🐈", "é")
     images = replace(_images(), classes=names)
     exported = _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
     assert exported.left_out == {}
     Image.fromarray(images.images[0, 0].numpy()).save(tmp_path / "image.png")
     _run(tmp_path / "out", tmp_path / "image.png")
     assert not (tmp_path / "out/executed").exists()
+    assert tuple(runpy.run_path(str(tmp_path / "out/model.py"))["CLASSES"]) == names
+    row = next(line for line in (tmp_path / "out/README.md").read_text().splitlines() if line.startswith("| classes"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3, "no class ends a cell of the table"
 
 
 def test_layers_are_written_as_people_write_them() -> None:
@@ -291,31 +303,3 @@ def test_layers_are_written_as_people_write_them() -> None:
         constructor(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
     with pytest.raises(NotWritable):
         write_source(nn.MultiheadAttention(4, 1), torch.zeros(1, 4))
-
-
-def test_a_png_with_every_filter_is_read_without_pillow(tmp_path: Path) -> None:
-    images = _images((3, 5, 6))
-    _export(_classifier("conv", images, depth=1), tmp_path / "out", images)
-    pixels = images.images[0].permute(1, 2, 0).numpy().astype(int)
-    rows, above = b"", np.zeros(18, int)
-    for kind, row in enumerate(pixels.reshape(5, 18)):
-        left = np.r_[np.zeros(3, int), row[:-3]]
-        corner = np.r_[np.zeros(3, int), above[:-3]]
-        paeth = [
-            min((a, b, c), key=lambda v, a=a, b=b, c=c: abs(a + b - c - v))
-            for a, b, c in zip(left, above, corner, strict=True)
-        ]
-        guess = [np.zeros(18, int), left, above, (left + above) // 2, np.array(paeth)][kind]
-        rows += bytes([kind]) + bytes(((row - guess) % 256).tolist())
-        above = row
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, part in (
-        (b"IHDR", struct.pack(">IIBBBBB", 6, 5, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ):
-        data += struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
-    (tmp_path / "image.png").write_bytes(data)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "image.png")), pixels)
-    program = "import model; print(model.read_png('../image.png').permute(0, 2, 3, 1).flatten().tolist())"
-    assert json.loads(_alone(tmp_path / "out", "-c", program, without="PIL nas_optuna")) == pixels.flatten().tolist()

@@ -184,6 +184,8 @@ def _rewritten(source: Path, target: Path, metadata: str | None = None, **change
     for key, value in changes.items():
         if value is DROPPED:
             del header[key]
+        elif key == "pixels" and isinstance(value, dict):
+            header[key] = {k: v for k, v in (header[key] | value).items() if v is not DROPPED}
         else:
             header[key] = value
     outer["__metadata__"]["nas_optuna"] = json.dumps(header) if metadata is None else metadata
@@ -230,19 +232,33 @@ HEADERS: dict[str, dict[str, Any]] = {
     "one class": {"classes": ["a"]},
     "classes numbers": {"classes": list(range(10))},
     "million classes": {"classes": ["c"] * 10**6},
-    "shape of two": {"image_shape": [1, 8]},
-    "shape zero": {"image_shape": [1, 0, 8]},
-    "shape negative": {"image_shape": [1, -8, 8]},
-    "shape huge": {"image_shape": [1, 10**9, 10**9]},
-    "shape fractions": {"image_shape": [1, 8.5, 8]},
-    "input huge": {"input_size": 10**9},
-    "input nothing": {"input_size": []},
-    "input three": {"input_size": [1, 2, 3]},
-    "input true": {"input_size": True},
-    "mean of three": {"mean": [0.1, 0.2, 0.3]},
-    "std zero": {"std": [0.0]},
-    "std text": {"std": ["1"]},
-    "resize": {"resize": "turn"},
+    "flat pixels": {"image_shape": [1, 8, 8]},
+    "pixels a list": {"pixels": [1, 8, 8]},
+    "no height": {"pixels": {"height": DROPPED}},
+    "more of pixels": {"pixels": {"more": 1}},
+    "height zero": {"pixels": {"height": 0}},
+    "height negative": {"pixels": {"height": -8}},
+    "height huge": {"pixels": {"height": 10**9, "width": 10**9}},
+    "height a fraction": {"pixels": {"height": 8.5}},
+    "height text": {"pixels": {"height": "8"}},
+    "input huge": {"pixels": {"input_size": [10**9, 10**9]}},
+    "input nothing": {"pixels": {"input_size": []}},
+    "input three": {"pixels": {"input_size": [1, 2, 3]}},
+    "input true": {"pixels": {"input_size": [True, 16]}},
+    "input a number": {"pixels": {"input_size": 16}},
+    "mean of three": {"pixels": {"mean": [0.1, 0.2, 0.3]}},
+    "mean text": {"pixels": {"mean": "1"}},
+    "std zero": {"pixels": {"std": [0.0]}},
+    "std text": {"pixels": {"std": ["1"]}},
+    "resize": {"pixels": {"resize": "turn"}},
+    "resize a list": {"pixels": {"resize": ["pad"]}},
+    "background": {"pixels": {"background": 256}},
+    "background text": {"pixels": {"background": "white"}},
+    "white": {"pixels": {"whole_white": 7}},
+    "white of fractions": {"pixels": {"fraction_white": 2}},
+    "origin text": {"origin": "mine"},
+    "origin of a better network": {"origin": {"study": "nas", "test_accuracy": 2.0}},
+    "format 1 without a shape": {"format": 1, "pixels": DROPPED},
 }
 
 

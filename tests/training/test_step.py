@@ -201,8 +201,8 @@ def test_forward_and_loss_stay_on_a_fake_cuda_device() -> None:
             network = SPACE.build(ARCHITECTURE)
         images = torch.empty(8, 1, 8, 8, dtype=torch.uint8, device=cuda)
         labels = torch.empty(8, dtype=torch.int64, device=cuda)
-        enlarged = Preprocessor(digits, 16, cuda)(images)
-        prepared = Preprocessor(digits, 28, cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
+        enlarged = Preprocessor(digits.pixel_format(16), cuda)(images)
+        prepared = Preprocessor(digits.pixel_format(28), cuda)(Augmentation(flip=False)(images, None))  # type: ignore[arg-type]
         assert {enlarged.device.type, prepared.device.type} == {"cuda"}
         logits = network(prepared)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -1,0 +1,269 @@
+"""How a picture becomes what a network takes: one description, and the one reader that follows it.
+
+This file needs nothing but NumPy and Pillow, because ``nas-optuna export`` copies it beside a network. So a picture
+becomes the same numbers in training, in ``predict``, in ``model.py`` and before ONNX.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 50_000_000
+"""Of a picture as it is decoded, which a JPEG is at an eighth of its size or more."""
+
+MAX_SIDE = 32_768
+"""Of images as a network takes them, in pixels."""
+
+# Pillow looks at a file's content, not at its ending. Of its formats some run other programs (EPS) or hold no pictures.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_ORIENTATION = 0x0112
+_STRIP = 1 << 22
+
+
+class UnsuitablePicture(ValueError):  # noqa: N818 - it may be a good picture
+    """A whole picture that cannot be used as it is; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How a picture becomes the input of a network; decided once, by a whole data set.
+
+    A picture is turned as its EXIF orientation says; its first frame counts; palettes, 1-bit and CMYK pictures become
+    grey or RGB; what is deeper than 8 bits is scaled by the data set's range, never by its own; transparency is laid on
+    one background. The result, ``[channels, height, width]`` of whole numbers 0 … 255, is divided by 255, normalised
+    and resized bilinearly to the input size (a padded one first resized, then normalised).
+
+    Attributes:
+        channels: 1 for grey, 3 for red, green and blue; other numbers for images that are no pictures.
+        height: Of the image that is kept, in pixels.
+        width: Of the image that is kept, in pixels.
+        mean: Of each channel, of pixels scaled to 0 … 1.
+        std: Standard deviation of each channel, of pixels scaled to 0 … 1.
+        input_size: ``(height, width)`` of what the network's layers see.
+        resize: ``"stretch"``, ``"crop"`` or ``"pad"``: how pictures of another shape are fitted in, both times.
+        background: The shade that transparency is laid on: 255 is white, 0 black.
+        whole_white: The whole number that becomes 255 where pixels are deeper than 8 bits; 4095 for 12 bits.
+        fraction_white: The fraction that becomes 255 where pixels are floating-point numbers: 1 or 255.
+
+    Raises:
+        ValueError: A value is out of its range; the message names it.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int]
+    resize: str = "stretch"
+    background: int = 255
+    whole_white: int = 65535
+    fraction_white: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.channels, self.height, self.width, *self.input_size)
+        if len(sizes) != 5 or not all(type(size) is int and 1 <= size <= MAX_SIDE for size in sizes):
+            raise ValueError(f"sizes of images must be whole numbers of 1 … {MAX_SIDE}, got {str(sizes)[:60]}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+                raise ValueError(f"{name} must hold a number for each of {self.channels} channels")
+        whites = type(self.whole_white) is int and 255 <= self.whole_white <= 65535 and self.fraction_white in (1, 255)
+        if not whites or type(self.background) is not int or not 0 <= self.background <= 255 or min(self.std) <= 0:
+            raise ValueError("std must be above 0, the background within 0 … 255, white within 255 … 65535")
+        if self.resize not in ("stretch", "crop", "pad"):
+            raise ValueError(f"resize must be stretch, crop or pad, got {str(self.resize)[:20]!r}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PixelFormat:
+        """What `to_dict` gave, maybe by way of JSON.
+
+        Raises:
+            ValueError: A value is missing, unknown or out of its range.
+        """
+        try:
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**given)
+        except TypeError as error:
+            raise ValueError(f"the description of pixels is not one ({str(error)[:80]})") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where the pixels of one image go.
+
+    Attributes:
+        top: First row of the image that is used.
+        left: First column of it.
+        height: Rows that are used.
+        width: Columns that are used.
+        inner_height: Rows that they become; fewer than the output's where it is padded.
+        inner_width: Columns that they become.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    inner_height: int
+    inner_width: int
+
+
+def fit_into(height: int, width: int, output_height: int, output_width: int, policy: str) -> Fit:
+    """Fit an image of one shape into an output of another; see `PixelFormat.resize`.
+
+    ``"stretch"`` uses all of the image and all of the output, ``"crop"`` the largest central part of the image that
+    has the output's shape, ``"pad"`` all of the image and the largest central part of the output that has its shape.
+    """
+    if policy == "crop":
+        used_height = min(height, max(1, round(width * output_height / output_width)))
+        used_width = min(width, max(1, round(height * output_width / output_height)))
+        top, left = (height - used_height) // 2, (width - used_width) // 2
+        return Fit(top, left, used_height, used_width, output_height, output_width)
+    if policy == "pad":
+        inner_height = min(output_height, max(1, round(output_width * height / width)))
+        inner_width = min(output_width, max(1, round(output_height * width / height)))
+        return Fit(0, 0, height, width, inner_height, inner_width)
+    return Fit(0, 0, height, width, output_height, output_width)
+
+
+def read_picture(file: str | Path, pixels: PixelFormat) -> np.ndarray:
+    """Read a picture file.
+
+    Args:
+        file: Its path.
+        pixels: What the network takes; 1 or 3 channels.
+
+    Returns:
+        ``[channels, height, width]``, uint8.
+
+    Raises:
+        UnsuitablePicture: It is too large, or its values are not those of the training images.
+        OSError: It is no picture; Pillow raises other errors, too, for damaged ones.
+    """
+    with open_picture(file) as picture:
+        return convert_picture(picture, pixels)
+
+
+def open_picture(file: str | Path) -> Image.Image:
+    """Open a picture file; nothing is decoded yet."""
+    from PIL import Image
+
+    if not Path(file).is_file():
+        raise OSError(f"{file} is not there, or is not a regular file")
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:
+    """`read_picture`, for a picture that Pillow opened or made."""
+    from PIL import Image, ImageOps
+
+    height, width = pixels.height, pixels.width
+    turn = orientation(picture)
+    if turn >= 5:  # it is turned last, when it is small
+        height, width = width, height
+    # A JPEG is decoded at a half, a quarter or an eighth of its size, if that is still twice what is needed.
+    whole = picture.size
+    picture.draft(None, (2 * width, 2 * height))
+    # Of a progressive JPEG all coefficients are kept, whatever is made of them.
+    require_decodable(*(whole if picture.info.get("progressive") else picture.size))
+    plain = flattened(picture, pixels)
+    fit = fit_into(plain.height, plain.width, height, width, pixels.resize)
+    box = (fit.left, fit.top, fit.left + fit.width, fit.top + fit.height)
+    inner = plain
+    if (fit.inner_width, fit.inner_height) != plain.size or fit.top or fit.left:
+        inner = plain.resize((fit.inner_width, fit.inner_height), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    if inner.size != (width, height):
+        canvas = Image.new(inner.mode, (width, height))
+        canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+        inner = canvas
+    if turn != 1:
+        inner = Image.fromarray(np.asarray(inner))  # without the remarks of the file, which may be damaged
+        inner.getexif()[_ORIENTATION] = turn
+        inner = ImageOps.exif_transpose(inner)
+    return np.asarray(inner).reshape(pixels.height, pixels.width, -1).transpose(2, 0, 1)
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation that is still to be applied, 1 … 8; Pillow turns a TIFF by itself."""
+    if picture.format == "TIFF":
+        return 1
+    try:
+        found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # whatever it is: a damaged block of remarks does not make a picture unusable
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def require_decodable(width: int, height: int) -> None:
+    """Refuse what would take more than some hundred megabytes while it is decoded."""
+    if width * height > MAX_PIXELS:
+        raise UnsuitablePicture(f"it has {height}×{width} pixels, and {MAX_PIXELS:,} are the most; reduce it")
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Whether its pixels are not 8 bits deep: 16 or 32 bits, or fractions."""
+    return picture.mode.startswith(("I", "F"))
+
+
+def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
+    """A picture in grey or RGB of 8 bits, its transparency laid on the background."""
+    from PIL import Image
+
+    if is_deep(picture):
+        picture = Image.fromarray(_eight_bits(np.asarray(picture), pixels))
+    mode, transparent = "L" if pixels.channels == 1 else "RGB", picture.has_transparency_data
+    if picture.mode == mode and not transparent:
+        return picture
+    result = Image.new(mode, picture.size)
+    rows = max(1, _STRIP // picture.width)  # in strips, because the whole would be in memory four times
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        strip = picture.crop(box)
+        if transparent:
+            strip = strip.convert("RGBA")
+            ground = Image.new("RGBA", strip.size, (pixels.background,) * 3 + (255,))
+            strip = Image.alpha_composite(ground, strip)
+        result.paste(strip.convert(mode), box)
+    return result
+
+
+def _eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+    white = pixels.fraction_white if values.dtype.kind == "f" else pixels.whole_white
+    if not (values.min() >= 0 and values.max() <= white):  # false for what is no number, too
+        raise UnsuitablePicture(
+            f"its values lie in {values.min():g} … {values.max():g}, and 0 … {white} is understood, as in the"
+            " training images; scale them"
+        )
+    return to_uint8(values, white)
+
+
+def to_uint8(values: np.ndarray, white: int) -> np.ndarray:
+    """Scale numbers of any type and shape so that `white` becomes 255.
+
+    Example:
+        >>> to_uint8(np.array([0, 2048, 4095], np.uint16), 4095)
+        array([  0, 128, 255], dtype=uint8)
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    result = np.empty(values.shape, np.uint8)
+    source, goal = values.reshape(-1), result.reshape(-1)
+    for first in range(0, len(source), _STRIP):
+        part = source[first : first + _STRIP].astype(np.float64)
+        goal[first : first + _STRIP] = np.rint(part.clip(0, white) * (255 / white))
+    return result

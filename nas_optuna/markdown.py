@@ -1,0 +1,54 @@
+"""Text of users inside Markdown that we write: shown as it is, and never markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
+
+
+def plain(text: object) -> str:
+    r"""Text on one line without what Markdown would take for markup.
+
+    Example:
+        >>> print(plain("a|b *c*"))
+        a\|b \*c\*
+    """
+    return _SPECIAL.sub(r"\\\1", _one_line(text))
+
+
+def code(text: object, *, in_table: bool = False) -> str:
+    r"""Text as a code span.
+
+    Args:
+        text: What to show; backticks in it stay.
+        in_table: Whether it stands in a table, where ``|`` would end its cell even in a code span.
+
+    Example:
+        >>> print(code("a`b"), code("a|b", in_table=True))
+        ``a`b`` `a\|b`
+    """
+    shown = _one_line(text) or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    if shown[0] == "`" or shown[-1] == "`":
+        shown = f" {shown} "
+    shown = shown.replace("|", r"\|") if in_table else shown
+    return f"{fence}{shown}{fence}"
+
+
+def table(headings: Sequence[object], rows: Sequence[Sequence[object]], gap: str = "") -> str:
+    """A table of plain text.
+
+    Args:
+        headings: Of its columns.
+        rows: Its cells.
+        gap: Ends each cell, where a viewer leaves no room between columns.
+    """
+    lines = ["| " + f"{gap} | ".join(map(plain, cells)) + " |" for cells in (headings, *rows)]
+    return "\n".join([lines[0], "|:--" * len(headings) + "|", *lines[1:]])
+
+
+def _one_line(text: object) -> str:
+    """Without line breaks, and without what no file in UTF-8 can hold."""
+    return " ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split())

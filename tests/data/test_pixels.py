@@ -1,0 +1,198 @@
+"""One description of pixels, four readers: the loader, ``predict``, an exported ``model.py``, ONNX by its README."""
+
+import ast
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas_optuna import load_network
+from nas_optuna.data import ImageSet, ResidentLoader, load_images
+from nas_optuna.data import pixels as pixels_module
+from nas_optuna.data.pixels import MAX_PIXELS, PixelFormat
+from nas_optuna.errors import DataError
+from nas_optuna.export import export_network
+from nas_optuna.spaces import create_space
+from nas_optuna.spec import StudySpec
+from nas_optuna.training import ImageClassifier, make_network
+from nas_optuna.training.preparation import as_batch
+from nas_optuna.training.serialization import make_header, save_network
+from tests.data.odd_pictures import write_odd_pictures
+
+CPU = torch.device("cpu")
+
+
+def _folder(root: Path) -> Path:
+    """Two classes in a training part, a test part beside them."""
+    for place in ("train/a", "train/b", "test/a"):
+        (root / place).mkdir(parents=True)
+    return root
+
+
+def _trained(images: ImageSet, path: Path, side: int = 12) -> ImageClassifier:
+    spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"input_size": side}})
+    space = create_space("conv", {"depth": 1}, in_channels=images.channels, classes=2, input_size=side)
+    architecture = space.sample(random.Random(0))
+    network = make_network(space, architecture, spec.recipe, CPU, seed=0)
+    save_network(path, network, architecture, spec, images)
+    assert make_header(architecture, spec, images).pixels == images.pixel_format(side).to_dict()
+    return load_network(path)
+
+
+def _by_the_readme(folder: Path, pictures: list[Path]) -> list[dict[str, list[float]]]:
+    """What the ONNX code of an export's README feeds and gets, picture by picture, without this package."""
+    code = (folder / "README.md").read_text().split("## model.onnx")[1].split("```python\n")[1].split("```")[0]
+    program = (
+        f"import json\ncode = {code!r}\n"
+        f"for file in {list(map(str, pictures))!r}:\n"
+        "    names = {}\n"
+        "    exec(code.replace('image.png', file), names)\n"
+        "    print(json.dumps({'images': names['images'].tolist(), 'logits': names['logits'].tolist()}))\n"
+    )
+    environment = {"PATH": os.environ["PATH"]}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_four_readers_see_the_same_in_26_odd_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resize: str
+) -> None:
+    from nas_optuna.data.source import Reading
+
+    monkeypatch.setattr("nas_optuna.data.folder._THREADS", 1)
+    root = _folder(tmp_path / "odd")
+    pictures = write_odd_pictures(root / "train/a")
+    Image.new("RGB", (20, 24), "red").save(root / "train/b/red.png")
+    Image.new("RGB", (20, 24), "red").save(root / "test/a/red.png")
+    images = load_images(f"folder:{root}", True, reading=Reading(input_size=(10, 14), resize=resize))  # type: ignore[arg-type]
+    assert len(pictures) == 26
+    loaded, (inputs, _) = images.images[:26], next(ResidentLoader(images, 27, 12, CPU).epoch())
+    classifier = _trained(images, tmp_path / "network.safetensors")
+    raw = as_batch(pictures, classifier.pixels)
+    for file, ours, theirs in zip(pictures, loaded, raw, strict=True):
+        assert torch.equal(ours, theirs), f"predict reads {file.name} as the loader does"
+    assert torch.allclose(classifier.prepare(raw), inputs[:26], atol=1e-5)
+
+    exported = export_network(classifier, tmp_path / "out", images.images, title="odd", facts={})
+    assert not exported.left_out
+    model = runpy.run_path(str(tmp_path / "out/model.py"))
+    for file, ours, prepared in zip(pictures, loaded, inputs, strict=False):
+        read = model["read_image"](file)
+        assert torch.equal(read[0], ours), f"model.py reads {file.name} as the loader does"
+        assert torch.allclose(model["prepare"](read)[0], prepared, atol=1e-5)
+    logits = classifier(loaded).detach()
+    for file, ours, expected, found in zip(
+        pictures, loaded, logits, _by_the_readme(tmp_path / "out", pictures), strict=True
+    ):
+        assert found["images"] == [ours.tolist()], f"the README's steps read {file.name} as the loader does"
+        assert found["logits"][0] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_twelve_bits_are_scaled_by_the_range_of_the_whole_set(tmp_path: Path) -> None:
+    root = _folder(tmp_path)
+    for i, brightest in enumerate((300, 1000, 4000)):
+        Image.fromarray(np.full((8, 8), brightest, np.uint16)).save(root / f"train/{'ab'[i % 2]}/{i}.png")
+        Image.fromarray(np.full((8, 8), brightest // 4, np.uint16)).save(root / f"test/a/{i}.png")
+    images = load_images(f"folder:{root}", True)
+    assert sorted(images.images[:, 0, 0, 0].tolist()) == [19, 62, 249]
+    assert images.whole_white == 4095
+    network = _trained(images, tmp_path / "n.safetensors")
+    assert as_batch(root / "test/a/0.png", network.pixels).max() == 5
+    Image.fromarray(np.full((8, 8), 5000, np.uint16)).save(tmp_path / "brighter.png")
+    with pytest.raises(DataError, match="values lie in 5000 … 5000, and 0 … 4095 is understood"):
+        network.predict(tmp_path / "brighter.png")
+
+
+def test_fractions_are_scaled_by_the_convention_of_the_whole_set(tmp_path: Path) -> None:
+    root = _folder(tmp_path)
+    for i, value in enumerate((0.25, 200.0)):
+        for part in ("train/a", "train/b", "test/a"):
+            Image.fromarray(np.full((8, 8), value, np.float32)).save(root / part / f"{i}.tif")
+    images = load_images(f"folder:{root}", True)
+    assert images.fraction_white == 255
+    assert sorted(set(images.images.flatten().tolist())) == [0, 200]
+    network = _trained(images, tmp_path / "n.safetensors")
+    assert as_batch(root / "test/a/0.tif", network.pixels).max() == 0, "0.25 of 255"
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(DataError, match="values lie in nan … nan"):
+        network.predict(tmp_path / "nan.tif")
+
+
+def _drawing(shade: int, path: Path) -> None:
+    pixels = np.zeros((12, 12, 4), np.uint8)
+    pixels[3:9, 5:7] = (shade, shade, shade, 255)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize(
+    ("shades", "background", "says"),
+    [
+        ((0, 20, 30), 255, "3 pictures with transparency laid on white"),
+        ((255, 250, 252), 0, "3 pictures with transparency laid on black, because white would hide more drawings"),
+        ((255, 250, 0, 5), 128, "4 pictures with transparency laid on grey, because white would hide more drawings"),
+        ((120, 128, 126), 255, "3 pictures with transparency laid on white"),
+    ],
+)
+def test_transparency_is_laid_on_one_background(
+    tmp_path: Path, shades: tuple[int, ...], background: int, says: str
+) -> None:
+    root = _folder(tmp_path)
+    for i, shade in enumerate(shades):
+        _drawing(shade, root / f"train/{'ab'[i % 2]}/{i}.png")
+    _drawing(255, root / "test/a/x.png")
+    images = load_images(f"folder:{root}", True)
+    assert images.background == background
+    assert set(images.images[:, 0, 0, 0].tolist()) == {background}
+    assert says in images.notes
+    assert load_images(f"folder:{root}", False).images[0, 0, 0, 0] == background, "as for training"
+    network = _trained(images, tmp_path / "n.safetensors")
+    assert as_batch(root / "test/a/x.png", network.pixels)[0, 0, 0, 0] == background
+
+
+def test_the_description_survives_json_and_refuses_what_it_is_not() -> None:
+    made = PixelFormat(3, 8, 9, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), (16, 17), "pad", 0, 4095, 255)
+    assert PixelFormat.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert eval(repr(made), {"PixelFormat": PixelFormat}) == made
+    for change in ({"height": 0}, {"resize": "turn"}, {"std": [1, 1, 0]}, {"more": 1}, {"mean": [float("nan")] * 3}):
+        with pytest.raises(ValueError, match=r"."):
+            PixelFormat.from_dict(made.to_dict() | change)
+
+
+def test_what_is_copied_beside_a_network_needs_numpy_and_pillow_alone() -> None:
+    tree = ast.parse(Path(pixels_module.__file__).read_text())
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert imported <= sys.stdlib_module_names | {"numpy", "PIL"}
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_a_huge_picture_is_refused_or_decoded_reduced(tmp_path: Path, kind: str) -> None:
+    from nas_optuna.data.pictures import inspect_picture, picture_pixels
+
+    side = 8000 if kind != "webp" else 7500
+    assert side * side > MAX_PIXELS
+    file = tmp_path / f"huge.{kind}"
+    picture = Image.new("L" if kind != "webp" else "RGB", (side, side), 77 if kind != "webp" else (77, 77, 77))
+    picture.save(file, **({"lossless": True, "method": 0} if kind == "webp" else {}))
+    pixels = PixelFormat(1, 8, 8, (0.0,), (1.0,), (8, 8))
+    assert (inspect_picture(file).height, inspect_picture(file).width) == (side, side)
+    if kind == "jpg":
+        assert set(picture_pixels(file, pixels).flatten().tolist()) == {77}
+        picture.save(file, progressive=True)
+    with pytest.raises(DataError, match=f"{side}×{side} pixels, and 50,000,000 are the most; reduce it"):
+        picture_pixels(file, pixels)
