@@ -29,6 +29,9 @@ ResizePolicy = Literal["stretch", "crop", "pad"]
 """How an image that is not square becomes a square."""
 
 
+Fill = Literal["black", "reflect"]
+"""What comes in from beyond the edge of an image that is shifted."""
+
 _Pixels = Annotated[int, Field(ge=1)]
 
 
@@ -63,7 +66,7 @@ class DataSpec(_Part):
     max_side: int | None = Field(default=None, ge=1)
 
 
-_ADDED = ("epoch_size", "decay_norms", "label_smoothing")
+_ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix")
 """Settings that recipes of 0.2 did not have; their defaults change nothing."""
 
 
@@ -92,8 +95,11 @@ class Recipe(_Part):
             architectures differ by nothing else.
         repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
         shift: Augmentation: shift by up to this many pixels of the raw image.
+        shift_fill: What a shift brings in: ``"black"``, or ``"reflect"`` for what the image's edge mirrors.
         flip: Augmentation: mirror half of the images.
         cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
+        mix: Augmentation: share of images into which a part of another image is pasted, with its share of the label
+            (CutMix, Yun et al. 2019).
         cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
 
@@ -120,6 +126,8 @@ class Recipe(_Part):
     shift: int = Field(default=0, ge=0)
     flip: bool = False
     cutout: int = Field(default=0, ge=0)
+    shift_fill: Fill = "black"
+    mix: float = Field(default=0.0, ge=0, le=1)
     cuda_graphs: bool = True
     compile: bool = False
 

@@ -20,7 +20,10 @@ PREFETCHED = 3
 """Batches that a streaming loader keeps ready."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``[batch, channels, side, side]``, float32, channels last; labels ``[batch]``, int64; both on the device."""
+"""Images ``[batch, channels, side, side]``, float32, channels last, and labels ``[batch]``, int64, both on the device.
+
+Where images are mixed, labels are each class's share of each image, ``[batch, classes]``, float32.
+"""
 
 
 class BatchLoader(Protocol):
@@ -74,6 +77,7 @@ class ResidentLoader:
         self._device = device
         self._images = images.images.to(device)
         self._labels = images.labels.to(device)
+        self._classes = len(images.classes)
         self._prepare = Preprocessor(images.pixel_format(input_size), device)
         self._augmentation = augmentation
 
@@ -93,9 +97,10 @@ class ResidentLoader:
             order = torch.randperm(self.size, device=self._device, generator=generator)
         for index in order.to(self._device).split(self.batch_size):
             images = self._images[index]
+            labels = self._labels[index]
             if self._augmentation is not None:
-                images = self._augmentation(images, generator)
-            yield self._prepare(images), self._labels[index]
+                images, labels = self._augmentation.batch(images, labels, self._classes, generator)
+            yield self._prepare(images), labels
 
 
 class StreamingLoader:
@@ -118,6 +123,7 @@ class StreamingLoader:
         self.batch_size = batch_size
         self._device = device
         self._images = images
+        self._classes = len(images.classes)
         self._prepare = Preprocessor(images.pixel_format(input_size), device)
         self._augmentation = augmentation
 
@@ -135,10 +141,10 @@ class StreamingLoader:
             host = generator if self._device.type == "cpu" else torch.Generator().manual_seed(seed)
             order = torch.randperm(self.size, generator=host)
         for images, labels in self._on_device(self._gathered(order)):
-            varied = images
+            varied, shares = images, labels
             if seed is not None and self._augmentation is not None:
-                varied = self._augmentation(images, generator)
-            yield self._prepare(varied), labels
+                varied, shares = self._augmentation.batch(images, labels, self._classes, generator)
+            yield self._prepare(varied), shares
 
     def _gathered(self, order: Tensor) -> Iterator[Batch]:
         """Raw host batches, gathered (and pinned for CUDA) by a thread that stays `PREFETCHED` ahead."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat, fit_into
-from nas_optuna.spec import Recipe
+from nas_optuna.spec import Fill, Recipe
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,24 @@ class Augmentation:
     """What is varied at random in training images, in raw pixels.
 
     Attributes:
-        shift: Move each image by up to this many pixels each way; what comes in is black.
+        shift: Move each image by up to this many pixels each way.
+        fill: What comes in then: ``"black"``, or what the image's edge mirrors (``"reflect"``).
         flip: Mirror half of the images.
         cutout: Blank a square of this side at a random place (DeVries & Taylor 2017); 0 is off.
+        mix: Share of images into which a part of another image is pasted, with its share of the label (CutMix, Yun
+            et al. 2019).
     """
 
     shift: int = 0
     flip: bool = False
     cutout: int = 0
+    fill: Fill = "black"
+    mix: float = 0.0
 
     @classmethod
     def of(cls, recipe: Recipe) -> Augmentation | None:
         """What a recipe varies; None where it is nothing."""
-        found = cls(recipe.shift, recipe.flip, recipe.cutout)
+        found = cls(recipe.shift, recipe.flip, recipe.cutout, recipe.shift_fill, recipe.mix)
         return None if found == cls() else found
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,28 +56,74 @@ class Augmentation:
             mirrored = torch.rand(len(images), device=images.device, generator=generator) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         if self.cutout:
-            images = images.masked_fill(self._squares(images, generator), 0)
+            images = images.masked_fill(_squares(images, self.cutout, generator), 0)
         return images
+
+    def batch(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Vary the images of a batch, and mix some of them; arguments and result as in `mixed`.
+
+        Where nothing is mixed, labels stay as they are.
+        """
+        images = self(images, generator)
+        return self.mixed(images, labels, classes, generator) if self.mix else (images, labels)
+
+    def mixed(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Paste a square of the image before it into some images.
+
+        Args:
+            images: ``[batch, channels, height, width]``, uint8.
+            labels: ``[batch]``, int64.
+            classes: How many there are.
+            generator: Of the images' device.
+
+        Returns:
+            The images, and each class's share of each image: ``[batch, classes]``, float32.
+        """
+        height, width = images.shape[2:]
+        drawn = torch.rand((2, len(images)), device=images.device, generator=generator)
+        # The square's share of the image is uniform, as Beta(1, 1) has it.
+        sides = torch.where(drawn[0] < self.mix, min(height, width) * drawn[1].sqrt(), 0).round()
+        inside = _squares(images, sides[:, None], generator)
+        shares = inside.float().mean((1, 2, 3))[:, None]
+        targets = (labels[:, None] == torch.arange(classes, device=labels.device)).float()
+        mixed = torch.where(inside, images.roll(1, 0), images)
+        return mixed, torch.lerp(targets, targets.roll(1, 0), shares)
 
     def _shifted(self, images: Tensor, generator: torch.Generator) -> Tensor:
         batch, channels, height, width = images.shape
         offsets = torch.randint(0, 2 * self.shift + 1, (2, batch, 1), device=images.device, generator=generator)
-        padded = F.pad(images, [self.shift] * 4)
         rows = offsets[0] + torch.arange(height, device=images.device)
         columns = offsets[1] + torch.arange(width, device=images.device)
+        if self.fill == "reflect":
+            padded, rows, columns = images, _mirrored(rows - self.shift, height), _mirrored(columns - self.shift, width)
+        else:
+            padded = F.pad(images, [self.shift] * 4)
         image = torch.arange(batch, device=images.device)[:, None, None, None]
         channel = torch.arange(channels, device=images.device)[:, None, None]
         return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
-    def _squares(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image."""
-        corner = torch.rand((2, len(images), 1), device=images.device, generator=generator)
-        inside = []
-        for axis, size in enumerate(images.shape[2:]):
-            first = (corner[axis] * (max(size - self.cutout, 0) + 1)).floor()
-            distance = torch.arange(size, device=images.device) - first
-            inside.append((distance >= 0) & (distance < self.cutout))
-        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+def _mirrored(index: Tensor, size: int) -> Tensor:
+    """Indices beyond either end, counted back from there."""
+    return (size - 1 - (size - 1 - index.abs()).abs()).clamp(0, size - 1)
+
+
+def _squares(images: Tensor, side: int | Tensor, generator: torch.Generator) -> Tensor:
+    """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image.
+
+    Args:
+        images: ``[batch, channels, height, width]``.
+        side: Of all squares, or ``[batch, 1]``; one as large as the image covers it.
+        generator: Draws the places.
+    """
+    corner = torch.rand((2, len(images), 1), device=images.device, generator=generator)
+    inside = []
+    for axis, size in enumerate(images.shape[2:]):
+        free = (size - side).clamp(min=0) if isinstance(side, Tensor) else max(size - side, 0)
+        first = (corner[axis] * (free + 1)).floor()
+        distance = torch.arange(size, device=images.device) - first
+        inside.append((distance >= 0) & (distance < side))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 class Preprocessor:

@@ -89,7 +89,7 @@ class TrainStep:
 
         Args:
             images: ``[batch, channels, side, side]``, float32, on the device.
-            labels: ``[batch]``, int64, on the device.
+            labels: ``[batch]``, int64, on the device; or each class's share, ``[batch, classes]``, float32.
 
         Raises:
             TrainingError: Memory ran out although the micro-batch was halved once, or the network does not give one
@@ -162,7 +162,8 @@ class TrainStep:
             require_logits(logits, len(x))
             loss = F.cross_entropy(logits.float(), y, reduction="sum", label_smoothing=self.recipe.label_smoothing)
             self.scaler.scale(loss / len(images)).backward()
-            sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == y).sum()))
+            named = y if y.ndim == 1 else y.argmax(1)
+            sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == named).sum()))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._sums += sums  # only once the step has succeeded, so that a repeated one counts once

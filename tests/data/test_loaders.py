@@ -99,7 +99,14 @@ def _sorted(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "augmentation", [None, Augmentation(shift=2), Augmentation(flip=True), Augmentation(shift=1, flip=True, cutout=3)]
+    "augmentation",
+    [
+        None,
+        Augmentation(shift=2),
+        Augmentation(flip=True),
+        Augmentation(shift=1, flip=True, cutout=3),
+        Augmentation(shift=2, fill="reflect", mix=0.5),
+    ],
 )
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
 def test_streaming_gives_what_resident_gives(augmentation: Augmentation | None, batch_size: int) -> None:
@@ -152,6 +159,44 @@ def vary(images: Tensor, seed: int, **options: int) -> Tensor:
     assert varied.dtype == torch.uint8
     assert torch.equal(varied, Augmentation(**options)(images, torch.Generator().manual_seed(seed)))  # type: ignore[arg-type]
     return varied
+
+
+@settings(deadline=None)
+@given(batches, st.integers(1, 12), st.integers(0, 99))
+def test_a_reflecting_shift_brings_in_nothing_new(images: Tensor, shift: int, seed: int) -> None:
+    for before, after in zip(images, vary(images, seed, shift=shift, fill="reflect"), strict=True):  # type: ignore[arg-type]
+        for channel, source in zip(after, before, strict=True):
+            assert set(channel.flatten().tolist()) <= set(source.flatten().tolist())
+
+
+def test_a_reflecting_shift_is_torchs_padding() -> None:
+    images = image_set(40).images
+    found = Augmentation(shift=3, fill="reflect")(images, torch.Generator().manual_seed(0))
+    padded = F.pad(images.float(), [3] * 4, mode="reflect").to(torch.uint8)
+    windows = [padded[:, :, y : y + 28, x : x + 28] for y in range(7) for x in range(7)]
+    for image in range(40):
+        assert any(torch.equal(found[image], window[image]) for window in windows)
+
+
+@settings(deadline=None)
+@given(batches, st.integers(0, 99), st.floats(0.1, 1))
+def test_mixed_labels_are_the_pasted_share(images: Tensor, seed: int, mix: float) -> None:
+    images = torch.arange(1, len(images) + 1, dtype=torch.uint8)[:, None, None, None].expand_as(images)
+    labels = torch.arange(len(images))
+    generator = torch.Generator().manual_seed(seed)
+    mixed, shares = Augmentation(mix=mix).batch(images, labels, len(images), generator)
+    for image, row in zip(mixed, shares, strict=True):
+        for label, share in enumerate(row.tolist()):
+            assert (image == label + 1).float().mean().item() == pytest.approx(share, abs=1e-5)
+
+
+def test_about_the_asked_share_of_images_is_mixed() -> None:
+    images = image_set(2000)
+    loader = ResidentLoader(images, 500, 28, CPU, Augmentation(mix=0.25))
+    shares = torch.cat([labels for _, labels in loader.epoch(0)])
+    # A third of the pairs have one class, and a square of less than half a pixel is none.
+    assert 0.1 < (shares.max(1).values < 1).float().mean() < 0.25
+    assert all(labels.dtype == torch.int64 for _, labels in loader.epoch())
 
 
 @settings(deadline=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.data import ResidentLoader, StreamingLoader, load_data
+from nas_optuna.data import Augmentation, ResidentLoader, StreamingLoader, load_data
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
@@ -81,6 +81,15 @@ def test_confusion_adds_up_and_agrees_with_accuracy() -> None:
     assert found.confusion.sum() == len(DATA.validation)
     assert torch.equal(found.confusion.sum(1), torch.bincount(DATA.validation.labels, minlength=10))
     assert found.accuracy == results[-1].accuracy == found.confusion.diagonal().sum().item() / len(DATA.validation)
+
+
+def test_mixed_images_train_and_are_counted_by_their_larger_part() -> None:
+    recipe = Recipe(epochs=8, batch_size=50, learning_rate=5e-3, mix=0.5, label_smoothing=0.1)
+    network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
+    train = ResidentLoader(DATA.train, 50, 8, CPU, Augmentation.of(recipe))
+    results = list(fit(network, train, VALIDATION, recipe, CPU, seed=0))
+    assert results[-1].accuracy > 0.7
+    assert results[0].train_accuracy < results[-1].train_accuracy < 1
 
 
 @pytest.mark.parametrize(("images", "size"), [(10, 3), (10, 10), (4, 9), (7, 7), (5, 1)])
