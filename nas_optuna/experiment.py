@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 
 from nas_optuna.data import SearchData, load_data
-from nas_optuna.data.catalog import is_code
+from nas_optuna.data.catalog import DATA_SETS, is_code
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import SpecError, StudyError, unknown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
@@ -27,9 +27,10 @@ from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective, Objective
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import distributions
+from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import describe, parse_criterion
 from nas_optuna.pruners import PRUNERS, create_pruner
-from nas_optuna.registry import Registry
+from nas_optuna.registry import Registry, importing_only
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.per_trial_seed import Allowed
@@ -105,27 +106,28 @@ class Experiment:
             DeviceError: The device is not there.
             TableError: The latency table is damaged, or was measured elsewhere.
         """
-        data, evaluator = make_evaluator(spec, data_directory, device, images)
-        pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
-        settings: dict[str, Any] = {
-            "objectives": spec.objectives,
-            "limits": spec.limits,
-            "latency": spec.latency,
-            "device": device,
-            "reuse_duplicates": spec.reuse_duplicates,
-            "checkpoints": checkpoints,
-            "interrupted": interrupted,
-            "callbacks": callbacks,
-            "keep_weights": keep_weights,
-        }
-        objective: EvaluatorObjective
-        if data is None:
-            if spec.search:
-                raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
-            objective = EvaluatorObjective(evaluator, **settings)
-        else:
-            objective = Objective(evaluator.space, data, spec.recipe, search=spec.search, **settings)
-        return cls(spec, objective, _sampler(spec, objective), pruner, data)
+        with importing_only(code_named(spec)):
+            data, evaluator = make_evaluator(spec, data_directory, device, images)
+            pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
+            settings: dict[str, Any] = {
+                "objectives": spec.objectives,
+                "limits": spec.limits,
+                "latency": spec.latency,
+                "device": device,
+                "reuse_duplicates": spec.reuse_duplicates,
+                "checkpoints": checkpoints,
+                "interrupted": interrupted,
+                "callbacks": callbacks,
+                "keep_weights": keep_weights,
+            }
+            objective: EvaluatorObjective
+            if data is None:
+                if spec.search:
+                    raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
+                objective = EvaluatorObjective(evaluator, **settings)
+            else:
+                objective = Objective(evaluator.space, data, spec.recipe, search=spec.search, **settings)
+            return cls(spec, objective, _sampler(spec, objective), pruner, data)
 
     @classmethod
     def of_study(cls, study: Study, spec: StudySpec | None = None, **given: Any) -> Experiment:
@@ -386,17 +388,10 @@ def code_named(spec: StudySpec) -> list[str]:
         (SAMPLERS, spec.sampler.name),
         (PRUNERS, spec.pruner.name),
         (EVALUATORS, spec.evaluator.name),
+        *([(DATA_SETS, spec.data.name)] if is_code(spec.data.name) else []),
+        *((METRICS, c.code) for c in (parse_criterion(o, imports=False) for o in spec.objectives) if c.code),
     ]
-    found = [f"{registry.kind} {name}" for registry, name in parts if registry.is_code(name)]
-    found += [f"data set {spec.data.name}"] if is_code(spec.data.name) else []
-    return [*found, *(f"objective {name}" for name in spec.objectives if _is_code(name))]
-
-
-def _is_code(objective: str) -> bool:
-    from nas_optuna.metrics import METRICS
-
-    name = objective.partition("*")[0]
-    return METRICS.is_code(name) and not name.endswith((":minimize", ":maximize"))
+    return [code for registry, name in parts for code in registry.code(name)]
 
 
 def make_evaluator(

@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
@@ -16,6 +18,24 @@ from typing import Any
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError, SpecError, unknown
+
+_AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
+
+
+@contextmanager
+def importing_only(code: Iterable[str]) -> Iterator[None]:
+    """Inside the block no registry imports code by its place but this.
+
+    What a person is asked about and what is imported are thus one list, whatever a stored study's text looks like.
+
+    Args:
+        code: As `Registry.code` gives it.
+    """
+    token = _AGREED.set(frozenset(code))
+    try:
+        yield
+    finally:
+        _AGREED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,15 @@ class Registry:
         """Whether a name stands for code that nobody has installed under that name: it is imported from a path."""
         return ":" in name and name not in self
 
+    def code(self, name: str) -> list[str]:
+        """The code that `find` would import for a name, as `importing_only` takes it; empty for what is installed."""
+        return [f"{self.kind} {name}"] if self.is_code(name) else []
+
+    def _require_agreed(self, name: str) -> None:
+        agreed = _AGREED.get()
+        if agreed is not None and f"{self.kind} {name}" not in agreed:
+            raise SpecError(f"{self.kind} {name!r} would be imported, and nobody was asked about it")
+
     def find(self, name: str) -> Any:
         """Import what a name stands for.
 
@@ -82,7 +111,8 @@ class Registry:
         target = self.builtin.get(name)
         if target is None:
             target = next((e.value for e in self._installed() if e.name == name), None)
-        if target is None and ":" in name:
+        if target is None and self.is_code(name):
+            self._require_agreed(name)
             target = name
         if target is None and name.endswith(".py"):
             raise SpecError(f"{self.kind} {name!r} is a file; say what in it is meant: {name}:NAME")

@@ -1,0 +1,144 @@
+"""Whatever a stored study names, and however it spells it, nothing is imported without a yes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from nas_optuna.cli.specs import stored_experiment
+from nas_optuna.data import SearchData
+from nas_optuna.errors import NasOptunaError, SpecError
+from nas_optuna.experiment import code_named
+from nas_optuna.objectives import parse_criterion
+from nas_optuna.registry import importing_only
+from nas_optuna.samplers import SAMPLERS
+from nas_optuna.spec import StudySpec
+from tests.helpers import Command
+
+URL = "sqlite:///nas-optuna.db"
+SPELLINGS = [
+    "evil.py:part",
+    "evil:part",
+    " evil.py:part ",
+    "./evil.py:part",
+    "evil.py:minimize",
+    "evil:maximize",
+    "evil.py:part:minimize",
+    "evil:part:maximize",
+    "minimize:evil.py:part",
+    "maximize:evil:part",
+    "evil.py:minimize*(macs/1M)^-0.07",
+    "evil:part*(macs/1M)^-0.07",
+    "evil.py:part:minimize * ( macs / 2M ) ^ -0.1",
+    "minimize:evil.py*(params/1k)^-1",
+    "evil.pkg:part",
+    "pkg.evil:part.attribute",
+    "evil.py",
+    "folder:evil.py:part",
+    "evil.py:part*(evil/1M)^-0.07",
+    "évil.py:part",
+]
+SECTIONS = ("data", "space", "evaluator", "sampler", "pruner")
+
+
+def _section(name: str) -> Callable[[dict[str, Any], str], None]:
+    return lambda spec, text: spec.update({name: {"name": text}})
+
+
+def _in(*path: str) -> Callable[[dict[str, Any], str], None]:
+    def put(spec: dict[str, Any], text: str) -> None:
+        for key in path[:-1]:
+            spec = spec.setdefault(key, {})
+        spec[path[-1]] = text
+
+    return put
+
+
+KEYS: dict[str, Callable[[dict[str, Any], str], None]] = {
+    **{name: _section(name) for name in SECTIONS},
+    "objectives": lambda spec, text: spec.update(objectives=["accuracy", text]),
+    "the first objective": lambda spec, text: spec.update(objectives=[text, "accuracy"]),
+    "limits": lambda spec, text: spec.update(limits={text: 1e6}),
+    "search": lambda spec, text: spec.update(search={text: [1, 2]}),
+    "fixed": lambda spec, text: spec.update(fixed={text: 1}),
+    "supernet.strategy": _in("supernet", "strategy"),
+    "latency.table": _in("latency", "table"),
+    "recipe.init": _in("recipe", "init"),
+    "recipe.optimizer": _in("recipe", "optimizer"),
+    "an option of the space": _in("space", "filters"),
+    "an option of the sampler": _in("sampler", "prior"),
+    "trackers": lambda spec, text: spec.update(trackers=[text]),
+    "costs": lambda spec, text: spec.update(costs=[text]),
+    "metrics": lambda spec, text: spec.update(metrics=[text]),
+}
+
+
+@pytest.fixture
+def evil(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that code under any of the spellings' names would write."""
+    written = place / "executed"
+    text = f"open({str(written)!r}, 'w').close()\n"
+    for name in ("evil.py", "évil.py", "pkg/evil.py", "evil.pkg.py"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(text)
+    monkeypatch.syspath_prepend(str(place))
+    return written
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_nothing_is_imported_without_a_yes(key: str, study: str, evil: Path, data: SearchData) -> None:
+    stored = optuna.load_study(study_name=study, storage=URL)
+    honest = stored.user_attrs["nas_optuna:spec"]
+    given: dict[str, Any] = {} if key == "data" else {"images": lambda: data}  # which need not be read again and again
+    for text in SPELLINGS:
+        spec = copy.deepcopy(honest)
+        KEYS[key](spec, text)
+        stored.set_user_attr("nas_optuna:spec", spec)
+        with suppress(NasOptunaError):
+            stored_experiment(URL, study, trust=False, device="cpu", **given)
+        assert not evil.exists(), (key, text)
+
+
+@pytest.mark.parametrize("arguments", [("run", "--trials", 1), ("retrain",), ("export", "--out", "made"), ("draw",)])
+@pytest.mark.parametrize("text", ["evil.py:minimize*(macs/1M)^-0.07", "evil:part:minimize", "evil.py:part"])
+def test_no_command_imports_a_stored_objective(
+    arguments: tuple[object, ...], text: str, command: Command, study: str, evil: Path
+) -> None:
+    stored = optuna.load_study(study_name=study, storage=URL)
+    stored.set_user_attr("nas_optuna:spec", stored.user_attrs["nas_optuna:spec"] | {"objectives": [text]})
+    result = command(*arguments)
+    assert (result.code, "--trust" in result.err) == (2, True), result.err
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "code"),
+    [
+        ("evil.py:minimize*(macs/1M)^-0.07", ["metric evil.py:minimize"]),
+        ("evil:part:minimize", ["metric evil:part:minimize"]),
+        (" evil.py:part", ["metric evil.py:part"]),
+        ("rmse:minimize", []),
+        ("accuracy*(macs/1M)^-0.07", []),
+        ("maximize:params", []),
+    ],
+)
+def test_what_is_asked_about_is_what_is_imported(objective: str, code: list[str]) -> None:
+    assert code_named(StudySpec.from_dict({"objectives": ["accuracy", objective]})) == code
+    if code:
+        with importing_only([]), pytest.raises(SpecError, match="nobody was asked about it"):
+            parse_criterion(objective)
+
+
+def test_no_registry_imports_what_was_not_agreed_to(evil: Path) -> None:
+    with importing_only(["sampler another.py:part"]), pytest.raises(SpecError, match="nobody was asked"):
+        SAMPLERS.find("evil.py:part")
+    assert not evil.exists()
+    with importing_only(["sampler evil.py:part"]), pytest.raises(SpecError, match="unknown name in"):
+        SAMPLERS.find("evil.py:part")
+    assert evil.exists(), "a yes is a yes, and the test would have seen it"
