@@ -83,7 +83,7 @@ Until = Annotated[
     typer.Option(
         "--until",
         metavar="WHEN",
-        help="End earlier: stalled, stalled:10, accuracy>=0.98 or latency_ms<=0.5; repeatable.",
+        help="End earlier: stalled, stalled:10, accuracy:0.98 or latency_ms:0.5; repeatable.",
     ),
 ]
 KeepWeights = Annotated[

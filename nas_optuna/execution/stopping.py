@@ -12,6 +12,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.objectives import parse_criterion
+from nas_optuna.quantities import Quantity
 from nas_optuna.samplers.per_trial_seed import Allowed
 from nas_optuna.study.pareto import hypervolume, is_feasible
 from nas_optuna.study.records import count
@@ -22,11 +24,11 @@ PATIENCE = 5
 WORTH = 5e-4
 """An expected improvement of less than this share of the best value is none: 0.05 points of an accuracy near 1."""
 
-LONGEST = 6
-"""So many times the patience without an improvement end a study whatever is expected: it does not get there."""
+HARD_STOP = 6
+"""Hard stop after this many times the patience without an improvement, whatever is expected."""
 
-_REACHED = re.compile(r"\s*([\w.:]+)\s*(>=|<=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
-_STALLED = re.compile(r"\s*stalled(?:\s*:\s*(\d+))?\s*")
+_BOUND = re.compile(r"(.+?)\s*(>=|<=|:|\s)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_STALLED = re.compile(r"stalled(?:\s*[:\s]\s*(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Stalled:
         if since < self.patience:
             return None
         seen = f"the best {objectives[0]} has not improved in the latest {count(since, 'trial')}"
-        if since >= LONGEST * self.patience:
+        if since >= HARD_STOP * self.patience:
             return seen
         from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy
 
@@ -110,28 +112,76 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     """Understand what ends a study.
 
     Args:
-        text: ``stalled``, ``stalled:30`` for another patience, ``accuracy>=0.98`` or ``latency_ms<=0.5``.
+        text: ``stalled``, ``stalled:30`` for another patience, ``accuracy>=0.98`` or ``latency_ms<=0.5``; also
+            ``accuracy:0.98`` or ``accuracy 0.98``, which no shell takes for a redirection.
         objectives: Names of the study's objectives, in order.
         allowed: What may still be proposed, by its parameters; None allows everything.
 
     Raises:
-        SpecError: The text is none of these, or names what the study does not optimise.
+        SpecError: The text is none of these, names what the study does not optimise, or names a value that no network
+            can reach or that any network has.
 
-    Example:
+    Examples:
         >>> parse_until("stalled:30", ["accuracy"])
         Stalled(patience=30)
+        >>> parse_until("accuracy 0.98", ["accuracy"])
+        Reached(objective='accuracy', at_least=True, value=0.98)
     """
+    text = text.strip()
     if match := _STALLED.fullmatch(text):
         patience = PATIENCE if match[1] is None else int(match[1])
         if patience < 1:
             raise SpecError(f"{text!r}: the patience must be at least 1 trial")
         return Stalled(patience, allowed)
-    match = _REACHED.fullmatch(text)
+    if text in objectives:
+        raise SpecError(
+            f"--until {text} names no value; a shell takes > and < for itself, so write quotes around all of it:"
+            f' --until "{text}{_operator(_described(text))}VALUE", or --until {text}:VALUE'
+        )
+    match = _BOUND.fullmatch(text) if len(text) < 200 else None
     if match is None:
-        raise SpecError(f"{text!r} ends no study; write stalled, stalled:10, accuracy>=0.98 or latency_ms<=0.5")
+        raise SpecError(f"{text!r} ends no study; write stalled, stalled:10, accuracy:0.98 or latency_ms:0.5")
     if match[1] not in objectives:
         raise SpecError(unknown("objective", match[1], objectives))
-    return Reached(match[1], match[2] == ">=", float(match[3]))
+    objective = _described(match[1])
+    operator = match[2] if match[2] in (">=", "<=") else _operator(objective)
+    return _sensible(Reached(match[1], operator == ">=", float(match[3])), objective)
+
+
+def _described(name: str) -> Quantity | None:
+    """What an objective is; None for one of a study that we have not made."""
+    try:
+        return parse_criterion(name)
+    except SpecError:
+        return None
+
+
+def _operator(objective: Quantity | None) -> str:
+    return "<=" if objective is not None and not objective.maximize else ">="
+
+
+def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
+    """Refuse a bound that no network can reach, or that says nothing about how good a network is.
+
+    Raises:
+        SpecError: With what to write instead.
+    """
+    if objective is None:
+        return condition
+    name, value, sign = objective.name, condition.value, objective.sign
+    way = "maximised" if objective.maximize else "minimised"
+    if condition.at_least != objective.maximize:
+        raise SpecError(
+            f'{name} is {way}, so --until "{name}{">=" if condition.at_least else "<="}{value:g}" would end the study'
+            f" at its first bad network; write --until {name}:{value:g}"
+        )
+    if objective.ideal is not None and sign * value < sign * objective.ideal:
+        share = objective.ideal == 1 and 2 <= value <= 100  # written in per cent
+        remedy = f"; write --until {name}:{value / 100:g}" if share else ""
+        raise SpecError(f"no network has {name} {value:g}: the best possible is {objective.ideal:g}{remedy}")
+    if objective.worst is not None and sign * value >= sign * objective.worst:
+        raise SpecError(f"every network has {name} {value:g}: the worst possible is {objective.worst:g}")
+    return condition
 
 
 def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
@@ -162,7 +212,7 @@ class StopWhen:
     Attributes:
         reason: Why it has ended; None before.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> study = optuna.create_study(direction="maximize")
         >>> stop = StopWhen(["accuracy"], [parse_until("accuracy>=0.98", ["accuracy"])])

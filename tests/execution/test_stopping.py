@@ -5,7 +5,7 @@ import optuna
 import pytest
 
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.stopping import LONGEST, PATIENCE, Reached, Stalled, StopWhen, parse_until, reason_to_stop
+from nas_optuna.execution.stopping import HARD_STOP, PATIENCE, Reached, Stalled, StopWhen, parse_until, reason_to_stop
 from nas_optuna.samplers.gp import ArchitectureGPSampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -31,7 +31,36 @@ def test_what_a_user_writes() -> None:
     assert parse_until("macs <= 2e6", TWO) == Reached("macs", False, 2e6)
 
 
-@pytest.mark.parametrize("text", ["", "stalled:0", "accuracy", "accuracy=0.9", "accuracy>=x", "acuracy>=0.9"])
+@pytest.mark.parametrize("text", ["accuracy 0.98", "accuracy:0.98", " accuracy : 0.98 ", "accuracy  .98"])
+def test_what_no_shell_eats(text: str) -> None:
+    assert parse_until(text, ONE) == Reached("accuracy", True, 0.98)
+    assert parse_until("macs:2e6", TWO) == Reached("macs", False, 2e6)
+    assert parse_until("params:maximize:1e6", ["params:maximize"]) == Reached("params:maximize", True, 1e6)
+    soft = "accuracy*(macs/1M)^-0.07"
+    assert parse_until(f"{soft}:0.9", [soft]) == Reached(soft, True, 0.9)
+    assert parse_until("loss<=0.1", ["loss"]) == Reached("loss", False, 0.1), "of a study that is not ours"
+
+
+@pytest.mark.parametrize(
+    ("text", "objective", "said"),
+    [
+        ("accuracy>=95", "accuracy", "the best possible is 1; write --until accuracy:0.95"),
+        ("macro_f1:98.5", "macro_f1", "write --until macro_f1:0.985"),
+        ("accuracy>=1.01", "accuracy", "the best possible is 1$"),
+        ("negative_log_likelihood<=-1", "negative_log_likelihood", "the best possible is 0"),
+        ("accuracy<=0.9", "accuracy", "accuracy is maximised, .* write --until accuracy:0.9"),
+        ("macs>=1e6", "macs", r"macs is minimised, .* write --until macs:1e\+06"),
+        ("accuracy>=0", "accuracy", "every network has accuracy 0"),
+        ("accuracy", "accuracy", 'write quotes around all of it: --until "accuracy>=VALUE", or --until accuracy:VALUE'),
+        ("latency_ms", "latency_ms", '--until "latency_ms<=VALUE"'),
+    ],
+)
+def test_a_bound_that_cannot_be_meant_is_refused_with_the_remedy(text: str, objective: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        parse_until(text, [objective])
+
+
+@pytest.mark.parametrize("text", ["", "stalled:0", "accuracy=0.9", "accuracy>=x", "acuracy>=0.9", "accuracy>=nan"])
 def test_what_ends_no_study_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(SpecError) as error:
         parse_until(text, ONE)
@@ -73,7 +102,7 @@ def test_a_study_goes_on_while_an_improvement_is_expected() -> None:
 
 
 def test_many_trials_without_an_improvement_end_a_study_whatever_is_expected() -> None:
-    study = values(optuna.create_study(direction="maximize"), 0.5, *[0.4] * (LONGEST * 2 - 1))
+    study = values(optuna.create_study(direction="maximize"), 0.5, *[0.4] * (HARD_STOP * 2 - 1))
     assert reason_to_stop(study, ONE, [Stalled(2)]) is None
     values(study, 0.5)
     assert reason_to_stop(study, ONE, [Stalled(2)]) == "the best accuracy has not improved in the latest 12 trials"
