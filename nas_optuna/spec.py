@@ -190,16 +190,24 @@ class LatencySpec(_Part):
             training and, where latency is an objective, in each of its epochs.
         force: Use the table although another device or version has measured it; right where the networks will
             run on that device.
+        runtime: What runs the networks: ``"torch"``, ``"torch-compile"``, ``"onnxruntime"``, or a runtime of yours.
         threads: Threads of one operation on the CPU.
         batch_size: Images per call; also what the cost ``memory`` counts activations for.
-        precision: Of weights and activations.
+        precision: Of weights and activations: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     """
 
     table: str | None = None
     force: bool = False
+    runtime: str = "torch"
     threads: int = Field(default=1, ge=1)
     batch_size: int = Field(default=1, ge=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+
+    @model_serializer(mode="wrap")
+    def _without_default_runtime(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the default out: studies of release 0.2 know a trial again by the digest of the other keys."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if (key, value) != ("runtime", "torch")}
 
 
 DARTS_ONLY = (

@@ -48,11 +48,13 @@ def measure(
     classes: Classes = 10,
     device: options.Device = "auto",
     runtime: Annotated[
-        str, typer.Option(metavar="torch|onnx", help="torch, or onnx for ONNX Runtime on the CPU.")
+        str, typer.Option(metavar="NAME", help="torch, torch-compile, onnxruntime, or a runtime of yours.")
     ] = "torch",
     threads: Annotated[int, typer.Option(metavar="N", help="Threads of one operation on the CPU.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images per call.", min=1)] = 1,
-    precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8, as the runtime has them.")
+    ] = "fp32",
     rounds: Annotated[int, typer.Option(metavar="N", help="Visits of each operation; its fastest counts.", min=1)] = 6,
     json: options.Json = False,
 ) -> None:
@@ -77,7 +79,7 @@ def measure(
     if json:
         print_json({"table": str(out), "operations": len(table.entries), "conditions": asdict(table.conditions)})
         return
-    say(f"{len(table.entries)} operations of space {space!r} in {out}, {_sentence(table.conditions)}")
+    say(f"{len(table.entries)} operations of space {space!r} in {out}, {table.conditions}")
 
 
 @app.command(epilog="Example: nas-optuna latency check table.json --save-overhead")
@@ -111,15 +113,17 @@ def check(
 
     loaded = LatencyTable.load(table)
     theirs = loaded.conditions
-    here = Conditions.here(
-        resolve_device(device),
-        runtime=theirs.runtime,
-        threads=theirs.threads,
-        batch_size=theirs.batch_size,
-        precision=theirs.precision,
-    )
-    if not force:
-        loaded.require(here, table, "compare all the same: --force")
+    here = theirs
+    if not loaded.networks:
+        here = Conditions.here(
+            resolve_device(device),
+            runtime=theirs.runtime,
+            threads=theirs.threads,
+            batch_size=theirs.batch_size,
+            precision=theirs.precision,
+        )
+        if not force:
+            loaded.require(here, table, "compare all the same: --force")
     made = _space(_named_space(loaded.space, space, table), set_, input_size, in_channels, classes)
     measured = loaded.model_copy(update={"conditions": here})
     with _bar("measuring") as progress:
@@ -129,6 +133,49 @@ def check(
     _print_check(table, here, result, json)
     if save_overhead and result.overhead_helps:
         say(f"overhead written to {table}")
+
+
+@app.command(epilog="Example: nas-optuna latency kit --space conv --out kit")
+def kit(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The kit's folder; an earlier kit there is replaced.")],
+    space: SpaceName = "conv",
+    set_: SpaceOptions = None,
+    input_size: InputSize = 28,
+    in_channels: InChannels = 1,
+    classes: Classes = 10,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per call.", min=1)] = 1,
+    precision: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="fp32 or int8; repeat it.", show_default="fp32 and int8")
+    ] = None,
+    networks: Annotated[int, typer.Option(metavar="N", help="Random whole networks to measure beside.", min=3)] = 30,
+    json: options.Json = False,
+) -> None:
+    """Write what another device needs to measure a space: ONNX files and one Python file; it needs onnxruntime only."""
+    from nas_optuna.costs.latency_kit import write_kit
+    from nas_optuna.costs.runtimes import make_runtime
+    from nas_optuna.costs.timing import PRECISIONS
+    from nas_optuna.errors import TableError
+
+    make_runtime("onnxruntime").version()  # says what is not installed
+    if not out.absolute().parent.is_dir():
+        raise TableError(f"directory {out.parent} does not exist; make it, or choose another --out")
+    made = _space(space, set_, input_size, in_channels, classes)
+    with _bar("writing") as progress:
+        written = write_kit(
+            made,
+            out,
+            precisions=tuple(precision or PRECISIONS),
+            batch_size=batch_size,
+            networks=networks,
+            progress=progress,
+        )
+    if json:
+        counts = {"operations": len(written["operations"]), "networks": len(written["networks"])}
+        print_json({"kit": str(out), "id": written["id"], "precisions": written["precisions"], **counts})
+        return
+    say(f"{len(written['operations'])} operations and {len(written['networks'])} networks of space {space!r} in {out}")
+    say(f"on the device: pip install onnxruntime && python {out.name}/measure.py > table.json")
+    say("then here: nas-optuna run --max-latency MS --latency-table table.json …")
 
 
 def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> None:
@@ -152,7 +199,7 @@ def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> No
             ("the same with an overhead fitted to the other networks", f"{fitted:.1%}"),
             ("overhead", f"{result.overhead_ms:+.3f} ms"),
         ]
-        print_table(f"{table}, {_sentence(here)}", ("", ""), rows)
+        print_table(f"{table}, {here}", ("", ""), rows)
 
 
 def _named_space(stored: str, given: str | None, table: Path) -> str:
@@ -173,13 +220,6 @@ def _space(name: str, options: list[str] | None, input_size: int, in_channels: i
 
     given = with_overrides({}, options or [])
     return create_space(name, given, in_channels=in_channels, classes=classes, input_size=input_size)
-
-
-def _sentence(conditions: Conditions) -> str:
-    return (
-        f"measured on {conditions.device_name} with {conditions.runtime} {conditions.version},"
-        f" {conditions.precision}, batch {conditions.batch_size}, threads {conditions.threads}"
-    )
 
 
 @contextmanager

@@ -28,17 +28,24 @@ class LatencyCost(Cost):
     def __init__(self, context: CostContext) -> None:
         super().__init__(context)
         settings = context.latency
-        self._conditions = Conditions.here(
-            context.device, threads=settings.threads, batch_size=settings.batch_size, precision=settings.precision
-        )
         self._table: LatencyTable | None = None
         self._measured: dict[Architecture, float] = {}
         if settings.table is not None:
             require_operations(context.space, "a latency table")
             self._table = LatencyTable.load(Path(settings.table))
-            if not settings.force:
-                remedy = "use it as it is: --set latency.force=true"
-                self._table.require(self._conditions, Path(settings.table), remedy)
+        if self._table is not None and self._table.kit:  # of another device, on purpose
+            self._conditions = self._table.conditions
+            return
+        self._conditions = Conditions.here(
+            context.device,
+            runtime=settings.runtime,
+            threads=settings.threads,
+            batch_size=settings.batch_size,
+            precision=settings.precision,
+        )
+        if self._table is not None and not settings.force:
+            remedy = "use it as it is: --set latency.force=true"
+            self._table.require(self._conditions, Path(settings.table or ""), remedy)
 
     @classmethod
     def always(cls, context: CostContext) -> bool:

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
+from nas_optuna.costs.runtimes import RENAMED
 from nas_optuna.errors import TableError, named
 from nas_optuna.files import write_file
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
@@ -30,6 +31,14 @@ _SAVE_EVERY = 5.0
 """Seconds of measuring that a killed process can lose."""
 
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Visit = tuple[_Milliseconds, _Milliseconds, _Milliseconds]
+
+
+def _current(conditions: object) -> object:
+    """Give a runtime of release 0.2 the name it has now."""
+    if isinstance(conditions, dict) and (name := RENAMED.get(str(conditions.get("runtime")))):
+        return {**conditions, "runtime": name}
+    return conditions
 
 
 class LatencyTable(BaseModel):
@@ -43,16 +52,20 @@ class LatencyTable(BaseModel):
         overhead_ms: What a whole network takes beside its operations, as `check` fits it; often negative, since
             timing six operations one by one counts the cost of a call six times.
         entries: `Operation.key` → one ``(lower quartile, median, upper quartile)`` a visit, in milliseconds.
+        networks: Architecture → the same for whole networks, where a kit has measured some.
+        kit: The kit that has measured it on the device where the networks will run; None for a table of this machine.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["nas-optuna latency table 1"] = "nas-optuna latency table 1"
     space: str
-    conditions: Conditions
+    conditions: Annotated[Conditions, BeforeValidator(_current)]
     date: str
     overhead_ms: float = Field(default=0.0, allow_inf_nan=False)
-    entries: dict[str, list[tuple[_Milliseconds, _Milliseconds, _Milliseconds]]] = {}
+    entries: dict[str, list[_Visit]] = {}
+    networks: dict[str, list[_Visit]] = {}
+    kit: str | None = None
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
@@ -80,7 +93,7 @@ class LatencyTable(BaseModel):
         write_file(path, self.model_dump_json() + "\n")
 
     def require(self, conditions: Conditions, path: Path, remedy: str) -> None:
-        """Refuse a table that other conditions have measured.
+        """Refuse a table that other conditions have measured, unless a kit has measured it for another device.
 
         Args:
             conditions: The conditions it is to be used under.
@@ -90,6 +103,8 @@ class LatencyTable(BaseModel):
         Raises:
             TableError: Naming each difference.
         """
+        if self.kit:  # it says what the networks' own device needs, which is another than this one on purpose
+            return
         mine, wanted = asdict(self.conditions), asdict(conditions)
         differences = [f"{k.replace('_', ' ')} {mine[k]!r}, not {wanted[k]!r}" for k in mine if mine[k] != wanted[k]]
         if differences:
@@ -210,25 +225,30 @@ def check_table(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Check:
-    """Compare a table's sums with random networks measured on the spot, under the table's conditions.
+    """Compare a table's sums with whole networks.
+
+    These are the networks that the table's kit has measured, or random ones measured on the spot under its conditions.
 
     Raises:
         TableError: The table lacks an operation of one of them.
     """
     made = require_operations(space, "a latency table")
-    architectures = {str(a): a for a in space.sample_distinct(networks, random.Random(seed))}
+    architectures = {str(a): a for a in map(space.parse, table.networks)} or {
+        str(a): a for a in space.sample_distinct(networks, random.Random(seed))
+    }
     sums = {
         text: sum(map(table.operation_ms, made.operations(architecture)))
         for text, architecture in architectures.items()
     }
-    modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
-    visits: dict[str, list[Latency]] = {text: [] for text in architectures}
-    total = rounds * len(architectures)
-    progress(0, total)
-    measured = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
-    for done, (text, latency) in enumerate(measured, start=1):
-        visits[text].append(latency)
-        progress(done, total)
+    visits: dict[str, list[Latency]] = {text: [Latency(*v) for v in table.networks.get(text, ())] for text in sums}
+    if not table.networks:
+        modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
+        total = rounds * len(architectures)
+        progress(0, total)
+        measured = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
+        for done, (text, latency) in enumerate(measured, start=1):
+            visits[text].append(latency)
+            progress(done, total)
     return compare([fastest(visits[text]).median_ms for text in architectures], [sums[text] for text in architectures])
 
 
@@ -239,7 +259,7 @@ def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
         measured_ms: Measured, one a network, at least 3.
         table_ms: The table's sum for the same network.
     """
-    import pandas as pd
+    from scipy.stats import spearmanr
 
     def error(predicted: Sequence[float]) -> float:
         return statistics.median(abs(p - m) / m for p, m in zip(predicted, measured_ms, strict=True))
@@ -251,7 +271,7 @@ def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
         table_ms=tuple(table_ms),
         overhead_ms=statistics.median(gaps),
         error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
-        spearman=float(pd.Series(measured_ms).rank().corr(pd.Series(table_ms).rank())),
+        spearman=float(spearmanr(measured_ms, table_ms).statistic),
     )
 
 

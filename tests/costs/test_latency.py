@@ -49,10 +49,10 @@ def test_conditions_are_kept() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "unknown precision 'fp8'; did you mean 'fp"),
+        ({"precision": "fp8"}, "unknown precision of runtime 'torch': 'fp8'"),
         ({"runtime": "tflite"}, "unknown runtime 'tflite'"),
         ({"batch_size": 0}, "at least 1, got 1 and 0"),
-        ({"runtime": "onnx", "precision": "bf16"}, "measures in fp32"),
+        ({"runtime": "onnxruntime", "precision": "bf16"}, "precision of runtime 'onnxruntime'"),
     ],
 )
 def test_impossible_conditions_are_refused(options: dict[str, object], message: str) -> None:

@@ -1,0 +1,176 @@
+"""A latency kit: a space's operations as ONNX files, and one Python file that measures them on another device."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_optuna.costs import timing
+from nas_optuna.digests import hex_digest
+from nas_optuna.errors import SpecError, TableError, unknown
+from nas_optuna.files import write_file
+from nas_optuna.spaces import SearchSpace, Shape, require_operations
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+NETWORKS = 30
+"""Random whole networks in a kit: they tell how far the sums of operations can be trusted, and correct them."""
+_SHARED_BYTES = 256
+"""Weights of at least so many bytes are kept once for all models."""
+_WEIGHTS = {"fp32": "weights-fp32.bin", "int8": "weights-int8.bin"}
+
+
+def write_kit(
+    space: SearchSpace,
+    folder: Path,
+    *,
+    precisions: Sequence[str] = timing.PRECISIONS,
+    batch_size: int = 1,
+    networks: int = NETWORKS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Write a kit for a space; what is there of an earlier kit is replaced.
+
+    The models have random weights, of which each file of weights is shared by all: what they compute does not matter,
+    only how long it takes.
+
+    Args:
+        space: The space, whose networks must be made of operations.
+        folder: The kit's folder: absent, empty, or that of an earlier kit.
+        precisions: Of weights and activations: ``"fp32"``, ``"int8"`` or both.
+        batch_size: Images per call.
+        networks: How many random whole networks to measure beside the operations.
+        seed: Seed of these networks.
+        progress: Told the models written and the models in all.
+
+    Returns:
+        The content of ``kit.json``.
+
+    Raises:
+        SpecError: The space's networks are not made of operations, or a precision is unknown.
+        TableError: The folder holds something else, or cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> from nas_optuna import ConvSpace
+        >>> space = ConvSpace(depth=1, filters=(4,), kernels=(3,), input_size=8)
+        >>> kit = write_kit(space, Path(tempfile.mkdtemp()), precisions=["fp32"], networks=2)
+        >>> len(kit["operations"]), len(kit["networks"])
+        (4, 2)
+    """
+    made = require_operations(space, "a latency kit")
+    for precision in precisions:
+        if precision not in timing.PRECISIONS:
+            raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
+    architectures = list(space.sample_distinct(networks, random.Random(seed)))
+    operations = list(made.reachable_operations())
+    total = len(precisions) * (len(operations) + len(architectures))
+    try:
+        _begin(folder)
+        writer = _Writer(folder / "models", precisions, batch_size, lambda done: progress(done, total))
+        kit: dict[str, Any] = {
+            "format": timing.FORMAT,
+            "space": space.name,
+            "precisions": list(precisions),
+            "batch_size": batch_size,
+            "operations": {
+                o.key: writer.add(made.build_operation, o, o.input_shape, inner=o.output_shape != (space.classes,))
+                for o in operations
+            },
+            "networks": {
+                str(a): {
+                    **writer.add(space.build, a, space.input_shape, inner=False),
+                    "operations": [o.key for o in made.operations(a)],
+                }
+                for a in architectures
+            },
+        }
+        writer.end()
+        kit["reference"] = next(iter(kit["operations"].values()))[precisions[0]]
+        kit["id"] = hex_digest(json.dumps(kit, sort_keys=True), 16)
+        shutil.copyfile(timing.__file__, folder / "measure.py")
+        write_file(folder / "kit.json", json.dumps(kit, indent=1))
+    except OSError as error:
+        raise TableError(f"the kit cannot be written to {folder}: {error.strerror}") from error
+    return kit
+
+
+def _begin(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise TableError(f"{folder} is a file; choose a folder for the kit with --out")
+    inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if inside and not (inside >= {"kit.json", "measure.py"} or inside == {"models"}):
+        raise TableError(f"{folder} holds something else than a latency kit; choose a new or empty folder with --out")
+    shutil.rmtree(folder / "models", ignore_errors=True)
+    (folder / "models").mkdir(parents=True)
+
+
+class _Writer:
+    """Writes models that share their weights, and each of those that are alike once."""
+
+    def __init__(self, folder: Path, precisions: Sequence[str], batch_size: int, told: Callable[[int], None]) -> None:
+        self._folder, self._precisions, self._batch_size, self._told = folder, precisions, batch_size, told
+        self._longest = dict.fromkeys(_WEIGHTS, 0)
+        self._count = 0
+
+    def add(self, build: Callable[[Any], nn.Module], what: Any, shape: Shape, *, inner: bool) -> dict[str, str]:
+        """The file of a module in each precision; an inner one ends without a conversion that the next begins with."""
+        import torch
+
+        from nas_optuna.costs.quantise import quantised
+        from nas_optuna.costs.runtimes import to_onnx
+        from nas_optuna.randomness import seeded
+
+        with seeded(0):
+            module, images = build(what).eval(), torch.randn(self._batch_size, *shape)
+        model = to_onnx(module, images)
+        files = {}
+        for precision in self._precisions:
+            wanted = quantised(model, [images.numpy()], inner=inner) if precision == "int8" else model
+            files[precision] = f"models/{self._written(wanted)}"
+            self._count += 1
+            self._told(self._count)
+        return files
+
+    def _written(self, model: bytes) -> str:
+        import onnx
+
+        loaded = onnx.load_model_from_string(model)
+        for weight in loaded.graph.initializer:
+            self._share(weight)
+        content = loaded.SerializeToString()
+        name = f"{hex_digest(content, 16)}.onnx"
+        (self._folder / name).write_bytes(content)
+        return name
+
+    def _share(self, weight: onnx.TensorProto) -> None:
+        """Let a large tensor be the beginning of the file of weights of its type."""
+        from onnx import TensorProto
+
+        kinds: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.INT8: "int8"}
+        size = len(weight.raw_data)
+        if size < _SHARED_BYTES or weight.data_type not in kinds:
+            return
+        kind = kinds[weight.data_type]
+        self._longest[kind] = max(self._longest[kind], size)
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", _WEIGHTS[kind]), ("offset", "0"), ("length", str(size))):
+            weight.external_data.add(key=key, value=value)
+
+    def end(self) -> None:
+        """Write the weights, which are random."""
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        floats = (rng.standard_normal(self._longest["fp32"] // 4 + 1) * 0.05).astype(np.float32)
+        integers = rng.integers(-127, 128, self._longest["int8"] + 1, dtype=np.int8)
+        (self._folder / _WEIGHTS["fp32"]).write_bytes(floats.tobytes())
+        (self._folder / _WEIGHTS["int8"]).write_bytes(integers.tobytes())

@@ -1,0 +1,200 @@
+"""What runs a network where its latency counts: PyTorch eager or compiled, ONNX Runtime, or a runtime of yours."""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from nas_optuna.errors import DeviceError, SpecError, unknown
+from nas_optuna.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Call = Callable[[], float]
+"""Runs a network once and returns the milliseconds it took."""
+
+RUNTIMES = Registry(
+    "runtime",
+    "nas_optuna.runtimes",
+    {
+        "torch": f"{__name__}:TorchEager",
+        "torch-compile": f"{__name__}:TorchCompile",
+        "onnxruntime": f"{__name__}:OnnxRuntime",
+    },
+)
+
+RENAMED = {"onnx": "onnxruntime"}
+"""Names in tables of release 0.2."""
+
+
+class Runtime(ABC):
+    """One way to run a network. A new one is a subclass and an entry point of the group ``nas_optuna.runtimes``.
+
+    Attributes:
+        name: What ``--latency-runtime`` calls it.
+        devices: Types of the devices that it runs on, e.g. ``("cpu", "cuda")``.
+        precisions: What weights and activations may be, e.g. ``("fp32", "int8")``.
+
+    Examples:
+        >>> make_runtime("torch").precisions
+        ('fp32', 'bf16', 'fp16')
+    """
+
+    name: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]]
+    precisions: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def version(self) -> str:
+        """The runtime's version.
+
+        Raises:
+            SpecError: It is not installed; the message says how to get it.
+        """
+
+    @abstractmethod
+    def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
+        """Make ready to run a network many times.
+
+        Args:
+            module: The network, in eval mode, in fp32 on the CPU.
+            images: One batch ``[batch, *input_shape]`` in fp32 on the CPU.
+            device: Type of the device.
+            precision: One of `precisions`.
+            threads: Threads of one operation on the CPU; the caller has set torch's own.
+        """
+
+    def require(self, device: str, precision: str) -> None:
+        """Refuse a device or a precision that the runtime does not have.
+
+        Raises:
+            DeviceError: It does not run on that kind of device.
+            SpecError: It does not have that precision.
+        """
+        if device not in self.devices:
+            raise DeviceError(f"the {self.name} runtime runs on {' or '.join(self.devices)}; use --device cpu")
+        if precision not in self.precisions:
+            raise SpecError(unknown(f"precision of runtime {self.name!r}:", precision, self.precisions))
+
+
+def make_runtime(name: str) -> Runtime:
+    """The runtime of that name.
+
+    Raises:
+        SpecError: The name is unknown.
+    """
+    made: Runtime = RUNTIMES.make(RENAMED.get(name, name), options={}, wanted=Runtime)
+    return made
+
+
+class TorchEager(Runtime):
+    """PyTorch, operation by operation, in inference mode."""
+
+    name = "torch"
+    devices = ("cpu", "cuda", "mps")
+    precisions = ("fp32", "bf16", "fp16")
+
+    def version(self) -> str:
+        """Torch's own."""
+        import torch
+
+        return torch.__version__
+
+    def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
+        """See `Runtime`."""
+        import torch
+
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        module, images = self._ready(module.to(device, dtype)), images.to(device, dtype)
+        return _cuda_call(module, images) if device == "cuda" else _host_call(module, images)
+
+    def _ready(self, module: nn.Module) -> nn.Module:
+        return module
+
+
+class TorchCompile(TorchEager):
+    """PyTorch with ``torch.compile``; compiling takes 10 to 40 seconds a network, so that a table takes hours."""
+
+    name = "torch-compile"
+
+    def _ready(self, module: nn.Module) -> nn.Module:
+        module.compile(dynamic=False)
+        return module
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU, in fp32 or statically quantised to eight bits."""
+
+    name = "onnxruntime"
+    devices = ("cpu",)
+    precisions = ("fp32", "int8")
+
+    def version(self) -> str:
+        """ONNX Runtime's own."""
+        try:
+            import onnx  # noqa: F401  the exporter needs it
+            import onnxruntime
+        except ImportError as error:
+            raise SpecError(
+                f"the onnxruntime runtime needs more packages: pip install 'nas-optuna[onnx]' ({error})"
+            ) from None
+        return str(onnxruntime.__version__)
+
+    def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
+        """See `Runtime`."""
+        from nas_optuna.costs.quantise import quantised
+        from nas_optuna.costs.timing import session_call
+
+        model = to_onnx(module, images)
+        return session_call(quantised(model, [images.numpy()]) if precision == "int8" else model, threads)
+
+
+def to_onnx(module: nn.Module, images: torch.Tensor) -> bytes:
+    """A module that takes one tensor as an ONNX model with the input ``images``."""
+    import torch
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The exporter built on torch.export takes about a second a module, this one 20 ms.
+        torch.onnx.export(module, (images,), file, dynamo=False, input_names=["images"])  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _host_call(module: nn.Module, images: torch.Tensor) -> Call:
+    import torch
+
+    on_cpu = images.device.type == "cpu"
+
+    def call() -> float:
+        with torch.inference_mode():
+            start = time.perf_counter()
+            module(images)
+            if not on_cpu:
+                torch.accelerator.synchronize()
+            return (time.perf_counter() - start) * 1e3
+
+    return call
+
+
+def _cuda_call(module: nn.Module, images: torch.Tensor) -> Call:
+    import torch
+
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
+
+    def call() -> float:
+        with torch.inference_mode():
+            start.record()
+            module(images)
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end))
+
+    return call

@@ -1,0 +1,275 @@
+"""Timing calls in visits, and ONNX models by ONNX Runtime.
+
+Every latency kit has a copy of this file as its ``measure.py`` (`nas_optuna.costs.latency_kit`), so that a device
+without PyTorch is measured exactly as this machine is. It runs alone, under Python 3.9 with ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Tuple  # Python 3.9 knows no newer ones
+
+FORMAT = "nas-optuna latency kit 1"
+TABLE_FORMAT = "nas-optuna latency table 1"
+WARM_UP = 3
+CALLS = 5
+"""The fewest timed calls of a visit; what is fast is called as often as the visit's seconds allow."""
+SECONDS = 0.012
+"""Length of a visit: several short ones are not all disturbed by the same thing."""
+ROUNDS = 4
+DRIFT = 1.15
+"""A reference operation slower than its fastest visit by this factor says that the device is throttled or busy."""
+SPREAD = 1.25
+"""An operation whose two fastest visits differ by more than this factor is not to be trusted."""
+TRUSTED_ERROR = 0.1
+PRECISIONS = ("fp32", "int8")
+
+Visit = Tuple[float, float, float]
+"""Lower quartile, median and upper quartile of one visit's calls, in milliseconds."""
+
+
+def visit(call: Callable[[], float], seconds: float) -> Visit:
+    """Time a call again and again.
+
+    Args:
+        call: Does the work once and returns its milliseconds.
+        seconds: How long to go on, after the warm-up; at least 5 calls are made.
+    """
+    for _ in range(WARM_UP):
+        call()
+    times: List[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < CALLS or time.perf_counter() < end:
+        times.append(call())
+    lower, median, upper = statistics.quantiles(times, n=4)
+    return lower, median, upper
+
+
+def session_call(model: Any, threads: int) -> Callable[[], float]:
+    """A call that runs an ONNX model once, on random input, and returns the milliseconds.
+
+    Args:
+        model: The model's bytes, or the path of its file.
+        threads: Threads of one operation.
+    """
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    values = numpy.random.default_rng(0).standard_normal(given.shape)
+    feed = {given.name: (values * 40).astype("int8") if "int8" in given.type else values.astype("float32")}
+
+    def call() -> float:
+        start = time.perf_counter()
+        session.run(None, feed)
+        return (time.perf_counter() - start) * 1e3
+
+    return call
+
+
+def main() -> int:
+    """Measure the kit that this file lies in; the table goes to the standard output."""
+    parser = argparse.ArgumentParser(
+        description="Measure the operations of a search space on this device, with ONNX Runtime alone.",
+        epilog="Example: python measure.py > table.json    (Ctrl-C stops it, the same command goes on)",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (fp32)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one operation (1)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"visits of each operation ({ROUNDS})")
+    chosen = parser.parse_args()
+    if chosen.threads < 1 or chosen.rounds < 1:
+        parser.error("--threads and --rounds must be at least 1")
+    folder = Path(__file__).resolve().parent
+    try:
+        kit = json.loads((folder / "kit.json").read_text(encoding="utf-8"))
+        if kit["format"] != FORMAT:
+            raise ValueError(f"it is of another version ({kit['format']!r}); write the kit and this file anew")
+        import onnxruntime
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _refuse(f"{folder / 'kit.json'} cannot be used: {error}")
+    except ImportError as error:
+        return _refuse(f"ONNX Runtime is missing ({error}): pip install onnxruntime")
+    if chosen.precision not in kit["precisions"]:
+        return _refuse(f"this kit holds {', '.join(kit['precisions'])}; choose one of them with --precision")
+    conditions = {
+        "device": "cpu",
+        "device_name": device_name(),
+        "runtime": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "threads": chosen.threads,
+        "batch_size": kit["batch_size"],
+        "precision": chosen.precision,
+    }
+    try:
+        table = _measure(folder, kit, conditions, chosen.rounds)
+    except KeyboardInterrupt:
+        _say("stopped; what is measured is kept, and the same command goes on from there")
+        return 130
+    except Exception as error:
+        return _refuse(f"this kit cannot be measured: {error}")
+    print(json.dumps(table))
+    return 0
+
+
+def _measure(folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], rounds: int) -> Dict[str, Any]:
+    """Visit every operation and network, each round in another order; go on from what an earlier call has kept."""
+    precision = conditions["precision"]
+    models = {("entries", key): files[precision] for key, files in kit["operations"].items()}
+    models.update({("networks", text): files[precision] for text, files in kit["networks"].items()})
+    log = folder / f"measured-{precision}-{conditions['threads']}.jsonl"
+    begun, visits = _earlier(log, dict(conditions), kit["id"])
+    calls: Dict[str, Callable[[], float]] = {}
+    watch = _Watch(session_call(str(folder / kit["reference"]), conditions["threads"]))
+    total, done = rounds * len(models), sum(min(rounds, len(found)) for found in visits.values())
+    with log.open("a", encoding="utf-8") as kept:
+        if not begun:
+            begun = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+            kept.write(json.dumps({"kit": kit["id"], "conditions": dict(conditions), "date": begun}) + "\n")
+        for turn in range(rounds):
+            order = sorted(models)
+            random.Random(turn).shuffle(order)
+            for place in order:
+                if len(visits.get(place, ())) > turn:
+                    continue
+                file = models[place]
+                if file not in calls:
+                    calls[file] = session_call(str(folder / file), conditions["threads"])
+                found = visit(calls[file], SECONDS)
+                visits.setdefault(place, []).append(found)
+                kept.write(json.dumps([*place, found]) + "\n")
+                done += 1
+                watch.look(done, total)
+                kept.flush()
+    watch.report(visits)
+    table: Dict[str, Any] = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "date": begun}
+    for kind in ("entries", "networks"):
+        table[kind] = {key: found for (where, key), found in visits.items() if where == kind}
+    return {**table, "kit": kit["id"], "overhead_ms": _overhead(kit, table)}
+
+
+def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
+    """What a network takes beside its operations, by the whole networks of the kit; says how far off the sums are."""
+
+    def fastest(found: List[Visit]) -> float:
+        return min(median for _, median, _ in found)
+
+    pairs = [
+        (fastest(found), sum(fastest(table["entries"][key]) for key in kit["networks"][text]["operations"]))
+        for text, found in table["networks"].items()
+    ]
+    if not pairs:
+        return 0.0
+    overhead = statistics.median(measured - total for measured, total in pairs)
+    error = statistics.median(abs(total + overhead - measured) / measured for measured, total in pairs)
+    _say(f"{len(pairs)} whole networks: the table is off by {error:.1%} of their latency (median)")
+    if error > TRUSTED_ERROR:
+        _say(
+            "warning: that is too much to choose networks by; measure again when the device is idle, or raise --rounds"
+        )
+    return overhead
+
+
+class _Watch:
+    """Tells progress, and whether the device was throttled or busy meanwhile."""
+
+    def __init__(self, reference: Callable[[], float]) -> None:
+        self._reference = reference
+        self._visits: List[float] = []
+        self._said = self._looked = time.monotonic() - 10
+        self._begun = time.monotonic()
+        self._first = -1
+
+    def look(self, done: int, total: int) -> None:
+        """Visit the reference operation every second, and say every five how far it is."""
+        now = time.monotonic()
+        if self._first < 0:
+            self._first = done - 1
+        if now - self._looked > 1:
+            self._visits.append(visit(self._reference, SECONDS)[1])
+            self._looked = now
+        if now - self._said > 5 or done == total:
+            left = (now - self._begun) / max(1, done - self._first) * (total - done)
+            _say(f"{done} of {total} visits, about {left:.0f} s left")
+            self._said = now
+
+    def report(self, visits: Mapping[Tuple[str, str], List[Visit]]) -> None:
+        """Name what cannot be trusted."""
+        slow = sum(ms > DRIFT * min(self._visits) for ms in self._visits) if self._visits else 0
+        if slow > len(self._visits) / 4:
+            _say(
+                f"warning: in {slow} of {len(self._visits)} looks this device was more than {DRIFT - 1:.0%} slower than"
+                " at its fastest: it is throttled or does something else; let it cool or idle and measure again"
+            )
+        doubtful = []
+        for (_, key), found in visits.items():
+            medians = sorted(median for _, median, _ in found)
+            if len(medians) > 1 and medians[1] > SPREAD * medians[0]:
+                doubtful.append(key)
+        if doubtful:
+            shown = "".join(f"\n  {key}" for key in doubtful[:5])
+            _say(
+                f"not to be trusted: {len(doubtful)} of {len(visits)}, whose visits differ; more --rounds help:{shown}"
+            )
+
+
+def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> Tuple[str, Dict[Tuple[str, str], List[Visit]]]:
+    """When an earlier call began, and what it has measured of this kit under these conditions."""
+    visits: Dict[Tuple[str, str], List[Visit]] = {}
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+        head = json.loads(lines[0])
+        if head["kit"] != kit or head["conditions"] != conditions:
+            raise ValueError("measured elsewhere")
+        for line in lines[1:]:
+            try:
+                where, key, (lower, median, upper) = json.loads(line)
+            except ValueError:  # the last line of a call that was killed
+                continue
+            visits.setdefault((where, key), []).append((lower, median, upper))
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        if log.exists():
+            log.unlink()
+        return "", {}
+    return head["date"], visits
+
+
+def device_name() -> str:
+    """What the processor's maker calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware", "model\t")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _refuse(text: str) -> int:
+    _say(f"error: {text}")
+    return 2
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except BrokenPipeError:  # whoever reads the table has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
