@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,3 +75,21 @@ def _photo(kind: str, height: int, width: int, rng: np.random.Generator) -> Imag
 def files_in(folder: Path) -> list[Path]:
     """What is in a folder, without what SQLite keeps beside a database that is still open."""
     return sorted(path for path in folder.iterdir() if not path.name.endswith(("-shm", "-wal")))
+
+
+def as_0_2_wrote_it(file: Path) -> None:
+    """Rewrite the header of a saved network as release 0.2 wrote it."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    outer = json.loads(data[8 : 8 + length])
+    header = json.loads(outer["__metadata__"]["nas_optuna"])
+    pixels = header.pop("pixels")
+    del header["origin"]
+    height, width = pixels["input_size"]
+    header |= {"format": 1, "image_shape": [pixels["channels"], pixels["height"], pixels["width"]]}
+    header |= {"input_size": height if height == width else [height, width]}
+    header |= {key: pixels[key] for key in ("mean", "std", "resize")}
+    outer["__metadata__"]["nas_optuna"] = json.dumps(header)
+    text = json.dumps(outer).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])

@@ -91,7 +91,12 @@ def best(
 
 
 def _say_ties(found: Winners) -> None:
-    if len(found.tied) > 1:
+    if len(found.tied) > 1 and found.cheapest.number == found.best.number:
+        say(
+            f"{len(found.tied)} networks have accuracies within one standard error ({found.error:.4f}) of the best; the"
+            " best is also the cheapest of them"
+        )
+    elif len(found.tied) > 1:
         say(
             f"{len(found.tied)} networks have accuracies within one standard error ({found.error:.4f}) of the best; the"
             f" cheapest of them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"

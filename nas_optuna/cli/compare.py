@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, count, print_json, print_table, seconds
-from nas_optuna.cli.report import write_page
+from nas_optuna.cli.printing import STDOUT, Column, count, print_json, print_table, seconds, write_out
 
 
 def register(parent: typer.Typer) -> None:
@@ -21,7 +20,7 @@ def compare(
     studies: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of the studies.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Write an HTML page with curves as well.", show_default=False),
+        typer.Option("--out", metavar="FILE", help="Write an HTML page with curves; - for stdout.", show_default=False),
     ] = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
@@ -37,7 +36,9 @@ def compare(
     loaded = [load_study(opened, name) for name in dict.fromkeys(studies)]
     objective = require_comparable(loaded)
     summaries = [summary_of(study, data_dir) for study in loaded]
-    if json:
+    if out == STDOUT:
+        pass
+    elif json:
         print_json([summary.to_dict() for summary in summaries])
     else:
         columns = [
@@ -63,4 +64,4 @@ def compare(
         ]
         print_table("comparison", columns, rows)
     if out is not None:
-        write_page(out, comparison_page(loaded, summaries))
+        write_out(out, comparison_page(loaded, summaries))

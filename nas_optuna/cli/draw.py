@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import say, write
+from nas_optuna.cli.printing import STDOUT, say, write_out
 from nas_optuna.errors import SpecError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def draw(
     else:
         found = choose(loaded, trial, data_dir)
         drawing, name = draw_trial(space, found), f"{file_name(study)}-trial-{found.number}.svg"
-    if out == Path("-"):
-        write(drawing.svg + "\n")
+    if out == STDOUT:
+        write_out(out, drawing.svg)
         return
     say(f"wrote {drawing.save(out or Path(name))}")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, say
+from nas_optuna.cli.printing import print_json, refuse_stdout, say
 from nas_optuna.errors import SpecError
 
 
@@ -34,11 +34,12 @@ def export(
 ) -> None:
     """Write a trial's network as PyTorch source, ONNX, torch.export program and weights.
 
-    The weights are those that retrain wrote (STUDY-trial-N.safetensors in this folder, or --network), or else those
-    that were kept of the trial. All files are compared on 100 images before they are put in place.
+    The weights are those that retrain wrote for this trial (STUDY-trial-N.safetensors in this folder, or --network), or
+    else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
+    images before they are put in place.
     """
     from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.execution.finished_network import kept_network, retrained_network
+    from nas_optuna.execution.finished_network import find_network, retrained_network
     from nas_optuna.export import export_network
     from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose
@@ -47,6 +48,7 @@ def export(
     from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
+    refuse_stdout(out)
     url = storage_url(storage)
     experiment, loaded = stored_experiment(url, study, trust=trust, data_directory=data_dir, device="cpu")
     if experiment.data is None:
@@ -56,16 +58,19 @@ def export(
         )
     search = experiment.search
     chosen = choose(loaded, trial, data_dir)
-    written = network or Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
-    if network is not None or written.is_file():
-        found = retrained_network(loaded, search, chosen, written)
+    if network is not None:
+        found = retrained_network(loaded, search, chosen, network)
     else:
         files = holding(url, loaded, f"{KEPT_FOLDER}/trial-{chosen.number}.safetensors")
-        found = kept_network(loaded, search, chosen, KeptWeights(checkpoint_folder(files, study) / KEPT_FOLDER))
+        kept = KeptWeights(checkpoint_folder(files, study) / KEPT_FOLDER)
+        written = Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
+        found = find_network(loaded, search, chosen, written, kept)
+    if found.remark:
+        say(found.remark)
     title = f"{search.data.name}: {found.classifier.architecture}"
     images = search.data.validation.images
     drawing = draw_trial(search.space, chosen).svg
-    exported = export_network(found.classifier, out, images, title=title, facts=found.facts, drawing=drawing)
+    exported = export_network(found.classifier, out, images, title=title, facts=found.facts, drawing=drawing, say=say)
     for name, reason in exported.left_out.items():
         say(f"{name} was not written: {reason}")
     if json:

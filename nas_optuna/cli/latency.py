@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, print_table, say
+from nas_optuna.cli.printing import print_json, print_table, refuse_stdout, say
 
 if TYPE_CHECKING:
     from nas_optuna.costs.latency import Conditions
@@ -64,6 +64,7 @@ def measure(
     from nas_optuna.devices import resolve_device
     from nas_optuna.errors import TableError
 
+    refuse_stdout(out)
     if not out.parent.is_dir():
         raise TableError(f"directory {out.parent} does not exist; make it, or choose another --out")
     conditions = Conditions.here(

@@ -8,26 +8,34 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from nas_optuna import quantities
 from nas_optuna.cli.streams import discard
 from nas_optuna.cli.tables import Column, print_facts, print_table
-from nas_optuna.errors import LONGEST_ERROR, printable, shortened
+from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
+from nas_optuna.files import write_file
 from nas_optuna.masking import mask_urls
 
 __all__ = [
+    "STDOUT",
     "Column",
     "count",
     "print_error",
     "print_facts",
     "print_json",
     "print_table",
+    "refuse_stdout",
     "say",
     "say_next",
     "seconds",
     "write",
+    "write_out",
 ]
+
+STDOUT = Path("-")
+"""What ``--out -`` names."""
 
 _quiet = False
 
@@ -74,6 +82,34 @@ def print_json(value: Any) -> None:
 def write(text: str) -> None:
     """Text on stdout as it is."""
     sys.stdout.write(text)
+
+
+def write_out(path: Path, text: str) -> None:
+    """Write what a command's ``--out`` asks for, whole or not at all; ``-`` is stdout.
+
+    Raises:
+        SpecError: It cannot be written.
+    """
+    if path == STDOUT:
+        write(text if text.endswith("\n") else text + "\n")
+        return
+    if path.is_dir():
+        raise SpecError(f"{named(path)} is a folder; give a file with --out")
+    try:
+        write_file(path, text)
+    except OSError as error:
+        raise SpecError(f"cannot write {named(path)}: {error.strerror}; choose another --out") from error
+    say(f"wrote {named(path)}")
+
+
+def refuse_stdout(path: Path | None) -> None:
+    """Refuse ``--out -`` where what is written is no text.
+
+    Raises:
+        SpecError: The path is ``-``.
+    """
+    if path == STDOUT:
+        raise SpecError("--out - would write to the terminal what is no text; name a file or a folder")
 
 
 def count(number: float | None) -> str | None:

@@ -9,9 +9,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.draw import trusted_study
-from nas_optuna.cli.printing import say
-from nas_optuna.errors import NasOptunaError, named
-from nas_optuna.files import write_file
+from nas_optuna.cli.printing import write_out
 
 
 def register(parent: typer.Typer) -> None:
@@ -22,7 +20,7 @@ def register(parent: typer.Typer) -> None:
 def report(
     study: options.StudyName = "nas",
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="HTML file, which needs no internet connection.")
+        Path, typer.Option("--out", metavar="FILE", help="HTML file, which needs no internet connection; - for stdout.")
     ] = Path("report.html"),
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
@@ -34,19 +32,4 @@ def report(
     from nas_optuna.study.storage import storage_url
 
     loaded = trusted_study(storage, study, trust)
-    write_page(out, page_of(loaded, data_dir, holding(storage_url(storage), loaded, "supernet-*")))
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        NasOptunaError: It cannot be written.
-    """
-    if path.is_dir():
-        raise NasOptunaError(f"{named(path)} is a folder; give a file, such as --out report.html")
-    try:
-        write_file(path, page)
-    except OSError as error:
-        raise NasOptunaError(f"cannot write {named(path)}: {error.strerror}; choose another --out") from error
-    say(f"wrote {named(path)}")
+    write_out(out, page_of(loaded, data_dir, holding(storage_url(storage), loaded, "supernet-*")))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, print_json, print_table, say, seconds
+from nas_optuna.cli.printing import Column, print_json, print_table, refuse_stdout, say, say_next, seconds
 from nas_optuna.errors import Interrupted, SpecError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def retrain(
     """
     from nas_optuna.cli.progress import EpochBar
     from nas_optuna.cli.specs import stored_experiment
+    from nas_optuna.execution.finished_network import origin_of
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
@@ -94,11 +95,12 @@ def retrain(
     except Interrupted:
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
-    save_network(path, network, architecture, search.spec, images)
+    save_network(path, network, architecture, search.spec, images, origin_of(loaded, chosen, report))
     looks = _remember(loaded, chosen, report, path, files / "artifacts")
     facts = {"trial": chosen.number, "file": str(path), "earlier_looks": looks}
     print_json(report.to_dict() | facts) if json else _print_report(report)
-    _say_what_next(path, looks)
+    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "model")
+    _say_what_next(path, looks, options.hint("export", storage, study, *which))
     return 0
 
 
@@ -115,6 +117,7 @@ def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path
 def _output(out: Path | None, study: str, trial: int) -> Path:
     from nas_optuna.study.studies import file_name
 
+    refuse_stdout(out)
     path = out or Path(f"{file_name(study)}-trial-{trial}.safetensors")
     if not path.parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
@@ -132,14 +135,15 @@ def _chosen_by(search: Search, params: dict[str, Any]) -> tuple[Search, Architec
     return chosen, search.space.architecture(of_architecture(params))
 
 
-def _say_what_next(path: Path, looks: int) -> None:
+def _say_what_next(path: Path, looks: int, export: str) -> None:
     from nas_optuna.study.records import count
 
     if looks:
         say(f"This study's test set was looked at {count(looks, 'time')} before: do not choose by these figures.")
     say(f"saved {path}; in Python:")
     say(f'    network = nas_optuna.load_network("{path}")')
-    say("    network.predict(images)  # uint8 [n, channels, height, width]")
+    say("    network.predict(images)  # pictures, or uint8 [n, channels, height, width]")
+    say_next([(export, "take it away: source, ONNX, torch.export")])
 
 
 def _print_report(report: TestReport) -> None:

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, print_json, print_table, say, write
+from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
 from nas_optuna.errors import SpecError, named
-from nas_optuna.files import write_file
 from nas_optuna.masking import mask_urls
 
 app = typer.Typer(
@@ -234,14 +233,7 @@ def export(
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
     text = FORMATS[format_](load_study(open_storage(storage_url(storage)), _named_or_default(name, study)))
-    if out is None:
-        write(text)
-        return
-    try:
-        write_file(out, text)
-    except OSError as error:
-        raise SpecError(f"cannot write {out}: {error.strerror}") from error
-    say(f"wrote {out}")
+    write_out(out or STDOUT, text)
 
 
 def _best(value: float | None) -> str | None:

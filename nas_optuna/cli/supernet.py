@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, print_json, print_table, say, say_next, seconds
-from nas_optuna.errors import Interrupted, SpecError, StudyExists, TrainingError
-from nas_optuna.files import write_file
+from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, seconds, write_out
+from nas_optuna.errors import Interrupted, StudyExists, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,7 +241,8 @@ def export(
     study: options.StudyName = "nas",
     top: Annotated[int, typer.Option("--top", metavar="K", help="The K best.", min=1)] = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="STUDY-fixed.json by default.", show_default=False)
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="STUDY-fixed.json by default; - for stdout.", show_default=False),
     ] = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
@@ -268,13 +268,12 @@ def export(
     found = candidates(loaded, space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{file_name(study)}-fixed.json")
-    try:
-        write_file(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
-    except OSError as error:
-        raise SpecError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    write_out(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
     for choices in params:
         enqueue_once(loaded, space, choices, ORIGIN)
-    if json:
+    if path == STDOUT:
+        pass
+    elif json:
         print_json(
             [
                 {"architecture": str(c.architecture), "by": c.by, "probability": c.probability, "params": p}

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.data import make_loader
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.execution.retrain import TestReport
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.hints import command
 from nas_optuna.study.records import count
-from nas_optuna.study.schema import StudyKey, study_attribute
-from nas_optuna.study.standard_errors import accuracy_on_test, sampling_error, with_error
+from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.standard_errors import sampling_error, with_error
+from nas_optuna.study.studies import study_uid
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.kept_weights import KeptWeights
-from nas_optuna.training.serialization import make_header
+from nas_optuna.training.serialization import Origin, make_header
 from nas_optuna.training.soundness import require_tensors
 
 _SLACK = 0.002
@@ -35,30 +37,90 @@ class FinishedNetwork:
     Attributes:
         classifier: The network, on the CPU.
         facts: What a reader should know of it, by name.
+        remark: Why it is not the one that somebody might expect.
     """
 
     classifier: ImageClassifier
     facts: dict[str, str]
+    remark: str | None = None
+
+
+def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
+    """The network of a file that nobody named, if that is the trial's; or else its kept weights, with a remark on it.
+
+    Raises:
+        DataError: There are no kept weights, and the file cannot be read.
+        StudyError: There are none, and the file is absent, of another trial, or does not say of which.
+    """
+    refused: NasOptunaError | None = None
+    if file.is_file():
+        try:
+            found = retrained_network(study, search, trial, file)
+        except NasOptunaError as error:
+            refused = error
+        else:
+            if found.classifier.header.origin is not None:
+                return found
+            refused = StudyError(
+                f"{file} was written by nas-optuna 0.2 and does not say of which study and trial it is; if you know"
+                f" that it is this trial's, give --network {file}"
+            )
+    if refused is None:
+        return kept_network(study, search, trial, kept)
+    if kept.load(trial.number) is None:
+        raise refused
+    found = kept_network(study, search, trial, kept)
+    return replace(found, remark=f"the weights that the trial kept are taken: {refused}")
+
+
+def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
+    """What the file of a retraining's first network says of where it comes from and how it did."""
+    return Origin(
+        study=study.study_name,
+        study_uid=study_uid(study),
+        trial=trial.number,
+        recipe=report.recipe,
+        seed=report.seeds[0],
+        test_accuracy=report.accuracies[0],
+        test_images=report.test_images,
+        accuracies=list(report.accuracies),
+    )
 
 
 def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Path) -> FinishedNetwork:
-    """The network of a file that ``nas-optuna retrain`` wrote for a trial.
+    """The network of a file that ``nas-optuna retrain`` wrote for a trial, with the figures that the file carries.
 
     Raises:
         DataError: The file cannot be read.
-        StudyError: It is of another architecture.
+        StudyError: It is of another study, trial, architecture or data set.
     """
     classifier = load_network(file, space=search.space)
-    wanted = search.space.architecture(of_architecture(trial.params))
+    wanted, origin = search.space.architecture(of_architecture(trial.params)), classifier.header.origin
+    if origin is not None and origin.study_uid != study.user_attrs.get(StudyKey.UID):
+        other = "an earlier study of that name" if origin.study == study.study_name else f"study {origin.study!r}"
+        raise StudyError(f"{file} is of {other}, not of study {study.study_name!r}; {_remedy(study, trial)}")
+    if origin is not None and origin.trial != trial.number:
+        raise StudyError(f"{file} is of trial {origin.trial}, not of trial {trial.number}; {_remedy(study, trial)}")
     if classifier.architecture != wanted:
         raise StudyError(f"{file} holds {classifier.architecture}, and trial {trial.number} is {wanted}")
-    reports: list[dict[str, Any]] = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
-    facts = {"trained": f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}"}
-    for report in reversed(reports):
-        if report.get("architecture") == str(wanted):
-            facts["test accuracy"] = f"{accuracy_on_test(report)} on {report['test_images']:,} images"
-            break
+    if classifier.classes != search.data.train.classes:
+        raise StudyError(f"{file} is of other classes than the images of study {study.study_name!r}")
+    if origin is None:
+        unknown = "not known: nas-optuna 0.2 wrote the file, which does not say of which study and trial it is"
+        return FinishedNetwork(classifier, {"trained": "by nas-optuna retrain", "test accuracy": unknown})
+    trained = f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
+    error = sampling_error(origin.test_accuracy, origin.test_images)
+    shown = with_error("accuracy", origin.test_accuracy, error)
+    facts = {"trained": trained, "test accuracy": f"{shown} on {origin.test_images:,} images"}
+    if (seeds := len(origin.accuracies)) > 1:
+        mean = statistics.fmean(origin.accuracies)
+        facts[f"mean test accuracy of {seeds} seeds"] = f"{mean:.4f}, of which these weights are one"
     return FinishedNetwork(classifier, facts)
+
+
+def _remedy(study: Study, trial: FrozenTrial) -> str:
+    typed = command(study, "retrain", "--study", study.study_name, "--trial", str(trial.number))
+    return f"{typed} makes the file of this one"
 
 
 def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
@@ -69,12 +131,14 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     """
     found = kept.load(trial.number)
     if found is None:
-        typed = command(study, "retrain", "--study", study.study_name, "--trial", str(trial.number))
         raise StudyError(
             f"the weights of trial {trial.number} are not in {kept.path}: they were not kept, or are in another folder,"
-            f" which NAS_OPTUNA_FILES names; {typed} trains it in full, and export takes what it writes"
+            f" which NAS_OPTUNA_FILES names; {_remedy(study, trial)}, trained in full"
         )
     weights, facts = found
+    own = study.user_attrs.get(StudyKey.UID)
+    if facts.get("study_uid", own) != own:
+        raise StudyError(f"the weights in {kept.path} are of an earlier study of that name; {_remedy(study, trial)}")
     architecture = search.space.architecture(of_architecture(trial.params))
     network = search.space.build(architecture)
     try:

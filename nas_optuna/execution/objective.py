@@ -36,6 +36,7 @@ from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
 from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
 from nas_optuna.study.schema import TrialKey, attribute, attribute_of, is_reserved
+from nas_optuna.study.studies import study_uid
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.failure import describe, is_out_of_memory
 from nas_optuna.training.fit import never
@@ -297,9 +298,10 @@ class EvaluatorObjective:
             raise
         if self.keep_weights and isinstance(self.evaluator, TrainingEvaluator):
             training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
-            KeptWeights(self.checkpoints / KEPT_FOLDER).keep(
-                trial.number, training, {"architecture": str(architecture)}
-            )
+            facts = {"architecture": str(architecture)}
+            if isinstance(trial, optuna.Trial):
+                facts["study_uid"] = study_uid(trial.study)
+            KeptWeights(self.checkpoints / KEPT_FOLDER).keep(trial.number, training, facts)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> None:

@@ -33,6 +33,7 @@ from nas_optuna.spec import Recipe
 from nas_optuna.study.optuna_internals import change_study
 from nas_optuna.study.schema import LONGEST, StudyKey, study_attribute
 from nas_optuna.study.standard_errors import error_on_test
+from nas_optuna.study.studies import study_uid
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.evaluate import Evaluation
 from nas_optuna.training.fit import Pace, never
@@ -141,7 +142,7 @@ def retrain(
     else:
         images = parts[0]
     train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe))
-    folder = checkpoints and checkpoints / _identity(architecture, recipe)
+    folder = checkpoints and checkpoints / _identity(study, architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
     told.run_started(run)
@@ -280,5 +281,5 @@ def _in_parts(values: Sequence[Any]) -> Iterator[list[Any]]:
     yield part
 
 
-def _identity(architecture: Architecture, recipe: Recipe) -> str:
-    return "retrain-" + hex_digest(f"{architecture}/{recipe.fingerprint}", 12, "sha256")
+def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:
+    return "retrain-" + hex_digest(f"{study_uid(study)}/{architecture}/{recipe.fingerprint}", 12, "sha256")

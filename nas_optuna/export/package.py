@@ -63,6 +63,7 @@ def export_network(
     title: str,
     facts: Mapping[str, str],
     drawing: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``.
 
@@ -75,6 +76,7 @@ def export_network(
         title: What it is, in one line.
         facts: What a reader should know of it, e.g. its accuracy, by name.
         drawing: The network as SVG, written as ``drawing.svg``.
+        say: Told what is being done, a line at a time: large networks take minutes.
 
     Raises:
         DataError: The folder cannot be written to, or holds something else.
@@ -92,7 +94,7 @@ def export_network(
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that a rename suffices and nothing half-made is ever there.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-            written, left_out, largest = _write_forms(classifier, raw, Path(place), title)
+            written, left_out, largest = _write_forms(classifier, raw, Path(place), title, say)
             texts = {READER: write_reader(classifier)} if raw.shape[1] in (1, 3) else {}
             readme = write_readme(classifier, title, facts, [*written, *texts], left_out, len(raw))
             if drawing is not None:
@@ -108,7 +110,7 @@ def export_network(
 
 
 def _write_forms(
-    classifier: ImageClassifier, raw: Tensor, place: Path, title: str
+    classifier: ImageClassifier, raw: Tensor, place: Path, title: str, say: Callable[[str], None]
 ) -> tuple[list[str], dict[str, str], float]:
     """Write the network in every form that it can take, and run each.
 
@@ -124,7 +126,8 @@ def _write_forms(
         "model.onnx": lambda path: _onnx(classifier, raw, path),
     }
     left_out, largest = {}, 0.0
-    for name, make in forms.items():
+    for number, (name, make) in enumerate(forms.items(), start=1):
+        say(f"{number}/{len(forms)}: {name}, compared on {len(raw)} images")
         try:
             largest = max(largest, _compared(make(place / name), raw, expected))
         except (_NotMade, NotWritable) as error:

@@ -155,7 +155,8 @@ def _tested(study: Study) -> list[str]:
         ]
     first = reports[0]
     seeds = "" if len(first["seeds"]) == 1 else f" (mean of {len(first['seeds'])} seeds)"
-    text = f"**Test accuracy {accuracy_on_test(first)}**{seeds} of {code(first['architecture'])}, trained anew"
+    trial = "" if first.get("trial") is None else f" (trial {first['trial']})"
+    text = f"**Test accuracy {accuracy_on_test(first)}**{seeds} of {code(first['architecture'])}{trial}, trained anew"
     text += f" on all training images and scored on {first['test_images']:,} images that chose nothing."
     return ["## Test", text]
 
@@ -234,7 +235,9 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
     attributes = study_system_attributes(study)
     drawing = artifacts.address(study, attributes, number, artifacts.DRAWING)
     body = trial_note(trial, study.metric_names or ("value",), remembered_images(study), drawing)
-    body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report.to_dict())}\n\n"
+    seeds = len(report.seeds)
+    own = f" (mean of {seeds} seeds; the network in {code(file.name)}: {report.accuracies[0]:.4f})" * (seeds > 1)
+    body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report.to_dict())}{own}\n\n"
     body += f"![Confusion matrix]({artifacts.address(study, attributes, number, matrix)})"
     set_study_system_attributes(study, dashboard_note(body, trial, attributes))
     write_study_note(study)

@@ -245,10 +245,11 @@ def _test(facts: _Facts) -> str:
             f"<h2>Test</h2><p>The test images were not looked at yet. <code>{_escaped(typed)}</code> trains the winner"
             " on all training images and reports its test accuracy, once.</p>"
         )
-    first = reports[0]
+    first, seeds = reports[0], len(reports[0]["seeds"])
     rows = [
+        ("trial", first.get("trial")),
         ("architecture", first["architecture"]),
-        ("test accuracy", accuracy_on_test(first)),
+        ("test accuracy" if seeds == 1 else f"mean test accuracy of {seeds} seeds", accuracy_on_test(first)),
         ("standard deviation over seeds", None if first["spread"] is None else f"{first['spread']:.4f}"),
         ("seeds", len(first["seeds"])),
         ("images", f"{first['images']:,} for training, {first['test_images']:,} for test"),

@@ -123,7 +123,9 @@ def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
     rows |= {f"limit of {name}": f"{limit:,.6g}" for name, limit in spec.get("limits", {}).items()}
     reports = study_attribute(attributes, StudyKey.RETRAINED, [])
     if reports:
-        rows["test accuracy"] = accuracy_on_test(reports[0])
+        trial, seeds = reports[0].get("trial"), len(reports[0]["seeds"])
+        whose = [f"trial {trial}"] * (trial is not None) + [f"mean of {seeds} seeds"] * (seeds > 1)
+        rows["test accuracy"] = accuracy_on_test(reports[0]) + (f" ({', '.join(whose)})" if whose else "")
     sections = {n: spec[n] for n in ("data", "space", "sampler", "pruner", "recipe") if isinstance(spec.get(n), dict)}
     rows |= {name: str(section["name"]) for name, section in sections.items() if "name" in section}
     for name, section in sections.items():

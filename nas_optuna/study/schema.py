@@ -82,6 +82,8 @@ class TrialKey:
 class StudyKey:
     """User attributes of a study."""
 
+    UID = f"{PREFIX}uid"
+    """str: tells the study from every other one, also from a later one of its name."""
     FORMAT = f"{PREFIX}format"
     """int: `FORMAT` of the version that made the study."""
     SPEC = f"{PREFIX}spec"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import create_whole_study
+from nas_optuna.study.optuna_internals import change_study, create_whole_study
 from nas_optuna.study.schema import FORMAT, StudyKey
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
@@ -60,6 +61,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     """
     check_name(name)
     remembered = {StudyKey.FORMAT: FORMAT, StudyKey.SPEC: spec.to_dict(), StudyKey.SPACE: space.identity()}
+    remembered |= {StudyKey.UID: _new_uid()}
     directions = [parse_criterion(text).direction for text in spec.objectives]
     try:
         create_whole_study(storage, name, directions, spec.objectives, remembered)
@@ -104,6 +106,22 @@ def study_spec(study: Study) -> StudySpec:
     from nas_optuna.spec import StudySpec
 
     return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
+
+
+def study_uid(study: Study) -> str:
+    """What tells a study from every other one, also from a later one of its name.
+
+    Files that belong to a study carry it, because names are given anew. A study of an earlier release gets one now.
+    """
+    found = study.user_attrs.get(StudyKey.UID)
+    if found is None:
+        change_study(study, lambda known: {StudyKey.UID: known.get(StudyKey.UID) or _new_uid()})
+        found = study.user_attrs[StudyKey.UID]
+    return str(found)
+
+
+def _new_uid() -> str:
+    return secrets.token_hex(8)
 
 
 def require_same_space(study: Study, space: SearchSpace) -> None:

@@ -14,10 +14,11 @@ from nas_optuna.study.standard_errors import sampling_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import CheckpointFolder, fit, make_network
 from nas_optuna.training.kept_weights import KeptWeights
+from tests.helpers import as_0_2_wrote_it
 
 URL = "sqlite:///nas-optuna.db"
 SMALL = ["--set", "space.depth=2", "--set", "recipe.epochs=1", "--set", "recipe.input_size=8"]
-ALL = {"model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md", "drawing.svg"}
+ALL = {"model.safetensors", "model.py", "model.pt2", "model.onnx", "README.md", "drawing.svg", "picture.py"}
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_without_weights_the_remedy_is_said_and_after_retrain_it_exports(
         assert torch.equal(weights[name], value)
     assert "test accuracy" in Path("model/README.md").read_text()
     assert main(["export", "--trial", "0", "--network", "nas-trial-1.safetensors", "--out", "other"]) == 2
-    assert "and trial 0 is" in " ".join(capsys.readouterr().err.split())
+    assert "is of trial 1, not of trial 0" in " ".join(capsys.readouterr().err.split())
 
 
 def test_kept_weights_are_exported_before_retrain_with_the_figures_of_the_search(
@@ -110,3 +111,117 @@ def test_bad_input_gets_one_line(study: Path, capsys: pytest.CaptureFixture[str]
         assert says in printed
         assert printed.count("error:") == 1
         assert not Path("m").exists()
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["export", "--out", "refused", *arguments]) == 2
+    assert not Path("refused").exists()
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("error:") == 1
+    return said
+
+
+def test_a_file_carries_the_figures_of_its_own_weights(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two retrainings of one architecture, one of them with two seeds: each file is exported with what is its own."""
+    capsys.readouterr()
+    assert main(["retrain", "--trial", "0", "--out", "first.safetensors", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(["retrain", "--trial", "0", "--epochs", "8", "--seeds", "2", "--out", "two.safetensors", "--json"]) == 0
+    two = json.loads(capsys.readouterr().out)
+    assert first["mean"] != two["mean"] != two["accuracies"][0]
+    expected = {"first": first["mean"], "two": two["accuracies"][0]}
+    for name, accuracy in expected.items():
+        assert main(["export", "--trial", "0", "--network", f"{name}.safetensors", "--out", name]) == 0
+        readme = Path(name, "README.md").read_text()
+        assert f"| test accuracy | {accuracy:.4f} ± " in readme
+        assert ("mean test accuracy of 2 seeds" in readme) == (name == "two")
+    assert f"{two['mean']:.4f}, of which these weights are one" in readme
+    capsys.readouterr()
+
+
+def test_a_file_of_another_study_is_refused_by_name(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["retrain", "--trial", "0"]) == 0
+    run = ["run", "--sampler", "random", "--trials", "1", "--pruner", "none", *SMALL, "--set", "data.train_limit=100"]
+    assert main([*run, "--study", "other"]) == 0
+    assert "is of study 'nas', not of study 'other'" in _refused(
+        capsys, "--study", "other", "--trial", "0", "--network", "nas-trial-0.safetensors"
+    )
+    assert main(["study", "delete", "nas", "--yes"]) == 0
+    assert main([*run, "--study", "nas"]) == 0
+    assert Path("nas-trial-0.safetensors").exists(), "it lies there still"
+    said = _refused(capsys, "--trial", "0")
+    assert "is of an earlier study of that name, not of study 'nas'" in said
+    assert "nas-optuna retrain --study nas --trial 0" in said
+    _keep(0)
+    assert main(["export", "--trial", "0", "--out", "kept"]) == 0
+    assert "the weights that the trial kept are taken" in " ".join(capsys.readouterr().err.split())
+    assert "as trial 0 of study nas" in Path("kept/README.md").read_text()
+
+
+def test_kept_weights_of_a_deleted_study_are_not_those_of_its_successor(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = _keep(0)
+    found = kept.load(0)
+    assert found is not None
+    again = CheckpointFolder(Path("again"))
+    again.save(1, found[0], {}, [{"accuracy": float(found[1]["accuracy"])}])
+    kept.keep(0, again, {"study_uid": "0123456789abcdef"})
+    assert "are of an earlier study of that name" in _refused(capsys, "--trial", "0")
+
+
+def test_a_file_of_the_release_before_is_taken_only_where_somebody_names_it(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["retrain", "--trial", "0"]) == 0
+    file = Path("nas-trial-0.safetensors")
+    as_0_2_wrote_it(file)
+    assert "does not say of which study and trial" in _refused(capsys, "--trial", "0")
+    assert main(["export", "--trial", "0", "--network", str(file), "--out", "old"]) == 0
+    assert "| test accuracy | not known: nas-optuna 0.2 wrote the file" in Path("old/README.md").read_text()
+
+
+def test_an_export_touches_only_its_own_folder(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder as Hugging Face's hub makes it; one of somebody's own with our names; a link to one."""
+    assert main(["retrain", "--trial", "0"]) == 0
+    for name in ("hub", "own"):
+        Path(name).mkdir()
+        for file in ("model.safetensors", "README.md", "model.onnx")[: 3 if name == "hub" else 1]:
+            Path(name, file).write_text("mine")
+    Path("link").symlink_to("hub")
+    capsys.readouterr()
+    for name in ("hub", "own", "link"):
+        assert main(["export", "--trial", "0", "--out", name]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{name} holds files that nas-optuna export did not write; choose an empty or a new folder" in said
+        assert {path.read_text() for path in Path(name).iterdir()} == {"mine"}
+    Path("empty").mkdir()
+    assert main(["export", "--trial", "0", "--out", "empty"]) == 0
+    Path("empty/notes.txt").write_text("mine")
+    assert main(["export", "--trial", "0", "--out", "empty"]) == 0
+    assert Path("empty/notes.txt").read_text() == "mine"
+    assert main(["export", "--trial", "0", "--out", "-"]) == 2
+    assert not Path("-").exists()
+
+
+def test_an_export_says_what_it_does_and_retrain_names_it_as_the_next_step(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["retrain", "--trial", "0", "--out", "n.safetensors"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "next: nas-optuna export --study nas --trial 0 --network n.safetensors --out model" in said
+    assert main(["export", "--trial", "0", "--network", "n.safetensors", "--out", "model"]) == 0
+    said = capsys.readouterr().err
+    for form in ("1/4: model.safetensors", "2/4: model.py", "3/4: model.pt2", "4/4: model.onnx"):
+        assert form in said
+
+
+@pytest.mark.parametrize("words", [["report"], ["compare", "nas"], ["draw"], ["study", "export"]])
+def test_a_dash_is_stdout(study: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main([*words, "--out", "-"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith({"study": "number,", "draw": "<svg"}.get(words[0], "<!DOCTYPE html>"))
+    assert not Path("-").exists()
+    assert main(["retrain", "--out", "-"]) == 2
+    assert "name a file" in " ".join(capsys.readouterr().err.split())

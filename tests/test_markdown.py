@@ -1,0 +1,49 @@
+"""Text of users inside our Markdown, checked by a parser of Markdown that was not written here."""
+
+import pytest
+from markdown_it import MarkdownIt
+
+from nas_optuna.markdown import code, plain, table
+
+PARSER = MarkdownIt("commonmark").enable("table")
+HOSTILE = [
+    "a|b",
+    "`",
+    "``x`",
+    "*b*",
+    "[red](http://x)",
+    "<script>",
+    "\\",
+    "# h",
+    "a\nb",
+    "|`|",
+    "&lt;",
+    "~~x~~",
+    "",
+]
+
+
+def _text(markdown: str) -> str:
+    """What a reader would see, with the tags of what is no plain text or code."""
+    (inline,) = [token for token in PARSER.parse(markdown) if token.type == "inline"]
+    assert {child.type for child in inline.children or ()} <= {"text", "code_inline", "text_special"}
+    return "".join(child.content for child in inline.children or ())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_is_shown_as_it_is(text: str) -> None:
+    shown = " ".join(text.split())
+    assert _text(f"x{plain(text)}x") == f"x{shown}x"
+    assert _text(f"x {code(text)} x") == f"x {shown or ' '} x"
+
+
+def test_no_text_ends_the_cell_of_a_table() -> None:
+    html = PARSER.render(table(["name", *HOSTILE], [["row", *HOSTILE]]))
+    assert html.count("<th") - html.count("<thead") == html.count("<td") == 1 + len(HOSTILE)
+    html = PARSER.render(f"| a | b |\n|---|---|\n| {code('x|y`', in_table=True)} | end |")
+    assert "<code>x|y`</code>" in html
+    assert "<td>end</td>" in html
+
+
+def test_what_utf_8_cannot_hold_is_written_out() -> None:
+    assert plain("\ud800").encode() == rb"\\ud800"
