@@ -237,9 +237,10 @@ class Experiment:
             kind: What callbacks are told that this is: a search, or the trainings of a supernet's check.
         """
         told = Callbacks(callbacks)
-        begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, {"what": self.describe()})
-        told.run_started(begun)
+        facts = {"what": self.describe(), "objectives": list(self.spec.objectives), "limits": dict(self.spec.limits)}
+        begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)
         try:
+            told.run_started(begun)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or InProcess()
             return executor.run(work, Budget(trials, timeout, total), stop=stop or StopRequest(), told=told)

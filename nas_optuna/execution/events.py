@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial
 
 from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
@@ -65,9 +67,9 @@ class Subject:
 class Callback:
     """Told what happens, in the order of these methods. All of them do nothing; override what you need.
 
-    A callback that raises is told nothing more; the run goes on.
+    A callback that raises is closed and told nothing more; the run goes on.
 
-    Example:
+    Examples:
         >>> class Printer(Callback):
         ...     def step_finished(self, subject, measurement):
         ...         print(subject.name, measurement.step, measurement.metrics)
@@ -90,6 +92,9 @@ class Callback:
 
     def run_finished(self, run: Run) -> None:
         """After the last training, also where the run was interrupted or failed."""
+
+    def close(self) -> None:
+        """Let go of what is open, after a method has raised; once more at the end of the run where this raises too."""
 
 
 OptunaCallback = Callable[[Study, FrozenTrial], None]
@@ -117,6 +122,7 @@ class Callbacks(Callback):
 
     def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
         self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
+        self._unclosed: list[Callback] = []
 
     def add(self, callback: Callback | OptunaCallback) -> None:
         """Tell one more."""
@@ -145,6 +151,10 @@ class Callbacks(Callback):
     def run_finished(self, run: Run) -> None:
         """Tell all."""
         self._tell("run_finished", run)
+        for callback in self._unclosed:
+            with suppress(Exception):  # it was said already that it fails
+                callback.close()
+        self._unclosed.clear()
 
     def _tell(self, event: str, *arguments: object) -> None:
         for callback in list(self._callbacks):
@@ -153,6 +163,13 @@ class Callbacks(Callback):
             except Exception as error:
                 if isinstance(callback, _FromOptuna):
                     raise
-                self._callbacks.remove(callback)
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                logger.warning("%s is told nothing more: %s", type(callback).__name__, reason)
+                self._drop(callback, error)
+
+    def _drop(self, callback: Callback, error: Exception) -> None:
+        self._callbacks.remove(callback)
+        reason = mask_urls(" ".join(str(error).split()))[:200] or type(error).__name__
+        logger.warning("%s is told nothing more: %s", type(callback).__name__, reason)
+        try:
+            callback.close()
+        except Exception:
+            self._unclosed.append(callback)

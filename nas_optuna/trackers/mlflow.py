@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import http.client
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.trackers.facts import drawing, facts, figures
+from nas_optuna.trackers.facts import AcceptableNames, drawing, facts, figures
 
 _LONGEST = 500
 """Characters of a parameter that every MLflow store keeps."""
+_AT_ONCE = 100
+"""Parameters that a server takes in one request."""
+_PATIENCE = 3.0
+"""Seconds in which a server has to answer at all."""
+_WAITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""MLflow's own defaults wait for a silent server for six minutes. A user's settings in the environment win."""
 
 
 class MlflowTracker(Callback):
@@ -24,14 +44,25 @@ class MlflowTracker(Callback):
     """
 
     def __init__(self, uri: str | None = None) -> None:
+        for name, value in _WAITS.items():
+            os.environ.setdefault(name, value)
         self._client = MlflowClient(uri)
         self._experiment = self._parent = ""
+        self._study: Study | None = None
         self._children: dict[str, str] = {}
+        self._name = AcceptableNames(r"[^\w.\-: /]+", 250)
 
     def run_started(self, run: Run) -> None:
-        """Begin the parent run, in an experiment with the study's name."""
+        """Begin the parent run, in an experiment with the study's name.
+
+        Raises:
+            NasOptunaError: No server answers.
+        """
+        _require_answer(self._client.tracking_uri)
         self._study, name = run.study, run.study.study_name
         found = self._client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
         self._experiment = found.experiment_id if found else self._client.create_experiment(name)
         parent = self._client.create_run(self._experiment, run_name=f"{name} {run.kind}")
         self._parent = parent.info.run_id
@@ -48,20 +79,18 @@ class MlflowTracker(Callback):
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Log every metric of the step."""
         for name, value in measurement.metrics.items():
-            self._client.log_metric(self._children[subject.name], name, value, step=measurement.step)
+            self._client.log_metric(self._children[subject.name], self._name(name), value, step=measurement.step)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Log the choices, the figures and the drawing, and end the child run."""
-        child = self._children.pop(subject.name)
-        if ended is not None:
-            now = int(ended.datetime_complete.timestamp() * 1000) if ended.datetime_complete else 0
-            metrics = [Metric(f"final.{name}", value, now, 0) for name, value in figures(self._study, ended).items()]
-            params = [Param(name, str(value)[:_LONGEST]) for name, value in facts(ended).items()]
-            self._client.log_batch(child, metrics=metrics, params=params)
+        child = self._children[subject.name]
+        if ended is not None and self._study is not None:
+            self._log(child, facts(ended), figures(self._study, ended), ended)
             self._client.log_dict(child, dict(ended.params), "params.json")  # what run --fixed takes
             if picture := drawing(self._study, ended):
                 self._client.log_text(child, picture, "drawing.svg")
         self._client.set_terminated(child, "FAILED" if ended is not None and ended.state.name == "FAIL" else "FINISHED")
+        del self._children[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
         """Log the test accuracy and the confusion matrix with the parent run."""
@@ -70,7 +99,60 @@ class MlflowTracker(Callback):
 
     def run_finished(self, run: Run) -> None:
         """End the parent run, and what an interrupted trial left open."""
-        for child in self._children.values():
+        self._end("FINISHED")
+
+    def close(self) -> None:
+        """End every run, so that none is shown as running for ever.
+
+        Raises:
+            NasOptunaError: No server answers.
+        """
+        if self._parent:
+            _require_answer(self._client.tracking_uri)
+            self._end("FAILED")
+
+    def _end(self, status: str) -> None:
+        for name, child in list(self._children.items()):
             self._client.set_terminated(child, "KILLED")
-        self._children.clear()
-        self._client.set_terminated(self._parent)
+            del self._children[name]
+        if self._parent:
+            self._client.set_terminated(self._parent, status)
+            self._parent = ""
+
+    def _log(self, child: str, said: Mapping[str, Any], numbers: Mapping[str, float], ended: FrozenTrial) -> None:
+        now = int(ended.datetime_complete.timestamp() * 1000) if ended.datetime_complete else 0
+        metrics = [Metric(self._name(f"final.{name}"), value, now, 0) for name, value in numbers.items()]
+        params = [Param(self._name(name), str(value)[:_LONGEST]) for name, value in said.items()]
+        self._client.log_batch(child, metrics=metrics)
+        for part in _parts(params):
+            self._client.log_batch(child, params=part)
+
+
+def _parts(params: Sequence[Param]) -> list[Sequence[Param]]:
+    return [params[i : i + _AT_ONCE] for i in range(0, len(params), _AT_ONCE)]
+
+
+def _require_answer(uri: str) -> None:
+    """Refuse a server that does not answer at once, whatever it answers: a run must not wait for it.
+
+    Raises:
+        NasOptunaError: It does not.
+    """
+    place = urlsplit(uri)
+    host = place.hostname or ""
+    if place.scheme not in ("http", "https") or (place.scheme in getproxies() and not proxy_bypass(host)):
+        return
+    connection: http.client.HTTPConnection
+    if place.scheme == "http":
+        connection = http.client.HTTPConnection(host, place.port, timeout=_PATIENCE)
+    else:  # whether its certificate is right is for MLflow to say
+        unverified = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(host, place.port, timeout=_PATIENCE, context=unverified)
+    try:
+        connection.request("GET", f"{place.path.rstrip('/')}/health")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        reason = str(error) or type(error).__name__
+        raise NasOptunaError(f"no MLflow server answers at {uri}: {reason}") from error
+    finally:
+        connection.close()

@@ -44,12 +44,13 @@ class TensorBoardTracker(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the choices and the figures, and close the file."""
-        writer = self._writers.pop(subject.name)
+        writer = self._writers[subject.name]
         if ended is not None:
             choices = {name: v if isinstance(v, int | float | bool) else str(v) for name, v in facts(ended).items()}
             numbers = {f"final/{name}": value for name, value in figures(self._study, ended).items()}
             writer.add_hparams(choices, numbers, run_name=".")
         writer.close()
+        del self._writers[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
         """Write the test accuracy, and the accuracy of each class as a table: TensorBoard shows no SVG."""
@@ -63,6 +64,10 @@ class TensorBoardTracker(Callback):
 
     def run_finished(self, run: Run) -> None:
         """Close what an interrupted trial left open."""
+        self.close()
+
+    def close(self) -> None:
+        """Close every file."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

@@ -13,6 +13,9 @@ from nas_optuna.execution.retrain import TestReport
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.trackers.facts import drawing, facts, figures
 
+_PATIENCE = 15.0
+"""Seconds in which a server has to take a run's beginning."""
+
 
 class WandbTracker(Callback):
     """Logs to a project, beside an active run of the user's. ``WANDB_MODE=offline`` keeps everything in files.
@@ -28,7 +31,7 @@ class WandbTracker(Callback):
         self._project = project or "nas-optuna"
         self._group = self._kind = ""
         self._runs: dict[str, Any] = {}
-        self._settings = wandb.Settings(console="off", silent=True)
+        self._settings = wandb.Settings(console="off", silent=True, init_timeout=_PATIENCE)
 
     def run_started(self, run: Run) -> None:
         """Begin a run of the study itself, which names the group."""
@@ -46,13 +49,14 @@ class WandbTracker(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Log the choices, the figures and the drawing, and end the trial's run."""
-        run = self._runs.pop(subject.name)
+        run = self._runs[subject.name]
         if ended is not None:
             run.config.update(facts(ended), allow_val_change=True)
             run.summary.update({f"final/{name}": value for name, value in figures(self._study, ended).items()})
             if picture := drawing(self._study, ended):
                 run.log({"drawing": wandb.Html(picture, inject=False)})
         run.finish(exit_code=int(ended is not None and ended.state.name == "FAIL"))
+        del self._runs[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
         """Log the test accuracy and the confusion matrix with the study's run."""
@@ -61,9 +65,16 @@ class WandbTracker(Callback):
 
     def run_finished(self, run: Run) -> None:
         """End the study's run, and what an interrupted trial left open."""
-        for name, begun in self._runs.items():
-            begun.finish(exit_code=int(name != ""))
-        self._runs.clear()
+        self._end(0)
+
+    def close(self) -> None:
+        """End every run as failed."""
+        self._end(1)
+
+    def _end(self, exit_code: int) -> None:
+        for name, begun in list(self._runs.items()):
+            begun.finish(exit_code=exit_code if name == "" else 1)
+            del self._runs[name]
 
     def _begun(self, name: str, kind: str, config: dict[str, Any]) -> Any:
         return wandb.init(

@@ -1,8 +1,11 @@
 import json
 import logging
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +14,10 @@ import pytest
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.events import Callback
+from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.retrain import retrain
 from nas_optuna.trackers import create_tracker
+from tests.helpers import Installed, tiny
 
 SPEC = {
     "space": {"name": "conv", "depth": 2},
@@ -24,8 +28,18 @@ SPEC = {
 }
 
 
-def searched(tracker: Callback) -> optuna.Study:
-    experiment = Experiment.from_spec(StudySpec.from_dict(SPEC), device="cpu")
+@pytest.fixture(scope="session")
+def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def searched(tracker: Callback, **more: object) -> optuna.Study:
+    experiment = Experiment.from_spec(StudySpec.from_dict(SPEC | more), device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "s")
     assert experiment.run(study, trials=2, callbacks=[tracker]).trials == 2
     return study
@@ -43,11 +57,13 @@ def test_tensorboard_has_curves_choices_and_figures_of_each_trial(tmp_path: Path
         assert events.Scalars("final/macs")[0].value > 0
 
 
-def test_mlflow_has_a_parent_and_a_child_run_per_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_a_parent_and_a_child_run_per_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path
+) -> None:
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts in the current folder
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{shutil.copy(mlflow_db, tmp_path)}"
     study = searched(create_tracker(f"mlflow:{uri}"))
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("s")
@@ -70,13 +86,13 @@ def test_mlflow_has_a_parent_and_a_child_run_per_trial(tmp_path: Path, monkeypat
 
 
 def test_a_retraining_brings_its_test_accuracy_and_confusion_matrix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path
 ) -> None:
     from mlflow.tracking import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{shutil.copy(mlflow_db, tmp_path)}"
     trackers = [create_tracker(f"mlflow:{uri}"), create_tracker(f"tensorboard:{tmp_path}/logs")]
     search = Experiment.from_spec(StudySpec.from_dict(SPEC), device="cpu").search
     study = optuna.create_study(study_name="s")
@@ -102,6 +118,170 @@ def test_a_tracker_that_fails_warns_once_and_ends_no_trial(tmp_path: Path, caplo
     assert sum("TensorBoardTracker" in record.getMessage() for record in caplog.records) == 1
 
 
+PARTS = """
+import torch
+from torch import nn
+from nas_optuna import space
+from nas_optuna.costs.cost import Cost
+from nas_optuna.execution.events import Callback, Subject
+
+
+class Width(Cost):
+    name = "width"
+
+    def __call__(self, architecture):
+        return float(architecture.params["width (px)"])
+
+
+class Lines(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def _write(self, text):
+        with open(self.path, "a") as file:
+            print(text, file=file)
+
+    def run_started(self, run):
+        self._write(run.facts["objectives"])
+
+    def trial_finished(self, subject, ended):
+        from nas_optuna.trackers.facts import figures
+        self._write(sorted(figures(subject.study, ended)))
+
+
+@space
+def network(c, task):
+    width = c.choice("width (px)", [4, 8])
+    other = c.choice("width [px]", [2, 3])
+    c.choice("state", ["x", "y"])
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, other), nn.Linear(other, 10))
+"""
+GROUPS = {"nas_optuna.costs": {"width": "parts:Width"}, "nas_optuna.trackers": {"lines": "parts:Lines"}}
+FORMULA = "macro_f1*(energy_mj/1k)^-0.1"
+
+
+def test_what_a_study_optimises_and_limits_arrives_whatever_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path, installed: Installed
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    installed(PARTS, GROUPS)
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{shutil.copy(mlflow_db, tmp_path)}"
+    objectives = ["accuracy", FORMULA, "width"]
+    study = searched(
+        create_tracker(f"mlflow:{uri}"), space={"name": "parts:network"}, objectives=objectives, limits={"width": 8}
+    )
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("s")
+    assert found is not None
+    runs = client.search_runs([found.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.data.tags["nas_optuna.limits"] == "{'width': 8.0}"
+    for child in (run for run in runs if run is not parent):
+        trial = study.trials[int(child.info.run_name.split()[1])]
+        final = child.data.metrics
+        assert final["final.width"] == trial.values[2] == trial.params["width (px)"]
+        assert final["final.macro_f1_energy_mj/1k_-0.1"] == trial.values[1]
+        assert final["final.energy_mj"] > 0
+        assert 0 <= final["final.macro_f1"] <= 1
+        assert child.data.params["width _px_"] == str(trial.params["width (px)"])
+        assert child.data.params["width _px__2"] == str(trial.params["width [px]"])
+        assert child.data.params["state"] == "complete"
+        assert child.data.params["param.state"] == trial.params["state"]
+
+
+def test_a_tracker_from_outside_sees_what_ours_see(tmp_path: Path, installed: Installed) -> None:
+    installed(PARTS, GROUPS)
+    searched(create_tracker(f"lines:{tmp_path}/lines"), objectives=["accuracy", "energy_mj"])
+    lines = (tmp_path / "lines").read_text().splitlines()
+    assert lines[0] == "['accuracy', 'energy_mj']"
+    assert len(lines) == 3
+    assert all("'energy_mj'" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("method", ["step_finished", "trial_finished"])
+def test_who_is_dropped_is_closed(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from nas_optuna.trackers.mlflow import MlflowTracker
+
+    def fail(self: object, *arguments: object) -> None:
+        raise OSError("the server had an error")
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{shutil.copy(mlflow_db, tmp_path)}"
+    searched(type("Failing", (MlflowTracker,), {method: fail})(uri))
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("s")
+    assert found is not None
+    statuses = [run.info.status for run in client.search_runs([found.experiment_id])]
+    assert statuses
+    assert set(statuses) <= {"FAILED", "KILLED"}
+
+
+def test_who_cannot_be_closed_is_closed_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    class Stubborn(Callback):
+        closed = 0
+
+        def trial_started(self, subject: Subject) -> None:
+            raise OSError("no")
+
+        def close(self) -> None:
+            self.closed += 1
+            if self.closed == 1:
+                raise OSError("not yet")
+
+    tracker = Stubborn()
+    with caplog.at_level(logging.WARNING):
+        searched(tracker)
+    assert tracker.closed == 2
+    assert sum("Stubborn" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_server_that_does_not_answer_is_waited_for_a_few_seconds_and_said_once(
+    silent: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if silent:
+            server.listen()
+        tracker = create_tracker(f"mlflow:http://me:secret@127.0.0.1:{server.getsockname()[1]}")
+        started = time.monotonic()
+        with caplog.at_level(logging.WARNING):
+            study = searched(tracker)
+        assert time.monotonic() - started < 30
+    assert len(study.trials) == 2
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "no MLflow server answers at http://me:***@127.0.0.1" in said
+
+
+@pytest.mark.process
+def test_a_run_that_waits_for_a_tracker_obeys_a_signal(place: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        where = f"mlflow:http://127.0.0.1:{server.getsockname()[1]}"
+        run = subprocess.Popen(
+            [sys.executable, "-m", "nas_optuna", "run", "--trials", "500", *tiny(), "--track", where],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            server.settimeout(120)
+            server.accept()  # it asks, and will not be answered
+            run.terminate()
+            _, said = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 130, said
+    assert said.count("no MLflow server answers") <= 1
+
+
 @pytest.mark.parametrize("text", ["tensorbord:x", "tensorboard", "", "comet:x", "nowhere.trackers:Tracker"])
 def test_an_unknown_tracker_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="tracker"):
@@ -123,6 +303,7 @@ def written(file: Path) -> Iterator[bytes]:
             whole = b""
 
 
+@pytest.mark.process
 def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
     from wandb.proto import wandb_internal_pb2
 
