@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 
 from nas_optuna.errors import SpecError, named, unknown
@@ -18,6 +20,13 @@ _FOLDERS = (Path(__file__).parent / "studies", Path(__file__).parent.parent / "s
 def preset_names() -> list[str]:
     """Names of all specs that ship with the package."""
     return sorted({path.stem for folder in _FOLDERS for path in folder.glob(f"*{SUFFIX}")})
+
+
+def describe_preset(name: str) -> str:
+    """What a preset is for: the first sentence of its file."""
+    lines = find_spec(name).read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x[:1] == "#", lines))
+    return re.split(r"(?<=\.) ", comment, maxsplit=1)[0]
 
 
 def find_spec(name: str) -> Path:

@@ -16,20 +16,20 @@ from nas_optuna.cli import (
     compare,
     dashboard,
     data,
-    devices,
     draw,
     export,
     fit,
     latency,
+    lists,
     pareto,
     report,
     retrain,
     run,
-    samplers,
     space,
     study,
     supernet,
 )
+from nas_optuna.cli.commands import Group
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
 from nas_optuna.cli.streams import discard, prepare_streams
@@ -37,6 +37,7 @@ from nas_optuna.errors import NasOptunaError, SpecError, plainer, shown
 
 app = typer.Typer(
     name="nas-optuna",
+    cls=Group,
     help="Neural architecture search as a plugin for Optuna.",
     epilog="Example: nas-optuna run --sampler random --trials 20",
     no_args_is_help=True,
@@ -57,9 +58,8 @@ export.register(app)
 pareto.register(app)
 latency.register(app)
 space.register(app)
-samplers.register(app)
+lists.register(app)
 data.register(app)
-devices.register(app)
 dashboard.register(app)
 supernet.register(app)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nas_optuna.cli import options
+from nas_optuna.cli import lists, options
 from nas_optuna.cli.printing import print_json, print_table, say
 
 app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, epilog="Example: nas-optuna data fetch mnist")
@@ -20,18 +20,7 @@ def register(parent: typer.Typer) -> None:
 @app.command("list", epilog="Example: nas-optuna data list")
 def list_(json: options.Json = False) -> None:
     """List the data sets that have a name; beside them there are folder:PATH, npz:FILE and package.module:function."""
-    from nas_optuna.data.catalog import DESCRIPTIONS, set_names
-
-    rows = [(name, DESCRIPTIONS.get(name, "from an installed plugin")) for name in set_names()]
-    rows += [
-        ("folder:PATH", "pictures in one directory per class; in train/, val/ and test/ where these exist"),
-        ("npz:FILE", "arrays images and labels; val_images, test_images, … where they exist"),
-        ("package.module:function", "your own: function(train, directory) returns an ImageSet"),
-    ]
-    if json:
-        print_json([{"name": name, "what": what} for name, what in rows])
-        return
-    print_table("data sets", ("name", "what"), rows)
+    lists.show("data", json=json)
 
 
 @app.command(epilog="Example: nas-optuna data fetch mnist --data-dir data")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_optuna.cli import options
+from nas_optuna.cli.commands import Command, with_options
+from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_json, print_table, say, say_next
+from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -21,24 +25,18 @@ STARTED = time.monotonic()
 
 def register(parent: typer.Typer) -> None:
     """Add the command."""
-    parent.command(epilog="Example: nas-optuna fit photos/ --within 10m --out model")(fit)
+    parent.command(cls=Command, epilog="Example: nas-optuna fit photos/ --within 10m --out model")(fit)
 
 
+@with_options
 def fit(
     context: typer.Context,
+    given: SpecOptions,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A folder of pictures, a .npz file, or a name such as mnist.")
     ],
-    within: Annotated[str, typer.Option("--within", metavar="TIME", help="For everything: 90s, 10m, 2h.")] = "10m",
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path("model"),
-    space: Annotated[
-        str | None, typer.Option("--space", metavar="NAME", help="Another search space.", show_default=False)
-    ] = None,
-    sampler: options.Sampler = None,
-    max_params: options.MaxParams = None,
-    max_latency: options.MaxLatency = None,
-    seed: options.Seed = None,
-    set_: options.Set = None,
+    within: Annotated[str, option("--within", metavar="TIME", help="For everything: 90s, 10m, 2h; 10m.")] = "10m",
+    out: Annotated[Path, option("--out", metavar="DIR", help="Where everything is written; model.")] = Path("model"),
     device: options.Device = "auto",
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -52,24 +50,15 @@ def fit(
     """
     say(f"nas-optuna fit: a network for {data} within {within}")
     from nas_optuna.devices import use_threads
-    from nas_optuna.fitting.inputs import name_of
     from nas_optuna.fitting.run import Fit
-    from nas_optuna.fitting.spec import spec_for
+    from nas_optuna.fitting.spec import with_few_to_select
     from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
+    from nas_optuna.presets import OWN_IMAGES
 
     if threads is not None:
         use_threads(threads)
     budget = TimeBudget(parse_duration(within), began=STARTED)
-    limits = {"params": max_params, "latency_ms": max_latency}
-    spec = spec_for(
-        name_of(data, out),
-        space=space,
-        sampler=sampler,
-        limits=limits,
-        seed=seed or 0,
-        overrides=set_ or (),
-        data_directory=data_dir,
-    )
+    spec = with_few_to_select(replace(given, spec=given.spec or OWN_IMAGES).read(), data_dir)
     from nas_optuna.cli.progress import FitDisplay
 
     with FitDisplay.shown(budget) as display:

@@ -8,126 +8,158 @@ from typing import Annotated, Any
 
 import typer
 
+from nas_optuna.cli.commands import completes
 from nas_optuna.masking import mask_urls
 
+LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to begin with", "Details"
+"""Sections of help, below the options that most people use."""
+
+
+def option(
+    *names: str, metavar: str = "", help: str, panel: str | None = None, complete: tuple[str, ...] = (), **more: Any
+) -> Any:
+    """An option that is worded in one way: its default stands in the help's text, after a semicolon.
+
+    Args:
+        names: E.g. ``"--seed"``.
+        metavar: What stands for its value.
+        help: What it does.
+        panel: The section of the help that it stands in.
+        complete: The registries whose names a shell completes, see `commands.NAMES`.
+        more: What else typer takes.
+    """
+    if complete:
+        more["autocompletion"] = completes(*complete)
+    return typer.Option(*names, metavar=metavar or None, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
 Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        help="Database; NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db.",
-        show_default=False,
-    ),
+    str | None, option("--storage", metavar="URL", help="Database; NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db.")
 ]
-StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")]
+StudyName = Annotated[str, option("--study", metavar="NAME", help="Name of the study; nas.")]
 Trial = Annotated[
     str,
-    typer.Option(
+    option(
         "--trial",
         metavar="best|cheapest|N",
-        help="Which trial; cheapest is the one with the fewest MACs within one standard error of the best.",
+        help="Which trial; best. cheapest has the fewest MACs within one standard error of the best.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON rather than a table.")]
-All = Annotated[bool, typer.Option("--all", help="List all trials rather than the best ten.")]
+Json = Annotated[bool, option("--json", help="Print JSON rather than a table.")]
+All = Annotated[bool, option("--all", help="List all trials rather than the best ten.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--data-dir",
         metavar="DIR",
         help="Where data sets are kept; NAS_OPTUNA_DATA, else the user cache.",
-        show_default=False,
+        panel=DETAILS,
     ),
 ]
-Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps.")
-]
-Spec = Annotated[
-    str | None,
-    typer.Option("--spec", metavar="NAME|FILE", help="Study spec: a preset's name or a TOML file.", show_default=False),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. recipe.epochs=3; repeatable."),
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option("--sampler", metavar="NAME", help="What proposes architectures.", show_default=False),
-]
-Pruner = Annotated[
-    str | None,
-    typer.Option("--pruner", metavar="NAME", help="What stops unpromising trials.", show_default=False),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option("--seed", metavar="N", help="Seed of the sampler's proposals.", show_default=False),
-]
+Device = Annotated[str, option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; auto: the best of these.")]
 Threads = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--threads",
         metavar="N",
         help="CPU threads of each process; measured unless OMP_NUM_THREADS is set.",
-        show_default=False,
+        panel=WORKERS,
     ),
 ]
+Spec = Annotated[
+    str | None,
+    option(
+        "--spec",
+        metavar="NAME|FILE",
+        help="Study spec: a preset (nas-optuna list presets) or a TOML file.",
+        complete=("PRESETS",),
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    option("--set", metavar="KEY=VALUE", help="Override any key of the spec, e.g. recipe.flip=true.", panel=DETAILS),
+]
+Data = Annotated[
+    str | None,
+    option(
+        "--data",
+        metavar="DATA",
+        help="A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, …",
+        complete=("DATA",),
+    ),
+]
+Space = Annotated[
+    str | None,
+    option("--space", metavar="NAME", help="Search space: SPACES or file.py:function.", complete=("SPACES",)),
+]
+Sampler = Annotated[
+    str | None,
+    option(
+        "--sampler",
+        metavar="NAME",
+        help="What proposes architectures: SAMPLERS.",
+        complete=("SAMPLERS",),
+    ),
+]
+Pruner = Annotated[
+    str | None,
+    option(
+        "--pruner",
+        metavar="NAME",
+        help="What stops unpromising trials: PRUNERS.",
+        complete=("PRUNERS",),
+    ),
+]
+Seed = Annotated[int | None, option("--seed", metavar="N", help="Seed of the sampler's proposals.")]
+Epochs = Annotated[int | None, option("--epochs", metavar="N", help="Epochs of each training.")]
+ImageSize = Annotated[int | None, option("--image-size", metavar="N", help="Pixels a side that networks see.")]
+BatchSize = Annotated[int | None, option("--batch-size", metavar="N", help="Images of a step.")]
+Rate = Annotated[float | None, option("--lr", metavar="RATE", help="The learning rate at its peak.")]
 Objectives = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--objective",
         metavar="NAME",
-        help="What to optimise: accuracy, macro_f1, latency_ms, macs, params, memory, energy_mj, or"
-        " accuracy*(latency_ms/0.5)^-0.07; repeatable.",
-        show_default=False,
+        help="What to optimise: METRICS, COSTS or accuracy*(latency_ms/0.5)^-0.07; repeatable.",
+        complete=("METRICS", "COSTS"),
     ),
 ]
-MaxMacs = Annotated[
-    str | None, typer.Option("--max-macs", metavar="N", help="Limit of MACs, e.g. 2M.", show_default=False)
-]
-MaxParams = Annotated[
-    str | None, typer.Option("--max-params", metavar="N", help="Limit of weights, e.g. 50k.", show_default=False)
-]
+MaxParams = Annotated[str | None, option("--max-params", metavar="N", help="The most weights, e.g. 50k.")]
+MaxLatency = Annotated[str | None, option("--max-latency", metavar="MS", help="The most milliseconds an inference.")]
+MaxMacs = Annotated[str | None, option("--max-macs", metavar="N", help="The most MACs, e.g. 2M.", panel=LIMITS)]
 MaxMemory = Annotated[
     str | None,
-    typer.Option(
-        "--max-memory", metavar="N", help="Limit of bytes of weights and activations, e.g. 1M.", show_default=False
-    ),
-]
-MaxLatency = Annotated[
-    str | None,
-    typer.Option("--max-latency", metavar="MS", help="Limit of an inference's milliseconds.", show_default=False),
+    option("--max-memory", metavar="N", help="The most bytes of weights and activations, e.g. 1M.", panel=LIMITS),
 ]
 LatencyTable = Annotated[
     str | None,
-    typer.Option(
-        "--latency-table",
-        metavar="FILE",
-        help="Look latency up in this table rather than measure it.",
-        show_default=False,
+    option(
+        "--latency-table", metavar="FILE", help="Look latency up in this table rather than measure it.", panel=LIMITS
     ),
 ]
 Fix = Annotated[
     list[str] | None,
-    typer.Option("--fix", metavar="NAME=VALUE", help="Pin a parameter, e.g. conv1.stride=1; repeatable."),
+    option("--fix", metavar="NAME=VALUE", help="Pin a parameter, e.g. conv1.stride=1; repeatable.", panel=DETAILS),
 ]
 Search = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--search",
         metavar="KEY=RANGE",
         help="Search a setting of the recipe, too: recipe.learning_rate=1e-4..1e-1:log or recipe.batch_size=32,64.",
+        panel=DETAILS,
     ),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import the code that a stored study names; asked once per study.")
+    bool, option("--trust", help="Import the code that a stored study names; asked once per study.", panel=DETAILS)
 ]
-
 Track = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--track",
         metavar="WHERE",
         help="Copy the run as it happens: tensorboard:DIR, mlflow:URI or wandb:PROJECT; repeatable.",
+        panel=DETAILS,
     ),
 ]
 

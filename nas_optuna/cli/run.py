@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas_optuna.cli import options
+from nas_optuna.cli.commands import Command, with_options
+from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_json, say, say_next
-from nas_optuna.cli.workers import (
-    Devices,
-    ExecutorName,
-    Files,
-    GpusPerWorker,
-    PerDevice,
-    RayAddress,
-    Staffing,
-    Workers,
-    choose_executor,
-    reached,
-)
+from nas_optuna.cli.specs import SpecOptions
+from nas_optuna.cli.workers import Staffing, choose_executor, reached
 from nas_optuna.errors import SpecError, StudyError, StudyExists, unknown
 
 if TYPE_CHECKING:
     import optuna
 
-    from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.execution.loop import Outcome, StopRequest
     from nas_optuna.experiment import Experiment, ExperimentHandle
 
@@ -36,122 +27,137 @@ DEFAULT_WARM_TRIALS = 5
 BEGIN_WITH = 1
 """So many of the best architectures of an earlier study are tried first; more would cost more where it misleads."""
 
-Trials = Annotated[
-    int | None,
-    typer.Option("--trials", metavar="N", help="Trials to run now, in all; 20 without --timeout.", show_default=False),
-]
-Total = Annotated[
-    int | None,
-    typer.Option(
-        "--total",
-        metavar="N",
-        help="Run until the study has N trials, whoever makes them: the same on every host.",
-        show_default=False,
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option("--timeout", metavar="S", help="Begin no trial after S seconds.", show_default=False),
-]
-Enqueue = Annotated[
-    Path | None,
-    typer.Option("--enqueue", metavar="FILE", help="Architectures to try first.", show_default=False),
-]
-Fixed = Annotated[
-    Path | None,
-    typer.Option("--fixed", metavar="FILE", help="Train these architectures and no more.", show_default=False),
-]
-WarmStart = Annotated[
-    str | None,
-    typer.Option("--warm-start", metavar="supernet", help="What proposes the first trials.", show_default=False),
-]
-WarmTrials = Annotated[
-    int | None,
-    typer.Option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, show_default=False),
-]
-LearnFrom = Annotated[
-    str | None,
-    typer.Option(
-        "--learn-from",
-        metavar="STUDY[@STORAGE]",
-        help="Learn from the trials of an earlier study, too.",
-        show_default=False,
-    ),
-]
-Until = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--until",
-        metavar="WHEN",
-        help="End earlier: stalled, stalled:10, accuracy:0.98 or latency_ms:0.5; repeatable.",
-    ),
-]
-KeepWeights = Annotated[
-    str | None,
-    typer.Option(
-        "--keep-weights", metavar="best|all", help="Keep weights of trials for nas-optuna export.", show_default=False
-    ),
-]
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How much to run, and what to begin with; each field is an option.
+
+    Raises:
+        SpecError: Options contradict each other.
+    """
+
+    study: options.StudyName = "nas"
+    trials: Annotated[int | None, option("--trials", metavar="N", help="Trials to run now; 20.")] = None
+    storage: options.Storage = None
+    total: Annotated[
+        int | None,
+        option(
+            "--total",
+            metavar="N",
+            help="Run until the study has N trials, whoever makes them: the same on every host.",
+            panel=options.WORKERS,
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        option("--timeout", metavar="S", help="Begin no trial after S seconds.", panel=options.DETAILS),
+    ] = None
+    enqueue: Annotated[
+        Path | None,
+        option("--enqueue", metavar="FILE", help="Architectures to try first.", panel=options.BEGINNING),
+    ] = None
+    fixed: Annotated[
+        Path | None,
+        option("--fixed", metavar="FILE", help="Train these architectures and no more.", panel=options.BEGINNING),
+    ] = None
+    learn_from: Annotated[
+        str | None,
+        option(
+            "--learn-from",
+            metavar="STUDY[@STORAGE]",
+            help="Learn from the trials of an earlier study, too.",
+            panel=options.BEGINNING,
+        ),
+    ] = None
+    warm_start: Annotated[
+        str | None,
+        option("--warm-start", metavar="supernet", help="What proposes the first trials.", panel=options.BEGINNING),
+    ] = None
+    warm_trials: Annotated[
+        int | None,
+        option("--warm-trials", metavar="N", help="How many it proposes; 5.", min=1, panel=options.BEGINNING),
+    ] = None
+    until: Annotated[
+        list[str] | None,
+        option(
+            "--until",
+            metavar="WHEN",
+            help="End earlier: stalled, stalled:10, accuracy:0.98 or latency_ms:0.5; repeatable.",
+            panel=options.DETAILS,
+        ),
+    ] = None
+    keep_weights: Annotated[
+        str | None,
+        option(
+            "--keep-weights",
+            metavar="best|all",
+            help="Keep weights of trials for nas-optuna export.",
+            panel=options.DETAILS,
+        ),
+    ] = None
+    track: options.Track = None
+    data_dir: options.DataDir = None
+    trust: options.Trust = False
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise SpecError(f"--trials must be at least 1, got {self.trials}")
+        if self.total is not None and self.total < 1:
+            raise SpecError(f"--total must be at least 1, got {self.total}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
+        others = (self.trials, self.total, self.timeout, self.enqueue, self.learn_from, self.warm_start)
+        if self.fixed and any(other is not None for other in others):
+            raise SpecError(
+                "--fixed trains what its file holds and no more; leave out --trials, --total, --timeout, --enqueue,"
+                " --learn-from and --warm-start"
+            )
+        if self.warm_start not in (None, "supernet"):
+            raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
+        if self.warm_trials is not None and self.warm_start is None:
+            raise SpecError("--warm-trials needs --warm-start supernet")
+        if self.learn_from == self.study:
+            raise SpecError("--learn-from names this study, which knows its own trials; name an earlier one")
+        if self.keep_weights not in (None, "best", "all"):
+            raise SpecError(unknown("value of --keep-weights:", str(self.keep_weights), ["best", "all"]))
+
+    @property
+    def count(self) -> int | None:
+        """Trials to run; None is no limit."""
+        unlimited = self.trials is None and self.timeout is None and self.total is None
+        return DEFAULT_TRIALS if unlimited else self.trials
+
+
+@dataclass(frozen=True)
+class Plan(RunOptions):
+    """What a command line says about a run."""
+
+    staffing: Staffing = field(default_factory=Staffing)
 
 
 def register(parent: typer.Typer) -> None:
     """Add the command."""
-    parent.command(epilog="Example: nas-optuna run --sampler random --trials 20")(run)
+    parent.command(cls=Command, epilog="Example: nas-optuna run --sampler random --trials 20")(run)
 
 
+@with_options
 def run(
     context: typer.Context,
-    study: options.StudyName = "nas",
-    trials: Trials = None,
-    total: Total = None,
-    timeout: Timeout = None,
-    workers: Workers = None,
-    devices: Devices = None,
-    per_device: PerDevice = None,
-    executor: ExecutorName = "local",
-    ray_address: RayAddress = None,
-    gpus_per_worker: GpusPerWorker = None,
-    files: Files = None,
-    spec: options.Spec = None,
-    set_: options.Set = None,
-    fix: options.Fix = None,
-    search: options.Search = None,
-    objectives: options.Objectives = None,
-    max_macs: options.MaxMacs = None,
-    max_params: options.MaxParams = None,
-    max_memory: options.MaxMemory = None,
-    max_latency: options.MaxLatency = None,
-    latency_table: options.LatencyTable = None,
-    sampler: options.Sampler = None,
-    pruner: options.Pruner = None,
-    seed: options.Seed = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    enqueue: Enqueue = None,
-    fixed: Fixed = None,
-    warm_start: WarmStart = None,
-    warm_trials: WarmTrials = None,
-    learn_from: LearnFrom = None,
-    until: Until = None,
-    keep_weights: KeepWeights = None,
-    track: options.Track = None,
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
+    wanted: RunOptions,
+    given: SpecOptions,
+    staffing: Staffing,
     all_: options.All = False,
     json: options.Json = False,
 ) -> int:
     """Search: train and rank architectures, and go on where an earlier run of the study stopped.
 
-    A study that does not exist is created: from --spec, else from the preset digits-quick, or own-images where
-    --set data.name names a folder or a NumPy file. With several objectives it begins with its cheapest architecture.
-    Ctrl-C ends after the current step, a second one at once; finished epochs are kept. The file of --enqueue or --fixed
-    holds a params dict or an architecture string, or a JSON list of them.
+    A study that does not exist is created: from --spec, else from the preset digits-quick, or own-images where --data
+    is a folder or a NumPy file. With several objectives it begins with its cheapest architecture. Ctrl-C ends after
+    the current step, a second one at once; finished epochs are kept. The file of --enqueue or --fixed holds a params
+    dict or an architecture string, or a JSON list of them.
     """
-    from nas_optuna.cli.specs import SpecOptions
-
-    plan = Plan.of(context)
-    loaded, outcome = _executed(plan, SpecOptions.of(context))
+    plan = Plan(**vars(wanted), staffing=staffing)
+    loaded, outcome = _executed(plan, given)
     _print_outcome(loaded, json, everything=all_)
     return _say_how_it_ended(context, plan, outcome, loaded)
 
@@ -185,69 +191,6 @@ def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome, stud
     if is_kept(storage_url(plan.storage)):
         _say_what_next(plan.study, plan.storage, found=best_trial(study) is not None)
     return 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much to run, and what to begin with; each field is an option of that name.
-
-    Raises:
-        SpecError: Options contradict each other.
-    """
-
-    study: str
-    trials: int | None
-    total: int | None
-    timeout: float | None
-    staffing: Staffing
-    enqueue: Path | None
-    fixed: Path | None
-    warm_start: str | None
-    warm_trials: int | None
-    learn_from: str | None
-    until: list[str] | None
-    keep_weights: str | None
-    track: list[str] | None
-    storage: str | None
-    data_dir: Path | None
-    trust: bool
-
-    @classmethod
-    def of(cls, context: typer.Context) -> Plan:
-        """The command's options."""
-        given = context.params
-        staffing = Staffing(**{field.name: given[field.name] for field in fields(Staffing)})
-        return cls(
-            staffing=staffing, **{field.name: given[field.name] for field in fields(cls) if field.name != "staffing"}
-        )
-
-    def __post_init__(self) -> None:
-        if self.trials is not None and self.trials < 1:
-            raise SpecError(f"--trials must be at least 1, got {self.trials}")
-        if self.total is not None and self.total < 1:
-            raise SpecError(f"--total must be at least 1, got {self.total}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
-        others = (self.trials, self.total, self.timeout, self.enqueue, self.learn_from, self.warm_start)
-        if self.fixed and any(other is not None for other in others):
-            raise SpecError(
-                "--fixed trains what its file holds and no more; leave out --trials, --total, --timeout, --enqueue,"
-                " --learn-from and --warm-start"
-            )
-        if self.warm_start not in (None, "supernet"):
-            raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
-        if self.warm_trials is not None and self.warm_start is None:
-            raise SpecError("--warm-trials needs --warm-start supernet")
-        if self.learn_from == self.study:
-            raise SpecError("--learn-from names this study, which knows its own trials; name an earlier one")
-        if self.keep_weights not in (None, "best", "all"):
-            raise SpecError(unknown("value of --keep-weights:", str(self.keep_weights), ["best", "all"]))
-
-    @property
-    def count(self) -> int | None:
-        """Trials to run; None is no limit."""
-        unlimited = self.trials is None and self.timeout is None and self.total is None
-        return DEFAULT_TRIALS if unlimited else self.trials
 
 
 def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experiment, optuna.Study | None]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from nas_optuna.cli import options
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, shown
 
@@ -19,7 +18,11 @@ if TYPE_CHECKING:
     from nas_optuna.experiment import Experiment
     from nas_optuna.spec import StudySpec
 
-_LIMITS = {
+_KEYS = {
+    "epochs": "recipe.epochs",
+    "image_size": "recipe.input_size",
+    "batch_size": "recipe.batch_size",
+    "lr": "recipe.learning_rate",
     "max_macs": "limits.macs",
     "max_params": "limits.params",
     "max_memory": "limits.memory",
@@ -30,38 +33,48 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class SpecOptions:
-    """What a command line says about a spec; each field is an option of that name in `nas_optuna.cli.options`."""
+    """What a command line says about a study's spec; each field is an option."""
 
-    spec: str | None = None
-    set_: list[str] | None = None
-    fix: list[str] | None = None
-    search: list[str] | None = None
-    objectives: list[str] | None = None
-    max_macs: str | None = None
-    max_params: str | None = None
-    max_memory: str | None = None
-    max_latency: str | None = None
-    latency_table: str | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    seed: int | None = None
-
-    @classmethod
-    def of(cls, context: typer.Context) -> SpecOptions:
-        """Those options that a command has."""
-        return cls(**{field.name: context.params.get(field.name) for field in fields(cls)})
+    data: options.Data = None
+    space: options.Space = None
+    spec: options.Spec = None
+    sampler: options.Sampler = None
+    pruner: options.Pruner = None
+    epochs: options.Epochs = None
+    image_size: options.ImageSize = None
+    batch_size: options.BatchSize = None
+    lr: options.Rate = None
+    objectives: options.Objectives = None
+    max_params: options.MaxParams = None
+    max_latency: options.MaxLatency = None
+    seed: options.Seed = None
+    max_macs: options.MaxMacs = None
+    max_memory: options.MaxMemory = None
+    latency_table: options.LatencyTable = None
+    set_: options.Set = None
+    fix: options.Fix = None
+    search: options.Search = None
 
     @property
     def overrides(self) -> list[str]:
-        """Options on objectives and limits, then ``--set``, as overrides of a spec."""
+        """``--set``, then the options that stand for one key each, as overrides of a spec."""
         return [*(self.set_ or ()), *(text for _, text in self._named())]
 
     def _named(self) -> list[tuple[str, str]]:
-        """Options on objectives and limits, each with the override of a spec that it stands for."""
+        """Options that stand for one key each, with the override of a spec."""
         values: dict[str, tuple[str, Any]] = {"--objective": ("objectives", list(self.objectives or ()) or None)}
-        values |= {f"--{name.replace('_', '-')}": (key, getattr(self, name)) for name, key in _LIMITS.items()}
+        values["--data"] = ("data.name", self._data_name)
+        values |= {f"--{name.replace('_', '-')}": (key, getattr(self, name)) for name, key in _KEYS.items()}
         # JSON's strings and lists of strings are TOML's too.
         return [(option, f"{key}={json.dumps(v)}") for option, (key, v) in values.items() if v is not None]
+
+    @property
+    def _data_name(self) -> str | None:
+        if self.data is None:
+            return None
+        from nas_optuna.data.names import data_name
+
+        return data_name(self.data)
 
     def read(self) -> StudySpec:
         """The spec of the preset or file that is named; without a name that of the preset which fits the data.
@@ -93,7 +106,7 @@ class SpecOptions:
             SpecError: A value is refused.
         """
         values = spec.to_dict()
-        for section, name in (("sampler", self.sampler), ("pruner", self.pruner)):
+        for section, name in (("space", self.space), ("sampler", self.sampler), ("pruner", self.pruner)):
             if name is not None and name != values[section]["name"]:
                 values[section] = {"name": name}
                 if section == "sampler":

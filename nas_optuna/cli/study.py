@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
+from nas_optuna.cli.commands import Command, with_options
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
+from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import SpecError, named
 from nas_optuna.masking import mask_urls
 
@@ -42,30 +44,17 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app, name="study")
 
 
-@app.command(epilog="Example: nas-optuna study create mine --spec mnist-fast --set recipe.epochs=3")
+@app.command(cls=Command, epilog="Example: nas-optuna study create mine --spec mnist-fast --epochs 3")
+@with_options
 def create(
-    context: typer.Context,
+    given: SpecOptions,
     name: Name = None,
     study: Study = None,
-    spec: options.Spec = None,
-    set_: options.Set = None,
-    fix: options.Fix = None,
-    search: options.Search = None,
-    objectives: options.Objectives = None,
-    max_macs: options.MaxMacs = None,
-    max_params: options.MaxParams = None,
-    max_memory: options.MaxMemory = None,
-    max_latency: options.MaxLatency = None,
-    latency_table: options.LatencyTable = None,
-    sampler: options.Sampler = None,
-    pruner: options.Pruner = None,
-    seed: options.Seed = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     json: options.Json = False,
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
-    from nas_optuna.cli.specs import SpecOptions
     from nas_optuna.experiment import Experiment, code_named
     from nas_optuna.study.storage import is_kept, open_storage, storage_url
     from nas_optuna.study.studies import check_name
@@ -73,7 +62,7 @@ def create(
 
     name = _named_or_default(name, study)
     check_name(name)
-    experiment = Experiment.from_spec(SpecOptions.of(context).read(), data_directory=data_dir)
+    experiment = Experiment.from_spec(given.read(), data_directory=data_dir)
     url = storage_url(storage)
     experiment.create(open_storage(url, create=True), name)
     remember(url, name, code_named(experiment.spec))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from nas_optuna.cli import options
+from nas_optuna.cli.options import WORKERS, option
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, shown, unknown
 
@@ -26,69 +26,63 @@ if TYPE_CHECKING:
 WORKER_MEMORY = 600_000_000
 """Bytes that a worker on the CPU takes beside the images, measured for small networks: torch itself, mostly."""
 
-Workers = Annotated[
-    str | None,
-    typer.Option(
-        "--workers",
-        metavar="N|auto",
-        help="Processes that share the trials; auto is one per GPU, or what fills the CPU.",
-        show_default=False,
-    ),
-]
-Devices = Annotated[
-    str | None,
-    typer.Option("--devices", metavar="LIST", help="Devices of the workers, e.g. cuda:0,cuda:1.", show_default=False),
-]
-PerDevice = Annotated[
-    int | None,
-    typer.Option("--per-device", metavar="K", help="Workers on each device; 1.", min=1, show_default=False),
-]
-
-ExecutorName = Annotated[
-    str,
-    typer.Option("--executor", metavar="local|ray", help="Where workers run: on this machine, or on a Ray cluster."),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="The cluster: auto or ray://HOST:10001; RAY_ADDRESS, else one on this host.",
-        show_default=False,
-    ),
-]
-GpusPerWorker = Annotated[
-    float | None,
-    typer.Option("--gpus-per-worker", metavar="G", help="GPUs of each Ray worker, e.g. 0.5; 0.", show_default=False),
-]
-Files = Annotated[
-    Path | None,
-    typer.Option(
-        "--files",
-        metavar="DIR",
-        help="Folder of the study's files, which it remembers; one that all hosts share; NAS_OPTUNA_FILES.",
-        show_default=False,
-    ),
-]
-
 
 @dataclass(frozen=True)
 class Staffing:
-    """What a command line says about workers; each field is an option of that name.
+    """What a command line says about workers; each field is an option.
 
     Raises:
         SpecError: Options contradict each other.
     """
 
-    workers: str | None
-    devices: str | None
-    per_device: int | None
-    device: str
-    threads: int | None
-    executor: str
-    ray_address: str | None
-    gpus_per_worker: float | None
-    files: Path | None
+    workers: Annotated[
+        str | None,
+        option(
+            "--workers",
+            metavar="N|auto",
+            help="Processes that share the trials; auto is one per GPU, or what fills the CPU.",
+        ),
+    ] = None
+    device: options.Device = "auto"
+    threads: options.Threads = None
+    devices: Annotated[
+        str | None,
+        option("--devices", metavar="LIST", help="Devices of the workers, e.g. cuda:0,cuda:1.", panel=WORKERS),
+    ] = None
+    per_device: Annotated[
+        int | None, option("--per-device", metavar="K", help="Workers on each device; 1.", min=1, panel=WORKERS)
+    ] = None
+    executor: Annotated[
+        str,
+        option(
+            "--executor",
+            metavar="local|ray",
+            help="Where workers run: on this machine (local), or on a Ray cluster; local.",
+            panel=WORKERS,
+        ),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="The cluster: auto or ray://HOST:10001; RAY_ADDRESS, else one on this host.",
+            panel=WORKERS,
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        option("--gpus-per-worker", metavar="G", help="GPUs of each Ray worker, e.g. 0.5; 0.", panel=WORKERS),
+    ] = None
+    files: Annotated[
+        Path | None,
+        option(
+            "--files",
+            metavar="DIR",
+            help="Folder of the study's files, which it remembers; one that all hosts share; NAS_OPTUNA_FILES.",
+            panel=WORKERS,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.workers not in (None, "auto") and not re.fullmatch("[0-9]{1,9}", self.workers):

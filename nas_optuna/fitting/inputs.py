@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nas_optuna.data.catalog import FROM_FILES, set_names
-from nas_optuna.errors import DataError, SpecError, named, unknown
+from nas_optuna.data.names import data_name
+from nas_optuna.errors import DataError
 
 PIXELS = "images.npz"
 """Where pictures that were given as arrays are kept, so that a repeated call needs no other file."""
@@ -32,7 +32,7 @@ def name_of(data: Any, folder: Path) -> str:
         'digits'
     """
     if isinstance(data, str | Path):
-        return _named(str(data))
+        return data_name(str(data))
     if isinstance(data, tuple | list) and len(data) == 2:
         return _kept(_array(data[0]), _array(data[1]), folder)
     if hasattr(data, "__getitem__") and isinstance(data, Sized):
@@ -40,22 +40,6 @@ def name_of(data: Any, folder: Path) -> str:
     raise DataError(
         f"a {type(data).__name__} holds no pictures; give a folder, a .npz file, a pair (images, labels) or a Dataset"
     )
-
-
-def _named(text: str) -> str:
-    kind = text.partition(":")[0]
-    if kind in FROM_FILES or text in set_names() or ":" in text:
-        return text
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return f"folder:{path.absolute()}"
-    if path.is_file():
-        if path.suffix != ".npz":
-            raise DataError(f"{named(path)} is no folder of pictures and no .npz file; see docs/data.md")
-        return f"npz:{path.absolute()}"
-    if path.suffix or "/" in text:
-        raise DataError(f"{named(path)} does not exist; give a folder of pictures or a .npz file")
-    raise SpecError(unknown("folder, file or data set", text, set_names()))
 
 
 def _array(values: Any) -> np.ndarray[Any, Any]:
