@@ -1,6 +1,7 @@
 """From pictures and seconds to a network."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +14,26 @@ from nas_optuna.errors import DataError, SpecError, StudyError
 from nas_optuna.study.schema import StudyKey, TrialKey
 from tests.helpers import Command
 
-SECONDS = 14
+SECONDS = 16
+SMALL = ("space.width=8", "space.stages=2", "data.train_limit=600")
+"""So that a few steps fit into a second, on a busy machine, too."""
+
+
+def fit(folder: Path, **more: Any) -> nas.Fitted:
+    return nas.fit("digits", SECONDS, folder, overrides=SMALL, say=more.pop("say", lambda line: None), **more)
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> nas.Fitted:
     lines: list[str] = []
-    found = nas.fit("digits", SECONDS, tmp_path_factory.mktemp("fit") / "model", say=lines.append)
+    found = fit(tmp_path_factory.mktemp("fit") / "model", say=lines.append)
     assert any("training" in line for line in lines), "each step is said"
     return found
 
 
 def test_a_fit_searches_trains_tests_and_exports(fitted: nas.Fitted) -> None:
     digits = load_images("digits", train=False)
-    assert fitted.report.mean > 0.5
+    assert fitted.report.mean > 0.3
     assert fitted.report.test_images == len(digits)
     assert {path.name for path in fitted.folder.iterdir()} >= {"network", "report.html", "search.db"}
     right = [a == digits.classes[b] for a, b in zip(fitted.predict(digits.images), digits.labels.tolist(), strict=True)]
@@ -37,7 +44,7 @@ def test_a_fit_searches_trains_tests_and_exports(fitted: nas.Fitted) -> None:
 def test_every_network_has_equal_seconds_and_is_compared_with_those_of_its_rung(fitted: nas.Fitted) -> None:
     trials = fitted.study.get_trials(states=(TrialState.COMPLETE,))
     rungs = {trial.user_attrs[TrialKey.RUNG] for trial in trials}
-    assert rungs == {1, 2}
+    assert rungs == {1, 2}, "or the machine is so busy that there is no time for a search"
     assert len({trial.user_attrs[TrialKey.STEPS] for trial in trials}) > 1, "cheap networks have more steps"
     last = [trial for trial in trials if trial.user_attrs[TrialKey.RUNG] == 2]
     assert fitted.gain is not None
@@ -45,7 +52,7 @@ def test_every_network_has_equal_seconds_and_is_compared_with_those_of_its_rung(
 
 
 def test_a_repeated_fit_trains_nothing(fitted: nas.Fitted) -> None:
-    again = nas.fit("digits", SECONDS, fitted.folder, say=lambda line: None)
+    again = fit(fitted.folder)
     assert again.report.accuracies == fitted.report.accuracies
     assert again.report.confusions == fitted.report.confusions
     assert len(again.study.trials) == len(fitted.study.trials)
@@ -54,7 +61,7 @@ def test_a_repeated_fit_trains_nothing(fitted: nas.Fitted) -> None:
 
 def test_another_fit_does_not_go_into_the_same_folder(fitted: nas.Fitted) -> None:
     with pytest.raises(StudyError, match="--out FOLDER"):
-        nas.fit("digits", SECONDS, fitted.folder, max_params=1000)
+        fit(fitted.folder, max_params=1000)
 
 
 @pytest.mark.parametrize(

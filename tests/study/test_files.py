@@ -93,7 +93,7 @@ def test_a_path_in_a_database_leads_to_nobody_elses_files(command: Command, tmp_
 
 def test_ray_takes_a_folder_that_the_study_remembers_for_shared(command: Command, tmp_path: Path) -> None:
     assert command("study", "create", "nas", *tiny()).code == 0
-    staffing = Staffing(None, None, None, "auto", None, "ray", None, None, None)
+    staffing = Staffing(executor="ray")
     assert not _on_ray(staffing, study()).files_are_shared
     remember(study(), URL, tmp_path / "shared")
     assert _on_ray(staffing, study()).files_are_shared
