@@ -164,7 +164,9 @@ def digest(*parts: Any) -> str:
 def space_identity(space: SearchSpace) -> dict[str, Any]:
     """What decides the network of an architecture: the space's identity and every plain setting that it keeps."""
     plain = (str, int, float, bool, tuple, list, dict, frozenset, type(None))
-    settings = {k: v for k, v in vars(space).items() if not k.startswith("_") and isinstance(v, plain)}
+    derived = {k for k in vars(space) if isinstance(getattr(type(space), k, None), cached_property)}
+    own = {k: v for k, v in vars(space).items() if not k.startswith("_") and k not in derived}
+    settings = {k: v for k, v in own.items() if isinstance(v, plain)}
     return {**space.identity(), "settings": {k: repr(v) for k, v in settings.items() if k != "parameters"}}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
 NEIGHBOURS = 0.6
 """Share of the first rung that lies near the reference; the sampler proposes the others."""
 
+PATIENCE = 1.2
+"""A rung ends after so many times its seconds, where the machine has become slower."""
 NEAR = "near the reference"
 PROMOTED = "promoted"
 """Where the networks of a rung come from, beside the reference and the sampler."""
@@ -113,21 +116,22 @@ class Search:
                 yield architecture
 
     def _train(self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]]) -> None:
-        """Train what the queue holds, and what the sampler proposes until the rung is full."""
+        """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
         done = finished(self.study, objective)
         known = {attribute(trial, TrialKey.ARCHITECTURE) for trial in done}
-        for architecture, origin in queue:
-            if str(architecture) not in known:
-                enqueue_once(self.study, self.experiment.space, architecture.params, origin)
         missing = rung.networks - len(done)
-        if missing > 0:
-            replace(self.experiment, objective=objective).run(
-                self.study,
-                trials=missing,
-                timeout=missing * rung.seconds,
-                stop=self.stop,
-                callbacks=self.callbacks,
-            )
+        ends = time.monotonic() + PATIENCE * missing * rung.seconds
+        experiment = replace(self.experiment, objective=objective)
+        # One at a time: what waits when the rung has to end would be trained in the next one.
+        for architecture, origin in (each for each in queue if str(each[0]) not in known):
+            if missing <= 0 or time.monotonic() > ends or self.stop.asked:
+                return
+            enqueue_once(self.study, self.experiment.space, architecture.params, origin)
+            experiment.run(self.study, trials=1, stop=self.stop, callbacks=self.callbacks)
+            missing -= 1
+        if missing > 0 and not self.stop.asked:
+            left = max(0.0, ends - time.monotonic())
+            experiment.run(self.study, trials=missing, timeout=left, stop=self.stop, callbacks=self.callbacks)
 
 
 def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:

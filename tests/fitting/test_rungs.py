@@ -1,0 +1,86 @@
+"""The search of a fit: equal seconds, and the best of a rung in the next one."""
+
+from itertools import islice
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas_optuna import Experiment
+from nas_optuna.execution.loop import StopRequest
+from nas_optuna.fitting import rungs
+from nas_optuna.fitting.plan import Plan, Rung
+from nas_optuna.fitting.rungs import Search, neighbours
+from nas_optuna.fitting.spec import spec_for
+from nas_optuna.report.selection import best_trial, gain_of
+from nas_optuna.study.records import TrialRecord, ranked
+from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.trial_queue import REFERENCE
+
+PLAN = Plan((Rung(4, 1.0), Rung(2, 2.0)), reserve=0.0)
+SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.train_limit=400"])
+
+
+def searched(study: optuna.Study | None = None) -> optuna.Study:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit") if study is None else study
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rungs, "PATIENCE", 100.0)  # of a busy machine
+        Search(experiment, study, PLAN, StopRequest()).run(lambda line: None)
+    return study
+
+
+@pytest.fixture(scope="module")
+def study() -> optuna.Study:
+    return searched()
+
+
+def of_rung(study: optuna.Study, rung: int) -> list[TrialRecord]:
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    return [TrialRecord.of(trial) for trial in trials if trial.user_attrs[TrialKey.RUNG] == rung]
+
+
+def test_cheap_networks_take_more_steps_in_the_same_seconds(study: optuna.Study) -> None:
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len({trial.user_attrs[TrialKey.STEPS] for trial in trials}) > 1
+
+
+def test_the_reference_is_first_and_stays_a_candidate(study: optuna.Study) -> None:
+    reference = Experiment.from_spec(SPEC, device="cpu").space.reference
+    for rung in (1, 2):
+        first = of_rung(study, rung)[0]
+        assert (first.origin, first.architecture) == (REFERENCE, str(reference))
+
+
+def test_the_best_of_a_rung_are_trained_for_longer(study: optuna.Study) -> None:
+    promoted = [record for record in of_rung(study, 2) if record.origin != REFERENCE]
+    others = [record for record in of_rung(study, 1) if record.origin != REFERENCE]
+    assert [record.architecture for record in promoted] == [max(others, key=lambda r: r.values[0]).architecture]
+
+
+def test_networks_are_compared_with_those_of_their_rung(study: optuna.Study) -> None:
+    last = of_rung(study, 2)
+    best, gain = best_trial(study), gain_of(study)
+    assert best is not None
+    assert best.values == [max(record.values[0] for record in last)]
+    assert [record.number for record in ranked(study.trials)[:2]] == [
+        record.number for record in sorted(last, key=lambda r: -r.values[0])
+    ]
+    assert gain is not None
+    assert gain.reference is not None
+    assert gain.reference.accuracy == last[0].values[0]
+
+
+def test_a_search_that_goes_on_trains_only_what_is_missing(study: optuna.Study) -> None:
+    numbers = [trial.number for trial in study.trials]
+    searched(study)
+    assert [trial.number for trial in study.trials] == numbers
+
+
+def test_neighbours_differ_in_one_or_two_choices() -> None:
+    space = Experiment.from_spec(SPEC, device="cpu").space
+    assert space.reference is not None
+    start = space.reference.params
+    found = [architecture.params for architecture in islice(neighbours(space, space.reference, 0), 20)]
+    assert len({tuple(params.values()) for params in found}) == 20
+    assert max(sum(params[name] != start[name] for name in start) for params in found) <= 3
