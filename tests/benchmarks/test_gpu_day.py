@@ -1,0 +1,61 @@
+"""What a day with a GPU writes, on made-up results."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def gpu_day() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_day", FOLDER / "gpu_day.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_runs_every_step_within_eight_minutes(gpu_day: ModuleType) -> None:
+    steps = dict(re.findall(r"^step (\w+) (\d+)$", (FOLDER / "gpu_day.sh").read_text(), re.M))
+    assert list(steps) == list(gpu_day.STEPS)
+    assert sum(map(int, steps.values())) <= 8 * 60
+
+
+def test_the_page_has_each_result_and_says_what_is_missing(gpu_day: ModuleType, tmp_path: Path) -> None:
+    gpu_day.write(tmp_path, "workers", {"status": "done", "trials_per_minute": {"1": 10.0, "2": 18.25, "4": 25.5}})
+    (tmp_path / "supernet.json").write_text('{"status": "do')  # a step that was killed while it wrote
+    text = gpu_day.page(tmp_path)
+    assert "- trials_per_minute 2: 18.25" in text
+    assert "## supernet: no result" in text
+    assert "## fit: no result (FileNotFoundError)" in text
+    kept = json.loads((tmp_path / "gpu_day.json").read_text())
+    assert kept["workers"]["trials_per_minute"]["4"] == 25.5
+
+
+@pytest.mark.parametrize(("code", "said"), [(124, "longer than 45 s"), (1, "failed with exit code 1, see fit.log")])
+def test_a_step_that_fails_costs_the_others_nothing(tmp_path: Path, code: int, said: str) -> None:
+    command = [sys.executable, str(FOLDER / "gpu_day.py"), "failed", "fit", "--out", str(tmp_path)]
+    subprocess.run([*command, "--code", str(code), "--limit", "45"], check=True)
+    assert json.loads((tmp_path / "fit.json").read_text()) == {"status": said}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_without_a_device_a_step_says_so(gpu_day: ModuleType, tmp_path: Path) -> None:
+    gpu_day.run("roofline", tmp_path)
+    assert json.loads((tmp_path / "roofline.json").read_text()) == {"status": "no device"}
+
+
+def test_a_junit_report_is_counted(gpu_day: ModuleType) -> None:
+    report = """<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">
+    <testcase name="test_a"/><testcase name="test_b"><failure>x</failure></testcase>
+    <testcase name="test_c"><skipped/></testcase></testsuite></testsuites>"""
+    assert gpu_day.counts(report) == {"tests": 3, "failures": 1, "errors": 0, "skipped": 1, "failed": ["test_b"]}
