@@ -1,0 +1,77 @@
+"""How well a kit's table tells the latency of whole networks in ONNX Runtime, and how well PyTorch's latency does.
+
+The kit is written here and measured by its own file. Its 30 whole networks are the truth. Each table's sums are
+compared with them: rank correlation, and median relative error with the overhead of the other 29 networks. The rows
+"torch" are the same space measured in PyTorch on this machine, compared with the same truth.
+
+    python benchmarks/latency_kit.py --space conv
+    python benchmarks/latency_kit.py --space macro --set stages=2 --set 'widths=[16,24]' --set 'branches=[1,2]' --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from nas_optuna.costs.latency import Conditions
+from nas_optuna.costs.latency_kit import write_kit
+from nas_optuna.costs.latency_table import Check, LatencyTable, check_table, measure_table
+from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.spec_text import with_overrides
+
+
+def measured(kit: Path, precision: str) -> tuple[LatencyTable, float]:
+    """The table that a kit's own file measures, and the seconds that it takes."""
+    began = time.perf_counter()
+    command = [sys.executable, str(kit / "measure.py"), "--precision", precision]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    seconds = time.perf_counter() - began
+    (kit / f"{precision}.json").write_text(said)
+    return LatencyTable.load(kit / f"{precision}.json"), seconds
+
+
+def compare(space: SearchSpace, folder: Path) -> dict[str, dict[str, float]]:
+    """Rank correlation and error of each table."""
+    write_kit(space, folder / "kit")
+    in_torch = measure_table(space, Conditions.here(torch.device("cpu")), folder / "torch.json", rounds=4)
+    rows = {}
+    for precision in ("fp32", "int8"):
+        table, seconds = measured(folder / "kit", precision)
+        rows[f"onnxruntime {precision}"] = {**row(check_table(table, space)), "seconds": seconds}
+        other = in_torch.model_copy(update={"networks": table.networks})
+        rows[f"torch fp32, for onnxruntime {precision}"] = row(check_table(other, space))
+    return rows
+
+
+def row(check: Check) -> dict[str, float]:
+    """The two figures of a table."""
+    return {"spearman": check.spearman, "median_error": check.error[1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="conv")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--input-size", type=int, default=28)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    options = with_overrides({}, given.set)
+    space = create_space(given.space, options, in_channels=1, classes=10, input_size=given.input_size)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = compare(space, Path(folder))
+    if given.json:
+        print(json.dumps(rows))
+        return
+    for name, figures in rows.items():
+        print(f"{name:34} Spearman {figures['spearman']:.3f}   median error {figures['median_error']:.1%}")
+
+
+if __name__ == "__main__":
+    main()
