@@ -38,7 +38,7 @@ from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.records import count
-from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.studies import create_study, load_study, require_same_space, study_spec
 from nas_optuna.training.fit import never
 
@@ -188,7 +188,7 @@ class Experiment:
             StudyError: Naming what differs.
         """
         require_same_space(study, self.space)
-        began: Mapping[str, Any] = study_attribute(study.user_attrs, StudyKey.DATA, {})
+        began: Mapping[str, Any] = study.user_attrs.get(StudyKey.DATA, {})
         if self.data is not None and began and began.get("fingerprint") != self.data.fingerprint:
             raise StudyError(
                 f"the images of {self.data.name!r} are not those that study {study.study_name!r} began with, so its"

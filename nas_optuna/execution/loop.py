@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.study import lease, optuna_internals
-from nas_optuna.study.lease import Standing
+from nas_optuna.study.lease import LeaseStatus
+from nas_optuna.study.retrying import giving_up, is_away
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import failure
 
@@ -188,24 +189,33 @@ class _Run:
         with (
             self._noticing_deletion(),
             self.stop.guarding(),
-            optuna_internals.giving_up(self.study, lambda: self.stop.asked),
+            giving_up(optuna_internals.storage_of(self.study), lambda: self.stop.asked),
             optuna_internals.stoppable(self.study) as stopped,
         ):
             lease.require_steps(self.study)
-            resumed = tuple(lease.release_abandoned(self.study))
+            resumed = self._take_over()
             lease.advise(self.study)
             looked = time.monotonic()
             while not (self.stop.asked or stopped()) and (trials is None or self.finished < trials):
                 if timeout is not None and time.monotonic() - started >= timeout:
                     break
                 if time.monotonic() - looked >= min(_LOOK_EVERY, lease.seconds() / 5):
-                    resumed += tuple(lease.release_abandoned(self.study, again=True))
+                    resumed += self._take_over(again=True)
                     looked = time.monotonic()
                 if not self.may_begin() or not self._run_trial():
                     break
             if not self.stop.asked and self._is_exhausted() and self.finished != trials:
                 logger.warning("every architecture of the grid has been tried; trials in this run: %d", self.finished)
         return Outcome(self.finished, self.stop.asked, resumed)
+
+    def _take_over(self, *, again: bool = False) -> tuple[int, ...]:
+        """Put back the trials of processes that have died, and tell of those that ended just before theirs did."""
+        for ended in lease.take_unclosed(self.study):
+            subject = Subject(f"trial {ended.number}", None, study=self.study)
+            self.told.trial_started(subject)
+            self.told.trial_finished(subject, ended)
+            lease.close(self.study, optuna_internals.trial_id_of(ended))
+        return tuple(lease.release_abandoned(self.study, again=again))
 
     def _run_trial(self) -> bool:
         """Run one trial; False where there is none left to run."""
@@ -242,6 +252,7 @@ class _Run:
             self._give_back(trial_id, error)
             raise
         self.told.trial_finished(subject, ended)
+        lease.close(self.study, trial_id)
         self._count(ended)
 
     def _evaluate(self, trial: Trial) -> tuple[Any, TrialState | None]:
@@ -261,23 +272,23 @@ class _Run:
             return None, TrialState.FAIL
 
     def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
-        if lease.standing(self.study, trial_id) == Standing.LOST:
+        if lease.status(self.study, trial_id) == LeaseStatus.LOST:
             raise lease.LostError
         try:
-            return optuna_internals.tell(self.study, trial, value, state)
+            return self.study.tell(trial, value, state)
         except (UpdateFinishedTrialError, KeyError):
             # A server that went away after it had written the end is asked once more; and a grid looks for the place of
             # the last trial, which an enqueued one has not.
-            if lease.standing(self.study, trial_id) != Standing.TOLD:
+            if lease.status(self.study, trial_id) != LeaseStatus.TOLD:
                 raise
             return optuna_internals.read_trial(self.study, trial_id)
 
     def _is_lost(self, trial_id: int, error: BaseException) -> bool:
         """Whether the trial is no longer this process's, which explains whatever was raised."""
-        if isinstance(error, Gone) or optuna_internals.is_away(error):
+        if isinstance(error, Gone) or is_away(error):
             return False
         try:
-            lost = lease.standing(self.study, trial_id) == Standing.LOST
+            lost = lease.status(self.study, trial_id) == LeaseStatus.LOST
         except Exception:  # the database failed, and fails still
             return False
         if lost:
@@ -286,12 +297,13 @@ class _Run:
 
     def _give_back(self, trial_id: int, error: BaseException) -> None:
         """After an error that ends the run: the trial fails by its own, and waits after the machine's (a full disk)."""
-        if isinstance(error, Gone) or optuna_internals.is_away(error):
+        if isinstance(error, Gone) or is_away(error):
             return  # whoever runs the study next takes the trial from this process, which is dead then
         if isinstance(error, NasOptunaError | OSError) or failure(error) is not None:
             lease.release(self.study, trial_id)
         else:
             self.study.tell(optuna_internals.read_trial(self.study, trial_id).number, state=TrialState.FAIL)
+            lease.close(self.study, trial_id)
 
     def _count(self, ended: FrozenTrial) -> None:
         self.finished += 1

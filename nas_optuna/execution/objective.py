@@ -34,9 +34,9 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
-from nas_optuna.study.optuna_internals import may_have_trial_with, set_trial_attributes
-from nas_optuna.study.schema import TrialKey, attribute, attribute_of, is_reserved
+from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
+from nas_optuna.study.transactions import may_have_trial_with, set_trial_attributes
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.failure import describe, is_out_of_memory
 from nas_optuna.training.fit import never
@@ -197,7 +197,7 @@ class EvaluatorObjective:
     def _costs_of(self, trial: BaseTrial, earlier: FrozenTrial | None, architecture: Architecture) -> dict[str, float]:
         """The costs; a measured one is measured once, though the trial goes on after a crash or repeats another."""
         for attributes in (trial.user_attrs, earlier.user_attrs if earlier else {}):
-            known = {name: attribute_of(attributes, TrialKey.cost(name)) for name in self.costs.names}
+            known: dict[str, Any] = {name: attributes.get(TrialKey.cost(name)) for name in self.costs.names}
             if None not in known.values():
                 return known
         try:
@@ -476,8 +476,8 @@ def finished_with(study: Study, architecture: Architecture, identity: str, other
         attributes = other.user_attrs
         if (
             other.number != other_than
-            and attribute_of(attributes, TrialKey.DUPLICATE_OF) is None
-            and all(attribute_of(attributes, key) == value for key, value in wanted.items())
+            and attributes.get(TrialKey.DUPLICATE_OF) is None
+            and all(attributes.get(key) == value for key, value in wanted.items())
         ):
             return other
     return None

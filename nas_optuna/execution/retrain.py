@@ -30,10 +30,10 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
-from nas_optuna.study.optuna_internals import change_study
-from nas_optuna.study.schema import LONGEST, StudyKey, study_attribute
+from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.study.studies import study_uid
+from nas_optuna.study.transactions import change_study
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.evaluate import Evaluation
 from nas_optuna.training.fit import Pace, never
@@ -234,7 +234,7 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
     entry |= {f"{name}_parts": len(parts) for name, parts in matrix.items()}
 
     def added(attributes: Mapping[str, Any]) -> dict[str, Any]:
-        earlier: list[dict[str, Any]] = study_attribute(attributes, StudyKey.RETRAINED, [])
+        earlier: list[dict[str, Any]] = attributes.get(StudyKey.RETRAINED, [])
         kept = {
             f"{StudyKey.CONFUSION}{len(earlier)}:{name}:{i}": part
             for name, parts in matrix.items()

@@ -37,7 +37,7 @@ from nas_optuna.report.selection import gain_of
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.files import folders
-from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names
 from nas_optuna.training import ImageClassifier, load_network
@@ -145,7 +145,7 @@ class Fit:
         url = f"sqlite:///{self.folder.absolute() / DATABASE}"
         storage = open_storage(url, create=True)
         study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
-        state = {} if study is None else dict(study_attribute(study.user_attrs, StudyKey.FIT, {}))
+        state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
         self.budget.spent += state.get("spent", 0.0)
         if study is not None:
             self._require_same(study)
@@ -362,7 +362,7 @@ def tested(study: Study) -> TestReport:
     Raises:
         StudyError: There are none.
     """
-    reports: list[dict[str, Any]] = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
+    reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     if not reports:
         raise StudyError("the network was not tested yet")
     found = reports[-1]

@@ -39,7 +39,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.hints import command
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.network import kaiming
@@ -248,7 +248,7 @@ class SupernetTraining:
         }
 
     def _run(self, told: Callback, short: ShortTrainer) -> dict[str, Any]:
-        stored = study_attribute(self._study.user_attrs, StudyKey.SUPERNET)
+        stored = self._study.user_attrs.get(StudyKey.SUPERNET)
         if stored is not None and len(self.history) == self.length and self._chosen_alike(stored):
             return dict(stored)
         subject = Subject("supernet")

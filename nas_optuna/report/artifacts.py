@@ -16,7 +16,8 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study import Study
 
-from nas_optuna.study.optuna_internals import set_study_system_attributes, study_id_of, study_system_attributes
+from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes
+from nas_optuna.study.transactions import set_study_system_attributes
 
 _PREFIX = "dashboard:artifacts:"
 """Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""

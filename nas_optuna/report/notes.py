@@ -18,22 +18,17 @@ from nas_optuna.markdown import code, plain, table
 from nas_optuna.objectives import describe
 from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
+from nas_optuna.report.dashboard_notes import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import gain_of, remembered_images, winners
 from nas_optuna.study.hints import command
-from nas_optuna.study.optuna_internals import (
-    dashboard_note,
-    note_in,
-    read_once,
-    set_study_system_attributes,
-    study_system_attributes,
-    trial_id_of,
-)
+from nas_optuna.study.optuna_internals import read_once, study_system_attributes, trial_id_of
 from nas_optuna.study.records import TrialRecord, cost_names, count
-from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.transactions import set_study_system_attributes
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
@@ -147,7 +142,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
 
 
 def _tested(study: Study) -> list[str]:
-    reports = study_attribute(study.user_attrs, StudyKey.RETRAINED, [])
+    reports = study.user_attrs.get(StudyKey.RETRAINED, [])
     if not reports:
         text = "These are figures of validation images, which chose the best: expect a little less on new images."
         return [
@@ -245,7 +240,7 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
 
 def write_study_note(study: Study) -> None:
     """Write the note of a study for the dashboard, unless a person has changed it."""
-    if study_attribute(study.user_attrs, StudyKey.SPEC) is None:
+    if study.user_attrs.get(StudyKey.SPEC) is None:
         return  # a plain study of Optuna's, with an objective of ours
     attributes = study_system_attributes(study)
     before = note_in(attributes)

@@ -34,7 +34,7 @@ from nas_optuna.spec_text import to_toml
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once, url_of
 from nas_optuna.study.records import TrialRecord, cost_names, count, ranked
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
@@ -236,7 +236,7 @@ def _drawing(facts: _Facts, trial: FrozenTrial) -> str:
 
 
 def _test(facts: _Facts) -> str:
-    reports: list[dict[str, Any]] = study_attribute(facts.attributes, StudyKey.RETRAINED, [])
+    reports: list[dict[str, Any]] = facts.attributes.get(StudyKey.RETRAINED, [])
     if not reports and facts.winners is None:
         return ""
     if not reports:
@@ -271,7 +271,7 @@ def _confusion(facts: _Facts) -> str:
     found = confusion(facts.attributes)
     if found is None:
         return ""
-    reports: list[dict[str, Any]] = study_attribute(facts.attributes, StudyKey.RETRAINED, [])
+    reports: list[dict[str, Any]] = facts.attributes.get(StudyKey.RETRAINED, [])
     matrix = Confusion(*found, seeds=len(reports[0]["seeds"]))
     rows = [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in matrix.accuracies()]
     worst = table(("true class", "accuracy", "images", "most often mistaken for"), rows[:20], (1, 2))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.objectives import describe
-from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved, study_attribute
+from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved
 from nas_optuna.study.standard_errors import accuracy_on_test
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ def _is_number(text: str) -> bool:
 
 def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
     """What a study is and what retraining found, a short line each."""
-    spec = study_attribute(attributes, StudyKey.SPEC)
+    spec = attributes.get(StudyKey.SPEC)
     if not isinstance(spec, dict):
         return []
     rows = {"objectives": ", ".join(spec.get("objectives", []))}
     rows |= {f"limit of {name}": f"{limit:,.6g}" for name, limit in spec.get("limits", {}).items()}
-    reports = study_attribute(attributes, StudyKey.RETRAINED, [])
+    reports = attributes.get(StudyKey.RETRAINED, [])
     if reports:
         trial, seeds = reports[0].get("trial"), len(reports[0]["seeds"])
         whose = [f"trial {trial}"] * (trial is not None) + [f"mean of {seeds} seeds"] * (seeds > 1)

@@ -17,7 +17,7 @@ from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
@@ -34,7 +34,7 @@ def space_of(study: Study) -> SearchSpace:
         SpecError: The space is a user's own and cannot be imported here.
     """
     spec = study_spec(study)
-    identity = study_attribute(study.user_attrs, StudyKey.SPACE)
+    identity = study.user_attrs.get(StudyKey.SPACE)
     if identity is None:
         raise StudyError(f"study {study.study_name!r} does not say which images its space is for")
     size = identity["input_size"]
@@ -75,7 +75,7 @@ def gain_of(study: Study) -> Gain | None:
     if best is None or images is None or _first_objective(study) != "accuracy":
         return None
     reference = _best(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
-    known: dict[str, float] = study_attribute(study.user_attrs, StudyKey.DATA, {})
+    known: dict[str, float] = study.user_attrs.get(StudyKey.DATA, {})
     return Gain(
         _measured(best, images),
         _measured(reference, images) if reference is not None else None,
@@ -91,7 +91,7 @@ def _measured(trial: FrozenTrial, images: int) -> Measured:
 
 def remembered_images(study: Study) -> int | None:
     """How many images a study's accuracies were measured on; None where it does not remember that."""
-    known = study_attribute(study.user_attrs, StudyKey.DATA)
+    known = study.user_attrs.get(StudyKey.DATA)
     images = known.get("validation") if isinstance(known, dict) else None
     return images if isinstance(images, int) else None
 

@@ -23,7 +23,7 @@ from nas_optuna.samplers.gaussian_process import GaussianProcess
 from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.samplers.prior import read_chunks, write_chunks
 from nas_optuna.study.optuna_internals import contains, study_user_attributes
-from nas_optuna.study.schema import StudyKey, study_attribute
+from nas_optuna.study.schema import StudyKey
 
 MOST = 200
 """So many trials are copied at most: half the best, half spread over the rest."""
@@ -89,7 +89,7 @@ def remember(study: Study, other: Study, names: Iterable[str]) -> int:
 def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
     """Gain and params of each copied trial, the best first; the higher the gain, the better. Empty where none are."""
     attributes = study_user_attributes(study)
-    summary = study_attribute(attributes, StudyKey.EARLIER)
+    summary = attributes.get(StudyKey.EARLIER)
     if summary is None:
         return []
     rows = read_chunks(attributes, StudyKey.EARLIER_TRIALS, summary["chunks"])

@@ -27,7 +27,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute, study_user_attributes
-from nas_optuna.study.schema import LONGEST, StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.schema import LONGEST, StudyKey, TrialKey, attribute
 
 _REDRAWS = 50
 """Draws before an architecture that the study has seen is proposed again."""
@@ -72,7 +72,7 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
         StudyError: The study has none.
     """
     attributes = study_user_attributes(study)
-    summary = study_attribute(attributes, StudyKey.SUPERNET)
+    summary = attributes.get(StudyKey.SUPERNET)
     if summary is None:
         raise StudyError(
             f"study {study.study_name!r} has no trained supernet;"
@@ -80,7 +80,7 @@ def read_alphas(study: Study) -> tuple[dict[str, list[float]], dict[str, Any]]:
         )
     alphas: dict[str, list[float]] = {}
     for i in range(summary["chunks"]):
-        alphas |= study_attribute(attributes, f"{StudyKey.ALPHAS}{i}")
+        alphas |= attributes.get(f"{StudyKey.ALPHAS}{i}", {})
     return alphas, summary
 
 
@@ -179,7 +179,7 @@ def load_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
         choices: Parameter name → choices, as the space has them; parameters with a single choice may be missing.
     """
     attributes = study_user_attributes(study)
-    summary = study_attribute(attributes, StudyKey.SUPERNET, {})
+    summary = attributes.get(StudyKey.SUPERNET, {})
     if "score_chunks" not in summary:
         return None
     of_space = _choices(attributes, summary)
@@ -210,7 +210,7 @@ def load_scorer(study: Study, space: SearchSpace) -> Callable[[Sequence[Architec
 def starts(study: Study) -> list[dict[str, Any]]:
     """The params to begin with, the best first; empty where the study has no score."""
     attributes = study_user_attributes(study)
-    summary = study_attribute(attributes, StudyKey.SUPERNET, {})
+    summary = attributes.get(StudyKey.SUPERNET, {})
     if "start_chunks" not in summary:
         return []
     choices = _choices(attributes, summary)

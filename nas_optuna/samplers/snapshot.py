@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from optuna.study import Study
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.study.optuna_internals import set_study_system_attributes, study_system_attributes
+from nas_optuna.study.optuna_internals import study_system_attributes
+from nas_optuna.study.transactions import set_study_system_attributes
 
 CHUNK = 2000
 """Characters in one attribute; some databases hold no more than 2,046."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study.schema import LONGEST, StudyKey, study_attribute
+from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.storage import is_kept, sqlite_file
 from nas_optuna.study.studies import checkpoint_folder
 
@@ -127,7 +127,7 @@ def _named(study: Mapping[str, Any], given: Path | None) -> list[Path]:
 
 
 def _remembered(study: Mapping[str, Any]) -> list[str]:
-    found = study_attribute(study, StudyKey.FILES, [])
+    found = study.get(StudyKey.FILES, [])
     return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
 
 

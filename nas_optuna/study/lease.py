@@ -1,138 +1,72 @@
 """Who runs a trial, and what becomes of it when that process is gone.
 
-A trial that runs is marked with its worker and with a time, in the same transaction that lets it run. Until that time,
-by the database's clock, the worker has the trial as a lease, which it renews while it works. Another worker takes a
-trial up in three cases only:
+A trial that runs has a lease: a row in a table of ours with its worker and a time by the database's clock
+(`nas_optuna.study.lease_table`). A worker takes the lease first and then lets the trial run, renews it while it works,
+and removes it when everybody has been told of the trial's end. Another worker takes a trial up in three cases only:
 
 - The process was one of the same PID namespace of the same boot and is not there any more, or the machine has booted
   anew.
 - The lease has lapsed: the process was stopped, or its host is gone or has no network.
-- A trial without a worker has been seen for as long as a lease. It belongs to a plain ``study.optimize`` that was
-  killed before the objective began. One that has parameters is left alone: another objective may be training it.
+- A trial without a lease and without parameters has been seen for as long as a lease. It belongs to a plain
+  ``study.optimize`` that was killed before the objective began. One that has parameters is left alone: another
+  objective may be training it.
 
-A worker that finds its lease gone stops at its next step and records nothing: the trial's end is written only where the
-trial still has the worker's mark. For trials of earlier releases, which have no lease, a person says that their host is
-gone (``nas-optuna study release``).
+A worker that finds its lease gone stops at its next step and records nothing: the trial's end is written only while the
+lease stands. Trials of release 0.2 have their worker and time as attributes, which are read like a lease. A storage
+that is no database has no leases.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
-from pathlib import Path
-from typing import Any
+from weakref import WeakSet
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import GrpcStorageProxy
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import Connection, Engine, literal, select
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study import optuna_internals
+from nas_optuna.study import lease_table
 from nas_optuna.study.hints import command
-from nas_optuna.study.schema import PREFIX, TrialKey
+from nas_optuna.study.lease_table import LEASES, Lease
+from nas_optuna.study.optuna_internals import (
+    Database,
+    all_trials,
+    database_of,
+    read_trial,
+    storage_of,
+    study_id_of,
+    tables,
+    trial_id_of,
+    url_of,
+)
+from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import advice, refusal
+from nas_optuna.study.transactions import new_trial, transaction
+from nas_optuna.study.worker import Worker, this_worker
 
 logger = logging.getLogger(__name__)
 
-_FIRST_NAMESPACE = "4026531836"
-"""Linux gives the PID namespace of a machine that is not a container this number."""
-_UNKNOWN = "-"
 SECONDS = 300.0
 """How long a lease holds; ``NAS_OPTUNA_LEASE`` is another number. It is renewed five times in that time, and after each
 epoch."""
 _RENEWED_JUST_NOW = 1.0
 """Seconds in which a lease need not be renewed again: epochs may be shorter than a transaction."""
+_NOBODY = "nobody"
+"""Worker of the lease of a trial that nobody has taken and that is watched."""
+_PAUSE = 0.02
 
 
-@dataclass(frozen=True)
-class Worker:
-    """A process, told apart from every other one anywhere.
-
-    Attributes:
-        host: Name of its host, for people.
-        machine: What stays the same when the host boots anew, if that is known.
-        boot: Differs for each boot of each machine.
-        namespace: The PID namespace that its number belongs to: containers of one machine have different ones.
-        process: Its number.
-        started: When it began, which tells it from a later process with its number.
-    """
-
-    host: str
-    machine: str
-    boot: str
-    namespace: str
-    process: int
-    started: str
-
-    def __str__(self) -> str:
-        return f"{self.host}/{self.machine}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
-
-    @classmethod
-    def parse(cls, text: object) -> Worker | None:
-        """Read what ``str`` gave, or what earlier releases wrote (host, boot, process, start); None for anything else.
-
-        Example:
-            >>> Worker.parse("host/boot/12/345").process
-            12
-        """
-        fields = text.split("/") if isinstance(text, str) else []
-        if len(fields) == 4:
-            fields = [fields[0], _UNKNOWN, fields[1], _UNKNOWN, *fields[2:]]
-        if len(fields) != 6 or not fields[4].isdecimal():
-            return None
-        host, machine, boot, namespace, process, started = fields
-        return cls(host, machine, boot, namespace, int(process), started)
-
-    def is_gone(self) -> bool:
-        """Whether it has certainly ended; False where that cannot be known from here."""
-        here = _here()
-        if self.boot != here.boot:
-            return self._is_of_an_earlier_boot(here)
-        if self.boot == _UNKNOWN and (self.machine != here.machine or _UNKNOWN in (self.machine, here.machine)):
-            return False
-        if self.namespace != here.namespace and not self._is_of_an_earlier_release_here(here):
-            return False
-        return not _may_be_there(self.process, self.started)
-
-    def _is_of_an_earlier_boot(self, here: Worker) -> bool:
-        """Containers are copied with their machine's identity in them, and then are several at once."""
-        return (
-            _UNKNOWN not in (self.machine, self.boot, here.boot)
-            and self.machine == here.machine
-            and self.host == here.host
-            and self.namespace == here.namespace == _FIRST_NAMESPACE
-        )
-
-    def _is_of_an_earlier_release_here(self, here: Worker) -> bool:
-        """Earlier releases did not write the namespace."""
-        return self.namespace == _UNKNOWN and self.host == here.host
-
-
-def this_worker() -> str:
-    """Return this process as text, which is what its trials are marked with."""
-    return str(_here())
-
-
-def _here() -> Worker:
-    """Ask anew each time, because a fork is another process."""
-    host, machine, boot, namespace = _surroundings()
-    return Worker(host, machine, boot, namespace, os.getpid(), _start_time(os.getpid()) or _UNKNOWN)
-
-
-_HELD: dict[tuple[int, int], Held] = {}
-"""Storage and trial → what this process runs."""
-
-
-class Standing(Enum):
+class LeaseStatus(Enum):
     """What a worker can still do with a trial that it runs."""
 
     HELD = "held"
@@ -166,15 +100,25 @@ def seconds() -> float:
     return given
 
 
+# --- taking and holding -----------------------------------------------------------------------------------------------
+
+
 def take_waiting(study: Study) -> int | None:
     """Take the first trial that waits for this process, unless another worker is faster; then the next.
 
     Returns:
         Its number within the storage; None where no trial waits.
     """
-    for trial in optuna_internals.all_trials(study, (TrialState.WAITING,)):
-        if optuna_internals.claim(study, trial, _mine):
-            return optuna_internals.trial_id_of(trial)
+    waiting = all_trials(study, (TrialState.WAITING,))
+    leases = _leases(study) if waiting else {}
+    for trial in waiting:
+        trial_id = trial_id_of(trial)
+        lease = leases.get(trial_id)
+        if (lease is not None and not _is_free(lease)) or not _take(study, trial_id, lease):
+            continue
+        if _set_state(study, trial_id, TrialState.RUNNING):
+            return trial_id
+        _drop(study, trial_id)
     return None
 
 
@@ -186,13 +130,10 @@ def take_new(study: Study, below: int | None = None) -> int:
         below: Make none whose number would not be below this.
 
     Raises:
-        optuna_internals.FullError: The study has as many trials already.
+        nas_optuna.study.optuna_internals.FullError: The study has as many trials already.
     """
-    return optuna_internals.new_trial(study, _mine(optuna_internals.now(study)), below)
-
-
-def _mine(now: float) -> dict[str, Any]:
-    return {TrialKey.WORKER: this_worker(), TrialKey.LEASE: round(now + seconds(), 3)}
+    _has_leases(study)  # so that the table is there
+    return new_trial(study, (this_worker(), seconds()), below)
 
 
 @dataclass
@@ -224,14 +165,14 @@ class Held:
         """
         if not (self.lost or at_once) and time.monotonic() - self._renewed < _RENEWED_JUST_NOW:
             return
-        if self.lost or not self._renewed_now(patiently=True):
+        if self.lost or not self._renewed_now(with_retry=True):
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
     def keep(self) -> None:
         """Renew it again and again until `end`, in a thread beside the training."""
         while not self.lost and not self._ended.wait(seconds() / 5):
             try:
-                self._renewed_now(patiently=False)
+                self._renewed_now(with_retry=False)
             except (
                 Exception
             ):  # the database is away or busy; the training's own thread says so, and the next turn tries
@@ -241,23 +182,38 @@ class Held:
         """Renew it no more."""
         self._ended.set()
 
-    def _renewed_now(self, *, patiently: bool) -> bool:
-        began, mine = time.monotonic(), {TrialKey.WORKER: this_worker()}
-        self.lost = not optuna_internals.change_running(self.study, self.trial_id, mine, _mine, patiently=patiently)
+    def _renewed_now(self, *, with_retry: bool) -> bool:
+        if not _has_leases(self.study):
+            return True
+        began, worker = time.monotonic(), this_worker()
+
+        def renew(connection: Connection) -> bool:
+            return lease_table.renew(connection, self.trial_id, worker, seconds())
+
+        self.lost = not transaction(storage_of(self.study), renew, with_retry=with_retry)
         self._renewed = began
         return not self.lost
+
+
+_HELD: dict[tuple[int, int], Held] = {}
+"""Storage and trial → what this process runs."""
+_OPTIMIZED: dict[tuple[int, int], int] = {}
+"""Storage and thread → the last trial that an objective held here for a plain ``study.optimize``."""
 
 
 @contextmanager
 def hold(study: Study, trial_id: int) -> Iterator[Held]:
     """Within it the lease of a trial that this process took is renewed.
 
-    From here on this process writes the trial's end only while it runs the trial.
+    Until `close`, this process writes the trial's end only while the lease stands.
     """
-    held, place = Held(study, trial_id), (id(optuna_internals.storage_of(study)), trial_id)
-    optuna_internals.write_only_as(study, trial_id, {TrialKey.WORKER: this_worker()})
+    held, place = Held(study, trial_id), (id(storage_of(study)), trial_id)
+    database = database_of(storage_of(study))
+    if isinstance(database, Database):
+        database.held[trial_id] = this_worker()
     _HELD[place] = held
-    threading.Thread(target=held.keep, name="nas-optuna-lease", daemon=True).start()
+    if database is not None:
+        threading.Thread(target=held.keep, name="nas-optuna-lease", daemon=True).start()
     try:
         yield held
     finally:
@@ -267,32 +223,55 @@ def hold(study: Study, trial_id: int) -> Iterator[Held]:
 
 @contextmanager
 def hold_trial(trial: Trial) -> Iterator[Held]:
-    """`hold` for a trial that ``study.ask`` gave and that nobody has marked, or that this thread holds already.
+    """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already.
 
     Raises:
         LostError: Another process, or another thread of this one, runs the trial.
     """
-    study, trial_id = trial.study, optuna_internals.trial_id_of(trial)
-    held = _HELD.get((id(optuna_internals.storage_of(study)), trial_id))
+    study, trial_id = trial.study, trial_id_of(trial)
+    held = _HELD.get((id(storage_of(study)), trial_id))
     if held is not None and held.thread == threading.get_ident():
         yield held
         return
-    seen = {TrialKey.WORKER: trial.user_attrs.get(TrialKey.WORKER)}
-    took = held is None and optuna_internals.change_running(study, trial_id, seen, _mine)
-    if not took and (held is not None or standing(study, trial_id) != Standing.HELD):
+    place = id(storage_of(study)), threading.get_ident()
+    if (before := _OPTIMIZED.pop(place, trial_id)) != trial_id:  # Optuna has told its end meanwhile
+        close(study, before)
+    seen = _leases(study).get(trial_id)
+    took = seen is None or seen.worker == _NOBODY
+    if held is not None or not (_take(study, trial_id, seen) if took else status(study, trial_id) == LeaseStatus.HELD):
         raise LostError(f"another process or thread runs trial {trial.number}")
+    _OPTIMIZED[place] = trial_id
     with hold(study, trial_id) as held:
         yield held
 
 
-def standing(study: Study, trial_id: int) -> Standing:
+def close(study: Study, trial_id: int) -> None:
+    """Remove a trial's lease: it has ended, and whoever wants to know has been told."""
+    _drop(study, trial_id)
+    if isinstance(database := database_of(storage_of(study)), Database):
+        database.held.pop(trial_id, None)
+
+
+def status(study: Study, trial_id: int) -> LeaseStatus:
     """Look up whether this process still runs a trial that it took."""
-    found = optuna_internals.state_and_owner(study, trial_id, TrialKey.WORKER)
-    if found is None or found[1] != this_worker():
-        return Standing.LOST
-    if found[0] == TrialState.RUNNING:
-        return Standing.HELD
-    return Standing.TOLD if found[0].is_finished() else Standing.LOST
+    if not _has_leases(study):
+        try:
+            state = read_trial(study, trial_id).state
+        except KeyError:
+            return LeaseStatus.LOST
+        worker: str | None = this_worker()
+    else:
+        trials = tables()["trials"]
+        query = select(trials.c.state, LEASES.c.worker).where(trials.c.trial_id == trial_id)
+        joined = query.select_from(trials.outerjoin(LEASES, LEASES.c.trial_id == trials.c.trial_id))
+        row = transaction(storage_of(study), lambda connection: connection.execute(joined).first())
+        state, worker = (None, None) if row is None else tuple(row)
+    if state is None or worker != this_worker() or state == TrialState.WAITING:
+        return LeaseStatus.LOST
+    return LeaseStatus.TOLD if state.is_finished() else LeaseStatus.HELD
+
+
+# --- putting back -----------------------------------------------------------------------------------------------------
 
 
 def release(study: Study, trial_id: int) -> bool:
@@ -304,7 +283,11 @@ def release(study: Study, trial_id: int) -> bool:
     Returns:
         False where this process did not run it any more.
     """
-    return _put_back(study, trial_id, {TrialKey.WORKER: this_worker()})
+    if status(study, trial_id) != LeaseStatus.HELD:
+        return False
+    put_back = _set_state(study, trial_id, TrialState.WAITING)
+    close(study, trial_id)
+    return put_back
 
 
 def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
@@ -317,29 +300,25 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     Returns:
         Their numbers.
     """
+    running = all_trials(study, (TrialState.RUNNING,)) if _has_leases(study) else []
+    leases = _leases(study) if running else {}
     released, ended, unseen = [], [], []
-    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
-    now = optuna_internals.now(study) if running else 0.0
     for trial in running:
-        owner, lease = _owner(trial), trial.user_attrs.get(TrialKey.LEASE)
-        worker = Worker.parse(owner)
-        has_lapsed = isinstance(lease, float | int) and lease < now
-        is_gone = (worker is not None and worker.is_gone()) or _was_cleared(trial)
-        if has_lapsed or is_gone:
-            if _put_back(study, optuna_internals.trial_id_of(trial), {_owner_key(trial): owner, TrialKey.LEASE: lease}):
-                released.append(trial.number)
-                if not is_gone and worker is not None:
-                    where = f"process {worker.process} on {worker.host}"
-                    logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
-                else:
-                    ended.append(str(trial.number))
-        elif worker is None and owner is None and not trial.params:
-            _watch(study, trial)
-        elif lease is None and (worker is None or not _is_here(worker)) and not again:
-            # Optuna reads a trial's attributes after its state; in between, another process may have put it back.
-            trial_id = optuna_internals.trial_id_of(trial)
-            if optuna_internals.state_and_owner(study, trial_id, _owner_key(trial)) == (TrialState.RUNNING, owner):
-                unseen.append(str(trial.number))
+        lease = leases.get(trial_id_of(trial)) or _lease_of_0_2(study, trial)
+        worker = Worker.parse(lease.worker) if lease is not None else None
+        if lease is not None and _is_free(lease):
+            if not _put_back(study, trial, leases.get(trial_id_of(trial))):
+                continue
+            released.append(trial.number)
+            if worker is None or worker.is_gone():
+                ended.append(str(trial.number))
+            else:
+                where = f"process {worker.process} on {worker.host}"
+                logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
+        elif lease is None and not trial.params:
+            _take(study, trial_id_of(trial), None, _NOBODY)
+        elif lease is None and not again and _is_nobodys(study, trial):
+            unseen.append(str(trial.number))
     if ended:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
     if unseen:
@@ -361,46 +340,10 @@ def release_those_of(study: Study, worker: str) -> list[int]:
     Returns:
         The numbers of its trials.
     """
-    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
-    theirs = [trial for trial in running if trial.user_attrs.get(TrialKey.WORKER) == worker]
-    return [t.number for t in theirs if _put_back(study, optuna_internals.trial_id_of(t), {TrialKey.WORKER: worker})]
-
-
-def _watch(study: Study, trial: FrozenTrial) -> None:
-    """Give a trial that nobody has marked a lease in nobody's name, from when it was first seen."""
-    if trial.user_attrs.get(TrialKey.LEASE) is None:
-        unmarked = {TrialKey.WORKER: None, TrialKey.LEASE: None}
-        optuna_internals.change_running(
-            study,
-            optuna_internals.trial_id_of(trial),
-            unmarked,
-            lambda now: {TrialKey.LEASE: round(now + seconds(), 3)},
-        )
-
-
-def _put_back(study: Study, trial_id: int, seen: Mapping[str, Any]) -> bool:
-    removed = dict.fromkeys((*seen, TrialKey.LEASE))
-    return optuna_internals.change_running(study, trial_id, seen, lambda now: removed, TrialState.WAITING)
-
-
-def require_steps(study: Study) -> None:
-    """Refuse a storage in which trials could be lost without a word.
-
-    Raises:
-        StudyError: It is Optuna's gRPC proxy.
-    """
-    if isinstance(optuna_internals.storage_of(study), GrpcStorageProxy):
-        raise StudyError(refusal("grpc"))
-
-
-def advise(study: Study) -> None:
-    """Say in one line where the storage is not made for as many workers as are at work."""
-    running = optuna_internals.all_trials(study, (TrialState.RUNNING,))
-    workers = {owner for trial in running if (owner := _owner(trial)) is not None} | {this_worker()}
-    url = optuna_internals.url_of(study)
-    said = advice(url, len(workers)) if url is not None else None
-    if said:
-        logger.warning("%s", said)
+    leases = {trial_id: lease for trial_id, lease in _leases(study).items() if lease.worker == worker}
+    running = all_trials(study, (TrialState.RUNNING,)) if leases else []
+    theirs = [trial for trial in running if trial_id_of(trial) in leases]
+    return [trial.number for trial in theirs if _put_back(study, trial, leases[trial_id_of(trial)])]
 
 
 def release_by_hand(study: Study, number: int) -> None:
@@ -414,87 +357,131 @@ def release_by_hand(study: Study, number: int) -> None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")
     if trial.state != TrialState.RUNNING:
         raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
-    owner = _owner(trial)
-    worker = Worker.parse(owner)
-    if worker is not None and _is_here(worker) and not worker.is_gone():
+    row = _leases(study).get(trial_id_of(trial))
+    lease = row or _lease_of_0_2(study, trial)
+    worker = Worker.parse(lease.worker) if lease is not None else None
+    if worker is not None and worker.is_here() and not worker.is_gone():
         raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
-    if not _put_back(study, optuna_internals.trial_id_of(trial), {_owner_key(trial): owner}):
+    if not _put_back(study, trial, row):
         raise StudyError(f"trial {number} was ended or taken up by another process just now; look again")
 
 
-def _was_cleared(trial: FrozenTrial) -> bool:
-    """Whether an earlier release died while it put the trial back: it removed the mark first."""
-    keys = (TrialKey.WORKER, TrialKey.WORKER.removeprefix(PREFIX))
-    return _owner(trial) is None and any(key in trial.user_attrs and trial.user_attrs[key] is None for key in keys)
+def take_unclosed(study: Study) -> list[FrozenTrial]:
+    """Take the trials that have ended, but whose process did before it had told everybody; `close` them afterwards."""
+    free = [(trial_id, lease) for trial_id, lease in _leases(study).items() if _is_free(lease)]
+    found = [(read_trial(study, trial_id), lease) for trial_id, lease in free]
+    return [t for t, lease in found if t.state.is_finished() and _take(study, trial_id_of(t), lease)]
 
 
-def _owner(trial: FrozenTrial) -> str | None:
-    owner: str | None = trial.user_attrs.get(_owner_key(trial))
-    return owner
+def _is_nobodys(study: Study, trial: FrozenTrial) -> bool:
+    """Whether a trial runs still, and still without a lease: it was read before the leases were."""
+    found = read_trial(study, trial_id_of(trial))
+    return found.state == TrialState.RUNNING and trial_id_of(trial) not in _leases(study)
 
 
-def _owner_key(trial: FrozenTrial) -> str:
-    """Earlier releases wrote the key without the prefix, and wrote nothing else before it."""
-    old = TrialKey.WORKER.removeprefix(PREFIX)
-    is_old = TrialKey.WORKER not in trial.user_attrs and Worker.parse(trial.user_attrs.get(old)) is not None
-    return old if is_old else TrialKey.WORKER
-
-
-def _is_here(worker: Worker) -> bool:
-    """Whether a worker can be seen from here, dead or alive."""
-    here = _here()
-    same = worker.boot == here.boot != _UNKNOWN or worker.machine == here.machine != _UNKNOWN
-    return same and worker.namespace in (here.namespace, _UNKNOWN)
-
-
-@cache
-def _surroundings() -> tuple[str, str, str, str]:
-    """Host, machine, boot and PID namespace, which a fork shares."""
-    boot = _first_line("/proc/sys/kernel/random/boot_id")
-    machine = _first_line("/etc/machine-id", "/var/lib/dbus/machine-id")
-    if machine == _UNKNOWN and not (uuid.getnode() >> 40) & 1:  # with that bit set it was made up just now
-        machine = f"{uuid.getnode():012x}"
-    try:
-        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-    except OSError:
-        namespace = _UNKNOWN
-    return socket.gethostname().replace("/", "-") or _UNKNOWN, machine, boot, namespace
-
-
-def _first_line(*files: str) -> str:
-    for file in files:
-        try:
-            text = Path(file).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
-        if text and "/" not in text:
-            return text
-    return _UNKNOWN
-
-
-def _start_time(process: int) -> str | None:
-    """Clock ticks after boot at which a process began, which tells it from a later one with the same number.
-
-    ``"-"`` where there is no ``/proc``; None where the process has ended or is hidden.
-    """
-    try:
-        # The second field is the name in parentheses and may hold spaces; the start time is the 20th after it.
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None if Path("/proc/self").exists() else _UNKNOWN
-    fields = text.rpartition(")")[2].split()
-    return fields[19] if fields[0] not in "ZX" else None  # nobody has asked yet how it ended
-
-
-def _may_be_there(process: int, started: str) -> bool:
-    """Whether a process of this PID namespace is there, as far as this one may see."""
-    found = _start_time(process)
-    if found not in (None, _UNKNOWN):
-        return found == started
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+def _put_back(study: Study, trial: FrozenTrial, seen: Lease | None) -> bool:
+    trial_id = trial_id_of(trial)
+    if not _take(study, trial_id, seen):
         return False
-    except PermissionError:  # another user's, which /proc may hide
+    put_back = _set_state(study, trial_id, TrialState.WAITING)
+    _drop(study, trial_id)
+    return put_back
+
+
+def _is_free(lease: Lease) -> bool:
+    """Whether anybody may take over from a lease's worker."""
+    worker = Worker.parse(lease.worker)
+    return lease.has_lapsed or (worker is not None and worker.is_gone())
+
+
+def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
+    """What release 0.2 kept as attributes of a running trial."""
+    worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
+    if worker is None and until is None:
+        return None
+    now = transaction(storage_of(study), lease_table.now) if until is not None and _has_leases(study) else 0.0
+    return Lease(worker or _NOBODY, until or 0.0, until is not None and until < now)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def exclusively(study: Study) -> Iterator[None]:
+    """Within it no other process is in here with the same study: a lease of the study itself."""
+    place = -study_id_of(study)
+    while not _take(study, place, None):
+        row = transaction(storage_of(study), lambda c: lease_table.read(c, select(literal(place)))).get(place)
+        if row is not None and _is_free(row) and _take(study, place, row):
+            break
+        time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        _drop(study, place)
+
+
+_MADE: WeakSet[Engine] = WeakSet()
+"""Databases in which the table is known to be there."""
+
+
+def _has_leases(study: Study) -> bool:
+    """Whether a study lives in a database; the table of leases is made where it is missing."""
+    database = database_of(storage_of(study))
+    if database is None:
+        return False
+    if database.engine not in _MADE:
+        lease_table.create(database.engine)
+        _MADE.add(database.engine)
+    return True
+
+
+def _leases(study: Study) -> dict[int, Lease]:
+    if not _has_leases(study):
+        return {}
+    trials, study_id = tables()["trials"], study_id_of(study)
+    of_study = select(trials.c.trial_id).where(trials.c.study_id == study_id)
+    return transaction(storage_of(study), lambda connection: lease_table.read(connection, of_study))
+
+
+def _take(study: Study, trial_id: int, seen: Lease | None, worker: str | None = None) -> bool:
+    if not _has_leases(study):
         return True
-    return found == _UNKNOWN
+    mine, lasts = worker or this_worker(), seconds()
+    return transaction(storage_of(study), lambda c: lease_table.take(c, trial_id, mine, lasts, seen))
+
+
+def _drop(study: Study, trial_id: int) -> None:
+    if _has_leases(study):
+        mine = this_worker()
+        transaction(storage_of(study), lambda connection: lease_table.drop(connection, trial_id, mine))
+
+
+def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
+    """Change a trial's state; False where it has ended, was deleted, or another process lets it run."""
+    try:
+        return storage_of(study).set_trial_state_values(trial_id, state)
+    except (UpdateFinishedTrialError, KeyError):
+        return False
+
+
+# --- storages ---------------------------------------------------------------------------------------------------------
+
+
+def require_steps(study: Study) -> None:
+    """Refuse a storage in which trials could be lost without a word.
+
+    Raises:
+        StudyError: It is Optuna's gRPC proxy.
+    """
+    if isinstance(storage_of(study), GrpcStorageProxy):
+        raise StudyError(refusal("grpc"))
+
+
+def advise(study: Study) -> None:
+    """Say in one line where the storage is not made for as many workers as are at work."""
+    workers = {lease.worker for lease in _leases(study).values()} | {this_worker()}
+    url = url_of(study)
+    said = advice(url, len(workers)) if url is not None else None
+    if said:
+        logger.warning("%s", said)

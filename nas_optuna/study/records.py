@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.objectives import COSTS
-from nas_optuna.study.schema import TrialKey, attribute_of, costs_of
+from nas_optuna.study.schema import TrialKey, costs_of
 
 
 def count(number: int, noun: str) -> str:
@@ -61,7 +60,7 @@ class TrialRecord:
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
         """Read a trial's attributes; a trial that is not ours gives empty fields."""
-        attribute = partial(attribute_of, trial.user_attrs)
+        attribute = trial.user_attrs.get
         return cls(
             number=trial.number,
             state=trial.state.name.lower(),
@@ -101,7 +100,7 @@ def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRe
     def key(trial: FrozenTrial) -> tuple[int, int, float, int]:
         if trial.state not in states or not trial.values:
             return len(states), 0, 0.0, trial.number
-        value, rung = trial.values[0], attribute_of(trial.user_attrs, TrialKey.RUNG, 0)
+        value, rung = trial.values[0], trial.user_attrs.get(TrialKey.RUNG, 0)
         return states.index(trial.state), -rung, -value if maximize else value, trial.number
 
     return [TrialRecord.of(trial) for trial in sorted(trials, key=key)]

@@ -1,14 +1,16 @@
 """Every key under which a study or a trial of ours remembers something.
 
-All keys begin with one prefix, so that they never meet those of a plain Optuna user. Studies of format 1 were written
-without it; `attribute` and `study_attribute` still read their keys, and nothing writes them any more.
+All keys begin with one prefix, so that they never meet those of a plain Optuna user. Values are JSON. A string may have
+at most `LONGEST` characters, because MySQL and optuna-dashboard cut longer ones.
 
-Values are JSON. A string may have at most `LONGEST` characters, because MySQL and optuna-dashboard cut longer ones.
+Whoever may write to a database may alter it, so every value is checked once, where rows are read: a trial with a value
+of another kind counts as a failed one and says why (`flaw_of_trial`); a study is refused in one line (`flaw_of_study`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna
@@ -16,7 +18,7 @@ if TYPE_CHECKING:  # a listing of names must not import Optuna
     from optuna.trial import BaseTrial, FrozenTrial
 
 FORMAT = 2
-"""Raised when studies are written that older versions would misread. Format 1 had no prefix on trial keys."""
+"""Raised when studies are written that older versions would misread; no release wrote format 1."""
 
 PREFIX = "nas_optuna:"
 LONGEST = 2000
@@ -47,9 +49,9 @@ class TrialKey:
     ORIGIN = f"{PREFIX}origin"
     """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
     WORKER = f"{PREFIX}worker"
-    """str: the process that runs it; see `nas_optuna.study.lease`."""
+    """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
     LEASE = f"{PREFIX}lease"
-    """float: until when, in seconds by the database's clock, the worker has the trial for itself."""
+    """float: until when, in seconds by the database's clock, that process had the trial for itself."""
     EPOCHS = f"{PREFIX}epochs"
     """int: epochs trained, over all seeds."""
     STEPS = f"{PREFIX}steps"
@@ -72,6 +74,9 @@ class TrialKey:
     """float: log probability that the controller gave to its proposal."""
     ENTROPY = f"{PREFIX}controller:entropy"
     """float: mean entropy of the controller's policy, in nats."""
+
+    UNREADABLE = f"{PREFIX}unreadable"
+    """str: what is wrong with the trial's rows; given when they are read, never stored."""
 
     @staticmethod
     def cost(name: str) -> str:
@@ -133,18 +138,13 @@ def is_reserved(cost: str) -> bool:
 
 def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
     """Every cost among a trial's user attributes, by name, whoever has registered it."""
-    names = (key.removeprefix(PREFIX) for key in attributes if key.startswith(PREFIX) or is_format_1(attributes))
-    found = {name: attribute_of(attributes, TrialKey.cost(name)) for name in names if not is_reserved(name)}
+    names = (key.removeprefix(PREFIX) for key in attributes if key.startswith(PREFIX))
+    found = {name: attributes.get(TrialKey.cost(name)) for name in names if not is_reserved(name)}
     return {n: value for n, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-_WITHOUT_PREFIX = frozenset({f"{PREFIX}recipe", f"{PREFIX}worker", f"{PREFIX}origin"})
-"""A trial of format 1 has at least one of these without the prefix."""
-_LOG_OF_FORMAT_1 = ("controller:log_prob", "controller:entropy")
-
-
 def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:
-    """What a trial remembers under a key, also where format 1 wrote it.
+    """What a trial remembers under a key.
 
     Args:
         trial: The trial.
@@ -157,35 +157,175 @@ def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> 
         >>> attribute(trial, TrialKey.EPOCHS)
         3
     """
-    return attribute_of(trial.user_attrs, key, default)
-
-
-def attribute_of(attributes: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """`attribute`, for user attributes that were read already."""
-    if key in attributes:
-        return attributes[key]
-    old = key.removeprefix(PREFIX)
-    if old in attributes and (is_format_1(attributes) or old in _LOG_OF_FORMAT_1):
-        return attributes[old]
-    return default
-
-
-def is_format_1(attributes: Mapping[str, Any]) -> bool:
-    """Whether a trial's user attributes were written by format 1, rather than by another user of Optuna."""
-    return any(key.removeprefix(PREFIX) in attributes for key in _WITHOUT_PREFIX)
-
-
-def study_attribute(attributes: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """What a study remembers under a key, also where format 1 wrote it.
-
-    Args:
-        attributes: ``study.user_attrs``, read once by the caller, because each reading asks the storage.
-        key: One of `StudyKey`, with a part's number where the key is numbered.
-        default: Returned where the study has no such key.
-    """
-    return attributes.get(key, attributes.get(key.removeprefix(PREFIX), default))
+    return trial.user_attrs.get(key, default)
 
 
 def readable(study: Study) -> dict[str, Any]:
     """The study's own attributes without the prefix, for a person or for JSON."""
     return {key.removeprefix(PREFIX): value for key, value in study.user_attrs.items() if key.startswith(PREFIX)}
+
+
+# --- what a stored value must be --------------------------------------------------------------------------------------
+
+Check = Callable[[Any], bool]
+_Kind = tuple[str, Check]
+"""What a person calls it, and whether a value is one."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (not math.isfinite(value) or abs(value) < 1e30)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1e12
+
+
+def _each(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _by_name(check: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _record(**fields: Check) -> Check:
+    """A mapping in which these fields, where it has them, are what they must be."""
+    return lambda value: isinstance(value, dict) and all(check(value[k]) for k, check in fields.items() if k in value)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _is_by_epoch(value: Any) -> bool:
+    return _by_name(_is_number)(value) and all(key.isdecimal() and len(key) < 10 for key in value)
+
+
+def _is_report(value: Any) -> bool:
+    """Whether a value is a `TestReport` as a study remembers it."""
+    known = _record(
+        architecture=_is_text,
+        recipe=_is_text,
+        device=_is_text,
+        mean=_is_share,
+        spread=_or_none(_is_number),
+        seeds=_each(_is_count),
+        accuracies=_each(_is_share),
+        class_accuracies=_each(_is_number),
+        images=_is_count,
+        test_images=_is_positive,
+        classes=_each(_is_text),
+        seconds=_is_duration,
+    )
+    return known(value) and {"architecture", "mean", "test_images", "seeds", "spread"} <= set(value)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_count(value) and value > 0
+
+
+_TEXT: _Kind = "a text", _is_text
+_NUMBER: _Kind = "a number", _is_number
+_COUNT: _Kind = "a whole number", _is_count
+_MAPPING: _Kind = "a mapping", lambda value: isinstance(value, dict)
+_OF_A_TRIAL: Mapping[str, _Kind] = {
+    **dict.fromkeys((TrialKey.ARCHITECTURE, TrialKey.IDENTITY, TrialKey.RECIPE, TrialKey.DEVICE), _TEXT),
+    **dict.fromkeys((TrialKey.ORIGIN, TrialKey.CAUSE, TrialKey.UNREADABLE), _TEXT),
+    **dict.fromkeys((TrialKey.STEPS, TrialKey.RUNG), _COUNT),
+    **dict.fromkeys((TrialKey.SEED, TrialKey.EPOCHS, TrialKey.MICRO_BATCHES, TrialKey.DUPLICATE_OF), _COUNT),
+    TrialKey.FEASIBLE: ("true or false", lambda value: isinstance(value, bool)),
+    TrialKey.METRICS: ("numbers by name", _by_name(_is_number)),
+    TrialKey.REPORTS: ("numbers by epoch", _is_by_epoch),
+    TrialKey.SECONDS: ("a number of seconds", _is_duration),
+    TrialKey.PROPOSALS: ("a whole number above 0", _is_positive),
+    TrialKey.WORKER: ("a text", _or_none(_is_text)),
+    TrialKey.LEASE: ("a number", _or_none(_is_number)),
+    TrialKey.SPREAD: ("a number", _or_none(_is_number)),
+}
+"""Every other key of ours is a number: a cost."""
+_OF_ANY_TRIAL: Mapping[str, _Kind] = {
+    "fixed_params": _MAPPING,
+    "constraints": ("a list of numbers", _each(_is_number)),
+    "grid_id": _COUNT,
+}
+"""System attributes of Optuna that we read."""
+_OF_A_STUDY: Mapping[str, _Kind] = {
+    StudyKey.UID: _TEXT,
+    StudyKey.FORMAT: _COUNT,
+    StudyKey.FIT: _MAPPING,
+    StudyKey.SPEC: _MAPPING,
+    StudyKey.SPACE: _MAPPING,
+    StudyKey.DATA: _MAPPING,
+    StudyKey.RETRAINED: ("a list of retrainings", _each(_is_report)),
+    StudyKey.NOTE: _TEXT,
+    StudyKey.SUPERNET: ("a mapping", _by_name(lambda value: not isinstance(value, float) or math.isfinite(value))),
+    StudyKey.FILES: ("a list", lambda value: isinstance(value, list)),  # of which each is looked at with suspicion
+    StudyKey.EARLIER: ("a mapping", _record(chunks=_is_count)),
+}
+_PARTS: Mapping[str, _Kind] = {
+    StudyKey.CONFUSION: ("a list", _each(lambda value: _is_text(value) or _is_count(value))),
+    StudyKey.ALPHAS: ("lists of numbers by name", _by_name(_each(_is_number))),
+    StudyKey.SCORE: ("a list of numbers", _each(_is_number)),
+    StudyKey.STARTS: ("lists of whole numbers", _each(_each(_is_count))),
+    StudyKey.TEACHERS: ("lists of numbers", _each(_each(_is_number))),
+    StudyKey.CHOICES: ("a list of lists", _each(lambda value: isinstance(value, list) and len(value) == 2)),
+    StudyKey.EARLIER_TRIALS: ("a list of lists", _each(lambda value: isinstance(value, list))),
+}
+"""Numbered parts, by what their keys begin with."""
+
+
+def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | None:
+    """What is wrong with a trial's attributes, in a few words; None where nothing is.
+
+    Args:
+        user: Its user attributes.
+        system: Its system attributes.
+
+    Example:
+        >>> flaw_of_trial({"nas_optuna:accuracy": []}, {})
+        'accuracy is not a number'
+    """
+    for key, value in user.items():
+        if key.startswith(PREFIX):
+            kind, check = _OF_A_TRIAL.get(key, _NUMBER)
+            if not check(value):
+                return f"{key.removeprefix(PREFIX)} is not {kind}"
+    for key, value in system.items():
+        kind, check = _NUMBER if key.startswith("constraints:") else _OF_ANY_TRIAL.get(key, _ANYTHING)
+        if not check(value):
+            return f"{key} is not {kind}"
+    return None
+
+
+_ANYTHING: _Kind = "anything", lambda value: True
+
+
+def flaw_of_study(user: Mapping[str, Any]) -> str | None:
+    """What is wrong with a study's user attributes, in a few words; None where nothing is.
+
+    Example:
+        >>> flaw_of_study({"nas_optuna:supernet": True})
+        'supernet is not a mapping'
+    """
+    for key, value in user.items():
+        part = next((start for start in _PARTS if key.startswith(start)), None)
+        kind, check = _PARTS[part] if part is not None else _OF_A_STUDY.get(key, _ANYTHING)
+        if not check(value):
+            return f"{key.removeprefix(PREFIX)} is not {kind}"
+    return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from nas_optuna.study.optuna_internals import PatientStorage
+    from nas_optuna.study.retrying import RetryingStorage
 
 DEFAULT_STORAGE = "sqlite:///nas-optuna.db"
 PATIENCE = 60.0
@@ -104,7 +104,7 @@ def is_kept(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or not in_memory
 
 
-def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> PatientStorage:
+def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> RetryingStorage:
     """Open a storage; any number of processes may do so at once, also where it does not exist yet.
 
     A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not wait
@@ -233,13 +233,16 @@ def _patience() -> float:
     return seconds
 
 
-def _open(url: str, database: Path | None, patience: float) -> PatientStorage:
-    from nas_optuna.study.optuna_internals import PatientStorage
+def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
+    from nas_optuna.study.optuna_internals import Database
+    from nas_optuna.study.retrying import RetryingStorage
 
     if database is None:
         in_memory = url.startswith("sqlite")
-        return PatientStorage(url, {} if in_memory else {"pool_pre_ping": True}, wait=0.0 if in_memory else patience)
-    return PatientStorage(url, {"creator": partial(_connect, database.absolute(), patience)}, file=database.absolute())
+        opened = Database(url, {} if in_memory else {"pool_pre_ping": True})
+        return RetryingStorage(opened, 0.0 if in_memory else patience)
+    file = database.absolute()
+    return RetryingStorage(Database(url, {"creator": partial(_connect, file, patience)}), file=file)
 
 
 def _connect(database: Path, timeout: float) -> sqlite3.Connection:
@@ -261,11 +264,13 @@ def _create(database: Path) -> None:
     is used. So nothing that anybody may use is ever removed, whenever a process is killed.
     """
     partial_ = database.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}")
+    from nas_optuna.study import lease_table
+
     try:
         partial_.touch(exist_ok=False)
-        storage = _open(f"sqlite:///{partial_}", partial_, 0.0)
-        storage.remove_session()
-        storage.engine.dispose()
+        engine = _open(f"sqlite:///{partial_}", partial_, 0.0).database.engine
+        lease_table.create(engine)
+        engine.dispose()
         if _file_system(partial_.absolute().parent) not in _ON_THE_NETWORK:
             with closing(sqlite3.connect(partial_)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -310,9 +315,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _awaited(open_: Callable[[], PatientStorage], seconds: float) -> PatientStorage:
+def _awaited(open_: Callable[[], RetryingStorage], seconds: float) -> RetryingStorage:
     """Open a database whose server may be away for some seconds."""
-    from nas_optuna.study.optuna_internals import is_away
+    from nas_optuna.study.retrying import is_away
 
     deadline = time.monotonic() + seconds
     while True:
@@ -324,7 +329,7 @@ def _awaited(open_: Callable[[], PatientStorage], seconds: float) -> PatientStor
         time.sleep(0.5)
 
 
-def _together(open_: Callable[[], PatientStorage]) -> PatientStorage:
+def _together(open_: Callable[[], RetryingStorage]) -> RetryingStorage:
     """Open a database whose tables other processes may be creating at the same moment, and go on with theirs."""
     from sqlalchemy.exc import DBAPIError, IntegrityError
 

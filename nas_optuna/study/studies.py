@@ -19,7 +19,6 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import change_study, create_whole_study
 from nas_optuna.study.schema import FORMAT, StudyKey
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
@@ -59,6 +58,8 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
         StudyExists: The name is taken, maybe by another process just now.
         StudyError: It cannot be a name.
     """
+    from nas_optuna.study.transactions import create_whole_study
+
     check_name(name)
     remembered = {StudyKey.FORMAT: FORMAT, StudyKey.SPEC: spec.to_dict(), StudyKey.SPACE: space.identity()}
     remembered |= {StudyKey.UID: _new_uid()}
@@ -115,6 +116,8 @@ def study_uid(study: Study) -> str:
     """
     found = study.user_attrs.get(StudyKey.UID)
     if found is None:
+        from nas_optuna.study.transactions import change_study
+
         change_study(study, lambda known: {StudyKey.UID: known.get(StudyKey.UID) or _new_uid()})
         found = study.user_attrs[StudyKey.UID]
     return str(found)

@@ -14,7 +14,8 @@ from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.optuna_internals import enqueue_unless, enqueued_params
+from nas_optuna.study.lease import exclusively
+from nas_optuna.study.optuna_internals import all_trials, enqueued_params
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.text_files import read_text
 
@@ -92,7 +93,7 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     for place, trial in enumerate(waiting, start=1):
         if (enqueued_params(trial) or trial.params) == dict(params):
             return place
-    enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: origin}, ever=False)
+    _enqueue_unless(study, architecture, origin, (TrialState.WAITING,))
     return len(waiting) + 1
 
 
@@ -113,8 +114,17 @@ def enqueue_reference(study: Study, space: SearchSpace, limits: Limits) -> Archi
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if reference is None or begun or limits.total_excess(reference) > 0:
         return None
-    enqueue_unless(study, reference.params, {TrialKey.ORIGIN: REFERENCE}, ever=True)
+    _enqueue_unless(study, reference, REFERENCE)
     return reference
+
+
+def _enqueue_unless(
+    study: Study, architecture: Architecture, origin: str, states: tuple[TrialState, ...] | None = None
+) -> None:
+    """Enqueue an architecture unless a trial of these states has it, however many processes do so at once."""
+    with exclusively(study):
+        if not any(enqueued_params(trial) == architecture.params for trial in all_trials(study, states)):
+            study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
 
 
 def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, Any]], origin: str) -> int:
@@ -154,5 +164,5 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits
     found = {name: best_in_cost(space, costs, name, direction) for name, direction in directions.items()}
     found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
     for architecture in found.values():  # another process that begins at the same time may have run them already
-        enqueue_unless(study, architecture.params, {TrialKey.ORIGIN: "cheapest"}, ever=True)
+        _enqueue_unless(study, architecture, "cheapest")
     return found

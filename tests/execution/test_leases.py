@@ -12,10 +12,11 @@ from nas_optuna import Objective
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.loop import run
-from nas_optuna.study import lease, optuna_internals
-from nas_optuna.study.lease import Worker
+from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
+from nas_optuna.study.worker import Worker, this_worker
+from tests.study import leases
 
 
 class AtTheFirstEpoch(Callback):
@@ -31,16 +32,14 @@ class AtTheFirstEpoch(Callback):
 
 
 def elsewhere() -> str:
-    worker = Worker.parse(lease.this_worker())
+    worker = Worker.parse(this_worker())
     assert worker is not None
     return str(replace(worker, host="elsewhere", machine="m", boot="b"))
 
 
 def take_away(trial: optuna.Trial) -> None:
     """Act as another worker that took the trial up."""
-    mine = {TrialKey.WORKER: lease.this_worker()}
-    theirs = {TrialKey.WORKER: elsewhere()}
-    assert optuna_internals.change_running(trial.study, trial._trial_id, mine, lambda now: theirs)
+    leases.give(trial.study, trial._trial_id, elsewhere())
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_a_plain_script_that_lost_its_trial_stops_and_records_nothing(
         script.optimize(objective, n_trials=3)
     (trial,) = study.trials
     assert trial.state == TrialState.RUNNING
-    assert trial.user_attrs[TrialKey.WORKER] == elsewhere()
+    assert (leases.of(study, trial._trial_id) or ("",))[0] == elsewhere()
     assert list(trial.intermediate_values) == [1]
 
 
@@ -72,7 +71,7 @@ def test_a_worker_that_lost_its_trial_drops_it_and_goes_on(
     objective.callbacks.add(AtTheFirstEpoch(take_away))
     assert run(study, objective, trials=1).trials == 1
     first, second = study.trials
-    assert (first.state, first.user_attrs[TrialKey.WORKER]) == (TrialState.RUNNING, elsewhere())
+    assert first.state == TrialState.RUNNING
     assert list(first.intermediate_values) == [1]
     assert TrialKey.EPOCHS not in first.user_attrs
     assert second.state == TrialState.COMPLETE
@@ -82,8 +81,7 @@ def test_a_worker_that_lost_its_trial_drops_it_and_goes_on(
 def test_a_trial_that_another_runs_is_not_begun(study: optuna.Study, objective: Objective) -> None:
     trial = study.ask()
     again = optuna.Trial(study, trial._trial_id)
-    other = {TrialKey.WORKER: elsewhere()}
-    assert optuna_internals.change_running(study, trial._trial_id, {}, lambda now: other)
+    leases.give(study, trial._trial_id, elsewhere())
     with pytest.raises(lease.LostError, match="another process or thread runs trial 0"):
         objective(again)
     assert study.trials[0].params == {}

@@ -30,6 +30,7 @@ from nas_optuna.study.studies import create_study, study_names, study_spec
 from tests.faults.harness import at_once, command_line
 from tests.helpers import tiny
 from tests.processes import Server, Work, kill_after, logs, together
+from tests.study import leases
 
 
 def cheap(trial: optuna.Trial) -> float:
@@ -203,11 +204,11 @@ def test_a_trial_that_is_released_and_finished_elsewhere_is_dropped(
         if trial.number == 0 and not (tmp_path / "once").exists():
             (tmp_path / "once").touch()
             other = opened(tmp_path)
-            other._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            assert lease.release(other, trial._trial_id)
             if how != "waiting":
                 taken = lease.take_waiting(other)
                 assert taken is not None
-                other._storage.set_trial_user_attr(taken, TrialKey.WORKER, "elsewhere/m/b/n/1/1")
+                leases.give(other, taken, "elsewhere/m/b/n/1/1")
             if how == "finished":
                 other.tell(0, 3.0)
         return cheap(trial)

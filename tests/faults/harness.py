@@ -38,7 +38,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import DataSpec, StudySpec
-from nas_optuna.study import lease
+from nas_optuna.study import worker
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import create_study, load_study
 
@@ -121,14 +121,19 @@ class Account:
 class _Notes(Callback):
     """Note each epoch and each end in files of this process's own."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, host: str = "") -> None:
+        self._folder, self._host = folder, host
+
+    def trial_started(self, subject: Subject) -> None:
+        if self._host and isinstance(subject.trial, optuna.Trial):
+            subject.trial.set_user_attr("host", self._host)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         self._note("epochs", f"{subject.name} {measurement.step}")
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        self._note("ends", subject.name)
+        if subject.trial is not None:  # else another process recorded it, and was killed before it had told
+            self._note("ends", subject.name)
 
     def note_trainings(self) -> None:
         """Note each epoch that is trained in this process, rather than read from a checkpoint."""
@@ -164,10 +169,10 @@ def work(place: Place, total: int, host: str = "") -> None:
     log = place.folder / f"log.{os.getpid()}"
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     if host:
-        lease._surroundings = lambda: (host, f"machine-{host}", f"boot-{host}", "4026531836")  # type: ignore[assignment]
+        worker._surroundings = lambda: (host, f"machine-{host}", f"boot-{host}", "4026531836")  # type: ignore[assignment]
         real = time.time
         time.time = lambda: real() + 3600
-    study, notes = place.study(), _Notes(place.folder)
+    study, notes = place.study(), _Notes(place.folder, host)
     scored = objective(place.folder / "checkpoints")
     notes.note_trainings()
     while finished(study) < total or study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):

@@ -10,8 +10,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from nas_optuna.cli.workers import Staffing, _on_ray
 from nas_optuna.report.artifacts import ArtifactFolders
 from nas_optuna.study.files import MARK, folders, holding, remember
-from nas_optuna.study.optuna_internals import set_study_system_attributes
 from nas_optuna.study.schema import LONGEST, StudyKey
+from nas_optuna.study.transactions import set_study_system_attributes
 from tests.helpers import Command, tiny
 
 URL = "sqlite:///nas-optuna.db"

@@ -114,10 +114,10 @@ def test_names_that_are_refused(storage: optuna.storages.BaseStorage, name: str)
 
 
 def test_a_study_is_whole_or_not_there(storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nas_optuna.study import optuna_internals
+    from nas_optuna.study import transactions
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna_internals.json, "dumps", lambda value: 1 / 0)
+        patch.setattr(transactions.json, "dumps", lambda value: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             create(storage, "s")
     assert study_names(storage) == []

@@ -32,9 +32,9 @@ from nas_optuna.execution.executors.local import GRACE
 from nas_optuna.execution.executors.worker import Ended, Message, Place, work
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.study import optuna_internals
-from nas_optuna.study.lease import Worker
 from nas_optuna.study.records import count
 from nas_optuna.study.storage import sqlite_file
+from nas_optuna.study.worker import Worker
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -20,8 +20,8 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import Handle
 from nas_optuna.execution.executors.in_process import InProcess
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.study.lease import this_worker
 from nas_optuna.study.storage import failure
+from nas_optuna.study.worker import this_worker
 
 
 @dataclass(frozen=True)

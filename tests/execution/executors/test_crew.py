@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import optuna
 import pytest
@@ -11,6 +12,8 @@ from nas_optuna.execution.executors.crew import MOST_DEATHS, Crew, Hand
 from nas_optuna.execution.executors.worker import Ended, Ready, Said, Told
 from nas_optuna.execution.loop import Outcome
 from nas_optuna.study import lease
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.worker import this_worker
 
 
 class Record(Callback):
@@ -22,8 +25,8 @@ class Record(Callback):
 
 
 @pytest.fixture
-def crew() -> Crew:
-    study = optuna.create_study()
+def crew(tmp_path: Path) -> Crew:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
     work = Work(study, objective=None)  # type: ignore[arg-type]
     return Crew(work, Budget(trials=2), Record(), lambda: False)
 
@@ -47,7 +50,7 @@ def test_callbacks_here_are_told_what_workers_do(crew: Crew) -> None:
 def test_the_trial_of_a_dead_worker_waits_again(crew: Crew, caplog: pytest.LogCaptureFixture) -> None:
     study, hand = crew._study, Hand(1, "worker 1 (process 7)")
     trial_id = lease.take_new(study)
-    owner = lease.this_worker()
+    owner = this_worker()
     assert crew.allotment.ask(1)
     crew.hear(hand, Ready(owner))
     crew.hear(hand, began(0, 1))

@@ -1,0 +1,254 @@
+"""What is read or written of a study in one transaction, where Optuna would need several."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import BaseTrial, Trial, TrialState
+from sqlalchemy import Connection, String, Table, delete, func, insert, select, type_coerce, update
+from sqlalchemy.exc import IntegrityError
+
+from nas_optuna.study.optuna_internals import (
+    METRIC_NAMES,
+    Database,
+    FullError,
+    all_trials,
+    database_of,
+    known_of,
+    storage_of,
+    study_id_of,
+    tables,
+    trial_id_of,
+)
+from nas_optuna.study.retrying import RetryingStorage
+
+T = TypeVar("T")
+
+
+def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_retry: bool = True) -> T:
+    """Do something in one transaction of a storage's database.
+
+    Args:
+        storage: It has a database.
+        work: Given a connection; it may be called again.
+        with_retry: Whether to wait for a server that is away.
+    """
+    database = database_of(storage)
+    assert database is not None
+
+    def once() -> T:
+        with database.engine.begin() as connection:
+            return work(connection)
+
+    return storage.with_retry(once) if with_retry and isinstance(storage, RetryingStorage) else once()
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+def create_whole_study(
+    storage: BaseStorage,
+    name: str,
+    directions: Sequence[str],
+    metric_names: Sequence[str],
+    user_attributes: Mapping[str, Any],
+) -> None:
+    """Create a study that nobody sees before it has its names and attributes.
+
+    Args:
+        storage: Where.
+        name: Its name.
+        directions: ``"maximize"`` or ``"minimize"``, one per objective.
+        metric_names: What each objective is called.
+        user_attributes: What else it remembers.
+
+    Raises:
+        optuna.exceptions.DuplicatedStudyError: The name is taken, maybe since a moment.
+    """
+    chosen = [StudyDirection[direction.upper()] for direction in directions]
+    if database_of(storage) is None:
+        study_id = storage.create_new_study(chosen, name)
+        storage.set_study_system_attr(study_id, METRIC_NAMES, list(metric_names))
+        for key, value in user_attributes.items():
+            storage.set_study_user_attr(study_id, key, value)
+        return
+
+    def create(connection: Connection) -> None:
+        made = connection.execute(insert(tables()["studies"]).values(study_name=name)).inserted_primary_key
+        assert made is not None
+        rows = [{"study_id": made[0], "objective": i, "direction": d} for i, d in enumerate(chosen)]
+        connection.execute(insert(tables()["study_directions"]), rows)
+        names = {METRIC_NAMES: list(metric_names)}
+        for table, values in (("study_system_attributes", names), ("study_user_attributes", user_attributes)):
+            _write(connection, tables()[table], "study_id", made[0], values)
+
+    try:
+        transaction(storage, create)
+    except IntegrityError:
+        raise DuplicatedStudyError(f"study {name!r} exists") from None
+
+
+def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None:
+    """Set the attributes of a study that tools such as optuna-dashboard keep their own things in."""
+    storage, study_id = storage_of(study), study_id_of(study)
+    if database_of(storage) is None:
+        for key, value in values.items():
+            storage.set_study_system_attr(study_id, key, value)
+        return
+    table = tables()["study_system_attributes"]
+    transaction(storage, lambda connection: _write(connection, table, "study_id", study_id, values))
+
+
+def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Set user attributes of a study that depend on those it has, so that of two processes neither is overwritten.
+
+    Args:
+        study: The study.
+        change: Given the study's user attributes, those to set. It may be called again.
+
+    Returns:
+        Those that were set.
+    """
+    storage, study_id = storage_of(study), study_id_of(study)
+    if database_of(storage) is None:
+        values = change(study.user_attrs)
+        for key, value in values.items():
+            study.set_user_attr(key, value)
+        return values
+    rows = tables()["study_user_attributes"]
+
+    def read_and_write(connection: Connection) -> Mapping[str, Any]:
+        _lock_study(connection, study_id)
+        found = connection.execute(select(rows.c.key, rows.c.value_json).where(rows.c.study_id == study_id))
+        values = change({key: json.loads(text) for key, text in found})
+        _write(connection, rows, "study_id", study_id, values)
+        return values
+
+    return transaction(storage, read_and_write)
+
+
+def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
+    """How many trials of each state every study has, by the study's name; no trial is read.
+
+    Args:
+        storage: It has a database.
+    """
+    studies, trials = tables()["studies"], tables()["trials"]
+    state = type_coerce(trials.c.state, String)  # which somebody may have altered
+
+    def read(connection: Connection) -> dict[str, Counter[str]]:
+        names = connection.execute(select(studies.c.study_name).order_by(studies.c.study_name)).scalars()
+        found: dict[str, Counter[str]] = {name: Counter() for name in names}
+        joined = select(studies.c.study_name, state, func.count()).join(
+            studies, studies.c.study_id == trials.c.study_id
+        )
+        for name, what, number in connection.execute(joined.group_by(studies.c.study_name, state)):
+            found[name][what] = number
+        return found
+
+    return transaction(storage, read)
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
+    """Set several user attributes of a trial at once, and only while this process has it.
+
+    Raises:
+        KeyError: The trial was deleted.
+        optuna.exceptions.UpdateFinishedTrialError: It has ended, or another process has it.
+    """
+    if not isinstance(trial, Trial) or database_of(trial.storage) is None:
+        for key, value in values.items():
+            trial.set_user_attr(key, value)
+        return
+    trial_id, trials = trial_id_of(trial), tables()["trials"]
+    database = database_of(trial.storage)
+
+    def write(connection: Connection) -> None:
+        lock = update(trials).where(trials.c.trial_id == trial_id).values(number=trials.c.number)
+        if connection.execute(lock).rowcount != 1:
+            raise KeyError(f"no trial has the id {trial_id}")
+        if isinstance(database, Database):
+            database.require_held(connection, trial_id)
+        state = connection.execute(select(trials.c.state).where(trials.c.trial_id == trial_id)).scalar_one()
+        if state.is_finished():
+            raise UpdateFinishedTrialError(f"the trial has ended as {state.name}")
+        _write(connection, tables()["trial_user_attributes"], "trial_id", trial_id, values)
+
+    transaction(trial.storage, write)
+    known_of(trial).user_attrs.update(values)
+
+
+def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
+    """Whether some trial has this user attribute; True where that is not known without reading all of them."""
+    storage, study_id = storage_of(study), study_id_of(study)
+    if database_of(storage) is None:
+        return True
+    trials, rows = tables()["trials"], tables()["trial_user_attributes"]
+    found = (
+        select(rows.c.trial_id)
+        .join(trials, trials.c.trial_id == rows.c.trial_id)
+        .where(trials.c.study_id == study_id, rows.c.key == key, rows.c.value_json == json.dumps(value))
+        .limit(1)
+    )
+    return transaction(storage, lambda connection: connection.execute(found).first() is not None)
+
+
+def new_trial(study: Study, lease: tuple[str, float], below: int | None = None) -> int:
+    """Create a running trial that has its lease from its first moment on.
+
+    Args:
+        study: Its study.
+        lease: The worker that runs it, and how many seconds it has it for.
+        below: Create none whose number would not be below this. In a database of ours this is decided in the
+            transaction that gives the trial its number, so that workers who ask at once do not exceed it.
+
+    Returns:
+        Its number within the storage.
+
+    Raises:
+        FullError: The study has that many trials.
+    """
+    storage, study_id = storage_of(study), study_id_of(study)
+    if below is not None and len(all_trials(study)) >= below:
+        raise FullError
+    template = optuna.trial.create_trial(state=TrialState.RUNNING)
+    template.datetime_start = datetime.now()
+    database = database_of(storage)
+    if not isinstance(database, Database):
+        return storage.create_new_trial(study_id, template_trial=template)
+    with _making:
+        database.below, database.lease_of_new = below, lease
+        try:
+            return storage.create_new_trial(study_id, template_trial=template)
+        finally:
+            database.below = database.lease_of_new = None
+
+
+_making = threading.Lock()
+"""One thread at a time, because what it asks for is said to the storage."""
+
+
+def _lock_study(connection: Connection, study_id: int) -> None:
+    """Let other transactions that ask for this wait; the row is written to, so that every database does it."""
+    studies = tables()["studies"]
+    connection.execute(update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name))
+
+
+def _write(connection: Connection, table: Table, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:
+    """Put rows into one of Optuna's attribute tables, in the place of those with the same keys."""
+    written = [{owner: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
+    connection.execute(delete(table).where(table.c[owner] == owner_id, table.c.key.in_(list(values))))
+    if written:
+        connection.execute(insert(table), written)

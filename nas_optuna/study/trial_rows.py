@@ -1,0 +1,187 @@
+"""Reading trials out of Optuna's tables: many at once, and each of them whatever somebody has written into its rows.
+
+Optuna reads trials as objects of SQLAlchemy, which takes several times as long for thousands of them, and with one
+damaged row nothing of the study can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import ColumnElement, Connection, String, Table, select, type_coerce
+
+from nas_optuna.errors import printable, shortened, shown
+from nas_optuna.study.schema import TrialKey, flaw_of_trial
+
+Row = Sequence[Any]
+_TRIAL = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+_PARTS = {
+    "trial_values": ("objective", "value", "value_type"),
+    "trial_params": ("param_name", "param_value", "distribution_json", "param_id"),
+    "trial_user_attributes": ("key", "value_json"),
+    "trial_system_attributes": ("key", "value_json"),
+    "trial_intermediate_values": ("step", "intermediate_value", "intermediate_value_type"),
+}
+"""Table → the columns that are read of it."""
+_AS_TEXT = ("state", "datetime_start", "datetime_complete", "value_type", "intermediate_value_type")
+"""Columns that SQLAlchemy would convert, so that one altered row would fail them all."""
+_NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+_LARGEST = 1e30
+_SHOWN = 120
+
+
+class Unreadable(Exception):  # noqa: N818 - what rows are
+    """A row is none that Optuna or we write."""
+
+
+def read_trials(
+    connection: Connection, tables: Mapping[str, Table], which: ColumnElement[bool], objectives: int
+) -> list[FrozenTrial]:
+    """Read trials, in the order in which they were made.
+
+    Args:
+        connection: To the database.
+        tables: Optuna's, by name.
+        which: A condition on the table of trials.
+        objectives: How many values a complete trial of the study has.
+
+    Returns:
+        Each trial; one that cannot be read as a failed one that says why (`TrialKey.UNREADABLE`), so that it is shown
+        everywhere and nobody learns from it.
+    """
+    trials = tables["trials"]
+    rows = connection.execute(select(*_columns(trials, _TRIAL)).where(which).order_by(trials.c.trial_id)).all()
+    if not rows:
+        return []
+    parts = [_parts(connection, trials, tables[name], columns, which) for name, columns in _PARTS.items()]
+    return [_trial(row, [part.get(row[0], ()) for part in parts], objectives) for row in rows]
+
+
+def _columns(table: Table, names: Iterable[str]) -> list[ColumnElement[Any]]:
+    return [type_coerce(table.c[name], String) if name in _AS_TEXT else table.c[name] for name in names]
+
+
+def _parts(
+    connection: Connection, trials: Table, table: Table, columns: Sequence[str], which: ColumnElement[bool]
+) -> dict[int, list[Row]]:
+    query = select(table.c.trial_id, *_columns(table, columns)).join(trials, trials.c.trial_id == table.c.trial_id)
+    found: dict[int, list[Row]] = defaultdict(list)
+    for trial_id, *values in connection.execute(query.where(which)):
+        found[trial_id].append(values)
+    return found
+
+
+def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenTrial:
+    trial_id, number, state, start, complete = row
+    number = number if isinstance(number, int) else trial_id
+    values, params, user, system, steps = parts
+    try:
+        attributes = {key: _json(key, text) for key, text in user}
+        of_optuna = {key: _json(key, text) for key, text in system}
+        if (flaw := flaw_of_trial(attributes, of_optuna)) is not None:
+            raise Unreadable(flaw)
+        known = _state(state)
+        places = sorted(place for place, *_ in values)
+        if places != list(range(objectives)) and (places or known == TrialState.COMPLETE):
+            raise Unreadable(f"it has {len(places)} of {objectives} values")
+        distributions = {name: _distribution(text) for name, _, text, _ in sorted(params, key=lambda p: p[3])}
+        chosen = {name: value for name, value, *_ in params}
+        return FrozenTrial(
+            number=number,
+            state=known,
+            value=None,
+            values=[_number(value, kind) for _, value, kind in sorted(values, key=lambda v: v[0])] or None,
+            datetime_start=_time(start),
+            datetime_complete=_time(complete),
+            params={name: _choice(name, distribution, chosen[name]) for name, distribution in distributions.items()},
+            distributions=distributions,
+            user_attrs=attributes,
+            system_attrs=of_optuna,
+            intermediate_values={_step(step): _number(value, kind) for step, value, kind in steps},
+            trial_id=trial_id,
+        )
+    except Unreadable as error:
+        return _unreadable(trial_id, number, str(error))
+    except Exception as error:  # whatever Python and Optuna raise over values of kinds that nobody has foreseen
+        return _unreadable(trial_id, number, f"{type(error).__name__}: {error}")
+
+
+def _unreadable(trial_id: int, number: int, why: str) -> FrozenTrial:
+    why = shortened(printable(why), _SHOWN)
+    return FrozenTrial(
+        number=number,
+        state=TrialState.FAIL,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={TrialKey.UNREADABLE: why, TrialKey.CAUSE: f"its rows cannot be read: {why}"},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=trial_id,
+    )
+
+
+def _json(key: str, text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        raise Unreadable(f"{key} is not JSON") from None
+
+
+def _state(text: Any) -> TrialState:
+    try:
+        return TrialState[text]
+    except KeyError:
+        raise Unreadable(f"its state is {shown(text)}") from None
+
+
+def _time(found: Any) -> datetime | None:
+    """Optuna keeps the time of UTC, without saying so, and shows the local one."""
+    if found is None:
+        return None
+    try:
+        moment = found if isinstance(found, datetime) else datetime.fromisoformat(found)
+    except (ValueError, TypeError):
+        raise Unreadable(f"{shown(found)} is not a time") from None
+    return moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+def _number(value: Any, kind: Any) -> float:
+    if kind in _NOT_FINITE:
+        return _NOT_FINITE[kind]
+    if not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise Unreadable(f"a value is {shown(value)}")
+    return float(value)
+
+
+def _step(value: Any) -> int:
+    if not isinstance(value, int):
+        raise Unreadable(f"an epoch is {shown(value)}")
+    return value
+
+
+@lru_cache(maxsize=1000)
+def _distribution(text: str) -> BaseDistribution:
+    try:
+        return json_to_distribution(text)
+    except Exception:
+        raise Unreadable("a parameter's distribution is none") from None
+
+
+def _choice(name: str, distribution: BaseDistribution, value: Any) -> Any:
+    is_number = isinstance(value, int | float) and abs(value) < _LARGEST
+    if isinstance(distribution, CategoricalDistribution):
+        is_number = is_number and value in range(len(distribution.choices))
+    if not is_number:
+        raise Unreadable(f"parameter {name} is {shown(value)}")
+    return distribution.to_external_repr(value)
