@@ -7,6 +7,7 @@ other network is counted whole.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,11 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
 
 def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> _ModuleComplexity:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         one = torch.empty(1, *input_shape)
         x = torch.empty(batch_size, *input_shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with flop_counter() as counter, torch.no_grad():
         module.eval()(one)
     with torch.no_grad(), _tracked(module, x) as live:
         module(x)
@@ -178,6 +179,31 @@ class _Live:
 
     def _remove(self, size: int) -> None:
         self.bytes -= size
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter of operations, twice the multiply-accumulates, with the products that it leaves out."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def trilinear(a: Any, b: Any, c: Any, more_a: Any, more_b: Any, more_c: Any, *rest: Any, **options: Any) -> int:
+        def opened(shape: Any, more: Any) -> list[int]:
+            sizes = list(shape)
+            for dim in sorted(more):
+                sizes.insert(dim, 1)
+            return sizes
+
+        return 2 * math.prod(map(max, opened(a, more_a), opened(b, more_b), opened(c, more_c)))
+
+    def product(first: Any, *rest: Any, **options: Any) -> int:
+        return 2 * int(math.prod(first))
+
+    def added(bias: Any, matrix: Any, *rest: Any, **options: Any) -> int:
+        return 2 * int(math.prod(matrix))
+
+    aten = torch.ops.aten
+    more = {aten._trilinear: trilinear, aten.mv: product, aten.dot: product, aten.addmv: added}
+    return FlopCounterMode(display=False, custom_mapping=more)
 
 
 @contextmanager

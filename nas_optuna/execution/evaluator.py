@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Measurement:
 
     Attributes:
         step: Steps finished, from 1; in our own training a step is an epoch.
-        metrics: Every figure, by name.
+        metrics: Every figure, by name; a tensor or an array of one number becomes that number.
         seconds: How long the step took.
         details: What is to be kept with the trial beside that, JSON-ready, by the name of a `TrialKey`; the last step's
             details win.
@@ -53,6 +54,16 @@ class Measurement:
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 1
+
+    def __post_init__(self) -> None:
+        plain = {name: _plain(value) for name, value in self.metrics.items()}
+        object.__setattr__(self, "metrics", plain)
+
+
+def _plain(value: Any) -> Any:
+    """The number that a tensor, an array or NumPy's number is; anything else as it is."""
+    single = hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1
+    return value.item() if single else value
 
 
 @runtime_checkable
@@ -192,6 +203,7 @@ class TrainingEvaluator:
         device: torch.device,
         metrics: Sequence[str] = ("accuracy",),
     ) -> None:
+        space.require_logits()
         self.space = space
         self.data = data
         self.recipe = recipe

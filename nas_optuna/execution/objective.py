@@ -552,6 +552,8 @@ def _require_sound(measured: object, step: int, needed: set[str]) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             known = ", ".join(sorted(map(str, measured.metrics)))[:80]
             cause = f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})"
+            if name in measured.metrics:
+                cause = f"the evaluator measured {name!r} as a {type(value).__name__}, not a number"
             raise TrainingError(cause, cause)
         if not math.isfinite(value):
             raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")

@@ -36,13 +36,13 @@ from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.samplers.prior import read_alphas, read_chunks, write_alphas, write_chunks, write_score
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.hints import command
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import Checkpoint, CheckpointFolder
-from nas_optuna.training.network import kaiming
 from nas_optuna.training.soundness import require_number, require_tensors
 
 SCORED_IMAGES = 500
@@ -74,7 +74,7 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
     """
     with seeded(spec.seed):
         supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
-        if search.spec.recipe.init == "kaiming":
+        if search.spec.recipe.init == "kaiming" and search.space.draws_weights:
             supernet.apply(kaiming)
         if spec.strategy == "fair":
             supernet.calm()

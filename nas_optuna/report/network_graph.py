@@ -104,13 +104,13 @@ class _Recorder:
     """Notes layers, and which layer made which tensor."""
 
     def __init__(self, image: Tensor) -> None:
-        from torch.utils.flop_counter import FlopCounterMode
+        from nas_optuna.costs.complexity import flop_counter
 
         self.input = image
         self.layers = [Layer("input", "input", tuple(image.shape[1:]))]
         self._made_by = {id(image): 0}
         self._alive: list[object] = [image]  # or an id would be used again
-        self._flops = FlopCounterMode(display=False)
+        self._flops = flop_counter()
         self._counted: set[int] = set()
         self._inside = 0
 

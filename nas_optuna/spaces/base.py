@@ -118,6 +118,8 @@ class SearchSpace(ABC):
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels; ``(height, width)`` where the input is not square.
+        draws_weights: Whether a recipe's `init` draws the weights of the space's networks. Where it does not, as in a
+            space of your own, they are trained from what `build` set: pretrained, frozen or zeroed.
 
     Example:
         >>> import random
@@ -130,6 +132,7 @@ class SearchSpace(ABC):
 
     name: str
     version: int = 1
+    draws_weights: bool = False
 
     parameters: Mapping[str, Parameter]
     in_channels: int
@@ -179,10 +182,18 @@ class SearchSpace(ABC):
         return {name: CategoricalDistribution(p.choices) for name, p in self.parameters.items()}
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Architecture:
-        """Let a trial (a ``FixedTrial`` too) choose every parameter."""
-        return self.architecture(
-            {name: trial.suggest_categorical(name, p.choices) for name, p in self.parameters.items()}
-        )
+        """Let a trial (a ``FixedTrial`` too) choose every parameter.
+
+        Raises:
+            ArchitectureError: The trial was enqueued with a value that is none of a parameter's choices.
+        """
+        chosen = {}
+        for name, parameter in self.parameters.items():
+            try:
+                chosen[name] = trial.suggest_categorical(name, parameter.choices)
+            except ValueError as error:  # Optuna's, of a fixed value
+                raise ArchitectureError(f"{name}: {error}; choose one of {parameter.choices}") from error
+        return self.architecture(chosen)
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:
         """The architecture that a params dict stands for.
@@ -310,6 +321,17 @@ class SearchSpace(ABC):
             "input_size": self.input_size if isinstance(self.input_size, int) else list(self.input_size),
             "parameters": {name: list(parameter.choices) for name, parameter in self.parameters.items()},
         }
+
+    def require_logits(self, architecture: Architecture | None = None) -> None:
+        """Refuse networks that give no logits, which our own training needs; another evaluator may do without.
+
+        Args:
+            architecture: Whose network is meant; None is what is known of the space before the first trial.
+
+        Raises:
+            SpecError: They give something else.
+        """
+        return
 
     @abstractmethod
     def build(self, architecture: Architecture) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 from nas_optuna.errors import SpecError
@@ -22,7 +23,7 @@ class Choices:
         decide: Takes a parameter's name and what it may be, and returns its choice.
 
     Attributes:
-        layers: Name of each `layer` → the module that was built for it.
+        layers: Name of each `layer` → the modules that were built for it, one for each time that it was asked for.
         elastics: Names of what was asked for by `elastic`.
 
     Example:
@@ -34,7 +35,7 @@ class Choices:
     def __init__(self, decide: Callable[[str, Parameter], Choice]) -> None:
         self._decide = decide
         self._prefix = ""
-        self.layers: dict[str, nn.Module] = {}
+        self.layers: dict[str, list[nn.Module]] = {}
         self._values: set[str] = set()
         self.elastics: set[str] = set()
 
@@ -107,16 +108,17 @@ class Choices:
         """One of several layers; a supernet holds them all.
 
         Args:
-            name: The parameter's name.
+            name: The parameter's name. Asked for again it gives another layer of the same choice, with weights of its
+                own, as in cells that are alike.
             candidates: Label → a function without arguments that makes the module. Only the chosen one is called.
 
         Raises:
-            SpecError: A candidate is no function, or the chosen one does not make a module.
+            SpecError: A candidate is no function, two of them are the same, or the chosen one does not make a module.
         """
         full = self._named(name)
         _check_candidates(full, candidates)
         made = self._make_layer(full, Parameter(require_choices(full, list(candidates), "parameter")), candidates)
-        self.layers[full] = made
+        self.layers.setdefault(full, []).append(made)
         return made
 
     def scope(self, name: str) -> Choices:
@@ -174,3 +176,16 @@ def _check_candidates(name: str, candidates: Any) -> None:
                 f"layer {name!r}: candidate {label!r} is a {type(make).__name__}, not a function that makes a module;"
                 f' write "{label}": lambda: …'
             )
+    labels: dict[tuple[Any, ...], str] = {}
+    for label, make in candidates.items():
+        if isinstance(
+            make, FunctionType
+        ):  # a function that a loop made has its own closure or defaults, or is the same
+            cells = tuple(map(id, make.__closure__ or ()))
+            defaults = tuple(map(id, (*(make.__defaults__ or ()), *(make.__kwdefaults__ or {}).values())))
+            first = labels.setdefault((make.__code__, cells, defaults), label)
+            if first != label and make is not candidates[first]:
+                raise SpecError(
+                    f"layer {name!r}: candidates {first!r} and {label!r} are one function: a lambda in a loop"
+                    " sees the loop's last value; bind it: lambda k=k: …"
+                )

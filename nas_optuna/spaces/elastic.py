@@ -1,7 +1,8 @@
-"""Widths that a supernet leaves open: a whole number that knows what else it may be."""
+"""Numbers that a supernet leaves open: a whole number that knows what else it may be."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,19 +19,21 @@ class Open:
     Attributes:
         name: The parameter's name.
         pick: How its choices enter the next forward pass; None is the largest.
+        drawn: Whether its choices cannot be mixed, since they change the size of what follows.
     """
 
     name: str
     pick: Pick | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size that follows from an elastic parameter.
+    """A number that follows from an elastic parameter.
 
     Attributes:
         of: The parameter.
-        choices: The size under each of its choices.
+        choices: The number under each of its choices.
     """
 
     of: Open
@@ -38,9 +41,10 @@ class Size:
 
     @property
     def alone(self) -> int:
-        """The size to compute: that of the one choice, or the largest where choices are mixed."""
+        """What to compute: the one choice, or the largest where choices are mixed."""
         pick = self.of.pick
-        return max(self.choices) if pick is None or pick.weights is not None else self.choices[pick.index or 0]
+        mixed = pick is None or (pick.weights is not None and not self.of.drawn)
+        return max(self.choices) if mixed or pick is None else self.choices[pick.index or 0]
 
     def weights(self) -> Tensor | None:
         """``[choices]`` where choices are mixed, else None."""
@@ -61,7 +65,7 @@ class Size:
 class Elastic(int):
     """The largest choice of an elastic parameter, as a whole number; layers of `nas_optuna.layers` see the others.
 
-    Multiplied by or divided into whole numbers, it stays elastic: ``4 * width``, ``width // 2``.
+    Added to, multiplied by or divided into whole numbers it stays elastic: ``4 * width``, ``kernel // 2``.
 
     Attributes:
         size: All choices.
@@ -78,21 +82,39 @@ class Elastic(int):
     def __reduce__(self) -> tuple[type[Elastic], tuple[Size]]:
         return Elastic, (self.size,)  # an int would be copied as a plain number
 
+    def _each(self, change: Callable[[int], int], number: int) -> int:
+        if type(number) is not int:
+            return change(int(self))
+        return Elastic(Size(self.size.of, tuple(map(change, self.size.choices))))
+
     def __mul__(self, factor: int) -> int:
-        """Elastic where the factor is a plain whole number."""
-        if type(factor) is not int or factor < 1:
-            return int(self) * factor
-        return Elastic(Size(self.size.of, tuple(choice * factor for choice in self.size.choices)))
+        return self._each(lambda choice: choice * factor, factor)
 
     __rmul__ = __mul__
 
+    def __add__(self, number: int) -> int:
+        return self._each(lambda choice: choice + number, number)
+
+    __radd__ = __add__
+
+    def __sub__(self, number: int) -> int:
+        return self._each(lambda choice: choice - number, number)
+
     def __floordiv__(self, divisor: int) -> int:
-        """Elastic where every choice can be divided."""
-        if type(divisor) is not int or divisor < 1 or any(choice % divisor for choice in self.size.choices):
-            return int(self) // divisor
-        return Elastic(Size(self.size.of, tuple(choice // divisor for choice in self.size.choices)))
+        return self._each(lambda choice: choice // divisor, divisor)
 
 
-def size_of(number: int) -> Size | None:
+def size_of(number: object) -> Size | None:
     """The choices of an elastic number; None of a plain one."""
     return number.size if isinstance(number, Elastic) else None
+
+
+def choices_of(number: int) -> tuple[int, ...]:
+    """Everything that a number may be: its choices where it is elastic, else itself.
+
+    Example:
+        >>> choices_of(3)
+        (3,)
+    """
+    size = size_of(number)
+    return (number,) if size is None else size.choices

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +21,7 @@ from nas_optuna.spaces.base import (
     InputSize,
     Operation,
     Parameter,
+    Shape,
     checked_input_size,
     require_positive,
     text_of,
@@ -29,10 +32,16 @@ from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 if TYPE_CHECKING:
     from torch import nn
 
+    from nas_optuna.spaces.shapes import Call
+
 _PROBES = 16
 """Architectures that are tried before a function is refused because none of them works."""
-_MOST_VALUES = 64
+_OWN_WEIGHTS = "own weights"
+"""In the digest of a function's file, because earlier releases drew its networks' weights anew: other results."""
+_MAX_VALUES = 64
 """Choices of values for which the layers of a space are listed."""
+_MAX_LABELS = 256
+"""Choices of layers that belong together for which they are listed."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +183,8 @@ class FunctionSpace(Decomposable):
         self._begin()
 
     def _begin(self) -> None:
-        self._sound: set[Architecture] = set()
-        self._builders: dict[Operation, tuple[Architecture, str | None]] = {}
+        self._outputs: dict[Architecture, Any] = {}
+        self._builders: dict[Operation, tuple[Architecture, Call | None]] = {}
         self.layer_names: set[str] = set()
         self.elastic_names: set[str] = set()
         self._tracer = Tracer(self._trace, self._pinned)
@@ -192,7 +201,7 @@ class FunctionSpace(Decomposable):
         first: Exception | None = None
         for count, answers in enumerate(self._tracer.paths()):
             try:
-                self.build_checked(self.architecture(answers))
+                self._tried(self.architecture(answers))
                 return
             except ArchitectureError as error:  # it asked for nothing new a moment ago
                 raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
@@ -337,93 +346,121 @@ class FunctionSpace(Decomposable):
         """The architecture's network.
 
         Raises:
-            RuntimeError: It cannot take the images, or gives no logits; it names the layer and the shapes.
+            RuntimeError: It cannot take the images; it names the layer and the shapes.
             Exception: Whatever the function raises.
         """
-        if architecture not in self._sound:
-            self.build_checked(architecture)
+        if architecture not in self._outputs:
+            self._tried(architecture)
         return self.build_with(Choices(self._decide(architecture)))
 
-    def build_checked(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
-        """The network on meta tensors, tried on two images, and the choices that built it.
+    def require_logits(self, architecture: Architecture | None = None) -> None:
+        """See `SearchSpace.require_logits`."""
+        from nas_optuna.spaces.shapes import not_logits
 
-        Raises:
-            RuntimeError: As `build`.
-            Exception: Whatever the function raises.
-        """
+        if architecture is not None and architecture not in self._outputs:
+            self._tried(architecture)
+        for output in self._outputs.values() if architecture is None else [self._outputs[architecture]]:
+            if problem := not_logits(output, self.classes):
+                raise SpecError(f"space {self.name!r}: {problem}")
+
+    def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
+        """The network on meta tensors, the choices that built it, and how it used them on two images."""
         import torch
 
-        from nas_optuna.spaces.shapes import require_logits_of
+        from nas_optuna.spaces.shapes import try_out
 
         asked: Answers = {}
         choices = Choices(self._decide(architecture, asked))
         with _kept_random_state(), torch.device("meta"):
             network = self.build_with(choices)
         self._tracer.confirm(asked)
-        require_logits_of(network, self.input_shape, self.classes)
-        self._sound.add(architecture)
-        return network, choices
+        calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
+        return network, choices, calls
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """Each layer that was chosen, as it stands in its network, and the rest of the network.
+        """Each use of a layer that was chosen, as it stands in its network, and the rest of the network.
 
         Raises:
             RuntimeError: As `build`.
             Exception: Whatever the function raises.
         """
-        from nas_optuna.spaces.shapes import shapes_of, without
+        from nas_optuna.spaces.shapes import TensorSpec
 
-        network, choices = self.build_checked(architecture)
-        shapes = shapes_of(network, choices.layers, self.input_shape)
+        network, choices, calls = self._tried(architecture)
         params = architecture.params
-        made: dict[Operation, tuple[Architecture, str | None]] = {}
+        made: dict[Operation, tuple[Architecture, Call | None]] = {}
         found = []
-        for name, (given, gives) in shapes.items():
-            kind = f"{params[name]} {_structure(choices.layers[name])}"
-            found.append(Operation(kind, (), given, gives))
-            made[found[-1]] = (architecture, name)
-        rest = without(network, {id(choices.layers[name]): gives for name, (_, gives) in shapes.items()})
-        found.append(Operation(f"rest {_structure(rest)}", (), self.input_shape, (self.classes,)))
+        for call in calls:
+            layer = choices.layers[call.name][call.place]
+            several = "" if call.simple else f" {_digest(repr(call.inputs))}"
+            kind = f"{params[call.name]} {_digest(repr(layer))}{several}"
+            found.append(Operation(kind, (), call.input_shape, call.output_shape))
+            made[found[-1]] = (architecture, call)
+        rest = _digest(f"{_without(network, choices, calls)} {[call.outputs for call in calls]}")
+        output = self._outputs[architecture]
+        shape = output.shape if isinstance(output, TensorSpec) else ()
+        found.append(Operation(f"rest {rest}", (), self.input_shape, shape))
         made[found[-1]] = (architecture, None)
         self._builders = {**made, **self._builders}
         return tuple(found)
 
     def reachable_operations(self) -> Iterator[Operation]:
-        """Every layer in place and every rest; every choice of values is tried, and each layer's labels one by one.
+        """Every layer in place and every rest: all values, and with each of them every label.
 
         Raises:
             SpecError: There are too many choices of values.
         """
         seen: dict[Operation, None] = {}
+        tried: set[Architecture] = set()
+        groups = self._tracer.independent([n for n in self.parameters if n in self.layer_names])
         for count, answers in enumerate(self._tracer.paths(lambda name: name not in self.layer_names)):
-            if count == _MOST_VALUES:
+            if count == _MAX_VALUES:
                 raise SpecError(
-                    f"space {self.name!r} has more than {_MOST_VALUES} choices of values, too many to measure its"
+                    f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
                     " layers in each; pin some: --set 'space.fix={name = value}'"
                 )
-            for name in [None, *(n for n in answers if n in self.layer_names)]:
-                for label in self.parameters[name].choices[1:] if name else (None,):
-                    changed = {**self._first(), **answers, **({name: label} if name else {})}
-                    seen.update(dict.fromkeys(self.operations(self.architecture(changed))))
+            for group in groups or [[]]:
+                for labels in _combinations({name: self.parameters[name].choices for name in group}):
+                    params = {**self._first(), **answers, **labels}
+                    architecture = self.architecture(params)
+                    if architecture not in tried:
+                        tried.add(architecture)
+                        seen.update(dict.fromkeys(self.operations(architecture)))
         yield from seen
+
+    def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
+        """The operations of one part of a network, and the shape of its output; here the network is one part.
+
+        Args:
+            params: One choice for every parameter.
+            number: Of the part, from 0.
+        """
+        return self.operations(self.architecture(params)), (self.classes,)
+
+    def independent(self, names: Sequence[str]) -> list[list[str]]:
+        """Groups of parameters of which none decides whether another group's are asked for."""
+        return self._tracer.independent(names)
+
+    def calm(self, network: nn.Module) -> None:
+        """Lessen the initial weights of a supernet's network; see `Supernet.calm`."""
+        return
 
     def _first(self) -> Answers:
         return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A layer of some network that has it, or such a network with stand-ins for its layers."""
-        from nas_optuna.spaces.shapes import shapes_of, without
+        from nas_optuna.spaces.shapes import Alone
 
         if operation not in self._builders:
             list(self.reachable_operations())
-        architecture, name = self._builders[operation]
+        architecture, call = self._builders[operation]
         choices = Choices(self._decide(architecture))
         network = self.build_with(choices)
-        if name is not None:
-            return choices.layers[name]
-        on_meta, tried = self.build_checked(architecture)
-        shapes = shapes_of(on_meta, tried.layers, self.input_shape)
-        return without(network, {id(choices.layers[n]): gives for n, (_, gives) in shapes.items()})
+        if call is None:
+            return _without(network, choices, self._tried(architecture)[2])
+        layer = choices.layers[call.name][call.place]
+        return layer if call.simple else Alone(layer, call.inputs)
 
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device.
@@ -481,7 +518,7 @@ class FunctionSpace(Decomposable):
         return {
             k: v
             for k, v in vars(self).items()
-            if k not in ("_tracer", "_sound", "_builders", "parameters", "reference")
+            if k not in ("_tracer", "_outputs", "_builders", "parameters", "reference")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -522,12 +559,29 @@ def _source(function: Build) -> str:
             text = inspect.getsource(function)
         except (OSError, TypeError):
             text = ""
-    return hex_digest(text)
+    return hex_digest(f"{text}{_OWN_WEIGHTS}")
 
 
-def _structure(module: nn.Module) -> str:
+def _digest(text: str) -> str:
     """Six hex digits that tell modules of different make apart."""
-    return hex_digest(repr(module), 6)
+    return hex_digest(text, 6)
+
+
+def _without(network: nn.Module, choices: Choices, calls: Sequence[Call]) -> nn.Module:
+    """The network with stand-ins for the layers that were called."""
+    from nas_optuna.spaces.shapes import without
+
+    return without(network, [choices.layers[call.name][call.place] for call in calls], calls)
+
+
+def _combinations(choices: Mapping[str, Sequence[Choice]]) -> Iterator[Answers]:
+    """All choices of some parameters together; one by one where these are too many."""
+    if math.prod(map(len, choices.values())) <= _MAX_LABELS:
+        for values in itertools.product(*choices.values()):
+            yield dict(zip(choices, values, strict=True))
+    else:
+        for name, several in choices.items():
+            yield from ({name: value} for value in several)
 
 
 def _line(error: Exception) -> str:

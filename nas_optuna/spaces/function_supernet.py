@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,81 +15,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nas_optuna.errors import NasOptunaError, SpecError
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Parameter, SearchSpace
-from nas_optuna.spaces.choices import Choices, made_module
-from nas_optuna.spaces.elastic import Elastic, Open, Size
+from nas_optuna.spaces.base import SearchSpace
+from nas_optuna.spaces.chain_cost import ChainCost
+from nas_optuna.spaces.elastic import Open
 from nas_optuna.spaces.function import FunctionSpace
 from nas_optuna.spaces.layers import ElasticLayer
-from nas_optuna.spaces.supernet import CostModel, Pick, Supernet
+from nas_optuna.spaces.mixing import MixedLayer, Mixing
+from nas_optuna.spaces.supernet import CostModel, Nested, Pick, Stage, Supernet
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-Decide = Callable[[str, Parameter], Choice]
-
-
-class MixedLayer(nn.ModuleList):
-    """All candidates of one layer.
-
-    Attributes:
-        name: The parameter's name.
-        labels: Of the candidates.
-        pick: How they enter the next forward pass; None is a sum with equal weights.
-    """
-
-    def __init__(self, name: str, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
-        super().__init__(candidates)
-        self.name = name
-        self.labels = labels
-        self.pick: Pick | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
-        pick = self.pick
-        if pick is not None and pick.index is not None:
-            drawn: Tensor = self[pick.index](x)
-            return drawn if pick.weights is None else drawn * pick.weights[pick.index]
-        parts: list[Tensor] = [candidate(x) for candidate in self]
-        for label, part in zip(self.labels[1:], parts[1:], strict=True):
-            if part.shape != parts[0].shape:
-                raise SpecError(
-                    f"layer {self.name!r} cannot be mixed: for {list(x.shape)}, candidate {self.labels[0]!r} gives"
-                    f" {list(parts[0].shape)} and {label!r} gives {list(part.shape)}"
-                )
-        if pick is None or pick.weights is None:
-            return reduce(torch.add, parts) / len(parts)
-        weighted: list[Tensor] = [w * part for w, part in zip(pick.weights, parts, strict=True)]
-        return reduce(torch.add, weighted)
-
-
-class _Mixing(Choices):
-    """Builds all candidates of a layer, and leaves elastic widths open; values are pinned.
-
-    Attributes:
-        opened: Name of each elastic width → what its layers look at.
-    """
-
-    def __init__(self, decide: Decide) -> None:
-        super().__init__(decide)
-        self.opened: dict[str, Open] = {}
-
-    def _make_layer(
-        self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]
-    ) -> nn.Module:
-        self._decide(name, parameter)
-        return MixedLayer(
-            name, parameter.choices, [made_module(name, label, make) for label, make in candidates.items()]
-        )
-
-    def _make_elastic(self, name: str, parameter: Parameter) -> int:
-        pinned = self._decide(name, parameter)
-        if pinned is not None:
-            return cast(int, pinned)
-        opened = self.opened.setdefault(name, Open(name))
-        return Elastic(Size(opened, cast(tuple[int, ...], parameter.choices)))
 
 
 class FunctionSupernet(Supernet):
-    """The function's network with every layer mixed and every elastic width open.
+    """The function's network with every layer mixed and every elastic number open.
 
     Values (`choice`, `integer`) shape the network, and are kept at one: the largest, where they are ordered, else the
     first. Pin others with the space's ``fix``. Its `space` is the part of the function's space that has these values.
@@ -101,75 +39,93 @@ class FunctionSupernet(Supernet):
 
     Raises:
         SpecError: Nothing can be mixed, the candidates of a layer give different shapes, or a layer of an elastic
-            width is not elastic.
+            number is not elastic.
 
     Attributes:
         kept: The values that it has, by parameter.
         network: The function's network.
+        mixed: Parameter → its layers, one for each place in which it was asked for.
+        opened: Name of each elastic number → what its layers look at.
     """
 
+    version = 4
     space: FunctionSpace
 
     def __init__(self, space: FunctionSpace, *, alpha_init: str = "zero") -> None:
         self._whole = space
         part = cast(FunctionSpace, self.covered(space))
         super().__init__(part, alpha_init=alpha_init)
-        mixing = _Mixing(_decider(part))
+        mixing = Mixing(part)
         self.network = part.build_with(mixing)
-        self.opened = mixing.opened
-        self.mixed = {m.name: m for m in self.network.modules() if isinstance(m, MixedLayer)}
-        self.kept = {
-            n: p.choices[0] for n, p in part.parameters.items() if n not in self.mixed and n not in self.opened
-        }
+        self.opened, self.kept = mixing.opened, mixing.kept
+        self.mixed: dict[str, list[MixedLayer]] = {}
+        for module in self.network.modules():
+            if isinstance(module, MixedLayer):
+                self.mixed.setdefault(module.name, []).append(module)
+        self._first = {name: p.choices[0] for name, p in part.parameters.items()}
         if not self.mixed and not self.opened:
             raise SpecError(
                 f"space {space.name!r} has no layer that a supernet could mix; write c.layer(…), or c.elastic(…) for"
                 " the width of a layer of nas_optuna.layers"
             )
         self.has_norm = bool(self._norms())
+        self.must_draw = frozenset(name for name, opened in self.opened.items() if opened.drawn)
         chosen = [f"{name} = {value}" for name, value in self.kept.items() if len(space.parameters[name].choices) > 1]
         if chosen:
             logger.warning("the supernet of %s keeps %s; fix others to study them", space.name, ", ".join(chosen))
-        self._require_elastic()
+        if not part.sequential:  # the built-in spaces' tests compare all their layers
+            self._require_elastic()
 
     @classmethod
     def covered(cls, space: SearchSpace) -> SearchSpace:
         """The function's space with one choice for each value: the largest where they are ordered, else the first.
 
         Raises:
-            SpecError: The mixture of all candidates cannot take the images.
+            SpecError: The mixture of all candidates cannot take the images, or gives no logits.
         """
         assert isinstance(space, FunctionSpace)
-        kept: dict[str, Choice] = {}
-        decide = _decider(space, kept)
+        mixing = Mixing(space)
         try:
             with torch.device("meta"), torch.no_grad():
-                space.build_with(_Mixing(decide))(torch.empty(2, *space.input_shape))
+                logits = space.build_with(mixing)(torch.empty(2, *space.input_shape))
         except NasOptunaError:
             raise
         except Exception as error:
             words = " ".join(str(error).split())
             raise SpecError(f"the supernet of space {space.name!r} cannot take its images: {words}") from error
-        open_ones = {name: value for name, value in kept.items() if len(space.parameters[name].choices) > 1}
-        return space.fixed(open_ones) if open_ones else space
+        if not isinstance(logits, Tensor) or logits.shape != (2, space.classes):
+            given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise SpecError(
+                f"the supernet of space {space.name!r} gives {given} for 2 images, not logits [2, {space.classes}],"
+                " by which supernets are trained; search with a sampler instead"
+            )
+        kept = {name: value for name, value in mixing.kept.items() if len(space.parameters[name].choices) > 1}
+        return space.fixed(kept) if kept else space
+
+    def calm(self) -> None:
+        """See `Supernet.calm`; the space knows what its networks need."""
+        self.space.calm(self.network)
 
     def _require_elastic(self) -> None:
-        """Compare every elastic width, at its smallest, with networks of their own, before anything is trained."""
+        """Compare every elastic number, at its smallest, with networks of their own, before anything is trained."""
         if not self.opened:
             return
-        first = {name: p.choices[0] for name, p in self.space.parameters.items()}
-        widest = {name: max(cast(tuple[int, ...], self.space.parameters[name].choices)) for name in self.opened}
+        widest = {name: max(self._choices(name)) for name in self.opened}
         training = self.training
         self.eval()
         with seeded(0), torch.no_grad():
             images = torch.randn(2, *self.space.input_shape)
             for name in self.opened:
-                smallest = min(cast(tuple[int, ...], self.space.parameters[name].choices))
-                for turn in range(max((len(layer) for layer in self.mixed.values()), default=1)):
-                    labels = {n: layer.labels[turn % len(layer)] for n, layer in self.mixed.items()}
-                    params = {**first, **widest, **labels, name: smallest}
+                smallest = min(self._choices(name))
+                labels = {n: self.space.parameters[n].choices for n in self.mixed}
+                for turn in range(max(map(len, labels.values()), default=1)):
+                    chosen = {n: choices[turn % len(choices)] for n, choices in labels.items()}
+                    params = {**self._first, **widest, **chosen, name: smallest}
                     self._compare(self.space.architecture(params), images, f"{name} = {smallest}")
         self.train(training)
+
+    def _choices(self, name: str) -> tuple[int, ...]:
+        return cast(tuple[int, ...], self.space.parameters[name].choices)
 
     def _compare(self, architecture: Architecture, images: Tensor, said: str) -> None:
         network = self.extract(architecture).eval()
@@ -210,48 +166,70 @@ class FunctionSupernet(Supernet):
 
     def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
-        parts: dict[str, MixedLayer | Open] = {**self.mixed, **self.opened}
-        for name, part in parts.items():
-            part.pick = picks[name]
+        return self._run(self.network, images, picks)
+
+    def _run(self, part: nn.Module, x: Tensor, picks: Mapping[str, Pick]) -> Tensor:
+        deciding: list[MixedLayer | Open] = [*self.opened.values()]
+        names = [*self.opened]
+        for name, layers in self.mixed.items():
+            deciding += layers
+            names += [name] * len(layers)
+        for name, decided in zip(names, deciding, strict=True):
+            decided.pick = picks[name]
         try:
-            return cast(Tensor, self.network(images))
+            return cast(Tensor, part(x))
         finally:
-            for part in parts.values():
-                part.pick = None  # it holds a graph
+            for decided in deciding:
+                decided.pick = None  # it holds a graph
+
+    def _parts(self) -> list[nn.Module]:
+        """The network's parts, one after another; the whole where it is no chain of operations."""
+        chain = self.space.sequential and isinstance(self.network, nn.Sequential)
+        return list(self.network.children()) if chain else [self.network]
+
+    def _deciding(self, part: nn.Module) -> list[str]:
+        """The parameters that decide what a part computes, beside the width of its input."""
+        if part is self.network:
+            return [name for name in self.space.parameters if name in self.mixed or name in self.opened]
+        found: set[str] = set()
+        for module in part.modules():
+            if isinstance(module, MixedLayer):
+                found.add(module.name)
+            elif isinstance(module, ElasticLayer):
+                found |= module.decides()
+        return [name for name in self.space.parameters if name in found]
+
+    def stages(self) -> Sequence[Stage]:
+        """One for each part of a chain."""
+
+        def stage(part: nn.Module) -> Stage:
+            names = self._deciding(part)
+            layer = getattr(part, "nested", None)
+            nested = None
+            if layer is not None and layer.outputs is not None:
+                nested = Nested(layer.outputs.of.name, layer.outputs.choices, layer.narrow)
+                names.remove(nested.name)
+            return Stage(tuple(names), lambda x, picks: self._run(part, x, picks), nested)
+
+        return tuple(map(stage, self._parts()))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
-        """For all elastic widths together, the rest of the network and the sum over layers: exact.
+        """The exact expectation, see `ChainCost`.
 
         Raises:
             SpecError: The table lacks an operation.
         """
-        first = {name: p.choices[0] for name, p in self.space.parameters.items()}
-        like = self._alphas[0].detach()
+        if self.space.sequential and (error := self.missing(table)):
+            raise error
+        parts = [self._deciding(part) for part in self._parts()]
+        return ChainCost(self.space, parts, set(self.mixed), table, self._alphas[0].detach())
 
-        def cost(params: Mapping[str, Choice]) -> float:
-            operations = self.space.operations(self.space.architecture(params))
-            absent = [operation.key for operation in operations if operation.key not in table]
-            if absent:
-                raise SpecError(f"the cost table lacks {absent[0]!r}; measure one for this space")
-            return sum(table[operation.key] for operation in operations)
-
-        parts = []
-        for values in itertools.product(*(self.space.parameters[name].choices for name in self.opened)):
-            widths = dict(zip(self.opened, values, strict=True))
-            base = cost({**first, **widths})
-            extra = {
-                name: like.new_tensor([cost({**first, **widths, name: label}) - base for label in layer.labels])
-                for name, layer in self.mixed.items()
-            }
-            places = {name: self.space.parameters[name].choices.index(value) for name, value in widths.items()}
-            parts.append((places, base, extra))
-        return _SumOfLayers(parts)
-
+    @torch.no_grad()
     def extract(self, architecture: Architecture) -> nn.Module:
         """One architecture's own network with a copy of the shared weights.
 
         Raises:
-            SpecError: It has other values than the supernet, or a layer of an elastic width is not elastic.
+            SpecError: It has other values than the supernet, or a layer of an elastic number is not elastic.
         """
         used = self._whole.used(architecture)
         for name, value in used.items():
@@ -260,94 +238,78 @@ class FunctionSupernet(Supernet):
                     f"the supernet keeps {name} = {self.kept[name]}, and {architecture} has {value}; pin it:"
                     f" --set 'space.fix={{\"{name}\" = …}}'"
                 )
-        with seeded(0), torch.device(self._alphas[0].device):  # weights are drawn, to be overwritten
+        device = self._alphas[0].device
+        with seeded(0), torch.device(device):  # weights are drawn, to be overwritten
             network = self._whole.build(architecture)
-        modules = list(self.network.named_modules(remove_duplicate=False))
-        elastic = {path for path, module in modules if isinstance(module, ElasticLayer)}
-        shared = {key: (key.rpartition(".")[0] in elastic, value) for key, value in self.network.state_dict().items()}
-        for path, layer in reversed(modules):  # inner ones first
+        modules = dict(self.network.named_modules(remove_duplicate=False))
+        if any(isinstance(module, ElasticLayer) and module.scales_output for module in modules.values()):
+            training = self.training
+            self.eval()(torch.zeros(1, *self.space.input_shape, device=device), self.path(architecture))
+            self.train(training)
+        elastic = {path: module for path, module in modules.items() if isinstance(module, ElasticLayer)}
+        shared: dict[str, Tensor] = dict(self.network.state_dict())
+        for path, layer in reversed(modules.items()):  # inner ones first
             if isinstance(layer, MixedLayer) and layer.name in used:
                 chosen = f"{path}.{layer.labels.index(used[layer.name])}"
-                mine = {key: shared.pop(key) for key in list(shared) if key.startswith(f"{path}.")}
-                shared |= {f"{path}{k.removeprefix(chosen)}": v for k, v in mine.items() if k.startswith(f"{chosen}.")}
-        _load(network, shared)
+                shared, elastic = _moved(shared, chosen, path), _moved(elastic, chosen, path)
+        _load(network, shared, elastic)
         return network
 
     def smallest(self) -> dict[str, Choice]:
-        """The candidates with the fewest weights, the smallest widths, and the values that are kept."""
-        found = {name: p.choices[0] for name, p in self.space.parameters.items()}
-        for name in self.opened:
-            found[name] = min(cast(tuple[int, ...], self.space.parameters[name].choices))
-        for name, layer in self.mixed.items():
-            sizes = [sum(p.numel() for p in candidate.parameters()) for candidate in layer]
-            found[name] = layer.labels[sizes.index(min(sizes))]
+        """The candidates with the fewest weights, the smallest widths and kernels, the largest strides."""
+        found = dict(self._first)
+        for name, opened in self.opened.items():
+            found[name] = max(self._choices(name)) if opened.drawn else min(self._choices(name))
+        for name, layers in self.mixed.items():
+            sizes = [sum(p.numel() for layer in layers for p in layer[i].parameters()) for i in range(len(layers[0]))]
+            found[name] = layers[0].labels[sizes.index(min(sizes))]
         return found
 
 
-def _decider(space: FunctionSpace, kept: dict[str, Choice] | None = None) -> Decide:
-    """Answers a mixture's questions: None for an open width, the first label for a layer, and one choice for a value.
+def _moved(items: Mapping[str, T], chosen: str, path: str) -> dict[str, T]:
+    """Items by path, of which a mixed layer's are left out, but those of its chosen candidate, which take its place."""
 
-    Args:
-        space: The function's space.
-        kept: Filled with the choice of each value.
-    """
+    def inside(key: str, of: str) -> bool:
+        return key == of or key.startswith(f"{of}." if of else "")
 
-    def decide(name: str, asked: Parameter) -> Choice:
-        parameter = space.known(name, asked)
-        if name in space.layer_names or len(parameter.choices) == 1:
-            return parameter.choices[0]
-        if name in space.elastic_names:
-            return None
-        value = parameter.choices[-1 if parameter.ordered else 0]
-        if kept is not None:
-            kept[name] = value
-        return value
-
-    return decide
+    kept = {key: item for key, item in items.items() if not inside(key, path)}
+    mine = {
+        f"{path}{key.removeprefix(chosen)}".removeprefix("."): item
+        for key, item in items.items()
+        if inside(key, chosen.removeprefix("."))
+    }
+    return kept | mine
 
 
-def _load(network: nn.Module, shared: Mapping[str, tuple[bool, Tensor]]) -> None:
-    """Load shared weights; the weights of an elastic layer are the first part of the shared ones.
+def _load(network: nn.Module, shared: Mapping[str, Tensor], elastic: Mapping[str, ElasticLayer]) -> None:
+    """Load shared weights; an elastic layer says which of its own a choice has.
 
     Args:
         network: An architecture's own network.
-        shared: Name of each weight and buffer → whether its layer is elastic, and its value.
+        shared: Name of each weight and buffer → its value.
+        elastic: Path of each elastic layer → the layer.
 
     Raises:
         SpecError: Naming the layer that has another shape and is not elastic, or that the supernet does not have.
     """
-    state = {}
+    state: dict[str, Tensor] = {}
+    for path, layer in elastic.items():
+        try:
+            target = network.get_submodule(path)
+        except AttributeError:
+            continue
+        state |= {f"{path}.{key}": value for key, value in layer.state_for(target).items()}
     for key, mine in network.state_dict().items():
+        if key in state:
+            continue
         path = key.rpartition(".")[0]
-        layer = f"layer {path!r} ({type(network.get_submodule(path)).__name__})"
+        layer_name = f"layer {path!r} ({type(network.get_submodule(path)).__name__})"
         if key not in shared:
-            raise SpecError(f"{layer} is not in the supernet: the function builds other layers for other widths")
-        elastic, value = shared[key]
-        if value.shape != mine.shape and not elastic:
+            raise SpecError(f"{layer_name} is not in the supernet: the function builds other layers for other widths")
+        if shared[key].shape != mine.shape:
             raise SpecError(
-                f"{layer} has the shape {list(mine.shape)}, in the supernet {list(value.shape)}, and is not elastic;"
-                f" build it by nas_optuna.layers, or ask for its width by c.choice"
+                f"{layer_name} has the shape {list(mine.shape)}, in the supernet {list(shared[key].shape)}, and is not"
+                " elastic; build it by nas_optuna.layers, or ask for its width by c.choice"
             )
-        state[key] = value[tuple(map(slice, mine.shape))]
+        state[key] = shared[key]
     network.load_state_dict(state)
-
-
-class _SumOfLayers(CostModel):
-    """Sums of layers' costs, one for each combination of widths.
-
-    Args:
-        parts: Parameter of a width → index of its choice; the cost with first choices; parameter of a layer → what each
-            of its choices adds, ``[choices]``.
-    """
-
-    def __init__(self, parts: Sequence[tuple[Mapping[str, int], float, Mapping[str, Tensor]]]) -> None:
-        self._parts = parts
-
-    def __call__(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        total = []
-        for places, base, extra in self._parts:
-            share = [probabilities[name][place] for name, place in places.items()]
-            layers = [probabilities[name] @ costs for name, costs in extra.items()]
-            expected = reduce(torch.add, layers, next(iter(probabilities.values())).new_tensor(base))
-            total.append(reduce(torch.mul, share, expected))
-        return reduce(torch.add, total)

@@ -2,69 +2,183 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.spaces.base import Shape
 
 
-def require_logits_of(network: nn.Module, shape: Shape, classes: int) -> None:
-    """Refuse a network on the meta device that does not turn images into logits.
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a forward pass.
 
-    Args:
-        network: The network, on the meta device.
-        shape: ``(channels, height, width)`` of an image.
-        classes: Number of classes.
-
-    Raises:
-        RuntimeError: Naming the layer and what it was given, or what the network gave.
-
-    Example:
-        >>> with torch.device("meta"):
-        ...     require_logits_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), 10)
+    Attributes:
+        shape: Without the batch, where there is one.
+        batch: Which dimension was the batch; None where none was.
+        dtype: Its type.
     """
-    images = torch.empty(2, *shape, device="meta")
-    with torch.no_grad(), blaming(network):
-        logits = network(images)
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise RuntimeError(f"the network gives {given} for images {list(images.shape)}, not logits [2, {classes}]")
+
+    shape: Shape
+    batch: int | None
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, value: Any, other: Any = None) -> Any:
+        """The description of a tensor; anything else is left as it is.
+
+        Args:
+            value: Of a run with `_BATCH` images.
+            other: Of a run with one more, which tells the batch from other dimensions of that size.
+        """
+        if not isinstance(value, Tensor):
+            return value
+        sizes = list(value.shape)
+        others = list(other.shape) if isinstance(other, Tensor) else [0] * len(sizes)
+        batch = next((i for i, (a, b) in enumerate(zip(sizes, others, strict=True)) if a == _BATCH and a != b), None)
+        return cls(tuple(size for i, size in enumerate(sizes) if i != batch), batch, value.dtype)
+
+    def sizes(self, batch: int) -> list[int]:
+        """The whole shape, for a batch of that size."""
+        shape = list(self.shape)
+        if self.batch is not None:
+            shape.insert(self.batch, batch)
+        return shape
+
+    def zeros(self, batch: int, device: torch.device) -> Tensor:
+        """Zeros, of which memory holds one."""
+        return torch.zeros((), dtype=self.dtype, device=device).expand(*self.sizes(batch))
 
 
-def shapes_of(network: nn.Module, layers: Mapping[str, nn.Module], shape: Shape) -> dict[str, tuple[Shape, Shape]]:
-    """What some layers of a network are given and give.
+_BATCH = 2
+"""Images that networks are tried on."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a chosen layer in a forward pass.
+
+    Attributes:
+        name: The layer's parameter.
+        place: Which of the layers of that name.
+        inputs: ``(args, kwargs)`` with a `TensorSpec` for each tensor.
+        outputs: The same of what it gave.
+    """
+
+    name: str
+    place: int
+    inputs: Any
+    outputs: Any
+
+    @property
+    def simple(self) -> bool:
+        """Whether it is one tensor to one tensor, images by images."""
+        args, kwargs = self.inputs
+        single = len(args) == 1 and not kwargs and isinstance(args[0], TensorSpec) and args[0].batch == 0
+        return single and isinstance(self.outputs, TensorSpec) and self.outputs.batch == 0
+
+    @property
+    def input_shape(self) -> Shape:
+        """Of one image; several inputs are laid side by side."""
+        if self.simple:
+            shape: Shape = self.inputs[0][0].shape
+            return shape
+        return (max(1, sum(math.prod(spec.shape) for spec in _specs(self.inputs))),)
+
+    @property
+    def output_shape(self) -> Shape:
+        """Of one image; of several outputs, the first."""
+        return next((spec.shape for spec in _specs(self.outputs)), ())
+
+
+def _specs(values: Any) -> list[TensorSpec]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, TensorSpec)]
+
+
+def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape) -> tuple[list[Call], Any]:
+    """Run a network on two images on the meta device.
 
     Args:
         network: The network, on the meta device.
-        layers: Name → module of the network.
+        layers: Parameter → the modules that were chosen for it.
         shape: ``(channels, height, width)`` of an image.
 
     Returns:
-        Name → shape of one input and of one output, without the batch; layers that are not used are left out.
+        Every use of a layer that is not within another one, in order, and the output, described.
+
+    Raises:
+        RuntimeError: Naming the layer that cannot take what it was given.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     calls, output = try_out(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {}, (1, 8, 8))
+        >>> output.shape
+        (10,)
     """
-    found: dict[str, tuple[Shape, Shape]] = {}
+    used, output = _recorded(network, layers, shape, _BATCH)
+    more: list[Any] = [None] * len(used)
+    several = any(len(tree_leaves((args, kwargs))) > 1 or not isinstance(out, Tensor) for *_, args, kwargs, out in used)
+    if several:
+        again, _ = _recorded(network, layers, shape, _BATCH + 1)
+        more = [call[2:] for call in again]
+    calls = []
+    for (name, place, *values), other in zip(used, more, strict=True):
+        args, kwargs, out = tree_map(TensorSpec.of, tuple(values), *([other] if several else []))
+        calls.append(Call(name, place, (args, kwargs), out))
+    return calls, tree_map(TensorSpec.of, output)
 
-    def note(name: str, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            found[name] = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
 
-    handles = [
-        layer.register_forward_hook(lambda module, args, output, name=name: note(name, args, output))
-        for name, layer in layers.items()
-    ]
+def _recorded(
+    network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape, batch: int
+) -> tuple[list[Any], Any]:
+    """``(name, place, args, kwargs, output)`` of every use of a layer that is not within another, and the output."""
+    calls: list[Any] = []
+    within: list[nn.Module] = []
+
+    def leave(name: str, place: int, args: Any, kwargs: Any, output: Any) -> None:
+        within.pop()
+        if not within:
+            calls.append((name, place, args, kwargs, output))
+
+    handles = []
+    hooked: set[int] = set()
+    for name, modules in layers.items():
+        for place, layer in enumerate(modules):
+            if id(layer) in hooked:  # one module in several places is used as often as it is called
+                continue
+            hooked.add(id(layer))
+            handles.append(layer.register_forward_pre_hook(lambda module, args: within.append(module)))
+            handles.append(
+                layer.register_forward_hook(
+                    lambda module, args, kwargs, output, n=name, p=place: leave(n, p, args, kwargs, output),
+                    with_kwargs=True,
+                )
+            )
     try:
-        with torch.no_grad():
-            network(torch.empty(2, *shape, device="meta"))
+        with torch.no_grad(), blaming(network):
+            return calls, network(torch.empty(batch, *shape, device="meta"))
     finally:
         for handle in handles:
             handle.remove()
-    return found
+
+
+def not_logits(output: Any, classes: int) -> str | None:
+    """What is wrong with an output, as `try_out` describes it, that is to be logits; None where it is."""
+    if isinstance(output, TensorSpec) and output.batch == 0 and output.shape == (classes,):
+        return None
+    given = output.sizes(_BATCH) if isinstance(output, TensorSpec) else f"a {type(output).__name__}"
+    return (
+        f"the network gives {given} for {_BATCH} images, not logits [{_BATCH}, {classes}], which our training needs;"
+        " give an evaluator of your own for other outputs"
+    )
 
 
 @contextmanager
@@ -108,34 +222,72 @@ def blaming(network: nn.Module) -> Iterator[None]:
 
 
 class Standin(nn.Module):
-    """Gives a tensor of the shape that the layer in its place gives, at no cost.
+    """Gives what the layer in its place gives, at no cost.
 
     Args:
-        shape: ``(channels, height, width)`` or another shape of one output, without the batch.
+        outputs: What all stand-ins of a network give, call by call, described as in `Call`.
+        turn: Whose turn it is, a list of one number that they share.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, outputs: Sequence[Any], turn: list[int]) -> None:
         super().__init__()
-        self.shape = shape
+        self._outputs, self._turn = outputs, turn
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Zeros, for the batch of the first tensor."""
+        like = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        output = self._outputs[self._turn[0]]
+        self._turn[0] = (self._turn[0] + 1) % len(self._outputs)
+        return tree_map(
+            lambda leaf: leaf.zeros(len(like), like.device) if isinstance(leaf, TensorSpec) else leaf, output
+        )
+
+
+class Alone(nn.Module):
+    """A layer of several inputs or outputs, as a module from one tensor to one.
+
+    Args:
+        layer: The layer.
+        inputs: As in `Call`.
+    """
+
+    def __init__(self, layer: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.inputs = inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros ``[batch, *shape]``, of which memory holds one."""
-        return x.new_zeros(()).expand(len(x), *self.shape)
+        """``[batch, features]``, cut into the layer's inputs → its first output."""
+        place = 0
 
-    def extra_repr(self) -> str:
-        """The shape, since the identity of a measured network is its text."""
-        return "x".join(map(str, self.shape))
+        def cut(leaf: Any) -> Any:
+            nonlocal place
+            if not isinstance(leaf, TensorSpec):
+                return leaf
+            size = math.prod(leaf.shape)
+            part = x[:, place : place + size] if leaf.batch is not None else x[0, place : place + size]
+            place += size
+            part = part.reshape(*(x.shape[:1] if leaf.batch is not None else ()), *leaf.shape)
+            return part.movedim(0, leaf.batch or 0).to(leaf.dtype) if part.ndim else part.to(leaf.dtype)
+
+        args, kwargs = tree_map(cut, self.inputs)
+        return next(leaf for leaf in tree_leaves(self.layer(*args, **kwargs)) if isinstance(leaf, Tensor))
 
 
-def without(network: nn.Module, layers: Mapping[int, Shape]) -> nn.Module:
+def without(network: nn.Module, layers: Sequence[nn.Module], calls: Sequence[Call]) -> nn.Module:
     """The network with stand-ins for some of its layers.
 
     Args:
         network: The network, which is changed.
-        layers: ``id`` of a layer → shape of one of its outputs.
+        layers: The layer of each call.
+        calls: Their calls, in order.
     """
+    replaced = set(map(id, layers))
+    outputs, turn = [call.outputs for call in calls], [0]
+    if id(network) in replaced:
+        return Standin(outputs, turn)
     for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if id(child) in layers:
-                setattr(parent, name, Standin(layers[id(child)]))
+        for name, child in parent._modules.items():  # one module may have several names
+            if id(child) in replaced:
+                setattr(parent, name, Standin(outputs, turn))
     return network

@@ -259,7 +259,7 @@ class Tracer:
         if self._cases > _MAX_COUNTED:
             raise _TooManyError
         total = 1
-        for group in self._independent(names):
+        for group in self.independent(names):
             first, *rest = group
             asked = self._known[first].get(self._case(first, answers))
             if asked is None:
@@ -273,7 +273,7 @@ class Tracer:
                 total *= len(choices)
         return total
 
-    def _independent(self, names: Sequence[str]) -> list[list[str]]:
+    def independent(self, names: Sequence[str]) -> list[list[str]]:
         """Groups of questions of which none decides about another group's, each in the order of asking."""
         groups: list[list[str]] = []
         for name in names:

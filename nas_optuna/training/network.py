@@ -8,6 +8,7 @@ from torch import nn
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spec import Recipe
 from nas_optuna.training.failure import network_failures
 
@@ -23,7 +24,7 @@ def make_network(
     Args:
         space: The space to which the architecture belongs.
         architecture: The architecture.
-        recipe: Its `init` is used.
+        recipe: Its `init` is used, where the space leaves its weights to it (`SearchSpace.draws_weights`).
         device: Where the network is to live.
         seed: The seed of the weights.
 
@@ -41,25 +42,8 @@ def make_network(
         torch.Size([2, 10])
     """
     with network_failures(f"{architecture} cannot be built"), seeded(seed):
+        space.require_logits(architecture)
         network = space.build(architecture)
-        if recipe.init == "kaiming":
+        if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)
     return network.to(device).to(memory_format=torch.channels_last)
-
-
-def kaiming(module: nn.Module) -> None:
-    """Draw a layer's weights so that activations keep their variance through layers with ReLU (He et al. 2015, 2.2).
-
-    Args:
-        module: Weights of a convolution or a linear layer are drawn from torch's global generator, and its biases
-            become zero; other modules are left as they are.
-
-    Example:
-        >>> network = nn.Linear(2, 2).apply(kaiming)
-        >>> network.bias.tolist()
-        [0.0, 0.0]
-    """
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

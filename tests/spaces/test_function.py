@@ -15,6 +15,7 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.costs.complexity import figures
 from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
+from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.function import FunctionSpace, SpaceFunction
 from tests.helpers import RECIPE
@@ -232,7 +233,6 @@ def endless(c: Any, task: Any) -> Any:
         (instance, 'write "relu": lambda'),
         (candidate_of_text, "layer 'a': candidate 'silu' gives a str, not a module"),
         (too_wide, r"layer '2' \(Linear, weights \[10, 99\]\) cannot take \[2, 144\]: .*144.*99"),
-        (no_logits, r"gives \[2, 4, 6, 6\] for images \[2, 1, 8, 8\], not logits \[2, 10\]"),
         (misspelt, "AttributeError: .*Conv3"),
         (unnamed, "a parameter needs a name"),
         (endless, "1,000,000 values"),
@@ -244,6 +244,17 @@ def test_a_bad_function_is_refused_in_one_line_before_anything_is_trained(
     with pytest.raises(SpecError, match=message) as caught:
         made(build)
     assert "\n" not in str(caught.value)
+
+
+def test_only_our_own_training_needs_logits() -> None:
+    space = made(no_logits)
+    assert space.build(space.parse("width=8"))(torch.zeros(2, 1, 8, 8)).shape == (2, 8, 6, 6)
+    with pytest.raises(SpecError, match=r"gives \[2, 4, 6, 6\] for 2 images, not logits \[2, 10\]"):
+        nas.Objective(space, nas.load_data("digits"), RECIPE, device="cpu")
+    with pytest.raises(SpecError, match=r"not logits \[2, 10\]"):
+        space.require_logits(space.parse("width=8"))
+    with pytest.raises(SpecError, match=r"not logits \[2, 10\], by which supernets are trained"):
+        supernet_for(made(lambda c, task: c.layer("a", {"b": nn.Identity, "c": nn.ReLU})))
 
 
 def test_a_network_that_reads_values_is_refused_with_the_reason() -> None:

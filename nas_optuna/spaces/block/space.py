@@ -49,6 +49,7 @@ class BlockSpace(Decomposable):
     """
 
     name = "block"
+    draws_weights = True
 
     def __init__(
         self,

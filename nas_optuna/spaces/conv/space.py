@@ -64,6 +64,7 @@ class ConvSpace(Decomposable):
     """
 
     name = "conv"
+    draws_weights = True
 
     def __init__(
         self,

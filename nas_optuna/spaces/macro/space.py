@@ -79,6 +79,7 @@ class MacroSpace(Decomposable):
     """
 
     name = "macro"
+    draws_weights = True
 
     def __init__(
         self,

@@ -1,0 +1,131 @@
+"""What a supernet makes of a function's questions: all candidates of a layer, and numbers that are left open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.architecture import Choice
+from nas_optuna.spaces.base import Parameter
+from nas_optuna.spaces.choices import Choices, made_module
+from nas_optuna.spaces.elastic import Elastic, Open, Size
+from nas_optuna.spaces.function import FunctionSpace
+from nas_optuna.spaces.supernet import Pick
+
+
+class MixedLayer(nn.ModuleList):
+    """All candidates of one layer.
+
+    Attributes:
+        name: The parameter's name.
+        labels: Of the candidates.
+        pick: How they enter the next forward pass; None is a sum with equal weights.
+    """
+
+    def __init__(self, name: str, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
+        super().__init__(candidates)
+        self.name = name
+        self.labels = labels
+        self.pick: Pick | None = None
+        self._changes_input: dict[tuple[int, bool], bool] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one.
+
+        Of a drawn one only its own logit's path gets a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
+        """
+        pick = self.pick
+        if pick is not None and pick.index is not None:
+            drawn = self[pick.index](*args, **kwargs)
+            if pick.weights is None:
+                return drawn
+            weight = pick.weights[pick.index]
+            return tree_map(lambda leaf: leaf * weight if _is_mixable(leaf) else leaf, drawn)
+        outputs = [self._output(i, args, kwargs) for i in range(len(self))]
+        if pick is None or pick.weights is None:
+            return self._combined(outputs, args, lambda parts: reduce(torch.add, parts) / len(parts))
+        weights = pick.weights
+        return self._combined(
+            outputs, args, lambda parts: reduce(torch.add, [w * part for w, part in zip(weights, parts, strict=True)])
+        )
+
+    def _output(self, i: int, args: Any, kwargs: Any) -> Any:
+        """What one candidate gives; one that works in place has a copy of the input."""
+        case = i, self.training
+        if self._changes_input.get(case) is False:
+            return self[i](*args, **kwargs)
+        args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        if case in self._changes_input or torch.is_inference_mode_enabled():
+            return self[i](*args, **kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        before = [tensor._version for tensor in tensors]
+        output = self[i](*args, **kwargs)
+        self._changes_input[case] = before != [tensor._version for tensor in tensors]
+        return output
+
+    def _combined(self, outputs: list[Any], args: Any, combine: Callable[[list[Tensor]], Tensor]) -> Any:
+        flat = [tree_flatten(output) for output in outputs]
+        leaves, structure = flat[0]
+        for label, output, (others, other) in zip(self.labels, outputs, flat, strict=True):
+            shapes = [getattr(leaf, "shape", None) for leaf in leaves]
+            if other != structure or [getattr(leaf, "shape", None) for leaf in others] != shapes:
+                given = ", ".join(_shown(arg) for arg in args)
+                raise SpecError(
+                    f"layer {self.name!r} cannot be mixed: for {given}, candidate {self.labels[0]!r} gives"
+                    f" {_shown(outputs[0])} and {label!r} gives {_shown(output)}"
+                )
+        mixed = [
+            combine([others[i] for others, _ in flat]) if _is_mixable(leaf) else leaf for i, leaf in enumerate(leaves)
+        ]
+        return tree_unflatten(mixed, structure)
+
+
+def _is_mixable(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(list(value.shape))
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {', '.join(map(_shown, value))}"
+    return type(value).__name__
+
+
+class Mixing(Choices):
+    """Builds all candidates of a layer and leaves elastic numbers open; values are pinned.
+
+    Args:
+        space: The function's space.
+
+    Attributes:
+        opened: Name of each elastic number → what its layers look at.
+        kept: Name of each value → its one choice: the largest where they are ordered, else the first.
+    """
+
+    def __init__(self, space: FunctionSpace) -> None:
+        super().__init__(self._keep)
+        self._space = space
+        self.opened: dict[str, Open] = {}
+        self.kept: dict[str, Choice] = {}
+
+    def _keep(self, name: str, asked: Parameter) -> Choice:
+        parameter = self._space.known(name, asked)
+        self.kept[name] = parameter.choices[-1 if parameter.ordered else 0]
+        return self.kept[name]
+
+    def _make_layer(
+        self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]
+    ) -> nn.Module:
+        labels = self._space.known(name, parameter).choices
+        return MixedLayer(name, labels, [made_module(name, str(label), candidates[str(label)]) for label in labels])
+
+    def _make_elastic(self, name: str, parameter: Parameter) -> int:
+        choices = cast(tuple[int, ...], self._space.known(name, parameter).choices)
+        return Elastic(Size(self.opened.setdefault(name, Open(name)), choices))
