@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import STDOUT, Column, count, print_json, print_table, seconds, write_out
+from nas_optuna.cli.printing import STDOUT, Column, count, print_json, print_table, say, seconds, write_out
 
 
 def register(parent: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
-    from nas_optuna.report.comparison import comparison_page, require_comparable, summary_of
+    from nas_optuna.report.comparison import comparison_page, differences, require_comparable, summary_of
     from nas_optuna.study.standard_errors import with_error
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
@@ -36,6 +36,10 @@ def compare(
     loaded = [load_study(opened, name) for name in dict.fromkeys(studies)]
     objective = require_comparable(loaded)
     summaries = [summary_of(study, data_dir) for study in loaded]
+    if others := differences(loaded):
+        say("they differ in more than their samplers and pruners, so that the values do not compare these alone:")
+        for line in others:
+            say(f"    {line}")
     if out == STDOUT:
         pass
     elif json:

@@ -35,8 +35,12 @@ _ROLES: dict[Role, frozenset[str]] = {
 }
 _CLASSES = frozenset({"classes", "class_names", "label_names"})
 _LAYOUT = "layout"
-_CHANNEL_AXES = {"nchw": 1, "nhwc": 3}
+_CHANNEL_AXES = {"chw": 1, "nchw": 1, "hwc": 3, "nhwc": 3}
 _MOST_CHANNELS = 4
+_MOST_ARRAYS = 1000
+_BOMB = 200
+"""An array above `_SMALL` bytes may be so many times larger than in the file; only zeros made to fill memory are."""
+_SMALL = 64 << 20
 _DAMAGED = (
     OSError,
     ValueError,
@@ -142,8 +146,12 @@ class NpzSource:
     def _read_headers(self) -> dict[str, _Header]:
         if self._path.is_dir():
             raise DataError("it is a directory; name an .npz file, or folder: and a directory of pictures")
+        if self._path.exists() and not self._path.is_file():
+            raise DataError("it is not a regular file")  # a pipe would be waited for, and a device never ends
         headers = {}
         with ZipFile(self._path) as archive:
+            if len(archive.infolist()) > _MOST_ARRAYS:
+                raise DataError(f"it holds {len(archive.infolist()):,} files; at most {_MOST_ARRAYS:,} are read")
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name == entry.filename:
@@ -153,6 +161,11 @@ class NpzSource:
                     headers[name] = _read_header(name, file)
                 if headers[name].nbytes > entry.file_size and headers[name].dtype.kind != "O":
                     raise DataError(f"array {headers[name]} is damaged: its data are missing")
+                if headers[name].nbytes > max(_SMALL, _BOMB * entry.compress_size):
+                    raise DataError(
+                        f"array {headers[name]} unpacks to more than {_BOMB} times its size in the file, which pictures"
+                        " do not; if it is whole, save it with np.savez"
+                    )
         return headers
 
     def _array(self, name: str) -> np.ndarray:
@@ -322,12 +335,12 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
     """
     understood = "[n, height, width], [n, height, width, channels] or [n, channels, height, width]"
     if layout is not None and layout not in _CHANNEL_AXES:
-        raise DataError(f"its array 'layout' is {printable(layout)!r}; it must be 'nchw' or 'nhwc'")
+        raise DataError(f"its array 'layout' is {printable(layout)!r}; it must be 'HWC' or 'CHW'")
     if len(images.shape) == 3:
         return None
     if len(images.shape) != 4:
         raise DataError(f"array {images} has {len(images.shape)} axes; images must be {understood}")
-    possible = [axis for axis in _CHANNEL_AXES.values() if 1 <= images.shape[axis] <= _MOST_CHANNELS]
+    possible = [axis for axis in (1, 3) if 1 <= images.shape[axis] <= _MOST_CHANNELS]
     if layout is not None:
         possible = [axis for axis in possible if axis == _CHANNEL_AXES[layout]]
     if not possible:
@@ -335,6 +348,6 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
     if len(possible) > 1:
         raise DataError(
             f"array {images} can be read as [n, channels, height, width] and as [n, height, width, channels];"
-            " add an array layout='nchw' or layout='nhwc' to the file"
+            " add an array layout='CHW' or layout='HWC' to the file"
         )
     return possible[0]

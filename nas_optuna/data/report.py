@@ -101,8 +101,8 @@ def plural(count: int, noun: str) -> str:
 
 
 def dimensions(height: int, width: int) -> str:
-    """``width×height``, as people write the sizes of pictures."""
-    return f"{width}×{height}"
+    """``height×width``: everywhere in this order, as arrays have it."""
+    return f"{height}×{width}"
 
 
 def class_counts(classes: Sequence[str], counts: Sequence[int], listed: int = 12) -> str:

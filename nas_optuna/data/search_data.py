@@ -52,7 +52,7 @@ class SearchData:
     def notes(self) -> tuple[str, ...]:
         """One line for each thing that a person should know: the classes, what was done to images, what is left out."""
         counts = [sum(both) for both in zip(self.train.class_sizes, self.validation.class_sizes, strict=True)]
-        lines = [f"classes: {class_counts(self.train.classes, counts)}"]
+        lines = [f"classes, by images that train or select: {class_counts(self.train.classes, counts)}"]
         empty = [
             f"{name} of {listing(found)}"
             for name, part in (("training image", self.train), ("validation image", self.validation))
@@ -63,7 +63,7 @@ class SearchData:
         return (*lines, *self.train.notes)
 
     def describe_size(self, height: int, width: int) -> str:
-        """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (width×height).
+        """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (height×width).
 
         Args:
             height: Of what networks see, in pixels.

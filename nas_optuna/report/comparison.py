@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 from optuna.study import Study
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, shown
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.page import best_so_far, document, duration, table
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
 from nas_optuna.study.standard_errors import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 
@@ -86,6 +87,41 @@ def require_comparable(studies: Sequence[Study]) -> str:
     return names.pop()
 
 
+def differences(studies: Sequence[Study]) -> tuple[str, ...]:
+    """What else differs between studies, a line each: where there is any, values do not compare samplers alone.
+
+    Args:
+        studies: Of nas-optuna, at least one.
+
+    Raises:
+        StudyError: One was not made by nas-optuna.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for study in studies:
+        spec, data = study_spec(study), study_attribute(study.user_attrs, StudyKey.DATA, {})
+        values: dict[str, Any] = {"images": _images(spec.data.name, data), "space": spec.space.name}
+        values |= {f"space.{name}": value for name, value in spec.space.options.items()}
+        values |= {f"recipe.{name}": value for name, value in spec.recipe.model_dump().items()}
+        values |= {f"searched {name}": what for name, what in spec.search.items()}
+        values["limits"] = dict(spec.limits)
+        for name, value in values.items():
+            text = value if isinstance(value, str) else shown(value)
+            found.setdefault(name, {}).setdefault(text, []).append(study.study_name)
+    return tuple(
+        f"{name}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())
+        for name, by_value in found.items()
+        if len(by_value) > 1 or sum(map(len, by_value.values())) < len(studies)
+    )
+
+
+def _images(name: str, data: Mapping[str, Any]) -> str:
+    """Name, numbers and digest: the digest is what tells them apart, the others what a person knows."""
+    if "fingerprint" not in data:
+        return name
+    counts = f"{data.get('training', '?')} + {data.get('validation', '?')}"
+    return f"{name} ({counts}, {data['fingerprint'][:6]})"
+
+
 def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> str:
     """One HTML page: the table, and the best value by trials and by seconds of training.
 
@@ -110,8 +146,10 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         for s in summaries
     ]  # fmt: skip
     columns = ("study", name, "complete", "trials", "training time", "sampler", "pruner", "architecture")
+    others = "".join(f"<li>{escape(line)}</li>" for line in differences(studies))
     body = (
         f"<h1>Comparison of studies</h1>{table(columns, rows, (1, 2, 3, 4))}"
+        f"{f'<p>They differ in more than their samplers and pruners:</p><ul>{others}</ul>' if others else ''}"
         '<p class="faint">One study each is one draw: differences of the order of ± may be chance, and so may be those'
         " between seeds.</p>"
         f'<div class="pair"><div><h3>Best by trials</h3>{charts.plot(by_trials, "trial", name)}</div>'

@@ -63,6 +63,8 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
             return space.architecture(entry)
     except ArchitectureError as error:
         raise ArchitectureError(f"{place}: {error}") from None
+    except ValueError:  # Python reads no number of more than some thousand digits
+        raise ArchitectureError(f"{place}: {shown(entry)} holds what is no number of the space") from None
     raise ArchitectureError(f"{place}: {shown(entry)} is neither a params dict nor an architecture string")
 
 
