@@ -16,9 +16,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 
 from nas_optuna.data import SearchData, load_data
-from nas_optuna.data.catalog import DATA_SETS, is_code
+from nas_optuna.data.catalog import DATA_SETS, is_code, is_missing
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import SpecError, StudyError, unknown
+from nas_optuna.errors import DataError, SpecError, StudyError, unknown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.executors.contract import Budget, Executor, Work
@@ -140,10 +140,18 @@ class Experiment:
 
         Raises:
             StudyError: It searches another space, or its images have changed.
+            DataError: Its images are not there.
             SpecError: As `from_spec`.
         """
         stored = study_spec(study)
-        experiment = cls.from_spec(spec or stored, **given)
+        wanted = spec or stored
+        try:
+            experiment = cls.from_spec(wanted, **given)
+        except DataError as error:
+            if not is_missing(wanted.data.name):
+                raise
+            kind = wanted.data.name.partition(":")[0]
+            raise DataError(f"{error}; if the images were moved, name their place: --data {kind}:NEW/PATH") from error
         experiment.require_same(study)
         experiment._remember_data(study, stored)
         study.sampler, study.pruner = experiment.sampler, experiment.pruner

@@ -28,6 +28,7 @@ def export(
         typer.Option("--network", metavar="FILE", help="The file that retrain wrote for it.", show_default=False),
     ] = None,
     storage: options.Storage = None,
+    data: options.MovedData = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
     json: options.Json = False,
@@ -38,7 +39,7 @@ def export(
     else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
     images before they are put in place.
     """
-    from nas_optuna.cli.specs import stored_experiment
+    from nas_optuna.cli.specs import moved_to, stored_experiment
     from nas_optuna.execution.finished_network import find_network, retrained_network
     from nas_optuna.export import export_network
     from nas_optuna.report.drawing import draw_trial
@@ -50,7 +51,9 @@ def export(
 
     refuse_stdout(out)
     url = storage_url(storage)
-    experiment, loaded = stored_experiment(url, study, trust=trust, data_directory=data_dir, device="cpu")
+    experiment, loaded = stored_experiment(
+        url, study, trust=trust, overrides=moved_to(data), data_directory=data_dir, device="cpu"
+    )
     if experiment.data is None:
         raise SpecError(
             f"study {study!r} trains with an evaluator of its own, so nas-optuna does not know its weights; export them"

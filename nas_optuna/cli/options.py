@@ -47,6 +47,7 @@ Trial = Annotated[
 ]
 Json = Annotated[bool, option("--json", help="Print JSON rather than a table.")]
 All = Annotated[bool, option("--all", help="List all trials rather than the best ten.")]
+MovedData = Annotated[str | None, option("--data", metavar="DATA", help="Where the study's images lie now, if moved.")]
 DataDir = Annotated[
     Path | None,
     option(

@@ -49,6 +49,7 @@ def retrain(
     out: Out = None,
     device: options.Device = "auto",
     storage: options.Storage = None,
+    data: options.MovedData = None,
     data_dir: options.DataDir = None,
     trust: options.Trust = False,
     track: options.Track = None,
@@ -59,7 +60,7 @@ def retrain(
     The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
     """
     from nas_optuna.cli.progress import EpochBar
-    from nas_optuna.cli.specs import stored_experiment
+    from nas_optuna.cli.specs import moved_to, stored_experiment
     from nas_optuna.execution.finished_network import origin_of
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
@@ -71,7 +72,7 @@ def retrain(
     from nas_optuna.training import save_network
 
     url, trackers = storage_url(storage), create_trackers(track)
-    full = [] if epochs is None else [f"recipe.epochs={epochs}"]
+    full = moved_to(data) + ([] if epochs is None else [f"recipe.epochs={epochs}"])
     where: dict[str, Any] = {"data_directory": data_dir, "device": device}
     experiment, loaded = stored_experiment(url, study, trust=trust, overrides=full, **where)
     chosen = choose(loaded, trial, data_dir)

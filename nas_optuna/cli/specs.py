@@ -180,6 +180,15 @@ def find_target(url: str, name: str, given: SpecOptions, *, extra: Sequence[str]
     return Target(study, wanted)
 
 
+def moved_to(data: str | None) -> list[str]:
+    """The override of a spec whose images lie elsewhere now."""
+    if data is None:
+        return []
+    from nas_optuna.data.names import data_name
+
+    return [f"data.name={json.dumps(data_name(data))}"]
+
+
 def stored_experiment(
     url: str, name: str, *, trust: bool, overrides: Sequence[str] = (), **given: Any
 ) -> tuple[Experiment, optuna.Study]:

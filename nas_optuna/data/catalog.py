@@ -53,6 +53,15 @@ def is_code(name: str) -> bool:
     return not name.startswith(("folder:", "npz:")) and DATA_SETS.is_code(name)
 
 
+def is_missing(name: str) -> bool:
+    """Whether a data set's name is a path to nothing, maybe because the images were moved."""
+    kind, _, path = name.partition(":")
+    try:
+        return kind in FROM_FILES and not _user_path(kind, path).exists()
+    except (DataError, OSError):
+        return False
+
+
 def set_names() -> list[str]:
     """Every registered name."""
     return DATA_SETS.names()

@@ -260,7 +260,7 @@ def test_image_folders(command: Command, tmp_path: Path) -> None:
     good = image_folder(tmp_path / "good")
     for content in (b"", b"GIF", (good / "dog" / "3.png").read_bytes()[:45]):
         (good / "dog" / "3.png").write_bytes(content)
-        refuses(good, str(good / "dog" / "3.png"), "not an image that can be read", "mend or remove it")
+        refuses(good, str(good / "dog" / "3.png"), "not an image that can be read", "repair or delete it")
 
 
 def test_a_class_that_only_the_test_part_has(command: Command, tmp_path: Path) -> None:
@@ -305,16 +305,23 @@ def test_another_spec_for_a_study_that_exists(command: Command, study: str) -> N
 
 
 def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> None:
-    data = ("--set", f"data.name=folder:{image_folder(tmp_path / 'pets')}")
+    data = ("--set", f"data.name=folder:{image_folder(tmp_path / 'pets')}", "--spec", "digits-quick")
     settings = tiny(data__train_limit=16)
     assert command(*RUN, *settings, *data).code == 0
     (tmp_path / "pets").rename(tmp_path / "animals")
-    refused(command, *RUN, says=("pets does not exist",))
+    for words in (RUN, ("retrain",), ("export", "--out", "model")):
+        refused(command, *words, says=("pets does not exist", "if the images were moved", "--data folder:NEW/PATH"))
     moved = command(*RUN, "--set", f"data.name=folder:{tmp_path / 'animals'}")
     assert moved.code == 0, "the content decides, not the path"
     assert command(*RUN).code == 0, "and the new path is remembered"
+    (tmp_path / "animals").rename(tmp_path / "beasts")
+    assert command("retrain", "--data", f"folder:{tmp_path / 'beasts'}").code == 0
+    assert command("export", "--out", "model").code == 0, "and remembered"
+    (tmp_path / "beasts").rename(tmp_path / "animals")
+    assert command("export", "--out", "model", "--data", f"folder:{tmp_path / 'animals'}").code == 0
     (tmp_path / "animals" / "dog" / "3.png").write_bytes((tmp_path / "animals" / "cat" / "1.png").read_bytes())
-    refused(command, *RUN, says=("are not those that study 'nas' began with", "--study NAME"))
+    for words in (RUN, ("retrain",), ("export", "--out", "model")):
+        refused(command, *words, says=("are not those that study 'nas' began with", "--study NAME"))
     image_folder(tmp_path / "animals", ("cow",))
     refused(command, *RUN, says=("study 'nas' searches another space (classes differs)", "--study NAME"))
 
