@@ -17,7 +17,7 @@ from nas_optuna.report.page import best_so_far, document, duration, table
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute, study_attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 
@@ -98,7 +98,7 @@ def differences(studies: Sequence[Study]) -> tuple[str, ...]:
     """
     found: dict[str, dict[str, list[str]]] = {}
     for study in studies:
-        spec, data = study_spec(study), study_attribute(study.user_attrs, StudyKey.DATA, {})
+        spec, data = study_spec(study), study.user_attrs.get(StudyKey.DATA, {})
         values: dict[str, Any] = {"images": _images(spec.data.name, data), "space": spec.space.name}
         values |= {f"space.{name}": value for name, value in spec.space.options.items()}
         values |= {f"recipe.{name}": value for name, value in spec.recipe.model_dump().items()}
