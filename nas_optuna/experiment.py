@@ -19,12 +19,14 @@ from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import DATA_SETS, is_code, is_missing
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, SpecError, StudyError, unknown
+from nas_optuna.execution import reference
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.executors.contract import Budget, Executor, Work
 from nas_optuna.execution.executors.in_process import InProcess
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective, Objective
+from nas_optuna.execution.reference import REFERENCES
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import distributions
 from nas_optuna.metrics import METRICS
@@ -249,6 +251,8 @@ class Experiment:
         begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)
         try:
             told.run_started(begun)
+            if self.spec.reference and kind == "search":
+                reference.measure(study, self.spec.reference, self.objective, told)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or InProcess()
             return executor.run(work, Budget(trials, timeout, total), stop=stop or StopRequest(), told=told)
@@ -398,6 +402,7 @@ def code_named(spec: StudySpec) -> list[str]:
         (PRUNERS, spec.pruner.name),
         (EVALUATORS, spec.evaluator.name),
         *([(DATA_SETS, spec.data.name)] if is_code(spec.data.name) else []),
+        *([(REFERENCES, spec.reference)] if spec.reference else []),
         *((METRICS, c.code) for c in (parse_criterion(o, imports=False) for o in spec.objectives) if c.code),
     ]
     return [code for registry, name in parts for code in registry.code(name)]

@@ -398,6 +398,8 @@ class StudySpec(_Part):
         fixed: Parameters that are pinned to one choice, by name, whatever the sampler proposes.
         search: Settings of the recipe that each trial chooses beside its architecture, e.g.
             ``learning_rate = {low = 1e-4, high = 1e-1, log = true}``. A range or a list may also stand in ``[recipe]``.
+        reference: A network of yours that the search is compared with: ``file.py:function``, where the function takes a
+            `nas_optuna.spaces.function.Task` and returns a module. It is trained as every trial is.
 
     Example:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 2}, "limits": {"macs": 1e6}})
@@ -418,6 +420,7 @@ class StudySpec(_Part):
     reuse_duplicates: bool = True
     fixed: dict[str, bool | int | float | str] = {}
     search: dict[str, Any] = {}
+    reference: str | None = None
 
     @field_validator("objectives")
     @classmethod

@@ -125,6 +125,14 @@ Objectives = Annotated[
         complete=("METRICS", "COSTS"),
     ),
 ]
+Reference = Annotated[
+    str | None,
+    option(
+        "--reference",
+        metavar="FILE.py:FUNCTION",
+        help="Your own network, function(task) -> nn.Module, to be trained as every trial is and compared with.",
+    ),
+]
 MaxParams = Annotated[str | None, option("--max-params", metavar="N", help="The most weights, e.g. 50k.")]
 MaxLatency = Annotated[str | None, option("--max-latency", metavar="MS", help="The most milliseconds an inference.")]
 MaxMacs = Annotated[str | None, option("--max-macs", metavar="N", help="The most MACs, e.g. 2M.", panel=LIMITS)]

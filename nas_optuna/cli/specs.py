@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas_optuna.spec import StudySpec
 
 _KEYS = {
+    "reference": "reference",
     "epochs": "recipe.epochs",
     "image_size": "recipe.input_size",
     "batch_size": "recipe.batch_size",
@@ -47,6 +48,7 @@ class SpecOptions:
     objectives: options.Objectives = None
     max_params: options.MaxParams = None
     max_latency: options.MaxLatency = None
+    reference: options.Reference = None
     seed: options.Seed = None
     max_macs: options.MaxMacs = None
     max_memory: options.MaxMemory = None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +19,7 @@ from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import standard_error
+from nas_optuna.study.standard_errors import sampling_error, standard_error
 from nas_optuna.study.studies import maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
@@ -74,14 +75,16 @@ def gain_of(study: Study) -> Gain | None:
     best = _best(study, trials)
     if best is None or images is None or _first_objective(study) != "accuracy":
         return None
+    attributes = study.user_attrs
+    majority: float | None = attributes.get(StudyKey.DATA, {}).get("majority")
+    own: dict[str, Any] = attributes.get(StudyKey.REFERENCE, {})
+    if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
+        accuracy: float = own["accuracy"]
+        return Gain(_measured(best, images), Measured(accuracy, sampling_error(accuracy, images)), majority)
     reference = _best(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
-    known: dict[str, float] = study.user_attrs.get(StudyKey.DATA, {})
-    return Gain(
-        _measured(best, images),
-        _measured(reference, images) if reference is not None else None,
-        known.get("majority"),
-        is_reference=reference is not None and reference.params == best.params,
-    )
+    same = reference is not None and reference.params == best.params
+    measured = None if reference is None else _measured(reference, images)
+    return Gain(_measured(best, images), measured, majority, is_reference=same)
 
 
 def _measured(trial: FrozenTrial, images: int) -> Measured:

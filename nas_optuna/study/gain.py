@@ -71,7 +71,9 @@ class Gain:
                 " epochs or time, or more pictures."
             )
         if self.beats_reference is False and not self.is_reference:
-            found.append(f"No network is ahead of the reference ({self.reference}) by more than a standard error.")
+            found.append(
+                f"No network is ahead of the reference ({self.reference}) by more than a standard error: take either."
+            )
         elif self.is_reference:
             found.append("No network is ahead of the reference, which is the best.")
         return found

@@ -99,6 +99,8 @@ class StudyKey:
     """dict: fingerprint and figures of the data set that the study began with."""
     FIT = f"{PREFIX}fit"
     """dict: how a search with a clock divided its time, how much of it is spent, and what it has decided."""
+    REFERENCE = f"{PREFIX}reference"
+    """dict: the user's own network that the search is compared with: its name, accuracy, and how it was trained."""
     RETRAINED = f"{PREFIX}retrained"
     """list[dict]: the report of every retraining."""
     CONFUSION = f"{PREFIX}retrained:confusion:"
@@ -269,6 +271,7 @@ _OF_A_STUDY: Mapping[str, _Kind] = {
     StudyKey.UID: _TEXT,
     StudyKey.FORMAT: _COUNT,
     StudyKey.FIT: _MAPPING,
+    StudyKey.REFERENCE: ("a reference", _record(name=_is_text, identity=_is_text, accuracy=_is_share)),
     StudyKey.SPEC: _MAPPING,
     StudyKey.SPACE: _MAPPING,
     StudyKey.DATA: _MAPPING,

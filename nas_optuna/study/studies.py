@@ -156,7 +156,7 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
     if StudyKey.DATA in study.user_attrs:
         began["data"]["name"] = now["data"]["name"]
     for section, value in now.items():
-        if section not in ("sampler", "pruner", "supernet", "fixed") and began[section] != value:
+        if section not in ("sampler", "pruner", "supernet", "fixed", "reference") and began[section] != value:
             raise StudyError(
                 f"study {study.study_name!r} was made with another {section!r}, so its values could not be compared;"
                 " give the new spec a study of its own: --study NAME"

@@ -1,0 +1,86 @@
+"""The user's own network, trained as every trial is, so that a search is compared with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from torch import nn
+
+from nas_optuna.errors import SpecError
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.objective import EvaluatorObjective, checked_measurements
+from nas_optuna.registry import Registry
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.function import SpaceFunction, Task
+from nas_optuna.study.schema import StudyKey
+
+REFERENCES = Registry("reference", "nas_optuna.references")
+"""Functions ``(task) -> nn.Module`` by the names that third parties give them; most are a ``file.py:function``."""
+
+
+def as_space(name: str, like: SearchSpace) -> SearchSpace:
+    """The space that holds the user's network alone.
+
+    Args:
+        name: As the spec's `reference` has it.
+        like: A space for the same images.
+
+    Raises:
+        SpecError: It cannot be imported, or is no function that makes a network for these images.
+    """
+    make = REFERENCES.find(name)
+    if not callable(make):
+        raise SpecError(f"reference {name!r} is a {type(make).__name__}; name a function (task) -> nn.Module")
+
+    def build(_: object, task: Task) -> nn.Module:
+        network: nn.Module = make(task)
+        return network
+
+    function = SpaceFunction(build, version=1)
+    try:
+        return function(in_channels=like.in_channels, classes=like.classes, input_size=like.input_size)
+    except SpecError as error:
+        raise SpecError(f"reference {name!r}: {error}") from error
+
+
+def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callback) -> None:
+    """Train the user's network as the objective trains every trial, and record it with the study; once.
+
+    Args:
+        study: What remembers it.
+        name: As the spec's `reference` has it.
+        objective: How trials are trained.
+        told: Told of each step.
+
+    Raises:
+        SpecError: The network cannot be made, or the study has an evaluator of its own.
+        TrainingError: Its training failed.
+        Interrupted: Somebody asked to stop.
+    """
+    known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
+    if (known.get("name"), known.get("identity")) == (name, objective.identity):
+        return
+    if not isinstance(objective.evaluator, TrainingEvaluator):
+        raise SpecError("a reference is trained by the recipe, and the study has an evaluator of its own")
+    evaluator = copy.copy(objective.evaluator)
+    evaluator.space = as_space(name, objective.space)
+    last: Any = None
+    architecture = evaluator.space.architecture({})
+    folder = _folder(objective)
+    stop: Callable[[], bool] = objective.interrupted
+    for last in checked_measurements(
+        evaluator, architecture, {"accuracy"}, resume=folder, stop=stop, device=objective.device
+    ):
+        told.step_finished(Subject("reference", None, name), last)
+    entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics["accuracy"], "epochs": last.step}
+    weights = sum(parameter.numel() for parameter in evaluator.space.build(architecture).parameters())
+    study.set_user_attr(StudyKey.REFERENCE, entry | {"params": weights})
+
+
+def _folder(objective: EvaluatorObjective) -> Path | None:
+    return objective.checkpoints / f"reference-{objective.identity}" if objective.checkpoints else None

@@ -1,0 +1,59 @@
+"""A network of the user's own, with which the search is compared."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Command, tiny
+
+OWN = """
+import math
+from torch import nn
+
+def linear(task):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.classes))
+
+def other_shape(task):
+    return nn.Linear(3, 2)
+
+number = 3
+"""
+
+
+def test_an_own_network_is_trained_once_and_stands_beside_the_best(command: Command) -> None:
+    Path("own.py").write_text(OWN)
+    made = command("run", "--trials", 1, *tiny(), "--reference", "own.py:linear")
+    assert made.code == 0, made.err
+    assert "reference 0." in made.out
+    gain = command("best", "--json").json["gain"]
+    assert 0 <= gain["reference_accuracy"] <= 1
+    again = command("run", "--trials", 1)
+    assert again.code == 0, "the yes to the code is remembered, as for any code of a stored study"
+    assert command("best", "--json").json["gain"]["reference_accuracy"] == gain["reference_accuracy"]
+
+
+def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Path("own.py").write_text(OWN)
+    assert command("run", "--trials", 1, *tiny(), "--reference", "own.py:linear").code == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "somebody else's"))
+    refused = command("run", "--trials", 1)
+    assert refused.code == 2
+    assert "--trust" in refused.err
+    assert command("run", "--trials", 1, "--trust").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("own.py:other_shape", "cannot take"),
+        ("own.py:number", "name a function (task)"),
+        ("own.py:lineer", "did you mean 'linear'"),
+        ("nothing.py:net", "there is no file"),
+        ("own.py", "say what in it is meant"),
+    ],
+)
+def test_what_is_no_network_is_one_line(command: Command, name: str, says: str) -> None:
+    Path("own.py").write_text(OWN)
+    result = command("run", "--trials", 1, *tiny(), "--reference", name)
+    assert result.code == 2
+    assert says in result.err.splitlines()[-1]
