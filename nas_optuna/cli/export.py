@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import print_json, refuse_stdout, say
+from nas_optuna.cli.printing import print_json, print_table, refuse_stdout, say
 from nas_optuna.errors import SpecError
+
+if TYPE_CHECKING:
+    from nas_optuna.execution.finished_network import FinishedNetwork
+    from nas_optuna.execution.search import Search
+    from nas_optuna.export.int8 import EightBits
 
 
 def register(parent: typer.Typer) -> None:
@@ -27,6 +32,9 @@ def export(
         Path | None,
         typer.Option("--network", metavar="FILE", help="The file that retrain wrote for it.", show_default=False),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write model.int8.onnx, and measure what eight bits cost and bring.")
+    ] = False,
     storage: options.Storage = None,
     data: options.MovedData = None,
     data_dir: options.DataDir = None,
@@ -73,14 +81,50 @@ def export(
     title = f"{search.data.name}: {found.classifier.architecture}"
     images = search.data.validation.images
     drawing = draw_trial(search.space, chosen).svg
-    exported = export_network(found.classifier, out, images, title=title, facts=found.facts, drawing=drawing, say=say)
+    exported = export_network(
+        found.classifier,
+        out,
+        images,
+        title=title,
+        facts=found.facts,
+        drawing=drawing,
+        eight_bits=_eight_bits(search, found, data_dir) if int8 else None,
+        say=say,
+    )
     for name, reason in exported.left_out.items():
         say(f"{name} was not written: {reason}")
+    small = exported.int8
     if json:
-        facts = {"folder": str(out), "files": list(exported.files), "left_out": dict(exported.left_out)}
+        facts: dict[str, object] = {"int8": small.facts} if small else {}
+        facts |= {"folder": str(out), "files": list(exported.files), "left_out": dict(exported.left_out)}
         print_json(facts | {"trial": chosen.number, "images": exported.images, "difference": exported.difference})
         return
     say(f"exported trial {chosen.number} to {out}: {', '.join(exported.files)}")
     say(f"Their logits differ by at most {exported.difference:.1e} on {exported.images} images.")
     for name, fact in found.facts.items():
         say(f"{name}: {fact}")
+    if small:
+        said = "test" if found.retrained else "validation"
+        print_table(
+            f"eight bits: {said} accuracy on {small.images:,} images, and one image on this machine with one thread",
+            ("", "accuracy", "size", "latency"),
+            [
+                (name, f"{f.accuracy:.4f}", f"{f.bytes / 1024:,.0f} KiB", f"{f.latency_ms:.3f} ms")
+                for name, f in (("model.onnx", small.fp32), ("model.int8.onnx", small.int8))
+            ],
+        )
+        if small.culprit:
+            say(f"Most of what is lost is lost in layer {small.culprit}.")
+
+
+def _eight_bits(search: Search, found: FinishedNetwork, data_dir: Path | None) -> EightBits:
+    """Training images to calibrate on, and images that the network was not trained on."""
+    from nas_optuna.data import load_test_images
+    from nas_optuna.export.int8 import EightBits
+
+    data = search.data
+    held_out = data.validation
+    if found.retrained:
+        size = search.spec.recipe.input_size
+        held_out = load_test_images(search.spec.data, data.train, data_dir, input_size=size)
+    return EightBits(data.train.images, held_out.images, held_out.labels)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     from numpy.typing import NDArray
 
@@ -18,13 +17,14 @@ _INTEGER = ("Conv", "Gemm", "MatMul", "Add")
 """Operations that ONNX Runtime computes in eight bits, so that their output is an integer."""
 
 
-def quantised(model: bytes, batches: Iterable[NDArray[np.float32]], *, inner: bool = False) -> bytes:
+def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = False, kept: Sequence[str] = ()) -> bytes:
     """A model whose weights and activations are signed eight-bit integers, each weight's channel with its own scale.
 
     Args:
         model: An ONNX model of one input.
         batches: What the ranges of activations are calibrated on, each a batch of the model's input.
         inner: Leave out the last conversion, which in the middle of a network belongs to the next operation.
+        kept: Names of nodes that stay as they are.
 
     Raises:
         Exception: Whatever ONNX Runtime's tool raises of a model that it cannot quantise.
@@ -50,6 +50,7 @@ def quantised(model: bytes, batches: Iterable[NDArray[np.float32]], *, inner: bo
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(kept),
         )
         made = onnx.load(str(out))
     if inner:

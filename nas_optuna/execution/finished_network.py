@@ -38,11 +38,13 @@ class FinishedNetwork:
         classifier: The network, on the CPU.
         facts: What a reader should know of it, by name.
         remark: Why it is not the one that somebody might expect.
+        retrained: Whether it was trained on training and validation images, so that only test images are new to it.
     """
 
     classifier: ImageClassifier
     facts: dict[str, str]
     remark: str | None = None
+    retrained: bool = False
 
 
 def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
@@ -107,7 +109,8 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
         raise StudyError(f"{file} is of other classes than the images of study {study.study_name!r}")
     if origin is None:
         unknown = "not known: nas-optuna 0.2 wrote the file, which does not say of which study and trial it is"
-        return FinishedNetwork(classifier, {"trained": "by nas-optuna retrain", "test accuracy": unknown})
+        facts = {"trained": "by nas-optuna retrain", "test accuracy": unknown}
+        return FinishedNetwork(classifier, facts, retrained=True)
     trained = f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
     error = sampling_error(origin.test_accuracy, origin.test_images)
     shown = with_error("accuracy", origin.test_accuracy, error)
@@ -115,7 +118,7 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
     if (seeds := len(origin.accuracies)) > 1:
         mean = statistics.fmean(origin.accuracies)
         facts[f"mean test accuracy of {seeds} seeds"] = f"{mean:.4f}, of which these weights are one"
-    return FinishedNetwork(classifier, facts)
+    return FinishedNetwork(classifier, facts, retrained=True)
 
 
 def _remedy(study: Study, trial: FrozenTrial) -> str:

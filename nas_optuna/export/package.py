@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from nas_optuna.errors import DataError
+from nas_optuna.export.int8 import FILE as INT8
+from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
 from nas_optuna.export.readme import READER, write_readme
 from nas_optuna.export.script import write_reader, write_script
 from nas_optuna.export.source import NotWritable, write_source
@@ -42,6 +44,7 @@ class Exported:
         left_out: Names of the files that were not written, each with the reason in one line.
         images: How many images all forms were compared on.
         difference: The largest difference between their logits.
+        int8: What eight bits cost and bring, where they were wanted.
     """
 
     folder: Path
@@ -49,6 +52,7 @@ class Exported:
     left_out: Mapping[str, str]
     images: int
     difference: float
+    int8: Int8Export | None = None
 
 
 class _NotMade(Exception):  # noqa: N818 - not an error: the other files are written without it
@@ -63,6 +67,7 @@ def export_network(
     title: str,
     facts: Mapping[str, str],
     drawing: str | None = None,
+    eight_bits: EightBits | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``.
@@ -76,10 +81,12 @@ def export_network(
         title: What it is, in one line.
         facts: What a reader should know of it, e.g. its accuracy, by name.
         drawing: The network as SVG, written as ``drawing.svg``.
+        eight_bits: Images to write ``model.int8.onnx`` by, where that is wanted.
         say: Told what is being done, a line at a time: large networks take minutes.
 
     Raises:
         DataError: The folder cannot be written to, or holds something else.
+        SpecError: Eight bits are wanted, and the network cannot be quantised.
 
     Example:
         A trained network is exported in one line::
@@ -95,6 +102,10 @@ def export_network(
         # Beside the target, so that a rename suffices and nothing half-made is ever there.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
             written, left_out, largest = _write_forms(classifier, raw, Path(place), title, say)
+            small = write_int8(Path(place), eight_bits) if eight_bits else None
+            if small:
+                written.append(INT8)
+                facts = {**facts, f"accuracy of model.onnx and {INT8}": small.sentence}
             texts = {READER: write_reader(classifier)} if raw.shape[1] in (1, 3) else {}
             readme = write_readme(classifier, title, facts, [*written, *texts], left_out, len(raw))
             if drawing is not None:
@@ -106,7 +117,7 @@ def export_network(
             _publish(Path(place), folder, [*written, *texts], ours)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-    return Exported(folder, (*written, *texts), left_out, len(raw), largest)
+    return Exported(folder, (*written, *texts), left_out, len(raw), largest, small)
 
 
 def _write_forms(

@@ -34,6 +34,10 @@ images = {image}  # uint8 [n, {channels}, {height}, {width}]
 print(classes[logits[0].argmax()])
 ```
 """,
+    "model.int8.onnx": """## model.int8.onnx: eight bits
+
+It is used as `model.onnx` is: weights and activations are signed eight-bit integers inside, the input is the same.
+""",
     "model.pt2": """## model.pt2: torch.export
 
 ```python
@@ -110,7 +114,7 @@ def write_readme(
         *(f"| {plain(name)} | {plain(value)} |" for name, value in facts.items()),
         f"| classes | {plain(classes)} |",
         "",
-        f"All files gave the same logits on {images} images when they were written.",
+        f"All files in full precision gave the same logits on {images} images when they were written.",
         "",
         *(_USES[name].format(**values) for name in _USES if name in files),
         *(f"{code(name)} was not written: {code(reason)}\n" for name, reason in left_out.items()),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnxruntime
 import optuna
 import pytest
 import torch
@@ -225,3 +226,24 @@ def test_a_dash_is_stdout(study: Path, capsys: pytest.CaptureFixture[str], words
     assert not Path("-").exists()
     assert main(["retrain", "--out", "-"]) == 2
     assert "name a file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_eight_bits_are_measured_beside_the_other(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _keep(1)
+    assert main(["export", "--trial", "1", "--out", "model", "--int8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    small = report["int8"]
+    assert "model.int8.onnx" in report["files"]
+    assert small["int8"]["bytes"] < small["fp32"]["bytes"]
+    assert small["images"] == 288  # the validation images: the network was not trained on them
+    experiment, _ = ExperimentHandle(URL, "nas", device="cpu").open()
+    held_out = experiment.search.data.validation
+    session = onnxruntime.InferenceSession("model/model.int8.onnx")
+    (logits,) = session.run(None, {"images": held_out.images.numpy()})
+    assert float((logits.argmax(1) == held_out.labels.numpy()).mean()) == pytest.approx(small["int8"]["accuracy"])
+    assert "model.int8.onnx" in (study / "model" / "README.md").read_text()
+    # Another export of the folder keeps no file that belongs to the one before.
+    assert main(["export", "--trial", "1", "--out", "model"]) == 0
+    assert not (study / "model" / "model.int8.onnx").exists()
+    assert main(["export", "--trial", "1", "--out", "other", "--int8"]) == 0
+    assert "eight bits: validation accuracy" in capsys.readouterr().out

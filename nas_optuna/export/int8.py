@@ -1,0 +1,153 @@
+"""An exported network in eight bits, and what that costs and brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from nas_optuna.costs.timing import session_call, visit
+from nas_optuna.errors import SpecError
+from nas_optuna.files import write_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FILE = "model.int8.onnx"
+CALIBRATION_IMAGES = 256
+_BATCH = 64
+_SECONDS = 0.3
+_MOST_SUSPECTS = 40
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """What a network in eight bits is calibrated on and judged by.
+
+    Attributes:
+        calibration: Raw training images, uint8 ``[n, channels, height, width]``; at most 256 are used.
+        images: Raw images that the network was not trained on, of the same shape.
+        labels: Their classes ``[n]``.
+    """
+
+    calibration: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One file's figures.
+
+    Attributes:
+        accuracy: Share of the images that it classifies rightly.
+        bytes: Size of the file.
+        latency_ms: One image on this machine by ONNX Runtime, one thread.
+    """
+
+    accuracy: float
+    bytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Int8Export:
+    """``model.int8.onnx`` beside ``model.onnx``.
+
+    Attributes:
+        fp32: Figures of ``model.onnx``.
+        int8: Figures of ``model.int8.onnx``.
+        images: Of how many images the accuracies are.
+        culprit: The layer without whose quantisation the accuracy is best, where more than a standard error is lost.
+    """
+
+    fp32: Figures
+    int8: Figures
+    images: int
+    culprit: str | None
+
+    @property
+    def sentence(self) -> str:
+        """E.g. ``"0.9760 → 0.9740 on 1,000 images"``."""
+        return f"{self.fp32.accuracy:.4f} → {self.int8.accuracy:.4f} on {self.images:,} images"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything, JSON-ready."""
+        return asdict(self)
+
+
+def write_int8(folder: Path, by: EightBits) -> Int8Export:
+    """Write ``model.int8.onnx`` from ``model.onnx``, and measure both.
+
+    Weights and activations are signed integers, calibrated on images (static quantisation by ONNX Runtime's own tool);
+    what turns pixels into inputs stays as it was.
+
+    Args:
+        folder: An exported folder.
+        by: Images.
+
+    Raises:
+        SpecError: ONNX Runtime is not installed, the folder has no ``model.onnx``, or it cannot be quantised.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise SpecError("eight bits need two more packages: pip install 'nas-optuna[onnx]'") from None
+    try:
+        model = (folder / "model.onnx").read_bytes()
+    except OSError as error:
+        raise SpecError("this network has no model.onnx that could be quantised; export it without --int8") from error
+    nodes = onnx.load_model_from_string(model).graph.node
+    begins = next((i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")), len(nodes))
+    preparing = [node.name for node in nodes[:begins]]
+    chosen = _batches(by.calibration[:CALIBRATION_IMAGES])
+    small = _quantised(model, chosen, preparing)
+    write_file(folder / FILE, small)
+    truth, raw = by.labels.cpu().numpy(), by.images.cpu()
+    fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), _latency(m, raw)) for m in (model, small))
+    lost = fp32.accuracy - int8.accuracy
+    noise = (fp32.accuracy * (1 - fp32.accuracy) / len(truth)) ** 0.5
+    suspects = [node.name for node in nodes[begins:] if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Mul")]
+    culprit = None
+    if lost > noise and len(suspects) <= _MOST_SUSPECTS:
+        spared = {name: _accuracy(_quantised(model, chosen, [*preparing, name]), raw, truth) for name in suspects}
+        culprit = max(spared, key=spared.__getitem__) if spared else None
+    return Int8Export(fp32, int8, len(truth), culprit)
+
+
+def _quantised(model: bytes, batches: Sequence[NDArray[np.uint8]], kept: list[str]) -> bytes:
+    from nas_optuna.costs.quantise import quantised
+
+    try:
+        return quantised(model, batches, kept=kept)
+    except Exception as error:  # whatever ONNX Runtime's tool raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SpecError(f"ONNX Runtime cannot quantise this network: {reason}; export it without --int8") from error
+
+
+def _batches(images: Tensor) -> list[NDArray[np.uint8]]:
+    return [part.cpu().numpy() for part in images.split(_BATCH)]
+
+
+def _accuracy(model: bytes, images: Tensor, labels: NDArray[Any]) -> float:
+    import numpy as np
+
+    return float(np.mean(np.concatenate(list(_classes(model, images))) == labels))
+
+
+def _classes(model: bytes, images: Tensor) -> Iterator[NDArray[Any]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    for part in _batches(images):
+        yield session.run(None, {"images": part})[0].argmax(1)
+
+
+def _latency(model: bytes, images: Tensor) -> float:
+    return visit(session_call(model, 1, images[:1].numpy()), _SECONDS)[1]
