@@ -170,15 +170,16 @@ def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:
     """`read_picture`, for a picture that Pillow opened or made."""
     from PIL import Image, ImageOps
 
+    # A JPEG is decoded at a part of its size; of a progressive one all coefficients are kept, whatever is made of them.
+    if picture.format not in ("JPEG", "MPO") or picture.info.get("progressive"):
+        require_decodable(*picture.size)
     height, width = pixels.height, pixels.width
-    turn = orientation(picture)
+    turn = orientation(picture)  # decodes a PNG
     if turn >= 5:  # it is turned last, when it is small
         height, width = width, height
-    # A JPEG is decoded at a half, a quarter or an eighth of its size, if that is still twice what is needed.
-    whole = picture.size
+    # At a half, a quarter or an eighth, if that is still twice what is needed.
     picture.draft(None, (2 * width, 2 * height))
-    # Of a progressive JPEG all coefficients are kept, whatever is made of them.
-    require_decodable(*(whole if picture.info.get("progressive") else picture.size))
+    require_decodable(*picture.size)
     plain = flattened(picture, pixels)
     fit = fit_into(plain.height, plain.width, height, width, pixels.resize)
     box = (fit.left, fit.top, fit.left + fit.width, fit.top + fit.height)
