@@ -36,9 +36,10 @@ from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.prior import WarmStartSampler, write_alphas, write_score
+from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.supernet_result import SupernetResult, write_result
 
 BUDGETS = (5, 10, 25)
 WITHOUT, WITH = ("largest first", "random", "tpe", "arch"), ("tpe", "evolution", "arch")
@@ -104,7 +105,9 @@ def searches(trainings: Trainings, seed: int, settings: StudySpec) -> Iterator[d
     for name in WITH:
         sampler = create_sampler(name, space, seed, {})
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        write_alphas(study, trained.found.logits, write_score(study, trained.found.predictor, trained.found.starts))
+        write_result(
+            study, SupernetResult(trained.found.logits, starts=trained.found.starts, predictor=trained.found.predictor)
+        )
         study.sampler = WarmStartSampler(sampler, distributions, seed, trials=WARM_TRIALS)
         yield line(trainings, f"{name} + supernet", seed, found_by(trainings, study, longest), 0)
     for name in WITHOUT:

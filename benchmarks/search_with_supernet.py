@@ -25,8 +25,9 @@ from tabular import Table, digits
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.costs.complexity import figures
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.prior import WarmStartSampler, write_alphas, write_score
+from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.supernet_result import SupernetResult, write_result
 
 BUDGETS = (1, 5, 10, 25)
 WITHOUT, WITH = ("random", "tpe", "gp", "arch"), ("tpe", "evolution", "arch")
@@ -39,7 +40,7 @@ def search(table: Table, name: str, seed: int, trials: int, trained: Trained | N
     study = optuna.create_study(direction="maximize", sampler=sampler)
     if trained is not None:
         found = trained.found
-        write_alphas(study, found.logits, write_score(study, found.predictor, found.starts))
+        write_result(study, SupernetResult(found.logits, starts=found.starts, predictor=found.predictor))
         distributions = {
             name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in table.parameters.items()
         }

@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from nas_optuna.data import ImageSet, ResidentLoader
-from nas_optuna.oneshot.bilevel import BilevelSearch
+from nas_optuna.oneshot.strategies import find_strategy, strategy_options
+from nas_optuna.oneshot.strategies.base import Job
+from nas_optuna.oneshot.strategies.darts import DartsStrategy
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
@@ -89,6 +91,14 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> tuple[float, f
     return median, lower, upper
 
 
+def strategy(supernet: Supernet, images: ImageSet, mode: str) -> DartsStrategy:
+    """What trains weights and alphas by mixtures, or by drawn candidates."""
+    spec = SupernetSpec(strategy="darts" if mode == "mixture" else "gumbel")
+    made = find_strategy(spec.strategy)(Job(supernet, images, spec), strategy_options(spec))
+    assert isinstance(made, DartsStrategy)
+    return made
+
+
 def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.device) -> dict[str, Step]:
     loader = ResidentLoader(images, options.batch_size, options.input_size, device)
     batch = next(loader.epoch())
@@ -107,12 +117,10 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
                         supernet,
                         {n: max(p.choices) for n, p in supernet.space.parameters.items() if "stride" not in n},
                     )
-                search = BilevelSearch(
-                    supernet.to(memory_format=torch.channels_last), loader, loader, SupernetSpec(mode=mode)
-                )
-                steps[f"{mode}, {count} choices"] = lambda s=search: s._weight_step(batch, 1.0, False)
+                search = strategy(supernet.to(memory_format=torch.channels_last), images, mode)
+                steps[f"{mode}, {count} choices"] = lambda s=search: s.weight_step(batch, joint=False)
                 if count == 24:
-                    steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s._alpha_step(batch, batch, 1.0)
+                    steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s.alpha_step(batch, batch)
     return steps
 
 
@@ -129,9 +137,9 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
             supernet = supernet_for(space).to(memory_format=torch.channels_last)
             if mode == "sampled":
                 decide(supernet, path)
-            search = BilevelSearch(supernet, loader, loader, SupernetSpec(mode=mode))
-            steps[mode] = lambda s=search: s._weight_step(batch, 1.0, False)
-            steps[f"{mode}, alphas"] = lambda s=search: s._alpha_step(batch, batch, 1.0)
+            search = strategy(supernet, images, mode)
+            steps[mode] = lambda s=search: s.weight_step(batch, joint=False)
+            steps[f"{mode}, alphas"] = lambda s=search: s.alpha_step(batch, batch)
     return steps
 
 

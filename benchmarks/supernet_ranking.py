@@ -9,6 +9,7 @@ Regret is the best own accuracy minus that of the choice, in points. Cost is in 
 the supernet over those of trainings that take turns with its epochs in the same process, which has one thread.
 
     python benchmarks/supernet_ranking.py digits --seeds 5
+    python benchmarks/supernet_ranking.py digits --seeds 20 --set supernet.budget=0
     python benchmarks/supernet_ranking.py digits-quick --architectures 60 --truth five-layers.jsonl
 """
 
@@ -35,11 +36,13 @@ from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ranking_row
-from nas_optuna.oneshot.choosing import Chooser, Found
-from nas_optuna.oneshot.fair import FairTraining, default_epochs
+from nas_optuna.oneshot.price import CostTable
+from nas_optuna.oneshot.ranking import ArchitectureRanker, RankingResult
 from nas_optuna.oneshot.score import FEATURES, Score
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
-from nas_optuna.oneshot.training import make_evaluator, make_supernet
+from nas_optuna.oneshot.strategies import strategy_options
+from nas_optuna.oneshot.trained import make_evaluator
+from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.presets import find_spec
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -48,7 +51,7 @@ from nas_optuna.training import fit, make_network
 
 CPU = torch.device("cpu")
 SIZES = "sizes, short"
-"""A score of sizes alone that the same short trainings taught: the score is better by what shared weights add."""
+"""A score of sizes alone fitted to the same short trainings: the score is better by what shared weights add."""
 SHORT_SEED = 1000
 """Short trainings have this seed and following ones, which no training of the truth has."""
 TURNS = 6
@@ -123,25 +126,24 @@ def alone(search: Search, architecture: Architecture, seed: int, scored: ImageSe
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained supernet: what chooses with it, and CPU seconds of its parts and of a stand-alone training."""
+    """A trained supernet: what ranks with it, and CPU seconds of its parts and of a stand-alone training."""
 
-    chooser: Chooser
-    found: Found
+    ranker: ArchitectureRanker
+    found: RankingResult
     training_seconds: float
     choosing_seconds: float
     alone_seconds: float
 
 
 def train(search: Search, spec: SupernetSpec) -> Trained:
-    """Train a supernet by its default or the given length; stand-alone trainings take turns with its epochs."""
-    loader = make_loader(search.data.train, spec.batch_size, search.space.input_size, CPU)
-    supernet = make_supernet(search, spec, CPU)
-    epochs = spec.epochs or default_epochs(len(search.space.parameters), len(loader))
-    training = FairTraining(supernet, loader, spec, epochs)
+    """Train a supernet, or with a budget of 0 none; stand-alone trainings take turns with its epochs."""
+    search = replace(search, spec=search.spec.model_copy(update={"supernet": spec}))
+    strategy, options = make_strategy(search, CostTable({}, "", ""), CPU), strategy_options(spec)
     rng = random.Random(spec.seed)
+    epochs = strategy.length if strategy else TURNS
     every = max(1, epochs // TURNS)
     mine, others = 0.0, []
-    running = training.epochs()
+    running = strategy.epochs() if strategy else itertools.repeat(None)
     for epoch in range(epochs):
         start = time.process_time()
         next(running)
@@ -153,21 +155,25 @@ def train(search: Search, spec: SupernetSpec) -> Trained:
             others.append(time.process_time() - start)
     start = time.process_time()
     recipe = search.spec.recipe.model_copy(update={"seed": SHORT_SEED + spec.seed})
-    plan = ShortPlan.of(spec.short_trainings, recipe.epochs, search.space.size)
+    plan = ShortPlan.of(options.short_trainings, recipe.epochs, search.space.size, alone=strategy is None)
     short = ShortTrainer(replace(search, spec=search.spec.model_copy(update={"recipe": recipe})), plan, CPU)
-    chooser = Chooser(search.space, make_evaluator(supernet, search, CPU), spec, {}, short=short)
-    found = chooser.choose()
-    return Trained(chooser, found, mine, time.process_time() - start, statistics.fmean(others))
+    shared = make_evaluator(strategy.supernet, search, CPU) if strategy else None
+    ranker = ArchitectureRanker(search.space, shared, spec, options.evaluations, short=short)
+    found = ranker.rank()
+    return Trained(ranker, found, mine, time.process_time() - start, statistics.fmean(others))
 
 
 def rows(truth: Truth, trained: Trained) -> dict[str, object]:
     """One supernet's figures against the truth."""
     tokens = [truth.search.space.tokens(a) for a in truth.architectures]
-    taught = {t for t, _ in trained.found.teachers}
+    taught = {t for t, _ in trained.found.calibration_set}
     kept = [i for i, t in enumerate(tokens) if t not in taught]
-    features = trained.chooser.rows([tokens[i] for i in kept])
+    features = trained.ranker.rows([tokens[i] for i in kept])
     without = without_shared_weights(trained, features)
-    figures = dict(zip(FEATURES, features.T, strict=True)) | {"score": trained.chooser.score(features), SIZES: without}
+    figures = dict(zip(FEATURES, features.T[: len(FEATURES)], strict=True)) | {
+        "score": trained.ranker.score(features),
+        SIZES: without,
+    }
     ranked = {name: ranking_row(name, values, truth.mean[kept]) for name, values in figures.items()}
     result: dict[str, object] = {
         name: {
@@ -189,12 +195,13 @@ def rows(truth: Truth, trained: Trained) -> dict[str, object]:
 
 def without_shared_weights(trained: Trained, features: NDArray[np.float64]) -> NDArray[np.float64]:
     """The score that the same short trainings would have taught, had there been sizes only."""
-    teachers, reached = zip(*trained.found.teachers, strict=True) if trained.found.teachers else ((), ())
-    score = Score.prior(features).of_sizes()
-    return (score.taught(trained.chooser.rows(teachers), reached, short=True) if teachers else score)(features)
+    short, score = trained.found.calibration_set, Score.prior(features).of_sizes()
+    if short:
+        score = score.fit(trained.ranker.rows([t for t, _ in short]), [accuracy for _, accuracy in short], short=True)
+    return score(features)
 
 
-def of_choice(truth: Truth, found: Found) -> dict[str, float]:
+def of_choice(truth: Truth, found: RankingResult) -> dict[str, float]:
     """Where every architecture is known: the regret of the choices, and the share of the prior in the best tenth."""
     space, best = truth.search.space, float(truth.mean.max())
     place = {architecture: i for i, architecture in enumerate(truth.architectures)}

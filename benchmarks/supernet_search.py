@@ -14,6 +14,7 @@ import contextlib
 import json
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -43,10 +44,10 @@ def train(
     study: optuna.Study, search: Search, folder: Path, table: Path | None, **settings: object
 ) -> dict[str, object]:
     """Train a supernet with changed settings; its summary. One that collapsed has found something too."""
-    spec = search.spec.supernet.model_copy(update=settings)
-    training = SupernetTraining(study, search, spec, cost_table(search.space, table), CPU, folder)
+    spec = search.spec.model_copy(update={"supernet": search.spec.supernet.model_copy(update=settings)})
+    training = SupernetTraining(study, replace(search, spec=spec), cost_table(search.space, table), CPU, folder)
     with contextlib.suppress(TrainingError):
-        training.run()
+        training.train()
     return dict(study.user_attrs[StudyKey.SUPERNET])
 
 

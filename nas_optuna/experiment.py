@@ -31,6 +31,7 @@ from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import distributions
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import describe, parse_criterion
+from nas_optuna.oneshot.strategies import STRATEGIES, strategy_options
 from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.registry import Registry, importing_only
 from nas_optuna.samplers import SAMPLERS, create_sampler
@@ -109,6 +110,8 @@ class Experiment:
             TableError: The latency table is damaged, or was measured elsewhere.
         """
         with importing_only(code_named(spec)):
+            if spec.supernet.strategy_options:
+                strategy_options(spec.supernet)  # a key that is misspelt is refused when the spec is read
             data, evaluator = make_evaluator(spec, data_directory, device, images)
             pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
             settings: dict[str, Any] = {
@@ -401,6 +404,7 @@ def code_named(spec: StudySpec) -> list[str]:
         (SAMPLERS, spec.sampler.name),
         (PRUNERS, spec.pruner.name),
         (EVALUATORS, spec.evaluator.name),
+        (STRATEGIES, spec.supernet.strategy),
         *([(DATA_SETS, spec.data.name)] if is_code(spec.data.name) else []),
         *([(REFERENCES, spec.reference)] if spec.reference else []),
         *((METRICS, c.code) for c in (parse_criterion(o, imports=False) for o in spec.objectives) if c.code),

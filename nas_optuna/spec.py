@@ -21,6 +21,7 @@ from pydantic import (
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, named, plainer, shown, unknown
 from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
+from nas_optuna.spec_history import supernet_section
 from nas_optuna.spec_text import check_values, read_toml, with_overrides
 
 SUFFIX = ".toml"
@@ -210,150 +211,48 @@ class LatencySpec(_Part):
         return {key: value for key, value in values.items() if (key, value) != ("runtime", "torch")}
 
 
-DARTS_ONLY = (
-    "mode",
-    "update",
-    "order",
-    "warmup_epochs",
-    "momentum",
-    "alpha_learning_rate",
-    "alpha_weight_decay",
-    "temperature",
-    "temperature_decay",
-)
-"""Keys of the supernet section that strategy ``"fair"`` has no use for; naming one asks for ``"darts"``."""
-
-_STRATEGY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "fair": {
-        "epochs": None,
-        "batch_size": 16,
-        "optimizer": "adamw",
-        "learning_rate": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "cosine",
-        "clip": 5.0,
-    },
-    "darts": {
-        "epochs": 30,
-        "batch_size": 64,
-        "optimizer": "sgd",
-        "learning_rate": 0.025,
-        "weight_decay": 3e-4,
-        "schedule": "cosine",
-        "clip": 5.0,
-    },
-}
-
-
 class SupernetSpec(_Part):
     """How a supernet is trained; `Recipe` still says how its result is trained.
 
-    A key that is left out takes the default of the strategy. An option that the strategy, mode, update or loss
-    cannot honour is refused.
+    Every other key is an option of the strategy, whose own class checks it; see `nas_optuna.oneshot.strategies`.
 
     Attributes:
         strategy: ``"fair"`` trains shared weights on uniformly drawn paths, then learns alphas on the frozen weights.
-            ``"darts"`` trains weights and alphas in turns or together. Naming a key that only ``"darts"`` has, such
-            as `mode`, chooses it.
-        budget: Strategy ``"fair"``: what the shared weights may cost, in stand-alone trainings of the recipe. By
-            default the length follows from the number of parameters, see `oneshot.fair.STEPS_PER_PARAMETER`.
-        epochs: Passes over the images that weights are trained on; fair: instead of `budget`.
-        batch_size: Images per step. Strategy ``"fair"`` needs many steps rather than many images, so it is small.
-        optimizer: Of the weights: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers sooner.
-        learning_rate: Of the weights, at its peak.
-        weight_decay: Of the weights; decoupled for AdamW, L2 for SGD.
-        schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
-        clip: Largest norm of the weights' gradient; 0 is off.
-        mode: ``"mixture"`` computes the weighted sum of all candidates (DARTS); ``"sampled"`` draws one by
-            Gumbel-softmax, straight-through (FBNet, GDAS).
-        update: ``"alternating"`` trains weights on one half of the training images and alphas on the other;
-            ``"joint"`` trains both on the same batches with the same optimizer, as the reference supernet does.
-        order: 2 differentiates the alphas' loss through one step of the weights (DARTS, equations 7 and 8).
-        warmup_epochs: Epochs before alphas move.
-        momentum: SGD's momentum.
-        alpha_learning_rate: Of the alphas' Adam; by default 3e-4, and in a joint update `learning_rate`.
-        alpha_weight_decay: Of the alphas; by default 1e-3, and in a joint update 0.
+            ``"darts"`` trains weights and alphas in turns or together by mixtures of all candidates, ``"gumbel"`` by
+            drawn candidates. Also the name of an own strategy, or ``package.module:name`` or ``file.py:name``.
         alpha_init: ``"zero"``, or ``"uniform"`` in [0, 1) as the reference supernet has it.
-        temperature: Of the Gumbel-softmax in the first epoch; by default 5, as FBNet has it.
-        temperature_decay: Its factor from epoch to epoch; by default 0.956.
         latency_loss: ``"linear"`` adds weight · E[latency] to the cross entropy; ``"fbnet"`` multiplies it by
             weight · log(1 + 1000 · E[latency])^power; ``"target"`` adds weight · max(0, E[latency] / target - 1).
         latency_weight: The weight in it; 0 leaves latency out.
         latency_power: The power of ``"fbnet"``; by default 0.6.
         latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
-        evaluations: Strategy ``"fair"``: architectures that are scored on the frozen weights to learn the alphas and
-            to find the best.
-        short_trainings: Strategy ``"fair"``: random architectures that are trained alone for a twelfth of the recipe's
-            epochs, which teaches the score what shared weights and each size are worth in this space. A quarter as
-            many, the best by the score, are then trained for a sixth of the epochs, which decides the order of these.
-            Both are fewer where the recipe has few epochs, see `oneshot.ShortPlan`. 0 leaves them out; fewer than
-            3 teach nothing, and fewer than 8 have no finalists.
         seed: Of weights, batch order and draws.
         options: Options of the space's own supernet that other supernets do not have.
     """
 
-    strategy: Literal["fair", "darts"] = "fair"
-    budget: float | None = Field(default=None, gt=0)
-    epochs: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    clip: float = Field(default=5.0, ge=0)
-    mode: Literal["mixture", "sampled"] = "mixture"
-    update: Literal["alternating", "joint"] = "alternating"
-    order: Literal[1, 2] = 1
-    warmup_epochs: int = Field(default=3, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    alpha_learning_rate: float | None = Field(default=None, gt=0)
-    alpha_weight_decay: float | None = Field(default=None, ge=0)
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    strategy: str = "fair"
     alpha_init: Literal["zero", "uniform"] = "zero"
-    temperature: float | None = Field(default=None, gt=0)
-    temperature_decay: float | None = Field(default=None, gt=0, le=1)
     latency_loss: Literal["linear", "fbnet", "target"] = "linear"
     latency_weight: float = Field(default=0.0, ge=0)
     latency_power: float | None = Field(default=None, gt=0)
     latency_target: float | None = Field(default=None, gt=0)
-    evaluations: int = Field(default=1000, ge=10)
-    short_trainings: int = Field(default=16, ge=0)
     seed: int = Field(default=0, ge=0)
     options: dict[str, Any] = {}
 
+    @property
+    def strategy_options(self) -> dict[str, Any]:
+        """Every key that belongs to the strategy, as given."""
+        return dict(self.model_extra or {})
+
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_strategy(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        implied = "darts" if any(values.get(key) is not None for key in DARTS_ONLY) else "fair"
-        strategy = values.get("strategy", implied)
-        if strategy == "fair" and implied == "darts":
-            named = next(key for key in DARTS_ONLY if values.get(key) is not None)
-            raise ValueError(f'{named} belongs to strategy = "darts"; leave one of the two out')
-        return {**_STRATEGY_DEFAULTS.get(str(strategy), {}), **values, "strategy": strategy}
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keys that were left out stay out, so that an override may still choose another strategy."""
-        values: dict[str, Any] = handler(self)
-        defaults = dict(type(self)(strategy=self.strategy))
-        kept = {key: value for key, value in values.items() if value != defaults[key]}
-        if self.strategy == "darts" and not any(key in kept for key in DARTS_ONLY):
-            kept["strategy"] = "darts"
-        return kept
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every setting, JSON-ready, defaults included."""
-        return dict(self)
+    def _of_release_0_2(cls, values: Any) -> Any:
+        return supernet_section(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _honourable(self) -> SupernetSpec:
-        if self.strategy == "fair":
-            if self.budget is not None and self.epochs is not None:
-                raise ValueError("budget and epochs both say how long the training is; leave one of them out")
-        else:
-            self._require_honourable_darts()
         if self.latency_power is not None and self.latency_loss != "fbnet":
             raise ValueError('latency_power belongs to latency_loss = "fbnet"')
         if (self.latency_target is not None) != (self.latency_loss == "target"):
@@ -361,23 +260,6 @@ class SupernetSpec(_Part):
         if self.latency_loss != "linear" and self.latency_weight == 0:
             raise ValueError(f'latency_loss = "{self.latency_loss}" needs a latency_weight above 0')
         return self
-
-    def _require_honourable_darts(self) -> None:
-        assert self.epochs is not None
-        if self.budget is not None:
-            raise ValueError('budget belongs to strategy = "fair"; say epochs instead')
-        if self.short_trainings != type(self).model_fields["short_trainings"].default:
-            raise ValueError('short_trainings belongs to strategy = "fair"; leave it out')
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas")
-        if self.update == "joint" and self.order == 2:
-            raise ValueError('order = 2 needs update = "alternating"')
-        if self.optimizer == "adamw" and self.update == "joint":
-            raise ValueError(
-                'optimizer = "adamw" needs update = "alternating"; a joint update shares its SGD with alphas'
-            )
-        if self.optimizer == "adamw" and self.order == 2:
-            raise ValueError('order = 2 differentiates through a step of SGD; leave optimizer = "adamw" out')
 
 
 class StudySpec(_Part):
@@ -535,5 +417,17 @@ def _first_problem(error: ValidationError) -> str:
             section = section.model_fields[part].annotation
         where = f"in [{'.'.join(location[:-1])}]" if location[:-1] else "at the top"
         return f"{unknown('key', location[-1], section.model_fields)} ({where})"
+    return problem_of(error)
+
+
+def problem_of(error: ValidationError, *section: str) -> str:
+    """Say in one line which value is refused and why.
+
+    Args:
+        error: What pydantic raised.
+        section: Where the values stand, before the path that the error gives.
+    """
+    problem = error.errors()[0]
+    location = ".".join([*section, *map(str, problem["loc"])])
     message = plainer(problem["msg"].removeprefix("Value error, "))
-    return f"{named('.'.join(location))}: {message}, got {shown(problem['input'])}"
+    return f"{named(location)}: {message}, got {shown(problem['input'])}"

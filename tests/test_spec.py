@@ -88,7 +88,8 @@ def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in leaves(StudySpec().to_dict()) if p[0] not in ("sampler", "pruner", "space", "evaluator")]
+    "path",
+    [p for p in leaves(StudySpec().to_dict()) if p[0] not in ("sampler", "pruner", "space", "evaluator", "supernet")],
 )
 def test_every_misspelt_key_is_refused_with_the_right_one(path: tuple[str, ...]) -> None:
     *sections, key = path

@@ -327,7 +327,8 @@ class SupernetBar(Callback):
         self._advance(self._done, self._total)
         if done:
             self._show(f"going on after epoch {done}")
-        self._show(printable(f"entropy, nats: {' '.join(run.facts['parameters'])}"))
+        if run.facts["parameters"]:
+            self._show(printable(f"entropy, nats: {' '.join(run.facts['parameters'])}"))
 
     def step(self) -> None:
         """Count an optimiser's step."""
@@ -335,17 +336,18 @@ class SupernetBar(Callback):
         self._advance(self._done, self._total)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Print an epoch's figures, with the entropy of every parameter's alphas."""
+        """Print an epoch's figures, with the entropy of every parameter's alphas where they train."""
         figures = measurement.metrics
         if subject.architecture:
             self._reached = figures["accuracy"]
             return
         alphas = f"  alphas' {figures['alpha_loss']:.4f}" if "alpha_loss" in figures else ""
         cost = f"  E[cost] {figures['expected_cost']:.4g} {self._unit}" if "expected_cost" in figures else ""
-        entropy = " ".join(f"{value:.2f}" for name, value in figures.items() if name.startswith("entropy/"))
+        entropies = [f"{value:.2f}" for name, value in figures.items() if name.startswith("entropy/")]
+        entropy = f"  entropy {' '.join(entropies)}" if entropies else ""
         self._show(
             f"epoch {measurement.step:3d}/{self._epochs}  loss {figures['train_loss']:.4f}{alphas}"
-            f"  accuracy {figures['train_accuracy']:.4f}{cost}  {seconds(measurement.seconds)}  entropy {entropy}"
+            f"  accuracy {figures['train_accuracy']:.4f}{cost}  {seconds(measurement.seconds)}{entropy}"
         )
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:

@@ -256,7 +256,7 @@ def _check(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> No
 
     from nas_optuna.execution.stopping import parse_until
     from nas_optuna.objectives import parse_criterion
-    from nas_optuna.samplers.prior import read_alphas
+    from nas_optuna.study.supernet_result import read_result
     from nas_optuna.study.trial_queue import read_architectures
     from nas_optuna.trackers import create_trackers
 
@@ -275,7 +275,7 @@ def _check(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> No
         if study is None:
             begin = options.hint("supernet train", plan.storage, plan.study)
             raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
-        read_alphas(study)  # says what to run where there are none
+        read_result(study)  # says what to run where there are none
 
 
 def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:

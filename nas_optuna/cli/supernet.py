@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say
 from nas_optuna.errors import Interrupted, StudyExists, TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import optuna
     from optuna.study import Study
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.execution.search import Search
     from nas_optuna.oneshot.check import RankCorrelation, Verdict
-    from nas_optuna.oneshot.price import Price
     from nas_optuna.oneshot.training import SupernetTraining
+    from nas_optuna.spaces import SearchSpace
     from nas_optuna.spaces.architecture import Architecture
-    from nas_optuna.spaces.supernet import Supernet
+    from nas_optuna.study.supernet_result import SupernetResult
 
 app = typer.Typer(
     help="Train a supernet, export its best architecture, check whether its ranking can be believed.",
@@ -48,14 +48,16 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="N",
-        help="Train the shared weights for what N stand-alone trainings cost (measured); the rest is extra.",
+        help="Train the shared weights for what N stand-alone trainings cost (measured); the rest is extra. 0: none.",
         show_default=False,
     ),
 ]
-Mode = Annotated[
+Strategy = Annotated[
     str | None,
-    typer.Option("--mode", metavar="mixture|sampled", help="Strategy darts, mixture or sampled.", show_default=False),
+    typer.Option("--strategy", metavar="NAME", help="fair, darts, gumbel or your own.", show_default=False),
 ]
+Mode = Annotated[str | None, typer.Option("--mode", hidden=True)]
+"""Of release 0.2: ``mixture`` is strategy darts, ``sampled`` is gumbel."""
 LatencyWeight = Annotated[
     float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
 ]
@@ -84,6 +86,7 @@ def train(
     set_: options.Set = None,
     epochs: Epochs = None,
     budget: Budget = None,
+    strategy: Strategy = None,
     mode: Mode = None,
     latency_weight: LatencyWeight = None,
     target_latency: TargetLatency = None,
@@ -101,20 +104,23 @@ def train(
     Strategy fair (the default) trains shared weights on uniformly drawn paths, then learns the alphas and looks for
     the best architecture with forward passes on validation images. Short trainings of some architectures on their own
     tell how much shared weights are worth, and which of the best comes first; --set supernet.short_trainings=0 leaves
-    them out. --mode or --set supernet.strategy=darts choose the differentiable strategy. Ctrl-C keeps what is
-    finished, and the same command goes on from it. A study that does not exist is created from --spec. Every key of
-    the spec's [supernet] section can be set: --set supernet.seed=1.
+    them out. --budget 0 trains no shared weights: sizes and short trainings alone rank architectures. --strategy darts
+    or gumbel train alphas with the weights. Ctrl-C keeps what is finished, and the same command goes on from it. A
+    study that does not exist is created from --spec. Every key of the spec's [supernet] section can be set:
+    --set supernet.seed=1.
     """
     from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, find_target
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.report.supernet import save_alpha_figure
     from nas_optuna.study.storage import storage_url
+    from nas_optuna.study.supernet_result import find_result
     from nas_optuna.trackers import create_trackers
 
     penalty = {} if target_latency is None else {"latency_target": target_latency, "latency_loss": "target"}
-    given = {"budget": budget, "epochs": epochs, "mode": mode, "latency_weight": latency_weight, **penalty}
-    overrides = [f"supernet.{key}={value}" for key, value in given.items() if value is not None]
+    given = {"budget": budget, "epochs": epochs, "latency_weight": latency_weight, **penalty}
+    named = [f"supernet.{key}={text!r}" for key, text in (("strategy", strategy), ("mode", mode)) if text is not None]
+    overrides = named + [f"supernet.{key}={value}" for key, value in given.items() if value is not None]
     url, said, stop = storage_url(storage), SpecOptions(spec=spec, set_=set_), StopRequest()
     target = find_target(url, study, said, extra=overrides, trust=trust)
     trackers = create_trackers(track)
@@ -124,18 +130,18 @@ def train(
         stopped: TrainingError | None = None
         try:
             with interruptible(stop):
-                summary = training.run([bar, *trackers])
+                result = training.train([bar, *trackers])
         except Interrupted:
             where = "in the short trainings" if len(training.history) == training.length else ""
             say(f"stopped {where or f'after epoch {len(training.history)}'}; the same command goes on from there")
             return 130
         except TrainingError as error:
             stopped = error
-    if training.history:
-        save_alpha_figure(loaded, training.search.space, training.start, training.history)
+    if (found := find_result(loaded)) is not None:
+        save_alpha_figure(loaded, training.whole, found, training.history)
     if stopped is not None:
         raise stopped
-    _print_trained(loaded, training, summary, json)
+    _print_trained(loaded, training, result, json)
     return 0
 
 
@@ -160,7 +166,8 @@ def _prepare(
     from nas_optuna.devices import resolve_device
     from nas_optuna.experiment import Experiment, code_named
     from nas_optuna.oneshot.price import cost_table
-    from nas_optuna.oneshot.training import SupernetTraining, require_supernet
+    from nas_optuna.oneshot.strategies import is_without_weights
+    from nas_optuna.oneshot.training import SupernetTraining, make_strategy
     from nas_optuna.study.files import folders, usable
     from nas_optuna.study.files import remember as remember_files
     from nas_optuna.study.storage import open_storage
@@ -170,10 +177,11 @@ def _prepare(
     loaded, wanted = target.study, target.spec
     experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
     search = experiment.search
-    table = cost_table(search.space, latency_table or wanted.latency.table)
+    whole = is_without_weights(wanted.supernet)
+    table = cost_table(search.space, latency_table or wanted.latency.table, whole=whole)
     files = usable(folders(url, None if loaded is None else loaded.user_attrs)[0])
     if loaded is None:
-        require_supernet(search, wanted.supernet, table, resolve_device(device))
+        make_strategy(search, table, resolve_device(device))  # refuses what it cannot honour
         try:
             loaded = experiment.create(open_storage(url, create=True), study)
             remember(url, study, code_named(wanted))  # whoever makes a study means its code
@@ -186,38 +194,32 @@ def _prepare(
     training = SupernetTraining(
         loaded,
         search,
-        wanted.supernet,
         table,
         resolve_device(device),
         files,
         restart=restart,
         interrupted=interrupted,
     )
-    how = "fair" if wanted.supernet.strategy == "fair" else wanted.supernet.mode
+    how = f"strategy {wanted.supernet.strategy}" if training.strategy else "without shared weights"
     say(f"{study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
-    if training.price is not None:
-        say(_price(training, training.price))
+    say(_price(training))
     return loaded, training
 
 
-def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[str, Any], json: bool) -> None:
+def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> None:
     from nas_optuna.oneshot.score import scored_by
     from nas_optuna.study.hints import command
 
     if json:
         history = [asdict(epoch) for epoch in training.history]
-        print_json({**summary, "start": training.start, "history": history})
+        print_json({**result.summary(), "alphas": result.alphas, "history": history})
         return
-    _print_alphas(study.study_name, training.search, training)
-    shared = "on validation images with shared weights"
-    say(
-        f"argmax of the alphas {summary['argmax']}: {summary['shared_accuracy']:.4f} {shared};"
-        f" {seconds(summary['seconds'])}"
-    )
-    if "best" in summary:
-        of = f", first of {summary['finalists']} in short trainings" if summary.get("finalists") else ""
-        say(f"best by the score{of}, {summary['best']}: {summary['best_shared_accuracy']:.4f} {shared}")
-        say(f"score, learned from {_teachers(summary)}: {scored_by(summary['score'])}")
+    _print_alphas(study.study_name, training.whole, result)
+    say(f"argmax of the alphas {result.argmax}{_shared(result.shared_accuracy)}; {seconds(result.seconds)}")
+    if result.best is not None:
+        of = f", first of {result.finalists} in short trainings" if result.finalists else ""
+        say(f"best by the score{of}, {result.best}{_shared(result.best_shared_accuracy)}")
+        say(f"score, learned from {_trainings(result)}: {scored_by(result.score)}")
     named = ("--study", study.study_name)
     searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
     say_next(
@@ -228,10 +230,14 @@ def _print_trained(study: Study, training: SupernetTraining, summary: Mapping[st
     )
 
 
-def _teachers(summary: Mapping[str, Any]) -> str:
+def _shared(accuracy: float | None) -> str:
+    return "" if accuracy is None else f": {accuracy:.4f} on validation images with shared weights"
+
+
+def _trainings(result: SupernetResult) -> str:
     from nas_optuna.study.records import count
 
-    trials, short = summary["score_trials"], summary.get("score_short_trainings", 0)
+    trials, short = result.score_trials, result.score_short_trainings
     said = [count(trials, "trial")] * bool(trials) + [count(short, "short training")] * bool(short)
     return " and ".join(said) or "no trainings yet, the prior"
 
@@ -251,8 +257,8 @@ def export(
 ) -> None:
     """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
 
-    Strategy fair: the best by the score under the limits, of which short trainings have chosen the first; then the
-    alphas' argmax, then others of the best by the score. Strategy darts: the most probable by the alphas.
+    Where there is a score: the best by it under the limits, of which short trainings have chosen the first; then the
+    alphas' argmax, then others of the best by the score. Strategies darts, gumbel: the most probable by the alphas.
     """
     import json as json_format
 
@@ -261,11 +267,12 @@ def export(
     from nas_optuna.study.hints import command
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import file_name
+    from nas_optuna.study.supernet_result import read_result
     from nas_optuna.study.trial_queue import enqueue_once
 
     experiment, loaded = stored_experiment(storage_url(storage), study, trust=trust, data_directory=data_dir)
     space = experiment.space
-    found = candidates(loaded, space, top)
+    found = candidates(read_result(loaded), space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{file_name(study)}-fixed.json")
     write_out(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
@@ -302,7 +309,7 @@ def check(
     """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
 
     Prints, with 95 % bootstrap intervals, how shared accuracy, sizes alone, and both together rank the architectures
-    (other trainings teach what counts), how far their first and best five are from the best, and whether random search
+    (fitted to other trainings), how far their first and best five are from the best, and whether random search
     in the same seconds did better. The trainings are trials of the study; Ctrl-C loses none, and a new call goes on.
     """
     import optuna
@@ -312,11 +319,11 @@ def check(
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.oneshot import check as checking
-    from nas_optuna.oneshot.training import checked_chooser, held_by, trained_supernet
-    from nas_optuna.samplers.prior import read_alphas
+    from nas_optuna.oneshot.trained import calibrated_ranker, restrict_to, trained_supernet
     from nas_optuna.study.files import holding
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import checkpoint_folder, load_study
+    from nas_optuna.study.supernet_result import read_result
     from nas_optuna.trackers import create_trackers
 
     url, where, trackers = storage_url(storage), resolve_device(device), create_trackers(track)
@@ -331,10 +338,10 @@ def check(
         checkpoints=checkpoint_folder(files, study),
         interrupted=stop,
     )
-    supernet = trained_supernet(loaded, experiment.search, where, files)
-    search = held_by(supernet, experiment.search)
-    _, summary = read_alphas(loaded)
-    chosen = _put_forward(search, supernet, summary)
+    result = read_result(loaded)
+    supernet = trained_supernet(loaded, result, experiment.search, where, files)
+    search = restrict_to(supernet, experiment.search) if supernet else experiment.search
+    chosen = _put_forward(search, result)
     drawn = checking.random_architectures(search, architectures, seed, experiment.objective.limits.total_excess)
     loaded.pruner = optuna.pruners.NopPruner()
     waiting = checking.queue_untrained(loaded, experiment.search, [*chosen.values(), *drawn])
@@ -343,34 +350,38 @@ def check(
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130
-    chooser = checked_chooser(loaded, search, supernet, where, drawn)
-    rows = chooser.rows([search.space.tokens(architecture) for architecture in drawn])
-    verdict = checking.judge(loaded, search, drawn, chosen, chooser.score, rows, summary["seconds"])
+    ranker = calibrated_ranker(result, search, supernet, where, drawn)
+    rows = ranker.rows([search.space.tokens(architecture) for architecture in drawn])
+    verdict = checking.judge(loaded, search, drawn, chosen, ranker.score, rows, result.seconds)
     _print_verdict(study, verdict, json)
     return 0
 
 
-def _put_forward(search: Search, supernet: Supernet, summary: Mapping[str, Any]) -> dict[str, Architecture]:
+def _put_forward(search: Search, result: SupernetResult) -> dict[str, Architecture]:
     """What a supernet would have chosen, by what; the first is what it is judged by."""
     from nas_optuna.oneshot.check import ALPHAS, SCORE
 
-    by_alphas = {ALPHAS: search.space.architecture(supernet.derive())}
-    return {SCORE: search.space.parse(summary["best"]), **by_alphas} if "best" in summary else by_alphas
+    by_alphas = {ALPHAS: search.space.parse(result.argmax)}
+    return {SCORE: search.space.parse(result.best), **by_alphas} if result.best is not None else by_alphas
 
 
-def _price(training: SupernetTraining, price: Price) -> str:
+def _price(training: SupernetTraining) -> str:
     from nas_optuna.study.records import count
 
-    search, short, alone = training.search, training.plan, price.training_seconds
-    scored = min(search.spec.supernet.evaluations, search.space.size)
-    of_short = short.epochs / (search.spec.recipe.epochs * search.spec.recipe.repeats)
-    parts = [
-        f"the shared weights ({count(training.length, 'epoch')} of {training.steps} steps) cost"
-        f" {training.length * price.epoch_in_trainings:.1f} stand-alone trainings of {seconds(alone)} each (measured)",
-        f"scoring {count(scored, 'architecture')} about {scored * price.scoring_seconds / alone:.1f}",
-        *[f"{short.teachers + short.finalists} short trainings about {of_short:.1f}"] * bool(short.epochs),
-    ]
-    return f"{', '.join(parts)}; --budget N sets the first of these"
+    prices, plan, strategy = training.prices, training.plan, training.strategy
+    parts = []
+    if strategy is not None and training.price is not None:
+        alone, scored = training.price.training_seconds, training.scored
+        parts.append(
+            f"the shared weights ({count(training.length, 'epoch')} of {len(strategy.images)} steps) cost"
+            f" {prices['weights']:.1f} stand-alone trainings of {seconds(alone)} each (measured)"
+        )
+        parts += [f"scoring {count(scored, 'architecture')} about {prices['scoring']:.1f}"] * bool(scored)
+    if plan.epochs:
+        unit = "" if parts else " stand-alone trainings"
+        parts.append(f"{plan.calibrating + plan.finalists} short trainings about {prices['short']:.1f}{unit}")
+    remedy = "; --budget N sets the first of these" if strategy is not None and training.scored else ""
+    return f"{', '.join(parts) or 'no training at all'}{remedy}"
 
 
 def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
@@ -409,22 +420,20 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     say(verdict.sentence)
 
 
-def _print_alphas(study: str, search: Search, training: SupernetTraining) -> None:
-    """Probabilities of every choice before and after."""
-    from nas_optuna.samplers.prior import probabilities
+def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> None:
+    """Probabilities of every choice."""
+    from nas_optuna.study.supernet_result import entropy
 
-    last = training.history[-1]
     rows = [
         (
             name,
-            _shares(parameter.choices, probabilities(training.start[name])),
-            _shares(parameter.choices, probabilities(last.alphas[name])),
-            f"{last.entropy[name]:.2f}",
-            last.derived[name],
+            _shares(parameter.choices, result.probabilities()[name]),
+            f"{entropy(result.alphas[name]):.2f}",
+            parameter.choices[result.derived[name]],
         )
-        for name, parameter in search.space.parameters.items()
+        for name, parameter in space.parameters.items()
     ]
-    print_table(f"study {study}: alphas", ("parameter", "before", "after", "entropy", "argmax"), rows, right=(3,))
+    print_table(f"study {study}: alphas", ("parameter", "probabilities", "entropy", "argmax"), rows, right=(2,))
 
 
 def _shares(choices: Sequence[object], shares: Sequence[float]) -> str:

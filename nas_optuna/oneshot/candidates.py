@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from optuna.study import Study
-
-from nas_optuna.samplers.prior import (
-    probabilities,
-    read_alphas,
-    starts,
-    top,
-)
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.supernet_result import SupernetResult
 
 ORIGIN = "supernet"
 """Origin of a trial that a supernet's export put into the queue."""
@@ -36,22 +29,24 @@ class Candidate:
     probability: float
 
 
-def candidates(study: Study, space: SearchSpace, count: int) -> list[Candidate]:
+def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:
     """The best that a study's supernet found, best first.
 
-    With strategy ``"fair"`` the best by the score come first, and differ from each other; the alphas' argmax follows
-    the first of them. With ``"darts"`` these are the most probable.
+    Where there is a score, the best by it come first, and differ from each other; the alphas' argmax follows the first
+    of them. Otherwise these are the most probable.
 
     Raises:
-        StudyError: The study has no trained supernet.
         ArchitectureError: It was trained for another space.
     """
-    alphas, _ = read_alphas(study)
-    by_alphas = [Candidate(a, "alphas", p) for a, p in most_probable(study, space, count)]
-    scored = [space.architecture(params) for params in starts(study)]
+    most_probable = [
+        ({name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}, log)
+        for indices, log in result.most_probable(count)
+    ]
+    by_alphas = [Candidate(space.architecture(params), "alphas", math.exp(log)) for params, log in most_probable]
+    scored = [space.architecture(params) for params in result.start_params()]
     if not scored:
         return by_alphas
-    shares = {name: probabilities(logits) for name, logits in alphas.items()}
+    shares = result.probabilities()
 
     def probability(architecture: Architecture) -> float:
         tokens = zip(space.parameters, space.tokens(architecture), strict=True)
@@ -61,18 +56,3 @@ def candidates(study: Study, space: SearchSpace, count: int) -> list[Candidate]:
     listed = [by_score[0], *by_alphas[:1], *by_score[1:]]
     distinct = {candidate.architecture: candidate for candidate in reversed(listed)}
     return [c for c in listed if distinct[c.architecture] is c][:count]
-
-
-def most_probable(study: Study, space: SearchSpace, count: int) -> list[tuple[Architecture, float]]:
-    """The argmax of a study's alphas and what follows it, with their probabilities.
-
-    Raises:
-        StudyError: The study has no trained supernet.
-        ArchitectureError: It was trained for another space.
-    """
-    alphas, _ = read_alphas(study)
-    found = []
-    for indices, log_probability in top(alphas, count):
-        params = {name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}
-        found.append((space.architecture(params), math.exp(log_probability)))
-    return found

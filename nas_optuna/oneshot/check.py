@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.score import FEATURES, SIZES, Score
-from nas_optuna.oneshot.training import accuracy_of, trained_trials
+from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.trial_queue import enqueue_once
@@ -187,8 +187,8 @@ def judge(
         search: What its spec names.
         architectures: Random ones, in the order in which random search would have trained them.
         chosen: What the supernet puts forward, by what; the first is what it is judged by.
-        score: The score before it has learned from trials; short trainings of the random ones must not have taught it.
-        rows: Features of each of `architectures`, ``[architectures, len(FEATURES)]``.
+        score: The score before it was fitted to trials; it must not have been fitted to the random ones.
+        rows: Features of each of `architectures`.
         search_seconds: What the supernet's training took.
     """
     trained = trained_trials(study, search)
@@ -196,9 +196,9 @@ def judge(
     trials = [trained[str(architectures[i])] for i in kept]
     rows = rows[kept]
     own = np.array([accuracy_of(trial) for trial in trials])
-    figures = dict(zip(FEATURES, rows.T, strict=True)) | {
-        ALL_SIZES: cross_taught(score.of_sizes(), rows, own),
-        SCORE: cross_taught(score, rows, own),
+    figures = dict(zip(FEATURES, rows.T[: len(FEATURES)], strict=True)) | {
+        ALL_SIZES: cross_val_predict(score.of_sizes(), rows, own),
+        SCORE: cross_val_predict(score, rows, own),
     }
     size = max((*FEATURES[SIZES], ALL_SIZES), key=lambda name: _tau(figures[name], own))
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
@@ -222,14 +222,14 @@ def judge(
     )
 
 
-def cross_taught(score: Score, rows: Array, own: Array) -> Array:
+def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
     """The score of each architecture with weights learned from the others: five parts, each scored by the rest."""
     part = np.random.default_rng(0).permutation(len(own)) % _FOLDS
     result = np.empty(len(own))
     for fold in range(_FOLDS):
         others = part != fold
         if not others.all():
-            result[~others] = score.taught(rows[others], own[others].tolist())(rows[~others])
+            result[~others] = score.fit(rows[others], own[others].tolist())(rows[~others])
     return result
 
 

@@ -8,7 +8,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +18,13 @@ from nas_optuna.costs.complexity import macs_table
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.data import make_loader
 from nas_optuna.execution.search import Search
-from nas_optuna.oneshot.fair import FairTraining
 from nas_optuna.oneshot.shared import SharedEvaluator
+from nas_optuna.oneshot.strategies.base import Strategy
 from nas_optuna.oneshot.supernets import supernet_for
-from nas_optuna.spaces import SearchSpace, require_operations
-from nas_optuna.spaces.supernet import Supernet
-from nas_optuna.spec import SupernetSpec
+from nas_optuna.spaces import Decomposable, SearchSpace, require_operations
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import TrainStep, make_network
-from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.soundness import require_number
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,10 @@ class CostTable:
     source: str
 
 
-def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
+def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False) -> CostTable:
     """A latency table for what a space's supernet holds, or its MACs where there is none.
+
+    With `whole` it is for all of the space, which needs no supernet; one that declares no operations has no costs.
 
     A table may be of another device than this one: it is of the device that the network is searched for.
 
@@ -52,7 +53,9 @@ def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
         SpecError: The space has no supernet.
         TableError: The file is no sound latency table, or lacks an operation of the space.
     """
-    space = supernet_for.covered(space)
+    if whole and not isinstance(space, Decomposable):
+        return CostTable({}, "MMACs", "nothing")
+    space = space if whole else supernet_for.covered(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
     table = LatencyTable.load(Path(path))
@@ -61,7 +64,13 @@ def cost_table(space: SearchSpace, path: str | Path | None) -> CostTable:
     return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")
 
 
-PRICED_ARCHITECTURES = 3
+def cost_of(space: SearchSpace, architecture: Architecture, costs: Mapping[str, float]) -> float:
+    """The sum of an architecture's operations, in the table's unit."""
+    return sum(costs[op.key] for op in require_operations(space, "a cost").operations(architecture))
+
+
+PRICED_ARCHITECTURES, PRICED_STEPS = 3, 9
+"""Stand-alone networks and steps of shared weights that are timed."""
 SCORED_AT_RANDOM, SCORED_IN_TURN = 4, 32
 """Architectures that are scored in one call to see what scoring costs; in turn where the whole space will be scored,
 of which neighbours share most of what is computed."""
@@ -74,12 +83,18 @@ class Price:
     Attributes:
         epoch_seconds: One epoch of shared weights.
         training_seconds: One stand-alone training of the study's recipe, of an architecture of middling cost.
-        scoring_seconds: One architecture scored on shared weights, among others as they will be scored.
+        scoring_seconds: One architecture scored on shared weights, among others as they will be scored; 0 where none
+            is.
     """
 
     epoch_seconds: float
     training_seconds: float
     scoring_seconds: float
+
+    def require_sound(self) -> None:
+        """Check figures that come from a file; raise `ValueError` where they are damaged."""
+        for name, value in vars(self).items():
+            require_number(name, value, 0)
 
     @property
     def epoch_in_trainings(self) -> float:
@@ -87,43 +102,48 @@ class Price:
         return self.epoch_seconds / self.training_seconds
 
 
-def measure_price(
-    search: Search, supernet: Supernet, spec: SupernetSpec, device: torch.device, evaluator: SharedEvaluator
-) -> Price:
+def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator | None, evaluations: int) -> Price:
     """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random.
 
     Args:
         search: What the study's spec names.
-        supernet: It is left as it is.
-        spec: The supernet's settings; strategy ``"fair"``.
-        device: Where to train.
-        evaluator: Scores architectures with the supernet.
+        strategy: It is left as it is.
+        evaluator: Scores architectures with the supernet; None where none will be scored.
+        evaluations: How many will be scored.
     """
-    recipe, space = search.spec.recipe, search.space
-    batch, own = (
-        make_loader(search.data.train, n, space.input_size, device) for n in (spec.batch_size, recipe.batch_size)
-    )
-    fair = FairTraining(copy.deepcopy(supernet), batch, spec, 1, supernet_precision(search, device))
-    rng = random.Random(spec.seed)
-    shared_batch, own_batch = next(iter(batch.epoch(0))), next(iter(own.epoch(0)))
+    job, recipe, space = strategy.job, search.spec.recipe, search.space
+    own = make_loader(search.data.train, recipe.batch_size, space.input_size, job.device)
+    copied = type(strategy)(replace(job, supernet=copy.deepcopy(job.supernet)), strategy.options)
+    copied.finished = copied.length - 1  # a warm-up is over
+    copied.begin_epoch(job.spec.seed)
+    rng = random.Random(job.spec.seed)
+    shared_batch, own_batch = next(iter(copied.images.epoch(0))), next(iter(own.epoch(0)))
     shared, alone = [], []
-    fair.step(shared_batch, rng)
-    if space.size <= spec.evaluations:
-        scored = list(itertools.islice(space.enumerate(), SCORED_IN_TURN))
-    else:
-        scored = [space.sample(rng) for _ in range(SCORED_AT_RANDOM)]
-    scoring = _seconds(lambda: evaluator(scored), device) / len(scored)
+    copied.step(shared_batch)
+    scoring = 0.0 if evaluator is None else _scoring_seconds(search, evaluator, evaluations, rng, job.device)
     for _ in range(PRICED_ARCHITECTURES):
-        network = make_network(space, space.sample(rng), recipe, device, recipe.seed)
-        step = TrainStep(network, recipe, device, total_steps=1000)
+        network = make_network(space, space.sample(rng), recipe, job.device, recipe.seed)
+        step = TrainStep(network, recipe, job.device, total_steps=1000)
         step(*own_batch)
-        alone.append(_seconds(partial(step, *own_batch), device))
-        shared += [_seconds(lambda: fair.step(shared_batch, rng), device) for _ in range(3)]
+        alone.append(_seconds(partial(step, *own_batch), job.device))
+        steps = PRICED_STEPS // PRICED_ARCHITECTURES
+        shared += [_seconds(lambda: copied.step(shared_batch), job.device) for _ in range(steps)]
     return Price(
-        epoch_seconds=statistics.fmean(shared) * len(batch),
+        epoch_seconds=statistics.fmean(shared) * len(copied.images),
         training_seconds=statistics.fmean(alone) * len(own) * recipe.epochs * recipe.repeats,
         scoring_seconds=scoring,
     )
+
+
+def _scoring_seconds(
+    search: Search, evaluator: SharedEvaluator, evaluations: int, rng: random.Random, device: torch.device
+) -> float:
+    space = search.space
+    if space.size <= evaluations:
+        scored = list(itertools.islice(space.enumerate(), SCORED_IN_TURN))
+    else:
+        scored = [space.sample(rng) for _ in range(SCORED_AT_RANDOM)]
+    return _seconds(lambda: evaluator(scored), device) / len(scored)
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
@@ -137,10 +157,3 @@ def _seconds(step: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - start
 
     return min(once() for _ in range(3))
-
-
-def supernet_precision(search: Search, device: torch.device) -> torch.dtype:
-    """A supernet's steps have no gradient scaler, which float16 needs."""
-    precision = search.spec.recipe.precision
-    dtype = torch.float32 if precision == "fp16" else resolve_precision(precision, device)
-    return torch.float32 if dtype == torch.float16 else dtype

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas_optuna.oneshot.stability import DivergenceMonitor
-from nas_optuna.spaces.architecture import Choice
+from nas_optuna.training.soundness import require_number
 
 WINDOW = 50
 """Steps between two looks at the losses and gradient norms, the only times that the loop waits for the device."""
@@ -23,27 +23,46 @@ class Epoch:
         number: Counted from 1.
         loss: Mean cross entropy of the weight steps.
         accuracy: Share of right answers in the weight steps, before each step.
-        alpha_loss: Mean cross entropy of the alpha steps; None while alphas stand still, and in a joint update.
         gradient_norm: Median norm of the weights' gradient before clipping.
-        temperature: Of the Gumbel-softmax; None where nothing is drawn from alphas.
-        cost: Expected cost at the end of the epoch, in the table's unit; None without a table.
-        alphas: Parameter name → logits at the end of the epoch.
-        entropy: Parameter name → entropy of its probabilities in nats.
-        derived: The most probable params.
         seconds: Wall-clock.
+        alpha_loss: Mean cross entropy of the alpha steps; None while alphas stand still, and in a joint update.
+        temperature: Of the Gumbel-softmax; None where nothing is drawn from alphas.
+        cost: Expected cost at the end of the epoch, in the table's unit; None without alphas or a table.
+        alphas: Parameter name → logits at the end of the epoch; None where the strategy trains none.
     """
 
     number: int
     loss: float
     accuracy: float
-    alpha_loss: float | None
     gradient_norm: float
-    temperature: float | None
-    cost: float | None
-    alphas: Mapping[str, list[float]]
-    entropy: Mapping[str, float]
-    derived: Mapping[str, Choice]
     seconds: float
+    alpha_loss: float | None = None
+    temperature: float | None = None
+    cost: float | None = None
+    alphas: Mapping[str, list[float]] | None = None
+
+    def require_sound(self, number: int, shapes: Mapping[str, int] | None) -> None:
+        """Check an epoch that comes from a file.
+
+        Args:
+            number: What its number must be.
+            shapes: Parameter name → number of choices; None where the strategy trains no alphas.
+
+        Raises:
+            ValueError: It is damaged, or of another space.
+        """
+        require_number("number", self.number, number, number)
+        for name in ("loss", "accuracy", "gradient_norm", "seconds"):
+            require_number(name, getattr(self, name))
+        for name in ("alpha_loss", "temperature", "cost"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name))
+        found = None if self.alphas is None else {name: len(logits) for name, logits in self.alphas.items()}
+        if found != shapes:
+            raise ValueError("its alphas are of another space")
+        for name, logits in (self.alphas or {}).items():
+            for value in logits:
+                require_number(f"an alpha of {name}", value)
 
 
 class Meter:
@@ -56,7 +75,6 @@ class Meter:
         self._norms: list[float] = []
         self._hits = 0.0
         self._seen = 0
-        self.alpha_losses: list[Tensor] = []
 
     def add(self, loss: Tensor, hits: Tensor, norm: Tensor, seen: int) -> None:
         """Take in one step's mean loss, right answers, gradient norm and number of images."""
@@ -86,7 +104,3 @@ class Meter:
     def median_norm(self) -> float:
         """Median norm of the gradient before clipping."""
         return sorted(self._norms)[len(self._norms) // 2]
-
-    def mean_alpha_loss(self) -> float | None:
-        """Mean over the alphas' steps; None without any."""
-        return torch.stack(self.alpha_losses).mean().item() if self.alpha_losses else None

@@ -19,11 +19,8 @@ from numpy.typing import NDArray
 
 from nas_optuna.costs.complexity import size
 from nas_optuna.oneshot.shared import SharedFigures
-from nas_optuna.samplers.prior import load_scorer
 from nas_optuna.spaces import Decomposable, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-
-__all__ = ["FEATURES", "Score", "distil", "features", "load_scorer", "log_shapes"]
 
 Array = NDArray[np.float64]
 
@@ -34,18 +31,18 @@ ENOUGH = 0.5
 """Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
 PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
 """Weights before there are trainings: of standardised features, sizes cut off at `ENOUGH`, then of sizes uncut."""
-SHARED_PART = np.arange(len(PRIOR)) < SIZES.start
-"""Which of the weights are those of shared accuracy and loss; the others are of sizes."""
 SHARED_STRENGTH, SIZE_STRENGTH, SINGLE_STRENGTH = 1.0, 2.0, 8.0
 """How many trials it takes to move what shared weights say, or sizes, as a whole, and one weight for itself."""
 SHORT_WORTH = 0.25
 """What a short training counts as a teacher beside a training to the end."""
-FEWEST = 3
+MIN_TRAININGS = 3
 """Trainings below which they teach nothing."""
 
 
 def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
-    """What is known of architectures without training them: ``[architectures, len(FEATURES)]``.
+    """What is known of architectures without training them: ``[architectures, len(FEATURES) + choices]``.
+
+    The last columns are one indicator for each choice of each parameter: what trainings say of a choice beyond sizes.
 
     Args:
         space: The space.
@@ -64,7 +61,9 @@ def features(space: SearchSpace, architectures: Sequence[Architecture], shared: 
                 *log_shapes(space, architecture),
             )
         )
-    return np.array(rows)
+    tokens = np.array([space.tokens(architecture) for architecture in architectures], dtype=np.int64)
+    sizes = [len(p.choices) for p in space.parameters.values()]
+    return np.column_stack([np.array(rows), *(np.eye(size)[tokens[:, i]] for i, size in enumerate(sizes))])
 
 
 def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, float]:
@@ -120,14 +119,16 @@ class Score:
             reference: Features of random architectures, ``[architectures, len(FEATURES)]``.
         """
         scale = reference.std(0)
-        return cls(reference.mean(0), np.where(scale > 1e-9, scale, np.inf), PRIOR.copy())
+        scale[len(FEATURES) :] = 1.0
+        weights = np.concatenate([PRIOR, np.zeros(reference.shape[1] - len(FEATURES))])
+        return cls(reference.mean(0), np.where(scale > 1e-9, scale, np.inf), weights)
 
     def __call__(self, rows: Array) -> Array:
         """``[architectures, len(FEATURES)]`` → ``[architectures]``; the higher, the better."""
         result: Array = self._design(rows) @ self.weights
         return result
 
-    def taught(self, rows: Array, accuracies: Sequence[float], *, short: bool = False) -> Score:
+    def fit(self, rows: Array, accuracies: Sequence[float], *, short: bool = False) -> Score:
         """The score after trainings of the study's recipe.
 
         A ridge regression of the accuracies' logits around this score's weights. What shared weights say and what sizes
@@ -139,14 +140,15 @@ class Score:
             accuracies: Their own, 0 … 1.
             short: Whether these are short trainings, which count `SHORT_WORTH`.
         """
-        if len(accuracies) < FEWEST:
+        if len(accuracies) < MIN_TRAININGS:
             return self
         target = logits(accuracies)
         if target.std() < 1e-9:
             return self
         x = self._design(rows)
         x, y = x - x.mean(0), (target - target.mean()) / target.std()
-        parts = np.stack([SHARED_PART, ~SHARED_PART]) * self.weights
+        shared = np.arange(len(self.weights)) < SIZES.start
+        parts = np.stack([shared, ~shared]) * self.weights
         design = np.column_stack([x @ parts.T, x])
         strength = np.array([SHARED_STRENGTH, SIZE_STRENGTH, *[SINGLE_STRENGTH] * x.shape[1]])
         strength /= SHORT_WORTH if short else 1.0
@@ -154,6 +156,25 @@ class Score:
         weights = self.weights + moved[: len(parts)] @ parts + moved[len(parts) :]
         trials, shorts = (0, len(accuracies)) if short else (len(accuracies), 0)
         return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
+
+    def most_informative(self, rows: Array, count: int) -> list[int]:
+        """Which architectures tell most about the weights, were they trained: those that are least predictable.
+
+        A greedy D-optimal design (Fedorov 1972): each in turn has the largest variance given those before it.
+
+        Args:
+            rows: Features of architectures.
+            count: How many are wanted; fewer are returned where there are fewer.
+        """
+        x = self._design(rows) - self._design(self.centre[None])
+        precision = np.eye(x.shape[1]) * (SINGLE_STRENGTH / 2)
+        chosen: list[int] = []
+        for _ in range(min(count, len(x))):
+            variance = np.einsum("ij,jk,ik->i", x, np.linalg.inv(precision), x)
+            variance[chosen] = -np.inf
+            chosen.append(int(variance.argmax()))
+            precision += np.outer(x[chosen[-1]], x[chosen[-1]])
+        return chosen
 
     def of_sizes(self) -> Score:
         """The same score with shared accuracy and loss left out, to see what these add."""
@@ -164,14 +185,14 @@ class Score:
     def to_dict(self) -> dict[str, float]:
         """The weights by feature, for a person; a size's is the one below the cut."""
         weights = self.weights[: len(FEATURES)].copy()
-        weights[SIZES] += self.weights[len(FEATURES) :]
+        weights[SIZES] += self.weights[len(FEATURES) : len(PRIOR)]
         return dict(zip(FEATURES, np.round(weights, 3).tolist(), strict=True))
 
     def _design(self, rows: Array) -> Array:
         standard = (rows - self.centre) / self.scale
         cut = standard.copy()
         cut[:, SIZES] = np.minimum(cut[:, SIZES], ENOUGH)
-        return np.column_stack([cut, standard[:, SIZES]])
+        return np.column_stack([cut[:, : len(FEATURES)], standard[:, SIZES], standard[:, len(FEATURES) :]])
 
 
 def logits(accuracies: Sequence[float]) -> Array:
@@ -189,7 +210,7 @@ def distil(
     """A linear predictor of the score from the choices alone, for workers that have no weights.
 
     Args:
-        indicators: From tokens to the predictor's inputs, see `samplers.prior.Predictor`.
+        indicators: From tokens to the predictor's inputs, see `study.supernet_result.indicators`.
         tokens: Architectures that were scored.
         scores: Their scores.
 

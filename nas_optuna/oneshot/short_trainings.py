@@ -27,7 +27,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import checked_measurements
 from nas_optuna.execution.search import Search
 from nas_optuna.files import write_file
-from nas_optuna.oneshot.score import FEWEST
+from nas_optuna.oneshot.score import MIN_TRAININGS
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training.fit import never
 from nas_optuna.training.soundness import require_number
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 FILE = "short-trainings.json"
 LIMIT = 2
 """Stand-alone trainings, counted in epochs, that the random ones may cost, and as many again the finalists."""
-TEACHING_SHARE, FINAL_SHARE = 12, 6
+CALIBRATION_SHARE, FINAL_SHARE = 12, 6
 """The recipe's epochs divided by these are those of a random one and of a finalist; at least one epoch."""
 
 
@@ -46,42 +46,46 @@ class ShortPlan:
     """How many architectures are trained for a short time, and for how long.
 
     Attributes:
-        teachers: Random architectures.
-        teaching_epochs: Epochs of each.
+        calibrating: Random architectures.
+        calibration_epochs: Epochs of each.
         finalists: Of the best by the score.
         final_epochs: Epochs of each finalist.
 
     Example:
         >>> ShortPlan.of(16, epochs=12, size=1000)
-        ShortPlan(teachers=16, teaching_epochs=1, finalists=4, final_epochs=2)
+        ShortPlan(calibrating=16, calibration_epochs=1, finalists=4, final_epochs=2)
         >>> ShortPlan.of(16, epochs=12, size=1000).epochs / 12  # in stand-alone trainings
         2.0
     """
 
-    teachers: int
-    teaching_epochs: int
+    calibrating: int
+    calibration_epochs: int
     finalists: int
     final_epochs: int
 
     @classmethod
-    def of(cls, count: int, epochs: int, size: int, trained: int = 0) -> ShortPlan:
+    def of(cls, count: int, epochs: int, size: int, trained: int = 0, *, alone: bool = False) -> ShortPlan:
         """The plan for a recipe and a space.
 
         Args:
-            count: `SupernetSpec.short_trainings`.
+            count: How many random ones are wanted: ``supernet.short_trainings``.
             epochs: The recipe's.
             size: Architectures of the space.
             trained: The study's own trainings to the end, which teach the score in place of short ones.
+            alone: Whether there are no shared weights, so that the random ones may cost twice as much.
         """
-        teaching, final = max(1, epochs // TEACHING_SHARE), max(1, epochs // FINAL_SHARE)
-        teachers = min(count, LIMIT * epochs // teaching, size) - trained
+        limit = 2 * LIMIT if alone else LIMIT
+        calibration, final = max(1, epochs // CALIBRATION_SHARE), max(1, epochs // FINAL_SHARE)
+        calibrating = min(count, limit * epochs // calibration, size) - trained
         finalists = min(count // 4, LIMIT * epochs // final, size)
-        return cls(teachers if teachers >= FEWEST else 0, teaching, finalists if finalists > 1 else 0, final)
+        return cls(
+            calibrating if calibrating >= MIN_TRAININGS else 0, calibration, finalists if finalists > 1 else 0, final
+        )
 
     @property
     def epochs(self) -> int:
         """Epochs of all of them."""
-        return self.teachers * self.teaching_epochs + self.finalists * self.final_epochs
+        return self.calibrating * self.calibration_epochs + self.finalists * self.final_epochs
 
 
 @dataclass(frozen=True)

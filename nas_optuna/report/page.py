@@ -475,35 +475,38 @@ def _parallel(facts: _Facts, shares: Mapping[str, float]) -> str:
 
 def _supernet(facts: _Facts) -> str:
     from nas_optuna.errors import StudyError
-    from nas_optuna.samplers.prior import probabilities, read_alphas
+    from nas_optuna.study.supernet_result import read_result
 
     try:
-        alphas, summary = read_alphas(facts.study)
+        result = read_result(facts.study)
         space = space_of(facts.study)
     except (StudyError, NasOptunaError):
         return ""
     rows = [
         (
             name,
-            ", ".join(f"{c}: {p:.0%}" for c, p in zip(space.parameters[name].choices, probabilities(a), strict=True)),
+            ", ".join(f"{c}: {p:.0%}" for c, p in zip(space.parameters[name].choices, shares, strict=True)),
         )
-        for name, a in alphas.items()
+        for name, shares in result.probabilities().items()
         if name in space.parameters
     ]
     return (
-        f"<h2>Supernet</h2><p>Its argmax is <code>{_escaped(summary.get('argmax', ''))}</code>."
+        f"<h2>Supernet</h2><p>Its argmax is <code>{_escaped(result.argmax)}</code>."
         f" What it would choose:</p>"
         f"{table(('parameter', 'probability of each choice'), rows)}"
-        f'<div class="pair">{_alphas_over_time(facts, summary)}{_supernet_check(facts, space)}</div>'
+        f'<div class="pair">{_alphas_over_time(facts, result.artifact)}{_supernet_check(facts, space)}</div>'
     )
 
 
-def _alphas_over_time(facts: _Facts, summary: Mapping[str, Any]) -> str:
-    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind."""
-    if facts.files is None:
+def _alphas_over_time(facts: _Facts, artifact: str) -> str:
+    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind.
+
+    Empty where the strategy trained none.
+    """
+    if facts.files is None or not artifact:
         return ""
     try:
-        text = (facts.files / "artifacts" / str(summary.get("artifact", ""))).read_text(encoding="utf-8")
+        text = (facts.files / "artifacts" / artifact).read_text(encoding="utf-8")
     except (OSError, UnicodeError):
         return ""
     entropies: dict[str, list[charts.Point]] = {}
@@ -515,6 +518,8 @@ def _alphas_over_time(facts: _Facts, summary: Mapping[str, Any]) -> str:
                 sums[name] = sums.get(name, 0.0) - (p * math.log(p) if p > 0 else 0.0)
         for name, entropy in sums.items():
             entropies.setdefault(name, []).append((float(row["number"]), entropy))
+    if not entropies:
+        return ""
     series = [
         Series(points, f"line s{i % 4}", name=name if len(entropies) <= 12 else "")
         for i, (name, points) in enumerate(entropies.items())
@@ -531,16 +536,16 @@ def _supernet_check(facts: _Facts, space: SearchSpace) -> str:
     """What the supernet says of each network that was trained alone, against its accuracy."""
     from scipy.stats import kendalltau
 
-    from nas_optuna.samplers.prior import load_scorer
+    from nas_optuna.study.supernet_result import find_predictor
 
-    scorer = load_scorer(facts.study, space)
+    scorer = find_predictor(facts.study, {name: p.choices for name, p in space.parameters.items()})
     trained = [t for t in facts.complete if attribute(t, TrialKey.ACCURACY) is not None]
     if scorer is None or len(trained) < LEAST_FOR_CHECK:
         return (
             f"<div><h3>Whether to believe it</h3><p>That is shown when {LEAST_FOR_CHECK} networks were trained alone"
             " in a study whose supernet has a score; <code>nas-optuna supernet check</code> trains them.</p></div>"
         )
-    scores = scorer([space.architecture(of_architecture(t.params)) for t in trained])
+    scores = scorer([space.architecture(of_architecture(t.params)).params for t in trained])
     accuracies = [float(attribute(t, TrialKey.ACCURACY)) for t in trained]
     tau = float(kendalltau(scores, accuracies).statistic)
     titles = [f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in trained]

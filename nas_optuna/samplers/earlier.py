@@ -21,9 +21,9 @@ from nas_optuna.samplers.base import History
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import GaussianProcess
 from nas_optuna.samplers.learned_mean import Scorer
-from nas_optuna.samplers.prior import read_chunks, write_chunks
 from nas_optuna.study.optuna_internals import contains, study_user_attributes
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.supernet_result import read_chunks, write_chunks
 
 MOST = 200
 """So many trials are copied at most: half the best, half spread over the rest."""

@@ -16,7 +16,7 @@ from optuna.study import Study
 
 from nas_optuna.samplers.base import History
 from nas_optuna.samplers.encoding import Tokens
-from nas_optuna.samplers.prior import load_predictor
+from nas_optuna.study.supernet_result import find_predictor
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Sequence[Tokens]], Array]
@@ -30,7 +30,7 @@ SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
 
 def score_of(study: Study, history: History) -> Scorer | None:
     """The supernet's scores; None in a study without a score."""
-    predictor = load_predictor(study, {name: getattr(d, "choices", ()) for name, d in history.space.items()})
+    predictor = find_predictor(study, {name: getattr(d, "choices", ()) for name, d in history.space.items()})
     if predictor is None:
         return None
     return lambda tokens: np.array(predictor([history.params(one) for one in tokens]))

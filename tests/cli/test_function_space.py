@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas_optuna.spaces.supernet import CERTAIN
 from tests.helpers import Command
 
 EXAMPLE = """
@@ -128,8 +129,8 @@ def test_a_supernet_keeps_values_opens_widths_and_stays_inside(command: Command,
         "supernet", "train", "--json", "--set", f"supernet.strategy={strategy}", "--set", "supernet.epochs=2", *how
     )
     assert trained.code == 0, trained.err
-    assert trained.json["start"]["width"] == [0.0, 0.0]
-    assert trained.json["start"]["depth"] == [0.0]
+    assert trained.json["alphas"]["width"] != [0.0, 0.0]
+    assert max(trained.json["alphas"]["depth"]) == CERTAIN
     assert "depth=2" in trained.json["argmax"]
     exported = command("supernet", "export", "--json", "--top", 3)
     assert exported.code == 0, exported.err

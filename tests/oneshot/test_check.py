@@ -91,7 +91,7 @@ def test_a_verdict_says_how_many_short_trainings_taught_the_score() -> None:
     drawn = random_architectures(search, 6, seed=0)
     rows = features(search.space, drawn, [SharedFigures(accuracy, 1.0) for accuracy in OWN])
     assert check(0.95, 5.0, OWN).short == 0
-    assert check(0.95, 5.0, OWN, score=Score.prior(rows).taught(rows, OWN, short=True)).short == 6
+    assert check(0.95, 5.0, OWN, score=Score.prior(rows).fit(rows, OWN, short=True)).short == 6
 
 
 def test_noise_has_a_ceiling_only_where_it_is_known() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import Interrupted, TrainingError
-from nas_optuna.oneshot.fair import FairTraining, default_epochs
 from nas_optuna.oneshot.shared import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
+from nas_optuna.oneshot.strategies.base import Job
+from nas_optuna.oneshot.strategies.fair import FairOptions, FairStrategy
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
@@ -34,9 +36,10 @@ def loader(start: int, stop: int, batch_size: int = 32) -> ResidentLoader:
     return ResidentLoader(WHOLE.subset(range(start, stop)), batch_size, 8, torch.device("cpu"))
 
 
-def training(space: SearchSpace, epochs: int = 3, **options: object) -> FairTraining:
+def training(space: SearchSpace, epochs: int | None = 3, **options: object) -> FairStrategy:
     torch.manual_seed(0)
-    return FairTraining(supernet_for(space), loader(0, 480), SupernetSpec(**options), epochs)
+    job = Job(supernet_for(space), WHOLE.subset(range(480)), SupernetSpec())
+    return FairStrategy(job, FairOptions(**{"epochs": epochs, "batch_size": 32} | options))
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -45,7 +48,8 @@ def test_weights_learn_and_alphas_stand_still(name: str) -> None:
     before = {n: alpha.tolist() for n, alpha in fair.supernet.alphas.items()}
     epochs = list(fair.epochs())
     assert epochs[-1].loss < epochs[0].loss
-    assert [epoch.alphas for epoch in epochs] == [before] * 4
+    assert {n: alpha.tolist() for n, alpha in fair.supernet.alphas.items()} == before
+    assert all(epoch.alphas is None for epoch in epochs)
     assert all(epoch.temperature is None for epoch in epochs)
 
 
@@ -53,11 +57,12 @@ def test_a_deep_residual_supernet_begins_near_guessing_and_learns() -> None:
     """The block space's default depth and candidates, with Kaiming's weights."""
     torch.manual_seed(0)
     supernet = supernet_for(BlockSpace(input_size=16)).apply(kaiming)
-    images = ResidentLoader(WHOLE.subset(range(1200)), 16, 16, torch.device("cpu"))
-    fair = FairTraining(supernet, images, SupernetSpec(learning_rate=3e-3), 6)
-    harsh = fair.step(next(iter(images.epoch(0))), random.Random(0))[0]
+    job = Job(supernet, WHOLE.subset(range(1200)), SupernetSpec())
+    fair = FairStrategy(job, FairOptions(learning_rate=3e-3, epochs=6))
+    fair.begin_epoch(0)
+    harsh = fair.step(next(iter(fair.images.epoch(0))))[0]
     supernet.apply(kaiming)
-    supernet.calm()
+    fair.prepare(supernet)
     epochs = list(fair.epochs())
     assert harsh > 10
     assert epochs[0].loss < 2.5, "guessing gives 2.3"
@@ -75,9 +80,9 @@ def test_paths_are_drawn_evenly() -> None:
 
     fair.supernet.forward = recording  # type: ignore[method-assign, assignment]
     batch = next(loader(0, 1).epoch())
-    rng = random.Random(0)
+    fair.begin_epoch(0)
     for _ in range(400):
-        fair.step(batch, rng)
+        fair.step(batch)
     for choices in zip(*drawn, strict=True):
         assert all(150 < choices.count(index) < 250 for index in (0, 1))
     assert len(set(drawn)) > 55, "most of the 64 architectures were never trained"
@@ -87,14 +92,14 @@ def test_a_stopped_training_goes_on_with_the_same_numbers() -> None:
     whole = list(training(CONV).epochs())
     first = training(CONV)
     begun = list(itertools.islice(first.epochs(), 2))
-    second = training(CONV, epochs=1)  # the length comes from the state
+    second = training(CONV)
     second.load_state_dict(first.state_dict())
     assert [e.loss for e in begun + list(second.epochs())] == [e.loss for e in whole]
 
 
 def test_an_interruption_ends_between_steps_and_an_explosion_keeps_the_last_good_state() -> None:
     fair = training(CONV)
-    fair._interrupted = lambda: True
+    fair.job = replace(fair.job, interrupted=lambda: True)
     with pytest.raises(Interrupted):
         next(fair.epochs())
     wild = training(CONV, epochs=2, learning_rate=1e6, clip=0, schedule="constant", optimizer="sgd")
@@ -106,9 +111,9 @@ def test_an_interruption_ends_between_steps_and_an_explosion_keeps_the_last_good
 
 
 def test_the_default_length_grows_with_the_space_not_with_the_images() -> None:
-    assert default_epochs(6, 90) == 13
-    assert default_epochs(12, 90) == 27
-    assert default_epochs(6, 10**9) == 1
+    assert training(CONV, epochs=None, batch_size=5).length == round(200 * 6 / 96)
+    assert training(CONV, epochs=None, batch_size=10).length == round(200 * 6 / 48)
+    assert training(ConvSpace(depth=3, input_size=8), epochs=None, batch_size=5).length == round(200 * 9 / 96)
 
 
 def one_by_one(supernet: Supernet, space: SearchSpace, drawn: list[object]) -> list[SharedFigures]:

@@ -23,7 +23,7 @@ SPEC = StudySpec.from_dict(
     }
 )
 SEARCH = Experiment.from_spec(SPEC, device="cpu").search
-PLAN = ShortPlan(teachers=3, teaching_epochs=1, finalists=2, final_epochs=2)
+PLAN = ShortPlan(calibrating=3, calibration_epochs=1, finalists=2, final_epochs=2)
 ARCHITECTURES = [SEARCH.space.parse(text) for text in ("f4k3s1-f8k3s1", "f16k5s1-f16k5s1", "f8k3s1-f16k3s1")]
 
 

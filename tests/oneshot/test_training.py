@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.fair import FairTraining
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.oneshot.short_trainings import ShortTrainer
-from nas_optuna.oneshot.training import SupernetTraining, checked_chooser, trained_supernet
+from nas_optuna.oneshot.strategies.fair import FairStrategy
+from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
+from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.supernet_result import read_result
 
 CPU = torch.device("cpu")
 SPEC = StudySpec.from_dict(
@@ -31,7 +35,7 @@ SPEC = StudySpec.from_dict(
     }
 )
 SETTINGS = {
-    "darts": SupernetSpec(epochs=3, warmup_epochs=1, batch_size=32),
+    "darts": SupernetSpec(strategy="darts", epochs=3, warmup_epochs=1, batch_size=32),
     "fair": SupernetSpec(epochs=3, batch_size=32, evaluations=10),
 }
 SEARCH = Experiment.from_spec(SPEC).search
@@ -39,8 +43,12 @@ TABLE = cost_table(SEARCH.space, None)
 Losses = list[float]
 
 
+def search_by(settings: SupernetSpec) -> Search:
+    return replace(SEARCH, spec=SEARCH.spec.model_copy(update={"supernet": settings}))
+
+
 def training(study: optuna.Study, files: Path, strategy: str = "darts") -> SupernetTraining:
-    return SupernetTraining(study, SEARCH, SETTINGS[strategy], TABLE, CPU, files)
+    return SupernetTraining(study, search_by(SETTINGS[strategy]), TABLE, CPU, files)
 
 
 @pytest.fixture(scope="module")
@@ -50,60 +58,61 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
     for strategy in SETTINGS:
         files = tmp_path_factory.mktemp(strategy)
         supernet = training(optuna.create_study(study_name="s"), files, strategy)
-        supernet.run()
+        supernet.train()
         found[strategy] = (files, [epoch.loss for epoch in supernet.history])
     return found
 
 
 def test_weights_of_another_release_are_not_taken_for_ours(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
-    training(study, tmp_path, "fair").run()
-    assert trained_supernet(study, SEARCH, CPU, tmp_path)
+    training(study, tmp_path, "fair").train()
+    assert trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
     summary = study.user_attrs[StudyKey.SUPERNET]
     assert summary["version"] > 1
     study.set_user_attr(StudyKey.SUPERNET, {key: value for key, value in summary.items() if key != "version"})
     with pytest.raises(StudyError, match=r"another release.*supernet train --study s"):
-        trained_supernet(study, SEARCH, CPU, tmp_path)
+        trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
 
 
 def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
-    training(study, tmp_path, "fair").run()
-    supernet = trained_supernet(study, SEARCH, CPU, tmp_path)
+    training(study, tmp_path, "fair").train()
+    result = read_result(study)
+    supernet = trained_supernet(study, result, SEARCH, CPU, tmp_path)
     whole = [SEARCH.space.architecture(dict(zip(SEARCH.space.parameters, values, strict=True))) for values in _all()]
     everything, half, nothing = (
-        checked_chooser(study, SEARCH, supernet, CPU, ranked).score for ranked in ([], whole[::2], whole)
+        calibrated_ranker(result, SEARCH, supernet, CPU, ranked).score for ranked in ([], whole[::2], whole)
     )
     assert everything.short > half.short >= 3 > nothing.short == 0
-    assert everything.short == study.user_attrs[StudyKey.SUPERNET]["score_short_trainings"]
+    assert everything.short == result.score_short_trainings
 
 
 def test_another_number_of_short_trainings_takes_the_weights_that_are_there(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
-    first = training(study, tmp_path, "fair").run()
+    first = training(study, tmp_path, "fair").train()
     fewer = SETTINGS["fair"].model_copy(update={"short_trainings": 0})
-    again = SupernetTraining(study, SEARCH, fewer, TABLE, CPU, tmp_path)
+    again = SupernetTraining(study, search_by(fewer), TABLE, CPU, tmp_path)
     assert len(again.history) == again.length
-    second = again.run()
-    assert (first["finalists"], first["score_short_trainings"]) == (4, 10)
-    assert (second["finalists"], second["score_short_trainings"]) == (0, 0)
-    assert first["identity"] == second["identity"]
+    second = again.train()
+    assert (first.finalists, first.score_short_trainings) == (4, 10)
+    assert (second.finalists, second.score_short_trainings) == (0, 0)
+    assert first.identity == second.identity
 
 
 def test_no_short_training_follows_an_explosion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     supernet, told = training(optuna.create_study(study_name="s"), tmp_path, "fair"), []
 
-    step = FairTraining.step
+    step = FairStrategy.step
 
-    def exploding(self: FairTraining, *rest: Any) -> Any:
+    def exploding(self: FairStrategy, *rest: Any) -> Any:
         if self.finished:
             raise TrainingError("gradients explode", "gradient explosion")
         return step(self, *rest)
 
-    monkeypatch.setattr(FairTraining, "step", exploding)
+    monkeypatch.setattr(FairStrategy, "step", exploding)
     monkeypatch.setattr(ShortTrainer, "__call__", lambda *arguments: told.append(arguments))
     with pytest.raises(TrainingError, match="epoch 1 is kept"):
-        supernet.run()
+        supernet.train()
     assert told == []
 
 
@@ -148,19 +157,21 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "progress null": without_digests(lambda epoch: (epoch / "progress.json").write_text("null")),
     "an epoch with a key missing": progress(lambda found: found["epochs"][0].pop("loss")),
     "an epoch with a figure as text": progress(lambda found: found["epochs"][0].update(loss="1")),
-    "an architecture that is none": progress(lambda found: found["epochs"][0]["derived"].update({"conv1.kernel": 4})),
-    "alphas of another space": progress(lambda found: found["start"].popitem()),
+    "a price as text": progress(lambda found: found["price"].update(epoch_seconds="1")),
     "a largest norm as text": state(lambda found: found.update(largest_norm="1")),
     "moments of another network": state(lambda found: found["optimizer"]["state"][0].clear()),
     "another number of epochs": state(lambda found: found.update(finished=2)),
 }
 DAMAGES_OF_DARTS: dict[str, Callable[[Path], object]] = {
+    "alphas of another space": progress(lambda found: found["epochs"][0]["alphas"].popitem()),
+    "alphas as text": progress(lambda found: found["epochs"][0]["alphas"].update({"conv1.kernel": ["a", "b"]})),
     "draws of another kind": state(lambda found: found.update(draws=torch.zeros(3))),
     "draws that are none": state(lambda found: found.update(draws=torch.zeros_like(found["draws"]))),
     "no optimiser": state(lambda found: found.pop("alpha_optimizer")),
 }
 DAMAGES_OF_FAIR: dict[str, Callable[[Path], object]] = {
     "no optimiser": state(lambda found: found.pop("optimizer")),
+    "alphas that nobody trained": progress(lambda found: found["epochs"][0].update(alphas={})),
     "another length": state(lambda found: found.update(length=9)),
     "a length that is none": state(lambda found: found.update(length=3.5)),
 }
@@ -189,7 +200,7 @@ def test_a_supernet_goes_on_from_the_epoch_before(
     (message,) = [record.getMessage() for record in caplog.records]
     assert "goes on from epoch 2" in message
     assert len(supernet.history) == 2
-    supernet.run()
+    supernet.train()
     assert [epoch.loss for epoch in supernet.history] == finished[strategy][1]
 
 
@@ -197,8 +208,10 @@ def test_a_supernet_goes_on_from_the_epoch_before(
 def test_a_trained_supernets_weights_are_those_of_the_last_sound_epoch(strategy: str, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
     supernet = training(study, tmp_path, strategy)
-    supernet.run()
+    supernet.train()
     (epoch,) = tmp_path.rglob("epoch-3")
     DAMAGES["other weights"](epoch)
-    found = trained_supernet(study, SEARCH, CPU, tmp_path)
-    assert found.state_dict().keys() == supernet.supernet.state_dict().keys()
+    found = trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
+    assert found is not None
+    assert supernet.strategy is not None
+    assert found.state_dict().keys() == supernet.strategy.supernet.state_dict().keys()

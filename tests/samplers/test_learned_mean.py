@@ -9,8 +9,15 @@ import pytest
 from nas_optuna.oneshot.score import distil
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.learned_mean import SUPERNET_FADING, LearnedMean
-from nas_optuna.samplers.prior import Predictor, indicators, load_predictor, starts, write_alphas, write_score
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.supernet_result import (
+    Predictor,
+    SupernetResult,
+    find_predictor,
+    indicators,
+    read_result,
+    write_result,
+)
 
 SPACE = ConvSpace(depth=2)
 SIZES = [len(p.choices) for p in SPACE.parameters.values()]
@@ -38,8 +45,9 @@ def study_with_score(sign: float, url: str | None = None) -> optuna.Study:
     coefficients, intercept, fidelity = distil(lambda t: indicators(SIZES, t), ALL, scores)
     assert fidelity > 0.95
     best = [ALL[i] for i in np.argsort(-scores)[:5]]
-    kept = write_score(study, Predictor(CHOICES, coefficients, intercept), best)
-    write_alphas(study, {name: [0.0] * len(c) for name, c in CHOICES.items()}, kept)
+    alphas = {name: [0.0] * len(c) for name, c in CHOICES.items()}
+    predictor = Predictor(CHOICES, coefficients, intercept)
+    write_result(study, SupernetResult(alphas, starts=best, predictor=predictor))
     return study
 
 
@@ -85,10 +93,10 @@ def test_workers_find_the_score_in_the_study(tmp_path: object) -> None:
     study = study_with_score(1.0, url)
     assert all(len(str(v)) < 2046 for v in study.user_attrs.values())
     other = optuna.load_study(study_name=study.study_name, storage=url)
-    predictor = load_predictor(other, CHOICES)
+    predictor = find_predictor(other, CHOICES)
     assert predictor is not None
     params = [SPACE.from_tokens(tokens).params for tokens in ALL[:50]]
     assert np.corrcoef(predictor(params), [value(t) for t in ALL[:50]])[0, 1] > 0.99
-    assert SPACE.architecture(starts(other)[0]) == SPACE.from_tokens(max(ALL, key=value))
+    assert SPACE.architecture(read_result(other).start_params()[0]) == SPACE.from_tokens(max(ALL, key=value))
     deeper = ConvSpace(depth=3)
-    assert load_predictor(other, {n: p.choices for n, p in deeper.parameters.items()}) is None
+    assert find_predictor(other, {n: p.choices for n, p in deeper.parameters.items()}) is None

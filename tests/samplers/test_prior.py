@@ -1,4 +1,3 @@
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -6,20 +5,12 @@ from collections.abc import Callable
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers import create_sampler, prior
-from nas_optuna.samplers.prior import (
-    WARM_START,
-    SupernetSampler,
-    WarmStartSampler,
-    propose,
-    read_alphas,
-    top,
-    write_alphas,
-)
+from nas_optuna.samplers.prior import WARM_START, SupernetSampler, WarmStartSampler, propose
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.supernet_result import SupernetResult, write_result
 
 SPACE = ConvSpace(depth=2)
 DISTRIBUTIONS = SPACE.distributions()
@@ -29,51 +20,12 @@ ARGMAX = {name: p.choices[0] for name, p in SPACE.parameters.items()}
 
 def study_with(sampler: BaseSampler | None = None, alphas: dict[str, list[float]] = ALPHAS) -> optuna.Study:
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    write_alphas(study, alphas, {"mode": "mixture"})
+    write_result(study, SupernetResult(alphas))
     return study
 
 
 def objective(trial: optuna.Trial) -> float:
     return sum(map(float, SPACE.suggest(trial).params.values()))
-
-
-class TestSupernetSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: SupernetSampler({}, seed=0)
-
-
-class TestWarmStartSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
-    """After its warm trials it must do all that the wrapped sampler does."""
-
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        class Started(WarmStartSampler):
-            def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-                self._sampler.before_trial(study, trial)
-
-        return lambda: Started(RandomSampler(seed=0), {}, seed=0, trials=1)
-
-
-def test_many_alphas_are_stored_in_short_attributes(tmp_path: object) -> None:
-    space = ConvSpace(depth=20)
-    alphas = {name: [0.12345678 * i for i in range(len(p.choices))] for name, p in space.parameters.items()}
-    url = f"sqlite:///{tmp_path}/study.db"
-    study = optuna.create_study(storage=url)
-    write_alphas(study, alphas, {})
-    read, summary = read_alphas(optuna.load_study(study_name=study.study_name, storage=url))
-    assert list(read) == list(alphas)
-    assert all(
-        math.isclose(a, b, abs_tol=1e-4) for name in alphas for a, b in zip(alphas[name], read[name], strict=True)
-    )
-    assert summary["chunks"] > 1
-    assert all(len(json.dumps(value)) < 2046 for value in study.user_attrs.values())
-
-
-def test_shorter_alphas_replace_longer_ones() -> None:
-    study = study_with()
-    write_alphas(study, {"x": [0.0, 1.0]}, {})
-    assert read_alphas(study)[0] == {"x": [0.0, 1.0]}
 
 
 def test_argmax_first_then_new_draws() -> None:
@@ -120,6 +72,31 @@ def test_warm_start_then_the_named_sampler(make: Callable[[], BaseSampler]) -> N
     assert study.trials[0].params == ARGMAX
 
 
+@pytest.mark.parametrize("make", [lambda: RandomSampler(seed=3), lambda: TPESampler(seed=3, n_startup_trials=4)])
+def test_after_the_warm_trials_everything_is_the_other_samplers_own(make: Callable[[], BaseSampler]) -> None:
+    """What it proposes, also of a number that the space does not have, is what it would propose without us."""
+
+    def with_a_rate(trial: optuna.Trial) -> float:
+        return objective(trial) + trial.suggest_float("rate", 0, 1)
+
+    warm = study_with(WarmStartSampler(make(), DISTRIBUTIONS, 0, trials=2))
+    warm.optimize(with_a_rate, n_trials=2)
+    plain = optuna.create_study(direction="maximize", sampler=make())
+    plain.add_trials(warm.trials)
+    warm.sampler = WarmStartSampler(make(), DISTRIBUTIONS, 0, trials=2)
+    for study in (warm, plain):
+        study.optimize(with_a_rate, n_trials=6)
+    assert [t.params for t in warm.trials[2:]] == [t.params for t in plain.trials[2:]]
+
+
+def test_several_objectives_and_a_number_beside_the_space() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=SupernetSampler(DISTRIBUTIONS, 0))
+    write_result(study, SupernetResult(ALPHAS))
+    study.optimize(lambda trial: (objective(trial), trial.suggest_float("rate", 0, 1)), n_trials=4)
+    assert {name: study.trials[0].params[name] for name in ARGMAX} == ARGMAX
+    assert len({trial.params["rate"] for trial in study.trials}) == 4
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_hyperband_hides_nothing(warm: bool) -> None:
     """Optuna gives samplers a view of the study under Hyperband."""
@@ -144,13 +121,6 @@ def test_an_enqueued_trial_is_not_a_warm_one() -> None:
     study.enqueue_trial({name: p.choices[1] for name, p in SPACE.parameters.items()})
     study.optimize(objective, n_trials=2)
     assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [False, True]
-
-
-def test_top_lists_the_most_probable_first() -> None:
-    listed = top({"a": [0.0, 1.0], "b": [0.3, 0.0, 0.1]}, 4)
-    assert [tuple(indices.values()) for indices, _ in listed] == [(1, 0), (1, 2), (1, 1), (0, 0)]
-    assert [log for _, log in listed] == sorted((log for _, log in listed), reverse=True)
-    assert sum(math.exp(log) for _, log in top({"a": [0.0, 1.0], "b": [0.3, 0.0, 0.1]}, 99)) == pytest.approx(1)
 
 
 def test_a_study_without_a_supernet_says_what_to_run() -> None:

@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-Tokens = tuple[int, ...]
-"""The index of each parameter's choice, in the space's order."""
+from nas_optuna.study.supernet_result import Tokens
+
 Utility = Callable[[Sequence[Tokens]], Sequence[float]]
 """The higher, the better; asked once for each architecture."""
 

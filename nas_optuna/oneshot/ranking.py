@@ -1,4 +1,4 @@
-"""From trained shared weights to alphas, the best architecture, and what samplers need of both."""
+"""From trained shared weights, or without any, to alphas, the best architecture, and what samplers need of both."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
 from nas_optuna.oneshot.cost_loss import cost_loss
-from nas_optuna.oneshot.score import FEWEST, Score, distil, features, logits
-from nas_optuna.oneshot.shared import SharedEvaluator, SharedFigures
+from nas_optuna.oneshot.cross_entropy import Evaluated, agreeing, diverse, learn_alphas, search_best
+from nas_optuna.oneshot.price import cost_of
+from nas_optuna.oneshot.score import MIN_TRAININGS, Score, distil, features, logits
+from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.oneshot.short_trainings import ShortTrainer
-from nas_optuna.samplers.prior import Predictor, indicators
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.supernet_result import Predictor, Tokens, indicators
 
+Shared = Callable[[Sequence[Architecture]], Sequence[SharedFigures]]
+"""What shared weights do in each of some architectures."""
+UNKNOWN = SharedFigures(accuracy=0.0, loss=1.0)
+"""Stands for every architecture where there are no shared weights; a feature that never differs has no weight."""
+LOSS_SPREAD = 0.3
+"""Standard deviation of the logarithm of losses where no shared weights tell it."""
 STARTS = 24
 """Architectures that are kept for a warm start."""
 REFERENCE = 128
@@ -30,6 +37,8 @@ OWN_SHARE = 0.3
 
 Few images tell the best of many networks from the luckiest; the predictor averages over those that are alike.
 """
+POOL = 128
+"""Random architectures of which the most informative are trained for a short time."""
 ATTEMPTS = 20_000
 """Draws after which no more architectures inside the limits are looked for."""
 OUTSIDE = 1e6
@@ -37,8 +46,8 @@ OUTSIDE = 1e6
 
 
 @dataclass(frozen=True)
-class Found:
-    """What shared weights and size say.
+class RankingResult:
+    """What shared weights, sizes and short trainings say.
 
     Attributes:
         logits: Parameter name → logits of the alphas.
@@ -46,7 +55,7 @@ class Found:
         best_figures: What shared weights do in it.
         starts: Tokens of the best that differ from each other, `best` first.
         score: Its weights.
-        teachers: Tokens and accuracies of the short trainings that taught the score.
+        calibration_set: Tokens and accuracies of the short trainings that the score was fitted to.
         finalists: How many of the best by the score were compared by short trainings.
         predictor: The score without the weights of the supernet.
         fidelity: Spearman's correlation of the predictor with the score on architectures that it was not fitted to.
@@ -58,77 +67,78 @@ class Found:
     best_figures: SharedFigures
     starts: Sequence[Tokens]
     score: Score
-    teachers: Sequence[tuple[Tokens, float]]
+    calibration_set: Sequence[tuple[Tokens, float]]
     finalists: int
     predictor: Predictor
     fidelity: float
     evaluations: int
 
 
-class Chooser:
-    """Evaluates architectures with shared weights, scores them, and chooses.
+class ArchitectureRanker:
+    """Evaluates architectures with shared weights, where there are any, scores them, and chooses.
 
     A space that has no more architectures than are to be evaluated is evaluated whole, in one sweep, which costs a
     fraction of as many architectures drawn at random.
 
     Args:
         space: The space.
-        evaluator: Shared weights on held-out images.
-        spec: The cost term, the number of evaluations and the seed.
+        shared: Shared weights on held-out images; None without shared weights.
+        spec: The cost term and the seed.
+        evaluations: How many architectures are scored.
         table: ``Operation.key`` → cost, for the cost term.
         excess: How far an architecture is above the study's limits; inside at 0.
-        trained: The study's own trainings: architecture → accuracy, 0 … 1. They teach the score.
-        short: Trains architectures for a short time: some at random to teach the score, and the best by it, which are
+        trained: The study's own trainings: architecture → accuracy, 0 … 1. The score is fitted to them.
+        short: Trains architectures for a short time: some at random to fit the score to, and the best by it, which are
             then ranked by how they do. Without it neither happens.
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        evaluator: SharedEvaluator,
+        shared: Shared | None,
         spec: SupernetSpec,
-        table: Mapping[str, float],
+        evaluations: int = 1000,
+        table: Mapping[str, float] | None = None,
         excess: Callable[[Architecture], float] = lambda architecture: 0.0,
         trained: Mapping[Architecture, float] | None = None,
         short: ShortTrainer | None = None,
     ) -> None:
         self._space = space
-        self._evaluator = evaluator
+        self._shared = shared
         self._spec = spec
-        self._table = table
+        self._evaluations = evaluations
+        self._table = table or {}
         self._excess = excess
         self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
         self._rng = random.Random(spec.seed)
         self._sizes = [len(p.choices) for p in space.parameters.values()]
-        self._whole = space.size <= spec.evaluations
+        self._whole = space.size <= evaluations
         reference = self._everything() if self._whole else [self._random() for _ in range(REFERENCE)]
         rows = self.rows(reference)
-        self._score = Score.prior(rows)
+        self.score = Score.prior(rows)
         self._short = short
-        self._teachers = self._train_teachers(trained or {})
-        self._learn(self._teachers, short=True)
-        self._learn([(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()])
+        self._calibration_set = self._train_calibration_set(trained or {})
+        self.calibrate(self._calibration_set)
+        own = [(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()]
+        self._fit(own, short=False)
         # The score in the unit of the shared cross entropy, so that the cost term's weight means what it meant.
-        losses = np.array([self._known[tokens][0].loss for tokens in reference])
-        spread = float(self._score(rows).std()) or 1.0
-        self._loss_centre, self._loss_scale = float(np.median(np.log(losses))), float(np.log(losses).std()) / spread
+        losses = np.log([self._known[tokens][0].loss for tokens in reference])
+        spread = float(self.score(rows).std()) or 1.0
+        self._loss_centre = float(np.median(losses))
+        self._loss_scale = (float(losses.std()) if shared else LOSS_SPREAD) / spread
 
-    @property
-    def score(self) -> Score:
-        """The score, taught by short trainings and the study's own."""
-        return self._score
+    def calibrate(self, trained: Sequence[tuple[Tokens, float]]) -> None:
+        """Fit the score to short trainings: tokens and accuracies."""
+        self._fit(trained, short=True)
 
-    def learn_short(self, teachers: Sequence[tuple[Tokens, float]]) -> None:
-        """Let short trainings that were done before teach the score.
+    def _fit(self, trained: Sequence[tuple[Tokens, float]], *, short: bool) -> None:
+        if trained:
+            rows = self.rows([tokens for tokens, _ in trained])
+            self.score = self.score.fit(rows, [accuracy for _, accuracy in trained], short=short)
 
-        Args:
-            teachers: `Found.teachers`.
-        """
-        self._learn(teachers, short=True)
-
-    def choose(self) -> Found:
+    def rank(self) -> RankingResult:
         """Learn the alphas, search the best architecture, fit the predictor, and let the finalists train."""
-        evaluated = Evaluated(self.utilities, min(self._spec.evaluations, self._space.size))
+        evaluated = Evaluated(self.utilities, min(self._evaluations, self._space.size))
         if self._whole:
             evaluated(self._everything())
         alphas = learn_alphas(self._sizes, evaluated, self._rng)
@@ -137,20 +147,20 @@ class Chooser:
         if self._excess(self.architecture(derived)) > 0 >= self._excess(self.architecture(best)):
             alphas = agreeing(alphas, best)
         scored = list(self._known)
-        scores = self._score(np.array([self._known[tokens][1] for tokens in scored]))
+        scores = self.score(self.rows(scored))
         coefficients, intercept, fidelity = distil(lambda t: indicators(self._sizes, t), scored, scores)
         smooth = indicators(self._sizes, scored) @ coefficients + intercept
         usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
         names = list(self._space.parameters)
         starts, finalists = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
         first = starts[0] if starts else best
-        return Found(
+        return RankingResult(
             logits=dict(zip(names, alphas, strict=True)),
             best=self.architecture(first),
             best_figures=(self.rows([first]), self._known[first][0])[1],
             starts=starts,
-            score=self._score,
-            teachers=self._teachers,
+            score=self.score,
+            calibration_set=self._calibration_set,
             finalists=finalists,
             predictor=Predictor(
                 {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
@@ -166,28 +176,28 @@ class Chooser:
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
-    def _train_teachers(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
-        """Random architectures inside the limits with their accuracies after a short training; none where few are."""
-        if self._short is None or not self._short.plan.teachers:
+    def _train_calibration_set(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
+        """Architectures inside the limits with their accuracies after a short training; none where few are.
+
+        Of random ones those are trained that differ most in what the score looks at.
+        """
+        if self._short is None or not self._short.plan.calibrating:
             return []
         own = {self._space.tokens(architecture) for architecture in trained}
         rng = random.Random(f"teachers {self._spec.seed}")  # others than a check's random ones with the same seed
-        teachers: dict[Tokens, None] = {}
+        drawn: dict[Tokens, None] = {}
         for _ in range(ATTEMPTS):
             tokens = tuple(rng.randrange(size) for size in self._sizes)
-            if tokens not in teachers and tokens not in own and self._excess(self.architecture(tokens)) <= 0:
-                teachers[tokens] = None
-            if len(teachers) == self._short.plan.teachers:
+            if tokens not in drawn and tokens not in own and self._excess(self.architecture(tokens)) <= 0:
+                drawn[tokens] = None
+            if len(drawn) == max(POOL, self._short.plan.calibrating):
                 break
-        if len(teachers) < FEWEST:
+        if len(drawn) < MIN_TRAININGS:
             return []
-        reached = self._short([self.architecture(t) for t in teachers], self._short.plan.teaching_epochs)
-        return [(t, accuracy) for t, accuracy in zip(teachers, reached, strict=True) if accuracy is not None]
-
-    def _learn(self, trained: Sequence[tuple[Tokens, float]], *, short: bool = False) -> None:
-        if trained:
-            rows = self.rows([tokens for tokens, _ in trained])
-            self._score = self._score.taught(rows, [accuracy for _, accuracy in trained], short=short)
+        pool = list(drawn)
+        chosen = [pool[i] for i in self.score.most_informative(self.rows(pool), self._short.plan.calibrating)]
+        reached = self._short([self.architecture(t) for t in chosen], self._short.plan.calibration_epochs)
+        return [(t, accuracy) for t, accuracy in zip(chosen, reached, strict=True) if accuracy is not None]
 
     def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> tuple[list[Tokens], int]:
         """The starts, the first few of them in the order of their short trainings, with the cost term; and how many.
@@ -215,7 +225,7 @@ class Chooser:
         new = [t for t in dict.fromkeys(tokens) if t not in self._known]
         if new:
             architectures = [self.architecture(t) for t in new]
-            shared = self._evaluator(architectures)
+            shared = self._shared(architectures) if self._shared else [UNKNOWN] * len(new)
             rows = features(self._space, architectures, shared)
             self._known |= {t: (s, row) for t, s, row in zip(new, shared, rows, strict=True)}
         return np.array([self._known[t][1] for t in tokens])
@@ -229,7 +239,7 @@ class Chooser:
         if not inside:
             return utilities
         allowed = [tokens[i] for i in inside]
-        for i, utility in zip(inside, self._utilities(allowed, self._score(self.rows(allowed))), strict=True):
+        for i, utility in zip(inside, self._utilities(allowed, self.score(self.rows(allowed))), strict=True):
             utilities[i] = utility
         return utilities
 
@@ -238,8 +248,7 @@ class Chooser:
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
             space = require_operations(self._space, "supernet.latency_weight")
-            operations = [space.operations(self.architecture(t)) for t in tokens]
-            costs = [sum(self._table[op.key] for op in architecture) for architecture in operations]
+            costs = [cost_of(space, self.architecture(t), self._table) for t in tokens]
             losses = cost_loss(self._spec)(losses, torch.tensor(costs, dtype=losses.dtype))
         return (-losses).tolist()
 

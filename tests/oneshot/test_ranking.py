@@ -9,13 +9,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from nas_optuna.costs.complexity import figures, macs_table
-from nas_optuna.oneshot.alphas import Evaluated, Tokens, agreeing, diverse, learn_alphas, search_best
-from nas_optuna.oneshot.choosing import Chooser
+from nas_optuna.oneshot.cross_entropy import Evaluated, agreeing, diverse, learn_alphas, search_best
+from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.supernet_result import Tokens
 
 SPACE = ConvSpace(depth=3, input_size=16)
 TABLE = {key: macs / 1e6 for key, macs in macs_table(SPACE).items()}
@@ -34,20 +35,21 @@ class KernelsOfFive:
         return [SharedFigures(0.5 + 0.15 * five, float(np.exp(-five))) for five in fives]
 
 
-def chooser(
+def ranker(
     evaluator: KernelsOfFive | None = None,
     limit: float = 0.0,
     short: Any = None,
     **options: object,
-) -> Chooser:
+) -> ArchitectureRanker:
     excess = (lambda a: figures(SPACE, a).macs / limit - 1) if limit else (lambda a: 0.0)
-    spec = SupernetSpec(**{"evaluations": 300} | options)
-    return Chooser(SPACE, evaluator or KernelsOfFive(), spec, TABLE, excess, short=short)  # type: ignore[arg-type]
+    return ArchitectureRanker(
+        SPACE, evaluator or KernelsOfFive(), SupernetSpec(**options), 300, TABLE, excess, short=short
+    )
 
 
 def test_the_best_and_the_alphas_follow_the_shared_weights() -> None:
     evaluator = KernelsOfFive()
-    found = chooser(evaluator).choose()
+    found = ranker(evaluator).rank()
     kernels = [v for n, v in found.best.params.items() if n.endswith("kernel")]
     assert kernels == [5, 5, 5]
     for name, logits in found.logits.items():
@@ -62,8 +64,8 @@ def test_the_best_and_the_alphas_follow_the_shared_weights() -> None:
 def test_a_small_space_is_evaluated_whole_and_once() -> None:
     space = ConvSpace(depth=1, input_size=16)
     evaluator = KernelsOfFive()
-    made = Chooser(space, evaluator, SupernetSpec(), {}, lambda a: 0.0)  # type: ignore[arg-type]
-    found = made.choose()
+    made = ArchitectureRanker(space, evaluator, SupernetSpec())
+    found = made.rank()
     assert evaluator.calls == found.evaluations == space.size
     everything = [space.tokens(a) for a in map(space.from_tokens, np.ndindex(*(map(len, _choices(space)))))]
     scores = made.score(made.rows(everything))
@@ -75,11 +77,11 @@ def _choices(space: ConvSpace) -> list[Sequence[object]]:
 
 
 def test_nothing_inside_the_limits_gives_no_starts() -> None:
-    assert chooser(limit=1.0).choose().starts == []
+    assert ranker(limit=1.0).rank().starts == []
 
 
 def test_the_same_seed_chooses_the_same() -> None:
-    first, second = chooser().choose(), chooser().choose()
+    first, second = ranker().rank(), ranker().rank()
     assert first.logits == second.logits
     assert first.starts == second.starts
 
@@ -88,7 +90,7 @@ def test_the_same_seed_chooses_the_same() -> None:
 def test_everything_that_is_put_forward_is_inside_the_limits(share: float) -> None:
     rng = random.Random(0)
     limit = float(np.quantile([figures(SPACE, SPACE.sample(rng)).macs for _ in range(200)], share))
-    found = chooser(limit=limit).choose()
+    found = ranker(limit=limit).rank()
     argmax = SPACE.from_tokens([int(np.argmax(logits)) for logits in found.logits.values()])
     for architecture in (found.best, argmax, *(SPACE.from_tokens(tokens) for tokens in found.starts)):
         assert figures(SPACE, architecture).macs <= limit
@@ -96,7 +98,7 @@ def test_everything_that_is_put_forward_is_inside_the_limits(share: float) -> No
 
 def test_a_greater_latency_weight_gives_a_cheaper_choice() -> None:
     weights = [0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
-    costs = [figures(SPACE, chooser(latency_weight=weight).choose().best).macs for weight in weights]
+    costs = [figures(SPACE, ranker(latency_weight=weight).rank().best).macs for weight in weights]
     assert spearmanr(weights, costs).statistic <= -0.8
     assert costs[-1] < 0.3 * costs[0]
 
@@ -132,7 +134,7 @@ def test_trials_teach_the_score_what_it_should_trust() -> None:
     score = Score.prior(reference)
     trained = rows(40, seed=1)
     parameters_matter = 1 / (1 + np.exp(-trained[:, FEATURES.index("log parameters")]))
-    taught = score.taught(trained, parameters_matter.tolist())
+    taught = score.fit(trained, parameters_matter.tolist())
     unseen = rows(200, seed=2)
     wanted = unseen[:, FEATURES.index("log parameters")]
     assert spearmanr(taught(unseen), wanted).statistic > 0.8 > spearmanr(score(unseen), wanted).statistic + 0.5
@@ -141,8 +143,8 @@ def test_trials_teach_the_score_what_it_should_trust() -> None:
 
 def test_few_trials_or_equal_ones_leave_the_prior() -> None:
     score = Score.prior(rows(128))
-    assert score.taught(rows(2), [0.1, 0.9]) is score
-    assert score.taught(rows(5), [0.5] * 5) is score
+    assert score.fit(rows(2), [0.1, 0.9]) is score
+    assert score.fit(rows(5), [0.5] * 5) is score
 
 
 def test_size_says_only_what_is_too_small_before_there_are_trials() -> None:

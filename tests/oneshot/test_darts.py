@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot import cost_loss
-from nas_optuna.oneshot.bilevel import BilevelSearch
-from nas_optuna.oneshot.gumbel import Draws
+from nas_optuna.oneshot.gumbel_sampler import Draws
 from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
+from nas_optuna.oneshot.strategies import find_strategy, strategy_options
+from nas_optuna.oneshot.strategies.base import Job
+from nas_optuna.oneshot.strategies.darts import DartsStrategy
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.oneshot.unrolled import unrolled_gradient
 from nas_optuna.spaces import SearchSpace
@@ -48,13 +51,16 @@ def unit_table(space: SearchSpace) -> dict[str, float]:
     }
 
 
-def search(space: SearchSpace, table: dict[str, float] | None = None, **options: object) -> BilevelSearch:
+def search(
+    space: SearchSpace, table: dict[str, float] | None = None, part: int = 1280, **options: object
+) -> DartsStrategy:
     torch.manual_seed(0)
-    spec = SupernetSpec(**{"epochs": 3, "warmup_epochs": 1, "learning_rate": 0.05} | options)
-    supernet = supernet_for(space, alpha_init=spec.alpha_init)
-    return BilevelSearch(
-        supernet, images(0, 640), images(640, 1280) if spec.update == "alternating" else None, spec, table
-    )
+    given = {"strategy": "darts", "epochs": 3, "warmup_epochs": 1, "learning_rate": 0.05, "batch_size": 32} | options
+    spec = SupernetSpec(**given)
+    job = Job(supernet_for(space, alpha_init=spec.alpha_init), WHOLE.subset(range(part)), spec, table or {})
+    made = find_strategy(spec.strategy)(job, strategy_options(spec))
+    assert isinstance(made, DartsStrategy)
+    return made
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -95,32 +101,33 @@ def test_second_order_gradient_is_exact_on_a_quadratic(momentum: float) -> None:
     torch.testing.assert_close(w.detach(), before)
 
 
-def _way(space: SearchSpace, mode: str, update: str, order: int) -> Any:
-    slow = space is BLOCK and mode == "mixture" and update == "alternating"  # every candidate, for half a minute each
-    name = f"{mode}-{update}-{order}-{space.name}"
-    return pytest.param(space, mode, update, order, id=name, marks=[pytest.mark.slow] if slow else [])
+def _way(space: SearchSpace, strategy: str, update: str, order: int) -> Any:
+    slow = space is BLOCK and strategy == "darts" and update == "alternating"  # every candidate, for half a minute each
+    name = f"{strategy}-{update}-{order}-{space.name}"
+    return pytest.param(space, strategy, update, order, id=name, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize(
-    ("space", "mode", "update", "order"),
+    ("space", "strategy", "update", "order"),
     [
-        _way(space, mode, update, order)
+        _way(space, strategy, update, order)
         for space in (BLOCK, CONV)
-        for mode in ("mixture", "sampled")
+        for strategy in ("darts", "gumbel")
         for update, order in (("alternating", 1), ("alternating", 2), ("joint", 1))
     ],
 )
-def test_every_way_of_searching_learns(space: SearchSpace, mode: str, update: str, order: int) -> None:
-    found = search(space, mode=mode, update=update, order=order, epochs=4, alpha_learning_rate=0.03)
+def test_every_way_of_searching_learns(space: SearchSpace, strategy: str, update: str, order: int) -> None:
+    found = search(space, strategy=strategy, update=update, order=order, epochs=6, alpha_learning_rate=0.03)
     start = {name: alpha.tolist() for name, alpha in found.supernet.alphas.items()}
     epochs = list(found.epochs())
-    assert [e.number for e in epochs] == [1, 2, 3, 4]
+    assert [e.number for e in epochs] == [1, 2, 3, 4, 5, 6]
     assert epochs[0].alphas == start, "alphas moved during the warm-up"
-    assert all(epochs[-1].alphas[name] != start[name] for name in start)
+    moved = epochs[-1].alphas or {}
+    assert all(moved[name] != start[name] for name in start)
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[-1].accuracy > epochs[0].accuracy
     assert (epochs[-1].alpha_loss is None) == (update == "joint")
-    assert space.architecture(epochs[-1].derived).params == found.supernet.derive()
+    assert moved == {name: alpha.tolist() for name, alpha in found.supernet.alphas.items()}
 
 
 def test_adamw_trains_the_weights_too() -> None:
@@ -133,11 +140,11 @@ def test_weights_stay_while_alphas_move_and_the_other_way_round() -> None:
     batch = first_batch()
     weights = [w.clone() for w in found.supernet.weights()]
     alphas = [a.clone() for a in found.supernet.alphas.values()]
-    found._alpha_step(batch, batch, 1.0)
+    found.alpha_step(batch, batch)
     assert all(torch.equal(w, v) for w, v in zip(found.supernet.weights(), weights, strict=True))
     moved = [a.clone() for a in found.supernet.alphas.values()]
     assert not any(torch.equal(a, b) for a, b in zip(moved, alphas, strict=True))
-    found._weight_step(batch, 1.0, joint=False)
+    found.weight_step(batch, joint=False)
     assert all(torch.equal(a, b) for a, b in zip(found.supernet.alphas.values(), moved, strict=True))
     assert not any(torch.equal(w, v) for w, v in zip(found.supernet.weights(), weights, strict=True))
 
@@ -167,12 +174,12 @@ def test_latency_losses_are_their_formulas() -> None:
     assert cost_loss.target(4.0, 3.5)(ce, cost).item() == 2.0
 
 
-@pytest.mark.parametrize("mode", ["mixture", "sampled"])
-def test_a_stopped_search_goes_on_with_the_same_numbers(mode: str) -> None:
-    whole = list(search(CONV, mode=mode, epochs=4).epochs())
-    first = search(CONV, mode=mode, epochs=4)
+@pytest.mark.parametrize("strategy", ["darts", "gumbel"])
+def test_a_stopped_search_goes_on_with_the_same_numbers(strategy: str) -> None:
+    whole = list(search(CONV, strategy=strategy, epochs=4).epochs())
+    first = search(CONV, strategy=strategy, epochs=4)
     begun = list(itertools.islice(first.epochs(), 2))
-    second = search(CONV, mode=mode, epochs=4)
+    second = search(CONV, strategy=strategy, epochs=4)
     second.load_state_dict(first.state_dict())
     parts = begun + list(second.epochs())
     assert [(e.loss, e.alphas) for e in parts] == [(e.loss, e.alphas) for e in whole]
@@ -180,7 +187,7 @@ def test_a_stopped_search_goes_on_with_the_same_numbers(mode: str) -> None:
 
 def test_an_interruption_ends_between_steps() -> None:
     stopping = search(BLOCK)
-    stopping._interrupted = lambda: True
+    stopping.job = replace(stopping.job, interrupted=lambda: True)
     with pytest.raises(Interrupted):
         next(stopping.epochs())
 
@@ -234,7 +241,7 @@ def test_a_late_explosion_leaves_the_last_good_state() -> None:
     epochs = found.epochs()
     next(epochs)
     good = {name: value.clone() for name, value in found.supernet.state_dict().items()}
-    found._optimizer.param_groups[0]["lr"] = 1e4
+    found.options = found.options.model_copy(update={"learning_rate": 1e4})
     with pytest.raises(TrainingError) as error:
         next(epochs)
     assert error.value.cause in ("gradient explosion", "non-finite loss")
@@ -309,11 +316,9 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
     with pytest.raises(SpecError, match="draws nothing"):
         search(BLOCK, temperature=1.0)
     search(CONV, temperature=1.0)
-    search(BLOCK, mode="sampled", temperature_decay=0.9)
+    search(BLOCK, strategy="gumbel", temperature_decay=0.9)
     with pytest.raises(SpecError, match="table"):
         search(BLOCK, latency_weight=1.0)
-    with pytest.raises(SpecError, match="joint one has no use"):
-        BilevelSearch(supernet_for(BLOCK), images(0, 64), images(0, 64), SupernetSpec(update="joint"))
 
 
 @pytest.mark.parametrize(
@@ -332,13 +337,8 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(section: dict[str, object]) -> None:
-    with pytest.raises(SpecError):
-        StudySpec.from_dict({"supernet": section})
-
-
-def test_a_spec_survives_its_storage() -> None:
-    spec = StudySpec.from_dict({"supernet": {"mode": "sampled", "temperature": 2.0, "latency_weight": 0.1}})
-    assert StudySpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(SpecError, match=r"supernet|strategy"):
+        strategy_options(StudySpec.from_dict({"supernet": section}).supernet)
 
 
 @pytest.mark.slow
@@ -346,11 +346,8 @@ def test_a_spec_survives_its_storage() -> None:
 def test_sampled_paths_of_a_deep_chain_leave_chance_within_the_default_budget() -> None:
     """Five layers that end at a side of 1, with no norm layer: the default optimizer, batch size and epochs."""
     space = ConvSpace(depth=5, input_size=16)
-    spec = SupernetSpec(mode="sampled")
-    device = torch.device("cpu")
-    weight, alpha = (ResidentLoader(WHOLE.subset(range(*part)), 64, 16, device) for part in ((0, 575), (575, 1150)))
-    torch.manual_seed(0)
-    epochs = list(BilevelSearch(supernet_for(space), weight, alpha, spec).epochs())
+    defaults = {"epochs": 30, "warmup_epochs": 3, "learning_rate": 0.025, "batch_size": 64}
+    epochs = list(search(space, part=1150, strategy="gumbel", **defaults).epochs())
     assert epochs[-1].accuracy > 0.2, "chance is 0.1"
 
 

@@ -1,0 +1,74 @@
+"""Strategies by name: how a supernet's weights, and perhaps its alphas, are trained.
+
+A strategy is a subclass of `Strategy` with an options class of its own: a file here and a line below, an entry point
+``nas_optuna.strategies``, or ``package.module:name`` and ``file.py:name`` in a spec.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.registry import Registry
+from nas_optuna.spec import SupernetSpec, problem_of
+
+if TYPE_CHECKING:
+    from nas_optuna.oneshot.strategies.base import Strategy, StrategyOptions
+
+STRATEGIES = Registry(
+    "strategy",
+    "nas_optuna.strategies",
+    {
+        "fair": "nas_optuna.oneshot.strategies.fair:FairStrategy",
+        "darts": "nas_optuna.oneshot.strategies.darts:DartsStrategy",
+        "gumbel": "nas_optuna.oneshot.strategies.gumbel:GumbelStrategy",
+    },
+)
+
+
+def find_strategy(name: str) -> type[Strategy]:
+    """Import the strategy of a name.
+
+    Raises:
+        SpecError: There is none, or it is no subclass of `Strategy`.
+    """
+    from nas_optuna.oneshot.strategies.base import Strategy
+
+    found = STRATEGIES.find(name)
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise SpecError(f"strategy {name!r} is no subclass of nas_optuna.oneshot.strategies.base.Strategy")
+    return found
+
+
+def strategy_options(spec: SupernetSpec) -> StrategyOptions:
+    """Validate what a ``[supernet]`` section says beside its common keys by its strategy's options class.
+
+    Raises:
+        SpecError: The strategy is unknown, or refuses a key or a value; one line with the remedy.
+
+    Example:
+        >>> strategy_options(SupernetSpec(strategy="darts", order=2)).epochs
+        30
+    """
+    wanted = find_strategy(spec.strategy).Options
+    for key in spec.strategy_options:
+        if key not in wanted.model_fields:
+            raise SpecError(_misplaced(key, spec.strategy, {*wanted.model_fields, *SupernetSpec.model_fields}))
+    try:
+        return wanted.model_validate(spec.strategy_options)
+    except ValidationError as error:
+        raise SpecError(problem_of(error, "supernet")) from None
+
+
+def is_without_weights(spec: SupernetSpec) -> bool:
+    """Whether a budget of 0 asks for a ranking without shared weights."""
+    return getattr(strategy_options(spec), "budget", None) == 0
+
+
+def _misplaced(key: str, strategy: str, known: set[str]) -> str:
+    owners = [name for name in STRATEGIES.builtin if key in find_strategy(name).Options.model_fields]
+    if owners:
+        return f"supernet.{key} belongs to strategy {' or '.join(owners)}, not to {strategy!r}; leave one out"
+    return f"{unknown('key', key, known)} (in [supernet], strategy {strategy!r})"

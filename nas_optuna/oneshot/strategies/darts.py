@@ -1,0 +1,225 @@
+"""Strategy ``"darts"``: weights and alphas of a supernet trained in turns, by mixtures of all candidates.
+
+Liu et al. 2019 (DARTS). What cannot be mixed, because it changes the shape of what follows, is drawn by
+Gumbel-softmax.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from nas_optuna.data import ImageSet, split
+from nas_optuna.errors import SpecError
+from nas_optuna.oneshot.cost_loss import cost_loss
+from nas_optuna.oneshot.gumbel_sampler import Draws
+from nas_optuna.oneshot.progress import Epoch
+from nas_optuna.oneshot.stability import require_no_collapse
+from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOptions
+from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
+from nas_optuna.spaces.supernet import Draw, Mode
+from nas_optuna.training import epoch_seed
+from nas_optuna.training.soundness import load_optimizer_state, require_optimizer_state, require_tensor
+
+TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
+"""FBNet's schedule, Wu et al. 2019, section 4.1."""
+
+
+class DartsOptions(StrategyOptions):
+    """Options of strategies ``"darts"`` and ``"gumbel"``.
+
+    Attributes:
+        update: ``"alternating"`` trains weights on one half of the training images and alphas on the other;
+            ``"joint"`` trains both on the same batches with the same optimizer, as the reference supernet does.
+        order: 2 differentiates the alphas' loss through one step of the weights (DARTS, equations 7 and 8).
+        warmup_epochs: Epochs before alphas move.
+        momentum: SGD's momentum.
+        alpha_learning_rate: Of the alphas' Adam; by default 3e-4, and in a joint update `learning_rate`.
+        alpha_weight_decay: Of the alphas; by default 1e-3, and in a joint update 0.
+        temperature: Of the Gumbel-softmax in the first epoch; by default 5, as FBNet has it.
+        temperature_decay: Its factor from epoch to epoch; by default 0.956.
+    """
+
+    epochs: int = Field(default=30, ge=1)
+    weight_decay: float = Field(default=3e-4, ge=0)
+    update: Literal["alternating", "joint"] = "alternating"
+    order: Literal[1, 2] = 1
+    warmup_epochs: int = Field(default=3, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    alpha_learning_rate: float | None = Field(default=None, gt=0)
+    alpha_weight_decay: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, gt=0)
+    temperature_decay: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _honourable(self) -> DartsOptions:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas")
+        if self.update == "joint" and self.order == 2:
+            raise ValueError('order = 2 needs update = "alternating"')
+        if self.optimizer == "adamw" and self.update == "joint":
+            raise ValueError(
+                'optimizer = "adamw" needs update = "alternating"; a joint update shares its SGD with alphas'
+            )
+        if self.optimizer == "adamw" and self.order == 2:
+            raise ValueError('order = 2 differentiates through a step of SGD; leave optimizer = "adamw" out')
+        return self
+
+
+class DartsStrategy(Strategy):
+    """Alternating (or joint) optimisation of weights and alphas."""
+
+    Options = DartsOptions
+    learns_alphas = True
+    mode: ClassVar[Mode] = "mixture"
+
+    def __init__(self, job: Job, options: DartsOptions) -> None:
+        self._halves = None if options.update == "joint" else split(job.images, 0.5, job.spec.seed)
+        super().__init__(job, options)
+        self._require_draws()
+        self._alpha_images = self._halves and job.loader(self._halves[1], options.batch_size)
+        self._alphas = list(self.supernet.alphas.values())
+        self._alpha_optimizer = _alpha_optimizer(self._alphas, options)
+        self._draws = Draws(self.supernet, job.spec.seed)
+        self._cost = self.supernet.cost_model(job.costs) if job.costs else None
+        self._loss = cost_loss(job.spec)
+        self._alpha_losses: list[Tensor] = []
+
+    def _require_draws(self) -> None:
+        draws = self.mode == "sampled" or bool(self.supernet.must_draw)
+        if not draws and not (self.options.temperature is None and self.options.temperature_decay is None):
+            raise SpecError(
+                f"supernet.temperature is of no use to space {self.supernet.space.name!r} with strategy 'darts', which"
+                " draws nothing; leave it out, or set supernet.strategy=gumbel"
+            )
+        if self.job.spec.latency_weight and not self.job.costs:
+            raise SpecError("supernet.latency_weight needs a table of costs")
+
+    def weight_images(self) -> ImageSet:
+        """One half of the images, or all in a joint update."""
+        return self._halves[0] if self._halves else self.job.images
+
+    @property
+    def temperature(self) -> float:
+        """The Gumbel-softmax's temperature in the next epoch."""
+        start, decay = self.options.temperature or TEMPERATURE, self.options.temperature_decay or TEMPERATURE_DECAY
+        return float(start * decay**self.finished)
+
+    def begin_epoch(self, seed: int) -> None:
+        """Read the alphas, and begin the alphas' images anew."""
+        self._draws.refresh()
+        self._alpha_losses = []
+        self._batches = self._alpha_batches()
+
+    def _alpha_batches(self) -> Iterator[Batch]:
+        """Batches for the alphas without end; a smaller half begins anew within the epoch."""
+        assert self._alpha_images is not None
+        for i in itertools.count():
+            yield from self._alpha_images.epoch(epoch_seed(self.job.spec.seed, -1 - self.finished - i * self.length))
+
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Train the alphas on a batch of their own, then the weights; or both on this one."""
+        moving = self.finished >= self.options.warmup_epochs
+        if moving and self._alpha_images is not None:
+            self._alpha_losses.append(self.alpha_step(batch, next(self._batches)))
+        return self.weight_step(batch, joint=moving and self._alpha_images is None)
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Alphas and their expected cost."""
+        losses = self._alpha_losses
+        return {
+            "alpha_loss": torch.stack(losses).mean().item() if losses else None,
+            "temperature": self.temperature,
+            "cost": None if self._cost is None else float(self._cost(self.supernet.probabilities()).detach()),
+            "alphas": {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()},
+        }
+
+    def require_progress(self, epoch: Epoch) -> None:
+        """Raise where every parameter has settled on its least work."""
+        require_no_collapse(self.supernet.prior(), self.supernet.derive(), self._smallest)
+
+    @cached_property
+    def _smallest(self) -> Mapping[str, Any]:
+        return self.supernet.smallest()
+
+    def weight_step(self, batch: Batch, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Train the weights; in a joint update the alphas as well."""
+        loss, logits = self._drawn(batch, self._draws.next(self.temperature), differentiable=joint)
+        self.optimizer.zero_grad()
+        self._alpha_optimizer.zero_grad()
+        torch.autograd.backward(self._with_cost(loss) if joint else loss)
+        result = self.apply_gradient(loss, logits, batch)
+        if joint:
+            self._alpha_optimizer.step()
+        return result
+
+    def alpha_step(self, weight_batch: Batch, alpha_batch: Batch) -> Tensor:
+        """Train the alphas, through one step of the weights with order 2, and return their cross entropy."""
+        draw = self._draws.next(self.temperature)
+        cross_entropy: list[Tensor] = []
+
+        def alpha_loss() -> Tensor:
+            loss, _ = self._drawn(alpha_batch, draw, differentiable=True)
+            cross_entropy.append(loss.detach())
+            return self._with_cost(loss)
+
+        if self.options.order == 1:
+            gradients = gradient(alpha_loss(), self._alphas)
+        else:
+            _, gradients = unrolled_gradient(
+                lambda: self._drawn(weight_batch, draw, differentiable=True)[0],
+                alpha_loss,
+                self.weights,
+                self._alphas,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                momentum=self.options.momentum,
+                weight_decay=self.options.weight_decay,
+                buffers=[self.optimizer.state[w].get("momentum_buffer") for w in self.weights],
+            )
+        for alpha, g in zip(self._alphas, gradients, strict=True):
+            alpha.grad = g
+        self._alpha_optimizer.step()
+        return cross_entropy[0]
+
+    def _drawn(self, batch: Batch, draw: Draw, *, differentiable: bool) -> tuple[Tensor, Tensor]:
+        return self.cross_entropy(batch, self.supernet.picks(self.mode, draw, differentiable=differentiable))
+
+    def _with_cost(self, cross_entropy: Tensor) -> Tensor:
+        if self.job.spec.latency_weight == 0 or self._cost is None:
+            return cross_entropy
+        return self._loss(cross_entropy, self._cost(self.supernet.probabilities()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the alphas' optimizer and the draws."""
+        own = {"alpha_optimizer": self._alpha_optimizer.state_dict(), "draws": self._draws.generator.get_state()}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Also the alphas' optimizer and the draws."""
+        super().load_state_dict(state)
+        load_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer)
+        self._draws.generator.set_state(state["draws"].cpu())
+
+    def require_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
+        """Also the alphas' optimizer and the draws."""
+        super().require_state_dict(state, finished)
+        require_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer, moved=False)
+        require_tensor("draws", state["draws"].cpu(), self._draws.generator.get_state())
+        torch.Generator().set_state(state["draws"].cpu())
+
+
+def _alpha_optimizer(alphas: list[torch.nn.Parameter], options: DartsOptions) -> torch.optim.Optimizer:
+    """Adam with the settings of DARTS (Liu et al. 2019, appendix A.1.1); in a joint update the weights' SGD."""
+    decay = options.alpha_weight_decay
+    if options.update == "joint":
+        rate = options.alpha_learning_rate or options.learning_rate
+        return torch.optim.SGD(alphas, rate, momentum=options.momentum, weight_decay=decay or 0.0)
+    return torch.optim.Adam(
+        alphas, options.alpha_learning_rate or 3e-4, betas=(0.5, 0.999), weight_decay=1e-3 if decay is None else decay
+    )

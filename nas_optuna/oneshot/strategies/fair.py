@@ -1,0 +1,78 @@
+"""Strategy ``"fair"``: shared weights trained on uniformly drawn paths, so that every architecture gets its share.
+
+Guo et al. 2020 ("Single path one-shot"): while weights are trained, nothing is preferred, and so no choice is judged
+by weights that an early preference has trained more. Alphas follow on the frozen weights (`oneshot.ranking`).
+
+Many steps on few images rank better than few steps on many: each step trains one path, and what counts is how many
+paths were trained. AdamW's second moment has a short memory, because each step moves other weights than the one before.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nas_optuna.oneshot.strategies.base import Batch, RankedOptions, Strategy
+from nas_optuna.spaces.supernet import Pick, Supernet
+
+STEPS_PER_PARAMETER = 200
+"""The default length: that many steps for each parameter of the space, in whole epochs."""
+WARM_UP = 0.1
+"""The share of all steps in which the learning rate rises to its peak."""
+BETAS = (0.9, 0.95)
+
+
+class FairOptions(RankedOptions):
+    """Options of strategy ``"fair"``.
+
+    Attributes:
+        batch_size: Small, because many steps count more than many images.
+    """
+
+    batch_size: int = Field(default=16, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class FairStrategy(Strategy):
+    """Every step computes one path that is drawn uniformly; alphas stand still."""
+
+    Options = FairOptions
+
+    @staticmethod
+    def prepare(supernet: Supernet) -> None:
+        """Lessen initial weights that begin far above the loss of guessing: small steps would be spent on that."""
+        supernet.calm()
+
+    def default_epochs(self) -> int:
+        """As many whole epochs as `STEPS_PER_PARAMETER` asks for, at least one."""
+        return max(1, round(STEPS_PER_PARAMETER * len(self.supernet.alphas) / len(self.images)))
+
+    def weight_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with a short memory, fused, or SGD."""
+        if self.options.optimizer == "sgd":
+            return super().weight_optimizer()
+        rate, decay = self.options.learning_rate, self.options.weight_decay
+        return torch.optim.AdamW(self.weights, rate, betas=BETAS, weight_decay=decay, fused=True)
+
+    def begin_epoch(self, seed: int) -> None:
+        """Draw each epoch's paths from its own seed, so that a stopped training goes on with the same ones."""
+        self._rng = random.Random(seed)
+
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Draw a path and train it."""
+        path = {name: Pick(self._rng.randrange(len(alpha)), None) for name, alpha in self.supernet.alphas.items()}
+        return self.train_weights(*self.cross_entropy(batch, path), batch)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """A linear rise, under a cosine to zero."""
+        progress = (self.finished * steps + step + 0.5) / (self.length * steps)
+        factor = min(1.0, progress / WARM_UP)
+        if self.options.schedule == "cosine":
+            factor *= 0.5 * (1 + math.cos(math.pi * progress))
+        return float(self.options.learning_rate * factor)

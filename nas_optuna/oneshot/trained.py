@@ -1,0 +1,168 @@
+"""What a study knows of its supernet and of its own trainings: the weights, the evaluator, and who was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.data import BatchLoader, ImageSet, make_loader
+from nas_optuna.errors import ArchitectureError, StudyError
+from nas_optuna.execution.search import Search
+from nas_optuna.oneshot.ranking import ArchitectureRanker
+from nas_optuna.oneshot.shared import SharedEvaluator
+from nas_optuna.oneshot.supernets import supernet_for
+from nas_optuna.randomness import seeded
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.supernet import Supernet
+from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.hints import command
+from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.studies import checkpoint_folder
+from nas_optuna.study.supernet_result import SupernetResult
+from nas_optuna.training import CheckpointFolder
+from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.soundness import require_tensors
+
+SCORED_IMAGES = 500
+"""The most held-out images that shared weights are scored on: twice as many rank hardly better, in twice the time."""
+
+
+def restrict_to(supernet: Supernet, search: Search) -> Search:
+    """The search for what a supernet holds: where some parameters are kept at one choice, a part of the space."""
+    return replace(search, space=supernet.space)
+
+
+def supernet_precision(search: Search, device: torch.device) -> torch.dtype:
+    """A supernet's steps have no gradient scaler, which float16 needs."""
+    precision = search.spec.recipe.precision
+    dtype = torch.float32 if precision == "fp16" else resolve_precision(precision, device)
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def scoring_images(search: Search) -> ImageSet:
+    """Held-out images on which shared weights are scored: the validation images, at most `SCORED_IMAGES`."""
+    images = search.data.validation
+    return images.subset(range(min(len(images), SCORED_IMAGES)))
+
+
+def make_evaluator(
+    supernet: Supernet, search: Search, device: torch.device, dtype: torch.dtype = torch.float32
+) -> SharedEvaluator:
+    """Shared weights on the study's held-out images."""
+    side = search.space.input_size
+    held_out = make_loader(scoring_images(search), SCORED_IMAGES, side, device)
+    training = make_loader(search.data.train, 256, side, device)
+    return SharedEvaluator(supernet, held_out, _FixedOrder(training), dtype)
+
+
+class _FixedOrder:
+    """A loader's images in one shuffled order, so that a path's statistics do not depend on what came before."""
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self._loader.epoch(0)
+
+
+def calibrated_ranker(
+    result: SupernetResult,
+    search: Search,
+    supernet: Supernet | None,
+    device: torch.device,
+    ranked: Sequence[Architecture],
+) -> ArchitectureRanker:
+    """Make the ranker whose score was fitted to a result's short trainings, not yet to trials.
+
+    Args:
+        result: What the study's supernet found.
+        search: What its spec names, for what the supernet holds.
+        supernet: The trained supernet; None where there are no shared weights.
+        device: Where the supernet is.
+        ranked: What the score is to rank: short trainings of these do not count.
+    """
+    spec = SupernetSpec.model_validate(result.settings)
+    shared = make_evaluator(supernet, search, device) if supernet else None
+    made = ArchitectureRanker(search.space, shared, spec, excess=limits_of(search, device))
+    kept = {search.space.tokens(architecture) for architecture in ranked}
+    made.calibrate([(tokens, accuracy) for tokens, accuracy in result.calibration_set if tokens not in kept])
+    return made
+
+
+def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:
+    """How far an architecture is above the study's limits; inside at 0."""
+    wanted = search.spec.limits
+    costs = StudyCosts(search.space, device, limited=list(wanted), latency=search.spec.latency)
+    limits = Limits(wanted, costs, search.space)
+    return limits.total_excess if limits else lambda architecture: 0.0
+
+
+def own_accuracies(study: Study, search: Search) -> dict[Architecture, float]:
+    """The study's own trainings to the end by its recipe: architecture → validation accuracy, 0 … 1."""
+    found = {}
+    for text, trial in trained_trials(study, search).items():
+        with suppress(ArchitectureError):  # outside what the supernet holds
+            found[search.space.parse(text)] = accuracy_of(trial)
+    return found
+
+
+def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:
+    """Architecture → the complete trial of it by the study's recipe that was trained, not reused."""
+    fingerprint = search.spec.recipe.fingerprint
+    return {
+        attribute(trial, TrialKey.ARCHITECTURE): trial
+        for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        if attribute(trial, TrialKey.RECIPE) == fingerprint and attribute(trial, TrialKey.DUPLICATE_OF) is None
+    }
+
+
+def accuracy_of(trial: FrozenTrial) -> float:
+    """The last accuracy of a complete trial, whatever the study's objectives."""
+    accuracy = attribute(trial, TrialKey.ACCURACY)
+    if accuracy is None:
+        assert trial.last_step is not None
+        accuracy = trial.intermediate_values[trial.last_step]
+    return float(accuracy)
+
+
+def supernet_folder(files: Path, study: Study, identity: str) -> Path:
+    """Where a supernet's checkpoints are."""
+    return checkpoint_folder(files, study.study_name) / f"supernet-{identity}"
+
+
+def trained_supernet(
+    study: Study, result: SupernetResult, search: Search, device: torch.device, files: Path
+) -> Supernet | None:
+    """The study's supernet with the weights that its training left behind; None where it had no shared weights.
+
+    Raises:
+        StudyError: An earlier release trained it, or its weights are on another machine.
+    """
+    if not result.epochs:
+        return None
+    with seeded(0):
+        supernet = supernet_for(search.space, **result.settings.get("options", {}))
+    anew = command(study, "supernet", "train", "--study", study.study_name)
+    if result.version != supernet.version:
+        raise StudyError(
+            f"the supernet of study {study.study_name!r} was trained by another release, which computes otherwise with"
+            f" its weights; train it anew: {anew}"
+        )
+    supernet = supernet.to(device).to(memory_format=torch.channels_last)
+    folder = supernet_folder(files, study, result.identity)
+    found = CheckpointFolder(folder).load(lambda found: require_tensors(found.weights, supernet.state_dict()))
+    if found is None:
+        raise StudyError(
+            f"the weights of the supernet of study {study.study_name!r} are not in {folder}; run this where it was"
+            f" trained, or run: {anew}"
+        )
+    supernet.load_state_dict(found.weights)
+    return supernet

@@ -1,0 +1,296 @@
+"""What a supernet found, in the one form that is stored: samplers, export, check and report all read it.
+
+Every worker reads it from the study's user attributes; nothing here knows the supernet itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.study import Study
+
+from nas_optuna.errors import StudyError
+from nas_optuna.study.hints import command
+from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
+from nas_optuna.study.schema import LONGEST, StudyKey
+
+Tokens = tuple[int, ...]
+"""The index of each parameter's choice, in the space's order."""
+REACH = 3
+"""How many places apart two parameters may be whose pairs of choices the predictor looks at."""
+
+
+def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    """``softmax(logits / temperature)``.
+
+    Examples:
+        >>> softmax([0.0, 0.0])
+        [0.5, 0.5]
+    """
+    largest = max(logits)
+    powers = [math.exp((x - largest) / temperature) for x in logits]
+    return [p / sum(powers) for p in powers]
+
+
+def entropy(logits: Sequence[float]) -> float:
+    """Entropy of ``softmax(logits)`` in nats; 0 is decided, ``log(choices)`` undecided."""
+    return -sum(p * math.log(p) for p in softmax(logits) if p > 0)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A linear predictor of the supernet's score from the choices alone, for workers that have no weights.
+
+    Its inputs are one indicator for each choice and one for each pair of choices of two parameters that are at most
+    `REACH` places apart: a layer's own parameters and those of the next.
+
+    Attributes:
+        choices: Parameter name → choices, of what the supernet holds, in the space's order.
+        coefficients: ``[inputs]``.
+        intercept: Added to the sum.
+    """
+
+    choices: Mapping[str, Sequence[Any]]
+    coefficients: NDArray[np.float64]
+    intercept: float
+
+    def __call__(self, params: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Predict the score of each params dict: the higher, the better, in standard deviations.
+
+        A parameter with a single choice may be left out, as Optuna's samplers leave it out.
+        """
+        tokens = [
+            [values.index(one[name]) if name in one else 0 for name, values in self.choices.items()] for one in params
+        ]
+        inputs = indicators([len(values) for values in self.choices.values()], tokens)
+        result: list[float] = (inputs @ self.coefficients + self.intercept).tolist()
+        return result
+
+    def is_of(self, choices: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether it is of a space with these choices; parameters with a single choice may be missing."""
+        return _open(self.choices) == _open(choices)
+
+
+def _open(choices: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: list(values) for name, values in choices.items() if len(values) > 1}
+
+
+def indicators(sizes: Sequence[int], tokens: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """The predictor's inputs: ``[architectures, inputs]`` of zeros and ones.
+
+    Args:
+        sizes: Choices of each parameter.
+        tokens: The index of each choice, one row for each architecture.
+    """
+    index = np.asarray(tokens, dtype=np.int64).reshape(len(tokens), len(sizes))
+    single = [np.eye(size)[index[:, i]] for i, size in enumerate(sizes)]
+    pairs = [
+        (single[i][:, :, None] * single[j][:, None, :]).reshape(len(index), -1)
+        for i in range(len(sizes))
+        for j in range(i + 1, min(i + 1 + REACH, len(sizes)))
+    ]
+    return np.concatenate([*single, *pairs], axis=1)
+
+
+@dataclass(frozen=True)
+class SupernetResult:
+    """What a supernet found, as it is stored with its study.
+
+    Attributes:
+        alphas: Parameter name → logits, of every parameter of the study's space; one vector per Optuna parameter.
+        strategy: Which strategy trained it.
+        argmax: The architecture of the most probable choices, as text.
+        shared_accuracy: What shared weights do in it on validation images, 0 … 1; None without shared weights.
+        best: The best architecture by the score, as text; None where there is no score.
+        best_shared_accuracy: What shared weights do in it; None without a score or shared weights.
+        starts: Tokens of the best that differ from each other, `best` first.
+        predictor: The score without the weights of the supernet; None where there is no score.
+        predictor_spearman: How the predictor ranks architectures that it was not fitted to.
+        calibration_set: Tokens and accuracies, 0 … 1, of the short trainings that the score was fitted to.
+        score: Its weights by feature.
+        score_trials: Finished trials that it was fitted to.
+        score_short_trainings: Short trainings that it was fitted to.
+        score_evaluations: Architectures that were scored.
+        finalists: How many of the best by the score were compared by short trainings.
+        epochs: Epochs of the shared weights.
+        seconds: What everything took.
+        price: What everything costs in stand-alone trainings of the recipe, as it was measured; None where it was not.
+        expected_cost: Under the alphas, in `unit`.
+        unit: ``"ms"``, or ``"MMACs"``.
+        costs: Where costs are from, for a person.
+        stopped: Why the training ended early; None where it did not.
+        identity: Digest of everything that decides the shared weights.
+        version: Of the supernet's computation.
+        artifact: Identifier of the CSV with every epoch's figures.
+        settings: The ``[supernet]`` section.
+        first_trial: How many trials the study had when it was stored.
+    """
+
+    alphas: Mapping[str, Sequence[float]]
+    strategy: str = "fair"
+    argmax: str = ""
+    shared_accuracy: float | None = None
+    best: str | None = None
+    best_shared_accuracy: float | None = None
+    starts: Sequence[Tokens] = ()
+    predictor: Predictor | None = None
+    predictor_spearman: float | None = None
+    calibration_set: Sequence[tuple[Tokens, float]] = ()
+    score: Mapping[str, float] = field(default_factory=dict)
+    score_trials: int = 0
+    score_short_trainings: int = 0
+    score_evaluations: int = 0
+    finalists: int | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    price: float | None = None
+    expected_cost: float | None = None
+    unit: str = ""
+    costs: str = ""
+    stopped: str | None = None
+    identity: str = ""
+    version: int = 1
+    artifact: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    first_trial: int = 0
+
+    @property
+    def derived(self) -> dict[str, int]:
+        """Parameter name → index of the most probable choice: the argmax that everything reads."""
+        return {name: max(range(len(logits)), key=logits.__getitem__) for name, logits in self.alphas.items()}
+
+    def probabilities(self, temperature: float = 1.0) -> dict[str, list[float]]:
+        """Parameter name → ``softmax(alpha / temperature)``."""
+        return {name: softmax(logits, temperature) for name, logits in self.alphas.items()}
+
+    def most_probable(self, count: int) -> list[tuple[dict[str, int], float]]:
+        """The most probable combinations of choices, best first, the argmax at their head.
+
+        Args:
+            count: How many.
+
+        Returns:
+            ``(parameter name → index of the choice, log probability)``, fewer where there are fewer.
+        """
+        best: list[tuple[dict[str, int], float]] = [({}, 0.0)]
+        for name, p in self.probabilities().items():
+            logs = [math.log(x) if x > 0 else -math.inf for x in p]
+            grown = [({**indices, name: i}, log + more) for indices, log in best for i, more in enumerate(logs)]
+            best = sorted(grown, key=lambda item: -item[1])[:count]
+        return best
+
+    def start_params(self) -> list[dict[str, Any]]:
+        """The params to begin with, the best first; empty where there is no score."""
+        choices = self.predictor.choices if self.predictor else {}
+        return [
+            {name: values[i] for (name, values), i in zip(choices.items(), tokens, strict=True)}
+            for tokens in self.starts
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the long lists, JSON-ready."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _LISTS}
+
+
+_LISTS = ("alphas", "starts", "predictor", "calibration_set")
+
+
+def write_result(study: Study, result: SupernetResult) -> None:
+    """Store a result with its study, in as many attributes as it needs; the summary last, which makes it valid."""
+    predictor = result.predictor
+    # Nine digits tell any two 32-bit numbers apart, so that the argmax is the same before and after.
+    alphas = [[name, [float(f"{x:.9g}") for x in logits]] for name, logits in result.alphas.items()]
+    parts = _chunks(alphas)
+    for i, part in enumerate(parts):
+        study.set_user_attr(f"{StudyKey.ALPHAS}{i}", dict(part))
+    chunks = {"chunks": len(parts)}
+    if predictor is not None:
+        numbers = [round(float(x), 3) for x in (predictor.intercept, *predictor.coefficients)]
+        lists: dict[str, tuple[str, Sequence[Any]]] = {
+            "score_chunks": (StudyKey.SCORE, numbers),
+            "start_chunks": (StudyKey.STARTS, [list(map(int, tokens)) for tokens in result.starts]),
+            "choice_chunks": (StudyKey.CHOICES, [[n, list(values)] for n, values in predictor.choices.items()]),
+            "teacher_chunks": (StudyKey.TEACHERS, [[*map(int, t), a] for t, a in result.calibration_set]),
+        }
+        chunks |= {name: write_chunks(study, key, items) for name, (key, items) in lists.items()}
+    first = {"first_trial": len(all_trials(study))}
+    study.set_user_attr(StudyKey.SUPERNET, {**result.summary(), **first, **chunks})
+
+
+def find_result(study: Study) -> SupernetResult | None:
+    """The result that a study has, also one of release 0.2; None without any."""
+    attributes = study_user_attributes(study)
+    summary = attributes.get(StudyKey.SUPERNET)
+    if summary is None:
+        return None
+    alphas: dict[str, list[float]] = {}
+    for i in range(summary["chunks"]):
+        alphas |= attributes[f"{StudyKey.ALPHAS}{i}"]
+    known = {f.name: summary[f.name] for f in fields(SupernetResult) if f.name in summary}
+    if "score_chunks" in summary:
+        intercept, *coefficients = read_chunks(attributes, StudyKey.SCORE, summary["score_chunks"])
+        choices = dict(read_chunks(attributes, StudyKey.CHOICES, summary["choice_chunks"]))
+        known["predictor"] = Predictor(choices, np.array(coefficients), intercept)
+        known["starts"] = [tuple(t) for t in read_chunks(attributes, StudyKey.STARTS, summary["start_chunks"])]
+        taught = read_chunks(attributes, StudyKey.TEACHERS, summary.get("teacher_chunks", 0))
+        known["calibration_set"] = [(tuple(tokens), float(accuracy)) for *tokens, accuracy in taught]
+    return SupernetResult(alphas=alphas, **known)
+
+
+def read_result(study: Study) -> SupernetResult:
+    """The result that a study has.
+
+    Raises:
+        StudyError: It has none.
+    """
+    result = find_result(study)
+    if result is None:
+        raise StudyError(
+            f"study {study.study_name!r} has no trained supernet;"
+            f" run: {command(study, 'supernet', 'train', '--study', study.study_name)}"
+        )
+    return result
+
+
+def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predictor | None:
+    """The predictor of a study's supernet; None where there is none, or it is of another space.
+
+    Args:
+        study: The study.
+        choices: Parameter name → choices, as the space has them; parameters with a single choice may be missing.
+    """
+    result = find_result(study)
+    predictor = result.predictor if result else None
+    return predictor if predictor is not None and predictor.is_of(choices) else None
+
+
+def write_chunks(study: Study, prefix: str, items: Sequence[Any]) -> int:
+    """Store a list in as many study attributes as it needs, and return how many; `prefix` gets their numbers."""
+    chunks = _chunks(items)
+    for i, chunk in enumerate(chunks):
+        study.set_user_attr(f"{prefix}{i}", chunk)
+    return len(chunks)
+
+
+def _chunks(items: Sequence[Any]) -> list[list[Any]]:
+    chunks: list[list[Any]] = [[]]
+    length = 2
+    for item in items:
+        more = len(json.dumps(item)) + 2
+        if length + more > LONGEST and chunks[-1]:
+            chunks.append([])
+            length = 2
+        chunks[-1].append(item)
+        length += more
+    return chunks
+
+
+def read_chunks(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:
+    """The list that `write_chunks` stored in `count` attributes."""
+    return [item for i in range(count) for item in attributes[f"{prefix}{i}"]]

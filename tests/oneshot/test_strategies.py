@@ -1,0 +1,126 @@
+"""Strategies by name: options are checked by their own class, an own one is one file, earlier specs are translated."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from nas_optuna.errors import SpecError
+from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, strategy_options
+from nas_optuna.oneshot.strategies.base import RankedOptions
+from nas_optuna.spec import StudySpec, SupernetSpec
+from nas_optuna.study.supernet_result import read_result
+from tests.helpers import Command
+
+OWN = '''
+"""Shared weights of the widest path only, twice as many steps as it is told."""
+
+from nas_optuna.oneshot.strategies.base import Pick, RankedOptions, Strategy
+
+
+class Options(RankedOptions):
+    """One option more.
+
+    Attributes:
+        repeats: Steps per batch.
+    """
+
+    repeats: int = 2
+
+
+class Widest(Strategy):
+    """Trains the last choice of every parameter."""
+
+    Options = Options
+
+    def step(self, batch):
+        path = {name: Pick(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
+        for _ in range(self.options.repeats):
+            result = self.train_weights(*self.cross_entropy(batch, path), batch)
+        return result
+'''
+KEYS = [(name, key) for name in STRATEGIES.names() for key in find_strategy(name).Options.model_fields]
+
+
+@pytest.mark.parametrize(("strategy", "key"), KEYS)
+def test_every_misspelt_option_is_refused_with_the_right_one(strategy: str, key: str) -> None:
+    with pytest.raises(SpecError, match=rf"^unknown key '{key}x'; did you mean '{key}'\? \(in \[supernet\], strategy"):
+        strategy_options(SupernetSpec(**{"strategy": strategy, f"{key}x": 1}))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"strategy": "fair", "order": 2}, "supernet.order belongs to strategy darts or gumbel"),
+        ({"strategy": "darts", "short_trainings": 3}, "supernet.short_trainings belongs to strategy fair"),
+        ({"strategy": "gumbel", "budget": 3}, "supernet.budget belongs to strategy fair"),
+        ({"budget": 3, "epochs": 2}, "supernet: budget and epochs both"),
+        ({"epochs": "many"}, "supernet.epochs: "),
+        ({"strategy": "fiar"}, "unknown strategy 'fiar'; did you mean 'fair'"),
+        ({"strategy": "math:pi"}, "no subclass"),
+    ],
+)
+def test_what_a_strategy_cannot_have_is_one_line(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        strategy_options(StudySpec.from_dict({"supernet": section}).supernet)
+    assert str(error.value).startswith(message) or message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("of_0_2", "strategy", "options"),
+    [
+        ({"mode": "sampled", "temperature": 2.0}, "gumbel", {"temperature": 2.0}),
+        ({"strategy": "darts", "mode": "sampled", "order": 2}, "gumbel", {"order": 2}),
+        ({"mode": "mixture"}, "darts", {}),
+        ({"update": "joint", "warmup_epochs": 0}, "darts", {"update": "joint", "warmup_epochs": 0}),
+        ({"alpha_learning_rate": 0.1}, "darts", {"alpha_learning_rate": 0.1}),
+        ({"strategy": "darts", "mode": None}, "darts", {}),
+        ({"epochs": 3, "evaluations": 20}, "fair", {"epochs": 3, "evaluations": 20}),
+    ],
+)
+def test_a_section_of_release_0_2_means_what_it_meant(
+    of_0_2: dict[str, Any], strategy: str, options: dict[str, Any]
+) -> None:
+    spec = StudySpec.from_dict({"supernet": of_0_2})
+    assert (spec.supernet.strategy, spec.supernet.strategy_options) == (strategy, options)
+    assert StudySpec.from_dict(spec.to_dict()) == spec
+    assert strategy_options(spec.supernet)
+
+
+def test_fair_has_no_mode() -> None:
+    with pytest.raises(SpecError, match="has no mode"):
+        StudySpec.from_dict({"supernet": {"strategy": "fair", "mode": "sampled"}})
+
+
+def test_an_own_strategy_is_one_file(command: Command, place: Path) -> None:
+    """It trains, is ranked, stored, exported and checked; its options are checked by its class."""
+    (place / "widest.py").write_text(OWN, encoding="utf-8")
+    tiny = ("--set", "data.train_limit=200", "--set", "recipe.input_size=8", "--set", "recipe.epochs=1")
+    space = ("--set", "space.depth=2", "--set", "supernet.batch_size=32", "--set", "supernet.evaluations=20")
+    named = ("--strategy", "widest.py:Widest", "--trust")
+    wrong = command("supernet", "train", *named, *tiny, *space, "--set", "supernet.repeat=3")
+    assert wrong.code == 2
+    assert "did you mean 'repeats'" in wrong.err
+    trained = command(
+        "supernet", "train", *named, *tiny, *space, "--epochs", 2, "--json", "--set", "supernet.repeats=3"
+    )
+    assert trained.code == 0, trained.err
+    assert "strategy widest.py:Widest" in trained.err
+    assert trained.json["settings"]["repeats"] == 3
+    assert len(trained.json["history"]) == 2
+    assert command("supernet", "export", "--trust").code == 0
+    checked = command("supernet", "check", "--architectures", 3, "--trust")
+    assert checked.code == 0, checked.err
+    (name,) = optuna.get_all_study_names("sqlite:///nas-optuna.db")
+    result = read_result(optuna.load_study(study_name=name, storage="sqlite:///nas-optuna.db"))
+    assert result.strategy == "widest.py:Widest"
+    assert result.starts
+
+
+def test_a_strategy_says_what_it_needs_to_be_ranked() -> None:
+    for name in STRATEGIES.names():
+        strategy = find_strategy(name)
+        assert strategy.learns_alphas != issubclass(strategy.Options, RankedOptions)
+        assert strategy.__doc__, "listings show it"
