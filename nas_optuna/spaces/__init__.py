@@ -42,6 +42,7 @@ SPACES = Registry(
         "block": "nas_optuna.spaces.block:BlockSpace",
         "macro": "nas_optuna.spaces.macro:MacroSpace",
         "residual": "nas_optuna.spaces.residual:residual",
+        "backbone": "nas_optuna.spaces.backbone:backbone",
     },
 )
 

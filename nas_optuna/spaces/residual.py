@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nas_optuna.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.function import Task, space
+from nas_optuna.spaces.layers import kaiming
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 WIDER = (0.5, 0.75, 1, 1.5, 2)
@@ -74,7 +75,8 @@ def residual(c: Choices, task: Task, *, width: int = 16, stages: int = 3) -> nn.
         layers += blocks(part, wider, activation)
         channels, side = wider, -(-side // 2) if halves else side
     pool = {"average": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}[c.choice("head", ["average", "max"])](1)
-    return nn.Sequential(*layers, pool, nn.Flatten(), ElasticLinear(channels, task.classes))
+    network = nn.Sequential(*layers, pool, nn.Flatten(), ElasticLinear(channels, task.classes))
+    return network.apply(kaiming)
 
 
 def stem_strides(task: Task) -> list[int]:

@@ -9,6 +9,7 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
+from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.failure import network_failures
 
@@ -33,6 +34,7 @@ def make_network(
 
     Raises:
         TrainingError: The space's own code failed.
+        SpecError: Pretrained weights are not on this machine.
 
     Example:
         >>> from nas_optuna import ConvSpace
@@ -46,4 +48,7 @@ def make_network(
         network = space.build(architecture)
         if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)
+        for module in network.modules():
+            if isinstance(module, PretrainedBody):
+                module.load_pretrained()
     return network.to(device).to(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import TrainingError
+from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.failure import is_out_of_memory, require_logits
 from nas_optuna.training.inspection import may_draw, mixes_images
@@ -122,14 +123,12 @@ class TrainStep:
         return loss, correct
 
     def _set_learning_rate(self) -> None:
-        if self.recipe.schedule == "constant":
-            return
         rate = self.recipe.learning_rate * rate_factor(self.recipe.schedule, self.steps, self.total_steps)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(rate * group["factor"])
             else:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
 
     def _eager(self, images: Tensor, labels: Tensor) -> None:
         try:
@@ -228,6 +227,28 @@ class TrainStep:
             logger.warning("training without CUDA graphs: %s", reason)
 
 
+def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """What of a network learns, each part with its share of the learning rate (``factor``) and its weight decay.
+
+    Args:
+        network: The bodies of pretrained networks learn at a rate of their own.
+        recipe: `weight_decay` and `decay_norms` are used.
+
+    Examples:
+        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), Recipe(decay_norms=False))]
+        [1, 1]
+    """
+    bodies = [module for module in network.modules() if isinstance(module, PretrainedBody)]
+    factors = {id(p): body.rate for body in bodies for p in body.parameters()}
+    learning = [p for p in network.parameters() if p.requires_grad]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in learning:
+        # Norms and biases have one dimension.
+        decay = recipe.weight_decay if recipe.decay_norms or p.ndim > 1 else 0.0
+        groups.setdefault((factors.get(id(p), 1.0), decay), []).append(p)
+    return [{"params": params, "factor": factor, "weight_decay": decay} for (factor, decay), params in groups.items()]
+
+
 WARM_UP = 0.2
 """Share of the steps in which the rate of ``"one-cycle"`` rises."""
 
@@ -264,11 +285,7 @@ def make_optimizer(
         rate: The first learning rate; a tensor on the device where steps are captured in a graph.
         capturable: Whether steps will be captured.
     """
-    parameters: list[Any] = list(network.parameters())
-    if not recipe.decay_norms:
-        # Norms and biases have one dimension. Neither decides how large a layer's output is on its own.
-        few = [p for p in parameters if p.ndim < 2]
-        parameters = [{"params": [p for p in parameters if p.ndim >= 2]}, {"params": few, "weight_decay": 0.0}]
+    parameters = parameter_groups(network, recipe)
     fused = device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
