@@ -21,6 +21,7 @@ import optuna
 import torch
 from rich.progress import track
 
+from nas_optuna.costs.complexity import size
 from nas_optuna.data import load_data, make_loader
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
@@ -85,7 +86,31 @@ def write_table(progress: Path, out: Path) -> None:
         "made": datetime.date.today().isoformat(),
         "with": {"torch": torch.__version__, "optuna": optuna.__version__, "machine": platform.machine()},
     }
-    np.savez_compressed(out, correct=correct, microseconds=microseconds, about=np.array(json.dumps(about)))
+    arrays = {"correct": correct, "microseconds": microseconds, "about": np.array(json.dumps(about))}
+    np.savez_compressed(out, **arrays, **as_curves(correct, microseconds, lines[0]["of"]))
+
+
+def as_curves(correct: np.ndarray, microseconds: np.ndarray, images: int) -> dict[str, np.ndarray]:
+    """The same trainings in the format of `tables.CurveTable`, the mean over seeds."""
+    choices = np.array(list(itertools.product(*map(range, correct.shape[:-2]))))
+    names, values = list(SPACE.parameters), [p.choices for p in SPACE.parameters.values()]
+    architectures = [
+        SPACE.architecture({n: v[i] for n, v, i in zip(names, values, row, strict=True)}) for row in choices
+    ]
+    sizes = []
+    for architecture in architectures:
+        macs, params = size(SPACE, architecture)
+        sides = [operation.output_shape[-1] for operation in SPACE.operations(architecture)[:-1]]
+        sizes.append([np.log(params), np.log(macs), np.mean(np.log(sides)), np.log(sides[-1])])
+    ordered = {n: {"choices": list(p.choices), "ordered": p.ordered} for n, p in SPACE.parameters.items()}
+    return {
+        "parameters": np.array(json.dumps(ordered)),
+        "choices": choices.astype(np.int16),
+        "sizes": np.array(sizes, np.float32),
+        "size_names": np.array(["log_params", "log_macs", "log_side", "log_last_side"]),
+        "curves": (correct.mean(-2) / images).reshape(len(choices), -1).astype(np.float32),
+        "seconds": (microseconds.mean((-1, -2)) / 1e6).ravel().astype(np.float32),
+    }
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ class Table:
     parameters: Mapping[str, Parameter]
     accuracy: NDArray[np.float32]
     seconds: NDArray[np.float32]
+    conditional = False
 
     @property
     def size(self) -> int:

@@ -61,6 +61,7 @@ PRUNERS = Registry(
     "pruner",
     "nas_optuna.pruners",
     {
+        "curves": "nas_optuna.samplers.curve_pruner:curves",
         "guarded": "nas_optuna.guarded_pruner:guarded",
         **{
             function.__name__: f"{__name__}:{function.__name__}"

@@ -24,6 +24,7 @@ SAMPLERS = Registry(
         "grid": "nas_optuna.samplers.grid:grid",
         "evolution": "nas_optuna.samplers.evolution:evolution",
         "controller": "nas_optuna.samplers.controller:controller",
+        "curves": "nas_optuna.samplers.curves:curves",
         "arch": "nas_optuna.samplers.gp:arch",
         "supernet": "nas_optuna.samplers.prior:supernet",
     },

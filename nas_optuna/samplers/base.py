@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,9 @@ PROPOSAL = "nas_optuna:proposal"
 
 _MAX_CANONICAL = 100_000
 """Token sequences of which the canonical form is remembered."""
+
+MAX_POOL = 400
+"""Of listed architectures at most so many random ones are candidates of one proposal."""
 
 ATTEMPTS = 8
 """A proposal that another worker has published as well is replaced at most this many times."""
@@ -146,16 +149,22 @@ class ArchitectureSampler(BaseSampler):
 
     Attributes:
         numbers: Whether the class proposes floats and integers, too. Where it does not, they are drawn uniformly.
+        obeys_list: Whether the class proposes only what is in `among`, where that is given.
         allowed: What may be proposed; None allows everything. A constraint on costs that are known before training.
         canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
+        among: The only architectures that may be proposed, as params; None is the whole space.
+        repeated: An architecture of an earlier trial that the last proposal meant to train on; None where it is new.
     """
 
     numbers: ClassVar[bool] = False
+    obeys_list: ClassVar[bool] = False
 
     def __init__(self, seed: int | None = None) -> None:
         self._seed = secrets.randbelow(2**31) if seed is None else seed
         self.allowed: Allowed | None = None
         self.canonical: Canonical | None = None
+        self.among: Sequence[Mapping[str, Any]] | None = None
+        self.repeated: Tokens | None = None
         self._lock = threading.Lock()
         self._follow(None)
 
@@ -169,13 +178,14 @@ class ArchitectureSampler(BaseSampler):
         self._study_name = study_name
         self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._history = History({})
+        self._listed: dict[int, list[Tokens]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the options travel to another process: everything learned is in the study."""
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("_lock", "_study_name", "_intersection", "_history")
+            if name not in ("_lock", "_study_name", "_intersection", "_history", "_listed")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -203,7 +213,7 @@ class ArchitectureSampler(BaseSampler):
             self._follow(study.study_name)
         common = self._intersection.calculate(study)
         names = [n for n, d in common.items() if self._proposes(d) and not d.single()]
-        return {name: common[name] for name in sorted(names, key=_natural)}
+        return {name: common[name] for name in sorted(names, key=natural)}
 
     def _proposes(self, distribution: BaseDistribution) -> bool:
         return self.numbers or isinstance(distribution, CategoricalDistribution)
@@ -212,7 +222,8 @@ class ArchitectureSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """All parameters together; those that the class does not propose, one by one."""
-        space = {name: d for name, d in search_space.items() if self._proposes(d)}
+        names = sorted(search_space, key=natural)
+        space = {name: search_space[name] for name in names if self._proposes(search_space[name])}
         params: dict[str, Any] = {}
         if space:
             with self._lock, one_blas_thread():
@@ -227,7 +238,7 @@ class ArchitectureSampler(BaseSampler):
         """A proposal that no other running trial has chosen or published."""
         for _ in range(ATTEMPTS):
             tokens = self.propose(history, study, trial)
-            if not history.is_new(tokens):  # the space is exhausted
+            if not history.is_new(tokens) and tokens != self.repeated:  # the space is exhausted
                 break
             set_trial_system_attribute(study, trial, PROPOSAL, [history.digest, *tokens])
             history.read(study)
@@ -257,10 +268,25 @@ class ArchitectureSampler(BaseSampler):
 
     def _random(self, history: History, rng: np.random.Generator, attempts: int = 100) -> Tokens:
         """A uniformly drawn point: if possible one that is allowed and was not seen before."""
-        draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
-        candidates = [history.canonical(tuple(int(t) for t in draw)) for draw in draws]
+        candidates = self.pool_tokens(history, rng, attempts)
+        if candidates is None:
+            draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
+            candidates = [history.canonical(tuple(int(t) for t in draw)) for draw in draws]
         unseen = [tokens for tokens in candidates if tokens not in history.seen]
         return next((tokens for tokens in unseen if self._allows(history, tokens)), (unseen or candidates)[0])
+
+    def pool_tokens(self, history: History, rng: np.random.Generator, most: int = MAX_POOL) -> list[Tokens] | None:
+        """Those of the listed architectures that were not seen, at most so many at random; None without a list."""
+        if self.among is None:
+            return None
+        if history.digest not in self._listed:
+            axes = history.axes.items()
+            self._listed = {history.digest: [tuple(a.token(p[name]) for name, a in axes) for p in self.among]}
+        unseen = [tokens for tokens in self._listed[history.digest] if tokens not in history.seen]
+        unseen = unseen or self._listed[history.digest]
+        if len(unseen) <= 1:
+            return unseen
+        return [unseen[i] for i in rng.permutation(len(unseen))[:most]]
 
     def _allows(self, history: History, tokens: Tokens) -> bool:
         return self.allowed is None or self.allowed(history.params(tokens))
@@ -288,6 +314,6 @@ def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[st
     return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """Sorts ``conv2.kernel`` before ``conv10.kernel``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,10 +1,11 @@
-"""A Gaussian process over token sequences that is fitted within milliseconds."""
+"""A Gaussian process over token sequences, and numbers known of them, that is fitted within milliseconds."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from nas_optuna.samplers.encoding import Tokens
 Array = NDArray[np.float64]
 
 RANGES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Steps between choices over which likeness falls to 1/e; the one of the highest likelihood is taken."""
+"""Steps between choices over which similarity falls to 1/e; the one of the highest likelihood is taken."""
 
 NOISES = (1e-4, 1e-2, 1e-1)
 """Variance of the noise in units of the signal's; the one of the highest likelihood is taken."""
@@ -28,12 +29,33 @@ FITTED_POINTS = 80
 TRENDS = (0.0, 0.5, 2.0)
 """The variance of the trend, in units of the variance of the rest, is chosen from these by likelihood."""
 
-LONGEST = 7
+SLOPES = (0.0, 0.3, 1.0, 4.0)
+"""The prior variance of the coefficients of a group of numbers; 0 ignores the group."""
+
+MAX_COMBINATIONS = 64
+"""Where there are more combinations of hyperparameters, they are improved one by one."""
+
+PRIOR_POINTS = 2
+"""With numbers, so many points' worth of belief that the variance is 1: a few points and many slopes fit anything."""
+
+MAX_STEPS = 7
 """A range of more levels than this is measured in steps of a seventh of it, so that numbers reach as far as choices."""
 
 
+class Hyperparameters(NamedTuple):
+    """What is chosen by marginal likelihood: places in `RANGES`, `TRENDS`, `NOISES`, and in `SLOPES` for each group."""
+
+    reach: int
+    trend: int
+    noise: int
+    slopes: tuple[int, ...] = ()
+
+
 class GaussianProcess:
-    """A Gaussian process over token sequences; its range, noise and trend are chosen by marginal likelihood.
+    """A Gaussian process over token sequences; its hyperparameters are chosen by marginal likelihood.
+
+    Numbers that are known of each point (sizes, an earlier value) take part linearly. The coefficients of a group of
+    them have a normal prior whose variance is chosen, too, so that numbers that do not help are ignored.
 
     Args:
         sizes: Choices of each parameter.
@@ -42,6 +64,7 @@ class GaussianProcess:
         values: ``[points]``; mean 0 and variance 1 are assumed.
         groups: For each parameter, the group of those that mean the same in other layers; None puts each in its own.
         mean: What is expected beforehand, in units of `values`; the process models the rest.
+        numbers: Groups of numbers that are known of the points, each ``[points, numbers]``, standardised.
     """
 
     def __init__(
@@ -52,86 +75,132 @@ class GaussianProcess:
         values: Array,
         groups: Sequence[int] | None = None,
         mean: Callable[[Sequence[Tokens]], Array] | None = None,
+        numbers: Sequence[Array] = (),
     ) -> None:
         self._mean = mean or (lambda tokens: np.zeros(len(tokens)))
         values = values - self._mean(list(map(tuple, tokens.tolist())))
         self._offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
         self._width = sum(sizes)
+        self._starts = np.cumsum([0, *(group.shape[1] for group in numbers)])
+        self._kernels = (tuple(sizes), tuple(ordered), tuple(groups or range(len(sizes))))
         points = self._one_hot(tokens)
         every = -(-len(points) // FITTED_POINTS)
-        has_trend = groups is not None and len(set(groups)) < len(sizes)
-        self._choose(sizes, ordered, groups or range(len(sizes)), has_trend, points[::every], values[::every])
-        self._condition(points, values)
+        self._choose(points[::every], values[::every], [group[::every] for group in numbers])
+        self._condition(points, values, self._scaled(numbers, len(points)))
 
-    def _choose(
-        self,
-        sizes: Sequence[int],
-        ordered: Sequence[bool],
-        groups: Sequence[int],
-        has_trend: bool,
-        points: Array,
-        values: Array,
-    ) -> None:
-        """Take the range, the noise and the trend of the highest marginal likelihood."""
-        best = -np.inf
+    def _choose(self, points: Array, values: Array, numbers: Sequence[Array]) -> None:
+        """Take the hyperparameters of the highest marginal likelihood."""
+        sizes, ordered, groups = self._kernels
+        has_trend = len(set(groups)) < len(sizes)
+        grids = [range(len(RANGES)), range(len(TRENDS) if has_trend else 1), range(len(NOISES))]
+        grids += [range(len(SLOPES))] * len(numbers)
+        parts: dict[int, tuple[Array, Array]] = {}
+        for reach in grids[0]:
+            similarity = _similarity(sizes, ordered, RANGES[reach])
+            slope = _slope(sizes, ordered, groups, RANGES[reach])
+            parts[reach] = _kernel(points @ similarity @ points.T), points @ slope @ points.T
+        linear = [group @ group.T for group in numbers]
         identity = np.eye(len(values))
-        for reach in RANGES:
-            likeness = _likeness(tuple(sizes), tuple(ordered), reach)
-            slope = _slope(tuple(sizes), tuple(ordered), tuple(groups), reach)
-            rest, trend = _kernel(points @ likeness @ points.T), points @ slope @ points.T
-            for weight in TRENDS if has_trend else (0.0,):
-                for noise in NOISES:
-                    lower, _ = dpotrf(rest + weight * trend + noise * identity, lower=1, clean=0)
-                    whitened, _ = dtrtrs(lower, values, lower=1)
-                    # With the signal's variance at its own optimum, values' K⁻¹ values / n.
-                    variance = max(float(whitened @ whitened) / len(values), 1e-12)
-                    likelihood = -0.5 * len(values) * np.log(variance) - np.log(lower.diagonal()).sum()
-                    if likelihood > best:
-                        best = likelihood
-                        self._likeness, self._slope = likeness, weight * slope
-                        self._noise, self._variance = noise, variance
+        known: dict[tuple[int, ...], tuple[float, float]] = {}
+
+        def likelihood(chosen: tuple[int, ...]) -> float:
+            if chosen not in known:
+                reach, trend, noise, *slopes = chosen
+                rest, common = parts[reach]
+                covariance = rest + TRENDS[trend] * common + NOISES[noise] * identity
+                for place, product in zip(slopes, linear, strict=True):
+                    covariance += SLOPES[place] * product
+                known[chosen] = _profile(covariance, values, PRIOR_POINTS if linear else 0)
+            return known[chosen][0]
+
+        best = _maximise(likelihood, grids)
+        self.chosen = Hyperparameters(best[0], best[1], best[2], best[3:])
+        self._variance = known[best][1]
+        self._similarity = _similarity(sizes, ordered, RANGES[self.chosen.reach])
+        self._slope = TRENDS[self.chosen.trend] * _slope(sizes, ordered, groups, RANGES[self.chosen.reach])
+        self._noise = NOISES[self.chosen.noise]
 
     def _one_hot(self, tokens: NDArray[Any]) -> Array:
         result = np.zeros((len(tokens), self._width))
         result[np.arange(len(tokens))[:, None], tokens + self._offsets] = 1
         return result
 
-    def _condition(self, points: Array, values: Array) -> None:
-        self._points, self._values = points, values
-        covariance = self._covariance(points, points)
+    def _scaled(self, numbers: Sequence[Array], points: int) -> Array:
+        """The numbers side by side, ``[points, numbers]``, so that their products are covariances."""
+        weights = [SLOPES[place] ** 0.5 for place in self.chosen.slopes]
+        scaled = [weight * group for weight, group in zip(weights, numbers, strict=True)]
+        return np.concatenate(scaled, 1) if scaled else np.zeros((points, 0))
+
+    def _condition(self, points: Array, values: Array, numbers: Array) -> None:
+        self._points, self._values, self._numbers = points, values, numbers
+        covariance = self._covariance(points, points, numbers, numbers)
         self._factor = cho_factor(covariance + self._noise * np.eye(len(values)), lower=True)
+        self._weights: Array = cho_solve(self._factor, values)
 
-    def believe(self, tokens: NDArray[Any]) -> None:
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a value around what the process models."""
+        return float(np.sqrt(self._variance * self._noise))
+
+    def coefficients(self, group: int) -> Array:
+        """By how much the mean grows with each number of a group; ``[numbers]``."""
+        own = self._numbers[:, self._starts[group] : self._starts[group + 1]]
+        grown: Array = SLOPES[self.chosen.slopes[group]] ** 0.5 * (self._weights @ own)
+        return grown
+
+    def fantasize(self, tokens: NDArray[Any], numbers: Sequence[Array] = ()) -> None:
         """Condition on further points as though they had the values that are expected of them."""
-        mean, _ = self._residual(tokens)
-        self._condition(np.concatenate((self._points, self._one_hot(tokens))), np.concatenate((self._values, mean)))
+        mean, _ = self._residual(tokens, numbers)
+        points = np.concatenate((self._points, self._one_hot(tokens)))
+        known = np.concatenate((self._numbers, self._scaled(numbers, len(tokens))))
+        self._condition(points, np.concatenate((self._values, mean)), known)
 
-    def predict(self, tokens: NDArray[Any]) -> tuple[Array, Array]:
+    def predict(self, tokens: NDArray[Any], numbers: Sequence[Array] = ()) -> tuple[Array, Array]:
         """Mean and standard deviation at each point, noise excluded; both ``[points]``."""
-        residual, deviation = self._residual(tokens)
+        residual, deviation = self._residual(tokens, numbers)
         return residual + self._mean(list(map(tuple, tokens.tolist()))), deviation
 
-    def _residual(self, tokens: NDArray[Any]) -> tuple[Array, Array]:
+    def _residual(self, tokens: NDArray[Any], numbers: Sequence[Array]) -> tuple[Array, Array]:
         """What `predict` says beside the mean given beforehand."""
-        points = self._one_hot(tokens)
-        cross = self._covariance(self._points, points)
-        mean = cho_solve(self._factor, self._values) @ cross
+        points, known = self._one_hot(tokens), self._scaled(numbers, len(tokens))
+        cross = self._covariance(self._points, points, self._numbers, known)
+        mean = self._weights @ cross
         explained = (solve_triangular(self._factor[0], cross, lower=True) ** 2).sum(0)
-        prior = 1 + ((points @ self._slope) * points).sum(1)
+        prior = 1 + ((points @ self._slope) * points).sum(1) + (known**2).sum(1)
         return mean, np.sqrt(self._variance * np.maximum(prior - explained, 1e-12))
 
-    def _covariance(self, a: Array, b: Array) -> Array:
-        return _kernel(a @ self._likeness @ b.T) + a @ self._slope @ b.T
+    def _covariance(self, a: Array, b: Array, known_a: Array, known_b: Array) -> Array:
+        return _kernel(a @ self._similarity @ b.T) + a @ self._slope @ b.T + known_a @ known_b.T
+
+
+def _profile(covariance: Array, values: Array, prior: float) -> tuple[float, float]:
+    """The log likelihood with the signal's variance at its own optimum, and that variance, values' K⁻¹ values / n."""
+    lower, _ = dpotrf(covariance, lower=1, clean=0)
+    whitened, _ = dtrtrs(lower, values, lower=1)
+    count = len(values) + prior
+    scale = prior / float(covariance.diagonal().mean())
+    variance = max((float(whitened @ whitened) + scale) / count, 1e-12)
+    return -0.5 * count * np.log(variance) - float(np.log(lower.diagonal()).sum()), variance
+
+
+def _maximise(value: Callable[[tuple[int, ...]], float], grids: Sequence[range]) -> tuple[int, ...]:
+    """The best combination: of all where they are few, else by improving one place after another, twice."""
+    if np.prod([len(grid) for grid in grids]) <= MAX_COMBINATIONS:
+        return max(itertools.product(*grids), key=value)
+    best = tuple(len(grid) // 2 for grid in grids)
+    for place in [*reversed(range(len(grids)))] * 2:
+        best = max(((*best[:place], n, *best[place + 1 :]) for n in grids[place]), key=value)
+    return best
 
 
 @cache
-def _likeness(sizes: tuple[int, ...], ordered: tuple[bool, ...], reach: float) -> Array:
+def _similarity(sizes: tuple[int, ...], ordered: tuple[bool, ...], reach: float) -> Array:
     """Block-diagonal, by parameter: of each choice to each other, so that it sums to 1 over an architecture."""
     result = np.zeros((sum(sizes),) * 2)
     start = 0
     for size, order in zip(sizes, ordered, strict=True):
         index = np.arange(size)
-        distance = np.abs(index[:, None] - index) * min(1.0, LONGEST / max(size - 1, 1))
+        distance = np.abs(index[:, None] - index) * min(1.0, MAX_STEPS / max(size - 1, 1))
         block = np.exp(-(distance if order else 1.0 * (index[:, None] != index)) / reach)
         result[start : start + size, start : start + size] = block / len(sizes)
         start += size
@@ -150,7 +219,7 @@ def _slope(sizes: tuple[int, ...], ordered: tuple[bool, ...], groups: tuple[int,
     for group in names:
         members = [i for i, g in enumerate(groups) if g == group]
         size = sizes[members[0]]
-        block = _likeness((size,), (ordered[members[0]],), reach)
+        block = _similarity((size,), (ordered[members[0]],), reach)
         centred = block - block.mean(0) - block.mean(1)[:, None] + block.mean()
         centred *= 1 / (max(np.trace(centred) / size, 1e-12) * len(members) * len(names))
         for i in members:
@@ -159,10 +228,10 @@ def _slope(sizes: tuple[int, ...], ordered: tuple[bool, ...], groups: tuple[int,
     return result
 
 
-def _kernel(likeness: Array) -> Array:
+def _kernel(similarity: Array) -> Array:
     """1 where two architectures are the same."""
-    square = likeness * likeness  # NumPy's power takes ten times as long
-    return 0.3 * likeness + 0.4 * square + 0.3 * square * square
+    square = similarity * similarity  # NumPy's power takes ten times as long
+    return 0.3 * similarity + 0.4 * square + 0.3 * square * square
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:

@@ -63,7 +63,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
     """Bayesian optimisation with a Gaussian process that compares architectures parameter by parameter.
 
     Choices of an ordered parameter are the more alike the nearer they are; those of another are all equally unlike.
-    The kernel is a polynomial of the parameters' mean likeness: effects of single parameters add up, then those of
+    The kernel is a polynomial of the parameters' mean similarity: effects of single parameters add up, then those of
     pairs, then of more (as the additive kernels of Duvenaud et al. 2011). To them comes a trend: how often each choice
     occurs in the network, whatever the layer. Only one range, one noise and the trend's share are fitted, by marginal
     likelihood on a small grid, which takes milliseconds where fitting a range for each parameter takes a tenth of a
@@ -94,6 +94,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
     """
 
     numbers = True
+    obeys_list = True
 
     def __init__(
         self,
@@ -116,18 +117,18 @@ class ArchitectureGPSampler(ArchitectureSampler):
         startup = self._config.n_startup_trials
         if len(members) < (min(SCORED_STARTUP, startup) if scores else startup):
             return self._random(history, rng)
-        kept, merit = merits(members, study.directions, rng)
+        kept, merit = utilities(members, study.directions, rng)
         tokens = np.array([history.canonical(members[i].tokens) for i in kept])
         mean = LearnedMean(scores, list(map(tuple, tokens.tolist())), merit) if scores else None
         process, candidates = self._fitted(history, tokens, merit, rng, mean)
         if history.running:
-            process.believe(np.array([history.canonical(tokens) for tokens in history.running.values()]))
+            process.fantasize(np.array([history.canonical(tokens) for tokens in history.running.values()]))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
         for _ in range(ahead):  # what the workers ahead of us are about to choose
             choice = self._best(process, candidates, history, merit.max())
             if choice is None:
                 break
-            process.believe(np.array([choice]))
+            process.fantasize(np.array([choice]))
             candidates.remove(choice)
         history.read(study)  # a worker may have chosen meanwhile
         candidates = [c for c in candidates if c not in history.seen]
@@ -151,7 +152,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
             history = self._read(study, self._common(study))
             members = history.informative
             rng = np.random.default_rng(seed_for(self._seed, len(members), "gain"))
-            kept, merit = merits(members, study.directions, rng) if members else ([], np.empty(0))
+            kept, merit = utilities(members, study.directions, rng) if members else ([], np.empty(0))
             told = [(m.trial.value, merit[j]) for j, m in enumerate(members[i] for i in kept) if _counts(m)]
             if len(told) < self._config.n_startup_trials or not history.space:
                 return None
@@ -174,10 +175,10 @@ class ArchitectureGPSampler(ArchitectureSampler):
     ) -> tuple[GaussianProcess, list[Tokens]]:
         """The process of some trials, and candidates that nobody has tried."""
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
-        found = dict.fromkeys(map(history.canonical, _candidates(parents, history.sizes, rng)))
-        candidates = [c for c in found if c not in history.seen]
+        pool = self.pool_tokens(history, rng) or candidates_near(parents, history.sizes, rng)
+        candidates = [c for c in dict.fromkeys(map(history.canonical, pool)) if c not in history.seen]
         ordered = self._order(history)
-        return GaussianProcess(history.sizes, ordered, tokens, merit, _groups(history.space), mean), candidates
+        return GaussianProcess(history.sizes, ordered, tokens, merit, groups_of(history.space), mean), candidates
 
     def _order(self, history: History) -> list[bool]:
         return [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
@@ -199,13 +200,13 @@ def _counts(member: Observation) -> bool:
     return value is not None and math.isfinite(value) and member.violation == 0
 
 
-def _groups(space: Mapping[str, BaseDistribution]) -> list[int]:
+def groups_of(space: Mapping[str, BaseDistribution]) -> list[int]:
     """Parameters whose names differ only in numbers and that have the same choices are one group, by first member."""
     kinds = [(re.sub(r"\d+", "#", name), repr(distribution)) for name, distribution in space.items()]
     return [kinds.index(kind) for kind in kinds]
 
 
-def merits(
+def utilities(
     members: Sequence[Observation], directions: Sequence[StudyDirection], rng: np.random.Generator
 ) -> tuple[list[int], Array]:
     """One figure for each trial, the higher the better, standardised over those that are kept.
@@ -268,7 +269,7 @@ def _scalarise(gains: Array, rng: np.random.Generator) -> Array:
     return merit
 
 
-def _candidates(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.Generator) -> list[Tokens]:
+def candidates_near(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.Generator) -> list[Tokens]:
     """Neighbours of the parents, more distant relatives, and random points; each once."""
     result = [parents]
     for parameter, size in enumerate(sizes):

@@ -13,7 +13,7 @@ from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.base import Observation
 from nas_optuna.samplers.comparison import violation
 from nas_optuna.samplers.gaussian_process import NOISES, GaussianProcess, _slope, expected_improvement
-from nas_optuna.samplers.gp import MAX_POINTS, ArchitectureGPSampler, merits
+from nas_optuna.samplers.gp import MAX_POINTS, ArchitectureGPSampler, utilities
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=3)
@@ -35,7 +35,7 @@ def process(points: int = 12) -> tuple[GaussianProcess, np.ndarray, np.ndarray]:
 
 def test_the_process_is_the_textbooks() -> None:
     ours, tokens, values = process()
-    reach = -1 / np.log(3 * ours._likeness[0, 1])
+    reach = -1 / np.log(3 * ours._similarity[0, 1])
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:  # written out, one pair of architectures at a time
         likeness = [np.exp(-abs(a[0] - b[0]) / reach), np.exp(-abs(a[1] - b[1]) / reach)]
@@ -64,7 +64,7 @@ def test_a_believed_point_is_certain_and_moves_no_mean() -> None:
     ours, tokens, _ = process()
     before = ours.predict(tokens)
     target = tokens[[int(np.argmax(before[1]))]]
-    ours.believe(target)
+    ours.fantasize(target)
     mean, deviation = ours.predict(tokens)
     np.testing.assert_allclose(mean, before[0], atol=1e-3)
     assert (deviation <= before[1] + 1e-9).all()
@@ -82,32 +82,32 @@ def members(*trials: FrozenTrial) -> list[Observation]:
     return [Observation((0,), trial, violation(trial)) for trial in trials]
 
 
-def test_merits_of_pruned_and_infeasible_trials() -> None:
+def test_utilities_of_pruned_and_infeasible_trials() -> None:
     complete = [create_trial(value=v, intermediate_values={1: v - 0.1}) for v in (0.5, 0.6, 0.7, 0.8, 0.9)]
     low, high = (create_trial(state=TrialState.PRUNED, intermediate_values={1: v}, value=v) for v in (0.1, 0.75))
     infeasible = create_trial(value=0.99, constraints={"latency": 1.0})
-    kept, merit = merits(members(*complete, low, high, infeasible), MAXIMIZE, rng())
+    kept, merit = utilities(members(*complete, low, high, infeasible), MAXIMIZE, rng())
     assert kept == list(range(8))
     assert merit.mean() == pytest.approx(0)
     assert merit.std() == pytest.approx(1)
     assert merit[5] <= merit[0] + 0.3  # below all at its epoch
     assert merit[3] <= merit[6] <= merit[4]
     assert merit[7] == merit[0]
-    _, minimised = merits(members(*complete, low, high), [StudyDirection.MINIMIZE], rng())
+    _, minimised = utilities(members(*complete, low, high), [StudyDirection.MINIMIZE], rng())
     assert np.argmax(minimised) in (0, 5)
 
 
-def test_merits_of_infinite_values_are_finite() -> None:
+def test_utilities_of_infinite_values_are_finite() -> None:
     values = (0.1, float("-inf"), float("inf"), 0.3)
-    _, merit = merits(members(*(create_trial(value=v) for v in values)), MAXIMIZE, rng())
+    _, merit = utilities(members(*(create_trial(value=v) for v in values)), MAXIMIZE, rng())
     assert np.isfinite(merit).all()
     assert merit[1] == merit[0] == merit.min()
     assert merit[2] == merit[3] == merit.max()
 
 
-def test_merits_keep_the_best_and_the_latest() -> None:
+def test_utilities_keep_the_best_and_the_latest() -> None:
     trials = [create_trial(value=float(v)) for v in range(1000, 0, -1)]
-    kept, _ = merits(members(*trials), MAXIMIZE, rng())
+    kept, _ = utilities(members(*trials), MAXIMIZE, rng())
     half = MAX_POINTS // 2
     assert kept == [*range(half), *range(1000 - half, 1000)]
 

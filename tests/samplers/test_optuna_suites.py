@@ -12,6 +12,7 @@ from optuna.testing.pytest_samplers import (
 )
 
 from nas_optuna.samplers.controller import ControllerSampler
+from nas_optuna.samplers.curves import CurveSampler
 from nas_optuna.samplers.evolution import EvolutionSampler
 
 
@@ -25,3 +26,9 @@ class TestEvolution(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiv
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: EvolutionSampler(seed=0)
+
+
+class TestCurves(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: CurveSampler(seed=0)

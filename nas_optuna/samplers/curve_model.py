@@ -1,0 +1,277 @@
+"""What every epoch of every trial says of an architecture's final value.
+
+A search of neural networks pays in epochs, and most of what a training tells it tells early, in some spaces; in others
+early epochs mislead. The model compares trainings at a few epochs, the rungs, and learns how much a rung tells of the
+next one:
+
+    value at the next rung  =  ρ · value at this rung  +  β · sizes  +  a Gaussian process over architectures  +  noise
+
+This is recursive co-kriging (Le Gratiet and Garnier, "Recursive co-kriging model for design of computer experiments
+with multiple levels of fidelity", 2014): whoever reached a rung reached all below it, so that each rung has a process
+of its own, and an untried architecture is predicted from rung to rung. The variances of ρ and β are chosen by marginal
+likelihood. Where early epochs tell nothing, ρ is 0, and the last rung is the plain Gaussian process of ``arch``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
+from numpy.typing import NDArray
+
+from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.gaussian_process import GaussianProcess, expected_improvement
+
+Array = NDArray[np.float64]
+
+RUNGS = (0.1, 0.3)
+"""Trainings are compared after these shares of their epochs, and at the end."""
+
+MIN_AT_RUNG, MIN_COMPLETE = 4, 2
+"""Trainings that must have reached a rung, or the end, before it has a process."""
+
+MAX_POINTS = 150
+"""The process of a rung is fitted to so many trainings at most: the best half and the latest half."""
+
+NODES, _weights = hermegauss(15)
+NODES, WEIGHTS = NODES[::-1], _weights[::-1] / _weights.sum()
+
+
+@dataclass
+class Curve:
+    """What is known of one architecture's training, over all trials that trained it.
+
+    Attributes:
+        values: Epoch → value, the higher the better.
+        final: The value of the whole training; None where it has not ended.
+        number: The trial that came furthest.
+        running: Whether a trial trains it now.
+        resumable: Whether it was stopped only because other trainings seemed worth more.
+        kept: Epochs that need not be trained again; 0 where its weights are gone.
+    """
+
+    values: dict[int, float] = field(default_factory=dict)
+    final: float | None = None
+    number: int = -1
+    running: bool = False
+    resumable: bool = False
+    kept: int = 0
+
+    @property
+    def last(self) -> int:
+        """The last epoch that was reported; 0 before the first."""
+        return max(self.values, default=0)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the model expects of architectures.
+
+    Attributes:
+        mean: Of the final value, ``[architectures]``.
+        deviation: Its standard deviation, noise of the training excluded.
+        later: For each rung still ahead, the standard deviation that is left once its value is known.
+    """
+
+    mean: Array
+    deviation: Array
+    later: list[Array]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One rung: its process, and how values are standardised.
+
+    Attributes:
+        step: The epoch.
+        process: Over the standardised values at that epoch.
+        centre: Their mean.
+        scale: Their standard deviation.
+    """
+
+    step: int
+    process: GaussianProcess
+    centre: float
+    scale: float
+
+
+class CurveModel:
+    """Predict final values from the curves of a study.
+
+    Args:
+        curves: What is known, by architecture.
+        epochs: Of a whole training.
+        sizes: Choices of each parameter.
+        ordered: For each parameter, whether neighbouring choices are alike.
+        groups: For each parameter, the group of those that mean the same in other layers.
+        known: ``[architectures of curves, numbers]``: what is known of each before it is trained.
+
+    Attributes:
+        typical: ``[numbers]``: the mean of what is known of the architectures.
+        best: The best final value.
+    """
+
+    def __init__(
+        self,
+        curves: Mapping[Tokens, Curve],
+        epochs: int,
+        sizes: Sequence[int],
+        ordered: Sequence[bool],
+        groups: Sequence[int],
+        known: Array,
+    ) -> None:
+        self.epochs = epochs
+        self._space = sizes, ordered, groups
+        self.typical, self._spread = known.mean(0), known.std(0) + 1e-9
+        standardised = self._known(known)
+        self._levels: list[_Level] = []
+        tokens, found = np.array(list(curves)), list(curves.values())
+        for step in rungs(epochs):
+            values = np.array([value_at(curve, step, epochs) for curve in found])
+            # Who told an end without its epochs cannot say what they are worth.
+            below = self._levels[-1].step if self._levels else None
+            told = np.array([below is None or below in curve.values for curve in found], bool)
+            members = np.flatnonzero(np.isfinite(values) & told)
+            if len(members) >= (MIN_COMPLETE if step == epochs else MIN_AT_RUNG):
+                members = _kept(members, values, [found[i].number for i in members])
+                self._add(step, tokens[members], values[members], standardised[members], [found[i] for i in members])
+        finals = [curve.final for curve in found if curve.final is not None]
+        self.best = max(finals, default=-math.inf)
+
+    @property
+    def steps(self) -> list[int]:
+        """The epochs that are compared, in order."""
+        return [level.step for level in self._levels]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a process of final values."""
+        return bool(self._levels) and self._levels[-1].step == self.epochs
+
+    def _known(self, known: Array) -> Array:
+        standardised: Array = (known - self.typical) / self._spread / max(1, known.shape[1]) ** 0.5
+        return standardised
+
+    def _add(self, step: int, tokens: NDArray[np.int64], values: Array, known: Array, curves: Sequence[Curve]) -> None:
+        centre, scale = float(values.mean()), float(values.std()) + 1e-9
+        numbers = [known] if known.shape[1] else []
+        if self._levels:
+            numbers.append(self._below(np.array([curve.values[self._levels[-1].step] for curve in curves])))
+        sizes, ordered, groups = self._space
+        process = GaussianProcess(sizes, ordered, tokens, (values - centre) / scale, groups, numbers=numbers)
+        self._levels.append(_Level(step, process, centre, scale))
+
+    def _below(self, values: Array, place: int = -1) -> Array:
+        level = self._levels[place]
+        return ((values - level.centre) / level.scale)[:, None]
+
+    def rung_of(self, last: int) -> int:
+        """How many of the compared epochs a training of so many epochs has reached."""
+        return sum(step <= last for step in self.steps)
+
+    def forecast(self, tokens: Sequence[Tokens], known: Array, reached: int, values: Array | None = None) -> Forecast:
+        """Predict final values.
+
+        Args:
+            tokens: Architectures.
+            known: ``[architectures, numbers]``.
+            reached: How many rungs they have reached, all alike.
+            values: What they had at the last of these, ``[architectures]``.
+        """
+        points, standardised = np.array(tokens), self._known(known)
+        ahead = self._levels[reached:]
+        deviations, slopes = [], []
+        for place, level in enumerate(ahead, start=reached):
+            numbers = [standardised] if standardised.shape[1] else []
+            slope = 0.0
+            if place:
+                assert values is not None
+                numbers.append(self._below(values, place - 1))
+                slope = float(level.process.coefficients(len(numbers) - 1)[0])
+                slope *= level.scale / self._levels[place - 1].scale
+            mean, deviation = level.process.predict(points, numbers)
+            noise = 0.0 if level.step == self.epochs else level.process.noise
+            values = level.centre + level.scale * mean
+            deviations.append(level.scale * np.sqrt(deviation**2 + noise**2))
+            slopes.append(slope)
+        assert values is not None
+        later: list[Array] = []
+        variance, factor = np.zeros(len(points)), 1.0
+        for deviation, slope in zip(reversed(deviations), reversed(slopes), strict=True):
+            later.append(np.sqrt(variance))
+            variance = variance + (factor * deviation) ** 2
+            factor *= slope
+        return Forecast(values, np.sqrt(variance), later[::-1])
+
+    def fantasize(self, tokens: Sequence[Tokens], known: Array) -> None:
+        """Take it that architectures, which are being trained, have at each rung what is expected of them."""
+        points, standardised = np.array(tokens), self._known(known)
+        values: Array | None = None
+        for place, level in enumerate(self._levels):
+            numbers = [standardised] if standardised.shape[1] else []
+            if place and values is not None:
+                numbers.append(self._below(values, place - 1))
+            values = level.centre + level.scale * level.process.predict(points, numbers)[0]
+            level.process.fantasize(points, numbers)
+
+
+def rungs(epochs: int) -> list[int]:
+    """The epochs at which trainings are compared, the last one included.
+
+    Example:
+        >>> rungs(90), rungs(5)
+        ([9, 27, 90], [1, 2, 5])
+    """
+    return sorted({min(epochs, max(1, round(share * epochs))) for share in RUNGS} | {epochs})
+
+
+def rate(forecast: Forecast, best: float, epochs: Array | float) -> Array:
+    """Expected improvement per epoch, where each is trained to the end; ``[architectures]``.
+
+    Args:
+        forecast: What is expected.
+        best: The best final value so far.
+        epochs: How many are left of each training.
+    """
+    return expected_improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9), best) / epochs
+
+
+def rate_with_a_look(forecast: Forecast, later: Array, best: float, look: Array | float, rest: Array | float) -> Array:
+    """Expected improvement per expected epoch, where each is looked at first and then trained to the end, or not.
+
+    After the look the mean has moved by a normal variable, and the training goes on only above a threshold; the one of
+    the best ratio is taken (as in the Gittins index of a Pandora's box, Weitzman 1979). Where a look tells nothing this
+    is never more than `rate`.
+
+    Args:
+        forecast: What is expected.
+        later: The standard deviation that is left after the look.
+        best: The best final value so far.
+        look: Epochs until the look.
+        rest: Epochs from there to the end.
+    """
+    moved = np.sqrt(np.maximum(forecast.deviation**2 - later**2, 0.0))
+    means = forecast.mean[:, None] + moved[:, None] * NODES
+    gains = np.cumsum(WEIGHTS * expected_improvement(means, np.maximum(later, 1e-9)[:, None], best), 1)
+    costs = np.reshape(look, (-1, 1)) + np.reshape(rest, (-1, 1)) * np.cumsum(WEIGHTS)
+    result: Array = (gains / costs).max(1)
+    return result
+
+
+def value_at(curve: Curve, step: int, epochs: int) -> float:
+    """The value at a rung, NaN before it; a whole training's is its final one."""
+    if step == epochs:
+        return math.nan if curve.final is None else curve.final
+    return curve.values.get(step, math.nan)
+
+
+def _kept(members: NDArray[np.int64], values: Array, numbers: Sequence[int]) -> NDArray[np.int64]:
+    """At most `MAX_POINTS`: the best half and the latest half, in order."""
+    if len(members) <= MAX_POINTS:
+        return members
+    best = members[np.argsort(-values[members], kind="stable")[: MAX_POINTS // 2]]
+    latest = members[np.argsort(numbers, kind="stable")[-(MAX_POINTS // 2) :]]
+    return np.unique(np.concatenate((best, latest)))

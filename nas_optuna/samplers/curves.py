@@ -1,0 +1,342 @@
+"""A sampler that spends epochs rather than trainings: it begins networks, looks at them, and goes on with some."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.costs.proxies import Sizes
+from nas_optuna.samplers.base import History, natural, one_blas_thread
+from nas_optuna.samplers.config import configured
+from nas_optuna.samplers.curve_model import Array, Curve, CurveModel, rate, rate_with_a_look, rungs, value_at
+from nas_optuna.samplers.earlier import experience_of
+from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near, groups_of
+from nas_optuna.samplers.learned_mean import score_of
+from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
+from nas_optuna.study.schema import TrialKey, attribute
+
+PLAN = "nas_optuna:plan"
+"""System attribute of a trial: the epoch after which it is decided again whether to go on; 0 is to go to the end."""
+
+EARLY_LOOKS = 5
+"""So many random networks are trained to the first rung before the model chooses any."""
+
+MAX_ASKED = 100
+"""Of so many candidates at most it is asked what is known of them before they are trained."""
+
+LOOK_DISCOUNT = 0.7
+"""What a look is worth: a whole training teaches the model more about all other networks than its own gain says."""
+
+LARGE_AMONG = 20
+"""The first network is the largest of so many random ones: a large one is a good guess, the largest may take hours."""
+
+PARENTS = 3
+"""All neighbours of the best so many at each rung are candidates."""
+
+Known = Callable[[Mapping[str, Any]], Sequence[float]]
+"""From params to what is known of a network before it is trained, the larger the better as a first guess."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a trial is to do.
+
+    Attributes:
+        tokens: The architecture.
+        until: The epoch of the next decision; 0 is to go to the end.
+        rate: Expected improvement per epoch.
+    """
+
+    tokens: Tokens
+    until: int
+    rate: float = 0.0
+
+
+class CurveSampler(ArchitectureGPSampler):
+    """Bayesian optimisation that decides about epochs: begin a network, look at it early, go on with a stopped one.
+
+    One model (`samplers.curve_model`) predicts the final value of every architecture from the curves of all trials:
+    complete, pruned, running. What is chosen is the use of the next epochs with the highest expected improvement per
+    epoch: to train a new network to the end; to train it to a rung and then decide; or to go on with a network that
+    was stopped. The pruner ``curves`` asks the same question at each rung, and stops the trial when the answer is
+    another network. Where early epochs tell nothing, whole trainings win, and this is `ArchitectureGPSampler`.
+
+    A stopped trial is an ordinary pruned trial. To go on, its architecture is proposed again; the objective decides
+    whether it has kept the weights (`TrialKey.PAUSED`) or must begin anew, and the sampler counts epochs accordingly.
+    An architecture is proposed by one running trial at a time, however many workers there are.
+
+    With several objectives it proposes what `ArchitectureGPSampler` proposes.
+
+    Args:
+        config: How to propose.
+        seed: The study's seed; None draws one.
+        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
+            are all numbers.
+        known: What is known of a network before it is trained, from its params: sizes, for example.
+        distributions: The parameters, where they are known before the first trial has chosen them.
+
+    Example:
+        >>> import optuna
+        >>> from nas_optuna.samplers.curve_pruner import CurvePruner
+        >>> study = optuna.create_study(sampler=CurveSampler(seed=0), pruner=CurvePruner(epochs=10))
+    """
+
+    def __init__(
+        self,
+        config: ArchitectureGPConfig | None = None,
+        *,
+        seed: int | None = None,
+        ordered: Collection[str] | None = None,
+        known: Known | None = None,
+        distributions: Mapping[str, BaseDistribution] | None = None,
+    ) -> None:
+        super().__init__(config, seed=seed, ordered=ordered)
+        self._known = known
+        self._distributions = dict(distributions or {})
+        self._only = {
+            name: d.choices[0]
+            for name, d in self._distributions.items()
+            if isinstance(d, CategoricalDistribution) and d.single()
+        }
+
+    def _common(self, study: Study) -> dict[str, BaseDistribution]:
+        common = {**self._distributions, **super()._common(study)}
+        names = [name for name, distribution in common.items() if not distribution.single()]
+        return {name: common[name] for name in sorted(names, key=natural)}
+
+    def _follow(self, study_name: str | None) -> None:
+        super()._follow(study_name)
+        self._numbers: dict[Tokens, tuple[float, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was computed; see `ArchitectureSampler`."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_numbers"}
+
+    def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
+        """The architecture on which the next epochs are best spent; the plan is stored with the trial."""
+        if len(study.directions) > 1:
+            return super().propose(history, study, trial)
+        rng = self._rng(trial)
+        curves = read_curves(history, study)
+        choice = self._startup(history, study, curves, rng)
+        if choice is None:
+            choice = self._choose(history, study, curves, rng) or Choice(self._random(history, rng), 0)
+        self.repeated = choice.tokens if choice.tokens in curves else None
+        set_trial_system_attribute(study, trial, PLAN, choice.until)
+        return choice.tokens
+
+    def should_stop(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the epochs of a running trial are better spent on another network.
+
+        Args:
+            study: Its study.
+            trial: With its intermediate values; its last epoch is a rung.
+        """
+        with self._lock, one_blas_thread():
+            history = self._read(study, self._common(study))
+            chosen = history.tokens(trial)
+            tokens = None if chosen is None else history.canonical(chosen)
+            curves = read_curves(history, study)
+            if tokens is None or tokens not in curves:
+                return False
+            curves[tokens] = replace(curves[tokens], running=False, resumable=True, kept=curves[tokens].last)
+            rng = np.random.default_rng(seed_for(self._seed, trial.number, "stop", curves[tokens].last))
+            choice = self._choose(history, study, curves, rng)
+            return choice is not None and choice.tokens != tokens
+
+    def _startup(
+        self, history: History, study: Study, curves: Mapping[Tokens, Curve], rng: np.random.Generator
+    ) -> Choice | None:
+        """A large network and random ones to the end, then random ones to the first rung; None after that."""
+        epochs = _epochs(curves.values())
+        whole = sum(curve.final is not None or (curve.running and not epochs) for curve in curves.values())
+        if whole < self._config.n_startup_trials or not epochs:
+            return Choice(self._random(history, rng) if curves else self._large(history, study, rng), 0)
+        first = rungs(epochs)[0]
+        looks = sum(curve.final is None and (curve.running or curve.last >= first) for curve in curves.values())
+        if first == epochs or looks >= EARLY_LOOKS:
+            return None
+        return Choice(self._random(history, rng), first)
+
+    def _large(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
+        """Of some random architectures the one of the largest numbers that are known beforehand."""
+        drawn = list(dict.fromkeys(self._random(history, rng) for _ in range(LARGE_AMONG)))
+        known = self._known_of(history, study, drawn)
+        if not known.shape[1]:
+            return drawn[0]
+        return drawn[int(np.argmax(((known - known.mean(0)) / (known.std(0) + 1e-9)).sum(1)))]
+
+    def _choose(
+        self, history: History, study: Study, curves: Mapping[Tokens, Curve], rng: np.random.Generator
+    ) -> Choice | None:
+        """The use of the next epochs with the highest expected improvement per epoch; None where nothing is known."""
+        epochs = _epochs(curves.values())
+        model = self._model(history, study, curves, epochs)
+        if model is None or not model.is_complete:
+            return None
+        busy = [tokens for tokens, curve in curves.items() if curve.running]
+        if busy:
+            model.fantasize(busy, self._known_of(history, study, busy))
+        options = [*self._new(history, study, curves, model, rng), *self._paused(history, study, curves, model)]
+        return max(options, key=lambda choice: choice.rate, default=None)
+
+    def _model(self, history: History, study: Study, curves: Mapping[Tokens, Curve], epochs: int) -> CurveModel | None:
+        if not epochs:
+            return None
+        order, groups = self._order(history), groups_of(history.space)
+        known = self._known_of(history, study, list(curves))
+        return CurveModel(curves, epochs, history.sizes, order, groups, known)
+
+    def _new(
+        self,
+        history: History,
+        study: Study,
+        curves: Mapping[Tokens, Curve],
+        model: CurveModel,
+        rng: np.random.Generator,
+    ) -> Iterator[Choice]:
+        """The best new architecture, if there is one that is allowed."""
+        candidates = self._fresh(history, curves, model, rng)
+        if not candidates:
+            return
+        rates, until = self._rates(model, candidates, self._known_of(history, study, candidates), 0, None, 0.0)
+        ranked = (i for i in np.argsort(-rates, kind="stable"))
+        best = next((i for i in ranked if self._allows(history, candidates[i])), None)
+        if best is not None:
+            yield Choice(candidates[best], int(until[best]), float(rates[best]))
+
+    def _fresh(
+        self, history: History, curves: Mapping[Tokens, Curve], model: CurveModel, rng: np.random.Generator
+    ) -> list[Tokens]:
+        """Neighbours of the best, more distant ones and random ones, none of which was trained."""
+        pool = self.pool_tokens(history, rng)
+        if pool is None:
+            pool = candidates_near(np.array(_leaders(curves, model)), history.sizes, rng)
+        fresh = [t for t in dict.fromkeys(map(history.canonical, pool)) if t not in history.seen]
+        if self._known is None or self.among is not None or len(fresh) <= MAX_ASKED:
+            return fresh
+        # To count a network takes a millisecond, so that only those are counted that look good without it.
+        forecast = model.forecast(fresh, np.tile(model.typical, (len(fresh), 1)), 0)
+        order = np.argsort(-rate(forecast, model.best, 1.0), kind="stable")
+        return [fresh[i] for i in order[:MAX_ASKED]]
+
+    def _paused(
+        self, history: History, study: Study, curves: Mapping[Tokens, Curve], model: CurveModel
+    ) -> Iterator[Choice]:
+        """For each rung the best of the networks that were stopped there."""
+        waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < model.epochs]
+        by_rung: dict[int, list[Tokens]] = {}
+        for one in waiting:
+            by_rung.setdefault(model.rung_of(curves[one].last), []).append(one)
+        for reached, there in by_rung.items():
+            step = model.steps[reached - 1] if reached else 0
+            tokens = [t for t in there if not step or step in curves[t].values]
+            if not tokens:
+                continue
+            values = np.array([curves[t].values[step] for t in tokens]) if step else None
+            kept = np.array([float(curves[t].kept) for t in tokens])
+            known = self._known_of(history, study, tokens)
+            rates, until = self._rates(model, tokens, known, reached, values, kept)
+            best = int(np.argmax(rates))
+            yield Choice(tokens[best], int(until[best]), float(rates[best]))
+
+    def _rates(
+        self,
+        model: CurveModel,
+        tokens: Sequence[Tokens],
+        known: Array,
+        reached: int,
+        values: Array | None,
+        kept: Array | float,
+    ) -> tuple[Array, Array]:
+        """The highest rate of each architecture, and the epoch until which to train for it; 0 is the end."""
+        forecast = model.forecast(tokens, known, reached, values)
+        best = rate(forecast, model.best, model.epochs - kept)
+        until = np.zeros(len(tokens), int)
+        for later, step in zip(forecast.later[:-1], model.steps[reached:-1], strict=True):
+            rates = LOOK_DISCOUNT * rate_with_a_look(forecast, later, model.best, step - kept, model.epochs - step)
+            until = np.where(rates > best, step, until)
+            best = np.maximum(rates, best)
+        return best, until
+
+    def _known_of(self, history: History, study: Study, tokens: Sequence[Tokens]) -> Array:
+        """What is known of architectures before they are trained, ``[architectures, numbers]``; each asked once."""
+        if self._known is not None:
+            for one in tokens:
+                if one not in self._numbers:
+                    self._numbers[one] = tuple(self._known(self._only | history.params(one)))
+        known = [np.array([self._numbers.get(one, ()) for one in tokens], float).reshape(len(tokens), -1)]
+        scores = score_of(study, history), experience_of(study, history, self._order(history))
+        known += [score(tokens)[:, None] for score in scores if score is not None]
+        return np.concatenate(known, 1)
+
+
+def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
+    """What the trials of a study tell of each architecture, in order of completion."""
+    sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
+    curves: dict[Tokens, Curve] = {}
+    for member in history.finished:
+        curve = curves.setdefault(history.canonical(member.tokens), Curve())
+        trial = member.trial
+        if trial.state == TrialState.FAIL or member.violation > 0:
+            curve.resumable = False
+            continue
+        before = curve.last
+        _take(curve, trial, sign)
+        pruned = trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
+        # Who came no further than an earlier trial of the same architecture would not do so the next time.
+        curve.resumable = pruned and curve.last > before
+        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
+            curve.final = sign * trial.value
+    trials = all_trials(study) if history.running else []
+    for number, tokens in history.running.items():
+        curve = curves.setdefault(history.canonical(tokens), Curve())
+        _take(curve, trials[number], sign)
+        curve.running = True
+    return curves
+
+
+def _take(curve: Curve, trial: FrozenTrial, sign: float) -> None:
+    finite = {step: sign * value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+    curve.values.update(finite)
+    curve.number = max(curve.number, trial.number)
+    curve.kept = int(attribute(trial, TrialKey.PAUSED, 0))
+
+
+def _epochs(curves: Collection[Curve]) -> int:
+    """Of a whole training: the last epoch that a complete trial reported, or 1; 0 while no trial is complete."""
+    return max((max(curve.last, 1) for curve in curves if curve.final is not None), default=0)
+
+
+def _leaders(curves: Mapping[Tokens, Curve], model: CurveModel) -> list[Tokens]:
+    """The best at each epoch that is compared."""
+    result: dict[Tokens, None] = {}
+    for step in model.steps:
+        values = {tokens: value_at(curve, step, model.epochs) for tokens, curve in curves.items()}
+        there = [tokens for tokens, value in values.items() if math.isfinite(value)]
+        result |= dict.fromkeys(sorted(there, key=lambda tokens: -values[tokens])[:PARENTS])
+    return list(result)
+
+
+@configured(ArchitectureGPConfig)
+def curves(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> CurveSampler:
+    """Learns from every epoch, stops networks and goes on with them: the fewest epochs; with pruner curves."""
+    ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
+    given = {name: CategoricalDistribution(p.choices) for name, p in space.parameters.items()}
+    return CurveSampler(config, seed=seed, ordered=ordered, known=known_of(space), distributions=given).for_space(space)
+
+
+def known_of(space: SearchSpace) -> Known:
+    """What a space's networks tell before they are trained; a table of trainings knows it itself."""
+    own: Known | None = getattr(space, "known", None)
+    return own if own is not None else Sizes(space)

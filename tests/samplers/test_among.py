@@ -1,0 +1,25 @@
+import optuna
+import pytest
+
+from nas_optuna.samplers import SAMPLERS, create_sampler
+from nas_optuna.samplers.among import AmongSampler
+from nas_optuna.spaces.conv import ConvSpace
+
+SPACE = ConvSpace(depth=2, input_size=8)
+LISTED = [
+    SPACE.parse(f"f{f}k{k}s1-f{g}k3s{s}").params for f in (16, 48) for k in (3, 5) for g in (16, 32) for s in (1, 2)
+]
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS.names() if name not in ("supernet", "grid")])
+def test_every_sampler_keeps_to_the_list_and_tries_all_of_it(name: str) -> None:
+    sampler = AmongSampler(create_sampler(name, SPACE, 0, {}), SPACE, LISTED, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tried = []
+    for _ in LISTED:
+        trial = study.ask()
+        tried.append(str(SPACE.suggest(trial)))
+        study.tell(trial, trial.params["conv1.filters"] + trial.params["conv2.filters"])
+    listed = {str(SPACE.architecture(params)) for params in LISTED}
+    assert set(tried) <= listed
+    assert len(set(tried)) == len(listed)

@@ -1,0 +1,197 @@
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from tables import CurveTable, Replay, misleading
+
+from nas_optuna.pruners import create_pruner
+from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers.among import AmongSampler
+from nas_optuna.samplers.curve_model import Curve, CurveModel, Forecast, rate, rate_with_a_look, rungs
+from nas_optuna.samplers.curve_pruner import CurvePruner
+from nas_optuna.samplers.curves import PLAN, CurveSampler
+
+EPOCHS = 10
+
+
+def train(trial: optuna.Trial, epochs: int = EPOCHS) -> float:
+    """The wider and the deeper the better, which every epoch shows."""
+    width = trial.suggest_categorical("width", list(range(12)))
+    depth = trial.suggest_categorical("depth", list(range(12)))
+    final = 0.5 + 0.02 * width + 0.02 * depth
+    for epoch in range(1, epochs + 1):
+        trial.report(final * epoch / epochs, epoch)
+        if epoch < epochs and trial.should_prune():
+            raise optuna.TrialPruned
+    return final
+
+
+def made(seed: int = 0) -> optuna.Study:
+    return optuna.create_study(direction="maximize", sampler=CurveSampler(seed=seed), pruner=CurvePruner(EPOCHS))
+
+
+def test_rungs_are_shares_of_the_epochs_each_once() -> None:
+    assert (rungs(90), rungs(5), rungs(1)) == ([9, 27, 90], [1, 2, 5], [1])
+
+
+def test_a_stopped_network_comes_back_and_ends() -> None:
+    study = made()
+    study.optimize(train, n_trials=60)
+    by_point: dict[tuple[int, int], list[optuna.trial.FrozenTrial]] = {}
+    for trial in study.trials:
+        by_point.setdefault((trial.params["width"], trial.params["depth"]), []).append(trial)
+    again = [trials for trials in by_point.values() if len(trials) > 1]
+    assert again
+    for trials in again:
+        assert all(t.state == TrialState.PRUNED for t in trials[:-1])
+        steps = [t.last_step or 0 for t in trials]
+        assert steps == sorted(set(steps))
+    assert study.best_value >= 0.9
+
+
+def test_enough_trials_are_complete_to_compare() -> None:
+    study = made()
+    study.optimize(train, n_trials=60)
+    epochs = sum(t.last_step or 0 for t in study.trials)
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(complete) >= 5
+    assert EPOCHS * len(complete) >= epochs / 4
+
+
+def test_the_same_study_is_proposed_whatever_process_asks() -> None:
+    whole, parts = made(), made()
+    whole.optimize(train, n_trials=24)
+    for _ in range(3):
+        parts.sampler = pickle.loads(pickle.dumps(CurveSampler(seed=0)))
+        parts.optimize(train, n_trials=8)
+    assert [t.params for t in whole.trials] == [t.params for t in parts.trials]
+
+
+def test_workers_do_not_crowd_on_a_stopped_network() -> None:
+    study = made()
+    study.optimize(train, n_trials=20)
+    asked = [study.ask() for _ in range(8)]
+    points = [(t.suggest_categorical("width", range(12)), t.suggest_categorical("depth", range(12))) for t in asked]
+    assert len(set(points)) == len(points)
+
+
+def test_a_network_that_comes_no_further_is_left_alone() -> None:
+    """Another pruner stops it again at once: to propose it for ever would spend nothing and find nothing."""
+    study = optuna.create_study(direction="maximize", sampler=CurveSampler(seed=0))
+
+    def stopped(trial: optuna.Trial) -> float:
+        value = trial.suggest_categorical("width", list(range(12))) / 12
+        if trial.number < 4:
+            for epoch in range(1, EPOCHS + 1):
+                trial.report(value * epoch, epoch)
+            return value * EPOCHS
+        trial.report(value, 1)
+        raise optuna.TrialPruned
+
+    study.optimize(stopped, n_trials=24)
+    seen = [t.params["width"] for t in study.trials]
+    assert max(seen.count(width) for width in seen) <= 3
+
+
+def test_a_diverged_network_is_not_gone_on_with() -> None:
+    study = made()
+
+    def diverging(trial: optuna.Trial) -> float:
+        value = train(trial, EPOCHS)
+        if trial.params["width"] == 11:
+            trial.set_user_attr("nas_optuna:cause", "non-finite loss")
+            raise optuna.TrialPruned
+        return value
+
+    study.optimize(diverging, n_trials=40)
+    widest = [(t.params["width"], t.params["depth"]) for t in study.trials if t.user_attrs]
+    assert len(widest) == len(set(widest))
+
+
+def test_a_trial_without_a_plan_is_judged_as_the_guarded_pruner_does() -> None:
+    study = optuna.create_study(direction="maximize", pruner=create_pruner("curves", EPOCHS, {}))
+    study.optimize(train, n_trials=20)
+    complete = sum(t.state == TrialState.COMPLETE for t in study.trials)
+    assert 3 <= complete < 20
+    assert all(PLAN not in t.system_attrs for t in study.trials)
+
+
+def test_a_proposal_takes_fifty_milliseconds_after_a_thousand_trials() -> None:
+    study = made()
+    space = {f"p{i}": optuna.distributions.CategoricalDistribution(list(range(5))) for i in range(10)}
+    draw = np.random.default_rng(0)
+    for _ in range(1000):
+        params = {name: int(draw.integers(5)) for name in space}
+        final = sum(params.values()) / 40
+        last = 50 if draw.random() < 0.3 else int(draw.choice([5, 15]))
+        curve = {epoch: final * epoch / 50 + 0.01 * draw.normal() for epoch in range(1, last + 1)}
+        state = TrialState.COMPLETE if last == 50 else TrialState.PRUNED
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                params=params,
+                distributions=space,
+                intermediate_values=curve,
+                value=curve[last] if last == 50 else None,
+            )
+        )
+    times = []
+    for _ in range(4):
+        started = time.process_time()
+        trial = study.ask(space)
+        times.append(time.process_time() - started)
+        study.tell(trial, 0.5)
+    assert min(times[1:]) <= 0.05 * 3  # this machine may be busy; benchmarks/equal_epochs.py measures
+
+
+def points(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 6, (count, 3))
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_how_much_early_epochs_tell_is_learned(informative: bool) -> None:
+    rng = np.random.default_rng(0)
+    tokens = list(dict.fromkeys(map(tuple, points(60).tolist())))
+    final = rng.normal(size=len(tokens))
+    early = final + 0.1 * rng.normal(size=len(tokens)) if informative else rng.normal(size=len(tokens))
+    curves = {
+        t: Curve({1: float(e), 10: float(f)}, final=float(f), number=i)
+        for i, (t, e, f) in enumerate(zip(tokens, early, final, strict=True))
+    }
+    model = CurveModel(curves, 10, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((len(curves), 0)))
+    low, high = (model.forecast([(0, 0, 0)], np.zeros((1, 0)), 1, np.array([value])).mean[0] for value in (-1.0, 1.0))
+    assert (high - low > 1.5) if informative else (abs(high - low) < 0.8)
+
+
+def test_a_look_that_tells_nothing_is_worth_no_more_than_a_whole_training() -> None:
+    forecast = Forecast(np.array([0.1, 0.5]), np.array([0.2, 0.1]), [])
+    whole = rate(forecast, 0.4, 10)
+    assert np.allclose(rate_with_a_look(forecast, forecast.deviation, 0.4, 1, 9), whole)
+    assert (rate_with_a_look(forecast, 0.1 * forecast.deviation, 0.4, 1, 9) > whole).all()
+
+
+@pytest.mark.parametrize("name", ["digits-conv2", "misleading"])
+def test_it_beats_random_search_at_equal_epochs(name: str) -> None:
+    folder = Path(__file__).parents[2] / "benchmarks"
+    table = misleading() if name == "misleading" else CurveTable.read(folder / f"{name}.npz")
+    regrets: dict[str, list[float]] = {"random": [], "curves": []}
+    for sampler, pruner in (("random", "none"), ("curves", "curves")):
+        for seed in range(3):
+            study = optuna.create_study(
+                direction="maximize",
+                sampler=AmongSampler(create_sampler(sampler, table, seed, {}), table, table.listed, seed),
+                pruner=create_pruner(pruner, table.epochs, {}),
+            )
+            replay = Replay(table, study)
+            while replay.spent < 20 * table.epochs:
+                replay.run_trial()
+            regrets[sampler].append(replay.regret(20))
+    assert np.mean(regrets["curves"]) < 0.7 * np.mean(regrets["random"])
