@@ -33,9 +33,7 @@ DATA_SETS = Registry(
     {"digits": f"{__name__}:digits"} | {name: f"{torchvision_sets.__name__}:{name.replace('-', '_')}" for name in SETS},
 )
 
-DESCRIPTIONS = {"digits": "1,797 8×8 grey digits, built in"} | {
-    name: data.description for name, data in SETS.items()
-}
+DESCRIPTIONS = {"digits": "1,797 8×8 grey digits, built in"} | {name: data.description for name, data in SETS.items()}
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
 """What stands before the colon where a name is a path."""
