@@ -6,16 +6,68 @@ the storage decides who runs a trial, so that workers of several executors may w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from optuna.study import Study
+from nas_optuna.errors import SpecError
 
-from nas_optuna.data import SearchData
-from nas_optuna.execution.events import Callback
-from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.execution.objective import EvaluatorObjective
+if TYPE_CHECKING:  # an executor begins its work before torch is imported
+    from optuna.study import Study
+
+    from nas_optuna.data import SearchData
+    from nas_optuna.execution.events import Callback
+    from nas_optuna.execution.loop import Outcome, StopRequest
+    from nas_optuna.execution.objective import EvaluatorObjective
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How many workers a person asks for, and where; what is None or empty is left to the executor.
+
+    Attributes:
+        workers: How many.
+        auto: Whether the machine is to be filled.
+        devices: Their devices, e.g. ``("cuda:0", "cuda:1")``.
+        per_device: How many on each device.
+        device: The device, where none is named for each worker; ``"auto"`` is the best there is.
+        threads: CPU threads of each.
+
+    Raises:
+        SpecError: Options contradict each other.
+    """
+
+    workers: int | None = None
+    auto: bool = False
+    devices: tuple[str, ...] = ()
+    per_device: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise SpecError("--workers must be at least 1")
+        if self.devices and self.device != "auto":
+            raise SpecError("--device is for one process and --devices for several; give one of them")
+        if self.workers is not None and self.workers < len(self.devices):
+            raise SpecError(
+                f"--devices names {len(self.devices)} and --workers {self.workers} would leave some of them idle;"
+                " name fewer, or leave out --workers"
+            )
+        if (self.workers is not None or self.auto) and self.per_device is not None:
+            raise SpecError("--workers is the number in all and --per-device that on each device; give one of them")
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether nobody asks for more than this process."""
+        return self.workers in (None, 1) and not (self.auto or self.devices or self.per_device)
+
+    @property
+    def first_device(self) -> str:
+        """The device for which the study's parts are made here."""
+        return self.devices[0] if self.devices else self.device
 
 
 @dataclass(frozen=True)
@@ -52,6 +104,10 @@ class Handle(Protocol):
     def storage(self) -> str:
         """The storage's URL."""
 
+    @property
+    def files_are_shared(self) -> bool:
+        """Whether somebody has named the folder of its files, which then is the same on all hosts."""
+
     def on(self, device: str) -> Handle:
         """Return a copy of the handle that trains on another device."""
 
@@ -82,17 +138,51 @@ class Work:
     handle: Handle | None = None
 
 
-class Executor(Protocol):
-    """Runs trials of a study.
+class Executor(ABC):
+    """Runs trials of a study; its methods are called in this order, and only `run` has to be written.
 
-    Example:
+    A subclass may take options of its own as keyword arguments, which ``--executor-option NAME=VALUE`` gives.
+
+    Args:
+        options: How many workers, and where.
+
+    Examples:
         An experiment whose study is stored runs on four processes of this machine::
 
-            from nas_optuna.execution.executors.local import LocalWorkers
+            from nas_optuna.execution.executors.contract import WorkerOptions
+            from nas_optuna.execution.executors.local import LocalExecutor
 
-            experiment.run(study, trials=20, executor=LocalWorkers(["cpu"] * 4, threads=1), handle=handle)
+            executor = LocalExecutor(WorkerOptions(4, device="cpu", threads=1))
+            experiment.run(study, trials=20, executor=executor, handle=handle)
     """
 
+    def __init__(self, options: WorkerOptions | None = None) -> None:
+        self.options = options or WorkerOptions()
+
+    def preload(self) -> None:
+        """Begin what takes a while, before the study is opened and its images are loaded."""
+
+    @contextmanager
+    def reached(self, handle: Handle | None) -> Iterator[None]:
+        """Within it the devices, or the cluster, are there; entered before a study is created.
+
+        Args:
+            handle: What workers open.
+
+        Raises:
+            NasOptunaError: They are not there, or cannot open the study.
+        """
+        yield
+
+    def prepare(self, objective: EvaluatorObjective) -> Sequence[str]:
+        """Decide what depends on the study.
+
+        Returns:
+            Lines for a person: how many workers there are, where, and why.
+        """
+        return ()
+
+    @abstractmethod
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
         """Run trials until the budget is used up, or somebody asks to stop.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nas_optuna.execution.events import Callback, Callbacks
-from nas_optuna.execution.executors.contract import Budget, Work
+from nas_optuna.execution.executors.contract import Budget, Executor, Work
 from nas_optuna.execution.loop import Outcome, StopRequest, always
 from nas_optuna.execution.loop import run as run_trials
 
 
-class InProcess:
+class InProcess(Executor):
     """Runs trials in this process; see `nas_optuna.execution.executors.contract.Executor`.
 
     Args:
@@ -18,6 +18,7 @@ class InProcess:
     """
 
     def __init__(self, may_begin: Callable[[], bool] = always) -> None:
+        super().__init__()
         self._may_begin = may_begin
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:

@@ -1,59 +1,95 @@
-"""Workers that are processes of this machine, each with its device and its share of the CPU."""
+"""Trials on this machine: in this process, or in processes of their own, each with its device and share of the CPU."""
 
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
-import tempfile
+import sys
 import threading
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess, SpawnProcess
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import TYPE_CHECKING
 
-from nas_optuna.data.sharing import map_images
 from nas_optuna.errors import StudyError
-from nas_optuna.execution.events import Callback
-from nas_optuna.execution.executors.contract import Budget, Handle, Work
-from nas_optuna.execution.executors.crew import Crew, Hand
-from nas_optuna.execution.executors.forking import context, without_ctrl_c
-from nas_optuna.execution.executors.worker import Message, Place, work
-from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
-from nas_optuna.study import optuna_internals
+from nas_optuna.execution.executors.contract import Budget, Executor, Handle, Work, WorkerOptions
 
-GRACE = 10.0
-"""Seconds that a worker has to end at once, before it is killed."""
-_PAUSE = 0.2
-"""Seconds between two looks at whether somebody asked to stop."""
+if TYPE_CHECKING:
+    from nas_optuna.execution.events import Callback
+    from nas_optuna.execution.loop import Outcome, StopRequest
+    from nas_optuna.execution.objective import EvaluatorObjective
+    from nas_optuna.execution.threads import StepTimes
+
+WORKER_MEMORY = 600_000_000
+"""Bytes that a worker on the CPU takes beside the images, measured for small networks: torch itself, mostly."""
+_IMPORTED = [
+    "nas_optuna.execution.executors.processes",
+    "nas_optuna.experiment",
+    "nas_optuna.study.optuna_internals",
+    "torch._dynamo",  # which torch imports in more than a second when a process makes its first optimizer
+]
+_prepared = False
 
 
-class LocalWorkers:
-    """Runs trials in processes of their own, one per device named; see `forking` for how they begin.
+class LocalExecutor(Executor):
+    """Runs trials here, one after another; with several workers in processes, one per device named.
 
     A worker that dies is started again, and its trial goes on from the last epoch that was kept. The images are loaded
-    once, here, and all workers use the same memory.
+    once, here, and all workers use the same memory. On Linux workers are copies of a process that has imported
+    everything: they begin in an instant. Elsewhere, and in programs that do not call `preload`, each is a process that
+    is started afresh.
 
-    The main module of a program that uses this is imported by every worker, as always with `multiprocessing`: begin it
-    with ``if __name__ == "__main__":``.
+    The main module of a program that uses several workers is imported by every one, as always with `multiprocessing`:
+    begin it with ``if __name__ == "__main__":``.
 
     Args:
-        devices: Where each worker trains, e.g. ``["cuda:0", "cuda:1"]`` or ``["cpu"] * 4``.
-        threads: CPU threads of each worker.
+        options: Without any, trials run in this process.
 
-    Example:
+    Examples:
         ::
 
-            executor = LocalWorkers(["cpu"] * 2, threads=1)
+            executor = LocalExecutor(WorkerOptions(2, device="cpu", threads=1))
             experiment.run(study, trials=20, executor=executor, handle=ExperimentHandle(url, "nas")).trials
     """
 
-    def __init__(self, devices: Sequence[str], threads: int) -> None:
-        self.devices = tuple(devices)
-        self.threads = threads
+    def __init__(self, options: WorkerOptions | None = None) -> None:
+        super().__init__(options)
+        self._devices: list[str] = []
+        self._threads: int | None = None
+
+    def preload(self) -> None:
+        """Start the process that imports, where workers are copies of it; it ends with this one."""
+        if not self.options.is_one_process:
+            preload_workers()
+
+    @contextmanager
+    def reached(self, handle: Handle | None) -> Iterator[None]:
+        """See `Executor`.
+
+        Raises:
+            DeviceError: A device is not there.
+        """
+        from nas_optuna.devices import resolve_device
+
+        for name in self.options.devices:
+            resolve_device(name)
+        yield
+
+    def prepare(self, objective: EvaluatorObjective) -> Sequence[str]:
+        """Decide the devices and the CPU threads; see `Executor`."""
+        from nas_optuna.execution.threads import choose_threads
+        from nas_optuna.study.records import count
+
+        if self.options.is_one_process:
+            said = choose_threads(objective.evaluator, self.options.threads)
+            return [*([said] if said else []), f"training on {objective.describe_device()}"]
+        self._devices, times = _placed(self.options, objective)
+        self._threads = _threads_each(self.options, len(self._devices), times)
+        names = ", ".join(f"{self._devices.count(name)} on {name}" for name in dict.fromkeys(self._devices))
+        why = f"; {times}" if times else ""
+        workers = count(len(self._devices), "worker")
+        return [f"{workers} with {count(self._threads, 'CPU thread')} each: {names}{why}"]
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`.
@@ -61,160 +97,87 @@ class LocalWorkers:
         Raises:
             StudyError: The study lives in the memory of this process, or workers die again and again.
         """
-        handle = work.handle
-        if handle is None:
+        if self.options.is_one_process:
+            from nas_optuna.execution.executors.in_process import InProcess
+
+            return InProcess().run(work, budget, stop=stop, told=told)
+        if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
-        with (
-            tempfile.TemporaryDirectory(prefix="nas-optuna-") as folder,
-            stop.guarding(),
-            optuna_internals.stoppable(work.study) as stopped,
-        ):
-            if work.data is not None:
-                handle = handle.with_images(map_images(work.data, Path(folder)))
-            processes = _Processes(handle, Crew(work, budget, told, stopped), self._places(budget))
-            try:
-                processes.run(stop)
-            finally:
-                processes.end()
-            return processes.crew.outcome(stop.asked)
+        from nas_optuna.execution.executors.processes import run_processes
+        from nas_optuna.execution.executors.worker import WorkerSpec
 
-    def _places(self, budget: Budget) -> list[Place]:
-        return [Place(n, device, self.threads, budget.total) for n, device in enumerate(self.devices, start=1)]
+        if self._threads is None:
+            self.prepare(work.objective)
+        specs = [WorkerSpec(n, d, self._threads or 1, budget.total) for n, d in enumerate(self._devices, start=1)]
+        return run_processes(specs, work, budget, stop=stop, told=told)
 
 
-@dataclass
-class _Worker:
-    """One process."""
+def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list[str], StepTimes | None]:
+    """The device of each worker, and what was measured to know how many there are."""
+    from nas_optuna.devices import resolve_device, usable_cores
+    from nas_optuna.execution.threads import measure_steps
 
-    place: Place
-    hand: Hand
-    process: ForkServerProcess | SpawnProcess
-    line: Connection
+    if options.devices:
+        devices = [str(resolve_device(name)) for name in options.devices]
+    elif options.device == "auto" and objective.device.type == "cuda":
+        import torch
 
-
-class _Processes:
-    """The processes of one run."""
-
-    def __init__(self, handle: Handle, crew: Crew, places: Sequence[Place]) -> None:
-        self.crew = crew
-        self._context = context()
-        self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory
-        self._signals = 0
-        self._kill_at = float("inf")
-        self._workers: list[_Worker] = []
-        for place in places:
-            self._workers.append(self._start(place, Hand(place.number, "")))
-
-    def run(self, stop: StopRequest) -> None:
-        """Serve the workers until all have ended, or should have."""
-        while self._workers and time.monotonic() < self._kill_at:
-            lines = {worker.line: worker for worker in self._workers}
-            ended = {worker.process.sentinel: worker for worker in self._workers}
-            found = wait([*lines, *ended], timeout=_PAUSE)
-            for thing in found:
-                if thing in lines:
-                    self._serve(lines[thing])
-            for thing in found:
-                if thing in ended:
-                    self._bury(ended[thing])
-            self._pass_on(stop)
-
-    def end(self) -> None:
-        """Leave no process behind, however the run has ended."""
-        for worker in self._workers:
-            worker.process.terminate()
-        deadline = min(self._kill_at, time.monotonic() + GRACE)
-        for worker in self._workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            worker.process.kill()
-            worker.process.join()
-        for worker in list(self._workers):
-            self._forget(worker, "was ended", wanted=True)
-
-    def _start(self, place: Place, hand: Hand) -> _Worker:
-        here, there = self._context.Pipe()
-        process = self._context.Process(
-            target=_main, args=(self._handle, place, there), name=f"nas-optuna worker {place.number}"
-        )
-        with without_ctrl_c():
-            process.start()
-        there.close()
-        hand.name = f"worker {place.number} (process {process.pid})"
-        return _Worker(place, hand, process, here)
-
-    def _serve(self, worker: _Worker) -> None:
-        """Take all that a worker has sent, and answer it."""
-        with suppress(EOFError, ConnectionError):
-            while worker.line.poll():
-                message: Message | None = worker.line.recv()
-                if message is None:
-                    worker.line.send(self.crew.allotment.ask(worker.hand.number))
-                else:
-                    self.crew.hear(worker.hand, message)
-            return
-        worker.process.join(_PAUSE)  # the line is closed, so that the process is about to end
-
-    def _bury(self, worker: _Worker) -> None:
-        self._serve(worker)
-        worker.process.join()
-        if self._forget(worker, _how(worker.process.exitcode), wanted=self._signals > 0):
-            self._workers.append(self._start(worker.place, worker.hand))
-
-    def _forget(self, worker: _Worker, how: str, *, wanted: bool) -> bool:
-        self._workers.remove(worker)
-        worker.line.close()
-        return self.crew.lose(worker.hand, how, wanted=wanted)
-
-    def _pass_on(self, stop: StopRequest) -> None:
-        """Ask the workers to stop as often as this process was asked, and where one of them has failed."""
-        asked = 2 if stop.insisted else 1 if stop.asked or self.crew.error is not None else 0
-        while self._signals < asked:
-            self._signals += 1
-            if self._signals == 2:
-                self._kill_at = time.monotonic() + GRACE
-            self.crew.allotment.close()
-            for worker in self._workers:
-                worker.process.terminate()
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    else:
+        devices = [str(objective.device)]
+    if options.workers is not None:
+        return [devices[worker % len(devices)] for worker in range(options.workers)], None
+    if not options.auto or devices != ["cpu"]:
+        return devices * (options.per_device or 1), None
+    times = measure_steps(objective.evaluator) if options.threads is None else None
+    return devices * _fitting(options.threads or (1 if times is None else times.most_work(usable_cores()))), times
 
 
-def _how(code: int | None) -> str:
-    """How a process ended, for a person."""
-    if code is not None and code < 0:
-        with suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with the exit code {code}"
+def _fitting(threads: int) -> int:
+    """How many workers of so many threads fit the cores and the memory."""
+    from nas_optuna.data.memory import free_memory
+    from nas_optuna.devices import usable_cores
+
+    free = free_memory()
+    by_memory = usable_cores() if free is None else free // WORKER_MEMORY
+    return max(1, min(usable_cores() // threads, by_memory))
 
 
-class _Pipe:
-    """A worker's end of its line."""
+def _threads_each(options: WorkerOptions, workers: int, times: StepTimes | None) -> int:
+    from nas_optuna.devices import usable_cores
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()  # a log line may come from another thread
-
-    def tell(self, message: Message) -> None:
-        """See `Line`."""
-        with self._lock:
-            self._connection.send(message)
-
-    def may_begin(self) -> bool:
-        """See `Line`."""
-        with self._lock:
-            self._connection.send(None)
-            return bool(self._connection.recv())
+    if options.threads is not None:
+        return options.threads
+    return times.most_work(usable_cores()) if times else max(1, usable_cores() // workers)
 
 
-def _main(handle: bytes, place: Place, connection: Connection) -> None:
-    """What a worker's process does."""
-    stop = StopRequest()
-    threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
-    with interruptible(stop):
-        work(pickle.loads(handle), place, _Pipe(connection), stop)
+def preload_workers() -> None:
+    """Start the process that imports, where that is possible: while it does, this one may load images."""
+    global _prepared
+    if sys.platform != "linux" or sys.version_info < (3, 11, 1):  # before, its socket was open to other users
+        return
+    multiprocessing.set_forkserver_preload(_IMPORTED)
+    with suppress(OSError), without_ctrl_c():  # the folder for temporary files may have too long a name for a socket
+        forkserver.ensure_running()
+        _prepared = True
 
 
-def _stop_without_parent(stop: StopRequest) -> None:
-    """Stop at the next step where the process that shows and counts is gone: the trial goes back into the queue."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        stop.asked = True
+def worker_context() -> ForkServerContext | SpawnContext:
+    """How workers are started."""
+    return multiprocessing.get_context("forkserver") if _prepared else multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """A process started within it never sees Ctrl-C, which a terminal sends to all; this one sees it afterwards."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from multiprocessing import resource_tracker  # not on Windows
+
+    resource_tracker.ensure_running()  # the first process to start would start it, which lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

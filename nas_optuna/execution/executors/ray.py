@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,9 @@ from nas_optuna.data import SearchData
 from nas_optuna.data.sharing import Emptied
 from nas_optuna.errors import SpecError, StudyError, printable, shortened
 from nas_optuna.execution.events import Callback
-from nas_optuna.execution.executors.contract import Budget, Handle, Work
-from nas_optuna.execution.executors.crew import Crew, Hand
-from nas_optuna.execution.executors.local import GRACE
-from nas_optuna.execution.executors.worker import Ended, Message, Place, work
+from nas_optuna.execution.executors.contract import Budget, Executor, Handle, Work, WorkerOptions
+from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
+from nas_optuna.execution.executors.worker import DoneMessage, Message, WorkerSpec, run_worker
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.study import optuna_internals
 from nas_optuna.study.records import count
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PAUSE = 0.2
-"""Seconds between two looks at whether somebody asked to stop."""
 _LONG = 20.0
 """Seconds after which it is said that Ray has found no room for some workers."""
 
@@ -74,6 +72,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     place = _place(named)
     if place is None:
         logger.warning("starting a Ray cluster on this host")
+        _keep_token_private()
     try:
         with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")  # what they say is in the error as well
@@ -139,6 +138,20 @@ def _use_token(named: str | None) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray reads when it is imported
 
 
+def _keep_token_private() -> None:
+    """Ray writes a new token so that every user of the host can read it; so it is written here first, or shut."""
+    file = Path.home() / ".ray" / "auth_token"
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    with suppress(OSError):  # a home that cannot be written to: Ray will say so
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
+                new.write(secrets.token_hex(32))
+        except FileExistsError:
+            file.chmod(0o600)
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Within it nothing is written to the standard error: Ray writes a line per second there while it waits."""
@@ -172,43 +185,44 @@ def is_one_host(ray: ModuleType) -> bool:
     return hosts <= {socket.gethostname()}
 
 
-class RayWorkers:
+class RayExecutor(Executor):
     """Runs trials in actors of a Ray cluster. This package has to be installed on its nodes.
 
     A worker that dies, alone or with its node, is started again where Ray finds room, and its trial goes back at once.
     The images are put into Ray's object store once.
 
     Args:
-        workers: How many; None is as many as the cluster has room for.
-        threads: CPU threads of each, which are reserved.
+        options: Without a number of workers there are as many as the cluster has room for. Their threads are reserved.
         gpus: GPUs of each, which are reserved; a fraction shares one.
-        device: Where each trains; ``"auto"`` is the GPU that Ray gives it, else the CPU.
         address: As `connected` takes it.
-        files_are_shared: Whether the handle's folder for checkpoints is the same on all hosts.
 
-    Example:
+    Raises:
+        SpecError: Devices are named, which Ray chooses.
+
+    Examples:
         ::
 
-            executor = RayWorkers(32, gpus=0.5)
+            executor = RayExecutor(WorkerOptions(32), gpus=0.5)
             experiment.run(study, trials=1000, executor=executor, handle=ExperimentHandle(url, "nas"))
     """
 
     def __init__(
-        self,
-        workers: int | None = None,
-        *,
-        threads: int = 1,
-        gpus: float = 0.0,
-        device: str = "auto",
-        address: str | None = None,
-        files_are_shared: bool = False,
+        self, options: WorkerOptions | None = None, *, gpus: float = 0.0, address: str | None = None
     ) -> None:
-        self.workers = workers
-        self.threads = threads
+        super().__init__(options)
+        if self.options.devices or self.options.per_device is not None:
+            raise SpecError("Ray chooses the devices; give --workers and --gpus-per-worker")
+        if not 0 <= gpus < 1000:
+            raise SpecError(f"--gpus-per-worker must be at least 0, got {gpus:g}")
         self.gpus = gpus
-        self.device = device
         self.address = address
-        self.files_are_shared = files_are_shared
+        self.threads = self.options.threads or 1
+
+    @contextmanager
+    def reached(self, handle: Handle | None) -> Iterator[None]:
+        """Within it this process is connected to the cluster; see `Executor`."""
+        with self._connected(handle):
+            yield
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`.
@@ -217,32 +231,25 @@ class RayWorkers:
             SpecError: Ray is not installed.
             StudyError: There is no cluster, or its nodes cannot open the study.
         """
-        with self.reached(work.handle) as (ray, handle):
+        with self._connected(work.handle) as (ray, handle):
             if handle is not work.handle:
                 logger.warning(
                     "a trial whose node dies begins anew: no folder is shared; --files DIR names one that is"
                 )
-            workers = self.workers or room(ray.cluster_resources(), self.threads, self.gpus)
+            workers = self.options.workers or room(ray.cluster_resources(), self.threads, self.gpus)
             logger.warning("%s with %d CPU and %g GPU each", count(workers, "Ray worker"), self.threads, self.gpus)
+            numbers = range(1, workers + 1)
+            specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
             with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
                 if work.data is not None:
                     handle = handle.with_images(StoredImages.put(ray, work.data))
-                actors = _Actors(ray, handle, Crew(work, budget, told, stopped), self, self._places(workers, budget))
-                try:
-                    actors.run(stop)
-                finally:
-                    actors.end()
-                return actors.crew.outcome(stop.asked)
+                pool = _ActorPool(work, budget, told, stopped)
+                pool.use(ray, handle, num_cpus=self.threads, num_gpus=self.gpus)
+                return pool.run(specs, stop)
 
     @contextmanager
-    def reached(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
-        """Within it this process is connected to the cluster.
-
-        Args:
-            handle: What the workers open.
-
-        Yields:
-            The module ``ray``, and the handle with what all hosts of the cluster can reach.
+    def _connected(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
+        """The module ``ray``, and the handle with what all hosts of the cluster can reach.
 
         Raises:
             SpecError: Ray is not installed.
@@ -251,25 +258,23 @@ class RayWorkers:
         if handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a database")
         with connected(self.address) as ray:
-            yield ray, self._reachable(handle, is_one_host(ray))
+            yield ray, reachable(handle, is_one_host(ray))
 
-    def _places(self, workers: int, budget: Budget) -> list[Place]:
-        return [Place(number, self.device, self.threads, budget.total) for number in range(1, workers + 1)]
 
-    def _reachable(self, handle: Handle, one_host: bool) -> Handle:
-        """The handle with what all hosts of the cluster can reach.
+def reachable(handle: Handle, one_host: bool) -> Handle:
+    """The handle with what all hosts of the cluster can reach.
 
-        Raises:
-            StudyError: The study is in a file of this host.
-        """
-        if one_host:
-            return handle
-        if sqlite_file(handle.storage):
-            raise StudyError(
-                "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
-                " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-            )
-        return handle if self.files_are_shared else handle.without_files()
+    Raises:
+        StudyError: The study is in a file of this host.
+    """
+    if one_host:
+        return handle
+    if sqlite_file(handle.storage):
+        raise StudyError(
+            "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
+            " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+        )
+    return handle if handle.files_are_shared else handle.without_files()
 
 
 @dataclass(frozen=True)
@@ -309,14 +314,14 @@ class _Actor:
         self._answers: queue.Queue[bool] = queue.Queue()
         self._messages: queue.Queue[Message | None] = queue.Queue()
 
-    def begin(self, handle: Handle, place: Place) -> None:
+    def begin(self, handle: Handle, spec: WorkerSpec) -> None:
         """Work, in a thread."""
 
         def train() -> None:
             try:
-                work(handle, place, self, self._stop)
+                run_worker(handle, spec, self, self._stop)
             finally:
-                self._messages.put(Ended())
+                self._messages.put(DoneMessage())
 
         threading.Thread(target=train, daemon=True).start()
 
@@ -328,11 +333,11 @@ class _Actor:
         return said
 
     def tell(self, message: Message) -> None:
-        """See `Line`."""
+        """See `Channel`."""
         self._messages.put(message)
 
     def may_begin(self) -> bool:
-        """See `Line`."""
+        """See `Channel`."""
         self._messages.put(None)
         return self._answers.get()
 
@@ -346,96 +351,72 @@ class _Actor:
 
 
 @dataclass
-class _Worker:
-    """One actor."""
+class _ActorState(WorkerState):
+    """One worker with its actor, and the reference to what that says next."""
 
-    place: Place
-    hand: Hand
-    actor: Any
-    said: Any
-    """Reference to what it says next."""
+    actor: Any = None
+    said: Any = None
 
 
-class _Actors:
-    """The actors of one run."""
-
-    def __init__(
-        self, ray: ModuleType, handle: Handle, crew: Crew, settings: RayWorkers, places: Sequence[Place]
-    ) -> None:
-        self.crew = crew
+class _ActorPool(WorkerPool[_ActorState]):
+    def use(self, ray: ModuleType, handle: Handle, **resources: float) -> None:
+        """Say where workers are started, with what each reserves."""
         self._ray = ray
         self._handle = handle
-        self._class = ray.remote(_Actor).options(
-            num_cpus=settings.threads, num_gpus=settings.gpus, max_concurrency=3, max_restarts=0
-        )
-        self._asked = False
-        self._give_up_at = float("inf")
-        self._workers: list[_Worker] = []
-        for place in places:
-            self._workers.append(self._start(place, Hand(place.number, f"worker {place.number}")))
+        self._class = ray.remote(_Actor).options(max_concurrency=3, max_restarts=0, **resources)
+        self._started, self._warned = time.monotonic(), False
 
-    def run(self, stop: StopRequest) -> None:
-        """Serve the workers until all have ended; those for which Ray has found no room are not waited for."""
-        started, warned = time.monotonic(), False
-        while any(worker.hand.owner for worker in self._workers) or (self._workers and self.crew.allotment.is_open):
-            if time.monotonic() >= self._give_up_at:
-                return
-            ready, _ = self._ray.wait([worker.said for worker in self._workers], num_returns=1, timeout=_PAUSE)
-            for worker in [worker for worker in self._workers if worker.said in ready]:
-                self._serve(worker)
-            self._pass_on(stop)
-            waiting = sum(worker.hand.owner is None for worker in self._workers)
-            if not warned and waiting and time.monotonic() - started > _LONG:
-                warned = True
-                logger.warning("Ray has not found room for %d of the workers yet; the others go on", waiting)
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> _ActorState:
+        actor = self._class.remote()
+        actor.begin.remote(self._handle, spec)
+        name = f"worker {spec.number}"
+        return _ActorState(spec, name, deaths=deaths, actor=actor, said=actor.listen.remote())
+
+    def is_over(self) -> bool:
+        """Workers for which Ray has found no room are not waited for."""
+        at_work = any(worker.owner for worker in self.workers)
+        return not at_work and not (self.workers and self.budget.is_open)
+
+    def patience(self) -> float:
+        """A worker that has failed may hang, and whoever insists waits for nobody: a node may be gone."""
+        return 0.0 if self.asked > 1 else GRACE if self.error is not None else float("inf")
+
+    def serve(self) -> None:
+        ready, _ = self._ray.wait([worker.said for worker in self.workers], num_returns=1, timeout=PAUSE)
+        for worker in [worker for worker in self.workers if worker.said in ready]:
+            self._receive(worker)
+        waiting = sum(worker.owner is None for worker in self.workers)
+        if not self._warned and waiting and time.monotonic() - self._started > _LONG:
+            self._warned = True
+            logger.warning("Ray has not found room for %d of the workers yet; the others go on", waiting)
+
+    def interrupt(self, worker: _ActorState) -> None:
+        worker.actor.stop.remote()
 
     def end(self) -> None:
-        """Leave no actor behind, however the run has ended."""
-        for worker in list(self._workers):
+        for worker in list(self.workers):
             self._ray.kill(worker.actor)
-            self._forget(worker, "was ended", wanted=True)
+            self.reap(worker, "was ended")
 
-    def _start(self, place: Place, hand: Hand) -> _Worker:
-        actor = self._class.remote()
-        actor.begin.remote(self._handle, place)
-        return _Worker(place, hand, actor, actor.listen.remote())
-
-    def _serve(self, worker: _Worker) -> None:
+    def _receive(self, worker: _ActorState) -> None:
         """Take what a worker has said, and answer it."""
         try:
             messages: list[Message | None] = self._ray.get(worker.said)
         except self._ray.exceptions.RayError:
-            if self._forget(worker, "was lost", wanted=self._asked):
-                self._workers.append(self._start(worker.place, worker.hand))
+            self.reap(worker, "was lost")
             return
         for message in messages:
             if message is None:
-                worker.actor.answer.remote(self.crew.allotment.ask(worker.hand.number))
+                worker.actor.answer.remote(self.budget.ask(worker.spec.number))
             else:
-                self.crew.hear(worker.hand, message)
-        if worker.hand.owner is not None and (found := Worker.parse(worker.hand.owner)):
-            worker.hand.name = f"worker {worker.place.number} ({found.host}, process {found.process})"
-        if worker.hand.ended:
+                self.handle(worker, message)
+        if worker.owner is not None and (found := Worker.parse(worker.owner)):
+            worker.name = f"worker {worker.spec.number} ({found.host}, process {found.process})"
+        if worker.done:
             self._ray.kill(worker.actor)
-            self._forget(worker, "has ended", wanted=True)
+            self.reap(worker, "has ended")
         else:
             worker.said = worker.actor.listen.remote()
-
-    def _forget(self, worker: _Worker, how: str, *, wanted: bool) -> bool:
-        self._workers.remove(worker)
-        return self.crew.lose(worker.hand, how, wanted=wanted)
-
-    def _pass_on(self, stop: StopRequest) -> None:
-        """Ask the workers to stop, and where somebody insists, or that takes long, give them up."""
-        if not self._asked and (stop.asked or self.crew.error is not None):
-            self._asked = True
-            self.crew.allotment.close()
-            for worker in self._workers:
-                worker.actor.stop.remote()
-            if self.crew.error is not None:
-                self._give_up_at = time.monotonic() + GRACE
-        if stop.insisted:
-            self._give_up_at = 0.0
 
 
 def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
@@ -446,7 +427,7 @@ def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
         threads: CPU threads of each.
         gpus: GPUs of each.
 
-    Example:
+    Examples:
         >>> room({"CPU": 16.0, "GPU": 2.0}, threads=1, gpus=0.5)
         4
     """

@@ -25,7 +25,7 @@ from nas_optuna.study.worker import this_worker
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyMessage:
     """The worker has opened the study.
 
     Attributes:
@@ -36,7 +36,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Told:
+class EventMessage:
     """A `Callback` is to be told something.
 
     Attributes:
@@ -51,7 +51,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Said:
+class LogMessage:
     """A line of the worker's log."""
 
     level: int
@@ -59,7 +59,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Ended:
+class DoneMessage:
     """The worker has nothing more to do, or cannot go on.
 
     Attributes:
@@ -71,10 +71,10 @@ class Ended:
     error: NasOptunaError | None = None
 
 
-Message = Ready | Told | Said | Ended
+Message = ReadyMessage | EventMessage | LogMessage | DoneMessage
 
 
-class Line(Protocol):
+class Channel(Protocol):
     """A worker's connection to its executor."""
 
     def tell(self, message: Message) -> None:
@@ -85,7 +85,7 @@ class Line(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerSpec:
     """Where a worker is.
 
     Attributes:
@@ -101,28 +101,28 @@ class Place:
     total: int | None = None
 
 
-def work(handle: Handle, place: Place, line: Line, stop: StopRequest) -> None:
+def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopRequest) -> None:
     """Run trials for as long as the executor gives leave; never raises, because nobody here would see it."""
-    with _logging_to(line):
+    with _logging_to(channel):
         try:
-            use_threads(place.threads)
-            experiment, study = handle.on(place.device).open(interrupted=stop)
-            line.tell(Ready(this_worker()))
-            relay = _Relay(line, place.number)
-            executor = InProcess(line.may_begin)
-            outcome = experiment.run(study, total=place.total, executor=executor, stop=stop, callbacks=[relay])
-            line.tell(Ended(outcome))
+            use_threads(spec.threads)
+            experiment, study = handle.on(spec.device).open(interrupted=stop)
+            channel.tell(ReadyMessage(this_worker()))
+            relay = _Relay(channel, spec.number)
+            executor = InProcess(channel.may_begin)
+            outcome = experiment.run(study, total=spec.total, executor=executor, stop=stop, callbacks=[relay])
+            channel.tell(DoneMessage(outcome))
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
             return  # whoever started this worker is gone, or does not want it any more
         except Exception as error:
-            line.tell(Ended(error=_told_plainly(error, place.number)))
+            channel.tell(DoneMessage(error=_told_plainly(error, spec.number)))
 
 
 class _Relay(Callback):
     """Sends what happens to the executor, without what belongs to this process."""
 
-    def __init__(self, line: Line, worker: int) -> None:
-        self._line = line
+    def __init__(self, channel: Channel, worker: int) -> None:
+        self._channel = channel
         self._worker = worker
 
     def trial_started(self, subject: Subject) -> None:
@@ -136,7 +136,7 @@ class _Relay(Callback):
 
     def _tell(self, event: str, subject: Subject, *more: Any) -> None:
         here = replace(subject, trial=None, study=None, worker=self._worker)
-        self._line.tell(Told(event, here, more))
+        self._channel.tell(EventMessage(event, here, more))
 
 
 def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
@@ -150,9 +150,9 @@ def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, line: Line) -> None:
+    def __init__(self, channel: Channel) -> None:
         super().__init__(logging.WARNING)
-        self._line = line
+        self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -160,13 +160,13 @@ class _Handler(logging.Handler):
             text = text.partition("\n")[0].rpartition("Warning: ")[2]
         lines = text.splitlines() if record.levelno >= logging.ERROR else [printable(text)]
         for one in lines:
-            self._line.tell(Said(record.levelno, one))
+            self._channel.tell(LogMessage(record.levelno, one))
 
 
 @contextmanager
-def _logging_to(line: Line) -> Iterator[None]:
+def _logging_to(channel: Channel) -> Iterator[None]:
     """Within it what is logged here, Python's warnings included, is a line of the executor's log."""
-    root, handler = logging.getLogger(), _Handler(line)
+    root, handler = logging.getLogger(), _Handler(channel)
     root.addHandler(handler)
     logging.captureWarnings(True)
     optuna.logging.disable_default_handler()

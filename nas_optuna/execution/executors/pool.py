@@ -1,0 +1,261 @@
+"""What every executor with workers of its own keeps: who runs what, who may begin, and whom to tell."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.execution.events import Callback
+from nas_optuna.execution.executors.contract import Budget, Work
+from nas_optuna.execution.executors.worker import (
+    DoneMessage,
+    EventMessage,
+    LogMessage,
+    Message,
+    ReadyMessage,
+    WorkerSpec,
+)
+from nas_optuna.execution.loop import Outcome, StopRequest
+from nas_optuna.study import lease
+
+logger = logging.getLogger(__name__)
+
+MAX_DEATHS = 3
+"""A worker that dies so often without having finished a trial is not started again: the next would die, too."""
+GRACE = 10.0
+"""Seconds that a worker has to end at once, before it is killed."""
+PAUSE = 0.2
+"""Seconds between two looks at whether somebody asked to stop."""
+
+
+class TrialBudget:
+    """Gives each worker leave for one trial after another, until there are enough.
+
+    A trial that a worker does not finish (it died, or somebody else took the trial) is given to the next that asks, so
+    that the run ends with exactly as many trials as it shall have.
+
+    Args:
+        budget: The run's.
+
+    Examples:
+        >>> budget = TrialBudget(Budget(trials=1))
+        >>> budget.ask(1), budget.ask(2)
+        (True, False)
+        >>> budget.drop(1)
+        >>> budget.ask(2)
+        True
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.finished = 0
+        self._trials = budget.trials
+        self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
+        self._held: set[int] = set()
+        self._closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a trial may still begin, now or when one is dropped."""
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return not (self._closed or late or (self._trials is not None and self.finished >= self._trials))
+
+    def ask(self, worker: int) -> bool:
+        """Whether a worker may begin a trial; it has ended, or dropped, the one before."""
+        self._held.discard(worker)
+        if not self.is_open or (self._trials is not None and self.finished + len(self._held) >= self._trials):
+            return False
+        self._held.add(worker)
+        return True
+
+    def finish(self, worker: int) -> None:
+        """Count a trial that a worker has finished."""
+        self._held.discard(worker)
+        self.finished += 1
+
+    def drop(self, worker: int) -> None:
+        """Take back the leave of a worker that has ended."""
+        self._held.discard(worker)
+
+    def close(self) -> None:
+        """Let no further trial begin."""
+        self._closed = True
+
+
+@dataclass
+class WorkerState:
+    """One worker, as its executor knows it.
+
+    Attributes:
+        spec: Its number, device and threads.
+        name: For a person, with its process or its node.
+        owner: What its trials are marked with, once it has said so.
+        trial: Name of the trial that it runs.
+        deaths: How often it has died since it finished a trial.
+        done: Whether it has said its last word.
+    """
+
+    spec: WorkerSpec
+    name: str
+    owner: str | None = None
+    trial: str | None = None
+    deaths: int = 0
+    done: bool = False
+
+
+W = TypeVar("W", bound=WorkerState)
+
+
+class WorkerPool(ABC, Generic[W]):
+    """The workers of one run. A subclass starts them and carries their messages; what these mean is decided here.
+
+    Args:
+        work: What is to be done.
+        budget: How much of it.
+        told: Told what every worker does.
+        stopped: Whether an objective or a callback has called ``study.stop()``.
+
+    Attributes:
+        budget: Who may begin a trial.
+        workers: Those that have not ended.
+        error: What ended the run, if something did.
+        asked: How often the workers were asked to stop.
+    """
+
+    def __init__(self, work: Work, budget: Budget, told: Callback, stopped: Callable[[], bool]) -> None:
+        self.budget = TrialBudget(budget)
+        self.workers: list[W] = []
+        self.error: NasOptunaError | None = None
+        self.asked = 0
+        self.deadline = float("inf")
+        self._resumed: tuple[int, ...] = ()
+        self._study = work.study
+        self._told = told
+        self._stopped = stopped
+        self._logged: set[str] = set()
+
+    @abstractmethod
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> W:
+        """Start a worker."""
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Wait at most `PAUSE` for messages, handle them, and reap the workers that have ended."""
+
+    @abstractmethod
+    def interrupt(self, worker: W) -> None:
+        """Ask a worker to stop: once after its step, twice at once."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Leave no worker behind, however the run has ended."""
+
+    def patience(self) -> float:
+        """Seconds in which the workers that were asked to stop, so many times, have to end."""
+        return GRACE if self.asked > 1 else float("inf")
+
+    def is_over(self) -> bool:
+        """Whether nobody is left to be waited for."""
+        return not self.workers
+
+    def run(self, specs: Sequence[WorkerSpec], stop: StopRequest) -> Outcome:
+        """Serve the workers until all have ended, or should have.
+
+        Raises:
+            NasOptunaError: What ended the run.
+        """
+        try:
+            for spec in specs:
+                self.workers.append(self.start(spec))
+            while not self.is_over() and time.monotonic() < self.deadline:
+                self.serve()
+                self._pass_on(stop)
+        finally:
+            self.asked = self.asked or 1  # whoever ends now is not started again
+            self.end()
+        return self.outcome(stop.asked)
+
+    def _pass_on(self, stop: StopRequest) -> None:
+        """Ask the workers to stop as often as this process was asked, and where one of them has failed."""
+        wanted = 2 if stop.insisted else 1 if stop.asked or self.error is not None else 0
+        while self.asked < wanted:
+            self.asked += 1
+            self.deadline = time.monotonic() + self.patience()
+            self.budget.close()
+            for worker in self.workers:
+                self.interrupt(worker)
+
+    def handle(self, worker: W, message: Message) -> None:
+        """Take notice of what a worker says."""
+        if isinstance(message, ReadyMessage):
+            worker.owner = message.owner
+        elif isinstance(message, LogMessage):
+            self._log_once(message.level, message.line)
+        elif isinstance(message, EventMessage):
+            self._tell(worker, message)
+        else:
+            self._finish(worker, message)
+
+    def outcome(self, interrupted: bool) -> Outcome:
+        """What all workers did, together.
+
+        Raises:
+            NasOptunaError: What ended the run.
+        """
+        if self.error is not None:
+            raise self.error
+        return Outcome(self.budget.finished, interrupted, self._resumed)
+
+    def reap(self, worker: W, how: str) -> None:
+        """Put back what a worker ran that has ended, and start it again where it died.
+
+        Args:
+            worker: The worker.
+            how: How it ended, e.g. ``"was killed by SIGKILL"``.
+        """
+        self.workers.remove(worker)
+        self.budget.drop(worker.spec.number)
+        if worker.owner is not None and not worker.done:
+            lease.release_those_of(self._study, worker.owner)
+        if self.asked or worker.done or self.error is not None:
+            return
+        deaths = worker.deaths + 1
+        where = f" in {worker.trial}" if worker.trial else ""
+        if deaths >= MAX_DEATHS:
+            self.error = StudyError(
+                f"{worker.name} {how}{where}, {MAX_DEATHS} times without finishing a trial; is memory short? Fewer"
+                " workers need less: --workers N"
+            )
+            return
+        again = self.budget.is_open
+        logger.warning("%s %s%s%s", worker.name, how, where, "; it is started again" if again else "")
+        if again:
+            self.workers.append(self.start(worker.spec, deaths))
+
+    def _tell(self, worker: W, message: EventMessage) -> None:
+        subject = replace(message.subject, study=self._study)
+        worker.trial = None if message.event == "trial_finished" else subject.name
+        if message.event == "trial_finished":
+            worker.deaths = 0
+            self.budget.finish(worker.spec.number)
+        getattr(self._told, message.event)(subject, *message.more)
+        if self._stopped():
+            self.budget.close()
+
+    def _finish(self, worker: W, message: DoneMessage) -> None:
+        worker.done = True
+        self.budget.drop(worker.spec.number)
+        if message.outcome is not None:
+            self._resumed += message.outcome.resumed
+        if message.error is not None and self.error is None:
+            self.error = message.error
+
+    def _log_once(self, level: int, line: str) -> None:
+        """What all workers find, such as a trial of another host, is said by one of them."""
+        if line not in self._logged:
+            self._logged.add(line)
+            logger.log(level, "%s", line)

@@ -1,0 +1,187 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess, SpawnProcess
+from pathlib import Path
+from typing import IO
+
+from nas_optuna.data.sharing import map_images
+from nas_optuna.execution.events import Callback
+from nas_optuna.execution.executors.contract import Budget, Handle, Work
+from nas_optuna.execution.executors.local import without_ctrl_c, worker_context
+from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
+from nas_optuna.execution.executors.worker import Message, WorkerSpec, run_worker
+from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
+from nas_optuna.study import optuna_internals
+
+_SCRATCH = "nas-optuna-"
+
+
+def run_processes(
+    specs: Sequence[WorkerSpec], work: Work, budget: Budget, *, stop: StopRequest, told: Callback
+) -> Outcome:
+    """Run trials in processes, one for each spec; see `Executor.run`."""
+    handle = work.handle
+    assert handle is not None
+    with (
+        scratch_folder() as folder,
+        stop.guarding(),
+        optuna_internals.stoppable(work.study) as stopped,
+    ):
+        if work.data is not None:
+            handle = handle.with_images(map_images(work.data, folder))
+        return _ProcessPool(handle, work, budget, told, stopped).run(specs, stop)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder of this process; those of processes that were killed are removed first.
+
+    Whoever lives holds a lock on a file in its folder, which the kernel gives up with the process.
+    """
+    for lock in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/lock"):
+        with suppress(OSError), lock.open() as file:  # somebody else's, or removed meanwhile
+            if _is_locked_here(file):
+                shutil.rmtree(lock.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name, (Path(name) / "new").open("w") as file:
+        if _is_locked_here(file):
+            (Path(name) / "new").rename(Path(name) / "lock")
+        yield Path(name)
+
+
+def _is_locked_here(file: IO[str]) -> bool:
+    """Lock a file, where nobody else holds it and the system has such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class _Process(WorkerState):
+    """One worker with its process and the connection to it."""
+
+    process: ForkServerProcess | SpawnProcess = None  # type: ignore[assignment] # given by whoever starts it
+    connection: Connection = None  # type: ignore[assignment]
+
+
+class _ProcessPool(WorkerPool[_Process]):
+    def __init__(
+        self, handle: Handle, work: Work, budget: Budget, told: Callback, stopped: Callable[[], bool]
+    ) -> None:
+        super().__init__(work, budget, told, stopped)
+        self._context = worker_context()
+        self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory
+
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> _Process:
+        here, there = self._context.Pipe()
+        process = self._context.Process(
+            target=_main, args=(self._handle, spec, there), name=f"nas-optuna worker {spec.number}"
+        )
+        with without_ctrl_c():
+            process.start()
+        there.close()
+        name = f"worker {spec.number} (process {process.pid})"
+        return _Process(spec, name, deaths=deaths, process=process, connection=here)
+
+    def serve(self) -> None:
+        talking = {worker.connection: worker for worker in self.workers}
+        ended = {worker.process.sentinel: worker for worker in self.workers}
+        found = wait([*talking, *ended], timeout=PAUSE)
+        for thing in found:
+            if thing in talking:
+                self._receive(talking[thing])
+        for thing in found:
+            if thing in ended:
+                self._reap_process(ended[thing])
+
+    def interrupt(self, worker: _Process) -> None:
+        worker.process.terminate()
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+        deadline = min(self.deadline, time.monotonic() + GRACE)
+        for worker in self.workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            worker.process.kill()
+            worker.process.join()
+        for worker in list(self.workers):
+            worker.connection.close()
+            self.reap(worker, "was ended")
+
+    def _receive(self, worker: _Process) -> None:
+        """Take all that a worker has sent, and answer it."""
+        with suppress(EOFError, ConnectionError):
+            while worker.connection.poll():
+                message: Message | None = worker.connection.recv()
+                if message is None:
+                    worker.connection.send(self.budget.ask(worker.spec.number))
+                else:
+                    self.handle(worker, message)
+            return
+        worker.process.join(PAUSE)  # the connection is closed, so that the process is about to end
+
+    def _reap_process(self, worker: _Process) -> None:
+        self._receive(worker)
+        worker.process.join()
+        worker.connection.close()
+        self.reap(worker, _how(worker.process.exitcode))
+
+
+def _how(code: int | None) -> str:
+    """How a process ended, for a person."""
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with the exit code {code}"
+
+
+class _PipeChannel:
+    """A worker's end of its connection; see `Channel`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()  # a log line may come from another thread
+
+    def tell(self, message: Message) -> None:
+        with self._lock:
+            self._connection.send(message)
+
+    def may_begin(self) -> bool:
+        with self._lock:
+            self._connection.send(None)
+            return bool(self._connection.recv())
+
+
+def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
+    """What a worker's process does."""
+    stop = StopRequest()
+    threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
+    with interruptible(stop):
+        run_worker(pickle.loads(handle), spec, _PipeChannel(connection), stop)
+
+
+def _stop_without_parent(stop: StopRequest) -> None:
+    """Stop at the next step where the process that shows and counts is gone: the trial goes back into the queue."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        stop.asked = True
