@@ -335,6 +335,7 @@ class ExperimentHandle:
         keep_weights: Keep the weights of each complete trial in `checkpoints`.
         warm_trials: How many trials the study's supernet proposes first; 0 is none.
         images: Gives the images where whoever made the handle has them in memory; None is to load them.
+        files_are_shared: Whether `checkpoints` is the same folder on all hosts.
     """
 
     storage: str
@@ -346,6 +347,7 @@ class ExperimentHandle:
     keep_weights: bool = False
     warm_trials: int = 0
     images: Callable[[], SearchData] | None = None
+    files_are_shared: bool = False
 
     def on(self, device: str) -> ExperimentHandle:
         """Return a copy of the handle that trains on another device."""

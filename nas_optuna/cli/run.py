@@ -13,12 +13,13 @@ from nas_optuna.cli.commands import Command, with_options
 from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_json, say, say_next
 from nas_optuna.cli.specs import SpecOptions
-from nas_optuna.cli.workers import Staffing, choose_executor, reached
+from nas_optuna.cli.workers import WorkerFlags
 from nas_optuna.errors import SpecError, StudyError, StudyExists, unknown
 
 if TYPE_CHECKING:
     import optuna
 
+    from nas_optuna.execution.executors.contract import Executor
     from nas_optuna.execution.loop import Outcome, StopRequest
     from nas_optuna.experiment import Experiment, ExperimentHandle
 
@@ -132,7 +133,7 @@ class RunOptions:
 class Plan(RunOptions):
     """What a command line says about a run."""
 
-    staffing: Staffing = field(default_factory=Staffing)
+    workers: WorkerFlags = field(default_factory=WorkerFlags)
 
 
 def register(parent: typer.Typer) -> None:
@@ -145,7 +146,7 @@ def run(
     context: typer.Context,
     wanted: RunOptions,
     given: SpecOptions,
-    staffing: Staffing,
+    flags: WorkerFlags,
     all_: options.All = False,
     json: options.Json = False,
 ) -> int:
@@ -156,27 +157,25 @@ def run(
     the current step, a second one at once; finished epochs are kept. The file of --enqueue or --fixed holds a params
     dict or an architecture string, or a JSON list of them.
     """
-    plan = Plan(**vars(wanted), staffing=staffing)
+    plan = Plan(**vars(wanted), workers=flags)
     loaded, outcome = _executed(plan, given)
     _print_outcome(loaded, json, everything=all_)
     return _say_how_it_ended(context, plan, outcome, loaded)
 
 
 def _executed(plan: Plan, given: SpecOptions) -> tuple[optuna.Study, Outcome]:
-    from nas_optuna.execution.executors.forking import prepare
-
-    if plan.staffing.is_local_crew:
-        prepare()  # before anything large is imported here
+    executor = plan.workers.create()
+    executor.preload()  # before anything large is imported here
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.study.files import remember
     from nas_optuna.study.storage import storage_url
 
     stop = StopRequest()
     experiment, study = _prepare(plan, given, stop)
-    with reached(plan.staffing, _handle(plan, experiment), study):
+    with executor.reached(_handle(plan, experiment, study)):
         experiment, study = _created(plan, given, stop, experiment) if study is None else (experiment, study)
-        remember(study, storage_url(plan.storage), plan.staffing.files)
-        return study, _search(plan, experiment, study, stop)
+        remember(study, storage_url(plan.storage), plan.workers.files)
+        return study, _search(plan, experiment, study, executor, stop)
 
 
 def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome, study: optuna.Study) -> int:
@@ -203,8 +202,8 @@ def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experim
     from nas_optuna.study.storage import is_kept, storage_url
     from nas_optuna.study.studies import checkpoint_folder
 
-    if plan.staffing.threads is not None:
-        use_threads(plan.staffing.threads)
+    if plan.workers.threads is not None:
+        use_threads(plan.workers.threads)
     lease.seconds()
     url = storage_url(plan.storage)
     if plan.keep_weights is not None and not is_kept(url):
@@ -214,10 +213,10 @@ def _prepare(plan: Plan, given: SpecOptions, stop: StopRequest) -> tuple[Experim
         )
     target = find_target(url, plan.study, given, trust=plan.trust)
     known = None if target.study is None else target.study.user_attrs
-    files = usable(folders(url, known, plan.staffing.files)[0])
+    files = usable(folders(url, known, plan.workers.files)[0])
     settings: dict[str, Any] = {
         "data_directory": plan.data_dir,
-        "device": plan.staffing.first_device,
+        "device": plan.workers.asked.first_device,
         "checkpoints": checkpoint_folder(files, plan.study),
         "interrupted": stop,
         "keep_weights": plan.keep_weights is not None,
@@ -278,7 +277,7 @@ def _check(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> No
         read_result(study)  # says what to run where there are none
 
 
-def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopRequest) -> Outcome:
+def _search(plan: Plan, experiment: Experiment, study: optuna.Study, executor: Executor, stop: StopRequest) -> Outcome:
     from nas_optuna.cli.progress import watch
     from nas_optuna.execution.events import Callback, OptunaCallback
     from nas_optuna.execution.loop import interruptible
@@ -293,9 +292,8 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
     _learn_from(plan, experiment, study)
     trials = _fill_queue(plan, experiment, study)
     say(f"{plan.study}: {experiment.describe()}")
-    for line in experiment.notes():
+    for line in (*experiment.notes(), *executor.prepare(experiment.objective)):
         say(line)
-    executor = choose_executor(plan.staffing, experiment, study)
     names = experiment.spec.objectives
     ending = StopWhen(names, [parse_until(text, names, experiment.allowed) for text in plan.until or ()])
     checkpoints = experiment.objective.checkpoints
@@ -315,7 +313,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, stop: StopR
             timeout=plan.timeout,
             total=plan.total,
             executor=executor,
-            handle=_handle(plan, experiment),
+            handle=_handle(plan, experiment, study),
             stop=stop,
             callbacks=callbacks,
         )
@@ -331,12 +329,13 @@ def _artifacts(plan: Plan, study: optuna.Study) -> Path | None:
     from nas_optuna.study.storage import is_kept, storage_url
 
     url = storage_url(plan.storage)
-    return folders(url, study.user_attrs, plan.staffing.files)[0] / "artifacts" if is_kept(url) else None
+    return folders(url, study.user_attrs, plan.workers.files)[0] / "artifacts" if is_kept(url) else None
 
 
-def _handle(plan: Plan, experiment: Experiment) -> ExperimentHandle | None:
+def _handle(plan: Plan, experiment: Experiment, study: optuna.Study | None) -> ExperimentHandle | None:
     """What workers open; None where nobody else can open the study."""
     from nas_optuna.experiment import ExperimentHandle
+    from nas_optuna.study.files import are_named
     from nas_optuna.study.storage import absolute, is_kept, storage_url
 
     url, checkpoints = storage_url(plan.storage), experiment.objective.checkpoints
@@ -350,6 +349,7 @@ def _handle(plan: Plan, experiment: Experiment) -> ExperimentHandle | None:
         spec=experiment.spec,
         keep_weights=plan.keep_weights is not None,
         warm_trials=(plan.warm_trials or DEFAULT_WARM_TRIALS) if plan.warm_start else 0,
+        files_are_shared=are_named({} if study is None else study.user_attrs, plan.workers.files),
     )
 
 

@@ -6,6 +6,7 @@ work instead. Large ones do.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import time
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from nas_optuna.devices import usable_cores
+from nas_optuna.devices import usable_cores, use_threads
 from nas_optuna.errors import NasOptunaError
-from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.evaluator import Evaluator, TrainingEvaluator
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import make_network
+from nas_optuna.training.fit import steps_per_epoch
 from nas_optuna.training.step import TrainStep
 
 NETWORKS = 3
@@ -26,7 +28,9 @@ NETWORKS = 3
 ROUNDS = 3
 """How often each number of threads has its turn with each network."""
 PATIENCE = 2.0
-"""Seconds after which no further step is measured."""
+"""Seconds after which no second round or network is begun."""
+MAX_SHARE = 0.1
+"""The most that measuring may take of one training, which the run has at least one of."""
 GAIN = 1.2
 """How many times faster more threads must be to be taken: values may differ in their last digits with the number of
 threads, so that it should not change from run to run by chance."""
@@ -67,60 +71,122 @@ class StepTimes:
     def __str__(self) -> str:
         """For a person, e.g. ``a step takes 3.1 ms with 1 thread, 2.9 ms with 2``."""
         first, *others = sorted(self.seconds)
-        said = [f"{1e3 * self.seconds[first]:.3g} ms with {first} thread{'s' if first > 1 else ''}"]
-        return "a step takes " + ", ".join([*said, *(f"{1e3 * self.seconds[n]:.3g} ms with {n}" for n in others)])
+        said = [f"{_duration(self.seconds[first])} with {first} thread{'s' if first > 1 else ''}"]
+        return "a step takes " + ", ".join([*said, *(f"{_duration(self.seconds[n])} with {n}" for n in others)])
 
 
-def measure_steps(evaluator: TrainingEvaluator) -> StepTimes | None:
-    """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores; it takes a second or two.
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.9995 else f"{1e3 * seconds:.3g} ms"
+
+
+def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
+    """Compute with as many CPU threads as make a step fastest, unless somebody has decided.
+
+    ``nas-optuna run`` calls it; a program that uses `nas_optuna.Objective` may call it once, before
+    ``study.optimize``.
 
     Args:
-        evaluator: Trains on the CPU. Torch's number of threads is as before afterwards.
+        evaluator: The objective's.
+        given: What a person has named, which then stands.
 
     Returns:
-        None where there is nothing to choose, or where no network of the study can take a step.
+        A line for a person; empty where nothing was decided here.
 
-    Example:
+    Examples:
+        ::
+
+            objective = Objective(space, data, recipe)
+            choose_threads(objective.evaluator)
+            study.optimize(objective, n_trials=20)
+    """
+    if given is not None or "OMP_NUM_THREADS" in os.environ:
+        return ""
+    times = measure_steps(evaluator)
+    if times is None:
+        return ""
+    use_threads(times.fastest())
+    return f"CPU threads: {times.fastest()} ({times}); use --threads N to change it"
+
+
+def measure_steps(evaluator: Evaluator) -> StepTimes | None:
+    """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores, in a small share of one training.
+
+    Args:
+        evaluator: Torch's number of threads is as before afterwards.
+
+    Returns:
+        None where there is nothing to choose, where measuring would not pay, or where no network of the study can take
+        a step.
+
+    Examples:
         ::
 
             times = measure_steps(experiment.objective.evaluator)
             torch.set_num_threads(times.fastest())
     """
-    cores, before = usable_cores(), torch.get_num_threads()
-    counts = [*(2**i for i in range(cores.bit_length()) if 2**i < cores), cores]
-    if len(counts) == 1:
+    if not isinstance(evaluator, TrainingEvaluator) or evaluator.device.type != "cpu":
         return None
-    images, labels = next(iter(evaluator.train_loader.epoch(0)))
-    rng, deadline = random.Random(0), time.monotonic() + PATIENCE
-    means: list[dict[int, float]] = []
+    cores, before = usable_cores(), torch.get_num_threads()
+    counts = [cores, *reversed([2**i for i in range(cores.bit_length()) if 2**i < cores])]
+    recipe = evaluator.recipe
+    share = MAX_SHARE * recipe.epochs * steps_per_epoch(recipe, evaluator.train_loader.size)
+    if len(counts) == 1 or share < 1 + len(counts):
+        return None
+    probe = _Probe(evaluator, counts, share)
     try:
-        while len(means) < NETWORKS and (not means or time.monotonic() < deadline):
-            means.append(_one_network(evaluator, rng, (images, labels), counts, deadline))
+        found = probe.measure()
     except (NasOptunaError, RuntimeError):  # its trial will say what is wrong with it
         return None
     finally:
         torch.set_num_threads(before)
-    return StepTimes({n: statistics.fmean(one[n] for one in means) for n in counts})
+    shared = [n for n in counts if all(n in one for one in found)]
+    return StepTimes({n: statistics.fmean(one[n] for one in found) for n in shared}) if len(shared) > 1 else None
 
 
-def _one_network(
-    evaluator: TrainingEvaluator, rng: random.Random, batch: tuple[Tensor, Tensor], counts: list[int], deadline: float
-) -> dict[int, float]:
-    """The fastest step of one network by number of threads, which take turns."""
-    network = make_network(evaluator.space, evaluator.space.sample(rng), evaluator.recipe, evaluator.device, seed=0)
-    step = TrainStep(network, evaluator.recipe, evaluator.device, total_steps=1 + 2 * ROUNDS * len(counts))
-    step(*batch)  # memory and kernels are made
-    taken: dict[int, list[float]] = {n: [] for n in counts}
-    slowest = 0.0
-    for turn in range(ROUNDS):
-        if turn and time.monotonic() >= deadline:
-            break
-        for threads in counts:
-            torch.set_num_threads(threads)
-            if slowest < _LONG:
-                step(*batch)  # threads are started, which is nothing beside a long step
-            started = time.perf_counter()
-            step(*batch)
-            taken[threads].append(time.perf_counter() - started)
-            slowest = max(slowest, taken[threads][-1])
-    return {n: min(times) for n, times in taken.items()}
+class _Probe:
+    """Steps of a few networks.
+
+    Args:
+        evaluator: Trains on the CPU.
+        counts: Numbers of threads, the largest, which is hardly ever slow, first.
+        share: How many steps measuring may take as long as.
+    """
+
+    def __init__(self, evaluator: TrainingEvaluator, counts: list[int], share: float) -> None:
+        self._evaluator = evaluator
+        self._counts = counts
+        self._share = share
+        self._batch = next(iter(evaluator.train_loader.epoch(0)))
+        self._started: float | None = None
+        self._fastest = float("inf")
+
+    def measure(self) -> list[dict[int, float]]:
+        """The fastest step of each network, by number of threads."""
+        rng = random.Random(0)
+        found: list[dict[int, float]] = []
+        while len(found) < NETWORKS and (not found or self._may_go_on(PATIENCE)):
+            found.append(self._of(self._evaluator.space.sample(rng)))
+        return found
+
+    def _may_go_on(self, patience: float = float("inf")) -> bool:
+        return self._started is None or time.monotonic() - self._started < min(patience, self._share * self._fastest)
+
+    def _of(self, architecture: Architecture) -> dict[int, float]:
+        recipe, device = self._evaluator.recipe, self._evaluator.device
+        network = make_network(self._evaluator.space, architecture, recipe, device, seed=0)
+        step = TrainStep(network, recipe, device, total_steps=1 + 2 * ROUNDS * len(self._counts))
+        step(*self._batch)  # memory and kernels are made, once for the trainings that follow, too
+        self._started = self._started or time.monotonic()
+        taken: dict[int, list[float]] = {}
+        for turn in range(ROUNDS):
+            for threads in self._counts:
+                if not self._may_go_on(PATIENCE if turn else float("inf")):
+                    return {n: min(times) for n, times in taken.items()}
+                torch.set_num_threads(threads)
+                if self._fastest < _LONG or self._fastest == float("inf"):
+                    step(*self._batch)  # threads are started, which is nothing beside a long step
+                began = time.perf_counter()
+                step(*self._batch)
+                taken.setdefault(threads, []).append(time.perf_counter() - began)
+                self._fastest = min(self._fastest, taken[threads][-1])
+        return {n: min(times) for n, times in taken.items()}

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -23,12 +25,38 @@ def test_workers_have_one_thread_where_networks_are_small() -> None:
 
 def test_it_says_what_was_measured() -> None:
     assert str(StepTimes({1: 0.00312, 2: 0.002})) == "a step takes 3.12 ms with 1 thread, 2 ms with 2"
+    assert str(StepTimes({1: 2.27, 2: 0.9999})) == "a step takes 2.3 s with 1 thread, 1.0 s with 2"
+    assert str(StepTimes({1: 0.9991, 2: 0.05})) == "a step takes 999 ms with 1 thread, 50 ms with 2"
+
+
+@pytest.mark.parametrize(("epochs", "step"), [(1, 0.5), (10, 0.5)])
+def test_measuring_takes_a_small_share_of_a_training(
+    epochs: int, step: float, space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With steps that take as long as is said: 4 steps an epoch, so that one epoch is not worth measuring."""
+
+    taken = []
+
+    class Slow(threads.TrainStep):
+        def __call__(self, *batch: torch.Tensor) -> object:
+            time.sleep(step)
+            taken.append(step)
+            return super().__call__(*batch)
+
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "TrainStep", Slow)
+    recipe = Recipe(epochs=epochs, batch_size=len(data.train) // 4, input_size=8)
+    times = measure_steps(TrainingEvaluator(space, data, recipe, torch.device("cpu")))
+    assert sum(taken) <= 0.15 * epochs * 4 * step
+    assert (times is not None) == (epochs > 1)
 
 
 def test_real_steps_are_measured(space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     before = torch.get_num_threads()
-    times = measure_steps(TrainingEvaluator(space, data, RECIPE, torch.device("cpu")))
+    times = measure_steps(
+        TrainingEvaluator(space, data, Recipe(epochs=30, batch_size=64, input_size=8), torch.device("cpu"))
+    )
     assert times is not None
     assert set(times.seconds) == {1, 2}
     assert all(seconds > 0 for seconds in times.seconds.values())
@@ -43,6 +71,6 @@ def test_nothing_is_measured_where_there_is_nothing_to_choose(
     assert measure_steps(evaluator) is None
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     monkeypatch.setattr(ConvSpace, "build", lambda *_: torch.nn.Linear(3, 3))
-    assert measure_steps(evaluator.with_recipe(Recipe(epochs=1, batch_size=32, input_size=8))) is None, (
+    assert measure_steps(evaluator.with_recipe(Recipe(epochs=50, batch_size=32, input_size=8))) is None, (
         "its trials say what is wrong"
     )

@@ -7,9 +7,8 @@ import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from nas_optuna.cli.workers import Staffing, _on_ray
 from nas_optuna.report.artifacts import ArtifactFolders
-from nas_optuna.study.files import MARK, folders, holding, remember
+from nas_optuna.study.files import MARK, are_named, folders, holding, remember
 from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.transactions import set_study_system_attributes
 from tests.helpers import Command, tiny
@@ -91,12 +90,11 @@ def test_a_path_in_a_database_leads_to_nobody_elses_files(command: Command, tmp_
     assert not missing.exists()
 
 
-def test_ray_takes_a_folder_that_the_study_remembers_for_shared(command: Command, tmp_path: Path) -> None:
+def test_a_folder_that_the_study_remembers_is_taken_for_shared(command: Command, tmp_path: Path) -> None:
     assert command("study", "create", "nas", *tiny()).code == 0
-    staffing = Staffing(executor="ray")
-    assert not _on_ray(staffing, study()).files_are_shared
+    assert not are_named(study().user_attrs, None)
     remember(study(), URL, tmp_path / "shared")
-    assert _on_ray(staffing, study()).files_are_shared
+    assert are_named(study().user_attrs, None)
 
 
 def test_the_dashboard_shows_files_of_every_folder(tmp_path: Path) -> None:

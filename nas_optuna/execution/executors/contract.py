@@ -159,7 +159,7 @@ class Executor(ABC):
     def __init__(self, options: WorkerOptions | None = None) -> None:
         self.options = options or WorkerOptions()
 
-    def preload(self) -> None:
+    def preload(self) -> None:  # noqa: B027
         """Begin what takes a while, before the study is opened and its images are loaded."""
 
     @contextmanager

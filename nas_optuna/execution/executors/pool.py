@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from nas_optuna.errors import NasOptunaError, StudyError
-from nas_optuna.execution.events import Callback
+from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import Budget, Work
 from nas_optuna.execution.executors.worker import (
     DoneMessage,
@@ -94,7 +94,7 @@ class WorkerState:
         spec: Its number, device and threads.
         name: For a person, with its process or its node.
         owner: What its trials are marked with, once it has said so.
-        trial: Name of the trial that it runs.
+        subject: The trial that it runs.
         deaths: How often it has died since it finished a trial.
         done: Whether it has said its last word.
     """
@@ -102,7 +102,7 @@ class WorkerState:
     spec: WorkerSpec
     name: str
     owner: str | None = None
-    trial: str | None = None
+    subject: Subject | None = None
     deaths: int = 0
     done: bool = False
 
@@ -218,13 +218,14 @@ class WorkerPool(ABC, Generic[W]):
             how: How it ended, e.g. ``"was killed by SIGKILL"``.
         """
         self.workers.remove(worker)
+        self._tell_what_it_finished(worker)
         self.budget.drop(worker.spec.number)
         if worker.owner is not None and not worker.done:
             lease.release_those_of(self._study, worker.owner)
         if self.asked or worker.done or self.error is not None:
             return
         deaths = worker.deaths + 1
-        where = f" in {worker.trial}" if worker.trial else ""
+        where = f" in {worker.subject.name}" if worker.subject else ""
         if deaths >= MAX_DEATHS:
             self.error = StudyError(
                 f"{worker.name} {how}{where}, {MAX_DEATHS} times without finishing a trial; is memory short? Fewer"
@@ -236,9 +237,16 @@ class WorkerPool(ABC, Generic[W]):
         if again:
             self.workers.append(self.start(worker.spec, deaths))
 
+    def _tell_what_it_finished(self, worker: W) -> None:
+        """A worker may die when its trial's end is in the database and before it has said so."""
+        subject = worker.subject
+        for trial in self._study.get_trials(deepcopy=False) if subject else ():
+            if subject and subject.name == f"trial {trial.number}" and trial.state.is_finished():
+                self._tell(worker, EventMessage("trial_finished", subject, (trial,)))
+
     def _tell(self, worker: W, message: EventMessage) -> None:
         subject = replace(message.subject, study=self._study)
-        worker.trial = None if message.event == "trial_finished" else subject.name
+        worker.subject = None if message.event == "trial_finished" else subject
         if message.event == "trial_finished":
             worker.deaths = 0
             self.budget.finish(worker.spec.number)

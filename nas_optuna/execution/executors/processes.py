@@ -83,9 +83,7 @@ class _Process(WorkerState):
 
 
 class _ProcessPool(WorkerPool[_Process]):
-    def __init__(
-        self, handle: Handle, work: Work, budget: Budget, told: Callback, stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, handle: Handle, work: Work, budget: Budget, told: Callback, stopped: Callable[[], bool]) -> None:
         super().__init__(work, budget, told, stopped)
         self._context = worker_context()
         self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory

@@ -206,9 +206,7 @@ class RayExecutor(Executor):
             experiment.run(study, trials=1000, executor=executor, handle=ExperimentHandle(url, "nas"))
     """
 
-    def __init__(
-        self, options: WorkerOptions | None = None, *, gpus: float = 0.0, address: str | None = None
-    ) -> None:
+    def __init__(self, options: WorkerOptions | None = None, *, gpus: float = 0.0, address: str | None = None) -> None:
         super().__init__(options)
         if self.options.devices or self.options.per_device is not None:
             raise SpecError("Ray chooses the devices; give --workers and --gpus-per-worker")

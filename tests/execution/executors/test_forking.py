@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import sys
-from nas_optuna.execution.executors import forking
+from nas_optuna.execution.executors import local
 
 def seen(pipe):
     import os, signal
@@ -17,13 +17,13 @@ def seen(pipe):
 if __name__ == "__main__":
     found = []
     for _ in range(2):
-        here, there = forking.context().Pipe()
-        process = forking.context().Process(target=seen, args=(there,))
-        with forking.without_ctrl_c():
+        here, there = local.worker_context().Pipe()
+        process = local.worker_context().Process(target=seen, args=(there,))
+        with local.without_ctrl_c():
             process.start()
         found.append(here.recv())
         process.join()
-        forking.prepare()
+        local.preload_workers()
         assert "torch" not in sys.modules, "this process waits for no import"
     print(*found)
 """

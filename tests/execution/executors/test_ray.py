@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,16 @@ import pytest
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.executors.ray import RayWorkers, StoredImages, _place, remembered, room
+from nas_optuna.execution.executors.contract import WorkerOptions
+from nas_optuna.execution.executors.ray import (
+    RayExecutor,
+    StoredImages,
+    _keep_token_private,
+    _place,
+    reachable,
+    remembered,
+    room,
+)
 from nas_optuna.experiment import Experiment, ExperimentHandle
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.storage import open_storage
@@ -102,7 +113,7 @@ def test_a_node_dies_and_every_trial_is_recorded_once(
     study = experiment.create(open_storage(postgresql, create=True), "nodes")
     watch = Watch(cluster)
     handle = ExperimentHandle(postgresql, "nodes", checkpoints=tmp_path)
-    outcome = experiment.run(study, trials=24, executor=RayWorkers(3), handle=handle, callbacks=[watch])
+    outcome = experiment.run(study, trials=24, executor=RayExecutor(WorkerOptions(3)), handle=handle, callbacks=[watch])
     assert watch.remover is not None
     watch.remover.join()
     assert outcome.trials == 24
@@ -252,19 +263,35 @@ def test_a_cluster_that_has_ended_is_not_waited_for(remembered_place: Path, capl
 
 def test_sqlite_is_refused_where_the_cluster_has_other_hosts() -> None:
     handle = ExperimentHandle("sqlite:////srv/nas.db", "nas")
-    workers = RayWorkers(2)
-    assert workers._reachable(handle, one_host=True) == handle
+    assert reachable(handle, one_host=True) == handle
     with pytest.raises(StudyError, match="SQLite is a file of this host"):
-        workers._reachable(handle, one_host=False)
+        reachable(handle, one_host=False)
 
 
 def test_files_that_are_not_shared_are_not_used(tmp_path: Path) -> None:
     handle = ExperimentHandle("postgresql+psycopg://host/nas", "nas", checkpoints=tmp_path)
-    assert RayWorkers(2, files_are_shared=True)._reachable(handle, one_host=False) == handle
-    assert RayWorkers(2)._reachable(handle, one_host=False).checkpoints is None  # type: ignore[attr-defined]
-    keeping = ExperimentHandle("postgresql+psycopg://host/nas", "nas", checkpoints=tmp_path, keep_weights=True)
+    shared = replace(handle, files_are_shared=True)
+    assert reachable(shared, one_host=False) == shared
+    assert reachable(handle, one_host=False).checkpoints is None  # type: ignore[attr-defined]
     with pytest.raises(StudyError, match="--files"):
-        RayWorkers(2)._reachable(keeping, one_host=False)
+        reachable(replace(handle, keep_weights=True), one_host=False)
+
+
+@pytest.mark.parametrize("before", [None, 0o644])
+def test_the_token_of_a_cluster_that_is_started_here_is_private(
+    before: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / ".ray" / "auth_token"
+    if before is not None:
+        file.parent.mkdir()
+        file.write_text("kept")
+        file.chmod(before)
+    _keep_token_private()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text() == "kept" if before else len(file.read_text()) == 64
 
 
 def test_as_many_workers_as_there_is_room_for() -> None:
@@ -299,7 +326,9 @@ def test_images_lie_in_the_object_store_once(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "said"),
     [
         (["--executor", "slurm"], "unknown executor 'slurm'"),
-        (["--gpus-per-worker", "0.5"], "need --executor ray"),
+        (["--gpus-per-worker", "0.5"], "--gpus-per-worker needs --executor ray"),
+        (["--executor-option", "nodes=3"], "unknown option of executor 'local': 'nodes'"),
+        (["--executor-option", "nodes"], "--executor-option needs NAME=VALUE"),
         (["--executor", "ray", "--devices", "cpu"], "Ray chooses the devices"),
         (["--executor", "ray", "--gpus-per-worker", "-1"], "--gpus-per-worker must be at least 0"),
         (["--executor", "ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),

@@ -1,0 +1,137 @@
+import logging
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas_optuna.errors import NasOptunaError, SpecError, StudyError
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.executors.contract import Budget, Work
+from nas_optuna.execution.executors.pool import MAX_DEATHS, WorkerPool, WorkerState
+from nas_optuna.execution.executors.worker import DoneMessage, EventMessage, LogMessage, ReadyMessage, WorkerSpec
+from nas_optuna.execution.loop import Outcome
+from nas_optuna.study import lease
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.worker import this_worker
+
+
+class Record(Callback):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int | None, bool]] = []
+        self.ended: list[tuple[str, float | None]] = []
+
+    def trial_started(self, subject: Subject) -> None:
+        self.seen.append((subject.name, subject.worker, subject.study is not None))
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        self.ended.append((subject.name, None if ended is None else ended.value))
+
+
+class Pool(WorkerPool[WorkerState]):
+    """Workers of which nothing runs."""
+
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
+        return WorkerState(spec, f"worker {spec.number} (process 7)", deaths=deaths)
+
+    def begin(self, number: int) -> WorkerState:
+        self.workers.append(self.start(WorkerSpec(number, "cpu", 1)))
+        return self.workers[-1]
+
+    def serve(self) -> None: ...
+
+    def interrupt(self, worker: WorkerState) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
+    work = Work(study, objective=None)  # type: ignore[arg-type]
+    return Pool(work, Budget(trials=2), Record(), lambda: False)
+
+
+def began(number: int, worker: int) -> EventMessage:
+    return EventMessage("trial_started", Subject(f"trial {number}", worker=worker))
+
+
+def finished(number: int, worker: int) -> EventMessage:
+    ended = create_trial(state=TrialState.COMPLETE, value=0.5)
+    return EventMessage("trial_finished", Subject(f"trial {number}", worker=worker), (ended,))
+
+
+def test_callbacks_here_are_told_what_workers_do(pool: Pool) -> None:
+    pool.handle(pool.begin(1), began(0, 1))
+    told = pool._told
+    assert isinstance(told, Record)
+    assert told.seen == [("trial 0", 1, True)]
+
+
+def test_the_trial_of_a_dead_worker_waits_again(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    study, worker = pool._study, pool.begin(1)
+    trial_id = lease.take_new(study)
+    assert pool.budget.ask(1)
+    pool.handle(worker, ReadyMessage(this_worker()))
+    pool.handle(worker, began(0, 1))
+    pool.reap(worker, "was killed by SIGKILL")
+    assert study.trials[0].state == TrialState.WAITING
+    assert "worker 1 (process 7) was killed by SIGKILL in trial 0; it is started again" in caplog.text
+    assert [again.deaths for again in pool.workers] == [1]
+    assert lease.take_waiting(study) == trial_id
+
+
+def test_what_a_worker_finished_before_it_died_is_told_and_counted(pool: Pool) -> None:
+    """It is in the database; the worker was killed before it could say so."""
+    study, worker = pool._study, pool.begin(1)
+    told = pool._told
+    assert isinstance(told, Record)
+    assert pool.budget.ask(1)
+    pool.handle(worker, ReadyMessage("a worker that is gone"))
+    pool.handle(worker, began(0, 1))
+    study.tell(study.ask(), 0.5)
+    pool.reap(worker, "was killed by SIGKILL")
+    assert told.ended == [("trial 0", 0.5)]
+    assert pool.budget.finished == 1, "no further trial is run in its place"
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_run(pool: Pool) -> None:
+    worker = pool.begin(1)
+    for deaths in range(1, MAX_DEATHS):
+        pool.reap(worker, "was killed by SIGSEGV")
+        (worker,) = pool.workers
+        assert worker.deaths == deaths
+    pool.budget.ask(1)
+    pool.handle(worker, finished(0, 1))
+    for _ in range(1, MAX_DEATHS):
+        pool.reap(worker, "was killed by SIGSEGV")
+        (worker,) = pool.workers
+    pool.reap(worker, "was killed by SIGSEGV")
+    assert not pool.workers
+    with pytest.raises(StudyError, match="3 times without finishing a trial"):
+        pool.outcome(interrupted=False)
+
+
+def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
+    one, other, third = pool.begin(1), pool.begin(2), pool.begin(3)
+    pool.handle(one, DoneMessage(error=SpecError("the first")))
+    pool.handle(other, DoneMessage(error=SpecError("the second")))
+    pool.reap(third, "ended")
+    assert third not in pool.workers
+    assert len(pool.workers) == 2
+    with pytest.raises(NasOptunaError, match="the first"):
+        pool.outcome(interrupted=False)
+
+
+def test_what_all_workers_find_is_said_once(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        pool.handle(pool.begin(number), LogMessage(logging.WARNING, "trial 3 runs elsewhere"))
+    assert caplog.text.count("trial 3 runs elsewhere") == 1
+
+
+def test_the_outcome_is_that_of_all(pool: Pool) -> None:
+    for number in (1, 2):
+        pool.handle(pool.begin(number), finished(number, number))
+        pool.handle(pool.workers[-1], DoneMessage(Outcome(1, False, (number,))))
+    assert pool.outcome(interrupted=True) == Outcome(2, True, (1, 2))
