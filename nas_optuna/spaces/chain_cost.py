@@ -13,7 +13,7 @@ from torch import Tensor
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Shape
-from nas_optuna.spaces.function import FunctionSpace
+from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.supernet import CostModel
 
 Params = Mapping[str, Choice]
@@ -58,7 +58,7 @@ class ChainCost(CostModel):
 
     def __init__(
         self,
-        space: FunctionSpace,
+        space: BuiltSpace,
         parts: Sequence[Sequence[str]],
         layers: Collection[str],
         table: Mapping[str, float],

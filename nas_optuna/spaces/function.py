@@ -8,7 +8,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +16,6 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import (
-    Decomposable,
     InputSize,
     Operation,
     Parameter,
@@ -26,6 +24,7 @@ from nas_optuna.spaces.base import (
     require_positive,
     text_of,
 )
+from nas_optuna.spaces.built import Build, BuiltSpace, Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
@@ -43,30 +42,6 @@ _MAX_VALUES = 64
 _MAX_LABELS = 256
 """Choices of layers that belong together for which they are listed."""
 
-
-@dataclass(frozen=True)
-class Task:
-    """What the network is for.
-
-    Attributes:
-        channels: Channels of an input image.
-        classes: Number of classes.
-        input_size: Side of the input in pixels; ``(height, width)`` where it is not square.
-    """
-
-    channels: int
-    classes: int
-    input_size: InputSize
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of one input."""
-        size = self.input_size
-        return (self.channels, *((size, size) if isinstance(size, int) else size))
-
-
-Build = Callable[..., Any]
-"""``(choices, task, **options) -> nn.Module``."""
 
 Reference = Mapping[str, Choice] | Callable[..., Mapping[str, Choice]]
 """Params, or a function ``(task, **options)`` that gives them."""
@@ -141,7 +116,7 @@ def space(
     return SpaceFunction(build, version, reference)
 
 
-class FunctionSpace(Decomposable):
+class FunctionSpace(BuiltSpace):
     """The space of a function that builds networks.
 
     Its parameters are all that the function asks for under some answers. A parameter that an architecture does not use
@@ -166,6 +141,7 @@ class FunctionSpace(Decomposable):
     """
 
     sequential = False  # a network's memory does not follow from its layers'
+    draws_weights = False
 
     def __init__(
         self,
@@ -177,9 +153,8 @@ class FunctionSpace(Decomposable):
         self.name = function.build.__name__
         self.version = function.version
         self.source = _source(function.build)
-        self.options = dict(options)
-        self.in_channels, self.classes, self.input_size = task.channels, task.classes, task.input_size
-        self._function, self._task, self._pinned = function, task, dict(pinned or {})
+        super().__init__(function.build, task, options)
+        self._function, self._pinned = function, dict(pinned or {})
         self._begin()
 
     def _begin(self) -> None:
@@ -429,21 +404,12 @@ class FunctionSpace(Decomposable):
         yield from seen
 
     def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
-        """The operations of one part of a network, and the shape of its output; here the network is one part.
-
-        Args:
-            params: One choice for every parameter.
-            number: Of the part, from 0.
-        """
+        """See `BuiltSpace.part`; the network is one part."""
         return self.operations(self.architecture(params)), (self.classes,)
 
     def independent(self, names: Sequence[str]) -> list[list[str]]:
         """Groups of parameters of which none decides whether another group's are asked for."""
         return self._tracer.independent(names)
-
-    def calm(self, network: nn.Module) -> None:
-        """Lessen the initial weights of a supernet's network; see `Supernet.calm`."""
-        return
 
     def _first(self) -> Answers:
         return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
@@ -474,14 +440,14 @@ class FunctionSpace(Decomposable):
 
         on_meta = torch.get_default_device().type == "meta"
         try:
-            made = self._function.build(choices, self._task, **self.options)
+            made = self._build(choices, self._task, **self.options)
         except NasOptunaError:
             raise
         except Exception:
             if not on_meta:
                 raise
             with torch.device("cpu"):  # what reads a value of a tensor while it builds cannot be built on meta
-                made = self._function.build(choices, self._task, **self.options)
+                made = self._build(choices, self._task, **self.options)
         if not isinstance(made, nn.Module):
             raise SpecError(f"space {self.name!r}: its function must return an nn.Module, not a {type(made).__name__}")
         _settle(made, self.input_shape)
@@ -518,11 +484,12 @@ class FunctionSpace(Decomposable):
         return {
             k: v
             for k, v in vars(self).items()
-            if k not in ("_tracer", "_outputs", "_builders", "parameters", "reference")
+            if k not in ("_tracer", "_outputs", "_build", "_builders", "parameters", "reference")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._build = self._function.build
         self._begin()
 
 

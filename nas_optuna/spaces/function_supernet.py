@@ -16,9 +16,9 @@ from nas_optuna.errors import NasOptunaError, SpecError
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
+from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.chain_cost import ChainCost
 from nas_optuna.spaces.elastic import Open
-from nas_optuna.spaces.function import FunctionSpace
 from nas_optuna.spaces.layers import ElasticLayer
 from nas_optuna.spaces.mixing import MixedLayer, Mixing
 from nas_optuna.spaces.supernet import CostModel, Nested, Pick, Stage, Supernet
@@ -49,11 +49,11 @@ class FunctionSupernet(Supernet):
     """
 
     version = 4
-    space: FunctionSpace
+    space: BuiltSpace
 
-    def __init__(self, space: FunctionSpace, *, alpha_init: str = "zero") -> None:
+    def __init__(self, space: BuiltSpace, *, alpha_init: str = "zero") -> None:
         self._whole = space
-        part = cast(FunctionSpace, self.covered(space))
+        part = cast(BuiltSpace, self.covered(space))
         super().__init__(part, alpha_init=alpha_init)
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
@@ -83,7 +83,7 @@ class FunctionSupernet(Supernet):
         Raises:
             SpecError: The mixture of all candidates cannot take the images, or gives no logits.
         """
-        assert isinstance(space, FunctionSpace)
+        assert isinstance(space, BuiltSpace)
         mixing = Mixing(space)
         try:
             with torch.device("meta"), torch.no_grad():

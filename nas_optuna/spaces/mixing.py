@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Parameter
+from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
 from nas_optuna.spaces.elastic import Elastic, Open, Size
-from nas_optuna.spaces.function import FunctionSpace
 from nas_optuna.spaces.supernet import Pick
 
 
@@ -109,7 +109,7 @@ class Mixing(Choices):
         kept: Name of each value → its one choice: the largest where they are ordered, else the first.
     """
 
-    def __init__(self, space: FunctionSpace) -> None:
+    def __init__(self, space: BuiltSpace) -> None:
         super().__init__(self._keep)
         self._space = space
         self.opened: dict[str, Open] = {}

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas_optuna.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from nas_optuna.spaces.built import Task
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.function import Task, space
+from nas_optuna.spaces.function import space
 from nas_optuna.spaces.layers import kaiming
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}

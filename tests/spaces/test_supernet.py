@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import random
+from typing import cast
 
 import optuna
 import pytest
@@ -83,17 +84,22 @@ def test_a_block_mixture_is_the_weighted_sum() -> None:
 
 def test_entangled_filters_and_kernels_mix_as_a_weighted_sum() -> None:
     """A layer's mixed output is the sum over kernels in weight space, and over filters on the output."""
-    layer = supernet_for(CONV).layers[0]
+    supernet = supernet_for(CONV)
+    layer = supernet.network[0]
     x = torch.randn(2, 1, 28, 28)
     filters, kernels = torch.softmax(torch.randn(4), 0), torch.softmax(torch.randn(3), 0)
-    out = layer(x, Pick(None, filters), Pick(None, kernels), Pick(1, None))
-    before_pool = sum(
-        p * torch.conv2d(x, *layer.crop(48, k, 2, (1, 28, 28)), stride=2, padding=(k + 1) // 2)
-        for p, k in zip(kernels, layer.kernels, strict=True)
-    )
-    full = torch.relu(torch.max_pool2d(before_pool, 2))
+
+    def given(width: Pick, kernel: Pick) -> Tensor:
+        picks = {"conv1.filters": width, "conv1.kernel": kernel, "conv1.stride": Pick(1, None)}
+        for name, pick in picks.items():
+            supernet.opened[name].pick = pick
+        return cast(Tensor, layer(x) if width.index is None else layer.conv(x))
+
+    out = given(Pick(None, filters), Pick(None, kernels))
+    before_pool = sum(p * given(Pick(3, None), Pick(i, None)) for i, p in enumerate(kernels))
+    full = torch.relu(torch.max_pool2d(cast(Tensor, before_pool), 2))
     expected = torch.zeros_like(full)
-    for p, f in zip(filters, layer.filters, strict=True):
+    for p, f in zip(filters, (16, 24, 32, 48), strict=True):
         expected[:, :f] += p * full[:, :f] * math.sqrt(48 / f)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 

@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 from nas_optuna.errors import ArchitectureError
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import (
-    Decomposable,
     InputSize,
     Operation,
     Parameter,
     Shape,
-    checked_input_size,
     require_choices,
     require_depth,
     require_positive,
 )
+from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.choices import Choices
 
 if TYPE_CHECKING:
     from torch import nn
 
+PARTS = ("filters", "kernel", "stride")
+"""The parameters of one layer, in order."""
+CENTRED_DEPTH = 3
+"""A supernet's weights are centred in chains of at least so many convolutions: a shorter one learns without it, and
+there it hides which networks are the very best."""
 _LAYER = re.compile(r"f(\d+)k(\d+)s(\d+)")
 
 
@@ -37,7 +42,37 @@ def _side_before_pooling(side: int, kernel: int, stride: int) -> int:
     return (side + 2 * ((kernel + 1) // 2) - kernel) // stride + 1
 
 
-class ConvSpace(Decomposable):
+def conv(
+    c: Choices,
+    task: Task,
+    depth: int,
+    filters: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+) -> nn.Module:
+    """The network of the conv space, as the function of a space of your own would build it."""
+    from torch import nn
+
+    from nas_optuna.spaces.conv.layers import ConvLayer, head
+    from nas_optuna.spaces.elastic import choices_of
+
+    layers: list[nn.Module] = []
+    channels, sizes = task.channels, {task.shape[1:]}
+    for i in range(1, depth + 1):
+        width, kernel, stride = (
+            c.elastic(f"conv{i}.{part}", choices)
+            for part, choices in zip(PARTS, (filters, kernels, strides), strict=True)
+        )
+        layers.append(ConvLayer(channels, width, kernel, stride, centre=depth >= CENTRED_DEPTH))
+        channels = width
+        sizes = {
+            (output_side(height, k, s), output_side(width, k, s))
+            for (height, width), k, s in itertools.product(sizes, choices_of(kernel), choices_of(stride))
+        }
+    return nn.Sequential(*layers, head(channels, sorted(sizes), task.classes, centre=depth >= CENTRED_DEPTH))
+
+
+class ConvSpace(BuiltSpace):
     """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
 
     Its parameters are ``conv1.filters``, ``conv1.kernel``, ``conv1.stride``, ``conv2.filters``, …; all of
@@ -64,7 +99,6 @@ class ConvSpace(Decomposable):
     """
 
     name = "conv"
-    draws_weights = True
 
     def __init__(
         self,
@@ -79,15 +113,14 @@ class ConvSpace(Decomposable):
     ) -> None:
         require_positive(depth=depth, in_channels=in_channels, classes=classes)
         require_depth(depth=depth)
-        choices = {"filters": filters, "kernel": kernels, "stride": strides}
-        for option, values in choices.items():
-            require_choices(option, values)
+        choices = dict(zip(PARTS, (filters, kernels, strides), strict=True))
+        for part, values in choices.items():
+            require_choices(part, values)
             for value in values:
-                require_positive(**{option: value})
+                require_positive(**{part: value})
+        options = {"depth": depth, "filters": filters, "kernels": kernels, "strides": strides}
+        super().__init__(conv, Task(in_channels, classes, input_size), options)
         self.depth = depth
-        self.in_channels = in_channels
-        self.classes = classes
-        self.input_size = checked_input_size(input_size)
         self.parameters = {
             f"conv{layer}.{part}": Parameter(tuple(values), ordered=True)
             for layer in range(1, depth + 1)
@@ -115,10 +148,7 @@ class ConvSpace(Decomposable):
         params: dict[str, int] = {}
         for i, layer in enumerate(layers, start=1):
             assert layer is not None
-            params |= {
-                f"conv{i}.{part}": int(value)
-                for part, value in zip(("filters", "kernel", "stride"), layer.groups(), strict=True)
-            }
+            params |= {f"conv{i}.{part}": int(value) for part, value in zip(PARTS, layer.groups(), strict=True)}
         return self.architecture(params)
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
@@ -127,7 +157,7 @@ class ConvSpace(Decomposable):
         operations = []
         shape = self.input_shape
         for i in range(1, self.depth + 1):
-            filters, kernel, stride = (int(params[f"conv{i}.{p}"] or 0) for p in ("filters", "kernel", "stride"))
+            filters, kernel, stride = (int(params[f"conv{i}.{p}"] or 0) for p in PARTS)
             operations.append(conv_operation(shape, filters, kernel, stride))
             shape = operations[-1].output_shape
         return (*operations, head_operation(shape, self.classes))
@@ -138,7 +168,7 @@ class ConvSpace(Decomposable):
         seen: set[Operation] = set()
         for i in range(1, self.depth + 1):
             following = set()
-            choices = [self.parameters[f"conv{i}.{part}"].choices for part in ("filters", "kernel", "stride")]
+            choices = [self.parameters[f"conv{i}.{part}"].choices for part in PARTS]
             for shape, (filters, kernel, stride) in itertools.product(sorted(shapes), itertools.product(*choices)):
                 assert isinstance(filters, int)
                 assert isinstance(kernel, int)
@@ -156,10 +186,11 @@ class ConvSpace(Decomposable):
         """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
         from nas_optuna.spaces.conv import layers
 
-        options = dict(operation.options)
         if operation.kind == "head":
-            return layers.head(operation.input_shape, self.classes)
-        return layers.ConvLayer(operation.input_shape[0], **options)
+            channels, *sides = operation.input_shape
+            return layers.head(channels, [(sides[0], sides[1])], self.classes)
+        filters, kernel, stride = dict(operation.options).values()
+        return layers.ConvLayer(operation.input_shape[0], filters, kernel, stride)
 
     def macs_by_formula(self, operation: Operation) -> int:
         """Weights of one output times outputs; a convolution's outputs are those before pooling."""

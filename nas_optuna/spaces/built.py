@@ -1,0 +1,95 @@
+"""A space whose networks a function builds: what the spaces of this package and those of yours have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spaces.base import Decomposable, InputSize, Operation, Parameter, Shape, checked_input_size
+from nas_optuna.spaces.choices import Choices
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network is for.
+
+    Attributes:
+        channels: Channels of an input image.
+        classes: Number of classes.
+        input_size: Side of the input in pixels; ``(height, width)`` where it is not square.
+    """
+
+    channels: int
+    classes: int
+    input_size: InputSize
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of one input."""
+        size = self.input_size
+        return (self.channels, *((size, size) if isinstance(size, int) else size))
+
+
+Build = Callable[..., Any]
+"""``(choices, task, **options) -> nn.Module``."""
+
+
+class BuiltSpace(Decomposable):
+    """A space whose networks a function builds, with parameters that are known without running it.
+
+    Its supernet is made by the same function (`FunctionSupernet`). A subclass fills in `parameters` and says how an
+    architecture is written, and which operations a network is made of, one after another.
+
+    Args:
+        build: The function.
+        task: What the networks are for.
+        options: The function's own further arguments.
+    """
+
+    draws_weights = True
+
+    def __init__(self, build: Build, task: Task, options: Mapping[str, Any]) -> None:
+        self.in_channels, self.classes = task.channels, task.classes
+        self.input_size = checked_input_size(task.input_size)
+        self.options = dict(options)
+        self._build, self._task = build, Task(task.channels, task.classes, self.input_size)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network."""
+        return self.build_with(Choices(lambda name, asked: architecture.params[name]))
+
+    def build_with(self, choices: Choices) -> nn.Module:
+        """Run the function with any `Choices`, on the current default device."""
+        network: nn.Module = self._build(choices, self._task, **self.options)
+        return network
+
+    def known(self, name: str, asked: Parameter) -> Parameter:
+        """The space's parameter for a question of the function: a fixed one has fewer choices than it asks for."""
+        return self.parameters[name]
+
+    def used(self, architecture: Architecture) -> dict[str, Choice]:
+        """Those params that the architecture's network asks for."""
+        return dict(architecture.params)
+
+    def independent(self, names: Sequence[str]) -> list[list[str]]:
+        """Groups of parameters of which none decides whether another group's are asked for."""
+        return [[name] for name in names]
+
+    def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
+        """The operations of one part of a network, and the shape of its output.
+
+        Args:
+            params: One choice for every parameter.
+            number: Of the part, from 0.
+        """
+        operation = self.operations(self.architecture(params))[number]
+        return (operation,), operation.output_shape
+
+    def calm(self, network: nn.Module) -> None:
+        """Lessen the initial weights of a supernet's network; see `Supernet.calm`."""
+        return
