@@ -24,7 +24,8 @@ from nas_optuna.spaces.base import (
     require_positive,
     text_of,
 )
-from nas_optuna.spaces.built import Build, BuiltSpace, Task
+from nas_optuna.spaces.built import Build, BuiltSpace
+from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
