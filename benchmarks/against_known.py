@@ -121,7 +121,7 @@ def train_for(
     network: nn.Module, images: ImageSet, recipe: Recipe, side: int, budget: TimeBudget, reserve: float
 ) -> int:
     """Train until so many seconds are left; return how many images were seen."""
-    train = make_loader(images, recipe.batch_size, side, CPU, Augmentation.of(recipe))
+    train = make_loader(images, recipe.batch_size, side, CPU, Augmentation.of(recipe, images))
     began, timed = budget.left, recipe.model_copy(update={"epochs": 1, "epoch_size": 4 * recipe.batch_size})
     list(fit(copy.deepcopy(network), train, None, timed, CPU, seed=0))
     per_image = (began - budget.left) / (4 * recipe.batch_size)

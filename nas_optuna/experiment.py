@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 
-from nas_optuna.data import SearchData, load_data
+from nas_optuna.data import Augmentation, SearchData, load_data
 from nas_optuna.data.catalog import DATA_SETS, is_code, is_missing
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, SpecError, StudyError, unknown
@@ -304,7 +304,17 @@ class Experiment:
         if self.data is None:
             return ()
         size = self.data.describe_size(*self.space.image_size)
-        return (*self._searched(), *([f"images: {size}"] if size else []), *self.data.notes)
+        return (*self._searched(), *([f"images: {size}"] if size else []), *self.data.notes, *self._varied(self.data))
+
+    def _varied(self, data: SearchData) -> Iterator[str]:
+        """What trainings vary in their images, where a person might want it otherwise."""
+        recipe = self.spec.recipe
+        found = Augmentation.of(recipe, data.train)
+        if found is not None:
+            known = "recipe.flip=false where a mirrored image shows something else"
+            letters = "not mirrored, as the classes are letters or digits"
+            mirrored = known if found.flip else letters if recipe.flip == "auto" else ""
+            yield f"training images are {found}" + (f"; {mirrored}" if mirrored else "")
 
     def _searched(self) -> Iterator[str]:
         """What of the recipe each trial chooses, and what of it the sampler does not propose."""

@@ -97,10 +97,10 @@ class Recipe(_Part):
         repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
         shift: Augmentation: shift by up to this many pixels of the raw image.
         shift_fill: What a shift brings in: ``"black"``, or ``"reflect"`` for what the image's edge mirrors.
-        flip: Augmentation: mirror half of the images.
+        flip: Augmentation: mirror half of the images. ``"auto"`` does so unless the classes are letters or digits.
         cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
         mix: Augmentation: share of images into which a part of another image is pasted, with its share of the label
-            (CutMix, Yun et al. 2019).
+            (CutMix, Yun et al. 2019). ``"auto"`` is half of them where a training sees its images 30 times, else none.
         cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
 
@@ -125,10 +125,10 @@ class Recipe(_Part):
     seed: int = Field(default=0, ge=0)
     repeats: int = Field(default=1, ge=1)
     shift: int = Field(default=0, ge=0)
-    flip: bool = False
+    flip: bool | Literal["auto"] = False
     cutout: int = Field(default=0, ge=0)
     shift_fill: Fill = "black"
-    mix: float = Field(default=0.0, ge=0, le=1)
+    mix: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.0
     cuda_graphs: bool = True
     compile: bool = False
 

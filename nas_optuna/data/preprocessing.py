@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +15,26 @@ from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat, fit_into
 from nas_optuna.spec import Fill, Recipe
+
+if TYPE_CHECKING:
+    from nas_optuna.data.images import ImageSet
+
+MIXED_SHARE, FEWEST_PASSES = 0.5, 30
+"""With ``mix = "auto"``: that share of the images is mixed, where each is seen so often at least.
+
+On 1,500 pictures of CIFAR-10, seen 79 times, it brought 2.4 points; before a network has seen them often there is
+nothing to be gained.
+"""
+
+
+def mirrored_alike(classes: Sequence[str]) -> bool:
+    """Whether a mirrored image shows the same class, as far as the classes' names tell: letters and digits do not.
+
+    Examples:
+        >>> mirrored_alike(("cat", "dog")), mirrored_alike(("0", "1"))
+        (True, False)
+    """
+    return not all(len(name) == 1 for name in classes)
 
 
 @dataclass(frozen=True)
@@ -35,10 +57,25 @@ class Augmentation:
     mix: float = 0.0
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Augmentation | None:
-        """What a recipe varies; None where it is nothing."""
-        found = cls(recipe.shift, recipe.flip, recipe.cutout, recipe.shift_fill, recipe.mix)
+    def of(cls, recipe: Recipe, images: ImageSet) -> Augmentation | None:
+        """What a recipe varies in a training by some images; None where it is nothing."""
+        flip = mirrored_alike(images.classes) if recipe.flip == "auto" else recipe.flip
+        mix = recipe.mix
+        if mix == "auto":
+            passes = recipe.epochs * (recipe.epoch_size or len(images)) / len(images)
+            mix = MIXED_SHARE if passes >= FEWEST_PASSES else 0.0
+        found = cls(recipe.shift, flip, recipe.cutout, recipe.shift_fill, mix)
         return None if found == cls() else found
+
+    def __str__(self) -> str:
+        """In words, e.g. ``shifted by up to 3 pixels, mirrored``."""
+        said = {
+            f"shifted by up to {self.shift} pixels": self.shift,
+            "mirrored": self.flip,
+            f"blanked in a square of {self.cutout} pixels": self.cutout,
+            f"mixed ({self.mix:.0%} of them)": self.mix,
+        }
+        return ", ".join(words for words, used in said.items() if used)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Vary each image on its own.

@@ -248,7 +248,7 @@ class TrainingEvaluator:
             self.recipe.batch_size,
             self.space.input_size,
             self.device,
-            Augmentation.of(self.recipe),
+            Augmentation.of(self.recipe, self.data.train),
         )
 
     @cached_property
@@ -261,7 +261,8 @@ class TrainingEvaluator:
         other = copy.copy(self)
         other.recipe, other.steps = recipe, recipe.epochs
         other.precision = str(resolve_precision(recipe.precision, self.device)).removeprefix("torch.")
-        same = recipe.batch_size == self.recipe.batch_size and Augmentation.of(recipe) == Augmentation.of(self.recipe)
+        varied = [Augmentation.of(used, self.data.train) for used in (recipe, self.recipe)]
+        same = recipe.batch_size == self.recipe.batch_size and varied[0] == varied[1]
         for cached in ("identity",) if same else ("identity", "train_loader", "validation_loader"):
             other.__dict__.pop(cached, None)
         return other

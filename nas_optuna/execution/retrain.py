@@ -141,7 +141,7 @@ def retrain(
         check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
     else:
         images = parts[0]
-    train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe))
+    train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))
     folder = checkpoints and checkpoints / _identity(study, architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})

@@ -34,7 +34,7 @@ def reference(
     """
     stages = len(Backbone(model, weights).channels())
     middle = _sizes(task, sizes)
-    return {"input": middle[len(middle) // 2], "stages": stages, "frozen": 2, "rate": 0.1, "dropout": 0.2}
+    return {"input": middle[len(middle) // 2], "stages": stages, "frozen": stages - 2, "rate": 0.1, "dropout": 0.2}
 
 
 @space(reference=reference)

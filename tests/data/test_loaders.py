@@ -15,6 +15,7 @@ from torchvision import transforms
 from nas_optuna import ImageSet
 from nas_optuna.data import Augmentation, BatchLoader, ResidentLoader, StreamingLoader, make_loader
 from nas_optuna.data.preprocessing import enlarge_rows
+from nas_optuna.spec import Recipe
 
 CPU = torch.device("cpu")
 LOADERS = [ResidentLoader, StreamingLoader]
@@ -197,6 +198,27 @@ def test_about_the_asked_share_of_images_is_mixed() -> None:
     # A third of the pairs have one class, and a square of less than half a pixel is none.
     assert 0.1 < (shares.max(1).values < 1).float().mean() < 0.25
     assert all(labels.dtype == torch.int64 for _, labels in loader.epoch())
+
+
+@pytest.mark.parametrize(("classes", "flipped"), [(("cat", "dog", "x"), True), (("a", "b", "c"), False)])
+@pytest.mark.parametrize(("epochs", "mixed"), [(29, 0.0), (30, 0.5)])
+def test_auto_follows_from_classes_and_passes(
+    classes: tuple[str, ...], flipped: bool, epochs: int, mixed: float
+) -> None:
+    images = image_set()
+    object.__setattr__(images, "classes", classes)
+    recipe = Recipe(epochs=epochs, flip="auto", mix="auto")
+    assert Augmentation.of(recipe, images) == (Augmentation(flip=flipped, mix=mixed) if flipped or mixed else None)
+
+
+@pytest.mark.parametrize(("epochs", "size", "mixed"), [(10, 3 * 23, 0.5), (60, 11, 0.0)])
+def test_passes_count_rather_than_epochs(epochs: int, size: int, mixed: float) -> None:
+    found = Augmentation.of(Recipe(epochs=epochs, epoch_size=size, shift=1, mix="auto"), image_set())
+    assert found == Augmentation(shift=1, mix=mixed)
+
+
+def test_an_augmentation_says_what_it_does() -> None:
+    assert str(Augmentation(shift=3, flip=True, mix=0.5)) == "shifted by up to 3 pixels, mirrored, mixed (50% of them)"
 
 
 @settings(deadline=None)

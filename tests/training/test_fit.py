@@ -86,7 +86,7 @@ def test_confusion_adds_up_and_agrees_with_accuracy() -> None:
 def test_mixed_images_train_and_are_counted_by_their_larger_part() -> None:
     recipe = Recipe(epochs=8, batch_size=50, learning_rate=5e-3, mix=0.5, label_smoothing=0.1)
     network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
-    train = ResidentLoader(DATA.train, 50, 8, CPU, Augmentation.of(recipe))
+    train = ResidentLoader(DATA.train, 50, 8, CPU, Augmentation.of(recipe, DATA.train))
     results = list(fit(network, train, VALIDATION, recipe, CPU, seed=0))
     assert results[-1].accuracy > 0.7
     assert results[0].train_accuracy < results[-1].train_accuracy < 1
