@@ -19,6 +19,8 @@ COSTS = Registry(
         "macs": "nas_optuna.costs.counted:MacsCost",
         "params": "nas_optuna.costs.counted:ParamsCost",
         "memory": "nas_optuna.costs.counted:MemoryCost",
+        "flash": "nas_optuna.costs.microcontroller:FlashCost",
+        "arena": "nas_optuna.costs.microcontroller:ArenaCost",
         "energy_mj": "nas_optuna.costs.energy:EnergyCost",
     },
 )

@@ -140,6 +140,18 @@ MaxMemory = Annotated[
     str | None,
     option("--max-memory", metavar="N", help="The most bytes of weights and activations, e.g. 1M.", panel=LIMITS),
 ]
+MaxFlash = Annotated[
+    str | None,
+    option("--max-flash", metavar="N", help="The most bytes of weights in eight bits, e.g. 1M.", panel=LIMITS),
+]
+MaxArena = Annotated[
+    str | None,
+    option("--max-arena", metavar="N", help="The most bytes of activations in eight bits, e.g. 256k.", panel=LIMITS),
+]
+LatencyRuntime = Annotated[
+    str | None,
+    option("--latency-runtime", metavar="NAME", help="What runs the networks, e.g. onnxruntime.", panel=LIMITS),
+]
 LatencyTable = Annotated[
     str | None,
     option(

@@ -28,7 +28,10 @@ _KEYS = {
     "max_params": "limits.params",
     "max_memory": "limits.memory",
     "max_latency": "limits.latency_ms",
+    "max_flash": "limits.flash",
+    "max_arena": "limits.arena",
     "latency_table": "latency.table",
+    "latency_runtime": "latency.runtime",
 }
 
 
@@ -52,7 +55,10 @@ class SpecOptions:
     seed: options.Seed = None
     max_macs: options.MaxMacs = None
     max_memory: options.MaxMemory = None
+    max_flash: options.MaxFlash = None
+    max_arena: options.MaxArena = None
     latency_table: options.LatencyTable = None
+    latency_runtime: options.LatencyRuntime = None
     set_: options.Set = None
     fix: options.Fix = None
     search: options.Search = None

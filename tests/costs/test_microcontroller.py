@@ -1,0 +1,64 @@
+"""Flash and arena of networks whose figures can be told by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from nas_optuna import ConvSpace
+from nas_optuna.costs.microcontroller import arena_bytes, flash_bytes
+from tests.helpers import Command
+
+
+class Residual(nn.Module):
+    """x + relu(conv(x))"""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.relu(self.conv(x))
+
+
+def arena(network: nn.Module, *shape: int) -> int:
+    return arena_bytes(network.to("meta").eval(), torch.empty(1, *shape, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "expected"),
+    [
+        (nn.Conv2d(1, 4, 3, padding=1), (1, 8, 8), 64 + 256),
+        # Batch norm and the activation are part of the convolution.
+        (nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU()), (1, 8, 8), 64 + 256),
+        # The input, the features, and the sum.
+        (Residual(4), (4, 8, 8), 3 * 256),
+        # The widest pair decides: 4 and 16 channels, when the image is gone.
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1), nn.MaxPool2d(2)),
+            (1, 8, 8),
+            256 + 1024,
+        ),
+    ],
+)
+def test_the_arena_holds_what_an_operator_reads_and_writes(
+    network: nn.Module, shape: tuple[int, ...], expected: int
+) -> None:
+    assert arena(network, *shape) == expected
+
+
+def test_flash_has_a_bias_and_a_scale_per_channel() -> None:
+    assert flash_bytes(nn.Linear(10, 3)) == 30 + 3 * 8
+    folded = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4))
+    assert flash_bytes(folded) == 2 * 4 * 9 + 4 * 8
+
+
+def test_a_search_stays_inside_a_microcontroller(command: Command) -> None:
+    space = ConvSpace(depth=1, filters=(4, 32), kernels=(3,), strides=(1,), input_size=8)
+    flash = {str(a): flash_bytes(space.build(a)) for a in space.enumerate()}
+    small, large = sorted(flash, key=flash.__getitem__)
+    sets = ["space.depth=1", "space.filters=[4,32]", "space.kernels=[3]", "space.strides=[1]", "recipe.input_size=8"]
+    options = [part for value in (*sets, "recipe.epochs=1", "data.train_limit=100") for part in ("--set", value)]
+    said = command("run", "--trials", 4, "--max-flash", flash[large] - 1, "--max-arena", "64k", *options)
+    assert said.code == 0, said.err
+    best = command("best")
+    assert small in best.out
