@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from nas_optuna.errors import SpecError
 from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
 
-VALUES = {"latency_ms": 2.0, "macs": 5e6, "params": 300.0, "memory": 4096.0, "flash": 1024.0, "arena": 512.0, "energy_mj": 0.1}
+VALUES = {
+    "latency_ms": 2.0,
+    "macs": 5e6,
+    "params": 300.0,
+    "memory": 4096.0,
+    "flash": 1024.0,
+    "arena": 512.0,
+    "energy_mj": 0.1,
+}
 
 
 def test_plain_names() -> None:
