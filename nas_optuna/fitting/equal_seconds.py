@@ -28,9 +28,9 @@ FEWEST_STEPS = 8
 """A network that takes fewer steps in its share of the time learns nothing in it."""
 LONGEST_EPOCH = 20.0
 """Seconds; a kill costs no more than the epoch that it interrupts."""
-_PART = 16
+PART = 32
 """Images that a step is timed with on a processor; its time grows in proportion from there on."""
-_FORWARD = 1 / 3
+FORWARD = 1 / 3
 """Time of an image's forward pass, as a share of its part in a step."""
 
 
@@ -75,7 +75,7 @@ class EqualSeconds(TrainingEvaluator):
             return int(json.loads(file.read_text()))
         per_step = seconds_per_step(self.space, architecture, self.recipe, self.train_loader, self.device)
         batches = len(self.validation_loader) * self.steps
-        usable = self.seconds - batches * per_step * _FORWARD
+        usable = self.seconds - batches * per_step * FORWARD
         steps = int(usable / per_step)
         if file is not None and steps >= FEWEST_STEPS:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def seconds_per_step(
     network = make_network(space, architecture, recipe, device, recipe.seed)
     network.train()
     step = TrainStep(network, recipe.model_copy(update={"cuda_graphs": False}), device, total_steps=3)
-    part = min(_PART, recipe.batch_size) if device.type == "cpu" else recipe.batch_size
+    part = min(PART, recipe.batch_size) if device.type == "cpu" else recipe.batch_size
     batches, found = train.epoch(0), []
     for _ in range(3):
         began = time.perf_counter()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 SHORTEST = 0.03
 """Share of the time for each network of the first rung."""
-FIRST_RUNG = 0.3
-SECOND_RUNG = 0.24
-"""Shares of the time for all networks of a rung."""
+LEAST, MOST = 0.15, 0.55
+"""Shares of the time for the search."""
+FEW, MANY = 20, 160
+"""Epochs that the reference could be trained for in all the time, at which the search gets the least and the most. With
+few, each epoch that the search costs is missed at the end; with many, the last half of them brings next to nothing."""
+FIRST = 0.55
+"""Share of the search for the first of two rungs."""
 MOST_NETWORKS = 12
 FEWEST_NETWORKS = 3
 """With fewer there is nothing to choose from: the reference is taken."""
-ALONE = 0.15
+ALONE = 0.05
 """Share of the time for a look at the reference where there is no search, so that its validation figure is known."""
 FINALISTS = 3
 """Networks of the second rung, the reference among them."""
@@ -35,6 +40,21 @@ class Rung:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast the reference network is trained here.
+
+    Attributes:
+        per_step: Seconds of a step.
+        per_validation: Seconds of one look at the images that select.
+        steps: Of an epoch over all training images.
+    """
+
+    per_step: float
+    per_validation: float
+    steps: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a search divides its time.
 
@@ -47,33 +67,34 @@ class Plan:
     reserve: float
 
     @classmethod
-    def of(cls, seconds: float, per_step: float, validation_steps: float, reserve: float, *, retrain: bool) -> Plan:
+    def of(cls, seconds: float, speed: Speed, reserve: float, *, retrain: bool = True) -> Plan:
         """Divide the time that is left.
 
         Args:
             seconds: That are left.
-            per_step: Seconds of a step of the reference network.
-            validation_steps: How many steps take as long as one look at the images that select.
+            speed: Of the reference network.
             reserve: Seconds to keep for the end.
             retrain: Whether the chosen network is to be trained anew on all images; otherwise the rungs have all.
 
         Examples:
-            >>> [(rung.networks, round(rung.seconds)) for rung in Plan.of(300, 0.02, 8, 9, retrain=True).rungs]
-            [(10, 9), (3, 23)]
-            >>> Plan.of(20, 0.5, 8, 5, retrain=True).rungs  # not even a few steps for each of three networks
-            (Rung(networks=1, seconds=2.25),)
+            >>> slow, fast = Speed(0.05, 0.2, 172), Speed(0.05, 0.1, 18)
+            >>> [[(rung.networks, round(rung.seconds)) for rung in Plan.of(300, s, 9).rungs] for s in (slow, fast)]
+            [[(8, 9)], [(9, 9), (3, 24)]]
+            >>> Plan.of(20, Speed(0.5, 4, 18), 5).rungs  # not even a few steps for each of three networks
+            (Rung(networks=1, seconds=0.75),)
         """
         usable = max(0.0, seconds - reserve)
-        stretch = 1.0 if retrain else 1 / (FIRST_RUNG + SECOND_RUNG)
-        first = max(SHORTEST * usable, (LEAST_STEPS + validation_steps) * per_step)
-        networks = min(MOST_NETWORKS, int(FIRST_RUNG * stretch * usable / first + 1e-6))
-        if networks < FEWEST_NETWORKS:
-            return cls((Rung(1, ALONE * usable),), reserve)
-        rungs = [Rung(networks, first)]
-        second = SECOND_RUNG * stretch * usable / FINALISTS
+        share = _share(usable / (speed.per_step * speed.steps)) if retrain else 1.0
+        shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step)
+        first = shortest + speed.per_validation
+        networks = min(MOST_NETWORKS, int(FIRST * share * usable / first))
+        second = (1 - FIRST) * share * usable / FINALISTS
         if networks > FINALISTS and second > 1.5 * first:
-            rungs.append(Rung(FINALISTS, second))
-        return cls(tuple(rungs), reserve)
+            return cls((Rung(networks, first), Rung(FINALISTS, second)), reserve)
+        networks = min(MOST_NETWORKS, int(share * usable / first))
+        if networks < FEWEST_NETWORKS:
+            return cls((Rung(1, max(ALONE * usable, min(first, usable / 4))),), reserve)
+        return cls((Rung(networks, first),), reserve)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
@@ -96,3 +117,9 @@ class Plan:
         parts = [f"{self.rungs[0].networks} networks for {self.rungs[0].seconds:.0f} s each"]
         parts += [f"the best {rung.networks} for {rung.seconds:.0f} s each" for rung in self.rungs[1:]]
         return ", ".join(parts)
+
+
+def _share(epochs: float) -> float:
+    """The search's share of the time, by how many epochs of the reference all of it is."""
+    place = math.log(max(epochs, FEW) / FEW) / math.log(MANY / FEW)
+    return LEAST + (MOST - LEAST) * min(1.0, place)

@@ -21,11 +21,11 @@ from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, confusion, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
-from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
+from nas_optuna.fitting.equal_seconds import FORWARD, paced, seconds_per_step
 from nas_optuna.fitting.fitted import Fitted
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pace import Clock
-from nas_optuna.fitting.plan import Plan
+from nas_optuna.fitting.plan import Plan, Speed
 from nas_optuna.fitting.rungs import Search
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
@@ -243,9 +243,9 @@ class _Running:
         per_step = seconds_per_step(
             self.experiment.space, network, evaluator.recipe, evaluator.train_loader, evaluator.device
         )
-        batches = len(evaluator.validation_loader) / 3
-        reserve = RESERVE + 1.2 * per_step * len(self.test_images) / evaluator.recipe.batch_size / 3
-        plan = Plan.of(self.fit.budget.left, per_step, batches, min(reserve, self.fit.budget.left / 4), retrain=True)
+        speed = Speed(per_step, FORWARD * per_step * len(evaluator.validation_loader), len(evaluator.train_loader))
+        test = FORWARD * per_step * len(self.test_images) / evaluator.recipe.batch_size
+        plan = Plan.of(self.fit.budget.left, speed, min(RESERVE + 1.2 * test, self.fit.budget.left / 4))
         self._remember(plan=plan.to_dict())
         return plan
 

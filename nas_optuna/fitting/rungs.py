@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,22 +19,20 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.equal_seconds import EqualSeconds
 from nas_optuna.fitting.plan import Plan, Rung
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.spaces import SearchSpace
+from nas_optuna.report.selection import remembered_images
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
 
-NEIGHBOURS = 0.6
-"""Share of the first rung that lies near the reference; the sampler proposes the others."""
-
 PATIENCE = 1.2
 """A rung ends after so many times its seconds, where the machine has become slower."""
-NEAR = "near the reference"
 PROMOTED = "promoted"
-"""Where the networks of a rung come from, beside the reference and the sampler."""
+"""Where the networks of the second rung come from, beside the reference."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Search:
         lease.release_abandoned(self.study)
         space, reference = self.experiment.space, self._reference()
         first = [] if reference is None else [(reference, REFERENCE)]
-        queue = first + [(architecture, NEAR) for architecture in self._neighbours(reference)]
+        queue = first
         best: FrozenTrial | None = None
         for number, rung in enumerate(self.plan.rungs, start=1):
             say(f"{rung.networks} networks, {rung.seconds:.0f} s each")
@@ -83,11 +80,23 @@ class Search:
             if not ranking:
                 raise StudyError("no network could be trained in its share of the time; give more with --within")
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
-            best = ranking[0]
+            best = self._preferred(ranking, reference)
             if number < len(self.plan.rungs):
                 others = [architecture for architecture in order if architecture != reference]
                 room = self.plan.rungs[number].networks - len(first)
                 queue = first + [(architecture, PROMOTED) for architecture in others[:room]]
+        return best
+
+    def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
+        """The best, or the reference where the best is not ahead of it by more than a standard error.
+
+        Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
+        """
+        best, images = ranking[0], remembered_images(self.study)
+        known = [t for t in ranking if attribute(t, TrialKey.ARCHITECTURE) == str(reference)]
+        error = standard_error(TrialRecord.of(best), images)
+        if known and error is not None and len(best.values) == 1 and best.values[0] - known[0].values[0] <= error:
+            return known[0]
         return best
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
@@ -102,18 +111,6 @@ class Search:
         if reference is None or self.experiment.objective.limits.total_excess(reference) > 0:
             return None
         return reference
-
-    def _neighbours(self, reference: Architecture | None) -> Iterator[Architecture]:
-        if reference is None:
-            return
-        excess, networks = self.experiment.objective.limits.total_excess, self.plan.rungs[0].networks
-        seed, wanted = self.experiment.spec.sampler.seed, min(networks - 1, round(NEIGHBOURS * networks))
-        for architecture in neighbours(self.experiment.space, reference, seed):
-            if wanted <= 0:
-                return
-            if excess(architecture) <= 0:
-                wanted -= 1
-                yield architecture
 
     def _train(self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]]) -> None:
         """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
@@ -150,22 +147,3 @@ def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         return sign * trial.values[0], metrics.get("negative_log_likelihood", 0.0)
 
     return sorted((t for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)), key=key)
-
-
-def neighbours(space: SearchSpace, start: Architecture, seed: int) -> Iterator[Architecture]:
-    """Architectures that differ from one in one parameter, or in two; each once, without an end to the tries but one.
-
-    Args:
-        space: The space.
-        start: In whose neighbourhood they are.
-        seed: Draws them.
-    """
-    rng, seen = random.Random(seed), {start}
-    for attempt in range(50 * len(space.parameters)):
-        params = dict(start.params)
-        for name in rng.sample(sorted(params), min(len(params), 1 + attempt % 2)):
-            params[name] = rng.choice(space.parameters[name].choices)
-        found = space.architecture(params)
-        if found not in seen:
-            seen.add(found)
-            yield found

@@ -22,6 +22,7 @@ SAMPLERS = Registry(
     {
         **{name: f"nas_optuna.samplers.optuna_builtin:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc")},
         "grid": "nas_optuna.samplers.grid:grid",
+        "neighbours": "nas_optuna.samplers.neighbours:neighbours",
         "evolution": "nas_optuna.samplers.evolution:evolution",
         "controller": "nas_optuna.samplers.controller:controller",
         "curves": "nas_optuna.samplers.curves:curves",

@@ -1,16 +1,14 @@
 """The search of a fit: equal seconds, and the best of a rung in the next one."""
 
-from itertools import islice
-
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from nas_optuna import Experiment
 from nas_optuna.execution.loop import StopRequest
-from nas_optuna.fitting import rungs
+from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.plan import Plan, Rung
-from nas_optuna.fitting.rungs import Search, neighbours
+from nas_optuna.fitting.rungs import Search
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.report.selection import best_trial, gain_of
 from nas_optuna.study.records import TrialRecord, ranked
@@ -26,6 +24,7 @@ def searched(study: optuna.Study | None = None) -> optuna.Study:
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit") if study is None else study
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rungs, "PATIENCE", 100.0)  # of a busy machine
+        patch.setattr(equal_seconds, "FEWEST_STEPS", 1)
         Search(experiment, study, PLAN, StopRequest()).run(lambda line: None)
     return study
 
@@ -75,12 +74,3 @@ def test_a_search_that_goes_on_trains_only_what_is_missing(study: optuna.Study) 
     numbers = [trial.number for trial in study.trials]
     searched(study)
     assert [trial.number for trial in study.trials] == numbers
-
-
-def test_neighbours_differ_in_one_or_two_choices() -> None:
-    space = Experiment.from_spec(SPEC, device="cpu").space
-    assert space.reference is not None
-    start = space.reference.params
-    found = [architecture.params for architecture in islice(neighbours(space, space.reference, 0), 20)]
-    assert len({tuple(params.values()) for params in found}) == 20
-    assert max(sum(params[name] != start[name] for name in start) for params in found) <= 3

@@ -20,7 +20,7 @@ from nas_optuna.samplers.base import PROPOSAL, ArchitectureSampler, History
 from nas_optuna.spaces.conv import ConvSpace
 from tests.faults.harness import at_once
 
-NAMES = ("controller", "evolution", "arch")
+NAMES = ("controller", "evolution", "arch", "neighbours")
 SPACE = ConvSpace(depth=3)
 
 

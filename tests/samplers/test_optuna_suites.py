@@ -14,6 +14,7 @@ from optuna.testing.pytest_samplers import (
 from nas_optuna.samplers.controller import ControllerSampler
 from nas_optuna.samplers.curves import CurveSampler
 from nas_optuna.samplers.evolution import EvolutionSampler
+from nas_optuna.samplers.neighbours import NeighboursSampler
 
 
 class TestController(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
@@ -32,3 +33,9 @@ class TestCurves(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSa
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: CurveSampler(seed=0)
+
+
+class TestNeighbours(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: NeighboursSampler(seed=0)

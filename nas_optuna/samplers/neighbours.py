@@ -1,0 +1,132 @@
+"""Coordinate-wise local search: one kind of choice after the other, in all places alike, from the best so far."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from nas_optuna.samplers.base import ArchitectureSampler, History, is_ordered
+from nas_optuna.samplers.comparison import nondominated_ranks
+from nas_optuna.samplers.config import configured
+from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.spaces import SearchSpace
+
+FIRST = ("width", "depth", "filters")
+"""What decides a network's size is tried first: it has the largest effect, whatever the time."""
+
+
+@dataclass(frozen=True)
+class NeighboursConfig:
+    """Options of `NeighboursSampler`; there are none."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of one kind of choice, in all places where it occurs.
+
+    Attributes:
+        kind: What stands behind the last dot of the parameters' names, e.g. ``"width"`` of ``stage1.width``.
+        step: By how many choices an ordered parameter goes up; 0 for others.
+        choice: Which choice one that is not ordered takes.
+    """
+
+    kind: str
+    step: int = 0
+    choice: int = 0
+
+
+class NeighboursSampler(ArchitectureSampler):
+    """Local search for few trials: begins with a network that is known to be good, and changes all its stages alike.
+
+    A few short trainings cannot tell apart what a single parameter does, but they can tell a wider network from a
+    narrower one. So each proposal takes the best network so far and moves one kind of choice in all places at once:
+    every width a step up, then down, every depth, every block type, … When each of these moves was made once, single
+    parameters are moved. It is coordinate descent (e.g. Wright 2015, section 1) over groups of parameters.
+
+    The first trial should be the network to begin with, put into the queue: a space's reference.
+
+    Args:
+        seed: The study's seed; None draws one.
+        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
+            are all numbers.
+
+    Examples:
+        >>> import optuna
+        >>> study = optuna.create_study(sampler=NeighboursSampler(seed=0))
+    """
+
+    numbers = True
+
+    def __init__(self, *, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
+        super().__init__(seed)
+        self._ordered = None if ordered is None else frozenset(ordered)
+
+    def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
+        """The best network so far, with the next move that gives a new one."""
+        rng = self._rng(trial)
+        if not history.informative:
+            return self._random(history, rng)
+        ranks = nondominated_ranks([seen.trial for seen in history.informative], study.directions)
+        best = history.informative[int(np.argmin(ranks))].tokens
+        moves = self._moves(history)
+        made = len(history.finished) + len(history.running) - 1
+        turn = made % max(1, len(moves))
+        candidates = (self._moved(history, best, move) for move in (*moves[turn:], *moves[:turn]))
+        wider = candidates if made < len(moves) else iter(())
+        return next(
+            (tokens for tokens in (*wider, *self._single(history, best, rng)) if self._is_good(history, tokens)),
+            self._random(history, rng),
+        )
+
+    def _is_good(self, history: History, tokens: Tokens) -> bool:
+        return history.is_new(tokens) and self._allows(history, tokens)
+
+    def _moves(self, history: History) -> list[Move]:
+        """Every move in the order of its turn: those of size first, the others in an order that the seed draws."""
+        sizes: dict[str, int] = {}
+        steps: set[str] = set()
+        for name, axis in history.axes.items():
+            kind = _kind(name)
+            sizes[kind] = max(sizes.get(kind, 0), axis.size)
+            if is_ordered(name, axis.distribution, self._ordered):
+                steps.add(kind)
+        first = [kind for kind in FIRST if kind in sizes]
+        rest = [kind for kind in sizes if kind not in first]
+        order = np.random.default_rng(self._seed).permutation(len(rest))
+        found: list[Move] = []
+        for kind in (*first, *(rest[i] for i in order)):
+            if kind in steps:
+                found += [Move(kind, step=1), Move(kind, step=-1)]
+            else:
+                found += [Move(kind, choice=choice) for choice in range(sizes[kind])]
+        return found
+
+    def _moved(self, history: History, start: Tokens, move: Move) -> Tokens:
+        tokens = list(start)
+        for i, (name, axis) in enumerate(history.axes.items()):
+            if _kind(name) == move.kind:
+                token = tokens[i] + move.step if move.step else move.choice
+                tokens[i] = min(max(token, 0), axis.size - 1)
+        return history.canonical(tuple(tokens))
+
+    def _single(self, history: History, start: Tokens, rng: np.random.Generator) -> Iterator[Tokens]:
+        """Networks that differ in one parameter, in a random order."""
+        places = [(i, token) for i, size in enumerate(history.sizes) for token in range(size) if token != start[i]]
+        for place in rng.permutation(len(places)):
+            i, token = places[place]
+            yield history.canonical((*start[:i], token, *start[i + 1 :]))
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+@configured(NeighboursConfig)
+def neighbours(space: SearchSpace, seed: int, config: NeighboursConfig) -> NeighboursSampler:
+    """Local search around a good network: for few trials, and what fit takes."""
+    ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
+    return NeighboursSampler(seed=seed, ordered=ordered).for_space(space)
