@@ -228,7 +228,7 @@ class DoubledBlock(nn.Module):
 
 def test_an_explosion_at_the_start_is_found() -> None:
     found = search(BLOCK, learning_rate=0.1, clip=0)
-    for block in found.supernet.blocks:
+    for [block] in found.supernet.mixed.values():
         for i, candidate in enumerate(block):
             block[i] = DoubledBlock(candidate)
     with pytest.raises(TrainingError) as error:

@@ -76,10 +76,11 @@ def test_one_hot_alphas_equal_the_derived_network(space: SearchSpace, seed: int)
 def test_a_block_mixture_is_the_weighted_sum() -> None:
     supernet = supernet_for(BLOCK, alpha_init="uniform")
     x = torch.randn(2, 16, 8, 8)
-    block = supernet.blocks[1]
+    block = supernet.mixed["block2"][0]
     weights = supernet.probabilities()["block2"]
     expected = torch.stack([w * candidate(x) for w, candidate in zip(weights, block, strict=True)]).sum(0)
-    torch.testing.assert_close(block(x, Pick(None, weights)), expected)
+    block.pick = Pick(None, weights)
+    torch.testing.assert_close(block(x), expected)
 
 
 def test_entangled_filters_and_kernels_mix_as_a_weighted_sum() -> None:

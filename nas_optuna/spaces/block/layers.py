@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,3 +34,15 @@ class Block(nn.Module):
         if self.project_relu:
             residual = F.relu(residual)
         return F.relu(x + residual)
+
+
+def make_block(channels: int, options: Mapping[str, int]) -> nn.Module:
+    """The block of a candidate; the identity where there are no options."""
+    if not options:
+        return nn.Identity()
+    return Block(channels, options["kernel"], options["filters"], bool(options["project_relu"]))
+
+
+def head(input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Flatten and one linear layer to the classes."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
