@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Trials that are listed without ``--all``."""
-_STATES = ("complete", "pruned", "fail", "running", "waiting")
+_STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
 def print_ranking(study: Study, *, everything: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.commands import Command, with_options
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
 from nas_optuna.cli.specs import SpecOptions
-from nas_optuna.errors import SpecError, named
+from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
 
 app = typer.Typer(
@@ -147,17 +147,26 @@ def delete(
     from nas_optuna.study.records import count
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
+    from nas_optuna.study.transactions import counts
 
     name = _named(name, study)
     if name is None:
         raise SpecError("which study? give its NAME; nas-optuna study list lists them")
     url = storage_url(storage)
     opened = open_storage(url)
-    loaded = load_study(opened, name)
-    trials = len(loaded.get_trials(deepcopy=False))
+    trials = sum(counts(opened).get(name, {}).values())
+    attributes: dict[str, Any] = {}
+    shown: list[str] = []
+    try:
+        loaded = load_study(opened, name)
+        attributes, shown = loaded.user_attrs, of_study(loaded)
+    except StudyError as error:
+        if name not in counts(opened):
+            raise
+        say(f"{error}; its files elsewhere are left")
     if not yes:
         typer.confirm(f"Delete study {name!r} with its {count(trials, 'trial')}?", abort=True, err=True)
-    files, left, shown = folders(url, loaded.user_attrs), elsewhere(loaded.user_attrs), of_study(loaded)
+    files, left = folders(url, attributes), elsewhere(attributes)
     delete_study(opened, name, files)
     for folder, artifact in product(files, shown):
         (folder / "artifacts" / artifact).unlink(missing_ok=True)

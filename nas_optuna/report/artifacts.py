@@ -92,7 +92,9 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
     Raises:
         OSError: They cannot be written.
     """
-    before = {key: None for key, facts in _kept(study_system_attributes(study), trial_id) if facts["filename"] in files}
+    before = {
+        key: None for key, facts in _kept(study_system_attributes(study), trial_id) if facts.get("filename") in files
+    }
     for name in _names(before):
         (store / name).unlink(missing_ok=True)
     gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
@@ -102,8 +104,8 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
 def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: str) -> str | None:
     """Where optuna-dashboard serves a trial's file, for a link in a note; None where there is no such file."""
     for _, facts in _kept(attributes, trial_id):
-        if facts["filename"] == name:
-            return f"/artifacts/{study_id_of(study)}/{trial_id}/{facts['artifact_id']}"
+        if facts.get("filename") == name:
+            return f"/artifacts/{study_id_of(study)}/{trial_id}/{facts.get('artifact_id')}"
     return None
 
 
@@ -118,5 +120,14 @@ def _names(keys: Iterable[str]) -> list[str]:
 
 def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, value in attributes.items():
-        if key.startswith(f"{_PREFIX}{trial_id}:") and (facts := json.loads(value)):
+        if key.startswith(f"{_PREFIX}{trial_id}:") and (facts := _facts(value)):
             yield key, facts
+
+
+def _facts(value: Any) -> dict[str, Any]:
+    """What optuna-dashboard keeps of an artifact; nothing where somebody has altered that."""
+    try:
+        found = json.loads(value)
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

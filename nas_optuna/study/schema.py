@@ -238,6 +238,18 @@ def _is_report(value: Any) -> bool:
     return known(value) and {"architecture", "mean", "test_images", "seeds", "spread"} <= set(value)
 
 
+def _is_space(value: Any) -> bool:
+    """Whether a value tells enough of a space to build it without its images."""
+    sides = value.get("input_size") if isinstance(value, dict) else None
+    sides = sides if isinstance(sides, list) else [sides]
+    known = _record(in_channels=_is_positive, classes=_is_positive, parameters=_by_name(_each(_is_choice)))
+    return known(value) and {"in_channels", "classes"} <= set(value) and all(_is_positive(s) and s < 1e6 for s in sides)
+
+
+def _is_choice(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
 def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
@@ -277,7 +289,7 @@ _OF_A_STUDY: Mapping[str, _Kind] = {
     StudyKey.FIT: _MAPPING,
     StudyKey.REFERENCE: ("a reference", _record(name=_is_text, identity=_is_text, accuracy=_is_share)),
     StudyKey.SPEC: _MAPPING,
-    StudyKey.SPACE: _MAPPING,
+    StudyKey.SPACE: ("a description of a space", _is_space),
     StudyKey.DATA: _MAPPING,
     StudyKey.RETRAINED: ("a list of retrainings", _each(_is_report)),
     StudyKey.NOTE: _TEXT,

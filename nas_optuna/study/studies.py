@@ -92,7 +92,9 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
 
 def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     """Names of all studies in a storage."""
-    return [study.study_name for study in storage.get_all_studies()]
+    from nas_optuna.study.transactions import counts
+
+    return list(counts(storage))
 
 
 def study_spec(study: Study) -> StudySpec:
@@ -247,21 +249,27 @@ class StudySummary:
 
 
 def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
-    """A summary of every study in a storage, by name."""
-    return [_summary(optuna.load_study(study_name=name, storage=storage)) for name in sorted(study_names(storage))]
+    """A summary of every study in a storage, by name; trials are counted rather than read."""
+    from nas_optuna.study.transactions import counts
+
+    return [_summary(storage, name, counted) for name, counted in sorted(counts(storage).items())]
 
 
-def _summary(study: Study) -> StudySummary:
-    trials = study.get_trials(deepcopy=False)
-    states = [trial.state for trial in trials]
-    complete = states.count(TrialState.COMPLETE)
-    single = len(study.directions) == 1
-    names = study.metric_names or [f"value {i}" for i in range(len(study.directions))]
+def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[str, int]) -> StudySummary:
+    from nas_optuna.study.transactions import best_value
+
+    best: float | None = None
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+        objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
+        best = best_value(study) if len(study.directions) == 1 else None
+    except StudyError:  # somebody has altered its rows; the others are shown all the same
+        objectives = ("cannot be read",)
     return StudySummary(
-        name=study.study_name,
-        objectives=tuple(names),
-        trials=len(trials),
-        complete=complete,
-        pruned=states.count(TrialState.PRUNED),
-        best=study.best_value if single and complete else None,
+        name=name,
+        objectives=objectives,
+        trials=sum(counted.values()),
+        complete=counted[TrialState.COMPLETE.name],
+        pruned=counted[TrialState.PRUNED.name],
+        best=best,
     )

@@ -137,25 +137,37 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
 
 
 def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
-    """How many trials of each state every study has, by the study's name; no trial is read.
-
-    Args:
-        storage: It has a database.
-    """
+    """How many trials of each state every study has, by the study's name; in a database no trial is read."""
+    if database_of(storage) is None:
+        studies_ = [optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()]
+        return {study.study_name: Counter(trial.state.name for trial in all_trials(study)) for study in studies_}
     studies, trials = tables()["studies"], tables()["trials"]
     state = type_coerce(trials.c.state, String)  # which somebody may have altered
 
     def read(connection: Connection) -> dict[str, Counter[str]]:
-        names = connection.execute(select(studies.c.study_name).order_by(studies.c.study_name)).scalars()
+        names = connection.execute(select(studies.c.study_name).order_by(studies.c.study_id)).scalars()
         found: dict[str, Counter[str]] = {name: Counter() for name in names}
-        joined = select(studies.c.study_name, state, func.count()).join(
-            studies, studies.c.study_id == trials.c.study_id
-        )
+        of_trials = select(studies.c.study_name, state, func.count())
+        joined = of_trials.join(studies, studies.c.study_id == trials.c.study_id)
         for name, what, number in connection.execute(joined.group_by(studies.c.study_name, state)):
             found[name][what] = number
         return found
 
     return transaction(storage, read)
+
+
+def best_value(study: Study) -> float | None:
+    """The best value of a study with one objective; None where no trial is complete. Hardly any trial is read."""
+    storage, study_id = storage_of(study), study_id_of(study)
+    if database_of(storage) is None:
+        return study.best_value if any(trial.state == TrialState.COMPLETE for trial in all_trials(study)) else None
+    trials, values = tables()["trials"], tables()["trial_values"]
+    order = values.c.value.desc() if study.direction == StudyDirection.MAXIMIZE else values.c.value
+    ended = (trials.c.study_id == study_id) & (trials.c.state == TrialState.COMPLETE)
+    ids = select(trials.c.trial_id).join(values, values.c.trial_id == trials.c.trial_id).where(ended)
+    found = transaction(storage, lambda connection: connection.execute(ids.order_by(order)).scalars().all())
+    best = (storage.get_trial(trial_id) for trial_id in found)  # the first that can be read
+    return next((trial.value for trial in best if trial.state == TrialState.COMPLETE), None)
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from optuna.trial import FixedTrial, TrialState
 from optuna_dashboard import get_note, save_note
 
 import nas_optuna
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.loop import run
 from nas_optuna.execution.objective import Objective
 from nas_optuna.report.dashboard_notes import NOTE_PART, dashboard_note, note_in
@@ -158,6 +159,20 @@ def test_the_list_of_private_names_is_whole_and_short() -> None:
     for access in map(str, accesses):
         assert any(name in access for name in listed) or "_rdb" in access, access
     assert len(source.splitlines()) <= 450
+
+
+def test_a_database_with_optunas_newest_tables_is_opened_at_once(tmp_path: Path) -> None:
+    """And one with any other is left to Optuna, which says what to do."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    assert RDBStorage(url).get_current_version() == internals.SCHEMA
+    script = "import sys; from nas_optuna.study.storage import open_storage; open_storage(sys.argv[1]); "
+    script += "assert 'alembic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script, url], check=True)
+    engine = open_storage(url).database.engine
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9.0'")
+    with pytest.raises(StudyError, match="a newer Optuna"):
+        open_storage(url)
 
 
 def test_a_study_is_seen_whole(tmp_path: Path) -> None:
