@@ -95,7 +95,7 @@ class Recipe(_Part):
         seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that
             architectures differ by nothing else.
         repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
-        shift: Augmentation: shift by up to this many pixels of the raw image.
+        shift: Augmentation: shift by up to this many pixels of the raw image; ``"auto"`` is a tenth of its side.
         shift_fill: What a shift brings in: ``"black"``, or ``"reflect"`` for what the image's edge mirrors.
         flip: Augmentation: mirror half of the images. ``"auto"`` does so unless the classes are letters or digits.
         cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
@@ -124,7 +124,7 @@ class Recipe(_Part):
     precision: Literal["auto", "mixed", "fp32", "bf16", "fp16"] = "auto"
     seed: int = Field(default=0, ge=0)
     repeats: int = Field(default=1, ge=1)
-    shift: int = Field(default=0, ge=0)
+    shift: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
     flip: bool | Literal["auto"] = False
     cutout: int = Field(default=0, ge=0)
     shift_fill: Fill = "black"

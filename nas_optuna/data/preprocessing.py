@@ -60,11 +60,12 @@ class Augmentation:
     def of(cls, recipe: Recipe, images: ImageSet) -> Augmentation | None:
         """What a recipe varies in a training by some images; None where it is nothing."""
         flip = mirrored_alike(images.classes) if recipe.flip == "auto" else recipe.flip
+        shift = max(1, round(images.side / 10)) if recipe.shift == "auto" else recipe.shift
         mix = recipe.mix
         if mix == "auto":
             passes = recipe.epochs * (recipe.epoch_size or len(images)) / len(images)
             mix = MIXED_SHARE if passes >= FEWEST_PASSES else 0.0
-        found = cls(recipe.shift, flip, recipe.cutout, recipe.shift_fill, mix)
+        found = cls(shift, flip, recipe.cutout, recipe.shift_fill, mix)
         return None if found == cls() else found
 
     def __str__(self) -> str:

@@ -217,6 +217,12 @@ def test_passes_count_rather_than_epochs(epochs: int, size: int, mixed: float) -
     assert found == Augmentation(shift=1, mix=mixed)
 
 
+@pytest.mark.parametrize(("side", "shift"), [(8, 1), (28, 3), (64, 6), (4, 1)])
+def test_an_automatic_shift_is_a_tenth_of_the_side(side: int, shift: int) -> None:
+    found = Augmentation.of(Recipe(shift="auto"), image_set(height=side, width=side))
+    assert found == Augmentation(shift=shift)
+
+
 def test_an_augmentation_says_what_it_does() -> None:
     assert str(Augmentation(shift=3, flip=True, mix=0.5)) == "shifted by up to 3 pixels, mirrored, mixed (50% of them)"
 
