@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = '''
 """Somebody's parts."""
+from nas_optuna.oneshot.strategies.base import Pick, RankedOptions, Strategy
 import optuna
 from nas_optuna import Callback, Measurement, metric
 from nas_optuna.costs.cost import Cost
@@ -68,6 +69,22 @@ class LineTracker(Callback):
 
     def run_finished(self, run):
         self._write("end")
+
+
+class WidestOptions(RankedOptions):
+    again: int = 1
+
+
+class Widest(Strategy):
+    """Trains the last choice of every parameter."""
+
+    Options = WidestOptions
+
+    def step(self, batch):
+        path = {name: Pick(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
+        for _ in range(self.options.again):
+            result = self.train_weights(*self.cross_entropy(batch, path), batch)
+        return result
 '''
 
 ENTRY_POINTS = """
@@ -83,6 +100,8 @@ backwards = somebody:backwards
 constant = somebody:Constant
 [nas_optuna.trackers]
 lines = somebody:LineTracker
+[nas_optuna.strategies]
+widest = somebody:Widest
 """
 
 SCRIPT = """
@@ -101,6 +120,9 @@ assert lines[0] == "run t" and lines[-1] == "end" and lines[1].startswith("trial
 assert main(["run", "--study", "t", "--track", "lines"]) == 2
 assert main(["run", "--study", "t", "--track", "line:x"]) == 2
 assert main(["samplers"]) == 0
+assert main(["supernet", "train", "--study", "t", "--strategy", "widest", "--epochs", "1", "--set=supernet.again=3",
+             "--set=supernet.evaluations=10", "--set=supernet.short_trainings=0"]) == 0
+assert main(["list", "strategies"]) == 0
 import optuna, somebody
 first = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
 assert [d.name for d in first.directions] == ["MINIMIZE", "MINIMIZE"], first.directions
@@ -110,7 +132,7 @@ assert {t.value for t in second.trials} == {0.25}
 """
 
 
-def test_a_package_adds_metric_cost_pruner_sampler_evaluator_and_tracker(
+def test_a_package_adds_metric_cost_pruner_sampler_evaluator_and_tracker_and_strategy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site"

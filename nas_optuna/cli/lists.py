@@ -49,13 +49,13 @@ def list_(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="presets, spaces, samplers, pruners, metrics, costs, data or devices.",
+            help="presets, spaces, samplers, pruners, metrics, costs, strategies, data or devices.",
             autocompletion=lambda: list(LISTS),
         ),
     ],
     json: options.Json = False,
 ) -> None:
-    """List what an option takes: presets, spaces, samplers, pruners, metrics, costs, data or devices."""
+    """List what an option takes: presets, spaces, samplers, pruners, metrics, costs, strategies, data or devices."""
     if what not in LISTS:
         raise SpecError(unknown("list", what, LISTS))
     show(what, json=json)
@@ -141,6 +141,16 @@ def _devices() -> Listing:
     return Listing(("device", "name", "memory", "capability"), rows, [asdict(d) for d in found], remark)
 
 
+def _strategies() -> Listing:
+    from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy
+
+    found = [(d.name, d.advice, find_strategy(d.name).Options().model_dump()) for d in STRATEGIES.describe()]
+    rows = [(name, advice, ", ".join(f"{key}={x}" for key, x in given.items())) for name, advice, given in found]
+    values = [{"name": name, "advice": advice, "options": given} for name, advice, given in found]
+    remark = "take one with supernet train --strategy NAME; its options are --set supernet.OPTION=VALUE"
+    return Listing(("name", "advice", "options"), rows, values, remark)
+
+
 LISTS: dict[str, Callable[[], Listing]] = {
     "presets": _presets,
     "spaces": partial(
@@ -156,6 +166,7 @@ LISTS: dict[str, Callable[[], Listing]] = {
     "costs": partial(
         _parts, _registry("costs"), "take one with --objective NAME, or as a limit: --set limits.NAME=MOST"
     ),
+    "strategies": _strategies,
     "data": _data,
     "devices": _devices,
 }

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas_optuna.cli import options
-from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, seconds, write_out
+from nas_optuna.cli import options, supernet_check
+from nas_optuna.cli.printing import STDOUT, print_json, print_table, say, say_next, seconds, write_out
 from nas_optuna.errors import Interrupted, StudyExists, TrainingError
 
 if TYPE_CHECKING:
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, Target
     from nas_optuna.execution.loop import StopRequest
-    from nas_optuna.execution.search import Search
-    from nas_optuna.oneshot.check import RankCorrelation, Verdict
     from nas_optuna.oneshot.training import SupernetTraining
     from nas_optuna.spaces import SearchSpace
-    from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.study.supernet_result import SupernetResult
 
 app = typer.Typer(
@@ -39,6 +36,7 @@ app = typer.Typer(
 
 def register(parent: typer.Typer) -> None:
     """Add the command group."""
+    supernet_check.register(app)
     parent.add_typer(app, name="supernet")
 
 
@@ -294,77 +292,6 @@ def export(
     say(f"wrote {path}; next: {command(loaded, 'run', '--study', study, '--fixed', str(path))}")
 
 
-@app.command(epilog="Example: nas-optuna supernet check --study s --architectures 20")
-def check(
-    study: options.StudyName = "nas",
-    architectures: Annotated[int, typer.Option("--architectures", metavar="N", help="Random ones.", min=3)] = 20,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random ones.", min=0)] = 0,
-    device: options.Device = "auto",
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
-    track: options.Track = None,
-    json: options.Json = False,
-) -> int:
-    """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
-
-    Prints, with 95 % bootstrap intervals, how shared accuracy, sizes alone, and both together rank the architectures
-    (fitted to other trainings), how far their first and best five are from the best, and whether random search
-    in the same seconds did better. The trainings are trials of the study; Ctrl-C loses none, and a new call goes on.
-    """
-    import optuna
-
-    from nas_optuna.cli.progress import watch
-    from nas_optuna.cli.specs import stored_experiment
-    from nas_optuna.devices import resolve_device
-    from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.oneshot import check as checking
-    from nas_optuna.oneshot.trained import calibrated_ranker, restrict_to, trained_supernet
-    from nas_optuna.study.files import holding
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import checkpoint_folder, load_study
-    from nas_optuna.study.supernet_result import read_result
-    from nas_optuna.trackers import create_trackers
-
-    url, where, trackers = storage_url(storage), resolve_device(device), create_trackers(track)
-    stop, files = StopRequest(), holding(url, load_study(open_storage(url), study), "supernet-*")
-    experiment, loaded = stored_experiment(
-        url,
-        study,
-        trust=trust,
-        overrides=["reuse_duplicates=false"],
-        data_directory=data_dir,
-        device=device,
-        checkpoints=checkpoint_folder(files, study),
-        interrupted=stop,
-    )
-    result = read_result(loaded)
-    supernet = trained_supernet(loaded, result, experiment.search, where, files)
-    search = restrict_to(supernet, experiment.search) if supernet else experiment.search
-    chosen = _put_forward(search, result)
-    drawn = checking.random_architectures(search, architectures, seed, experiment.objective.limits.total_excess)
-    loaded.pruner = optuna.pruners.NopPruner()
-    waiting = checking.queue_untrained(loaded, experiment.search, [*chosen.values(), *drawn])
-    with watch(waiting, None) as display, interruptible(stop):
-        outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
-    if outcome.interrupted:
-        say("stopped; nothing is lost, and the same command goes on")
-        return 130
-    ranker = calibrated_ranker(result, search, supernet, where, drawn)
-    rows = ranker.rows([search.space.tokens(architecture) for architecture in drawn])
-    verdict = checking.judge(loaded, search, drawn, chosen, ranker.score, rows, result.seconds)
-    _print_verdict(study, verdict, json)
-    return 0
-
-
-def _put_forward(search: Search, result: SupernetResult) -> dict[str, Architecture]:
-    """What a supernet would have chosen, by what; the first is what it is judged by."""
-    from nas_optuna.oneshot.check import ALPHAS, SCORE
-
-    by_alphas = {ALPHAS: search.space.parse(result.argmax)}
-    return {SCORE: search.space.parse(result.best), **by_alphas} if result.best is not None else by_alphas
-
-
 def _price(training: SupernetTraining) -> str:
     from nas_optuna.study.records import count
 
@@ -382,42 +309,6 @@ def _price(training: SupernetTraining) -> str:
         parts.append(f"{plan.calibrating + plan.finalists} short trainings about {prices['short']:.1f}{unit}")
     remedy = "; --budget N sets the first of these" if strategy is not None and training.scored else ""
     return f"{', '.join(parts) or 'no training at all'}{remedy}"
-
-
-def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
-    if json:
-        print_json(asdict(verdict) | {"sentence": verdict.sentence})
-        return
-    from nas_optuna.study.records import count
-
-    def interval(c: RankCorrelation) -> str:
-        return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
-
-    rows = [
-        (row.name, interval(row.kendall), interval(row.spearman), f"{row.regret_1:.4f}", f"{row.regret_5:.4f}")
-        for row in verdict.rows
-    ]
-    columns = (
-        Column("ranked by"),
-        Column("Kendall τ"),
-        Column("Spearman ρ", rank=2),
-        Column("best − its first", right=True),
-        Column("best − best of its 5", right=True, rank=1),
-    )
-    title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
-    print_table(title, columns, rows)
-    short = f"{count(verdict.short, 'short training')} of others and " if verdict.short else ""
-    say(f"all sizes, score: learned from {short}the trainings of the architectures that are not ranked just then")
-    ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
-    say(f"noise ceiling of τ: {ceiling}")
-    say(f"score minus the best without shared weights, τ: {interval(verdict.advantage)}")
-    for chosen in verdict.chosen:
-        rank = f"rank {chosen.rank} of {verdict.architectures + 1}"
-        say(f"chosen by {chosen.by}: {chosen.architecture}, own accuracy {chosen.accuracy:.4f}, {rank}")
-    if verdict.random_accuracy is not None:
-        within = f"in the {seconds(verdict.budget_seconds)} of the supernet and its choice"
-        say(f"best of {verdict.random_trained} random architectures {within}: {verdict.random_accuracy:.4f}")
-    say(verdict.sentence)
 
 
 def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> None:

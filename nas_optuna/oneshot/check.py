@@ -41,8 +41,8 @@ class Row:
     """How one figure ranks the architectures that were trained.
 
     Attributes:
-        name: One of `oneshot.score.FEATURES`; or ``"all sizes"``, a score of sizes alone taught by the same trainings;
-            or ``"score"``, which is all of them together.
+        name: One of `oneshot.score.FEATURES`; or ``"all sizes"``, a score of sizes alone fitted to the same trainings;
+            or ``"score"``, which is all of them together. Without shared weights only sizes and the score.
         kendall: Kendall's τ-b with the architectures' own accuracy.
         spearman: Spearman's ρ with it.
         regret_1: The best own accuracy minus that of the architecture which the figure ranks first.
@@ -80,7 +80,7 @@ class Verdict:
     Attributes:
         architectures: Number of random architectures compared.
         rows: One for each figure; the score's weights are learned without the architectures that it ranks.
-        short: Short trainings that taught the score beside the other architectures' trainings.
+        short: Short trainings that the score was fitted to beside the other architectures' trainings.
         ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
             repeats trainings; None where it does not, and the noise is not known.
         advantage: Kendall's τ of the score minus that of the best without shared weights: one size, or all sizes; the
@@ -196,11 +196,11 @@ def judge(
     trials = [trained[str(architectures[i])] for i in kept]
     rows = rows[kept]
     own = np.array([accuracy_of(trial) for trial in trials])
-    figures = dict(zip(FEATURES, rows.T[: len(FEATURES)], strict=True)) | {
-        ALL_SIZES: cross_val_predict(score.of_sizes(), rows, own),
-        SCORE: cross_val_predict(score, rows, own),
-    }
-    size = max((*FEATURES[SIZES], ALL_SIZES), key=lambda name: _tau(figures[name], own))
+    figures = dict(zip(FEATURES, rows.T[: len(FEATURES)], strict=True))
+    figures |= {ALL_SIZES: cross_val_predict(score.of_sizes(), rows, own), SCORE: cross_val_predict(score, rows, own)}
+    if not score.has_shared:  # then the score is all sizes
+        figures = {name: values for name, values in figures.items() if name in (*FEATURES[SIZES], SCORE)}
+    size = max((name for name in figures if name in (*FEATURES[SIZES], ALL_SIZES)), key=lambda n: _tau(figures[n], own))
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
     first = next(iter(chosen_trials.values()))
     budget = search_seconds + _seconds(first)

@@ -24,7 +24,6 @@ from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import Decomposable, SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import TrainStep, make_network
-from nas_optuna.training.soundness import require_number
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,6 @@ class Price:
     epoch_seconds: float
     training_seconds: float
     scoring_seconds: float
-
-    def require_sound(self) -> None:
-        """Check figures that come from a file; raise `ValueError` where they are damaged."""
-        for name, value in vars(self).items():
-            require_number(name, value, 0)
 
     @property
     def epoch_in_trainings(self) -> float:

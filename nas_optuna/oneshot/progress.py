@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.oneshot.stability import DivergenceMonitor
-from nas_optuna.training.soundness import require_number
+from nas_optuna.study.supernet_result import entropy, softmax
 
 WINDOW = 50
 """Steps between two looks at the losses and gradient norms, the only times that the loop waits for the device."""
@@ -41,28 +44,35 @@ class Epoch:
     cost: float | None = None
     alphas: Mapping[str, list[float]] | None = None
 
-    def require_sound(self, number: int, shapes: Mapping[str, int] | None) -> None:
-        """Check an epoch that comes from a file.
 
-        Args:
-            number: What its number must be.
-            shapes: Parameter name → number of choices; None where the strategy trains no alphas.
+def measured(epoch: Epoch) -> Measurement:
+    """What one epoch of a supernet brought, as callbacks are told of it.
 
-        Raises:
-            ValueError: It is damaged, or of another space.
-        """
-        require_number("number", self.number, number, number)
-        for name in ("loss", "accuracy", "gradient_norm", "seconds"):
-            require_number(name, getattr(self, name))
-        for name in ("alpha_loss", "temperature", "cost"):
-            if getattr(self, name) is not None:
-                require_number(name, getattr(self, name))
-        found = None if self.alphas is None else {name: len(logits) for name, logits in self.alphas.items()}
-        if found != shapes:
-            raise ValueError("its alphas are of another space")
-        for name, logits in (self.alphas or {}).items():
-            for value in logits:
-                require_number(f"an alpha of {name}", value)
+    Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
+    ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
+    """
+    optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
+    metrics = {
+        "train_loss": epoch.loss,
+        "train_accuracy": epoch.accuracy,
+        "gradient_norm": epoch.gradient_norm,
+        **{name: value for name, value in optional.items() if value is not None},
+        **{f"entropy/{name}": entropy(logits) for name, logits in (epoch.alphas or {}).items()},
+    }
+    return Measurement(epoch.number, metrics, epoch.seconds)
+
+
+def write_history(file: Path, history: Sequence[Epoch], choices: Mapping[str, Sequence[object]]) -> None:
+    """Write every epoch's figures, and each choice's probability where alphas trained, as CSV."""
+    trained = any(epoch.alphas for epoch in history)
+    columns = [f"{name}={choice}" for name, values in choices.items() for choice in values] if trained else []
+    figures = ("number", "loss", "accuracy", "alpha_loss", "gradient_norm", "temperature", "cost", "seconds")
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow([*figures, *columns])
+        for epoch in history:
+            p = [x for logits in (epoch.alphas or {}).values() for x in softmax(logits)]
+            writer.writerow([*(getattr(epoch, name) for name in figures), *(f"{x:.5f}" for x in p)])
 
 
 class Meter:

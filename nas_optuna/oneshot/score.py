@@ -176,6 +176,11 @@ class Score:
             precision += np.outer(x[chosen[-1]], x[chosen[-1]])
         return chosen
 
+    @property
+    def has_shared(self) -> bool:
+        """Whether shared weights say anything."""
+        return bool(np.isfinite(self.scale[: SIZES.start]).any())
+
     def of_sizes(self) -> Score:
         """The same score with shared accuracy and loss left out, to see what these add."""
         scale = self.scale.copy()
@@ -183,10 +188,11 @@ class Score:
         return replace(self, scale=scale)
 
     def to_dict(self) -> dict[str, float]:
-        """The weights by feature, for a person; a size's is the one below the cut."""
+        """The weights of the features that differ, for a person; a size's is the one below the cut."""
         weights = self.weights[: len(FEATURES)].copy()
         weights[SIZES] += self.weights[len(FEATURES) : len(PRIOR)]
-        return dict(zip(FEATURES, np.round(weights, 3).tolist(), strict=True))
+        rounded = zip(FEATURES, np.round(weights, 3).tolist(), self.scale, strict=False)
+        return {name: weight for name, weight, scale in rounded if np.isfinite(scale)}
 
     def _design(self, rows: Array) -> Array:
         standard = (rows - self.centre) / self.scale

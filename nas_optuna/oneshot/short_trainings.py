@@ -72,11 +72,12 @@ class ShortPlan:
             epochs: The recipe's.
             size: Architectures of the space.
             trained: The study's own trainings to the end, which teach the score in place of short ones.
-            alone: Whether there are no shared weights, so that the random ones may cost twice as much.
+            alone: Whether there are no shared weights: half as many again are trained for twice as long.
         """
-        limit = 2 * LIMIT if alone else LIMIT
-        calibration, final = max(1, epochs // CALIBRATION_SHARE), max(1, epochs // FINAL_SHARE)
-        calibrating = min(count, limit * epochs // calibration, size) - trained
+        limit, share = (2 * LIMIT, FINAL_SHARE) if alone else (LIMIT, CALIBRATION_SHARE)
+        wanted = count * 3 // 2 if alone else count
+        calibration, final = max(1, epochs // share), max(1, epochs // FINAL_SHARE)
+        calibrating = min(wanted, limit * epochs // calibration, size) - trained
         finalists = min(count // 4, LIMIT * epochs // final, size)
         return cls(
             calibrating if calibrating >= MIN_TRAININGS else 0, calibration, finalists if finalists > 1 else 0, final

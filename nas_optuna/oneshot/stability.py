@@ -9,7 +9,6 @@ from typing import Any
 
 from nas_optuna.errors import TrainingError
 from nas_optuna.spaces.architecture import Choice
-from nas_optuna.training.soundness import require_number
 
 EXPLOSION = 100.0
 """How many times the largest earlier median a window's median gradient norm may reach."""
@@ -39,20 +38,8 @@ class DivergenceMonitor:
         return {"largest_norm": self._largest, "lowest_loss": self._lowest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a training's state that holds a `state_dict`, see `require_state_dict`."""
-        self._largest, self._lowest = state["largest_norm"], state.get("lowest_loss", math.inf)
-
-    @staticmethod
-    def require_state_dict(state: Mapping[str, Any]) -> None:
-        """Check that `load_state_dict` can go on from a state that comes from a file.
-
-        Raises:
-            ValueError: It is damaged. One without the lowest loss is of an earlier release.
-        """
-        if state["largest_norm"] is not None:
-            require_number("largest_norm", state["largest_norm"], 0)
-        if (lowest := state.get("lowest_loss", math.inf)) != math.inf:
-            require_number("lowest_loss", lowest, 0)
+        """Go on from a training's state that holds a `state_dict`."""
+        self._largest, self._lowest = state["largest_norm"], state["lowest_loss"]
 
     def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
         """Judge a window.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import tempfile
@@ -18,11 +17,10 @@ from optuna.study import Study
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
-from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
-from nas_optuna.oneshot.progress import Epoch
+from nas_optuna.oneshot.progress import Epoch, measured, write_history
 from nas_optuna.oneshot.ranking import ArchitectureRanker, RankingResult
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
@@ -42,25 +40,8 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, softmax, write_result
+from nas_optuna.study.supernet_result import SupernetResult, find_result, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
-
-
-def measured(epoch: Epoch) -> Measurement:
-    """What one epoch of a supernet brought, as callbacks are told of it.
-
-    Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
-    ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
-    """
-    optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
-    metrics = {
-        "train_loss": epoch.loss,
-        "train_accuracy": epoch.accuracy,
-        "gradient_norm": epoch.gradient_norm,
-        **{name: value for name, value in optional.items() if value is not None},
-        **{f"entropy/{name}": entropy(logits) for name, logits in (epoch.alphas or {}).items()},
-    }
-    return Measurement(epoch.number, metrics, epoch.seconds)
 
 
 def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> Supernet:
@@ -265,25 +246,12 @@ class SupernetTraining:
 
     def _restore(self) -> bool:
         """Go on from the last sound checkpoint; False where there is none."""
-        found = self._folder.load(self._check)
+        found = self._folder.load(_progress)
         if found is None or self.strategy is None:
             return False
+        self.price, self.history = _progress(found)
         self.strategy.load_state_dict({**found.state, "supernet": found.weights})
-        self.price = Price(**found.progress["price"])
-        self.history = [Epoch(**epoch) for epoch in found.progress["epochs"]]
         return True
-
-    def _check(self, found: Checkpoint) -> None:
-        """Raise where the training cannot go on from a checkpoint."""
-        assert self.strategy is not None
-        self.strategy.require_state_dict({**found.state, "supernet": found.weights}, found.epoch)
-        Price(**found.progress["price"]).require_sound()
-        epochs = [Epoch(**epoch) for epoch in found.progress["epochs"]]
-        if len(epochs) != found.epoch:
-            raise ValueError(f"it does not hold the results of {found.epoch} epochs")
-        shapes = {name: len(alpha) for name, alpha in self.strategy.supernet.alphas.items()}
-        for number, epoch in enumerate(epochs, start=1):
-            epoch.require_sound(number, shapes if self.strategy.learns_alphas else None)
 
     def _store(self, short: ShortTrainer | None, stopped: str | None) -> SupernetResult:
         began = time.monotonic()
@@ -299,7 +267,7 @@ class SupernetTraining:
             expected_cost=self._expected_cost(result, argmax),
             seconds=round(seconds + (short.seconds_before if short else 0.0), 2),
             stopped=stopped,
-            artifact=self._upload_history(result),
+            artifact=self._upload_history(),
         )
         write_result(self._study, result)
         return result
@@ -374,25 +342,20 @@ class SupernetTraining:
             short,
         ).rank()
 
-    def _upload_history(self, result: SupernetResult) -> str:
-        """Every epoch's figures, and each choice's probability where alphas trained, as a CSV for the dashboard."""
-        parameters = self.search.space.parameters
-        trained = any(epoch.alphas for epoch in self.history)
-        columns = [f"{name}={choice}" for name, p in parameters.items() for choice in p.choices] if trained else []
-        figures = ("number", "loss", "accuracy", "alpha_loss", "gradient_norm", "temperature", "cost", "seconds")
+    def _upload_history(self) -> str:
+        """Every epoch's figures as a CSV that the dashboard shows; returns its identifier."""
         store = self._files / "artifacts"
         store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "supernet-history.csv"
-            with file.open("w", newline="", encoding="utf-8") as opened:
-                writer = csv.writer(opened)
-                writer.writerow([*figures, *columns])
-                for epoch in self.history:
-                    p = [x for logits in (epoch.alphas or {}).values() for x in softmax(logits)]
-                    writer.writerow([*(getattr(epoch, name) for name in figures), *(f"{x:.5f}" for x in p)])
+            write_history(file, self.history, {n: p.choices for n, p in self.search.space.parameters.items()})
             return upload_artifact(
                 artifact_store=FileSystemArtifactStore(store), file_path=str(file), study_or_trial=self._study
             )
+
+
+def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:
+    return Price(**found.progress["price"]), [Epoch(**epoch) for epoch in found.progress["epochs"]]
 
 
 def _identity(search: Search, options: Mapping[str, Any], table: CostTable, version: int) -> str:

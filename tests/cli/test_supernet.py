@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from nas_optuna.cli import main
-from nas_optuna.oneshot.score import FEATURES
+from nas_optuna.oneshot.score import FEATURES, SIZES
 from nas_optuna.study.files import remember
 
 SPEC = """
@@ -177,6 +177,60 @@ def test_check_compares_with_own_trainings(trained: Path, capsys: pytest.Capture
     )
     assert len(study().trials) == count, "what is trained is not trained again"
     assert "Kendall" in capsys.readouterr().out
+
+
+def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is found serves export, prior, warm start, report and check, as that of shared weights does."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(SPEC.replace("epochs = 1", "epochs = 4").replace('"k3_f24", "skip"', '"k5_f16"'))
+    train = ["supernet", "train", "--study", "s", "--spec", "tiny.toml", "--budget", "0"]
+    assert main([*train, "--json"]) == 0
+    out, err = capsys.readouterr()
+    trained = json.loads(out)
+    assert "without shared weights" in err
+    assert re.search(r"^\d+ short trainings about [\d.]+ stand-alone trainings$", err, re.MULTILINE)
+    assert (trained["epochs"], trained["history"], trained["shared_accuracy"]) == (0, [], None)
+    assert trained["score_short_trainings"] >= 3
+    assert trained["price"] <= 5
+    assert not {"shared accuracy", "shared loss"} & set(trained["score"])
+    attributes = study().user_attrs
+    assert main(train) == 0
+    assert study().user_attrs == attributes, "nothing is trained anew"
+    assert main(["supernet", "export", "--study", "s", "--top", "2"]) == 0
+    warm = ["--trials", "3", "--warm-start", "supernet", "--warm-trials", "2"]
+    assert main(["run", "--study", "s", "--sampler", "arch", *warm]) == 0
+    assert study().trials[0].user_attrs["nas_optuna:architecture"] == trained["best"]
+    assert main(["run", "--study", "s", "--trials", "1", "--sampler", "supernet"]) == 0
+    assert main(["report", "--study", "s"]) == 0
+    capsys.readouterr()
+    assert main(["supernet", "check", "--study", "s", "--architectures", "3", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in verdict["rows"]] == [*FEATURES[SIZES], "score"]
+
+
+@pytest.mark.parametrize("budget", [(), ("--budget", "0")], ids=["shared weights", "without"])
+def test_training_resumes_after_a_kill_in_a_short_training(
+    budget: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(SPEC.replace("epochs = 1", "epochs = 3") + STRATEGIES["fair"] * (not budget))
+    train = ["supernet", "train", "--spec", "tiny.toml", *budget, "--study"]
+    assert main([*train, "whole"]) == 0
+    command = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main())", *train, "killed"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("short training 2,"):
+            break
+    process.kill()
+    process.wait()
+    assert "nas_optuna:supernet" not in study("killed").user_attrs
+    assert main([*train, "killed"]) == 0
+    whole, killed = study("whole").user_attrs, study("killed").user_attrs
+    for key in ("alphas", "score", "starts", "teachers"):
+        assert killed[f"nas_optuna:supernet:{key}:0"] == whole[f"nas_optuna:supernet:{key}:0"]
 
 
 def test_training_resumes_after_a_kill(folder: Path) -> None:

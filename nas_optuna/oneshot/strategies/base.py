@@ -23,12 +23,7 @@ from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.fit import never
 from nas_optuna.training.precision import allow_fast_float32, autocast
-from nas_optuna.training.soundness import (
-    load_optimizer_state,
-    require_number,
-    require_optimizer_state,
-    require_tensors,
-)
+from nas_optuna.training.soundness import load_optimizer_state
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and labels ``[batch]``."""
@@ -277,26 +272,8 @@ class Strategy(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of a training with the same settings; see `require_state_dict`."""
+        """Go on from a `state_dict` of a training with the same settings."""
         self.finished, self.length = state["finished"], state["length"]
         self.supernet.load_state_dict(state["supernet"])
         load_optimizer_state(state["optimizer"], self.optimizer)
         self.watch.load_state_dict(state)
-
-    def require_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
-        """Check, without changing anything, that `load_state_dict` can go on from a state that comes from a file.
-
-        Args:
-            state: What was read.
-            finished: How many epochs it must be of.
-
-        Raises:
-            ValueError: It is damaged, or of a training with other settings.
-        """
-        require_number("length", state["length"], max(1, finished))
-        if not isinstance(state["length"], int) or self.options.epochs not in (None, state["length"]):
-            raise ValueError(f"length is {state['length']}")
-        require_number("finished", state["finished"], finished, finished)
-        require_tensors(state["supernet"], self.supernet.state_dict())
-        require_optimizer_state(state["optimizer"], self.optimizer, moved=True)
-        self.watch.require_state_dict(state)

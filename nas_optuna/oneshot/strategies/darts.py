@@ -25,7 +25,7 @@ from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOpt
 from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
 from nas_optuna.spaces.supernet import Draw, Mode
 from nas_optuna.training import epoch_seed
-from nas_optuna.training.soundness import load_optimizer_state, require_optimizer_state, require_tensor
+from nas_optuna.training.soundness import load_optimizer_state
 
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
 """FBNet's schedule, Wu et al. 2019, section 4.1."""
@@ -73,7 +73,7 @@ class DartsOptions(StrategyOptions):
 
 
 class DartsStrategy(Strategy):
-    """Alternating (or joint) optimisation of weights and alphas."""
+    """Weights and alphas in turns or jointly, by mixtures of all candidates (DARTS)."""
 
     Options = DartsOptions
     learns_alphas = True
@@ -205,13 +205,6 @@ class DartsStrategy(Strategy):
         super().load_state_dict(state)
         load_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer)
         self._draws.generator.set_state(state["draws"].cpu())
-
-    def require_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
-        """Also the alphas' optimizer and the draws."""
-        super().require_state_dict(state, finished)
-        require_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer, moved=False)
-        require_tensor("draws", state["draws"].cpu(), self._draws.generator.get_state())
-        torch.Generator().set_state(state["draws"].cpu())
 
 
 def _alpha_optimizer(alphas: list[torch.nn.Parameter], options: DartsOptions) -> torch.optim.Optimizer:

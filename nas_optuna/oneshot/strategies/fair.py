@@ -40,7 +40,7 @@ class FairOptions(RankedOptions):
 
 
 class FairStrategy(Strategy):
-    """Every step computes one path that is drawn uniformly; alphas stand still."""
+    """Shared weights on uniformly drawn paths, then a ranking (single path one-shot): the default."""
 
     Options = FairOptions
 

@@ -12,6 +12,6 @@ from nas_optuna.spaces.supernet import Mode
 
 
 class GumbelStrategy(DartsStrategy):
-    """A drawn path costs a single network's step, where a mixture costs all of them."""
+    """As darts, by one drawn candidate at a time (FBNet, GDAS): a step costs a single network's."""
 
     mode: ClassVar[Mode] = "sampled"
