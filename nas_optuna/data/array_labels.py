@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nas_optuna.data.images import MOST_CLASSES
-from nas_optuna.data.report import Leftovers, listing, printable
+from nas_optuna.data.images import MAX_CLASSES
+from nas_optuna.data.report import LeftOutCollector, listing, printable
 from nas_optuna.data.source import Part
 from nas_optuna.errors import DataError
 
@@ -18,18 +18,7 @@ _WITHOUT_IMAGE = "classes without an image"
 
 
 def label_values(array: np.ndarray, name: str) -> np.ndarray:
-    """One value for each image.
-
-    Args:
-        array: ``[n]`` or ``[n, 1]`` whole numbers or names, or ``[n, classes]`` one-hot.
-        name: Of the array, for the message.
-
-    Returns:
-        ``[n]``, whole numbers or text.
-
-    Raises:
-        DataError: It is none of these.
-    """
+    """``[n]`` whole numbers or text, one for each image; a `DataError` where it is neither of these nor one-hot."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.dtype.kind in "biuf":
@@ -55,11 +44,7 @@ def label_values(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def named_classes(array: np.ndarray, name: str) -> list[str]:
-    """The names of the classes, in their order.
-
-    Raises:
-        DataError: It is no list of text.
-    """
+    """The names of the classes, in their order."""
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise DataError(
             f"array {name!r} must hold the name of each class as text, got {array.dtype} {list(array.shape)}"
@@ -68,24 +53,16 @@ def named_classes(array: np.ndarray, name: str) -> list[str]:
 
 
 def class_values(
-    labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: Leftovers
+    labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOutCollector
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The classes of a data set.
+    """The different values of a data set's labels, sorted, and what each is called.
 
-    Args:
-        labels: The value of each image, of each part.
-        names: What the values 0, 1, … are called; None where each value is its own name.
-        left_out: Told of names that no image has.
-
-    Returns:
-        The different values, sorted, and what each is called.
-
-    Raises:
-        DataError: A part has a value that the training part has not, or the values are not those of classes.
+    `names` are what the values 0, 1, … are called, None where each value is its own name; `left_out` is told of names
+    that no image has. A `DataError` where a part has a value that the training part lacks, or values are no classes.
     """
     train = labels["train"]
     known = np.unique(train)
-    if len(known) > MOST_CLASSES or (len(train) >= 100 and 2 * len(known) > len(train)):
+    if len(known) > MAX_CLASSES or (len(train) >= 100 and 2 * len(known) > len(train)):
         raise DataError(
             f"its labels hold {len(known):,} different values in {len(train):,} images; a classifier needs several"
             " images of each class"

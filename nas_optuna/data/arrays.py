@@ -21,7 +21,7 @@ from nas_optuna.data.images import ImageSet
 from nas_optuna.data.layout import PART_NAMES
 from nas_optuna.data.memory import require_memory
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.report import Leftovers, ReadingReport, listing, one_line, printable
+from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing, one_line, printable
 from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import PARTS, Part, Reading, fitted, hold_out
 from nas_optuna.errors import DataError
@@ -35,8 +35,8 @@ _ROLES: dict[Role, frozenset[str]] = {
 _CLASSES = frozenset({"classes", "class_names", "label_names"})
 _LAYOUT = "layout"
 _CHANNEL_AXES = {"chw": 1, "nchw": 1, "hwc": 3, "nhwc": 3}
-_MOST_CHANNELS = 4
-_MOST_ARRAYS = 1000
+_MAX_CHANNELS = 4
+_MAX_ARRAYS = 1000
 _BOMB = 200
 """An array above `_SMALL` bytes may be so many times larger than in the file; only zeros made to fill memory are."""
 _SMALL = 64 << 20
@@ -65,20 +65,13 @@ class NpzSource:
     channels; where a shape can be read both ways, an array ``layout`` decides. Labels are whole numbers or names,
     ``[n]`` or ``[n, 1]``, or one-hot, ``[n, classes]``. The names of the arrays are in docs/data.md.
 
-    Without a test part, a fixed fifth of each class is held out for it.
-
-    Args:
-        path: The file.
-        reading: What the study needs.
-
-    Raises:
-        DataError: The file is absent, damaged or of another layout.
+    Without a test part, a fixed fifth of each class is held out for it. Whatever is refused is a `DataError`.
     """
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._path = path
         self._reading = reading
-        self._left_out = Leftovers()
+        self._left_out = LeftOutCollector()
         with _readable():
             self._headers = self._read_headers()
         self._arrays = _assigned(self._headers, self._left_out)
@@ -105,11 +98,7 @@ class NpzSource:
         return len(self._numbers["train"]) if self._rest is None else len(self._rest)
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The training and the validation part, or some images of them.
-
-        Raises:
-            DataError: The pixels are of a kind that cannot be scaled.
-        """
+        """The training and the validation part, or some images of them."""
         pixels = self._pixels("train")
         if self._rest is not None:
             pixels = pixels[self._rest]
@@ -120,11 +109,7 @@ class NpzSource:
         return self._image_set(pixels[indices], self.labels[torch.as_tensor(indices)])
 
     def test(self) -> ImageSet:
-        """The test part.
-
-        Raises:
-            DataError: The pixels are of a kind that cannot be scaled.
-        """
+        """The test part."""
         if self._rest is None:
             return self._image_set(self._pixels("test"), self._numbers["test"])
         return self._image_set(
@@ -138,8 +123,8 @@ class NpzSource:
             raise DataError("it is not a regular file")  # a pipe would be waited for, and a device never ends
         headers = {}
         with ZipFile(self._path) as archive:
-            if len(archive.infolist()) > _MOST_ARRAYS:
-                raise DataError(f"it holds {len(archive.infolist()):,} files; at most {_MOST_ARRAYS:,} are read")
+            if len(archive.infolist()) > _MAX_ARRAYS:
+                raise DataError(f"it holds {len(archive.infolist()):,} files; at most {_MAX_ARRAYS:,} are read")
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name == entry.filename:
@@ -169,11 +154,7 @@ class NpzSource:
         return found
 
     def _checked_shapes(self) -> int | None:
-        """The axis of the channels; None where there is none.
-
-        Raises:
-            DataError: Images and labels do not fit together, or parts do not.
-        """
+        """The axis of the channels, None where there is none; images, labels and parts must fit together."""
         layout = str(self._array(_LAYOUT)).casefold() if _LAYOUT in self._headers else None
         axes, channels = set(), set()
         for part in self._arrays:
@@ -276,12 +257,8 @@ def _read_header(name: str, file: IO[bytes]) -> _Header:
     return _Header(name, shape, dtype)
 
 
-def _assigned(headers: Mapping[str, _Header], left_out: Leftovers) -> dict[Part, dict[Role, str]]:
-    """Which array holds the images and the labels of each part, in the order of `PARTS`.
-
-    Raises:
-        DataError: An array is missing, or two have one role.
-    """
+def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dict[Part, dict[Role, str]]:
+    """Which array holds the images and the labels of each part, in the order of `PARTS`."""
     found: dict[Part, dict[Role, str]] = {}
     for name in headers:
         meaning = _meaning(name)
@@ -318,11 +295,7 @@ def _meaning(name: str) -> tuple[Part, Role] | None:
 
 
 def _channel_axis(images: _Header, layout: str | None) -> int | None:
-    """Which axis counts the channels; None for ``[n, height, width]``.
-
-    Raises:
-        DataError: None does, or it cannot be told which.
-    """
+    """Which axis counts the channels; None for ``[n, height, width]``."""
     understood = "[n, height, width], [n, height, width, channels] or [n, channels, height, width]"
     if layout is not None and layout not in _CHANNEL_AXES:
         raise DataError(f"its array 'layout' is {printable(layout)!r}; it must be 'HWC' or 'CHW'")
@@ -330,11 +303,11 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
         return None
     if len(images.shape) != 4:
         raise DataError(f"array {images} has {len(images.shape)} axes; images must be {understood}")
-    possible = [axis for axis in (1, 3) if 1 <= images.shape[axis] <= _MOST_CHANNELS]
+    possible = [axis for axis in (1, 3) if 1 <= images.shape[axis] <= _MAX_CHANNELS]
     if layout is not None:
         possible = [axis for axis in possible if axis == _CHANNEL_AXES[layout]]
     if not possible:
-        raise DataError(f"array {images} has no axis of 1 to {_MOST_CHANNELS} channels; images must be {understood}")
+        raise DataError(f"array {images} has no axis of 1 to {_MAX_CHANNELS} channels; images must be {understood}")
     if len(possible) > 1:
         raise DataError(
             f"array {images} can be read as [n, channels, height, width] and as [n, height, width, channels];"

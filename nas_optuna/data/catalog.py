@@ -42,7 +42,7 @@ FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderS
 def is_code(name: str) -> bool:
     """Whether a data set's name stands for a function that would be imported from its place and called.
 
-    Example:
+    Examples:
         >>> is_code("folder:pets"), is_code("digits"), is_code("my_data:load")
         (False, False, True)
     """
@@ -85,17 +85,7 @@ def digits(train: bool, directory: Path) -> ImageSet:
 
 
 def open_source(name: str, directory: Path | None = None, reading: Reading | None = None) -> Source:
-    """What a data set's name stands for, ready to be read.
-
-    Args:
-        name: A registered name, ``folder:PATH``, ``npz:FILE`` or ``package.module:function``.
-        directory: Where its files are or are downloaded to; `data_directory` by default.
-        reading: What is needed of the images.
-
-    Raises:
-        SpecError: Nothing has that name, or it cannot be imported.
-        DataError: A folder or file is absent, or its layout is refused.
-    """
+    """What a data set's name stands for, ready to be read; see `load_images` for the arguments."""
     reading = reading or Reading()
     kind, _, path = name.partition(":")
     with naming(name):

@@ -6,10 +6,9 @@ import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import Part, Reading, hold_out
 from nas_optuna.errors import DataError
 
-LARGEST_PHOTO_SIDE = 224
+MAX_PHOTO_SIDE = 224
 """Of pictures for which nobody says what size a network should see."""
 
 _THREADS = 4  # each may hold one photo at full size
@@ -47,16 +46,10 @@ class FolderSource:
 
     Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
     while they are read, one by one. What it needs is the recipe's input size; where the recipe names none, the
-    median of the pictures' shorter sides, at most `Reading.max_side` or `LARGEST_PHOTO_SIDE`.
+    median of the pictures' shorter sides, at most `Reading.max_side` or `MAX_PHOTO_SIDE`.
 
-    Without a test part, a fixed fifth of each class is held out for it.
-
-    Args:
-        root: The folder.
-        reading: What the study needs.
-
-    Raises:
-        DataError: The folder is absent, or its layout is refused (see `read_layout`).
+    Without a test part, a fixed fifth of each class is held out for it. Whatever is refused is a `DataError` that names
+    the folder or the picture.
     """
 
     def __init__(self, root: Path, reading: Reading) -> None:
@@ -79,20 +72,12 @@ class FolderSource:
         return torch.tensor([label for _, label in self._not_test])
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The training and the validation part, or some pictures of them.
-
-        Raises:
-            DataError: A picture cannot be read (named), or they would not fit into memory.
-        """
+        """The training and the validation part, or some pictures of them."""
         chosen = range(len(self._not_test)) if indices is None else indices
         return self._read([self._not_test[i] for i in chosen], [self._training_facts[i] for i in chosen])
 
     def test(self) -> ImageSet:
-        """The test part, in the size and the colours of the training part.
-
-        Raises:
-            DataError: A picture cannot be read (named).
-        """
+        """The test part, in the size and the colours of the training part."""
         return self._read(self._files["test"], self._test_facts)
 
     @cached_property
@@ -156,23 +141,17 @@ class FolderSource:
         )
 
 
-@dataclass(frozen=True)
-class _Failed:
-    message: str
-
-
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock.
 
-    Raises:
-        DataError: The first of those it raised, and how many more there were.
+    Of the errors it raises, the first is raised, with the number of the others.
     """
 
-    def attempt(item: _Item) -> _Result | _Failed:
+    def attempt(item: _Item) -> tuple[_Result | None, str]:
         try:
-            return function(item)
+            return function(item), ""
         except DataError as error:
-            return _Failed(str(error))
+            return None, str(error)
 
     with quiet(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
@@ -180,11 +159,10 @@ def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> l
         except BaseException:  # Ctrl-C: what has not begun need not
             pool.shutdown(cancel_futures=True)
             raise
-    failed = [result.message for result in found if isinstance(result, _Failed)]
-    if failed:
+    if failed := [message for _, message in found if message]:
         more = f" ({plural(len(failed) - 1, 'other picture')} refused)" if len(failed) > 1 else ""
         raise DataError(failed[0] + more)
-    return [result for result in found if not isinstance(result, _Failed)]
+    return [cast(_Result, result) for result, _ in found]
 
 
 def _unified_size(facts: Sequence[PictureFacts], reading: Reading) -> tuple[int, int]:
@@ -195,7 +173,7 @@ def _unified_size(facts: Sequence[PictureFacts], reading: Reading) -> tuple[int,
         only = next(iter(sizes))
         fits = len(sizes) == 1 and only[0] <= reading.input_size[0] and only[1] <= reading.input_size[1]
         return only if fits else reading.input_size
-    most = reading.input_size or reading.max_side or LARGEST_PHOTO_SIDE
+    most = reading.input_size or reading.max_side or MAX_PHOTO_SIDE
     if len(sizes) == 1 and longest <= most:
         return next(iter(sizes))
     if len(sizes) == 1 or reading.input_size is not None:

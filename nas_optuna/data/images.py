@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.report import NOTHING_TO_SAY, ReadingReport, printable
+from nas_optuna.data.report import ReadingReport, printable
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError
 from nas_optuna.spec import ResizePolicy
 
-MOST_CLASSES = 100_000
+MAX_CLASSES = 100_000
 """More are a mistake: numbers that measure something, taken for labels."""
 _PIECE = 1 << 24
+_UNREPORTED = ReadingReport()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +44,7 @@ class ImageSet:
     Raises:
         DataError: A shape, a type or a label is not what `images` and `labels` ask for, or there is no image.
 
-    Example:
+    Examples:
         >>> import torch
         >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
         >>> ImageSet(images, torch.tensor([0, 1, 0, 1]), ("cat", "dog"))
@@ -59,7 +60,7 @@ class ImageSet:
     background: int = 255
     whole_white: int = 65535
     fraction_white: int = 1
-    report: ReadingReport = NOTHING_TO_SAY
+    report: ReadingReport = _UNREPORTED
 
     def __post_init__(self) -> None:
         _require_images(self.images)
@@ -160,8 +161,8 @@ def _class_names(classes: object) -> tuple[str, ...]:
         raise DataError(f"classes must be a sequence of names, got a {type(classes).__name__}")
     if len(classes) < 2:
         raise DataError(f"the data set has {len(classes)} class; a classifier needs at least two")
-    if len(classes) > MOST_CLASSES:
-        raise DataError(f"the data set has {len(classes):,} classes; at most {MOST_CLASSES:,} are supported")
+    if len(classes) > MAX_CLASSES:
+        raise DataError(f"the data set has {len(classes):,} classes; at most {MAX_CLASSES:,} are supported")
     names = tuple(map(str, classes))
     for name in names:
         try:
@@ -196,15 +197,7 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def stratified_order(labels: Tensor, seed: int) -> np.ndarray:
-    """An order of which every prefix has each class in nearly its share of the whole.
-
-    Args:
-        labels: ``[n]``, int64.
-        seed: Draws the order within each class and between classes that are level.
-
-    Returns:
-        ``[n]`` indices, int64.
-    """
+    """Indices in an order of which every prefix has each class in nearly its share; the seed draws between equals."""
     rng = np.random.default_rng(seed)
     values = labels.numpy()
     place = np.empty(len(values))
@@ -215,15 +208,7 @@ def stratified_order(labels: Tensor, seed: int) -> np.ndarray:
 
 
 def divide(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a stratified order into what trains and what validates.
-
-    Args:
-        order: ``[n]`` indices.
-        fraction: Share that validates.
-
-    Raises:
-        DataError: A part would be empty.
-    """
+    """Divide a stratified order into what trains and the fraction that validates; neither may be empty."""
     held_out = round(len(order) * fraction)
     if not 0 < held_out < len(order):
         raise DataError(

@@ -1,16 +1,19 @@
-"""Which picture of a folder belongs to which part and class, and what else lies there. Looks at names only."""
+"""Which picture of a folder belongs to which part and class, and what else lies there. Looks at names only.
+
+As torchvision's ``ImageFolder`` has it, a class is a directory. Beyond that, parts are found, what is not read is told,
+links are followed but not in a circle, and directories that hold the classes one level deeper are refused.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
-import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas_optuna.data.report import LeftOut, Leftovers, listing, printable
+from nas_optuna.data.report import LeftOut, LeftOutCollector, listing, printable
 from nas_optuna.data.source import Part
 from nas_optuna.errors import DataError
 
@@ -22,8 +25,8 @@ PART_NAMES: Mapping[Part, frozenset[str]] = {
 """Names of directories that are parts, in any case of letters."""
 
 ENDINGS = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"}
-    | {".ppm", ".tga", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
 )
 """Of files that are read as pictures, in any case of letters."""
 
@@ -31,15 +34,10 @@ _UNREAD = frozenset(
     {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".nii"}
     | {".npy", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"}
 )
-
 _JUNK = frozenset(
     {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
     | {"system volume information"}
 )
-_HIDDEN = "hidden and system files"
-_OTHER_KIND = "files that are no pictures"
-_UNREAD_KIND = "pictures of a kind that is not read; convert them to PNG or JPEG"
-_LOOP = "links to a directory above"
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,6 @@ def read_layout(root: Path) -> FolderLayout:
     A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
     any other holds one directory per class.
 
-    Args:
-        root: The folder.
-
     Raises:
         DataError: It is absent, or its layout does not say of every picture which part and class it is in.
     """
@@ -82,7 +77,10 @@ def read_layout(root: Path) -> FolderLayout:
         scan.left_out.add("classes without a picture", name)
     classes = tuple(sorted(name for name, files in train.items() if files))
     if len(classes) < 2:
-        raise DataError(_too_few_classes(directories["train"], train))
+        text = f"{printable(directories['train'].name)} has {len(train)} class directories"
+        if len(classes) != len(train):
+            text += f", of which {len(classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
+        raise DataError(f"{text}; at least two are needed")
     for part, of_class in found.items():
         _require_known(of_class, classes, part, directories[part])
     numbers = {name: number for number, name in enumerate(classes)}
@@ -114,7 +112,7 @@ class _Scan:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.left_out = Leftovers()
+        self.left_out = LeftOutCollector()
         self._known: dict[Path, tuple[list[Path], list[Path]]] = {}
 
     def divided(self) -> dict[Part, Path]:
@@ -125,13 +123,12 @@ class _Scan:
             for part, names in PART_NAMES.items():
                 if directory.name.casefold() in names:
                     named.setdefault(part, []).append(directory)
-        alone = len(directories) == 1
         if "train" not in named and named and sum(map(len, named.values())) == len(directories):
             raise DataError(
                 f"it holds {listing(d.name for d in directories)} but no train; name the folder that holds one"
                 " directory per class, or add the training part"
             )
-        if "train" not in named or (len(named) == 1 and not alone):
+        if "train" not in named or (len(named) == 1 and len(directories) > 1):
             return {"train": self.root}  # whose entries are looked at again, as classes
         for part, found in named.items():
             if len(found) > 1:
@@ -150,7 +147,7 @@ class _Scan:
         directories, files = self._entries(directory)
         for file in files:
             self._leave_out(file, "pictures beside the class directories")
-        if not directories and self._pictures_among(files) and directory != self.root:
+        if not directories and directory != self.root and any(map(_is_picture, files)):
             raise DataError(
                 f"{printable(directory.name)} holds pictures but no directory per class, so that nothing says what they"
                 " show; put them into directories, or move it elsewhere"
@@ -158,7 +155,8 @@ class _Scan:
         found: dict[str, list[Path]] = {}
         for each in sorted(directories):
             name = unicodedata.normalize("NFC", each.name)
-            _require_text(each)
+            if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are no text
+                raise DataError(f"the directory {printable(each)} names a class, but not in UTF-8; rename it")
             if name in found:
                 raise DataError(f"it holds two directories that are named {printable(name)!r}")
             found[name] = sorted(self._pictures(each, frozenset({directory.resolve()})))
@@ -169,11 +167,11 @@ class _Scan:
         """Every picture at any depth; links are followed, but not in a circle."""
         real = directory.resolve()
         if real in above or self.root.resolve().is_relative_to(real):
-            self.left_out.add(_LOOP, f"{self._relative(directory)}/")
+            self.left_out.add("links to a directory above", f"{self._relative(directory)}/")
             return
         directories, files = self._entries(directory)
         for file in files:
-            if file.suffix.casefold() in ENDINGS:
+            if _is_picture(file):
                 yield file
             else:
                 self._leave_out(file)
@@ -184,7 +182,7 @@ class _Scan:
         """The directories and the other files in a directory, sorted; what systems and tools put there is left out."""
         if directory in self._known:
             return self._known[directory]
-        directories, files = [], []
+        found: tuple[list[Path], list[Path]] = ([], [])
         try:
             with os.scandir(directory) as scan:
                 entries = sorted((entry.name, entry.is_dir()) for entry in scan)
@@ -193,13 +191,11 @@ class _Scan:
         for name, is_directory in entries:
             path = directory / name
             if name.startswith(".") or name.casefold() in _JUNK:
-                self.left_out.add(_HIDDEN, self._relative(path) + ("/" if is_directory else ""))
-            elif is_directory:
-                directories.append(path)
+                self.left_out.add("hidden and system files", self._relative(path) + ("/" if is_directory else ""))
             else:
-                files.append(path)
-        self._known[directory] = directories, files
-        return directories, files
+                found[not is_directory].append(path)
+        self._known[directory] = found
+        return found
 
     def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
         """Directories of directories are no classes: a network would learn which directory a picture came from."""
@@ -214,30 +210,19 @@ class _Scan:
             " parts to train, val and test); if the outer ones are, move each one's pictures into it"
         )
 
-    def _leave_out(self, file: Path, reason_for_pictures: str = "") -> None:
-        ending = file.suffix.casefold()
-        other = _UNREAD_KIND if ending in _UNREAD else _OTHER_KIND
-        self.left_out.add(reason_for_pictures if ending in ENDINGS else other, self._relative(file))
-
-    def _pictures_among(self, files: Sequence[Path]) -> bool:
-        return any(file.suffix.casefold() in ENDINGS for file in files)
+    def _leave_out(self, file: Path, reason: str = "") -> None:
+        """Note a file that is not used; the reason is that of pictures."""
+        if not _is_picture(file):
+            unread = file.suffix.casefold() in _UNREAD
+            reason = "pictures of a kind that is not read; convert them to PNG or JPEG" if unread else ""
+        self.left_out.add(reason or "files that are no pictures", self._relative(file))
 
     def _relative(self, path: Path) -> str:
         return printable(path.relative_to(self.root))
 
 
-def require_regular(file: Path) -> None:
-    """Refuse what is no file that ends: a pipe would be waited for.
-
-    Raises:
-        DataError: It is another kind of file, or a link to nothing or to itself.
-    """
-    try:
-        mode = file.stat().st_mode
-    except OSError as error:
-        raise DataError(f"it cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(mode):
-        raise DataError("it is not a regular file")
+def _is_picture(file: Path) -> bool:
+    return file.suffix.casefold() in ENDINGS
 
 
 def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
@@ -252,15 +237,6 @@ def _is_part(name: str) -> bool:
     return any(word in names for word in words for names in PART_NAMES.values())
 
 
-def _require_text(directory: Path) -> None:
-    try:
-        directory.name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"the name of the directory {printable(directory)} is not UTF-8; rename it, because it names a class"
-        ) from error
-
-
 def _require_known(found: Mapping[str, Sequence[Path]], classes: Sequence[str], part: str, directory: Path) -> None:
     unknown = [name for name, files in found.items() if files and name not in classes]
     if unknown:
@@ -271,11 +247,3 @@ def _require_known(found: Mapping[str, Sequence[Path]], classes: Sequence[str], 
         )
     if not any(found.values()):
         raise DataError(f"image folder {printable(directory)}, the {part} part, holds no picture; fill it or remove it")
-
-
-def _too_few_classes(directory: Path, found: Mapping[str, Sequence[Path]]) -> str:
-    filled = [name for name, files in found.items() if files]
-    text = f"{printable(directory.name)} has {len(found)} class directories"
-    if len(filled) != len(found):
-        text += f", of which {len(filled)} hold a picture ({', '.join(sorted(ENDINGS))})"
-    return f"{text}; at least two are needed"

@@ -51,16 +51,53 @@ class BatchLoader(Protocol):
         """
 
 
-class ResidentLoader:
-    """The raw images live on the device; a batch is an index, a cast, a normalisation and a resize there.
+class _Loader:
+    """What both loaders share: who draws what, and what is done to each batch.
 
     Args:
         images: The images.
         batch_size: Images per batch.
         input_size: Side of the output in pixels, or its ``(height, width)``.
-        device: Where images live and batches are made.
+        device: Where batches are made.
         augmentation: Applied when an epoch has a seed.
     """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        input_size: int | tuple[int, int],
+        device: torch.device,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.size, self.batch_size = len(images), batch_size
+        self._images, self._labels, self._classes = images.images, images.labels, len(images.classes)
+        self._device, self._augmentation = device, augmentation
+        self._prepare = Preprocessor(images.pixel_format(input_size), device)
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
+        """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
+        generator = torch.Generator(self._device).manual_seed(seed or 0)
+        if seed is not None and order is None:
+            order = self._drawn_order(seed, generator)
+        for images, labels in self._raw(None if seed is None else order):
+            if seed is not None and self._augmentation is not None:
+                images, labels = self._augmentation.batch(images, labels, self._classes, generator)
+            yield self._prepare(images), labels
+
+    def _drawn_order(self, seed: int, generator: torch.Generator) -> Tensor:
+        return torch.randperm(self.size, device=self._device, generator=generator)
+
+    def _raw(self, order: Tensor | None) -> Iterator[Batch]:
+        """Batches of pixels and labels on the device, in an order or in the stored one."""
+        raise NotImplementedError
+
+
+class ResidentLoader(_Loader):
+    """The raw images live on the device; a batch is an index, a cast, a normalisation and a resize there."""
 
     kind = "resident"
 
@@ -72,79 +109,33 @@ class ResidentLoader:
         device: torch.device,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self.size = len(images)
-        self.batch_size = batch_size
-        self._device = device
-        self._images = images.images.to(device)
-        self._labels = images.labels.to(device)
-        self._classes = len(images.classes)
-        self._prepare = Preprocessor(images.pixel_format(input_size), device)
-        self._augmentation = augmentation
+        super().__init__(images, batch_size, input_size, device, augmentation)
+        self._images, self._labels = self._images.to(device), self._labels.to(device)
 
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
-
-    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
-        """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
-        if seed is None:
-            for images, labels in zip(
-                self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True
-            ):
-                yield self._prepare(images), labels
-            return
-        generator = torch.Generator(self._device).manual_seed(seed)
+    def _raw(self, order: Tensor | None) -> Iterator[Batch]:
         if order is None:
-            order = torch.randperm(self.size, device=self._device, generator=generator)
+            yield from zip(self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True)
+            return
         for index in order.to(self._device).split(self.batch_size):
-            images = self._images[index]
-            labels = self._labels[index]
-            if self._augmentation is not None:
-                images, labels = self._augmentation.batch(images, labels, self._classes, generator)
-            yield self._prepare(images), labels
+            yield self._images[index], self._labels[index]
 
 
-class StreamingLoader:
+class StreamingLoader(_Loader):
     """The raw images stay on the host; a thread gathers batches ahead and, on CUDA, a side stream copies them.
 
-    The same arguments and iteration as `ResidentLoader`; on the CPU with the same batches.
+    On the CPU with the same batches as `ResidentLoader`.
     """
 
     kind = "streaming"
 
-    def __init__(
-        self,
-        images: ImageSet,
-        batch_size: int,
-        input_size: int | tuple[int, int],
-        device: torch.device,
-        augmentation: Augmentation | None = None,
-    ) -> None:
-        self.size = len(images)
-        self.batch_size = batch_size
-        self._device = device
-        self._images = images
-        self._classes = len(images.classes)
-        self._prepare = Preprocessor(images.pixel_format(input_size), device)
-        self._augmentation = augmentation
+    def _drawn_order(self, seed: int, generator: torch.Generator) -> Tensor:
+        # On the CPU one generator serves order and augmentation, as in ResidentLoader; a CUDA one cannot draw an order
+        # for the host.
+        host = generator if self._device.type == "cpu" else torch.Generator().manual_seed(seed)
+        return torch.randperm(self.size, generator=host)
 
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
-
-    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
-        """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
-        generator = torch.Generator(self._device).manual_seed(seed or 0)
-        if seed is None:
-            order = torch.arange(self.size)
-        elif order is None:
-            # On the CPU one generator serves order and augmentation, as in ResidentLoader; a CUDA one cannot
-            # draw an order for the host.
-            host = generator if self._device.type == "cpu" else torch.Generator().manual_seed(seed)
-            order = torch.randperm(self.size, generator=host)
-        for images, labels in self._on_device(self._gathered(order)):
-            varied, shares = images, labels
-            if seed is not None and self._augmentation is not None:
-                varied, shares = self._augmentation.batch(images, labels, self._classes, generator)
-            yield self._prepare(varied), shares
+    def _raw(self, order: Tensor | None) -> Iterator[Batch]:
+        return self._on_device(self._gathered(torch.arange(self.size) if order is None else order))
 
     def _gathered(self, order: Tensor) -> Iterator[Batch]:
         """Raw host batches, gathered (and pinned for CUDA) by a thread that stays `PREFETCHED` ahead."""
@@ -164,7 +155,7 @@ class StreamingLoader:
         def gather() -> None:
             try:
                 for index in order.split(self.batch_size):
-                    images, labels = self._images.images[index], self._images.labels[index]
+                    images, labels = self._images[index], self._labels[index]
                     if not put((images.pin_memory(), labels.pin_memory()) if pin else (images, labels)):
                         return
                 put(None)

@@ -11,16 +11,7 @@ USABLE_SHARE = 0.8
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuse what would not fit into memory.
-
-    Args:
-        needed: Bytes.
-        what: What takes them, for the message.
-        remedy: What to do, for the message.
-
-    Raises:
-        DataError: They are more than `USABLE_SHARE` of what is free.
-    """
+    """Refuse what takes more bytes than `USABLE_SHARE` of what is free, with a `DataError`."""
     free = free_memory()
     if free is not None and needed > USABLE_SHARE * free:
         raise DataError(f"{what} would take {_gigabytes(needed)}, and {_gigabytes(free)} of memory are free; {remedy}")
@@ -28,31 +19,26 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
 
 def free_memory() -> int | None:
     """Bytes that this process can still take, a container's limit included; None where the system does not say."""
-    found = [value for value in (_system(), _container()) if value is not None]
+    found = [value for value in (_of_system(), _of_container()) if value is not None]
     return min(found) if found else None
 
 
-def _system() -> int | None:
+def _of_system() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
 
 
-def _container() -> int | None:
+def _of_container() -> int | None:
     group = Path("/sys/fs/cgroup")
     try:
-        most = (group / "memory.max").read_text(encoding="ascii").strip()
-        if most == "max":
-            return None
-        used = int((group / "memory.current").read_text(encoding="ascii"))
+        limit, used = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
         statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         # Cached files count as used, but the kernel gives them up when memory is asked for.
-        return int(most) - used + int(statistics.get("inactive_file", 0))
-    except (OSError, ValueError):
+        return limit - used + int(statistics.get("inactive_file", 0))
+    except (OSError, ValueError):  # a limit of "max" is none
         return None
 
 

@@ -8,12 +8,7 @@ from nas_optuna.errors import DataError, SpecError, named, unknown
 
 
 def data_name(text: str) -> str:
-    """The name of a data set: a folder is ``folder:PATH``, a file ``npz:FILE``, and a name stays.
-
-    Raises:
-        DataError: The path does not exist, or is no folder and no ``.npz`` file.
-        SpecError: Nothing has that name.
-    """
+    """The name of a data set: a folder is ``folder:PATH``, a file ``npz:FILE``, and a name stays."""
     from nas_optuna.data.catalog import set_names  # imports torch, which a path does not need
 
     path = Path(text).expanduser()

@@ -254,7 +254,7 @@ def _eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:
 def to_uint8(values: np.ndarray, white: int) -> np.ndarray:
     """Scale numbers of any type and shape so that `white` becomes 255.
 
-    Example:
+    Examples:
         >>> to_uint8(np.array([0, 2048, 4095], np.uint16), 4095)
         array([  0, 128, 255], dtype=uint8)
     """

@@ -229,12 +229,7 @@ class Preprocessor:
 
 
 def enlarge_rows(x: Tensor, out: Tensor) -> None:
-    """Bilinear enlargement of rows by a whole factor, as ``F.interpolate`` does it with ``align_corners=False``.
-
-    Args:
-        x: ``[batch, height, width]``.
-        out: ``[batch, factor * height, width]``, overwritten.
-    """
+    """Enlarge rows bilinearly by a whole factor, as ``F.interpolate`` does: ``[batch, height, width]`` into `out`."""
     height, width = x.shape[1:]
     factor = out.shape[1] // height
     # Between the centres of two neighbouring rows lie `factor` new ones; beyond the outermost centres rows repeat.
@@ -277,17 +272,7 @@ class ReusedMemory(threading.local):
 
 
 def axis_matrix(size: int, inner_size: int, output_size: int, device: torch.device) -> Tensor | None:
-    """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars of zeros.
-
-    Args:
-        size: Of the axis, in pixels.
-        inner_size: What it is resized to, at most `output_size`.
-        output_size: With the bars.
-        device: Where the matrix is put.
-
-    Returns:
-        None where nothing changes.
-    """
+    """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars; None if nothing changes."""
     if size == inner_size == output_size:
         return None
     matrix = torch.zeros(output_size, size)

@@ -14,13 +14,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that lies beside the images and is not used.
-
-    Attributes:
-        reason: Why, for a person.
-        count: How many files, directories or arrays.
-        examples: Names of the first few.
-    """
+    """What lies beside the images and is not used: why, how many of that kind, and the names of the first few."""
 
     reason: str
     count: int
@@ -54,19 +48,14 @@ class ReadingReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for each thing that a person should know."""
-        layout = (self.layout,) if self.layout else ()
-        return (*layout, *self.changes, *map(str, self.left_out))
+        return (*filter(None, (self.layout,)), *self.changes, *map(str, self.left_out))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
 
 
-NOTHING_TO_SAY = ReadingReport()
-"""Of images that were used as they are."""
-
-
-class Leftovers:
+class LeftOutCollector:
     """Collects what is not used, by reason, in the order in which the reasons came up."""
 
     def __init__(self) -> None:
@@ -106,13 +95,7 @@ def dimensions(height: int, width: int) -> str:
 
 
 def class_counts(classes: Sequence[str], counts: Sequence[int], listed: int = 12) -> str:
-    """``cat 40, dog 38``; the extremes where there are more classes than can be read.
-
-    Args:
-        classes: The names.
-        counts: How many images each has.
-        listed: Up to so many are listed one by one.
-    """
+    """``cat 40, dog 38``; only the extremes where there are more than `listed` classes."""
     names = [printable(name)[:40] for name in classes]
     if len(names) <= listed:
         return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))

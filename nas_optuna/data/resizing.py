@@ -1,4 +1,4 @@
-"""How images become squares, or all of one size: stretched, cropped or padded."""
+"""Images that are in memory are brought to one size, and the change is put into words."""
 
 from __future__ import annotations
 
@@ -15,16 +15,7 @@ _CHUNK = 256
 
 
 def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
-    """Resize images to a square, bilinearly and antialiased.
-
-    Args:
-        images: ``[n, channels, height, width]``, uint8.
-        side: Of the square, in pixels.
-        policy: See `fit_into`; what is padded is black.
-
-    Returns:
-        ``[n, channels, side, side]``, uint8.
-    """
+    """Resize ``[n, channels, height, width]``, uint8, to a square, bilinearly and antialiased; padding is black."""
     fit = fit_into(images.shape[2], images.shape[3], side, side, policy)
     result = torch.zeros(*images.shape[:2], side, side, dtype=torch.uint8)
     top, left = (side - fit.inner_height) // 2, (side - fit.inner_width) // 2
@@ -41,14 +32,7 @@ def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
 def describe_resizing(
     found: str, one_shape: tuple[int, int] | None, output: tuple[int, int], policy: ResizePolicy
 ) -> str:
-    """``48×40 → 32×32, stretched``.
-
-    Args:
-        found: The size or sizes of the images, for a person.
-        one_shape: ``(height, width)`` where all images have one size.
-        output: ``(height, width)`` of what a network sees.
-        policy: How images of other proportions get its shape.
-    """
+    """``48×40 → 32×32, stretched``: what was found (`one_shape` where it is one) and what a network sees."""
     if one_shape == output:
         return dimensions(*output)
     change = f"{found} → {dimensions(*output)}"

@@ -1,4 +1,4 @@
-"""Pixels of any number type as uint8: by the range of a whole data set, never of one image."""
+"""What the pixels of a whole data set hold together, which decides how they become 8 bits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ _DEPTHS = (8, 10, 12, 14, 16)
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Smallest and largest pixel value of some images.
-
-    Attributes:
-        low: The smallest.
-        high: The largest.
-        whole: Whether the type is one of whole numbers.
-    """
+    """Smallest and largest pixel value of some images; `whole` where their type is one of whole numbers."""
 
     low: float
     high: float
@@ -28,37 +22,16 @@ class ValueRange:
 
     @classmethod
     def of(cls, pixels: np.ndarray) -> ValueRange:
-        """The range of an array.
-
-        Raises:
-            DataError: The values are not numbers, not finite, or outside of what can be scaled.
-        """
+        """The range of an array; a `DataError` where it is unknown which value is white."""
         if pixels.dtype.kind not in "biuf":
             raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
-        low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
-        found = cls(low, high, pixels.dtype.kind != "f")
-        found.require_scalable()
-        return found
-
-    def __or__(self, other: ValueRange | None) -> ValueRange:
-        """The range of both together."""
-        if other is None:
-            return self
-        return ValueRange(min(self.low, other.low), max(self.high, other.high), self.whole)
-
-    def require_scalable(self) -> None:
-        """Refuse values of which it is unknown which one is white.
-
-        Raises:
-            DataError: Saying what is understood.
-        """
-        understood = "0 … 1 or 0 … 255" if not self.whole else "0 … 65535"
-        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+        low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
+        understood = "0 … 65535" if whole else "0 … 1 or 0 … 255"
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise DataError(f"its pixels hold numbers that are not finite; {understood} is understood")
-        if self.low < 0 or self.high > (65535 if self.whole else 255):
-            raise DataError(
-                f"its pixels lie in {self.low:g} … {self.high:g}, and only {understood} is understood; scale them"
-            )
+        if low < 0 or high > (65535 if whole else 255):
+            raise DataError(f"its pixels lie in {low:g} … {high:g}, and only {understood} is understood; scale them")
+        return cls(low, high, whole)
 
     @property
     def white(self) -> int:
@@ -69,7 +42,7 @@ class ValueRange:
 
     @property
     def description(self) -> str:
-        """``0 … 4095 scaled to 0 … 255``; empty where nothing is scaled."""
+        """``12-bit values scaled to 0 … 255``; empty where nothing is scaled."""
         if not self.whole:
             return "fractions of 0 … 1 scaled to 0 … 255" if self.white == 1 else "fractions of 0 … 255 rounded"
         return "" if self.white == 255 else f"{self.white.bit_length()}-bit values scaled to 0 … 255"

@@ -28,7 +28,7 @@ class SearchData:
         train: Trains the networks.
         validation: Selects among them.
 
-    Example:
+    Examples:
         >>> from nas_optuna import load_data
         >>> data = load_data("digits")
         >>> len(data.train), len(data.validation), data.train.classes[0]
@@ -108,7 +108,7 @@ def load_data(
         SpecError: Nothing has that name.
         DataError: It is absent and cannot be downloaded, or cannot be used or split so.
 
-    Example:
+    Examples:
         >>> data = load_data("digits")
         >>> len(data.train), len(data.validation)
         (1150, 288)
@@ -128,14 +128,7 @@ def load_training_images(
 ) -> ImageSet:
     """All images that a search looks at, training and validation together: what a chosen architecture is trained on.
 
-    Args:
-        spec: The data spec.
-        directory: Where files are; `data_directory` by default.
-        input_size: As `load_data` takes it.
-
-    Raises:
-        SpecError: Nothing has that name.
-        DataError: It is absent or cannot be used.
+    Arguments and errors as of `load_data`.
     """
     source = open_source(spec.name, directory, _reading(spec, input_size))
     with naming(spec.name):
@@ -150,16 +143,7 @@ def load_training_images(
 def load_test_images(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> ImageSet:
-    """The test images, prepared as the training images are.
-
-    Args:
-        spec: The data spec.
-        like: The training images.
-        directory: Where files are; `data_directory` by default.
-        input_size: As `load_data` takes it.
-
-    Returns:
-        The test images, with the classes and the pixel statistics of `like`.
+    """The test images, with the statistics of `like`, the training images.
 
     Raises:
         SpecError: Nothing has that name.
@@ -173,23 +157,9 @@ def load_test_images(
 def check_test_part(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> int:
-    """Refuse now what would be refused after a whole retraining: reads the test part once, and forgets it.
+    """Refuse now what would be refused after a whole retraining: read the test part once, and return its number only.
 
-    Nothing of it can take part in a selection: the caller gets a number. It takes as long as to load the test part,
-    because only a picture that was decoded is known to be whole.
-
-    Args:
-        spec: The data spec.
-        like: The training images.
-        directory: Where files are; `data_directory` by default.
-        input_size: As `load_data` takes it.
-
-    Returns:
-        How many test images there are.
-
-    Raises:
-        SpecError: Nothing has that name.
-        DataError: There is no usable test part, or its channels or classes are not those of `like`.
+    Only a picture that was decoded is known to be whole, so that this takes as long as `load_test_images`.
     """
     return len(load_test_images(spec, like, directory, input_size=input_size))
 
@@ -232,11 +202,7 @@ def _parted(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
 
 
 def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
-    """The test images under the training images' statistics.
-
-    Raises:
-        DataError: They are not of one kind.
-    """
+    """The test images under the training images' statistics; a `DataError` where they are not of one kind."""
     if test.channels != train.channels:
         raise DataError(
             f"the test part has {test.channels} channels and the training part {train.channels}; give both the same"

@@ -13,15 +13,8 @@ from nas_optuna.data.search_data import SearchData
 
 
 @dataclass(frozen=True)
-class Emptied:
-    """What search data is beside its pixels: it can be pickled, and is small.
-
-    Attributes:
-        name: The data set's name.
-        fingerprint: Of the content, so that nobody computes it again.
-        parts: The training and the validation images, without pixels.
-        shapes: Shapes of their pixels.
-    """
+class DataHeader:
+    """What search data is beside its pixels, whose shapes it knows: it can be pickled, and is small."""
 
     name: str
     fingerprint: str
@@ -29,13 +22,13 @@ class Emptied:
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     @classmethod
-    def of(cls, data: SearchData) -> Emptied:
+    def of(cls, data: SearchData) -> DataHeader:
         """What `data` is beside its pixels."""
         parts = (data.train, data.validation)
         shapes = (tuple(data.train.images.shape), tuple(data.validation.images.shape))
-        return cls(data.name, data.fingerprint, (_emptied(parts[0]), _emptied(parts[1])), shapes)
+        return cls(data.name, data.fingerprint, (_with_one_pixel(parts[0]), _with_one_pixel(parts[1])), shapes)
 
-    def filled(self, pixels: tuple[Tensor, Tensor]) -> SearchData:
+    def with_pixels(self, pixels: tuple[Tensor, Tensor]) -> SearchData:
         """The search data with pixels of these shapes."""
         train, validation = (replace(part, images=images) for part, images in zip(self.parts, pixels, strict=True))
         data = SearchData(self.name, train, validation)
@@ -43,30 +36,25 @@ class Emptied:
         return data
 
 
-def _emptied(part: ImageSet) -> ImageSet:
+def _with_one_pixel(part: ImageSet) -> ImageSet:
     """The labels, classes and statistics, with one pixel for all."""
     return replace(part, images=part.images[:1, :, :1, :1].clone().expand(len(part), part.channels, 1, 1))
 
 
 @dataclass(frozen=True)
 class MappedImages:
-    """Search data whose pixels lie in a file that every process maps into its memory; calling it gives the data.
-
-    Attributes:
-        file: The file.
-        rest: Everything but the pixels.
-    """
+    """Search data whose pixels lie in a file that every process maps into its memory; calling it gives the data."""
 
     file: Path
-    rest: Emptied
+    header: DataHeader
 
     def __call__(self) -> SearchData:
         """The search data, in this process."""
-        return self.rest.filled(self.pixels())
+        return self.header.with_pixels(self.pixels())
 
     def pixels(self) -> tuple[Tensor, Tensor]:
         """The pixels of the training and of the validation images, uint8."""
-        train, validation = (torch.Size(shape) for shape in self.rest.shapes)
+        train, validation = (torch.Size(shape) for shape in self.header.shapes)
         size = train.numel() + validation.numel()
         # Private: who writes to it gets a copy of that page. Nobody does, so that all use the same memory.
         flat = torch.from_file(str(self.file), shared=False, size=size, dtype=torch.uint8)
@@ -74,25 +62,11 @@ class MappedImages:
 
 
 def map_images(data: SearchData, folder: Path) -> MappedImages:
-    """Move the pixels of search data into a file, which `data` itself uses from then on.
+    """Move the pixels of search data into a file in a folder; `data` itself uses it from then on.
 
     The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short.
-
-    Args:
-        data: Images in memory, which is freed.
-        folder: Where the file is made. Whoever owns the folder removes it.
-
-    Raises:
-        OSError: The disk is full.
-
-    Example:
-        >>> import tempfile
-        >>> from nas_optuna import load_data
-        >>> shared = map_images(load_data("digits"), Path(tempfile.mkdtemp()))
-        >>> shared().fingerprint == load_data("digits").fingerprint
-        True
     """
-    mapped = MappedImages(folder / "images", Emptied.of(data))
+    mapped = MappedImages(folder / "images", DataHeader.of(data))
     parts = (data.train.images, data.validation.images)
     with mapped.file.open("wb") as file:
         for images in parts:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from nas_optuna.data.images import ImageSet, stratified_order
+from nas_optuna.data.pixels import MAX_SIDE
 from nas_optuna.data.report import dimensions
 from nas_optuna.data.resizing import VERBS, resize_images
 from nas_optuna.errors import DataError
@@ -22,7 +23,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 HELD_OUT_FOR_TEST = 0.2
 """Share held out for test where a source has no test part."""
 
-LARGEST_SIDE = 4096
+MAX_INPUT_SIDE = 4096
 """Of images for which nobody says what size a network should see."""
 
 
@@ -43,38 +44,25 @@ class Reading:
 
 
 class Source(Protocol):
-    """A data set that is there, of which nothing but the labels need be in memory.
-
-    Attributes:
-        labels: ``[n]``, int64: of all images but the test part's, the training part before the validation part.
-        training_count: How many of them are the training part's; all, where the source has no validation part.
-    """
+    """A data set that is there, of which nothing but the labels need be in memory."""
 
     @property
     def labels(self) -> Tensor:
-        """The labels of the training and the validation part."""
+        """``[n]``, int64: of all images but the test part's, the training part before the validation part."""
 
     @property
     def training_count(self) -> int:
         """How many of them are the training part's."""
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The images that `labels` belongs to.
-
-        Args:
-            indices: Only these, in this order.
-        """
+        """The images that `labels` belongs to, or only some, in the order of the indices."""
 
     def test(self) -> ImageSet:
         """The test images."""
 
 
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Divide what comes as one part: the indices for training, and a fixed fifth of each class for test.
-
-    Raises:
-        DataError: There are too few images.
-    """
+    """Divide what comes as one part: the indices for training, and a fixed fifth of each class for test."""
     order = stratified_order(labels, seed=0)
     held_out = round(len(order) * HELD_OUT_FOR_TEST)
     if not 0 < held_out < len(order):
@@ -85,18 +73,10 @@ def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 class FunctionSource:
-    """A function ``(train, directory)`` that gives an `ImageSet`; it has no validation part.
-
-    Args:
-        function: The function. It is called when images are first asked for.
-        directory: Where it keeps files.
-        reading: What is needed of the images.
-    """
+    """A function ``(train, directory)`` that gives an `ImageSet`; it has no validation part."""
 
     def __init__(self, function: Callable[[bool, Path], ImageSet], directory: Path, reading: Reading) -> None:
-        self._function = function
-        self._directory = directory
-        self._reading = reading
+        self._function, self._directory, self._reading = function, directory, reading
         self._train: ImageSet | None = None
 
     @property
@@ -125,32 +105,24 @@ class FunctionSource:
 
 
 def fitted(images: ImageSet, reading: Reading) -> ImageSet:
-    """Images that are in memory, under the study's policy and limit.
-
-    Raises:
-        DataError: They are so large or so narrow that no network could take them.
-    """
+    """Images that are in memory, under the study's policy and limit; too large ones are refused with a `DataError`."""
     images = replace(images, resize=reading.resize)
     height, width = images.images.shape[2:]
     side = reading.max_side
     if reading.input_size is None and side is not None and images.side > side:
+        change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[reading.resize]}"
         report = replace(
             images.report,
             smallest=(height, width),
             largest=(height, width),
             sizes=1,
-            changes=(
-                *images.report.changes,
-                f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[reading.resize]}",
-            ),
+            changes=(*images.report.changes, change),
         )
-        images = replace(
-            images, images=resize_images(images.images, side, reading.resize), mean=(), std=(), report=report
-        )
-    largest = LARGEST_SIDE if reading.input_size is None else 8 * LARGEST_SIDE
-    if images.side > largest:
+        pixels = resize_images(images.images, side, reading.resize)
+        images = replace(images, images=pixels, mean=(), std=(), report=report)
+    if images.side > (MAX_INPUT_SIDE if reading.input_size is None else MAX_SIDE):
         raise DataError(
             f"images of {dimensions(height, width)} pixels are too large for a network;"
-            f" reduce them, or set data.max_side (at most {LARGEST_SIDE})"
+            f" reduce them, or set data.max_side (at most {MAX_INPUT_SIDE})"
         )
     return images

@@ -88,7 +88,7 @@ def export_network(
         DataError: The folder cannot be written to, or holds something else.
         SpecError: Eight bits are wanted, and the network cannot be quantised.
 
-    Example:
+    Examples:
         A trained network is exported in one line::
 
             exported = export_network(classifier, Path("model"), images, title="Digits", facts={})

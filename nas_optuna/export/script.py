@@ -6,7 +6,7 @@ import inspect
 import textwrap
 
 from nas_optuna.data import pixels as pixels_module
-from nas_optuna.export.source import Source
+from nas_optuna.export.source import NetworkSource
 from nas_optuna.training import ImageClassifier
 
 _HEAD = '''"""{title}
@@ -145,7 +145,7 @@ if __name__ == "__main__":
 '''
 
 
-def write_script(classifier: ImageClassifier, source: Source, title: str) -> str:
+def write_script(classifier: ImageClassifier, source: NetworkSource, title: str) -> str:
     """The text of ``model.py``.
 
     Args:

@@ -38,7 +38,7 @@ class NotWritable(Exception):  # noqa: N818 - not an error: the other files are 
 
 
 @dataclass(frozen=True)
-class Source:
+class NetworkSource:
     """A network as source.
 
     Attributes:
@@ -50,7 +50,7 @@ class Source:
     steps: tuple[str, ...]
 
 
-def write_source(network: nn.Module, example: Tensor) -> Source:
+def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
     """Write out a network.
 
     Args:
@@ -60,7 +60,7 @@ def write_source(network: nn.Module, example: Tensor) -> Source:
     Raises:
         NotWritable: It has code that depends on values, or something that is not plain torch.
 
-    Example:
+    Examples:
         >>> source = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
         >>> source.layers
         ('self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()')
@@ -74,7 +74,7 @@ def write_source(network: nn.Module, example: Tensor) -> Source:
     except Exception as error:  # of a user's network, too
         reason = " ".join(str(error).split())[:160]
         raise NotWritable(f"its code cannot be traced: {type(error).__name__}: {reason}") from error
-    return Source(tuple(_layers(traced)), tuple(_steps(traced)))
+    return NetworkSource(tuple(_layers(traced)), tuple(_steps(traced)))
 
 
 def attribute(path: str) -> str:
@@ -83,7 +83,7 @@ def attribute(path: str) -> str:
     Raises:
         NotWritable: It cannot be an attribute.
 
-    Example:
+    Examples:
         >>> attribute("0.conv"), attribute("head.1")
         ('layer0_conv', 'head_1')
     """
@@ -126,7 +126,7 @@ def constructor(module: nn.Module) -> str:
     Raises:
         NotWritable: The module does not tell how it was made.
 
-    Example:
+    Examples:
         >>> constructor(nn.Conv2d(1, 8, (3, 3), padding=1, bias=False))
         'nn.Conv2d(1, 8, 3, padding=1, bias=False)'
     """

@@ -23,7 +23,7 @@ class Preparation(nn.Module):
     Args:
         pixels: What the network was trained on.
 
-    Example:
+    Examples:
         >>> prepare = Preparation(PixelFormat(1, 2, 2, (0.5,), (0.5,), (4, 4)))
         >>> prepare(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).shape
         torch.Size([3, 1, 4, 4])
@@ -72,7 +72,7 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
     Raises:
         DataError: They are something else; the message says what is expected.
 
-    Example:
+    Examples:
         >>> as_batch(np.zeros((8, 8), np.uint8), PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))).shape
         torch.Size([1, 1, 8, 8])
     """

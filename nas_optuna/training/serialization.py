@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from nas_optuna.data import ImageSet
-from nas_optuna.data.images import MOST_CLASSES
+from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError
@@ -36,12 +36,12 @@ from nas_optuna.training.soundness import require_tensors
 FORMAT = 2
 """Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""
 _KEY = "nas_optuna"
-_MOST_METADATA = 16 * 2**20
+_MAX_METADATA = 16 * 2**20
 """Bytes; the names of 100,000 classes are a tenth of it."""
-_MOST_NESTING = 8
-_MOST_CHOICES = 1000
-_LARGEST_SIDE = 4096
-_LARGEST_NUMBER = 2**31
+_MAX_NESTING = 8
+_MAX_CHOICES = 1000
+_MAX_SIDE = 4096
+_MAX_NUMBER = 2**31
 _BATCH = 256
 
 
@@ -69,7 +69,7 @@ class Header(BaseModel):
     space: str = Field(min_length=1, max_length=200)
     space_options: dict[str, Any] = Field(max_length=100)
     architecture: str = Field(max_length=100_000)
-    classes: list[str] = Field(min_length=2, max_length=MOST_CLASSES)
+    classes: list[str] = Field(min_length=2, max_length=MAX_CLASSES)
     pixels: dict[str, Any] = Field(max_length=20)
     origin: Origin | None = None
 
@@ -81,8 +81,8 @@ class Header(BaseModel):
             ValueError: Naming what is wrong with it.
         """
         pixels = PixelFormat.from_dict(self.pixels)
-        if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > _LARGEST_SIDE:
-            raise ValueError(f"sizes of images are at most {_LARGEST_SIDE}")
+        if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > _MAX_SIDE:
+            raise ValueError(f"sizes of images are at most {_MAX_SIDE}")
         return pixels
 
 
@@ -237,7 +237,7 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
         DataError: The file is missing, damaged, of another kind or a newer version, or its space is not installed.
         DeviceError: The device is not there.
 
-    Example:
+    Examples:
         >>> load_network("absent.safetensors")
         Traceback (most recent call last):
         ...
@@ -275,7 +275,7 @@ def _require_file(path: Path | str) -> None:
         length = int.from_bytes(file.read(8), "little")
     if status.st_size < 8 or length > status.st_size - 8:
         raise ValueError("it is cut off, or of another format")
-    if length > 2 * _MOST_METADATA:
+    if length > 2 * _MAX_METADATA:
         raise ValueError(f"its header has {length:,} bytes")
 
 
@@ -283,7 +283,7 @@ def _header(metadata: dict[str, str]) -> Header:
     if _KEY not in metadata:
         raise ValueError("it does not say of which architecture the weights are")
     text = metadata[_KEY]
-    if len(text) > _MOST_METADATA:
+    if len(text) > _MAX_METADATA:
         raise ValueError(f"its header has {len(text):,} bytes")
     try:
         given = json.loads(text, parse_constant=_refuse_constant)
@@ -318,14 +318,14 @@ def _refuse_constant(name: str) -> float:
 
 def _require_small(options: object, depth: int = 0) -> None:
     """Options are data: shallow, short, and without numbers that would take hours to count to."""
-    if depth > _MOST_NESTING:
+    if depth > _MAX_NESTING:
         raise ValueError("the options of its space are nested too deep")
     if isinstance(options, dict | list):
-        if len(options) > _MOST_CHOICES:
+        if len(options) > _MAX_CHOICES:
             raise ValueError(f"an option of its space has {len(options):,} choices")
         for value in options.values() if isinstance(options, dict) else options:
             _require_small(value, depth + 1)
-    elif isinstance(options, int) and abs(options) > _LARGEST_NUMBER:
+    elif isinstance(options, int) and abs(options) > _MAX_NUMBER:
         raise ValueError("an option of its space is too large a number")
 
 

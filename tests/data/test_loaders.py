@@ -130,7 +130,7 @@ def test_a_streaming_epoch_that_is_left_ends_its_thread() -> None:
 def test_an_error_of_the_gathering_thread_is_raised() -> None:
     images = image_set()
     loader = StreamingLoader(images, 4, 28, CPU)
-    object.__setattr__(images, "labels", images.labels[:5])
+    loader._labels = images.labels[:5]
     with pytest.raises(IndexError):
         list(loader.epoch(0))
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import torch
 
 from nas_optuna.data import SearchData
-from nas_optuna.data.sharing import Emptied
+from nas_optuna.data.sharing import DataHeader
 from nas_optuna.errors import SpecError, StudyError, printable, shortened
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Budget, Executor, Handle, Work, WorkerOptions
@@ -285,13 +285,13 @@ class StoredImages:
     """
 
     pixels: Any
-    rest: Emptied
+    rest: DataHeader
 
     @classmethod
     def put(cls, ray: ModuleType, data: SearchData) -> StoredImages:
         """Put search data into the object store."""
         arrays = tuple(part.images.contiguous().numpy() for part in (data.train, data.validation))
-        return cls(ray.put(arrays), Emptied.of(data))
+        return cls(ray.put(arrays), DataHeader.of(data))
 
     def __call__(self) -> SearchData:
         """The search data, in this process."""
@@ -301,7 +301,7 @@ class StoredImages:
         with warnings.catch_warnings():
             # The store's memory cannot be written to, and nobody does.
             warnings.filterwarnings("ignore", message=".*not writable.*")
-            return self.rest.filled((torch.from_numpy(train), torch.from_numpy(validation)))
+            return self.rest.with_pixels((torch.from_numpy(train), torch.from_numpy(validation)))
 
 
 class _Actor:
