@@ -1,8 +1,9 @@
-"""Keeps web pages of strangers away from a server on this machine.
+"""Keeps web pages of strangers, and what strangers have put into a database, away from a server on this machine.
 
 A browser sends requests of any page that a person visits to 127.0.0.1 as well. Two checks stop them. A page whose own
 name was made to resolve to 127.0.0.1 (DNS rebinding) still sends that name as the host. A page of another origin names
-itself in ``Origin`` or ``Sec-Fetch-Site``.
+itself in ``Origin`` or ``Sec-Fetch-Site``. An artifact of somebody else's study (HTML, SVG) may hold a
+script, which must not run in the origin of the dashboard.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class OwnPagesOnly:
 
         def start(status: str, headers: list[tuple[str, str]], *rest: object) -> object:
             left = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
-            return start_response(status, [*left, *_PROTECTION], *rest)  # type: ignore[arg-type]
+            policy = _policy(str(environ.get("PATH_INFO", "")))
+            return start_response(status, [*left, *_PROTECTION, *policy], *rest)  # type: ignore[arg-type]
 
         return self._application(environ, start)  # type: ignore[arg-type]
 
@@ -62,6 +64,15 @@ class OwnPagesOnly:
         if foreign or (site not in _OWN and not followed_link):
             return "This server answers to its own pages only.\n"
         return None
+
+
+_SANDBOX = "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
+"""What a browser may run of an answer that is no page of the dashboard's own: nothing, and in no origin."""
+
+
+def _policy(path: str) -> list[tuple[str, str]]:
+    own = path == "/" or path.startswith(("/dashboard", "/static/"))
+    return [] if own else [("Content-Security-Policy", _SANDBOX)]
 
 
 _PROTECTION = [

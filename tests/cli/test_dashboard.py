@@ -208,6 +208,43 @@ def test_a_page_of_another_origin_can_neither_read_nor_delete(address: str, tria
     assert [summary["study_name"] for summary in summaries] == ["nas"]
 
 
+SCRIPT = "document.title = 'ran'; fetch('/api/studies').then(() => {document.title = 'read'})"
+HOSTILE = {
+    "page.html": f"<p id=there>x</p><script>{SCRIPT}</script>",
+    "drawing.svg": f'<svg xmlns="http://www.w3.org/2000/svg"><title>x</title><script>{SCRIPT}</script></svg>',
+    "page.xhtml": f'<html xmlns="http://www.w3.org/1999/xhtml"><body><script>{SCRIPT}</script></body></html>',
+    "code.js": "top.document.title = 'ran'",
+}
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to attack the dashboard with")
+def test_what_a_stranger_put_into_a_study_does_not_run(trials: Trials) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    store, paths = FileSystemArtifactStore("nas-optuna-files/artifacts"), {}
+    for name, text in HOSTILE.items():
+        Path(name).write_text(text)
+        number = upload_artifact(artifact_store=store, file_path=name, study_or_trial=study)
+        paths[name] = f"/artifacts/{study._study_id}/{number}"
+    inner = f"<script src='{paths['code.js']}'></script><script>top.document.title = 'ran'</script>"
+    save_note(
+        study, f'<iframe srcdoc="{inner}"></iframe><iframe src="{paths["page.html"]}"></iframe>\n\nthe **note** is here'
+    )
+    with serving(Path.cwd()) as address, playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
+        page = browser.new_page()
+        for name in ("page.html", "drawing.svg", "page.xhtml"):
+            page.goto(f"{address}{paths[name]}")
+            page.wait_for_timeout(500)
+            assert page.title() not in ("ran", "read"), name
+        page.goto(f"{address}/dashboard/studies/{study._study_id}/note")
+        page.get_by_text("is here").first.wait_for(timeout=60_000)
+        page.wait_for_timeout(1000)
+        assert page.title() not in ("ran", "read")
+        browser.close()
+
+
 def test_the_optuna_command_lists_the_trials(trials: Trials) -> None:
     optuna = Path(sys.executable).with_name("optuna")
     command = [str(optuna), "trials", "--study-name", "nas", "--storage", "sqlite:///nas-optuna.db"]
