@@ -25,8 +25,8 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import measure_table
 from nas_optuna.errors import TrainingError
-from nas_optuna.execution.objective import Objective
 from nas_optuna.execution.search import Search
+from nas_optuna.execution.training_objective import Objective
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.oneshot.training import SupernetTraining

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nas_optuna.errors import Interrupted, NasOptunaError
     from nas_optuna.execution.evaluator import Evaluator, EvaluatorContext, Measurement
     from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.objective import EvaluatorObjective, Objective
+    from nas_optuna.execution.objective import EvaluatorObjective
+    from nas_optuna.execution.training_objective import Objective
     from nas_optuna.experiment import Experiment
     from nas_optuna.fitting import Fitted, fit
     from nas_optuna.metrics import metric
@@ -44,7 +45,7 @@ _HOMES = {
     "Interrupted": "nas_optuna.errors",
     "Measurement": "nas_optuna.execution.evaluator",
     "NasOptunaError": "nas_optuna.errors",
-    "Objective": "nas_optuna.execution.objective",
+    "Objective": "nas_optuna.execution.training_objective",
     "Recipe": "nas_optuna.spec",
     "SearchData": "nas_optuna.data",
     "SearchSpace": "nas_optuna.spaces",

@@ -25,9 +25,10 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.executors.contract import Budget, Executor, Work
 from nas_optuna.execution.executors.in_process import InProcess
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.execution.objective import EvaluatorObjective, Objective
+from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
 from nas_optuna.execution.search import Search
+from nas_optuna.execution.training_objective import Objective
 from nas_optuna.hyperparameters import distributions
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import describe, parse_criterion

@@ -173,6 +173,7 @@ class RunDisplay(Callback):
             values = " ".join(describe(n).brief(v) for n, v in zip(names, record.values, strict=False)) or "-"
             epochs = counted(record.epochs, "epoch")
             note = f"  ({record.cause})" if record.cause else ""
+            note += f"  (continues trial {record.continues})" if record.continues is not None else ""
             note += f"  (as trial {record.duplicate_of})" if record.duplicate_of is not None else ""
             say(
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {epochs:>9s}"

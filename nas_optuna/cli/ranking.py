@@ -122,6 +122,7 @@ def _note(record: TrialRecord, *, tied: bool) -> str:
 
     notes = [REFERENCE] if record.origin == REFERENCE else []
     notes += ["tied"] if tied else []
+    notes += [f"continues trial {record.continues}"] if record.continues is not None else []
     notes += [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
     notes += [record.cause] if record.cause else []
     return ", ".join(notes)

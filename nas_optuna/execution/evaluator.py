@@ -20,6 +20,7 @@ import torch
 
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
 from nas_optuna.digests import hex_digest
+from nas_optuna.errors import SpecError
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
@@ -293,3 +294,26 @@ class TrainingEvaluator:
 
 def _figures(result: EpochResult) -> dict[str, float]:
     return {"accuracy": result.accuracy, "negative_log_likelihood": result.loss, **result.metrics}
+
+
+def require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
+    """Refuse a space, data and a recipe that do not fit together, before anything is trained.
+
+    Raises:
+        SpecError: Naming both figures.
+    """
+    classes = len(data.train.classes)
+    if space.classes != classes:
+        raise SpecError(f"the space has {space.classes} classes and the data {classes}; make it with classes={classes}")
+    if space.in_channels != data.train.channels:
+        raise SpecError(
+            f"the space takes {space.in_channels} channels and the images have {data.train.channels};"
+            f" make it with in_channels={data.train.channels}"
+        )
+    size = recipe.input_size
+    wanted = (size, size) if isinstance(size, int) else size
+    if wanted is not None and tuple(wanted) != tuple(space.image_size):
+        raise SpecError(
+            f"the recipe's input_size is {size} and the space's {space.input_size}; leave the recipe's out, or make"
+            f" the space with input_size={size}"
+        )

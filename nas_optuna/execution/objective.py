@@ -5,40 +5,41 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import Study
-from optuna.trial import BaseTrial, FrozenTrial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial
 
 from nas_optuna.costs.limits import Limits
 from nas_optuna.costs.study_costs import StudyCosts
-from nas_optuna.data import SearchData
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.errors import ArchitectureError, Interrupted, NasOptunaError, SpecError, StudyError, TrainingError
-from nas_optuna.execution.evaluator import Evaluator, Measurement, TrainingEvaluator, digest, space_identity
+from nas_optuna.execution.evaluator import (
+    Evaluator,
+    Measurement,
+    TrainingEvaluator,
+    digest,
+    space_identity,
+)
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
+from nas_optuna.execution.measurements import checked_measurements
 from nas_optuna.execution.pruning import report, should_prune
-from nas_optuna.hyperparameters import applied, parse_range, suggest
+from nas_optuna.execution.repeats import finished_with, goes_on, reused
+from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
 from nas_optuna.objectives import parse_criterion
-from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
-from nas_optuna.study.transactions import may_have_trial_with, set_trial_attributes
+from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
-from nas_optuna.training.failure import describe, is_out_of_memory
+from nas_optuna.training.failure import describe
 from nas_optuna.training.fit import never
 from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
@@ -71,6 +72,8 @@ class EvaluatorObjective:
         callbacks: Told of each step.
         keep_weights: Keep the weights of each complete trial of our own training in `checkpoints`, for
             ``nas-optuna export``.
+        keep_paused: So many bytes of stopped trainings are kept in `checkpoints`, the most promising ones: a trial of
+            the same architecture goes on with one. 0 keeps none.
 
     Raises:
         DeviceError: The device is not there.
@@ -97,8 +100,10 @@ class EvaluatorObjective:
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
         keep_weights: bool = False,
+        keep_paused: int = DEFAULT_KEPT_BYTES,
     ) -> None:
         self.keep_weights = keep_weights
+        self.keep_paused = keep_paused
         self.evaluator = evaluator
         self.space = evaluator.space
         self.device = resolve_device(device)
@@ -144,10 +149,11 @@ class EvaluatorObjective:
         self._record_choice(trial, architecture, costs)
         self._obey_limits(trial, costs)
         if earlier is not None:
-            return _reused(trial, earlier)
+            return _one_or_all(reused(trial, earlier))
         try:
-            with self._checkpoint_folder(trial, architecture) as folder:
+            with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                 metrics, costs = self._evaluate(trial, architecture, costs, folder, held)
+                self._keep_weights(trial, architecture, folder.path)
         except TrainingError as error:
             trial.set_user_attr(TrialKey.CAUSE, error.cause)
             if not error.cause.startswith("non-finite"):
@@ -228,7 +234,7 @@ class EvaluatorObjective:
         trial: BaseTrial,
         architecture: Architecture,
         costs: dict[str, float],
-        folder: Path | None,
+        folder: TrainingFolder,
         held: lease.Held | None,
     ) -> tuple[Mapping[str, float], dict[str, float]]:
         """Train to the end or to the pruning, which is by the first objective that training decides.
@@ -242,18 +248,23 @@ class EvaluatorObjective:
         epochs, seconds = 0, 0.0
         attributes: dict[str, object] = {}
         try:
-            for measured in self._measurements(architecture, folder, held):
+            for measured in self._measurements(architecture, folder.path, held):
                 if held is not None:
                     held.renew()
-                metrics, epochs, seconds = measured.metrics, epochs + measured.epochs, seconds + measured.seconds
+                metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
+                if not is_replayed:  # what an earlier trial paid for is reported, and not paid for again
+                    epochs, seconds = epochs + measured.epochs, seconds + measured.seconds
                 attributes |= {getattr(TrialKey, name): value for name, value in measured.details.items()}
                 self.callbacks.step_finished(subject, measured)
                 costs = self.costs.refine(architecture, costs)
                 with warnings.catch_warnings():
                     # A trial that goes on after a crash may have reported its last step already.
                     warnings.filterwarnings("ignore", message=".*already reported.*")
-                    report(trial, decided.value(metrics, costs), measured.step)
-                if measured.step < self.evaluator.steps and self._is_hopeless(trial, costs, decided.direction):
+                    value = decided.value(metrics, costs)
+                    report(trial, value, measured.step)
+                folder.steps, folder.gain = measured.step, value if decided.maximize else -value
+                judged = measured.step < self.evaluator.steps and not is_replayed
+                if judged and self._is_hopeless(trial, costs, decided.direction):
                     raise optuna.TrialPruned
         finally:
             if metrics:  # JSON has no infinity
@@ -284,25 +295,19 @@ class EvaluatorObjective:
             self.evaluator, architecture, needed, resume=folder, stop=interrupted, device=self.device
         )
 
-    @contextmanager
-    def _checkpoint_folder(self, trial: BaseTrial, architecture: Architecture) -> Iterator[Path | None]:
-        """A folder that no other trial, architecture or setting shares; kept only where the training is to go on."""
-        if self.checkpoints is None:
-            yield None
+    def _key(self, architecture: Architecture) -> str:
+        """Of a training's state: nobody goes on with another architecture's, or with other settings."""
+        return digest(str(architecture), self.identity)
+
+    def _keep_weights(self, trial: BaseTrial, architecture: Architecture, folder: Path | None) -> None:
+        if not self.keep_weights or folder is None or not isinstance(self.evaluator, TrainingEvaluator):
             return
-        folder = self.checkpoints / f"trial-{trial.number}-{digest(str(architecture), self.identity)}"
-        try:
-            yield folder
-        except (optuna.TrialPruned, TrainingError):
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        if self.keep_weights and isinstance(self.evaluator, TrainingEvaluator):
-            training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
-            facts = {"architecture": str(architecture)}
-            if isinstance(trial, optuna.Trial):
-                facts["study_uid"] = study_uid(trial.study)
-            KeptWeights(self.checkpoints / KEPT_FOLDER).keep(trial.number, training, facts)
-        shutil.rmtree(folder, ignore_errors=True)
+        assert self.checkpoints is not None
+        training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
+        facts = {"architecture": str(architecture)}
+        if isinstance(trial, optuna.Trial):
+            facts["study_uid"] = study_uid(trial.study)
+        KeptWeights(self.checkpoints / KEPT_FOLDER).keep(trial.number, training, facts)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> None:
         attributes: dict[str, object] = {
@@ -324,239 +329,16 @@ class EvaluatorObjective:
         return device_name(self.device)
 
     def _finished_before(self, trial: BaseTrial, architecture: Architecture) -> FrozenTrial | None:
-        """The trial of this study that trained this architecture like this to the end or to its pruning."""
+        """The trial of this study whose end this one takes over; None where it trains, from the start or from there."""
         if not isinstance(trial, optuna.Trial):
             return None
-        return finished_with(trial.study, architecture, self.identity, trial.number)
+        earlier = finished_with(trial.study, architecture, self.identity, trial.number)
+        is_kept = has_state(trial, self.checkpoints, self._key(architecture))
+        return None if earlier and goes_on(trial, earlier, is_kept) else earlier
 
     def __getstate__(self) -> dict[str, Any]:
         """Without callbacks, which belong to the process that shows things."""
         return vars(self) | {"callbacks": Callbacks()}
-
-
-class Objective(EvaluatorObjective):
-    """Train the architecture that a trial chooses on images, by a recipe: a plain Optuna objective.
-
-    See `EvaluatorObjective` for what it records, how it prunes and what it raises.
-
-    Args:
-        space: The search space, whose channels and classes must be the data's; or a function that ``@nas.space`` has
-            made one, which takes them from the data.
-        data: Training images and those that select.
-        recipe: How each network is trained. Its `input_size` may be left out; it must be the space's.
-        objectives: As `EvaluatorObjective` takes them, and the other arguments too.
-        limits: The most that each cost may be, by name.
-        latency: How the cost ``latency_ms`` is known.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
-        reuse_duplicates: Whether a repeated architecture takes over the values of its first training.
-        checkpoints: Folder for the state of running trials.
-        interrupted: Asked between steps.
-        callbacks: Told of each epoch.
-        search: Settings of the recipe that each trial chooses beside its architecture, as
-            `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
-        keep_weights: Keep the weights of each complete trial.
-
-    Raises:
-        SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
-            not.
-
-    Example:
-        >>> import optuna
-        >>> from nas_optuna import ConvSpace, Objective, Recipe, load_data
-        >>> objective = Objective(ConvSpace(depth=1, input_size=8), load_data("digits"), Recipe(epochs=1))
-        >>> study = optuna.create_study(direction="maximize")
-        >>> study.optimize(objective, n_trials=1)
-        >>> 0 <= study.best_value <= 1
-        True
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace | SpaceFunction,
-        data: SearchData,
-        recipe: Recipe | None = None,
-        *,
-        objectives: Sequence[str] = ("accuracy",),
-        limits: Mapping[str, float] | None = None,
-        latency: LatencySpec | None = None,
-        device: str = "auto",
-        reuse_duplicates: bool = True,
-        checkpoints: Path | None = None,
-        interrupted: Callable[[], bool] = never,
-        callbacks: Sequence[Callback | OptunaCallback] = (),
-        search: Mapping[str, Any] | None = None,
-        keep_weights: bool = False,
-    ) -> None:
-        recipe = recipe or Recipe()
-        if isinstance(space, SpaceFunction):
-            size = recipe.input_size or data.train.side
-            space = space(in_channels=data.train.channels, classes=len(data.train.classes), input_size=size)
-        require_fit(space, data, recipe)
-        self.data = data
-        self.recipe = recipe
-        self.searched = {name: parse_range(name, value) for name, value in (search or {}).items()}
-        metrics = [c.metric for c in map(parse_criterion, objectives) if c.metric]
-        super().__init__(
-            TrainingEvaluator(space, data, recipe, resolve_device(device), metrics),
-            objectives=objectives,
-            limits=limits,
-            latency=latency,
-            device=device,
-            reuse_duplicates=reuse_duplicates,
-            checkpoints=checkpoints,
-            interrupted=interrupted,
-            callbacks=callbacks,
-            keep_weights=keep_weights,
-        )
-
-    def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
-        """Evaluate one trial, by the recipe that it chooses where the recipe is searched, too."""
-        if not self.searched:
-            return super()._value(trial, held)
-        return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))._value(trial, held)
-
-    def with_recipe(self, recipe: Recipe) -> Objective:
-        """Return a copy that trains every network by one recipe, rather than let trials choose settings of it."""
-        assert isinstance(self.evaluator, TrainingEvaluator)
-        other = self.with_evaluator(self.evaluator.with_recipe(recipe))
-        other.recipe, other.searched = recipe, {}
-        return other
-
-
-class KeepBest(Callback):
-    """Forgets kept weights of finished trials that are not among the study's best.
-
-    Args:
-        checkpoints: The study's checkpoint folder.
-    """
-
-    def __init__(self, checkpoints: Path) -> None:
-        self._kept = KeptWeights(checkpoints / KEPT_FOLDER)
-
-    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Look what is still among the best; weights of trials that other workers train stay."""
-        study = subject.study
-        if study is None:
-            return
-        trials = study.get_trials(deepcopy=False)
-        best = {trial.number for trial in study.best_trials}
-        finished = {trial.number for trial in trials if trial.state.is_finished()}
-        self._kept.forget([number for number in self._kept.numbers() if number in finished - best])
-
-
-def require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
-    """Refuse a space, data and a recipe that do not fit together, before anything is trained.
-
-    Raises:
-        SpecError: Naming both figures.
-    """
-    classes = len(data.train.classes)
-    if space.classes != classes:
-        raise SpecError(f"the space has {space.classes} classes and the data {classes}; make it with classes={classes}")
-    if space.in_channels != data.train.channels:
-        raise SpecError(
-            f"the space takes {space.in_channels} channels and the images have {data.train.channels};"
-            f" make it with in_channels={data.train.channels}"
-        )
-    size = recipe.input_size
-    wanted = (size, size) if isinstance(size, int) else size
-    if wanted is not None and tuple(wanted) != tuple(space.image_size):
-        raise SpecError(
-            f"the recipe's input_size is {size} and the space's {space.input_size}; leave the recipe's out, or make"
-            f" the space with input_size={size}"
-        )
-
-
-def finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
-    """The finished trial of a study that scored an architecture under an identity, rather than reused another's."""
-    if not may_have_trial_with(study, TrialKey.ARCHITECTURE, str(architecture)):
-        return None
-    wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity}
-    for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        attributes = other.user_attrs
-        if (
-            other.number != other_than
-            and attributes.get(TrialKey.DUPLICATE_OF) is None
-            and all(attributes.get(key) == value for key, value in wanted.items())
-        ):
-            return other
-    return None
-
-
-def _reused(trial: BaseTrial, earlier: FrozenTrial) -> float | tuple[float, ...]:
-    trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
-    for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
-        if (value := attribute(earlier, name)) is not None:
-            trial.set_user_attr(name, value)
-    if earlier.state == TrialState.COMPLETE:
-        return _one_or_all(earlier.values)
-    if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
-        trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
-    raise optuna.TrialPruned(f"as trial {earlier.number}")
-
-
-def checked_measurements(
-    evaluator: Evaluator,
-    architecture: Architecture,
-    needed: set[str],
-    *,
-    resume: Path | None,
-    stop: Callable[[], bool],
-    device: torch.device,
-) -> Iterator[Measurement]:
-    """What an evaluator yields, checked, with whatever it raises as one kind of error.
-
-    Args:
-        evaluator: Trains the architecture.
-        architecture: What to train.
-        needed: Metrics that each step must have, as finite numbers.
-        resume: As `Evaluator.evaluate` takes it.
-        stop: As `Evaluator.evaluate` takes it.
-        device: Named where its memory does not suffice.
-
-    Raises:
-        TrainingError: It raised, or yielded something that cannot be right.
-        Interrupted: `stop` said so.
-    """
-    last = 0
-    try:
-        for measured in evaluator.evaluate(architecture, resume=resume, stop=stop):
-            _require_sound(measured, last + 1, needed)
-            last = measured.step
-            yield measured
-    except (NasOptunaError, Interrupted, optuna.TrialPruned):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, MemoryError):
-            raise TrainingError(f"{architecture} does not fit into the memory of {device}", "oom") from error
-        cause = describe(error)
-        raise TrainingError(f"{architecture}: {cause}", cause) from error
-    if last == 0:
-        raise TrainingError(f"{architecture}: the evaluator yielded no measurement", "no measurement")
-
-
-def _require_sound(measured: object, step: int, needed: set[str]) -> None:
-    """Refuse what an evaluator must not yield.
-
-    Raises:
-        TrainingError: With a cause of one line.
-    """
-    if not isinstance(measured, Measurement):
-        cause = f"the evaluator yielded a {type(measured).__name__}, not a Measurement"
-        raise TrainingError(cause, cause)
-    if measured.step != step:
-        cause = f"the evaluator yielded step {measured.step} where step {step} was due"
-        raise TrainingError(cause, cause)
-    for name in sorted(needed):
-        value = measured.metrics.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            known = ", ".join(sorted(map(str, measured.metrics)))[:80]
-            cause = f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})"
-            if name in measured.metrics:
-                cause = f"the evaluator measured {name!r} as a {type(value).__name__}, not a number"
-            raise TrainingError(cause, cause)
-        if not math.isfinite(value):
-            raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")
 
 
 def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:

@@ -58,6 +58,7 @@ def trial_note(
     text += f" after {count(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
     text += f", which is {count(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
     text += f": {plain(record.cause)}" if record.cause else ""
+    text += f"; it continues trial {record.continues}" if record.continues is not None else ""
     text += f"; its value is that of trial {record.duplicate_of}" if record.duplicate_of is not None else ""
     parts = [f"{text}."]
     if picture:

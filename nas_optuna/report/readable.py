@@ -29,6 +29,7 @@ TRIAL_NAMES = {
     TrialKey.ORIGIN: "proposed by",
     TrialKey.CAUSE: "why it ended",
     TrialKey.DUPLICATE_OF: "same as trial",
+    TrialKey.CONTINUES: "continues trial",
     TrialKey.FEASIBLE: "inside the limits",
 }
 """Attributes of a trial that a person may want to see, in the order in which they are shown; costs follow."""

@@ -34,6 +34,7 @@ class TrialRecord:
         origin: Who proposed it.
         cause: Why it was stopped, where neither the pruner nor the end did it.
         duplicate_of: Number of the trial whose training was reused.
+        continues: Number of the stopped trial whose training this one went on with.
         spread: Standard deviation over the recipe's repeats, where there are several.
 
     Example:
@@ -55,6 +56,7 @@ class TrialRecord:
     origin: str
     cause: str | None
     duplicate_of: int | None
+    continues: int | None
     spread: float | None
 
     @classmethod
@@ -74,6 +76,7 @@ class TrialRecord:
             origin=attribute(TrialKey.ORIGIN, ""),
             cause=attribute(TrialKey.CAUSE),
             duplicate_of=attribute(TrialKey.DUPLICATE_OF),
+            continues=attribute(TrialKey.CONTINUES),
             spread=attribute(TrialKey.SPREAD),
         )
 

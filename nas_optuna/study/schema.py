@@ -265,7 +265,7 @@ _MAPPING: _Kind = "a mapping", lambda value: isinstance(value, dict)
 _OF_A_TRIAL: Mapping[str, _Kind] = {
     **dict.fromkeys((TrialKey.ARCHITECTURE, TrialKey.IDENTITY, TrialKey.RECIPE, TrialKey.DEVICE), _TEXT),
     **dict.fromkeys((TrialKey.ORIGIN, TrialKey.CAUSE, TrialKey.UNREADABLE), _TEXT),
-    **dict.fromkeys((TrialKey.STEPS, TrialKey.RUNG), _COUNT),
+    **dict.fromkeys((TrialKey.STEPS, TrialKey.RUNG, TrialKey.PAUSED, TrialKey.CONTINUES), _COUNT),
     **dict.fromkeys((TrialKey.SEED, TrialKey.EPOCHS, TrialKey.MICRO_BATCHES, TrialKey.DUPLICATE_OF), _COUNT),
     TrialKey.FEASIBLE: ("true or false", lambda value: isinstance(value, bool)),
     TrialKey.METRICS: ("numbers by name", _by_name(_is_number)),
@@ -281,6 +281,7 @@ _OF_ANY_TRIAL: Mapping[str, _Kind] = {
     "fixed_params": _MAPPING,
     "constraints": ("a list of numbers", _each(_is_number)),
     "grid_id": _COUNT,
+    "nas_optuna:plan": _COUNT,
 }
 """System attributes of Optuna that we read."""
 _OF_A_STUDY: Mapping[str, _Kind] = {

@@ -9,7 +9,7 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.latency import Latency
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.objective import Objective
+from nas_optuna.execution.training_objective import Objective
 from nas_optuna.pruners import create_pruner
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe

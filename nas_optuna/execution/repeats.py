@@ -1,0 +1,64 @@
+"""What becomes of an architecture that a study has trained before: its values are taken over, or it is gone on with."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.study import Study
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
+
+from nas_optuna.samplers.curves import PLAN
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.optuna_internals import read_trial, trial_id_of
+from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.transactions import may_have_trial_with
+
+
+def finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
+    """The finished trial of a study that scored an architecture under an identity, rather than reused another's.
+
+    A complete one comes before those that were stopped.
+    """
+    if not may_have_trial_with(study, TrialKey.ARCHITECTURE, str(architecture)):
+        return None
+    wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity}
+    found = []
+    for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        attributes = other.user_attrs
+        if (
+            other.number != other_than
+            and attributes.get(TrialKey.DUPLICATE_OF) is None
+            and all(attributes.get(key) == value for key, value in wanted.items())
+        ):
+            found.append(other)
+    return min(found, key=lambda other: other.state != TrialState.COMPLETE, default=None)
+
+
+def goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
+    """Whether a trial trains on where an earlier one was stopped, rather than take over that it was stopped.
+
+    Args:
+        trial: The new trial.
+        earlier: The finished one of the same architecture.
+        is_kept: Whether the state of its training is there.
+    """
+    if earlier.state != TrialState.PRUNED or attribute(earlier, TrialKey.CAUSE) is not None:
+        return False
+    # Its sampler knows that it was stopped, and wants to know how it ends.
+    return is_kept or (isinstance(trial, Trial) and PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs)
+
+
+def reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
+    """End a trial as an earlier one of the same architecture ended.
+
+    Raises:
+        optuna.TrialPruned: The earlier one was stopped.
+    """
+    trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
+    for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
+        if (value := attribute(earlier, name)) is not None:
+            trial.set_user_attr(name, value)
+    if earlier.state == TrialState.COMPLETE:
+        return list(earlier.values)
+    if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
+        trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
+    raise optuna.TrialPruned(f"as trial {earlier.number}")

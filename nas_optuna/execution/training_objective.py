@@ -1,0 +1,115 @@
+"""The objective of our own training: images and a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import BaseTrial
+
+from nas_optuna.data import SearchData
+from nas_optuna.devices import resolve_device
+from nas_optuna.execution.evaluator import TrainingEvaluator, require_fit
+from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES
+from nas_optuna.hyperparameters import applied, parse_range, suggest
+from nas_optuna.objectives import parse_criterion
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.function import SpaceFunction
+from nas_optuna.spec import LatencySpec, Recipe
+from nas_optuna.study import lease
+from nas_optuna.training.fit import never
+
+
+class Objective(EvaluatorObjective):
+    """Train the architecture that a trial chooses on images, by a recipe: a plain Optuna objective.
+
+    See `EvaluatorObjective` for what it records, how it prunes and what it raises.
+
+    Args:
+        space: The search space, whose channels and classes must be the data's; or a function that ``@nas.space`` has
+            made one, which takes them from the data.
+        data: Training images and those that select.
+        recipe: How each network is trained. Its `input_size` may be left out; it must be the space's.
+        objectives: As `EvaluatorObjective` takes them, and the other arguments too.
+        limits: The most that each cost may be, by name.
+        latency: How the cost ``latency_ms`` is known.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        reuse_duplicates: Whether a repeated architecture takes over the values of its first training.
+        checkpoints: Folder for the state of running trials.
+        interrupted: Asked between steps.
+        callbacks: Told of each epoch.
+        search: Settings of the recipe that each trial chooses beside its architecture, as
+            `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
+        keep_weights: Keep the weights of each complete trial.
+        keep_paused: Bytes of stopped trainings that are kept.
+
+    Raises:
+        SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
+            not.
+
+    Example:
+        >>> import optuna
+        >>> from nas_optuna import ConvSpace, Objective, Recipe, load_data
+        >>> objective = Objective(ConvSpace(depth=1, input_size=8), load_data("digits"), Recipe(epochs=1))
+        >>> study = optuna.create_study(direction="maximize")
+        >>> study.optimize(objective, n_trials=1)
+        >>> 0 <= study.best_value <= 1
+        True
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace | SpaceFunction,
+        data: SearchData,
+        recipe: Recipe | None = None,
+        *,
+        objectives: Sequence[str] = ("accuracy",),
+        limits: Mapping[str, float] | None = None,
+        latency: LatencySpec | None = None,
+        device: str = "auto",
+        reuse_duplicates: bool = True,
+        checkpoints: Path | None = None,
+        interrupted: Callable[[], bool] = never,
+        callbacks: Sequence[Callback | OptunaCallback] = (),
+        search: Mapping[str, Any] | None = None,
+        keep_weights: bool = False,
+        keep_paused: int = DEFAULT_KEPT_BYTES,
+    ) -> None:
+        recipe = recipe or Recipe()
+        if isinstance(space, SpaceFunction):
+            size = recipe.input_size or data.train.side
+            space = space(in_channels=data.train.channels, classes=len(data.train.classes), input_size=size)
+        require_fit(space, data, recipe)
+        self.data = data
+        self.recipe = recipe
+        self.searched = {name: parse_range(name, value) for name, value in (search or {}).items()}
+        metrics = [c.metric for c in map(parse_criterion, objectives) if c.metric]
+        super().__init__(
+            TrainingEvaluator(space, data, recipe, resolve_device(device), metrics),
+            objectives=objectives,
+            limits=limits,
+            latency=latency,
+            device=device,
+            reuse_duplicates=reuse_duplicates,
+            checkpoints=checkpoints,
+            interrupted=interrupted,
+            callbacks=callbacks,
+            keep_weights=keep_weights,
+            keep_paused=keep_paused,
+        )
+
+    def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
+        """Evaluate one trial, by the recipe that it chooses where the recipe is searched, too."""
+        if not self.searched:
+            return super()._value(trial, held)
+        return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))._value(trial, held)
+
+    def with_recipe(self, recipe: Recipe) -> Objective:
+        """Return a copy that trains every network by one recipe, rather than let trials choose settings of it."""
+        assert isinstance(self.evaluator, TrainingEvaluator)
+        other = self.with_evaluator(self.evaluator.with_recipe(recipe))
+        other.recipe, other.searched = recipe, {}
+        return other

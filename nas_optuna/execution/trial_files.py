@@ -1,0 +1,188 @@
+"""What trials keep on disk: their state while they run, stopped trainings that may go on, and the best's weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial
+
+from nas_optuna.errors import TrainingError
+from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.files import write_file
+from nas_optuna.study.schema import TrialKey
+from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+
+PAUSED_FOLDER = "paused"
+"""Where, inside a study's checkpoint folder, the state of stopped trainings is kept."""
+DEFAULT_KEPT_BYTES = 10**9
+_FACTS = "paused.json"
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A training that was stopped.
+
+    Attributes:
+        trial: Number of the trial that was stopped.
+        steps: How many steps it finished.
+        gain: Its last value, the higher the better.
+    """
+
+    trial: int
+    steps: int
+    gain: float
+
+
+class PausedTrainings:
+    """The state of stopped trainings, so that a later trial of the same architecture goes on rather than begins anew.
+
+    A training is moved by one rename, so that of several workers one gets it, and a kill leaves it in one place.
+
+    Args:
+        path: The folder.
+        most_bytes: How much is kept; beyond it the least promising is removed: of the lowest last value.
+    """
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        self.path = path
+        self._most_bytes = most_bytes
+
+    def keep(self, key: str, folder: Path, paused: Paused) -> bool:
+        """Take over the folder of a training that was stopped; False where there is nothing to keep, or no room."""
+        if not self._most_bytes or not folder.is_dir() or not any(folder.iterdir()):
+            return False
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(folder / _FACTS, json.dumps(asdict(paused)))
+            shutil.rmtree(self.path / key, ignore_errors=True)  # of an earlier trial of the same training
+            folder.rename(self.path / key)
+        except OSError:
+            return False
+        self._make_room()
+        return (self.path / key).is_dir()
+
+    def take(self, key: str, folder: Path) -> None:
+        """Move a training, if it is kept, to the folder of the trial that goes on with it, if that has none."""
+        if not folder.exists():
+            with suppress(OSError):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                (self.path / key).rename(folder)
+
+    def _make_room(self) -> None:
+        kept = [(facts.gain, entry) for entry in self._entries() if (facts := read_paused(entry)) is not None]
+        sizes = {entry: sum(f.stat().st_size for f in entry.rglob("*") if f.is_file()) for _, entry in kept}
+        total = sum(sizes.values())
+        for _, entry in sorted(kept, key=lambda item: item[0]):
+            if total <= self._most_bytes:
+                return
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= sizes[entry]
+
+    def _entries(self) -> list[Path]:
+        with suppress(OSError):
+            return sorted(self.path.iterdir())
+        return []
+
+
+def read_paused(folder: Path) -> Paused | None:
+    """What a folder says of the training that was stopped in it; None where it says nothing."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        return Paused(int(found["trial"]), int(found["steps"]), float(found["gain"]))
+    return None
+
+
+@dataclass
+class TrainingFolder:
+    """Where one trial keeps its training's state.
+
+    Attributes:
+        path: The folder; None where nothing is kept.
+        continued: The stopped training with which it goes on.
+        steps: How many steps it has finished.
+        gain: Its last value, the higher the better.
+    """
+
+    path: Path | None
+    continued: Paused | None = None
+    steps: int = 0
+    gain: float = 0.0
+
+    @property
+    def replayed(self) -> int:
+        """So many steps were trained, and judged, in an earlier trial."""
+        return self.continued.steps if self.continued else 0
+
+
+def has_state(trial: BaseTrial, root: Path | None, key: str) -> bool:
+    """Whether a training has a state to go on with: that of a stopped one, or of this trial before a kill."""
+    return root is not None and ((root / PAUSED_FOLDER / key).is_dir() or _own(trial, root, key).is_dir())
+
+
+def _own(trial: BaseTrial, root: Path, key: str) -> Path:
+    return root / f"trial-{trial.number}-{key}"
+
+
+@contextmanager
+def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
+    """A folder that no other trial, architecture or setting shares.
+
+    A training that its pruner stopped moves to `PausedTrainings`; its trial says so as `TrialKey.PAUSED`. Only an
+    interrupted one stays where it is, and its trial goes on there; whatever ends otherwise is removed.
+
+    Args:
+        trial: The trial.
+        root: The study's checkpoint folder; None keeps nothing.
+        key: Digest of the architecture and of all that decides its values.
+        most_bytes: How much `PausedTrainings` keeps.
+    """
+    if root is None:
+        yield TrainingFolder(None)
+        return
+    paused = PausedTrainings(root / PAUSED_FOLDER, most_bytes)
+    path = _own(trial, root, key)
+    paused.take(key, path)
+    folder = TrainingFolder(path, read_paused(path))
+    if folder.continued is not None and folder.continued.trial == trial.number:
+        folder.continued = None  # killed when it had stopped, and before it said so: it is judged again
+    if folder.continued is not None:
+        trial.set_user_attr(TrialKey.CONTINUES, folder.continued.trial)
+    try:
+        yield folder
+    except optuna.TrialPruned:
+        facts = Paused(trial.number, folder.steps, folder.gain)
+        if folder.steps and paused.keep(key, path, facts):
+            trial.set_user_attr(TrialKey.PAUSED, folder.steps)
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    except TrainingError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    shutil.rmtree(path, ignore_errors=True)
+
+
+class KeepBest(Callback):
+    """Forgets kept weights of finished trials that are not among the study's best.
+
+    Args:
+        checkpoints: The study's checkpoint folder.
+    """
+
+    def __init__(self, checkpoints: Path) -> None:
+        self._kept = KeptWeights(checkpoints / KEPT_FOLDER)
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Look what is still among the best; weights of trials that other workers train stay."""
+        study = subject.study
+        if study is None:
+            return
+        trials = study.get_trials(deepcopy=False)
+        best = {trial.number for trial in study.best_trials}
+        finished = {trial.number for trial in trials if trial.state.is_finished()}
+        self._kept.forget([number for number in self._kept.numbers() if number in finished - best])

@@ -1,0 +1,188 @@
+"""Stopped trainings that a later trial goes on with."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas_optuna import ConvSpace, EvaluatorObjective, Measurement, Objective, Recipe, load_data
+from nas_optuna.errors import Interrupted
+from nas_optuna.execution.loop import run
+from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, PausedTrainings
+from nas_optuna.pruners import create_pruner
+from nas_optuna.samplers import create_sampler
+from nas_optuna.study.schema import TrialKey
+
+SPACE = ConvSpace(depth=1, input_size=8)
+PARAMS = SPACE.parse("f16k3s1").params
+EPOCHS = 6
+
+
+class StopAt(optuna.pruners.BasePruner):
+    """Stops each trial after its own number of epochs."""
+
+    def __init__(self, *epochs: int) -> None:
+        self.epochs = epochs
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.number < len(self.epochs) and trial.last_step == self.epochs[trial.number]
+
+
+def objective(folder: Path | None, **given: Any) -> Objective:
+    recipe = Recipe(epochs=EPOCHS, batch_size=64)
+    return Objective(SPACE, load_data("digits"), recipe, checkpoints=folder, device="cpu", **given)
+
+
+def searched(objective: EvaluatorObjective, pruner: optuna.pruners.BasePruner, trials: int) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for _ in range(trials):
+        study.enqueue_trial(dict(PARAMS))
+    run(study, objective, trials=trials)
+    return study
+
+
+def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    study = searched(objective(tmp_path), StopAt(2, 4), 3)
+    whole = searched(objective(None), optuna.pruners.NopPruner(), 1).trials[0]
+    first, second, third = study.trials
+    assert [t.state for t in study.trials] == [TrialState.PRUNED, TrialState.PRUNED, TrialState.COMPLETE]
+    assert [t.user_attrs[TrialKey.EPOCHS] for t in study.trials] == [2, 2, 2]
+    assert (first.user_attrs[TrialKey.PAUSED], second.user_attrs[TrialKey.CONTINUES]) == (2, 0)
+    assert third.user_attrs[TrialKey.CONTINUES] == 1
+    assert third.intermediate_values == whole.intermediate_values
+    assert third.value == whole.value
+    assert not list((tmp_path / PAUSED_FOLDER).iterdir())
+
+
+def test_without_kept_weights_a_repeat_takes_over_that_it_was_stopped(tmp_path: Path) -> None:
+    study = searched(objective(tmp_path, keep_paused=0), StopAt(2), 2)
+    assert study.trials[1].user_attrs[TrialKey.DUPLICATE_OF] == 0
+    assert study.trials[1].state == TrialState.PRUNED
+
+
+def test_a_training_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize", pruner=StopAt(2))
+    for settings in ({}, {"learning_rate": 0.01}):
+        study.enqueue_trial(dict(PARAMS))
+        recipe = Recipe(epochs=EPOCHS, batch_size=64, **settings)
+        run(study, Objective(SPACE, load_data("digits"), recipe, checkpoints=tmp_path, device="cpu"), trials=1)
+    assert TrialKey.CONTINUES not in study.trials[1].user_attrs
+    assert study.trials[1].user_attrs[TrialKey.EPOCHS] == EPOCHS
+
+
+class Counting:
+    """An own training that keeps one number, and counts how often each step was really done."""
+
+    identity = "counting"
+    steps = EPOCHS
+    space = SPACE
+
+    def __init__(self, until: Callable[[], bool] = lambda: False) -> None:
+        self.done: list[int] = []
+        self.until = until
+
+    def evaluate(self, architecture: Any, *, resume: Path | None, stop: Callable[[], bool]) -> Iterator[Measurement]:
+        found = int((resume / "step").read_text()) if resume and (resume / "step").exists() else 0
+        for step in range(1, EPOCHS + 1):
+            if step > found:
+                if self.until():
+                    raise Interrupted
+                self.done.append(step)
+                if resume:
+                    resume.mkdir(parents=True, exist_ok=True)
+                    (resume / "step").write_text(str(step))
+            yield Measurement(step, {"accuracy": step / EPOCHS}, seconds=1.0)
+
+
+def test_an_own_evaluator_that_takes_resume_goes_on_too(tmp_path: Path) -> None:
+    evaluator = Counting()
+    study = searched(EvaluatorObjective(evaluator, checkpoints=tmp_path, device="cpu"), StopAt(2, 3), 3)
+    assert evaluator.done == [1, 2, 3, 4, 5, 6]
+    assert [t.user_attrs[TrialKey.SECONDS] for t in study.trials] == [2, 1, 3]
+
+
+@pytest.mark.parametrize("moment", range(1, 6))
+def test_a_kill_while_a_training_goes_on_loses_nothing(tmp_path: Path, moment: int) -> None:
+    evaluator = Counting()
+    scored = EvaluatorObjective(evaluator, checkpoints=tmp_path, device="cpu")
+    study = optuna.create_study(direction="maximize", pruner=StopAt(2, 4))
+    for _ in range(3):
+        study.enqueue_trial(dict(PARAMS))
+    evaluator.until = lambda: len(evaluator.done) == moment
+    run(study, scored, trials=3)
+    evaluator.until = lambda: False
+    run(study, scored, trials=3 - len(study.get_trials(states=FINISHED)))
+    assert evaluator.done == [1, 2, 3, 4, 5, 6]
+    assert study.trials[2].state == TrialState.COMPLETE
+    assert len(study.trials[2].intermediate_values) == EPOCHS
+
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def test_a_kill_between_the_move_and_the_end_is_judged_again(tmp_path: Path) -> None:
+    """The training lies among the paused ones, and its trial has not said that it was stopped."""
+    evaluator = Counting()
+    scored = EvaluatorObjective(evaluator, checkpoints=tmp_path, device="cpu")
+    study = searched(scored, StopAt(2), 1)
+    again = optuna.create_study(direction="maximize", pruner=StopAt(2))
+    again.enqueue_trial(dict(PARAMS))
+    run(again, scored, trials=1)
+    assert again.trials[0].state == TrialState.PRUNED
+    assert TrialKey.CONTINUES not in again.trials[0].user_attrs
+    assert evaluator.done == [1, 2]
+    assert study.trials[0].user_attrs[TrialKey.PAUSED] == 2
+
+
+def test_of_two_trials_one_gets_the_stopped_training(tmp_path: Path) -> None:
+    paused = PausedTrainings(tmp_path / PAUSED_FOLDER, 10**6)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "weights").write_text("w")
+    assert paused.keep("key", tmp_path / "mine", Paused(0, 2, 0.5))
+    paused.take("key", tmp_path / "first")
+    paused.take("key", tmp_path / "second")
+    assert (tmp_path / "first" / "weights").exists()
+    assert not (tmp_path / "second").exists()
+
+
+def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
+    paused = PausedTrainings(tmp_path / PAUSED_FOLDER, 2500)
+    for number, gain in enumerate((0.5, 0.9, 0.7)):
+        folder = tmp_path / f"trial-{number}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w" * 1000)
+        paused.keep(str(number), folder, Paused(number, 2, gain))
+    assert sorted(entry.name for entry in paused.path.iterdir()) == ["1", "2"]
+
+
+class Wide(Counting):
+    """The more filters the better, which every step shows."""
+
+    identity = "the wider the better"
+    space = ConvSpace(depth=3, input_size=8)
+
+    def evaluate(self, architecture: Any, *, resume: Path | None, stop: Callable[[], bool]) -> Iterator[Measurement]:
+        filters = sum(value for name, value in architecture.params.items() if name.endswith("filters"))
+        for measured in super().evaluate(architecture, resume=resume, stop=stop):
+            yield Measurement(measured.step, {"accuracy": filters / 200 * measured.step / EPOCHS}, seconds=1.0)
+
+
+def test_a_search_goes_on_with_what_it_stopped(tmp_path: Path) -> None:
+    evaluator = Wide()
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=create_sampler("curves", evaluator.space, 0, {}),
+        pruner=create_pruner("curves", EPOCHS, {}),
+    )
+    run(study, EvaluatorObjective(evaluator, checkpoints=tmp_path, device="cpu"), trials=40)
+    continued = [t for t in study.trials if TrialKey.CONTINUES in t.user_attrs]
+    assert continued
+    for trial in continued:
+        earlier = study.trials[trial.user_attrs[TrialKey.CONTINUES]]
+        assert trial.params == earlier.params
+        assert earlier.intermediate_values.items() <= trial.intermediate_values.items()
+        assert trial.user_attrs[TrialKey.EPOCHS] == len(trial.intermediate_values) - len(earlier.intermediate_values)
+    assert len(evaluator.done) == sum(t.user_attrs[TrialKey.EPOCHS] for t in study.trials)
