@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from nas_optuna.cli import (
     study,
     supernet,
 )
-from nas_optuna.cli.commands import Group
+from nas_optuna.cli.commands import CLOCK, Group
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
 from nas_optuna.cli.streams import discard, prepare_streams
@@ -75,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         use; 130 after an interruption.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is not None:  # a caller's process is older than the command
+        CLOCK.began = time.monotonic()
     set_defaults(next((word for word in words if not word.startswith("-")), ""))
     prepare_streams()
     be_quiet(False)

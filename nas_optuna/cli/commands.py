@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
@@ -32,6 +33,16 @@ def names_of(*keys: str) -> list[str]:
         registry: Any = getattr(importlib.import_module(module), attribute)
         found += registry() if callable(registry) else registry.names()
     return found
+
+
+@dataclass
+class Clock:
+    """When the command began, by `time.monotonic`: the imports count where a command is to end within a time."""
+
+    began: float = field(default_factory=time.monotonic)
+
+
+CLOCK = Clock()
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,13 +77,13 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _options_of(kind: Any) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     found: dict[str, inspect.Parameter] = {}
-    for field in fields(kind):
-        if is_dataclass(hints[field.name]):
-            found |= _options_of(hints[field.name])
+    for each in fields(kind):
+        if is_dataclass(hints[each.name]):
+            found |= _options_of(hints[each.name])
             continue
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        found[field.name] = inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        found[each.name] = inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[each.name]
         )
     return found
 
@@ -80,8 +91,8 @@ def _options_of(kind: Any) -> dict[str, inspect.Parameter]:
 def _made(kind: Any, given: Mapping[str, Any]) -> Any:
     hints = get_type_hints(kind, include_extras=True)
     values = {
-        field.name: _made(hints[field.name], given) if is_dataclass(hints[field.name]) else given[field.name]
-        for field in fields(kind)
+        each.name: _made(hints[each.name], given) if is_dataclass(hints[each.name]) else given[each.name]
+        for each in fields(kind)
     }
     return kind(**values)
 

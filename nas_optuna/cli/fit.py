@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import Command, with_options
+from nas_optuna.cli.commands import CLOCK, Command, with_options
 from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_json, print_table, say, say_next
 from nas_optuna.cli.specs import SpecOptions
@@ -18,9 +17,6 @@ from nas_optuna.errors import Interrupted
 
 if TYPE_CHECKING:
     from nas_optuna.fitting import Fitted
-
-STARTED = time.monotonic()
-"""The clock counts what Python needs to begin, too."""
 
 
 def register(parent: typer.Typer) -> None:
@@ -57,7 +53,7 @@ def fit(
 
     if threads is not None:
         use_threads(threads)
-    budget = TimeBudget(parse_duration(within), began=STARTED)
+    budget = TimeBudget(parse_duration(within), began=CLOCK.began)
     taken = replace(given, spec=given.spec or OWN_IMAGES, sampler=given.sampler or SAMPLER)
     spec = with_few_to_select(taken.read(), data_dir)
     from nas_optuna.cli.progress import FitDisplay

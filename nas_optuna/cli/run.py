@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import Command, with_options
+from nas_optuna.cli.commands import CLOCK, Command, with_options
 from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_json, say, say_next
 from nas_optuna.cli.specs import SpecOptions
@@ -39,6 +40,10 @@ class RunOptions:
 
     study: options.StudyName = "nas"
     trials: Annotated[int | None, option("--trials", metavar="N", help="Trials to run now; 20.")] = None
+    within: Annotated[
+        str | None,
+        option("--within", metavar="TIME", help="Instead of --trials: search until 90s, 10m or 2h are over."),
+    ] = None
     storage: options.Storage = None
     total: Annotated[
         int | None,
@@ -107,6 +112,8 @@ class RunOptions:
             raise SpecError(f"--total must be at least 1, got {self.total}")
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
+        if self.within is not None and any(x is not None for x in (self.trials, self.total, self.timeout, self.fixed)):
+            raise SpecError("--within says when to end; leave out --trials, --total, --timeout and --fixed")
         others = (self.trials, self.total, self.timeout, self.enqueue, self.learn_from, self.warm_start)
         if self.fixed and any(other is not None for other in others):
             raise SpecError(
@@ -134,6 +141,17 @@ class Plan(RunOptions):
     """What a command line says about a run."""
 
     workers: WorkerFlags = field(default_factory=WorkerFlags)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.within is None:
+            return
+        from nas_optuna.fitting.time_budget import parse_duration
+
+        parse_duration(self.within)
+        asked = self.workers
+        if asked.executor != "local" or asked.workers not in (None, "1") or asked.devices or asked.per_device:
+            raise SpecError("--within divides the time of one process; leave out options on workers, or use --timeout")
 
 
 def register(parent: typer.Typer) -> None:
@@ -307,6 +325,8 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, executor: E
             *([ending] if plan.until else []),
             *create_trackers(plan.track),
         ]
+        if plan.within is not None:
+            return _within(plan.within, experiment, study, stop, callbacks)
         outcome = experiment.run(
             study,
             trials=trials,
@@ -321,6 +341,16 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, executor: E
         say(f"ended: {ending.reason}")
     save_entropy(study)
     return outcome
+
+
+def _within(
+    time: str, experiment: Experiment, study: optuna.Study, stop: StopRequest, callbacks: Sequence[Any]
+) -> Outcome:
+    from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
+    from nas_optuna.fitting.within import run_within
+
+    budget = TimeBudget(parse_duration(time), began=CLOCK.began)
+    return run_within(experiment, study, budget, stop=stop, callbacks=callbacks, say=say)
 
 
 def _artifacts(plan: Plan, study: optuna.Study) -> Path | None:

@@ -25,6 +25,9 @@ FINALISTS = 3
 LEAST_STEPS = 20
 """Steps of the reference network in the first rung: after fewer, every network is still at chance."""
 
+LEAST_SECONDS = 1.0
+"""Of a network in the first rung: to propose, draw and store one takes a part of a second, too."""
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -81,11 +84,11 @@ class Plan:
             >>> [[(rung.networks, round(rung.seconds)) for rung in Plan.of(300, s, 9).rungs] for s in (slow, fast)]
             [[(8, 9)], [(9, 9), (3, 24)]]
             >>> Plan.of(20, Speed(0.5, 4, 18), 5).rungs  # not even a few steps for each of three networks
-            (Rung(networks=1, seconds=0.75),)
+            (Rung(networks=1, seconds=3.75),)
         """
         usable = max(0.0, seconds - reserve)
         share = _share(usable / (speed.per_step * speed.steps)) if retrain else 1.0
-        shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step)
+        shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step, LEAST_SECONDS)
         first = shortest + speed.per_validation
         networks = min(MOST_NETWORKS, int(FIRST * share * usable / first))
         second = (1 - FIRST) * share * usable / FINALISTS

@@ -21,12 +21,12 @@ from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, confusion, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
-from nas_optuna.fitting.equal_seconds import FORWARD, paced, seconds_per_step
+from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
 from nas_optuna.fitting.fitted import Fitted
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pace import Clock
-from nas_optuna.fitting.plan import Plan, Speed
-from nas_optuna.fitting.rungs import Search
+from nas_optuna.fitting.plan import Plan
+from nas_optuna.fitting.rungs import Remember, Search, plan_for
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
 from nas_optuna.hyperparameters import of_architecture
@@ -238,28 +238,17 @@ class _Running:
         """How the time is divided; as it was decided when the fit began."""
         if "plan" in self.state:
             return Plan.from_dict(self.state["plan"])
-        evaluator = self._evaluator
-        network = self.experiment.space.reference or self._some()
-        per_step = seconds_per_step(
-            self.experiment.space, network, evaluator.recipe, evaluator.train_loader, evaluator.device
-        )
-        speed = Speed(per_step, FORWARD * per_step * len(evaluator.validation_loader), len(evaluator.train_loader))
-        test = FORWARD * per_step * len(self.test_images) / evaluator.recipe.batch_size
-        plan = Plan.of(self.fit.budget.left, speed, min(RESERVE + 1.2 * test, self.fit.budget.left / 4))
+        left, tests = self.fit.budget.left, len(self.test_images)
+        plan = plan_for(self.experiment, left, RESERVE, test_images=tests)
         self._remember(plan=plan.to_dict())
         return plan
-
-    def _some(self) -> Architecture:
-        """An architecture of the middle, where the space names no reference."""
-        space = self.experiment.space
-        return space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
 
     def _chosen(self, plan: Plan) -> FrozenTrial:
         """The trial of the search's best network."""
         callbacks = [
             NoteWriter(self.experiment.space, self.files / "artifacts"),
             *self.fit.callbacks,
-            _Remember(self._remember),
+            Remember(self._remember),
         ]
         search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks)
         left = self.fit.budget.left
@@ -294,7 +283,7 @@ class _Running:
             data_directory=self.fit.data_directory,
             checkpoints=checkpoint_folder(self.files, STUDY),
             interrupted=self.fit.stop,
-            callbacks=[*self.fit.callbacks, _Remember(self._remember)],
+            callbacks=[*self.fit.callbacks, Remember(self._remember)],
             pace=Clock(budget, plan.reserve, recipe.epochs),
             parts=(self.images, self.test_images),
         )
@@ -344,16 +333,6 @@ class _Running:
 
     def _architecture(self, trial: FrozenTrial) -> Architecture:
         return self.experiment.space.architecture(of_architecture(trial.params))
-
-
-class _Remember(Callback):
-    """Writes down how much time is spent, whenever something has ended."""
-
-    def __init__(self, remember: Callable[[], None]) -> None:
-        self._remember = remember
-
-    def step_finished(self, subject: Any, measurement: Any) -> None:
-        self._remember()
 
 
 def tested(study: Study) -> TestReport:

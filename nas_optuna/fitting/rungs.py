@@ -11,15 +11,15 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
-from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
+from nas_optuna.execution.events import Callback, OptunaCallback, Subject
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.equal_seconds import EqualSeconds
-from nas_optuna.fitting.plan import Plan, Rung
+from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
+from nas_optuna.fitting.plan import Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.report.selection import remembered_images
+from nas_optuna.report.selection import best_trial, remembered_images
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.pareto import is_feasible
@@ -29,6 +29,8 @@ from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
 
+UNTIL_TIME_IS_UP = 1_000_000
+"""Networks of the last rung of a search that has a deadline."""
 PATIENCE = 1.2
 """A rung ends after so many times its seconds, where the machine has become slower."""
 PROMOTED = "promoted"
@@ -45,6 +47,8 @@ class Search:
         plan: How long each network is trained.
         stop: Asked between steps.
         callbacks: Told of each trial and step.
+        from_rung: The number of the first rung; above 1 where the study has rungs of an earlier run.
+        deadline: By `time.monotonic`: the last rung goes on until no further network would end before it.
     """
 
     experiment: Experiment
@@ -52,6 +56,8 @@ class Search:
     plan: Plan
     stop: StopRequest
     callbacks: Sequence[Callback | OptunaCallback] = ()
+    from_rung: int = 1
+    deadline: float | None = None
 
     def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
         """Run what is missing of every rung.
@@ -68,22 +74,31 @@ class Search:
         lease.release_abandoned(self.study)
         space, reference = self.experiment.space, self._reference()
         first = [] if reference is None else [(reference, REFERENCE)]
+        earlier = best_trial(self.study) if self.from_rung > 1 else None
         queue = first
+        if earlier is not None:
+            queue = [*first, (space.architecture(of_architecture(earlier.params)), PROMOTED)]
         best: FrozenTrial | None = None
         for number, rung in enumerate(self.plan.rungs, start=1):
-            say(f"{rung.networks} networks, {rung.seconds:.0f} s each")
-            objective = self.objective(rung, number)
+            is_last = number == len(self.plan.rungs)
+            if self.deadline is not None and is_last:
+                rung = Rung(UNTIL_TIME_IS_UP, rung.seconds)
+            else:
+                say(f"{rung.networks} networks, {rung.seconds:.0f} s each")
+            objective = self.objective(rung, self.from_rung + number - 1)
             self._train(rung, objective, queue)
             if self.stop.asked:
                 return None
             ranking = ranked(self.study, finished(self.study, objective))
+            if not ranking and best is not None:
+                return best  # there was no time left for this rung
             if not ranking:
                 raise StudyError("no network could be trained in its share of the time; give more with --within")
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
             best = self._preferred(ranking, reference)
-            if number < len(self.plan.rungs):
+            if not is_last:
                 others = [architecture for architecture in order if architecture != reference]
-                room = self.plan.rungs[number].networks - len(first)
+                room = None if self.deadline is not None else self.plan.rungs[number].networks - len(first)
                 queue = first + [(architecture, PROMOTED) for architecture in others[:room]]
         return best
 
@@ -118,6 +133,8 @@ class Search:
         known = {attribute(trial, TrialKey.ARCHITECTURE) for trial in done}
         missing = rung.networks - len(done)
         ends = time.monotonic() + PATIENCE * missing * rung.seconds
+        if self.deadline is not None:
+            ends = min(ends, self.deadline - rung.seconds)
         experiment = replace(self.experiment, objective=objective)
         # One at a time: what waits when the rung has to end would be trained in the next one.
         for architecture, origin in (each for each in queue if str(each[0]) not in known):
@@ -129,6 +146,39 @@ class Search:
         if missing > 0 and not self.stop.asked:
             left = max(0.0, ends - time.monotonic())
             experiment.run(self.study, trials=missing, timeout=left, stop=self.stop, callbacks=self.callbacks)
+
+
+def plan_for(
+    experiment: Experiment, seconds: float, reserve: float, *, test_images: int = 0, retrain: bool = True
+) -> Plan:
+    """Divide the time that is left, by how fast the reference network is trained here.
+
+    Args:
+        experiment: The parts of the study.
+        seconds: That are left.
+        reserve: Seconds to keep for what comes last, beside the test.
+        test_images: How many images are scored at the end.
+        retrain: Whether the chosen network is trained anew.
+    """
+    training, space = experiment.objective.evaluator, experiment.space
+    assert isinstance(training, TrainingEvaluator)
+    middle = {name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()}
+    network = space.reference or space.architecture(middle)
+    step = seconds_per_step(space, network, training.recipe, training.train_loader, training.device)
+    speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
+    end = reserve + 1.2 * FORWARD * step * test_images / training.recipe.batch_size
+    return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain)
+
+
+class Remember(Callback):
+    """Writes down how much time is spent, whenever an epoch has ended."""
+
+    def __init__(self, remember: Callable[[], None]) -> None:
+        self._remember = remember
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Write it down."""
+        self._remember()
 
 
 def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:

@@ -1,0 +1,48 @@
+"""Searches that a clock ends."""
+
+import json
+import time
+
+import optuna
+import pytest
+
+from nas_optuna.study.schema import StudyKey, TrialKey
+from tests.helpers import Command
+
+SMALL = ("--data", "digits", "--space", "residual", "--set", "space.width=8", "--set", "space.stages=1")
+
+
+def test_a_search_within_a_time_uses_it_and_ends(command: Command) -> None:
+    began = time.monotonic()
+    result = command("run", "--within", "30s", "--sampler", "neighbours", *SMALL, "--set", "data.train_limit=300")
+    took = time.monotonic() - began
+    assert result.code == 0, result.err
+    assert "all within 30 s" in result.err, "it says what it will do with the time"
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    assert study.user_attrs[StudyKey.FIT]["done"]
+    assert study.user_attrs[StudyKey.FIT]["spent"] <= 30 * 1.5, "of a busy machine"
+    assert took < 60
+    assert study.trials[0].user_attrs[TrialKey.ORIGIN] == "reference"
+    best = json.loads(command("best", "--json").out)
+    assert best["gain"]["reference_accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--trials", 3), "leave out --trials"),
+        (("--timeout", 3), "leave out --trials"),
+        (("--workers", 2), "one process"),
+        (("--executor", "ray"), "one process"),
+    ],
+)
+def test_what_also_says_when_to_end_is_refused(command: Command, options: tuple[object, ...], says: str) -> None:
+    result = command("run", "--within", "20s", *options)
+    assert result.code == 2
+    assert says in result.err
+
+
+def test_a_time_that_is_none_is_one_line(command: Command) -> None:
+    result = command("run", "--within", "soon")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "90s, 10m or 2h" in result.err
