@@ -28,7 +28,7 @@ from torchvision.models import resnet18
 
 import nas_optuna as nas
 from nas_optuna.data import Augmentation, ImageSet, load_test_images, load_training_images, make_loader
-from nas_optuna.data.images import divide, stratified_order
+from nas_optuna.data.images import split
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pace import Clock
 from nas_optuna.fitting.spec import spec_for
@@ -175,8 +175,7 @@ class Comparison:
         """Random networks of the space for half of the time, the best of them for the rest."""
         budget, spec = TimeBudget(self.seconds), self.spec(seed)
         train, test, side = self.images(spec)
-        order = stratified_order(train.labels.numpy(), seed)
-        learn, select = (train.subset(part.tolist()) for part in divide(order, spec.data.validation_fraction))
+        learn, select = split(train, spec.data.validation_fraction, seed)
         space = create_space(
             spec.space.name, spec.space.options, in_channels=train.channels, classes=len(train.classes), input_size=side
         )

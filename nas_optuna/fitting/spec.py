@@ -51,6 +51,6 @@ def spec_for(
 
 def with_few_to_select(spec: StudySpec, data_directory: Path | None) -> StudySpec:
     """The spec with a smaller share of images that select, where there are many."""
-    images = len(open_source(spec.data.name, data_directory).labels)
+    images = spec.data.train_limit or len(open_source(spec.data.name, data_directory).labels)
     share = min(spec.data.validation_fraction, max(ENOUGH_TO_SELECT / images, 0.02))
     return spec.override([f"data.validation_fraction={share:.4f}"])
