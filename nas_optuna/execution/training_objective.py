@@ -46,6 +46,9 @@ class Objective(EvaluatorObjective):
         keep_weights: Keep the weights of each complete trial.
         keep_paused: Bytes of stopped trainings that are kept.
 
+    Torch computes with as many CPU threads as the program says; small networks are often faster with one.
+    `nas_optuna.execution.threads.choose_threads` measures that, as ``nas-optuna run`` does.
+
     Raises:
         SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
             not.

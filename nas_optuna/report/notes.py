@@ -18,7 +18,7 @@ from nas_optuna.markdown import code, plain, table
 from nas_optuna.objectives import describe
 from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.report.dashboard_notes import dashboard_note, note_in
+from nas_optuna.report.dashboard_notes import dashboard_note, has_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import gain_of, remembered_images, winners
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _GAP = "&emsp;"
 """Ends each cell of a table, between whose columns optuna-dashboard leaves no room."""
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
+LATEST = 50
+"""Trials that are looked at, at the start of a run, for a note that is missing."""
 FRONT = 10
 """Trials of a front that a study's note lists."""
 
@@ -173,19 +175,21 @@ class NoteWriter(Callback):
         self._best: float | None = None
 
     def run_started(self, run: Run) -> None:
-        """Read what all notes need."""
+        """Read what all notes need, and write those that a process which was killed has not written any more."""
         self._names = run.study.metric_names or ("value",)
         self._images = remembered_images(run.study)
+        ended = [trial for trial in run.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        attributes = study_system_attributes(run.study) if ended else {}
+        for trial in ended[-LATEST:]:
+            if TrialRecord.of(trial).architecture and not has_note(attributes, trial):
+                self._write(run.study, trial)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""
         study = subject.study
         if study is None or ended is None:
             return
-        kept = self._drawn(ended)
-        picture = artifacts.address(study, kept, trial_id_of(ended), artifacts.DRAWING)
-        body = trial_note(ended, self._names, self._images, picture)
-        set_study_system_attributes(study, kept | dashboard_note(body, ended))
+        self._write(study, ended)
         if ended.state == TrialState.COMPLETE and self._is_new_best(study, ended.values[0]):
             write_study_note(study)
 
@@ -194,6 +198,12 @@ class NoteWriter(Callback):
         if run.kind == "search":
             write_study_note(run.study)
             save_figures(run.study)
+
+    def _write(self, study: Study, ended: FrozenTrial) -> None:
+        kept = self._drawn(ended)
+        picture = artifacts.address(study, kept, trial_id_of(ended), artifacts.DRAWING)
+        body = trial_note(ended, self._names, self._images, picture)
+        set_study_system_attributes(study, kept | dashboard_note(body, ended))
 
     def _drawn(self, ended: FrozenTrial) -> dict[str, Any]:
         if self._space is None or self._store is None or not TrialRecord.of(ended).architecture:

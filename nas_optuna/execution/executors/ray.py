@@ -90,13 +90,8 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
 
 
 def _place(named: str | None) -> str | None:
-    """The address of a cluster that is there; None where one is to be started.
-
-    Ray remembers the cluster that ran last on a host, also when it has ended, and waits for it for minutes.
-
-    Raises:
-        StudyError: Nobody answers at the address that is named, or ``"auto"`` finds no cluster.
-    """
+    """The address of a cluster that answers; None where one is to be started, StudyError where one was named."""
+    # Ray remembers the cluster that ran last on a host, also when it has ended, and waits for it for minutes.
     if named == "local":
         return None
     try:
@@ -117,22 +112,14 @@ def _place(named: str | None) -> str | None:
 
 
 def remembered(named: str | None) -> str | None:
-    """The address that Ray would connect to where it is given None or ``"auto"``; None where it would start a cluster.
-
-    Raises:
-        ConnectionError: ``"auto"`` finds none.
-        ValueError: What Ray remembers is no address.
-    """
+    """The address that Ray would connect to, given None or ``"auto"``; None where it would start a cluster."""
     from ray._private.services import canonicalize_bootstrap_address  # which ray.init calls; nothing public tells it
 
     return canonicalize_bootstrap_address(named)  # type: ignore[arg-type] # None is what ray.init gives it
 
 
 def _use_token(named: str | None) -> None:
-    """Have Ray show its token to a cluster that a person names; by itself it does so only to one that it finds.
-
-    A cluster that wants none ignores it.
-    """
+    """Have Ray show its token to a cluster that a person names, which ignores it if it wants none."""
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
     if named not in (None, "auto") and ("RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray reads when it is imported
@@ -166,11 +153,7 @@ def _silent() -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Refuse an address at which nobody listens, for which Ray would wait for minutes.
-
-    Raises:
-        StudyError: Nobody does.
-    """
+    """Refuse an address at which nobody listens, for which Ray would wait for minutes."""
     try:
         place = urlsplit(address if "//" in address else f"//{address}")
         if place.hostname and place.port:
@@ -186,7 +169,7 @@ def is_one_host(ray: ModuleType) -> bool:
 
 
 class RayExecutor(Executor):
-    """Runs trials in actors of a Ray cluster. This package has to be installed on its nodes.
+    """Runs trials in actors of a Ray cluster, on whose nodes this package has to be installed.
 
     A worker that dies, alone or with its node, is started again where Ray finds room, and its trial goes back at once.
     The images are put into Ray's object store once.
@@ -223,12 +206,7 @@ class RayExecutor(Executor):
             yield
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
-        """See `Executor`.
-
-        Raises:
-            SpecError: Ray is not installed.
-            StudyError: There is no cluster, or its nodes cannot open the study.
-        """
+        """See `Executor`."""
         with self._connected(work.handle) as (ray, handle):
             if handle is not work.handle:
                 logger.warning(
@@ -247,12 +225,7 @@ class RayExecutor(Executor):
 
     @contextmanager
     def _connected(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
-        """The module ``ray``, and the handle with what all hosts of the cluster can reach.
-
-        Raises:
-            SpecError: Ray is not installed.
-            StudyError: There is no cluster, or its nodes cannot open the study.
-        """
+        """The module ``ray``, and the handle with what all hosts of the cluster can reach."""
         if handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a database")
         with connected(self.address) as ray:
@@ -260,11 +233,7 @@ class RayExecutor(Executor):
 
 
 def reachable(handle: Handle, one_host: bool) -> Handle:
-    """The handle with what all hosts of the cluster can reach.
-
-    Raises:
-        StudyError: The study is in a file of this host.
-    """
+    """The handle with what all hosts of the cluster can reach; refused where the study is a file of this host."""
     if one_host:
         return handle
     if sqlite_file(handle.storage):
@@ -418,12 +387,7 @@ class _ActorPool(WorkerPool[_ActorState]):
 
 
 def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
-    """How many workers a cluster has room for.
-
-    Args:
-        resources: What ``ray.cluster_resources()`` gives.
-        threads: CPU threads of each.
-        gpus: GPUs of each.
+    """How many workers, of so many CPU threads and GPUs each, ``ray.cluster_resources()`` has room for.
 
     Examples:
         >>> room({"CPU": 16.0, "GPU": 2.0}, threads=1, gpus=0.5)
