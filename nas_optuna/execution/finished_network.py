@@ -64,7 +64,7 @@ def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, k
             if found.classifier.header.origin is not None:
                 return found
             refused = StudyError(
-                f"{file} was written by nas-optuna 0.2 and does not say of which study and trial it is; if you know"
+                f"{file} does not say of which study and trial it is, as files of nas-optuna 0.2 do not; if you know"
                 f" that it is this trial's, give --network {file}"
             )
     if refused is None:
@@ -108,8 +108,11 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
     if classifier.classes != search.data.train.classes:
         raise StudyError(f"{file} is of other classes than the images of study {study.study_name!r}")
     if origin is None:
-        unknown = "not known: nas-optuna 0.2 wrote the file, which does not say of which study and trial it is"
-        facts = {"trained": "by nas-optuna retrain", "test accuracy": unknown}
+        whose = "nas-optuna 0.2 wrote the file, which" if classifier.header.format == 1 else "the file"
+        facts = {
+            "trained": "not known",
+            "test accuracy": f"not known: {whose} does not say of which study and trial it is",
+        }
         return FinishedNetwork(classifier, facts, retrained=True)
     trained = f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
     error = sampling_error(origin.test_accuracy, origin.test_images)

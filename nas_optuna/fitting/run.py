@@ -16,7 +16,7 @@ from nas_optuna.data import ImageSet, load_test_images
 from nas_optuna.errors import Interrupted, SpecError, StudyError, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
-from nas_optuna.execution.finished_network import kept_network
+from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, confusion, record, retrain
 from nas_optuna.experiment import Experiment
@@ -220,9 +220,9 @@ class _Running:
             self._leave_something()
             raise
         record(self.study, report, trial.number)
-        classifier = ImageClassifier(
-            network.cpu(), self._architecture(trial), make_header(self._architecture(trial), self.fit.spec, self.images)
-        ).eval()
+        architecture, origin = self._architecture(trial), origin_of(self.study, trial, report)
+        header = make_header(architecture, self.fit.spec, self.images, origin)
+        classifier = ImageClassifier(network.cpu(), architecture, header).eval()
         facts = {
             "trained": f"on {report.images:,} images within {budget.total:,.0f} s",
             "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",

@@ -1,0 +1,35 @@
+"""``compare`` says when more than samplers differ."""
+
+from tests.helpers import Command, tiny
+
+RUN = ("run", "--sampler", "random", "--trials", 1)
+
+
+def test_studies_of_other_images_and_recipes_are_not_put_side_by_side_without_a_word(command: Command) -> None:
+    assert command(*RUN, "--study", "a", *tiny()).code == 0
+    assert command(*RUN, "--study", "b", *tiny()).code == 0
+    alike = command("compare", "a", "b")
+    assert "differ" not in alike.err
+    assert command(*RUN, "--study", "c", *tiny(recipe__epochs=2, data__train_limit=150, space__depth=1)).code == 0
+    assert command(*RUN, "--study", "d", *tiny(), "--search", "recipe.batch_size=32,64").code == 0
+    said = " ".join(command("compare", "a", "b", "c", "d").err.split())
+    assert "they differ in more than their samplers and pruners" in said
+    assert "recipe.epochs: 1 in a, b, d; 2 in c" in said
+    assert "space.depth: 2 in a, b, d; 1 in c" in said
+    assert "images: digits (160 + 40," in said
+    assert "digits (120 + 30," in said
+    assert "searched batch_size" in said
+    assert command("compare", "a", "c", "--out", "page.html").code == 0
+    with open("page.html", encoding="utf-8") as page:
+        assert "recipe.epochs: 1 in a; 2 in c" in page.read()
+
+
+def test_an_objective_that_is_a_cost_stands_once_in_a_front(command: Command) -> None:
+    objectives = ("--objective", "accuracy", "--objective", "macs")
+    assert command(*RUN, *objectives, *tiny()).code == 0
+    heading = command("pareto").out.splitlines()[1].casefold()
+    assert heading.count("macs") == 1
+
+
+def test_class_counts_say_what_they_hold(command: Command) -> None:
+    assert "classes, by images that train or select: 0 20, 1 20" in command(*RUN, *tiny()).err
