@@ -7,18 +7,21 @@ import re
 MASK = "***"
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
-_URL = re.compile(rf"^\s*(?:{_SCHEME}:)*{_SCHEME}://")
+_URL = re.compile(rf"^\s*(?:{_SCHEME}:)*{_SCHEME}:/{{1,2}}[^/]")
 """A text that is one URL, maybe behind the name of what it is for: ``mlflow:http://…``."""
-_LOGIN = rf"({_SCHEME}://[^\s:/?#@]*:)(?:(?!://){{}})*@"
-"""A password may hold ``/``, ``?`` and even ``@``, so that it ends at the last ``@`` before the next URL."""
+_LOGIN = r"(:/{{1,2}}[^\s:/?#@]*:)(?:(?!://){})*@"
+"""A password may hold ``/``, ``?`` and even ``@``, so that it ends at the last ``@`` before the next URL.
+
+What was taken for a path has lost one of the slashes.
+"""
 _LOGIN_IN_A_URL, _LOGIN_IN_A_TEXT = (re.compile(_LOGIN.format(any_)) for any_ in ("[^\n]", r"\S"))
 _ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!%3A%2F)\S)*?%40")
 """A whole URL that another one holds as a value."""
-_TOKEN = re.compile(r"(?i)(https?://)[^\s:/?#@]+@")
+_TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+@")
 """A name without a password, which with HTTP is a token."""
 _NO_SCHEME = re.compile(r"(?<![^\s'\"=(,])([\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
 """``me:password@host``."""
-_SECRETS = r"[\w.%-]*(?:pass|pwd|secret|token|key|cert|credential|signature)[\w.%-]*"
+_SECRETS = r"[\w.%-]{0,60}?(?:pass|pwd|secret|token|key|cert|credential|signature)[\w.%-]{0,60}"
 _QUERY_IN_A_URL, _QUERY_IN_A_TEXT = (
     re.compile(rf"(?i)([?&;#]{_SECRETS}=)[^{stop}]+") for stop in ("&\n", r"&\s'\"<>)")
 )

@@ -20,6 +20,8 @@ URLS = [
     f"https://tracker/path?X-Amz-Signature={SECRET}",
     f"https://tracker/?next=http%3A%2F%2Fme%3A{SECRET}%40host%2F",
     f"me:{SECRET}@head:6379",
+    f"s3:/me:{SECRET}@bucket/x",
+    f"https:/{SECRET}@tracker/path",
     f"postgresql://me:two {SECRET} words@host/db",
 ]
 
@@ -50,6 +52,7 @@ def test_a_text_shows_no_secret_of_several() -> None:
         "sqlite:////srv/a:b@c.db?mode=rw",
         "postgresql://me@host:5432/db?application_name=x",
         "f16k3s1-f48k5s2",
+        "/data/a:b/c@d.npz",
         "see http://localhost:8080/dashboard, or write to me@example.org",
         "nas-optuna run --set recipe.epochs=3 --objective 'accuracy*(macs/1M)^-0.07' 100%",
     ],

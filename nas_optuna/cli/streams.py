@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from nas_optuna.masking import mask_urls
+
 _PLAIN = {
     "…": "...",
     "×": "x",
@@ -36,7 +38,9 @@ _HANDLER = "nas_optuna.plain"
 
 
 def prepare_streams() -> None:
-    """Make the standard streams such that printing to them never raises an encoding error, and all three exist.
+    """Make the standard streams such that printing to them never raises an encoding error nor shows a password.
+
+    All three exist afterwards.
 
     A closed one is opened on the null device. Otherwise the next file that the process opens, which may be the
     database, would take its number, and whatever a library writes to standard error would go into it.
@@ -53,6 +57,21 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_HANDLER)
+        _mask(stream)
+
+
+def _mask(stream: TextIO) -> None:
+    """Let no password of a URL be written, whoever writes: a library's warning or a traceback may repeat one."""
+    write = stream.write
+    if getattr(write, "masks", False):
+        return
+
+    def masked(text: str) -> int:
+        write(mask_urls(text))
+        return len(text)
+
+    masked.masks = True  # type: ignore[attr-defined]
+    stream.write = masked  # type: ignore[method-assign]
 
 
 def plain(text: str, stream: TextIO) -> str:

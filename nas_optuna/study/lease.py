@@ -114,7 +114,8 @@ def take_waiting(study: Study) -> int | None:
     for trial in waiting:
         trial_id = trial_id_of(trial)
         lease = leases.get(trial_id)
-        if (lease is not None and not _is_free(lease)) or not _take(study, trial_id, lease):
+        free = lease is None or lease.worker == _NOBODY or _is_free(lease)
+        if not free or not _take(study, trial_id, lease):
             continue
         if _set_state(study, trial_id, TrialState.RUNNING):
             return trial_id
@@ -315,10 +316,11 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
             else:
                 where = f"process {worker.process} on {worker.host}"
                 logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
-        elif lease is None and not trial.params:
-            _take(study, trial_id_of(trial), None, _NOBODY)
-        elif lease is None and not again and _is_nobodys(study, trial):
-            unseen.append(str(trial.number))
+        elif lease is None and _is_nobodys(study, trial):
+            if not trial.params:
+                _take(study, trial_id_of(trial), None, _NOBODY)
+            elif not again:
+                unseen.append(str(trial.number))
     if ended:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
     if unseen:

@@ -321,7 +321,7 @@ def _join(place: Place, running: list[BaseProcess]) -> None:
 
 def _drain(place: Place, trials: int) -> None:
     """The next run: it takes up what the last of the killed left."""
-    last = start(place, trials)
+    last = start(place, max(trials, finished(place.study()) + 1))  # one trial at least, so that there is a run
     _join(place, [last])
 
 
