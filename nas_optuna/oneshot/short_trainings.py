@@ -30,7 +30,7 @@ from nas_optuna.files import write_file
 from nas_optuna.oneshot.score import MIN_TRAININGS
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training.fit import never
-from nas_optuna.training.soundness import require_number
+from nas_optuna.training.state_validation import require_number
 
 logger = logging.getLogger(__name__)
 

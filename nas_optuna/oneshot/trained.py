@@ -29,7 +29,7 @@ from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.precision import resolve_precision
-from nas_optuna.training.soundness import require_tensors
+from nas_optuna.training.state_validation import require_tensors
 
 SCORED_IMAGES = 500
 """The most held-out images that shared weights are scored on: twice as many rank hardly better, in twice the time."""

@@ -21,7 +21,12 @@ from nas_optuna.spec import Recipe
 from nas_optuna.training.checkpoint import Checkpoint, CheckpointFolder
 from nas_optuna.training.evaluate import Evaluation, MetricFunction, evaluate
 from nas_optuna.training.failure import network_failures
-from nas_optuna.training.soundness import load_optimizer_state, require_number, require_optimizer_state, require_tensors
+from nas_optuna.training.state_validation import (
+    load_optimizer_state,
+    require_number,
+    require_optimizer_state,
+    require_tensors,
+)
 from nas_optuna.training.step import TrainStep
 
 

@@ -31,7 +31,7 @@ from nas_optuna.spaces.base import checked_input_size
 from nas_optuna.spec import StudySpec
 from nas_optuna.training.failure import describe
 from nas_optuna.training.preparation import Preparation, as_batch, require_raw
-from nas_optuna.training.soundness import require_tensors
+from nas_optuna.training.state_validation import require_tensors
 
 FORMAT = 2
 """Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""

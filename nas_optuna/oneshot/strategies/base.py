@@ -23,7 +23,7 @@ from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.fit import never
 from nas_optuna.training.precision import allow_fast_float32, autocast
-from nas_optuna.training.soundness import load_optimizer_state
+from nas_optuna.training.state_validation import load_optimizer_state
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and labels ``[batch]``."""
