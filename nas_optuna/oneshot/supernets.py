@@ -18,7 +18,6 @@ from nas_optuna.spaces.supernet import Supernet
 
 REGISTRY = Registry("supernet", "nas_optuna.supernets")
 _BUILTIN = {
-    "nas_optuna.spaces.macro.space:MacroSpace": "nas_optuna.spaces.macro.supernet:MacroSupernet",
     "nas_optuna.spaces.built:BuiltSpace": "nas_optuna.spaces.function_supernet:FunctionSupernet",
 }
 

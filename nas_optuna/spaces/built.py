@@ -90,6 +90,13 @@ class BuiltSpace(Decomposable):
         operation = self.operations(self.architecture(params))[number]
         return (operation,), operation.output_shape
 
+    def places(self, architecture: Architecture) -> Mapping[str, str]:
+        """Name of each part of the supernet's network → that of the same part of an architecture's, if there is one.
+
+        Empty where they have the same names.
+        """
+        return {}
+
     def calm(self, network: nn.Module) -> None:
         """Lessen the initial weights of a supernet's network; see `Supernet.calm`."""
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,37 +20,67 @@ class Open:
 
     Attributes:
         name: The parameter's name.
+        count: How many choices it has.
         pick: How its choices enter the next forward pass; None is the largest.
         drawn: Whether its choices cannot be mixed, since they change the size of what follows.
     """
 
     name: str
+    count: int
     pick: Pick | None = None
     drawn: bool = False
+
+    @property
+    def index(self) -> int | None:
+        """Of the one choice to compute; None where choices are mixed."""
+        pick = self.pick
+        return None if pick is None or (pick.weights is not None and not self.drawn) else pick.index
 
 
 @dataclass(frozen=True)
 class Size:
-    """A number that follows from an elastic parameter.
+    """A number that follows from elastic parameters.
 
     Attributes:
-        of: The parameter.
-        choices: The number under each of its choices.
+        opens: The parameters.
+        choices: The number under each of their choices; under each pair of choices, the second's in a row, where they
+            are two.
     """
 
-    of: Open
+    opens: tuple[Open, ...]
     choices: tuple[int, ...]
 
     @property
+    def of(self) -> Open:
+        """The parameter, where it is one."""
+        return self.opens[0]
+
+    @property
     def alone(self) -> int:
-        """What to compute: the one choice, or the largest where choices are mixed."""
-        pick = self.of.pick
-        mixed = pick is None or (pick.weights is not None and not self.of.drawn)
-        return max(self.choices) if mixed or pick is None else self.choices[pick.index or 0]
+        """What to compute: the number under the one choice, or the largest where choices are mixed."""
+        indices = [opened.index for opened in self.opens]
+        places = itertools.product(*(range(opened.count) for opened in self.opens))
+        return max(
+            choice
+            for place, choice in zip(places, self.choices, strict=True)
+            if all(i is None or i == j for i, j in zip(indices, place, strict=True))
+        )
 
     def weights(self) -> Tensor | None:
         """``[choices]`` where choices are mixed, else None."""
-        return None if self.of.pick is None else self.of.pick.weights
+        import torch
+
+        given = [None if opened.pick is None else opened.pick.weights for opened in self.opens]
+        like = next((weights for weights in given if weights is not None), None)
+        if like is None:
+            return None
+        parts = []
+        for opened, weights in zip(self.opens, given, strict=True):
+            if weights is None:
+                weights = like.new_zeros(opened.count)
+                weights[opened.index or 0] = 1
+            parts.append(weights)
+        return reduce(lambda a, b: torch.outer(a, b).flatten(), parts)
 
     def mask(self) -> Tensor | None:
         """``[largest]``: how much of each channel the mixed choices have together; None where they are not mixed."""
@@ -57,7 +89,7 @@ class Size:
         weights = self.weights()
         if weights is None:
             return None
-        channel = torch.arange(max(self.choices), device=weights.device)
+        channel = torch.arange(self.alone, device=weights.device)
         inside = channel < torch.tensor(self.choices, device=weights.device)[:, None]
         return weights @ inside.to(weights.dtype)
 
@@ -65,7 +97,8 @@ class Size:
 class Elastic(int):
     """The largest choice of an elastic parameter, as a whole number; layers of `nas_optuna.layers` see the others.
 
-    Added to, multiplied by or divided into whole numbers it stays elastic: ``4 * width``, ``kernel // 2``.
+    Added to, multiplied by or divided into whole numbers it stays elastic (``4 * width``, ``kernel // 2``), and so does
+    the product of two.
 
     Attributes:
         size: All choices.
@@ -85,9 +118,12 @@ class Elastic(int):
     def _each(self, change: Callable[[int], int], number: int) -> int:
         if type(number) is not int:
             return change(int(self))
-        return Elastic(Size(self.size.of, tuple(map(change, self.size.choices))))
+        return Elastic(Size(self.size.opens, tuple(map(change, self.size.choices))))
 
     def __mul__(self, factor: int) -> int:
+        if isinstance(factor, Elastic):
+            products = itertools.product(self.size.choices, factor.size.choices)
+            return Elastic(Size(self.size.opens + factor.size.opens, tuple(a * b for a, b in products)))
         return self._each(lambda choice: choice * factor, factor)
 
     __rmul__ = __mul__

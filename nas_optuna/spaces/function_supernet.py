@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.chain_cost import ChainCost
 from nas_optuna.spaces.elastic import Open
 from nas_optuna.spaces.layers import ElasticLayer
-from nas_optuna.spaces.mixing import MixedLayer, Mixing
+from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional
 from nas_optuna.spaces.supernet import CostModel, Nested, Pick, Stage, Supernet
 
 T = TypeVar("T")
@@ -195,8 +195,8 @@ class FunctionSupernet(Supernet):
         for module in part.modules():
             if isinstance(module, MixedLayer):
                 found.add(module.name)
-            elif isinstance(module, ElasticLayer):
-                found |= module.decides()
+            elif hasattr(module, "decides"):
+                found |= cast("set[str]", cast(Any, module).decides())
         return [name for name in self.space.parameters if name in found]
 
     def stages(self) -> Sequence[Stage]:
@@ -252,6 +252,10 @@ class FunctionSupernet(Supernet):
             if isinstance(layer, MixedLayer) and layer.name in used:
                 chosen = f"{path}.{layer.labels.index(used[layer.name])}"
                 shared, elastic = _moved(shared, chosen, path), _moved(elastic, chosen, path)
+            elif isinstance(layer, Optional):
+                shared, elastic = _moved(shared, f"{path}.0", path), _moved(elastic, f"{path}.0", path)
+        if places := self._whole.places(architecture):
+            shared, elastic = _renamed(shared, places), _renamed(elastic, places)
         _load(network, shared, elastic)
         return network
 
@@ -261,7 +265,10 @@ class FunctionSupernet(Supernet):
         for name, opened in self.opened.items():
             found[name] = max(self._choices(name)) if opened.drawn else min(self._choices(name))
         for name, layers in self.mixed.items():
-            sizes = [sum(p.numel() for layer in layers for p in layer[i].parameters()) for i in range(len(layers[0]))]
+            sizes = [
+                (sum(p.numel() for layer in layers for p in layer[i].parameters()), not isinstance(one, nn.Identity))
+                for i, one in enumerate(layers[0])
+            ]
             found[name] = layers[0].labels[sizes.index(min(sizes))]
         return found
 
@@ -279,6 +286,12 @@ def _moved(items: Mapping[str, T], chosen: str, path: str) -> dict[str, T]:
         if inside(key, chosen.removeprefix("."))
     }
     return kept | mine
+
+
+def _renamed(items: Mapping[str, T], places: Mapping[str, str]) -> dict[str, T]:
+    """Items by path, of which the first name is replaced; those without a new one are left out."""
+    split = {key: key.partition(".") for key in items}
+    return {f"{places[first]}{dot}{rest}": items[k] for k, (first, dot, rest) in split.items() if first in places}
 
 
 def _load(network: nn.Module, shared: Mapping[str, Tensor], elastic: Mapping[str, ElasticLayer]) -> None:

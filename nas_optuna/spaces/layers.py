@@ -50,7 +50,7 @@ class ElasticLayer(nn.Module):
 
     def decides(self) -> set[str]:
         """Names of the parameters, beside that of its input's width, that decide what it computes."""
-        return {self.outputs.of.name} if self.outputs else set()
+        return {opened.name for opened in self.outputs.opens} if self.outputs else set()
 
     def state_for(self, target: nn.Module) -> dict[str, Tensor]:
         """The weights of one choice.
@@ -197,7 +197,7 @@ class _OpenConv2d(ElasticLayer, nn.Conv2d):
 
     def decides(self) -> set[str]:
         """See `ElasticLayer.decides`."""
-        return {size.of.name for size in (self.outputs, self.kernel, self.step) if size}
+        return {opened.name for size in (self.outputs, self.kernel, self.step) if size for opened in size.opens}
 
     def _centre(self, kernel: int) -> tuple[slice, slice]:
         """Where the crop of that kernel side lies in the largest one."""
@@ -312,11 +312,12 @@ class _OpenGroupNorm(ElasticLayer, nn.GroupNorm):
     def __init__(self, num_groups: int, num_channels: int, *args: Any, **options: Any) -> None:
         super().__init__(int(num_groups), int(num_channels), *args, **options)
         self.inputs = self.outputs = size_of(num_channels)
+        self.grows = size_of(num_groups) is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, num_channels, …]`` → the same shape; mixed choices are normalised each on its own."""
         weights = None if self.inputs is None else self.inputs.weights()
-        if self.inputs is None or weights is None:
+        if self.inputs is None or weights is None or self.grows:  # groups of one size are the same in every choice
             return self._first(x, x.shape[1])
         parts = []
         for weight, count in zip(weights, self.inputs.choices, strict=True):
@@ -325,7 +326,8 @@ class _OpenGroupNorm(ElasticLayer, nn.GroupNorm):
         return torch.stack(parts).sum(0)
 
     def _first(self, x: Tensor, count: int) -> Tensor:
-        return F.group_norm(x, self.num_groups, _cut(self.weight, count), _cut(self.bias, count), self.eps)
+        groups = self.num_groups * count // self.num_channels if self.grows else self.num_groups
+        return F.group_norm(x, groups, _cut(self.weight, count), _cut(self.bias, count), self.eps)
 
 
 class ElasticConv2d(nn.Conv2d):
@@ -422,10 +424,10 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
 
 class ElasticGroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm` whose channels may be elastic; the number of groups is not.
+    """`torch.nn.GroupNorm` whose channels may be elastic.
 
     Args:
-        num_groups: Groups, which must divide every choice.
+        num_groups: A number, which must divide every choice, or the channels divided by the channels of one group.
         num_channels: A number, or what `Choices.elastic` gave.
         args: As torch's layer.
         options: As torch's layer.
@@ -437,7 +439,8 @@ class ElasticGroupNorm(nn.GroupNorm):
 
     def __new__(cls, num_groups: int, num_channels: int, *args: Any, **options: Any) -> nn.GroupNorm:  # type: ignore[misc]
         """Torch's own layer where nothing is elastic."""
-        return (_OpenGroupNorm if size_of(num_channels) else nn.GroupNorm)(num_groups, num_channels, *args, **options)
+        elastic = size_of(num_channels) or size_of(num_groups)
+        return (_OpenGroupNorm if elastic else nn.GroupNorm)(num_groups, num_channels, *args, **options)
 
 
 def kaiming(module: nn.Module) -> None:

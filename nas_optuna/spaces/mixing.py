@@ -15,7 +15,7 @@ from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
-from nas_optuna.spaces.elastic import Elastic, Open, Size
+from nas_optuna.spaces.elastic import Elastic, Open, Size, size_of
 from nas_optuna.spaces.supernet import Pick
 
 
@@ -128,4 +128,41 @@ class Mixing(Choices):
 
     def _make_elastic(self, name: str, parameter: Parameter) -> int:
         choices = cast(tuple[int, ...], self._space.known(name, parameter).choices)
-        return Elastic(Size(self.opened.setdefault(name, Open(name)), choices))
+        opened = self.opened.setdefault(name, Open(name, len(choices)))
+        return Elastic(Size((opened,), choices))
+
+
+class Optional(nn.ModuleList):
+    """A layer that only the deeper choices of an elastic depth use; it keeps the shape.
+
+    Args:
+        layer: The layer.
+        depth: The elastic depth.
+        number: The least depth that uses it.
+    """
+
+    def __init__(self, layer: nn.Module, depth: Size, number: int) -> None:
+        super().__init__([layer])
+        self.depth, self.number = depth, number
+
+    def decides(self) -> set[str]:
+        """Names of the parameters that decide whether it is used."""
+        return {self.depth.of.name}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output where it is used; the share of the depths that use it, where they are mixed."""
+        weights = self.depth.weights()
+        if weights is None:
+            return cast(Tensor, self[0](x)) if self.depth.alone >= self.number else x
+        uses, reaches = (
+            weights @ weights.new_tensor([float(depth >= number) for depth in self.depth.choices])
+            for number in (self.number, self.number - 1)
+        )
+        share = uses / reaches.clamp_min(1e-12)  # of those depths that get this far
+        return cast(Tensor, share * self[0](x) + (1 - share) * x)
+
+
+def optional(layer: nn.Module, depth: int, number: int) -> nn.Module:
+    """The layer itself, or, in a supernet, one that depths below a number do without."""
+    size = size_of(depth)
+    return layer if size is None else Optional(layer, size, number)

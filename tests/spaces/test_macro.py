@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from nas_optuna.costs.complexity import figures, operation_macs
 from nas_optuna.errors import ArchitectureError, SpecError
+from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, Slot
+from nas_optuna.spaces.supernet import Draw, Pick
 
 SPACE = MacroSpace()
 SMALL = MacroSpace(
@@ -182,3 +184,38 @@ def test_wrong_options_are_refused(options: dict[str, object]) -> None:
 def test_images_that_are_too_small_are_refused() -> None:
     with pytest.raises(SpecError, match="at least 8 pixels"):
         MacroSpace(input_size=(7, 30))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_certain_mixtures_paths_and_extracted_networks_agree(norm: str) -> None:
+    torch.manual_seed(0)
+    space = MacroSpace(stages=2, widths=(8, 16), depths=(1, 3), norm=norm, input_size=12, head="hidden")
+    supernet = supernet_for(space)
+    images = torch.randn(3, 1, 12, 12)
+    loader = [(torch.randn(16, 1, 12, 12), torch.zeros(16)) for _ in range(2)]
+    rng = random.Random(1)
+    for _ in range(25):
+        architecture = space.sample(rng)
+        supernet.train()
+        supernet.recalibrate(architecture, loader, 2)
+        supernet.eval()
+        tokens = zip(space.parameters, space.tokens(architecture), strict=True)
+        certain = {
+            name: Pick(None, torch.nn.functional.one_hot(torch.tensor(i), len(space.parameters[name].choices)).float())
+            for name, i in tokens
+        }
+        with torch.no_grad():
+            expected = supernet.extract(architecture).eval()(images)
+            torch.testing.assert_close(supernet(images, supernet.path(architecture)), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(supernet(images, certain), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_alpha_of_a_mixture_learns() -> None:
+    torch.manual_seed(0)
+    space = MacroSpace(stages=2, widths=(8, 16), depths=(1, 2), input_size=12)
+    supernet = supernet_for(space)
+    drawn = Draw(dict.fromkeys(space.parameters, 0), {}, 1.0)
+    supernet(
+        torch.randn(8, 1, 12, 12), supernet.picks("mixture", drawn, differentiable=True)
+    ).square().mean().backward()
+    assert all(float(alpha.grad.abs().max()) > 0 for alpha in supernet.alphas.values())  # type: ignore[union-attr]

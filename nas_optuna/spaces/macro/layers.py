@@ -1,11 +1,20 @@
-"""The layers of the macro space's networks."""
+"""The layers of the macro space's networks, and of its supernet where their numbers are elastic."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.spaces.macro.slot import Slot
+from nas_optuna.spaces.choices import Choices
+from nas_optuna.spaces.elastic import Size, size_of
+from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLayer, ElasticLinear
+from nas_optuna.spaces.macro.slot import WEIGHTED
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -13,88 +22,160 @@ ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "hardswish": nn.Hardswish,
 }
+Make = Callable[[], nn.Module]
 
 
-def make_norm(norm: str, channels: int, group: int) -> nn.Module:
-    """A norm layer.
+@dataclass(frozen=True)
+class Style:
+    """What all layers of a network have in common.
 
-    Args:
+    Attributes:
         norm: ``"batch"``, ``"group"`` or ``"none"``.
-        channels: Channels of the input.
-        group: Channels of one group.
-    """
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "group":
-        return nn.GroupNorm(channels // group, channels)
-    return nn.Identity()
-
-
-class ConvNorm(nn.Module):
-    """Convolution with same padding, then a norm layer; the convolution has biases where there is no norm.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel: Side of the kernel, odd.
-        stride: Stride of the convolution.
-        groups: Groups of the convolution.
-        norm: See `make_norm`.
         group: Channels of one group of a group norm.
     """
 
+    norm: str
+    group: int
+
+    def make_norm(self, channels: int) -> nn.Module:
+        """The norm layer behind a convolution."""
+        if self.norm == "batch":
+            return ElasticBatchNorm2d(channels)
+        if self.norm == "group":
+            return ElasticGroupNorm(channels // self.group, channels)
+        return nn.Identity()
+
+
+class ConvNorm(nn.Module):
+    """Convolution with same padding, then a norm layer; the convolution has biases where there is no norm."""
+
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        *,
-        norm: str,
-        group: int,
+        self, in_channels: int, out_channels: int, kernel: int, style: Style, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=norm == "none"
+        self.conv: nn.Module = ElasticConv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=style.norm == "none"
         )
-        self.norm = make_norm(norm, out_channels, group)
+        self.norm = style.make_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, in_channels, height, width]`` → ``[batch, out_channels, height', width']``."""
-        y: Tensor = self.norm(self.conv(x))
-        return y
+        return cast(Tensor, self.norm(self.conv(x)))
 
 
 class Transition(nn.Sequential):
     """The first layer of a stage: a 3×3 convolution to the stage's width, norm and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, norm: str, group: int) -> None:
-        super().__init__(ConvNorm(in_channels, out_channels, 3, stride, norm=norm, group=group), nn.ReLU())
+    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        super().__init__(ConvNorm(in_channels, out_channels, 3, style, stride), nn.ReLU())
 
 
 class Body(nn.Sequential):
-    """One branch of a slot: its convolutions, with the slot's activation between them and none at the end.
+    """One branch of a slot: its convolutions, with the slot's activation between them and none at the end."""
 
-    Args:
-        slot: What stands there; it has weights.
-        channels: Channels of input and output.
-        norm: See `make_norm`.
-        group: Channels of one group of a group norm.
-    """
-
-    def __init__(self, slot: Slot, channels: int, *, norm: str, group: int) -> None:
-        inner = channels * slot.expansion
+    def __init__(self, layer: str, channels: int, kernel: int, expansion: int, activation: Make, style: Style) -> None:
+        inner = channels * expansion
         shapes = {
-            "conv": [(channels, channels, slot.kernel, 1)],
-            "ds": [(channels, channels, slot.kernel, channels), (channels, channels, 1, 1)],
-            "ir": [(channels, inner, 1, 1), (inner, inner, slot.kernel, inner), (inner, channels, 1, 1)],
-        }[slot.layer]
+            "conv": [(channels, channels, kernel, 1)],
+            "ds": [(channels, channels, kernel, channels), (channels, channels, 1, 1)],
+            "ir": [(channels, inner, 1, 1), (inner, inner, kernel, inner), (inner, channels, 1, 1)],
+        }[layer]
         layers: list[nn.Module] = []
-        for before, after, kernel, groups in shapes:
-            layers += [ACTIVATION_MODULES[slot.activation]()] if layers else []
-            layers.append(ConvNorm(before, after, kernel, groups=groups, norm=norm, group=group))
+        for before, after, size, groups in shapes:
+            layers += [activation()] if layers else []
+            layers.append(ConvNorm(before, after, size, style, groups=groups))
         super().__init__(*layers)
+
+
+class Last(nn.Module):
+    """The last of its inputs."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Inputs of one shape → that shape."""
+        return xs[-1]
+
+
+class Add(nn.Module):
+    """The sum of its inputs."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Inputs of one shape → that shape."""
+        return sum(xs[1:], start=xs[0])
+
+
+class Concat(ConvNorm):
+    """Inputs laid side by side, a 1×1 convolution back to the width of one, and an activation or none."""
+
+    def __init__(self, channels: int, count: int, style: Style, activation: Make | None = None) -> None:
+        super().__init__(int(channels), channels, 1, style) if size_of(channels) else super().__init__(
+            count * channels, channels, 1, style
+        )
+        if size_of(channels):
+            self.conv = JoiningConv2d(channels, count, bias=style.norm == "none")
+        self.activation = activation() if activation else nn.Identity()
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Inputs ``[batch, channels, height, width]`` → that shape."""
+        together = torch.cat(xs, 1)
+        y = self.conv(together, len(xs)) if isinstance(self.conv, JoiningConv2d) else self.conv(together)
+        return cast(Tensor, self.activation(self.norm(y)))
+
+
+class JoiningConv2d(ElasticLayer):
+    """A 1×1 convolution of several elastic inputs side by side: each has the first channels of its own part."""
+
+    def __init__(self, channels: int, count: int, bias: bool) -> None:
+        super().__init__()
+        self.inputs = self.outputs = size_of(channels)
+        like = nn.Conv2d(count * int(channels), int(channels), 1, bias=bias)
+        self.weight, self.bias, self.count = like.weight, like.bias, count
+
+    def _crop(self, width: int, count: int) -> Tensor:
+        by_input = self.weight[:width].unflatten(1, (self.count, -1))
+        return cast(Tensor, by_input[:, :count, :width].flatten(1, 2))
+
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        """``[batch, count * channels, height, width]`` → ``[batch, channels, height, width]``."""
+        assert self.inputs is not None
+        mask = self.inputs.mask()
+        x = x if mask is None else x * mask.repeat(count)[:, None, None]
+        width = x.shape[1] // count
+        return F.conv2d(x, self._crop(width, count), None if self.bias is None else self.bias[:width])
+
+    def state_for(self, target: nn.Module) -> dict[str, Tensor]:
+        """See `ElasticLayer.state_for`."""
+        width, inputs = cast(nn.Conv2d, target).out_channels, cast(nn.Conv2d, target).in_channels
+        weight = self._crop(width, inputs // width)
+        return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias[:width]}
+
+
+class Pool(nn.Module):
+    """A pooling that keeps the size, with an elastic window; the border does not count in an average."""
+
+    def __init__(self, layer: str, kernel: Size) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.pools = nn.ModuleList(pooling(layer, size) for size in kernel.choices)
+
+    def decides(self) -> set[str]:
+        """Names of the parameters that decide its window."""
+        return {self.kernel.of.name}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        weights = self.kernel.weights()
+        if weights is None:
+            return cast(Tensor, self.pools[self.kernel.choices.index(self.kernel.alone)](x))
+        return torch.stack([weight * pool(x) for weight, pool in zip(weights, self.pools, strict=True)]).sum(0)
+
+
+def pooling(layer: str, kernel: int) -> nn.Module:
+    """The pooling of that kind; see `Pool`."""
+    if size := size_of(kernel):
+        return Pool(layer, size)
+    if layer == "maxpool":
+        return nn.MaxPool2d(kernel, 1, kernel // 2)
+    return nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False)
 
 
 class SlotLayer(nn.Module):
@@ -104,48 +185,75 @@ class SlotLayer(nn.Module):
     convolution back to the width. The activation follows, after a bottleneck only where the connection is dense.
 
     Args:
-        slot: What stands there; not ``skip``.
+        layer: Its kind; not ``skip``.
+        s: Answers the slot's other questions.
+        options: Their choices.
         channels: Channels of input and output.
-        norm: See `make_norm`.
-        group: Channels of one group of a group norm.
+        style: The network's.
     """
 
-    def __init__(self, slot: Slot, channels: int, *, norm: str, group: int) -> None:
+    def __init__(
+        self, layer: str, s: Choices, options: Mapping[str, Sequence[Any]], channels: int, style: Style
+    ) -> None:
         super().__init__()
-        self.slot = slot
-        if slot.activation:
-            self.branches = nn.ModuleList(Body(slot, channels, norm=norm, group=group) for _ in range(slot.branches))
+        kernel = s.elastic("kernel", options["kernel"])
+
+        def activation() -> nn.Module:
+            return s.layer("activation", {name: ACTIVATION_MODULES[name] for name in options["activation"]})
+
+        self.count, self.merge = 1, None
+        if layer in WEIGHTED:
+            expansion = s.elastic("expansion", options["expansion"]) if layer == "ir" else 1
+            self.count = s.elastic("branches", options["branches"])
+            self.branches = nn.ModuleList(
+                Body(layer, channels, kernel, expansion, activation, style) for _ in range(self.count)
+            )
         else:
-            self.branches = nn.ModuleList([pooling(slot.layer, slot.kernel)])
-        joined = slot.branches * channels
-        self.merge = ConvNorm(joined, channels, 1, norm=norm, group=group) if slot.merge == "cat" else None
-        self.dense = ConvNorm(2 * channels, channels, 1, norm=norm, group=group) if slot.connection == "dense" else None
-        self.activation = ACTIVATION_MODULES[slot.activation]() if ends_active(slot.layer, slot.connection) else None
+            self.branches = nn.ModuleList([pooling(layer, kernel)])
+        if self.count > 1:
+            joins: dict[str, Make] = {"add": Add, "cat": partial(Concat, channels, int(self.count), style)}
+            self.merge = s.layer("merge", {name: joins[name] for name in options["merge"]})
+        dense = partial(Concat, channels, 2, style, activation if layer == "ir" else None)
+        connections: dict[str, Make] = {"plain": Last, "res": Add, "dense": dense}
+        self.dense = s.layer("connection", {name: connections[name] for name in options["connection"]})
+        self.activation = activation() if layer in ("conv", "ds") else None
+
+    def decides(self) -> set[str]:
+        """Names of the parameters that decide the number of branches."""
+        size = size_of(self.count)
+        return {size.of.name} if size else set()
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → the same shape."""
-        outputs = [branch(x) for branch in self.branches]
-        y: Tensor = sum(outputs[1:], start=outputs[0]) if self.merge is None else self.merge(torch.cat(outputs, 1))
-        if self.dense is not None:
-            y = self.dense(torch.cat([x, y], 1))
-        elif self.slot.connection == "res":
-            y = x + y
-        return y if self.activation is None else self.activation(y)
+        size = size_of(self.count)
+        weights = size.weights() if size else None
+        count = size.alone if size else self.count
+        outputs = [branch(x) for branch in list(self.branches)[:count]]
+
+        def joined(number: int) -> Tensor:
+            return cast(Tensor, outputs[0] if number == 1 or self.merge is None else self.merge(*outputs[:number]))
+
+        if size is None or weights is None:
+            y = joined(count)
+        else:
+            y = torch.stack([w * joined(n) for w, n in zip(weights, size.choices, strict=True)]).sum(0)
+        y = self.dense(x, y)
+        return y if self.activation is None else cast(Tensor, self.activation(y))
 
 
-def ends_active(layer: str, connection: str) -> bool:
-    """Whether an activation is the last thing in a slot."""
-    return layer in ("conv", "ds") or (layer == "ir" and connection == "dense")
-
-
-def pooling(layer: str, kernel: int) -> nn.Module:
-    """A pooling that keeps the size; the border does not count in an average."""
-    if layer == "maxpool":
-        return nn.MaxPool2d(kernel, 1, kernel // 2)
-    return nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False)
+def make_slot(s: Choices, options: Mapping[str, Sequence[Any]], channels: int, style: Style) -> nn.Module:
+    """The layer of a slot, which `s` answers the questions of."""
+    return s.layer(
+        "layer",
+        {
+            layer: nn.Identity if layer == "skip" else partial(SlotLayer, layer, s, options, channels, style)
+            for layer in options["layer"]
+        },
+    )
 
 
 def make_head(channels: int, classes: int, units: int) -> nn.Module:
     """Global average pooling and a linear layer, with one hidden layer between where `units` is above 0."""
-    hidden = [nn.Linear(channels, units), nn.ReLU()] if units else []
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden, nn.Linear(units or channels, classes))
+    hidden = [ElasticLinear(channels, units), nn.ReLU()] if units else []
+    last = nn.Linear(units, classes) if units else ElasticLinear(channels, classes)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden, last)

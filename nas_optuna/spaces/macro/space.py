@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import (
-    Decomposable,
     InputSize,
     Operation,
     Parameter,
@@ -21,6 +20,8 @@ from nas_optuna.spaces.base import (
     require_depth,
     require_positive,
 )
+from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, Slot
 
 if TYPE_CHECKING:
@@ -35,7 +36,48 @@ _SMALLEST_HALVED = 4
 _LARGEST_GROUP = 8
 
 
-class MacroSpace(Decomposable):
+def macro(
+    c: Choices,
+    task: Task,
+    widths: Sequence[Sequence[int]],
+    depths: Sequence[int],
+    slot: Mapping[str, Sequence[Any]],
+    norm: str,
+    group: int,
+    stem_stride: int,
+    head_units: int,
+) -> nn.Module:
+    """The network of the macro space, as the function of a space of your own would build it."""
+    from torch import nn
+
+    from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
+    from nas_optuna.spaces.mixing import optional
+
+    style = Style(norm, group)
+    layers: list[nn.Module] = []
+    channels, sides = task.channels, task.shape[1:]
+    for number, choices in enumerate(widths, start=1):
+        stage = c.scope(f"stage{number}")
+        width, depth = stage.elastic("width", choices), stage.elastic("depth", depths)
+        stride = stage_stride(number, sides, stem_stride)
+        layers.append(Transition(channels, width, stride, style))
+        slots = (make_slot(stage.scope(f"slot{i}"), slot, width, style) for i in range(1, depth + 1))
+        layers += [optional(layer, depth, i) for i, layer in enumerate(slots, start=1)]
+        channels, sides = width, (strided(sides[0], stride), strided(sides[1], stride))
+    return nn.Sequential(*layers, make_head(channels, task.classes, head_units))
+
+
+def stage_stride(stage: int, sides: Sequence[int], stem_stride: int) -> int:
+    """Stride of a stage's first convolution, for an input of that height and width."""
+    return stem_stride if stage == 1 else 2 if min(sides) >= _SMALLEST_HALVED else 1
+
+
+def strided(side: int, stride: int) -> int:
+    """Side length after a convolution with same padding."""
+    return (side - 1) // stride + 1
+
+
+class MacroSpace(BuiltSpace):
     """Stages of slots: what stands in each slot, how wide and how deep each stage is.
 
     A stage begins with a 3×3 convolution to its width, with stride 2 from the second stage on while at least 4
@@ -79,7 +121,6 @@ class MacroSpace(Decomposable):
     """
 
     name = "macro"
-    draws_weights = True
 
     def __init__(
         self,
@@ -104,13 +145,11 @@ class MacroSpace(Decomposable):
     ) -> None:
         require_positive(stages=stages, head_units=head_units, in_channels=in_channels, classes=classes)
         require_depth(stages=stages)
-        self.in_channels = in_channels
-        self.classes = classes
-        self.input_size = checked_input_size(input_size)
-        if min(self.image_size) < _SMALLEST_INPUT:
+        task = Task(in_channels, classes, checked_input_size(input_size))
+        if min(task.shape[1:]) < _SMALLEST_INPUT:
             raise SpecError(
                 f"space 'macro' needs images of at least {_SMALLEST_INPUT} pixels a side, got"
-                f" {self.image_size[0]}x{self.image_size[1]}; raise recipe.input_size"
+                f" {task.shape[1]}x{task.shape[2]}; raise recipe.input_size"
             )
         for option, value, known in (("norm", norm, NORMS), ("head", head, HEADS)):
             if value not in known:
@@ -136,6 +175,9 @@ class MacroSpace(Decomposable):
         require_depth(depths=stages * self.slots, branches=max(_numbers("branches", branches)))
         divisor = math.gcd(*(width for widths in stage_widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
+        options = {"widths": stage_widths, "depths": self.depths, "slot": self.slot_choices, "norm": norm}
+        more = {"group": self.group, "stem_stride": stem_stride, "head_units": self.head_units}
+        super().__init__(macro, task, {**options, **more})
         self.parameters = self._parameters(stage_widths)
 
     def _parameters(self, stage_widths: Sequence[Sequence[int]]) -> dict[str, Parameter]:
@@ -266,8 +308,8 @@ class MacroSpace(Decomposable):
     def transition(self, stage: int, shape: Shape, width: int) -> Operation:
         """The first convolution of a stage, for an input of that shape."""
         _, *sides = shape
-        stride = self.stem_stride if stage == 1 else 2 if min(sides) >= _SMALLEST_HALVED else 1
-        output = (width, *((side - 1) // stride + 1 for side in sides))
+        stride = stage_stride(stage, sides, self.stem_stride)
+        output = (width, *(strided(side, stride) for side in sides))
         return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output)
 
     def slot_operation(self, slot: Slot, shape: Shape) -> Operation:
@@ -280,22 +322,58 @@ class MacroSpace(Decomposable):
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `Transition`, a `SlotLayer`, an identity for ``skip``, or the head."""
-        from torch import nn
-
         from nas_optuna.spaces.macro import layers
 
         channels = operation.input_shape[0]
+        style = layers.Style(self.norm, self.group)
         if operation.kind == "head":
             return layers.make_head(channels, self.classes, self.head_units)
         if operation.kind.startswith("transition"):
             stride = dict(operation.options)["stride"]
-            return layers.Transition(channels, operation.output_shape[0], stride, norm=self.norm, group=self.group)
+            return layers.Transition(channels, operation.output_shape[0], stride, style)
         slot = Slot.parse(operation.kind.split(" ")[0])
         if slot is None:
             raise ArchitectureError(f"{operation.kind!r} is no operation of space 'macro'")
-        if slot.layer == "skip":
-            return nn.Identity()
-        return layers.SlotLayer(slot, channels, norm=self.norm, group=self.group)
+        answers = Choices(lambda name, asked: getattr(slot, name))
+        every = {"layer": LAYERS, "activation": ACTIVATIONS, "connection": CONNECTIONS, "merge": MERGES}
+        numbers = {"kernel": [slot.kernel or 1], "expansion": [slot.expansion or 1], "branches": [slot.branches]}
+        return layers.make_slot(answers, {**every, **numbers}, channels, style)
+
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        """``(stage, slot)`` of each part of the supernet's network; slot 0 is the transition, stage 0 the head."""
+        for stage in range(1, self.stages + 1):
+            depths = cast(tuple[int, ...], self.parameters[f"stage{stage}.depth"].choices)
+            yield from ((stage, slot) for slot in range(max(depths) + 1))
+        yield 0, 0
+
+    def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
+        """See `BuiltSpace.part`; a slot beyond its stage's depth has no operation."""
+        stage, slot = list(self._parts())[number]
+        shape = self.input_shape
+        for i in range(1, (stage or self.stages) + 1):
+            operation = self.transition(i, shape, cast(int, params[f"stage{i}.width"]))
+            shape = operation.output_shape
+        if stage == 0:
+            operation = self.head_operation(shape)
+        elif slot > cast(int, params[f"stage{stage}.depth"]):
+            return (), shape
+        elif slot:
+            operation = self.slot_operation(self.slot_of(params, stage, slot), shape)
+        return (operation,), operation.output_shape
+
+    def independent(self, names: Sequence[str]) -> list[list[str]]:
+        """See `BuiltSpace.independent`; what a slot costs is no sum over its parameters."""
+        return [list(names)]
+
+    def places(self, architecture: Architecture) -> Mapping[str, str]:
+        """See `BuiltSpace.places`: shallower stages have fewer parts."""
+        params = architecture.params
+        used = [
+            number
+            for number, (stage, slot) in enumerate(self._parts())
+            if slot == 0 or slot <= cast(int, params[f"stage{stage}.depth"])
+        ]
+        return {str(number): str(place) for place, number in enumerate(used)}
 
     def macs_by_formula(self, operation: Operation) -> int:
         """Written out, because there are thousands of operations."""
