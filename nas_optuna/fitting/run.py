@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,8 +46,10 @@ from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.serialization import make_header
 
 STUDY, DATABASE, NETWORK, PAGE = "fit", "search.db", "network", "report.html"
-RESERVE = 4.0
-"""Seconds for the export and the report, beside the test."""
+RESERVE = 3.0
+"""Seconds that the export and the report need of a processor, beside the test."""
+SLOWEST = 5.0
+"""Where other processes take more of the machine than this leaves, the end comes late."""
 EPOCHS = 40
 """Epochs of the last training: after each its state is kept, and the clock decides anew."""
 
@@ -239,9 +242,15 @@ class _Running:
         if "plan" in self.state:
             return Plan.from_dict(self.state["plan"])
         left, tests = self.fit.budget.left, len(self.test_images)
-        plan = plan_for(self.experiment, left, RESERVE, test_images=tests)
+        plan = plan_for(self.experiment, left, RESERVE * self._slowness, test_images=tests)
         self._remember(plan=plan.to_dict())
         return plan
+
+    @property
+    def _slowness(self) -> float:
+        """How many times longer than on an idle machine things take here, by what this run has needed so far."""
+        waited = time.monotonic() - self.fit.budget.began
+        return min(SLOWEST, max(1.0, waited / max(time.process_time(), 1.0)))
 
     def _chosen(self, plan: Plan) -> FrozenTrial:
         """The trial of the search's best network."""
