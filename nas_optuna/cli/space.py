@@ -34,8 +34,8 @@ def show(
 ) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
     from nas_optuna.cli.specs import SpecOptions
-    from nas_optuna.experiment import make_evaluator
     from nas_optuna.spaces import create_space
+    from nas_optuna.spec_parts import make_evaluator
 
     given = SpecOptions(spec=spec, set_=set_).read()
     try:

@@ -168,7 +168,7 @@ def find_target(url: str, name: str, given: SpecOptions, *, extra: Sequence[str]
         StudyError: The storage cannot be opened, the study was made by another spec, or it names code that nobody has
             agreed to.
     """
-    from nas_optuna.experiment import code_named
+    from nas_optuna.spec_parts import code_named
     from nas_optuna.study.storage import open_storage, sqlite_file
     from nas_optuna.study.studies import check_name, load_study, require_same_spec, study_names, study_spec
     from nas_optuna.study.trust import require_trust
@@ -212,7 +212,8 @@ def stored_experiment(
     Raises:
         StudyError: There is no such study, it names code that nobody has agreed to, or its images have changed.
     """
-    from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.experiment import Experiment
+    from nas_optuna.spec_parts import code_named
     from nas_optuna.study.storage import open_storage
     from nas_optuna.study.studies import load_study, study_spec
     from nas_optuna.study.trust import require_trust

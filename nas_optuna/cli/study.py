@@ -55,7 +55,8 @@ def create(
     json: options.Json = False,
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
-    from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.experiment import Experiment
+    from nas_optuna.spec_parts import code_named
     from nas_optuna.study.storage import is_kept, open_storage, storage_url
     from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember

@@ -162,10 +162,11 @@ def _prepare(
     """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
     from nas_optuna.cli.specs import say_created
     from nas_optuna.devices import resolve_device
-    from nas_optuna.experiment import Experiment, code_named
+    from nas_optuna.experiment import Experiment
     from nas_optuna.oneshot.price import cost_table
     from nas_optuna.oneshot.strategies import is_without_weights
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
+    from nas_optuna.spec_parts import code_named
     from nas_optuna.study.files import folders, usable
     from nas_optuna.study.files import remember as remember_files
     from nas_optuna.study.storage import open_storage

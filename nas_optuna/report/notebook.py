@@ -145,7 +145,7 @@ def load_study(
         >>> load_study("nas", url).space.size
         24
     """
-    from nas_optuna.experiment import code_named
+    from nas_optuna.spec_parts import code_named
     from nas_optuna.study.trust import require_trust
 
     url = storage_url(storage)

@@ -14,11 +14,11 @@ import pytest
 from nas_optuna.cli.specs import stored_experiment
 from nas_optuna.data import SearchData
 from nas_optuna.errors import NasOptunaError, SpecError
-from nas_optuna.experiment import code_named
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.registry import importing_only
 from nas_optuna.samplers import SAMPLERS
 from nas_optuna.spec import StudySpec
+from nas_optuna.spec_parts import code_named
 from tests.helpers import Command
 
 URL = "sqlite:///nas-optuna.db"

@@ -1,0 +1,96 @@
+"""The parts that a spec names: its code, its evaluator with space and data, its sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optuna.samplers import BaseSampler
+
+from nas_optuna.data import SearchData, load_data
+from nas_optuna.data.catalog import DATA_SETS, is_code
+from nas_optuna.devices import resolve_device
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
+from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.execution.reference import REFERENCES
+from nas_optuna.metrics import METRICS
+from nas_optuna.objectives import parse_criterion
+from nas_optuna.oneshot.strategies import STRATEGIES
+from nas_optuna.pruners import PRUNERS
+from nas_optuna.registry import Registry
+from nas_optuna.samplers import SAMPLERS, create_sampler
+from nas_optuna.samplers.fixed import FixedSampler
+from nas_optuna.samplers.within_limits import WithinLimitsSampler
+from nas_optuna.spaces import SPACES, SearchSpace, create_space
+from nas_optuna.spec import StudySpec
+
+
+def code_named(spec: StudySpec) -> list[str]:
+    """The code outside of installed packages' entry points that running a spec would import, as ``kind name``.
+
+    Example:
+        >>> code_named(StudySpec.from_dict({"space": {"name": "my_net.py:network"}}))
+        ['space my_net.py:network']
+    """
+    parts: list[tuple[Registry, str]] = [
+        (SPACES, spec.space.name),
+        (SAMPLERS, spec.sampler.name),
+        (PRUNERS, spec.pruner.name),
+        (EVALUATORS, spec.evaluator.name),
+        (STRATEGIES, spec.supernet.strategy),
+        *([(DATA_SETS, spec.data.name)] if is_code(spec.data.name) else []),
+        *([(REFERENCES, spec.reference)] if spec.reference else []),
+        *((METRICS, c.code) for c in (parse_criterion(o, imports=False) for o in spec.objectives) if c.code),
+    ]
+    return [code for registry, name in parts for code in registry.code(name)]
+
+
+def make_evaluator(
+    spec: StudySpec, data_directory: Path | None, device: str, images: Callable[[], SearchData] | None = None
+) -> tuple[SearchData | None, Evaluator]:
+    """A spec's evaluator with its space; its data, where it is our own training.
+
+    Raises:
+        SpecError: A name or option is unknown, or a value is refused.
+        DataError: The data set is absent or unusable.
+    """
+    where = resolve_device(device)
+    if spec.evaluator.name == "training":
+        if spec.evaluator.options:
+            raise SpecError("evaluator 'training' has no options; its settings are those of [recipe]")
+        data = images() if images else load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
+        space = create_space(
+            spec.space.name,
+            spec.space.options,
+            in_channels=data.train.channels,
+            classes=len(data.train.classes),
+            input_size=spec.recipe.input_size or data.train.side,
+        )
+        metrics = [c.metric for c in map(parse_criterion, spec.objectives) if c.metric]
+        return data, TrainingEvaluator(space, data, spec.recipe, where, metrics)
+    context = EvaluatorContext(partial(create_space, spec.space.name, spec.space.options), where, data_directory)
+    made: Evaluator = EVALUATORS.make(spec.evaluator.name, context, options=spec.evaluator.options, wanted=Evaluator)
+    return None, made
+
+
+def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
+    """The spec's sampler, which obeys pinned parameters; in a study with limits, one that proposes inside them."""
+    space = objective.space
+    unknown_names = [name for name in spec.fixed if name not in space.parameters]
+    if unknown_names:
+        raise SpecError(unknown("parameter to fix:", unknown_names[0], space.parameters))
+    fixed = {name: space.parameters[name].typed(name, value) for name, value in spec.fixed.items()}
+    make = partial(_with_seed, spec, space, fixed)
+    sampler = make(spec.sampler.seed)
+    # A grid hands out its points in order, whatever it is asked.
+    if spec.sampler.name == "grid" or not objective.limits:
+        return sampler
+    return WithinLimitsSampler(make, space, objective.limits.total_excess, spec.sampler.seed, fixed)
+
+
+def _with_seed(spec: StudySpec, space: SearchSpace, fixed: Mapping[str, Any], seed: int) -> BaseSampler:
+    sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
+    return FixedSampler(sampler, fixed) if fixed else sampler
