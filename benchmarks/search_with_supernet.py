@@ -75,12 +75,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--supernets", type=int, default=5, help="seeds of a search take turns with them")
+    parser.add_argument("--without-weights", action="store_true", help="a budget of 0: sizes and short trainings")
     options = parser.parse_args()
     set_defaults("supernet")
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table, truth = digits(), of_table()
-    trained = [train(truth.search, SupernetSpec(seed=seed)) for seed in range(options.supernets)]
+    settings = {"budget": 0} if options.without_weights else {}
+    trained = [train(truth.search, SupernetSpec(seed=seed, **settings)) for seed in range(options.supernets)]
     costs = [(t.training_seconds + t.choosing_seconds) / t.alone_seconds for t in trained]
     cost = round(statistics.fmean(costs))
     print(f"a supernet costs {cost} stand-alone trainings ({min(costs):.1f} … {max(costs):.1f})")

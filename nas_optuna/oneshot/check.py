@@ -142,7 +142,7 @@ def random_architectures(
         count: How many.
         seed: Of the draws.
         excess: How far an architecture is above the study's limits; inside at 0.
-        attempts: Draws after which it ends with what it has.
+        attempts: GumbelSampler after which it ends with what it has.
     """
     rng, space = random.Random(seed), search.space
     found: dict[Architecture, None] = {}

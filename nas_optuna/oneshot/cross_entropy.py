@@ -18,9 +18,9 @@ Utility = Callable[[Sequence[Tokens]], Sequence[float]]
 """The higher, the better; asked once for each architecture."""
 
 ROUNDS = 4
-"""Draws, each from what the one before it taught."""
+"""GumbelSampler, each from what the one before it taught."""
 FREE_DRAWS = 1000
-"""Draws per round where everything is evaluated already, so that a draw costs nothing."""
+"""GumbelSampler per round where everything is evaluated already, so that a draw costs nothing."""
 ELITE = 0.15
 """The share of a round's draws that the alphas move towards."""
 RATE = 0.5
@@ -70,7 +70,7 @@ def learn_alphas(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random)
     Args:
         sizes: Choices of each parameter.
         evaluated: Asks for utilities, and remembers them.
-        rng: Draws.
+        rng: GumbelSampler.
 
     Returns:
         Logits, one list for each parameter: log probabilities.

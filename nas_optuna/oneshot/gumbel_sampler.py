@@ -8,7 +8,7 @@ from torch import Tensor
 from nas_optuna.spaces.supernet import Draw, Supernet
 
 
-class Draws:
+class GumbelSampler:
     """Gumbel-max draws from a supernet's alphas (Jang et al. 2017, equation 1).
 
     Which candidate runs next is decided on the host, and alphas live on the device. Reading them in every step

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot import cost_loss
-from nas_optuna.oneshot.gumbel_sampler import Draws
+from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
 from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job
@@ -195,14 +195,14 @@ def test_an_interruption_ends_between_steps() -> None:
 def test_draws_follow_the_probabilities() -> None:
     supernet = supernet_for(CONV)
     supernet.alphas["conv1.kernel"].data.copy_(torch.tensor([math.log(3.0), 0.0]))
-    draws = Draws(supernet, seed=0)
+    draws = GumbelSampler(supernet, seed=0)
     drawn = [draws.next(1.0).indices["conv1.kernel"] for _ in range(2000)]
     assert drawn.count(0) / 2000 == pytest.approx(0.75, abs=0.03)
 
 
 def test_straight_through_gradient_is_that_of_the_gumbel_softmax() -> None:
     supernet = supernet_for(BLOCK, alpha_init="uniform")
-    draw = Draws(supernet, seed=0).next(0.7)
+    draw = GumbelSampler(supernet, seed=0).next(0.7)
     pick = supernet.picks("sampled", draw, differentiable=True)["block1"]
     assert pick.weights is not None
     assert pick.weights.detach().round(decimals=5).tolist() == [float(i == pick.index) for i in range(3)]

@@ -18,7 +18,7 @@ from torch import Tensor
 from nas_optuna.data import ImageSet, split
 from nas_optuna.errors import SpecError
 from nas_optuna.oneshot.cost_loss import cost_loss
-from nas_optuna.oneshot.gumbel_sampler import Draws
+from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
 from nas_optuna.oneshot.progress import Epoch
 from nas_optuna.oneshot.stability import require_no_collapse
 from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOptions
@@ -86,7 +86,7 @@ class DartsStrategy(Strategy):
         self._alpha_images = self._halves and job.loader(self._halves[1], options.batch_size)
         self._alphas = list(self.supernet.alphas.values())
         self._alpha_optimizer = _alpha_optimizer(self._alphas, options)
-        self._draws = Draws(self.supernet, job.spec.seed)
+        self._draws = GumbelSampler(self.supernet, job.spec.seed)
         self._cost = self.supernet.cost_model(job.costs) if job.costs else None
         self._loss = cost_loss(job.spec)
         self._alpha_losses: list[Tensor] = []
