@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.samplers import BaseSampler
 
+from nas_optuna.costs.runtimes import RUNTIMES
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import DATA_SETS, is_code
 from nas_optuna.devices import resolve_device
@@ -41,6 +42,7 @@ def code_named(spec: StudySpec) -> list[str]:
         (PRUNERS, spec.pruner.name),
         (EVALUATORS, spec.evaluator.name),
         (STRATEGIES, spec.supernet.strategy),
+        (RUNTIMES, spec.latency.runtime),
         *([(DATA_SETS, spec.data.name)] if is_code(spec.data.name) else []),
         *([(REFERENCES, spec.reference)] if spec.reference else []),
         *((METRICS, c.code) for c in (parse_criterion(o, imports=False) for o in spec.objectives) if c.code),

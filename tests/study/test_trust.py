@@ -69,6 +69,8 @@ KEYS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "fixed": lambda spec, text: spec.update(fixed={text: 1}),
     "supernet.strategy": _in("supernet", "strategy"),
     "latency.table": _in("latency", "table"),
+    "latency.runtime": lambda spec, text: spec.update(latency={"runtime": text}, objectives=["accuracy", "latency_ms"]),
+    "reference": lambda spec, text: spec.update(reference=text),
     "recipe.init": _in("recipe", "init"),
     "recipe.optimizer": _in("recipe", "optimizer"),
     "an option of the space": _in("space", "filters"),
@@ -133,6 +135,14 @@ def test_what_is_asked_about_is_what_is_imported(objective: str, code: list[str]
     if code:
         with importing_only([]), pytest.raises(SpecError, match="nobody was asked about it"):
             parse_criterion(objective)
+
+
+@pytest.mark.parametrize("key", [*SECTIONS, "supernet.strategy", "latency.runtime", "reference"])
+def test_every_part_that_can_be_code_is_asked_about(key: str) -> None:
+    spec: dict[str, Any] = {}
+    KEYS[key](spec, "mine.py:part")
+    (asked,) = code_named(StudySpec.from_dict(spec))
+    assert asked.endswith(" mine.py:part")
 
 
 def test_no_registry_imports_what_was_not_agreed_to(evil: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 from tests.helpers import Command, tiny
 
+pytestmark = pytest.mark.process
+
 CODE = "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"
 LONG = tiny(recipe__epochs=40, data__train_limit=1000)
 

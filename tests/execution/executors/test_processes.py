@@ -9,6 +9,8 @@ import pytest
 
 from nas_optuna.execution.executors.processes import scratch_folder
 
+pytestmark = pytest.mark.process
+
 CODE = """
 import sys, time
 from nas_optuna.execution.executors.processes import scratch_folder
