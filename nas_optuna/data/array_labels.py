@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nas_optuna.data.images import MAX_CLASSES
-from nas_optuna.data.report import LeftOutCollector, listing, printable
+from nas_optuna.data.report import LeftOutCollector, listing
 from nas_optuna.data.source import Part
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, named
 
 _EXACT = 2**53
 """Above it, floating-point numbers are not exact."""
@@ -77,7 +77,7 @@ def class_values(
     if known.dtype.kind == "U" or known[0] < 0 or known[-1] >= len(names):
         raise DataError(f"its labels must lie in 0 … {len(names) - 1}, because its array of classes names {len(names)}")
     for number in sorted(set(range(len(names))) - set(known.tolist())):
-        left_out.add(_WITHOUT_IMAGE, printable(names[number]))
+        left_out.add(_WITHOUT_IMAGE, named(names[number]))
     return known, tuple(names[number] for number in known.tolist())
 
 

@@ -21,10 +21,10 @@ from nas_optuna.data.images import ImageSet
 from nas_optuna.data.layout import PART_NAMES
 from nas_optuna.data.memory import require_memory
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing, one_line, printable
+from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing, one_line
 from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import PARTS, Part, Reading, fitted, hold_out
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, named
 
 Role = Literal["images", "labels"]
 
@@ -55,7 +55,7 @@ class _Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
-        return f"{printable(self.name)} {list(self.shape)} {self.dtype}"
+        return f"{named(self.name)} {list(self.shape)} {self.dtype}"
 
 
 class NpzSource:
@@ -128,7 +128,7 @@ class NpzSource:
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name == entry.filename:
-                    self._left_out.add("files that are no arrays", printable(name))
+                    self._left_out.add("files that are no arrays", named(name))
                     continue
                 with archive.open(entry) as file:
                     headers[name] = _read_header(name, file)
@@ -145,7 +145,7 @@ class NpzSource:
         header = self._headers[name]
         if header.dtype.kind == "O":
             raise DataError(
-                f"array {printable(name)!r} holds Python objects, which are not read, because that can run code; save"
+                f"array {named(name)!r} holds Python objects, which are not read, because that can run code; save"
                 " images as uint8 and names as text, e.g. labels=np.array(names, dtype=str)"
             )
         require_memory(2 * header.nbytes, f"array {header}", "store uint8, or fewer or smaller images")
@@ -184,11 +184,11 @@ class NpzSource:
 
     def _label_values(self, part: Part) -> np.ndarray:
         name = self._arrays[part]["labels"]
-        return label_values(self._array(name), printable(name))
+        return label_values(self._array(name), named(name))
 
     def _class_names(self) -> list[str] | None:
         name = next((name for name in self._headers if name.casefold() in _CLASSES), None)
-        return None if name is None else named_classes(self._array(name), printable(name))
+        return None if name is None else named_classes(self._array(name), named(name))
 
     def _pixels(self, part: Part) -> np.ndarray:
         """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
@@ -216,7 +216,7 @@ class NpzSource:
             try:
                 values = ValueRange.of(self._array(header.name))
             except DataError as error:
-                raise DataError(f"array {printable(header.name)!r}: {error}") from error
+                raise DataError(f"array {named(header.name)!r}: {error}") from error
             ranges[not values.whole].append(values)
         return ranges
 
@@ -268,7 +268,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dic
             if other != name:
                 raise DataError(f"arrays {listing((other, name))} both hold the {role} of the {part} part; keep one")
         elif name != _LAYOUT and name.casefold() not in _CLASSES:
-            left_out.add("arrays whose names mean nothing here", printable(name))
+            left_out.add("arrays whose names mean nothing here", named(name))
     if set(found.get("train", ())) != {"images", "labels"}:
         raise DataError(
             f"it holds {listing(headers, 6) or 'no array'}, and is not an .npz file with arrays 'images' and 'labels'"
@@ -278,9 +278,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dic
         for role in ("images", "labels"):
             if role not in roles:
                 (there,) = roles.values()
-                raise DataError(
-                    f"it holds {printable(there)!r} but no {role} of the {part} part; add them, or remove it"
-                )
+                raise DataError(f"it holds {named(there)!r} but no {role} of the {part} part; add them, or remove it")
     return {part: found[part] for part in PARTS if part in found}
 
 
@@ -298,7 +296,7 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
     """Which axis counts the channels; None for ``[n, height, width]``."""
     understood = "[n, height, width], [n, height, width, channels] or [n, channels, height, width]"
     if layout is not None and layout not in _CHANNEL_AXES:
-        raise DataError(f"its array 'layout' is {printable(layout)!r}; it must be 'HWC' or 'CHW'")
+        raise DataError(f"its array 'layout' is {named(layout)!r}; it must be 'HWC' or 'CHW'")
     if len(images.shape) == 3:
         return None
     if len(images.shape) != 4:

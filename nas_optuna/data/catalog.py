@@ -21,10 +21,10 @@ from nas_optuna.data import torchvision_sets
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.report import one_line, printable
+from nas_optuna.data.report import one_line
 from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
 from nas_optuna.data.torchvision_sets import SETS
-from nas_optuna.errors import DataError, NasOptunaError, SpecError, shown
+from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, shown
 from nas_optuna.registry import Registry
 
 DATA_SETS = Registry(
@@ -121,7 +121,7 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"data set {printable(name)!r}: {error}") from error
+        raise DataError(f"data set {named(name)!r}: {error}") from error
 
 
 def _user_path(kind: str, text: str) -> Path:
@@ -131,7 +131,7 @@ def _user_path(kind: str, text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody
-        raise DataError(f"{printable(text)} begins with ~, and there is no such user ({one_line(error)})") from error
+        raise DataError(f"{named(text)} begins with ~, and there is no such user ({one_line(error)})") from error
 
 
 class _Checked:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.report import ReadingReport, printable
+from nas_optuna.data.report import ReadingReport
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, named
 from nas_optuna.spec import ResizePolicy
 
 MAX_CLASSES = 100_000
@@ -168,7 +168,7 @@ def _class_names(classes: object) -> tuple[str, ...]:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise DataError(f"the class name {printable(name)!r} holds what is no character; rename it") from None
+            raise DataError(f"the class name {named(name)!r} holds what is no character; rename it") from None
     return names
 
 

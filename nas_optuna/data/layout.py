@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas_optuna.data.report import LeftOut, LeftOutCollector, listing, printable
+from nas_optuna.data.report import LeftOut, LeftOutCollector, listing
 from nas_optuna.data.source import Part
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, named
 
 PART_NAMES: Mapping[Part, frozenset[str]] = {
     "train": frozenset({"train", "training"}),
@@ -68,7 +68,7 @@ def read_layout(root: Path) -> FolderLayout:
     """
     if not root.is_dir():
         problem = "is not a directory" if root.exists() else "does not exist"
-        raise DataError(f"{printable(root.name)} {problem}; it should hold one directory per class")
+        raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
     scan = _Scan(root)
     directories = scan.divided()
     found = {part: scan.classes_of(directory) for part, directory in directories.items()}
@@ -77,7 +77,7 @@ def read_layout(root: Path) -> FolderLayout:
         scan.left_out.add("classes without a picture", name)
     classes = tuple(sorted(name for name, files in train.items() if files))
     if len(classes) < 2:
-        text = f"{printable(directories['train'].name)} has {len(train)} class directories"
+        text = f"{named(directories['train'].name)} has {len(train)} class directories"
         if len(classes) != len(train):
             text += f", of which {len(classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
         raise DataError(f"{text}; at least two are needed")
@@ -97,7 +97,7 @@ def _remarks(
     parts: Mapping[Part, Sequence[tuple[Path, int]]],
     classes: Sequence[str],
 ) -> Iterator[str]:
-    names = [f"{part} in {printable(directory.name)}/" for part, directory in directories.items() if directory != root]
+    names = [f"{part} in {named(directory.name)}/" for part, directory in directories.items() if directory != root]
     if names:
         yield f"parts: {', '.join(names)}"
     if "test" not in parts:
@@ -149,16 +149,16 @@ class _Scan:
             self._leave_out(file, "pictures beside the class directories")
         if not directories and directory != self.root and any(map(_is_picture, files)):
             raise DataError(
-                f"{printable(directory.name)} holds pictures but no directory per class, so that nothing says what they"
+                f"{named(directory.name)} holds pictures but no directory per class, so that nothing says what they"
                 " show; put them into directories, or move it elsewhere"
             )
         found: dict[str, list[Path]] = {}
         for each in sorted(directories):
             name = unicodedata.normalize("NFC", each.name)
             if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are no text
-                raise DataError(f"the directory {printable(each)} names a class, but not in UTF-8; rename it")
+                raise DataError(f"the directory {named(each)} names a class, but not in UTF-8; rename it")
             if name in found:
-                raise DataError(f"it holds two directories that are named {printable(name)!r}")
+                raise DataError(f"it holds two directories that are named {named(name)!r}")
             found[name] = sorted(self._pictures(each, frozenset({directory.resolve()})))
         self._refuse_one_level_too_high(directory, found)
         return found
@@ -187,7 +187,7 @@ class _Scan:
             with os.scandir(directory) as scan:
                 entries = sorted((entry.name, entry.is_dir()) for entry in scan)
         except OSError as error:
-            raise DataError(f"{printable(directory)} cannot be read ({error.strerror})") from error
+            raise DataError(f"{named(directory)} cannot be read ({error.strerror})") from error
         for name, is_directory in entries:
             path = directory / name
             if name.startswith(".") or name.casefold() in _JUNK:
@@ -206,7 +206,7 @@ class _Scan:
         inner = sorted(directory / suspicious[0] / below for below in deep[suspicious[0]])
         raise DataError(
             f"its pictures lie too deep, in {listing((os.path.relpath(each, directory) for each in inner), 2)}; if the"
-            f" inner directories are the classes, name folder:{printable(os.path.commonpath(inner))} (or rename"
+            f" inner directories are the classes, name folder:{named(os.path.commonpath(inner))} (or rename"
             " parts to train, val and test); if the outer ones are, move each one's pictures into it"
         )
 
@@ -218,7 +218,7 @@ class _Scan:
         self.left_out.add(reason or "files that are no pictures", self._relative(file))
 
     def _relative(self, path: Path) -> str:
-        return printable(path.relative_to(self.root))
+        return named(path.relative_to(self.root))
 
 
 def _is_picture(file: Path) -> bool:
@@ -242,8 +242,6 @@ def _require_known(found: Mapping[str, Sequence[Path]], classes: Sequence[str], 
     if unknown:
         near = difflib.get_close_matches(unknown[0].casefold(), classes, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(
-            f"{printable(directory.name)} holds {listing(unknown)}, but there is no such class in train{hint}"
-        )
+        raise DataError(f"{named(directory.name)} holds {listing(unknown)}, but there is no such class in train{hint}")
     if not any(found.values()):
-        raise DataError(f"image folder {printable(directory)}, the {part} part, holds no picture; fill it or remove it")
+        raise DataError(f"image folder {named(directory)}, the {part} part, holds no picture; fill it or remove it")

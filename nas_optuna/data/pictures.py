@@ -23,9 +23,9 @@ from nas_optuna.data.pixels import (
     orientation,
     require_decodable,
 )
-from nas_optuna.data.report import one_line, printable
+from nas_optuna.data.report import one_line
 from nas_optuna.data.scaling import ValueRange
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, named
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,7 +129,7 @@ def shared_background(facts: list[PictureFacts]) -> int:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    with _told_in_one_line(printable(file), file), open_picture(file) as picture:
+    with _told_in_one_line(named(file), file), open_picture(file) as picture:
         if picture.width * picture.height < _LARGE:
             yield picture
         else:
@@ -151,7 +151,7 @@ def _told_in_one_line(name: str, file: Path | None = None) -> Iterator[None]:
     except _REFUSALS as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         if file is not None:
-            reason = reason.replace(printable(file), "the file")
+            reason = reason.replace(named(file), "the file")
         raise DataError(f"{name} is not an image that can be read ({reason}); repair or delete it") from error
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from nas_optuna.errors import named
 
 EXAMPLES = 3
 """Names given for each reason; the count says how many more there are."""
@@ -70,18 +70,9 @@ class LeftOutCollector:
         return tuple(LeftOut(reason, len(names), tuple(names[:EXAMPLES])) for reason, names in self._names.items())
 
 
-def printable(text: str | Path) -> str:
-    """A name on one line: what cannot be printed or encoded is escaped, and what is long is cut."""
-    shown = "".join(
-        c if c.isprintable() and unicodedata.category(c) != "Cs" else c.encode("unicode_escape").decode("ascii")
-        for c in str(text)
-    )
-    return shown if len(shown) <= 200 else f"{shown[:100]}…{shown[-99:]}"
-
-
 def one_line(error: BaseException) -> str:
     """An error's text on one line of bounded length."""
-    return printable(" ".join(str(error).split()))[:200] or type(error).__name__
+    return named(error)[:200] or type(error).__name__
 
 
 def plural(count: int, noun: str) -> str:
@@ -96,7 +87,7 @@ def dimensions(height: int, width: int) -> str:
 
 def class_counts(classes: Sequence[str], counts: Sequence[int], listed: int = 12) -> str:
     """``cat 40, dog 38``; only the extremes where there are more than `listed` classes."""
-    names = [printable(name)[:40] for name in classes]
+    names = [named(name)[:40] for name in classes]
     if len(names) <= listed:
         return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
     fewest, most = (extreme(range(len(counts)), key=lambda i: counts[i]) for extreme in (min, max))
@@ -115,6 +106,6 @@ def sizes_found(report: ReadingReport, stored: tuple[int, int]) -> str:
 
 def listing(names: Iterable[str], limit: int = EXAMPLES) -> str:
     """The first few names, quoted, and how many more there are."""
-    found = [repr(printable(name)) for name in names]
+    found = [repr(named(name)) for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return ", ".join(found[:limit]) + more
