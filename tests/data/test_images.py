@@ -127,7 +127,7 @@ def test_what_is_no_image_set_is_refused(
 
 
 def test_a_class_name_that_no_file_can_hold_is_refused() -> None:
-    with pytest.raises(DataError, match="the class name '.' holds what is no character"):
+    with pytest.raises(DataError, match=r"the class name '.' holds what is no character"):
         ImageSet(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.arange(2), ("a", "\ud800"))
 
 
