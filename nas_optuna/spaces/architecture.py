@@ -9,6 +9,10 @@ Choice = str | int | float | bool | None
 """What a categorical parameter may take: the types that every Optuna storage can keep."""
 
 
+InputSize = int | tuple[int, int]
+"""Side length of a square input in pixels, or ``(height, width)``."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """An immutable, hashable choice for every parameter of a search space.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spaces.architecture import InputSize as InputSize
 
 if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spaces may take
     import optuna
@@ -22,9 +23,6 @@ if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spac
 
 Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
-
-InputSize = int | tuple[int, int]
-"""Side length of a square input in pixels, or ``(height, width)``."""
 
 _MISSES = 10_000
 """Draws in a row without a new architecture before a sample is taken for the whole space."""
@@ -43,26 +41,14 @@ class Parameter:
     ordered: bool = False
 
     def match(self, name: str, value: Any) -> Choice:
-        """The choice that a value is. ``True`` is not 1, though Python says that they are equal.
-
-        Args:
-            name: Of the parameter, for the message.
-            value: What was chosen.
-
-        Raises:
-            ArchitectureError: It is none of the choices.
-        """
+        """The choice that a value is, or an `ArchitectureError`. ``True`` is not 1, though Python says so."""
         for choice in self.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
         raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {self.choices}")
 
     def typed(self, name: str, value: Any) -> Choice:
-        """Like `match`, and text that a person typed stands for the choice that is written like it (``"32"`` for 32).
-
-        Raises:
-            SpecError: It is none of the choices.
-        """
+        """Like `match`, and typed text stands for the choice that is written like it; else a `SpecError`."""
         try:
             return self.match(name, value)
         except ArchitectureError as error:
@@ -410,84 +396,3 @@ def require_operations(space: SearchSpace, needed_by: str) -> Decomposable:
         f"{needed_by} needs a space whose networks are made of operations, which space {space.name!r} does not"
         " declare (nas_optuna.spaces.Decomposable); measure or count whole networks instead"
     )
-
-
-def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
-    """A side length, or ``(height, width)``; a pair of equal sides becomes one side length.
-
-    Raises:
-        SpecError: A side is not a whole number of at least 1, or there are not one or two of them.
-    """
-    if isinstance(input_size, int):
-        require_positive(input_size=input_size)
-        return input_size
-    sides = tuple(input_size) if isinstance(input_size, Sequence) and not isinstance(input_size, str) else ()
-    if len(sides) != 2:
-        raise SpecError(f"input_size is a side length or [height, width] in pixels, got {input_size!r}")
-    for side in sides:
-        require_positive(input_size=side)
-    height, width = sides
-    return height if height == width else (height, width)
-
-
-def require_choices(name: str, values: Any, kind: str = "space option") -> tuple[Choice, ...]:
-    """Check a list of choices that came from a user: not empty, no repetition.
-
-    Args:
-        name: Of the option or parameter that the choices are for.
-        values: What the user gave.
-        kind: What the name is of, for the message.
-
-    Raises:
-        SpecError: Naming the option or parameter.
-    """
-    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise SpecError(f"{kind} {name!r} needs a list of at least one choice, got {values!r}")
-    for value in values:
-        require_storable(name, value)
-    if len(set(values)) != len(values):
-        raise SpecError(
-            f"{kind} {name!r} repeats a choice (a storage cannot tell 1, 1.0 and true apart), got {values!r}"
-        )
-    return tuple(values)
-
-
-def require_storable(name: str, value: Any) -> None:
-    """Check that an Optuna storage can keep a choice.
-
-    Raises:
-        SpecError: Naming the option or parameter.
-    """
-    if not isinstance(value, str | int | float | bool | None):
-        raise SpecError(
-            f"{name!r}: no storage can keep the choice {value!r}, a {type(value).__name__};"
-            " use text, numbers, true, false or none, and look the object up by it"
-        )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{name!r}: the choice {value!r} is not a finite number")
-
-
-def require_positive(**options: int) -> None:
-    """Check that integer options that came from a user are at least 1.
-
-    Raises:
-        SpecError: Naming the first option that is not.
-    """
-    for option, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
-
-
-MOST_LAYERS = 1000
-"""More is a mistake, or the file of somebody who wants to keep a machine busy."""
-
-
-def require_depth(**options: int) -> None:
-    """Check that an option that came from a user does not ask for more than `MOST_LAYERS` layers.
-
-    Raises:
-        SpecError: Naming the first option that does.
-    """
-    for option, value in options.items():
-        if value > MOST_LAYERS:
-            raise SpecError(f"space option {option!r} asks for {value:,} layers; at most {MOST_LAYERS:,} are supported")

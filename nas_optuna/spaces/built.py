@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Decomposable, InputSize, Operation, Parameter, Shape, checked_input_size
+from nas_optuna.spaces.base import Decomposable, InputSize, Operation, Parameter, Shape
+from nas_optuna.spaces.checks import checked_input_size
 from nas_optuna.spaces.choices import Choices
 
 if TYPE_CHECKING:

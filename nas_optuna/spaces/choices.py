@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
-from nas_optuna.spaces.base import Parameter, require_choices
+from nas_optuna.spaces.base import Parameter
+from nas_optuna.spaces.checks import require_choices
 
 if TYPE_CHECKING:
     from torch import nn

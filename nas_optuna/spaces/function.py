@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
-from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import (
-    InputSize,
-    Operation,
-    Parameter,
-    Shape,
-    checked_input_size,
-    require_positive,
-    text_of,
-)
-from nas_optuna.spaces.built import Build, BuiltSpace
+from nas_optuna.spaces.base import Operation, Parameter, Shape, text_of
 from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.choices import Choices
+from nas_optuna.spaces.layered import LayeredSpace
+from nas_optuna.spaces.space_function import SpaceFunction as SpaceFunction
+from nas_optuna.spaces.space_function import source_of
+from nas_optuna.spaces.space_function import space as space
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
 if TYPE_CHECKING:
@@ -36,88 +25,9 @@ if TYPE_CHECKING:
 
 _PROBES = 16
 """Architectures that are tried before a function is refused because none of them works."""
-_OWN_WEIGHTS = "own weights"
-"""In the digest of a function's file, because earlier releases drew its networks' weights anew: other results."""
-_MAX_VALUES = 64
-"""Choices of values for which the layers of a space are listed."""
-_MAX_LABELS = 256
-"""Choices of layers that belong together for which they are listed."""
 
 
-Reference = Mapping[str, Choice] | Callable[..., Mapping[str, Choice]]
-"""Params, or a function ``(task, **options)`` that gives them."""
-
-
-class SpaceFunction:
-    """A function ``(choices, task, **options) -> nn.Module`` that has become a search space; made by `space`.
-
-    Called with `in_channels`, `classes`, `input_size` and the function's own options, it gives a `FunctionSpace`.
-    """
-
-    def __init__(self, build: Build, version: int, reference: Reference | None = None) -> None:
-        functools.update_wrapper(self, build)
-        self.build = build
-        self.version = version
-        self.reference = reference
-        own = list(inspect.signature(build).parameters.values())[2:]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        figures = [inspect.Parameter(name, keyword) for name in ("in_channels", "classes", "input_size")]
-        options = [p if p.kind is p.VAR_KEYWORD else p.replace(kind=keyword) for p in own]
-        self.__signature__ = inspect.Signature(sorted([*figures, *options], key=lambda p: p.kind))
-
-    def __call__(self, *, in_channels: int, classes: int, input_size: InputSize, **options: Any) -> FunctionSpace:
-        """The space for inputs of that shape.
-
-        Raises:
-            SpecError: See `FunctionSpace`.
-        """
-        require_positive(in_channels=in_channels, classes=classes)
-        return FunctionSpace(self, Task(in_channels, classes, checked_input_size(input_size)), options)
-
-    def __reduce__(self) -> str:
-        return self.build.__qualname__  # pickled as a function is: by its name
-
-
-@overload
-def space(build: Build, /) -> SpaceFunction: ...
-@overload
-def space(*, version: int = 1, reference: Reference | None = None) -> Callable[[Build], SpaceFunction]: ...
-def space(
-    build: Build | None = None, /, *, version: int = 1, reference: Reference | None = None
-) -> SpaceFunction | Callable[[Build], SpaceFunction]:
-    """Make a function that builds a network a search space.
-
-    The function is run with different answers to find its parameters, so that it must depend on its arguments alone.
-
-    Args:
-        build: Takes `nas_optuna.spaces.choices.Choices` and a `Task`, and returns a module from images
-            ``[batch, channels, height, width]`` to logits ``[batch, classes]``. Further arguments are options that a
-            spec may set.
-        version: Raise it when the same choices give another network than before.
-        reference: Params of the network that a search has to beat, e.g. ``{"width": 64, "depth": 3}``; a parameter that
-            it leaves out has its first choice. Or a function ``(task, **options)`` that gives such params. It becomes
-            the space's `SearchSpace.reference`.
-
-    Example:
-        >>> from torch import nn
-        >>> @space
-        ... def network(c, task):
-        ...     layers = [nn.Flatten(), nn.LazyLinear(c.choice("units", [8, 16], ordered=True))]
-        ...     for i in range(c.integer("depth", 0, 2)):
-        ...         layers.append(c.layer(f"act{i}", {"relu": nn.ReLU, "silu": nn.SiLU}))
-        ...     return nn.Sequential(*layers, nn.LazyLinear(task.classes))
-        >>> made = network(in_channels=1, classes=10, input_size=8)
-        >>> made.size, str(made.parse("units=16,depth=1,act0=silu"))
-        (14, 'units=16,depth=1,act0=silu')
-    """
-    if build is None:
-        return functools.partial(SpaceFunction, version=version, reference=reference)
-    if not callable(build):
-        raise SpecError(f"@space decorates a function (choices, task) -> nn.Module, got a {type(build).__name__}")
-    return SpaceFunction(build, version, reference)
-
-
-class FunctionSpace(BuiltSpace):
+class FunctionSpace(LayeredSpace):
     """The space of a function that builds networks.
 
     Its parameters are all that the function asks for under some answers. A parameter that an architecture does not use
@@ -153,19 +63,19 @@ class FunctionSpace(BuiltSpace):
     ) -> None:
         self.name = function.build.__name__
         self.version = function.version
-        self.source = _source(function.build)
+        self.source = source_of(function.build)
         super().__init__(function.build, task, options)
         self._function, self._pinned = function, dict(pinned or {})
         self._begin()
 
     def _begin(self) -> None:
-        self._outputs: dict[Architecture, Any] = {}
+        self.outputs: dict[Architecture, Any] = {}
         self._builders: dict[Operation, tuple[Architecture, Call | None]] = {}
         self.layer_names: set[str] = set()
         self.elastic_names: set[str] = set()
-        self._tracer = Tracer(self._trace, self._pinned)
-        self._tracer.discover()
-        self.parameters = self._tracer.parameters
+        self.tracer = Tracer(self._trace, self._pinned)
+        self.tracer.discover()
+        self.parameters = self.tracer.parameters
         for name in self._pinned:
             if name not in self.parameters:
                 raise SpecError(unknown("parameter to fix:", name, self.parameters))
@@ -175,9 +85,9 @@ class FunctionSpace(BuiltSpace):
     def _probe(self) -> None:
         """Refuse a function of which no network works; where some do, the others end their trials alone."""
         first: Exception | None = None
-        for count, answers in enumerate(self._tracer.paths()):
+        for count, answers in enumerate(self.tracer.paths()):
             try:
-                self._tried(self.architecture(answers))
+                self.tried(self.architecture(answers))
                 return
             except ArchitectureError as error:  # it asked for nothing new a moment ago
                 raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
@@ -193,7 +103,7 @@ class FunctionSpace(BuiltSpace):
     @cached_property
     def size(self) -> int:
         """How many architectures there are: exact, or an estimate where many parameters decide which others exist."""
-        return self._tracer.size()
+        return self.tracer.size()
 
     @cached_property
     def reference(self) -> Architecture | None:
@@ -213,7 +123,7 @@ class FunctionSpace(BuiltSpace):
         try:
             self.require_known(params)
             given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
-            return self.architecture(self._tracer.trace(given))
+            return self.architecture(self.tracer.trace(given))
         except ArchitectureError as error:
             if self.options:
                 return None
@@ -239,7 +149,7 @@ class FunctionSpace(BuiltSpace):
         """
         self.require_known(params)
         given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
-        used = self._tracer.trace(given)
+        used = self.tracer.trace(given)
         for name in used:
             if name not in given:
                 raise ArchitectureError(
@@ -250,17 +160,17 @@ class FunctionSpace(BuiltSpace):
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """See `SearchSpace.canonical`."""
-        used = self._tracer.trace({name: params[name] for name in self.parameters if name in params})
+        used = self.tracer.trace({name: params[name] for name in self.parameters if name in params})
         return {name: used.get(name, parameter.choices[0]) for name, parameter in self.parameters.items()}
 
     @property
     def conditional(self) -> bool:
         """Whether some networks do not ask for every parameter."""
-        return self._tracer.conditional
+        return self.tracer.conditional
 
     def used(self, architecture: Architecture) -> Answers:
         """Those params that the architecture's network asks for, in that order."""
-        return self._tracer.trace(architecture.params)
+        return self.tracer.trace(architecture.params)
 
     def known(self, name: str, asked: Parameter) -> Parameter:
         """The space's parameter for a question of the function.
@@ -269,15 +179,15 @@ class FunctionSpace(BuiltSpace):
             ArchitectureError: Nothing had asked for it when the space was made.
             SpecError: It has other choices now.
         """
-        return self._tracer.parameter(name, asked)
+        return self.tracer.parameter(name, asked)
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture, each once; only for small spaces."""
-        return map(self.architecture, self._tracer.paths())
+        return map(self.architecture, self.tracer.paths())
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"width=32,depth=2,block0=conv3"``."""
-        return self._written(self._tracer.trace(params))
+        return self._written(self.tracer.trace(params))
 
     def _written(self, used: Answers) -> str:
         return ",".join(f"{_quote(name)}={_quote(self._text(name, value))}" for name, value in used.items()) or "fixed"
@@ -312,7 +222,7 @@ class FunctionSpace(BuiltSpace):
         return architecture
 
     def _example(self) -> str:
-        return self._written(self._tracer.trace({}))
+        return self._written(self.tracer.trace({}))
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change while a study goes on: parameters, input, and the function's own options."""
@@ -325,84 +235,33 @@ class FunctionSpace(BuiltSpace):
             RuntimeError: It cannot take the images; it names the layer and the shapes.
             Exception: Whatever the function raises.
         """
-        if architecture not in self._outputs:
-            self._tried(architecture)
-        return self.build_with(Choices(self._decide(architecture)))
+        if architecture not in self.outputs:
+            self.tried(architecture)
+        return self.build_with(Choices(self.decide(architecture)))
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
         """See `SearchSpace.require_logits`."""
         from nas_optuna.spaces.shapes import not_logits
 
-        if architecture is not None and architecture not in self._outputs:
-            self._tried(architecture)
-        for output in self._outputs.values() if architecture is None else [self._outputs[architecture]]:
+        if architecture is not None and architecture not in self.outputs:
+            self.tried(architecture)
+        for output in self.outputs.values() if architecture is None else [self.outputs[architecture]]:
             if problem := not_logits(output, self.classes):
                 raise SpecError(f"space {self.name!r}: {problem}")
 
-    def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
+    def tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
         """The network on meta tensors, the choices that built it, and how it used them on two images."""
         import torch
 
         from nas_optuna.spaces.shapes import try_out
 
         asked: Answers = {}
-        choices = Choices(self._decide(architecture, asked))
+        choices = Choices(self.decide(architecture, asked))
         with _kept_random_state(), torch.device("meta"):
             network = self.build_with(choices)
-        self._tracer.confirm(asked)
-        calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
+        self.tracer.confirm(asked)
+        calls, self.outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         return network, choices, calls
-
-    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """Each use of a layer that was chosen, as it stands in its network, and the rest of the network.
-
-        Raises:
-            RuntimeError: As `build`.
-            Exception: Whatever the function raises.
-        """
-        from nas_optuna.spaces.shapes import TensorSpec
-
-        network, choices, calls = self._tried(architecture)
-        params = architecture.params
-        made: dict[Operation, tuple[Architecture, Call | None]] = {}
-        found = []
-        for call in calls:
-            layer = choices.layers[call.name][call.place]
-            several = "" if call.simple else f" {_digest(repr(call.inputs))}"
-            kind = f"{params[call.name]} {_digest(repr(layer))}{several}"
-            found.append(Operation(kind, (), call.input_shape, call.output_shape))
-            made[found[-1]] = (architecture, call)
-        rest = _digest(f"{_without(network, choices, calls)} {[call.outputs for call in calls]}")
-        output = self._outputs[architecture]
-        shape = output.shape if isinstance(output, TensorSpec) else ()
-        found.append(Operation(f"rest {rest}", (), self.input_shape, shape))
-        made[found[-1]] = (architecture, None)
-        self._builders = {**made, **self._builders}
-        return tuple(found)
-
-    def reachable_operations(self) -> Iterator[Operation]:
-        """Every layer in place and every rest: all values, and with each of them every label.
-
-        Raises:
-            SpecError: There are too many choices of values.
-        """
-        seen: dict[Operation, None] = {}
-        tried: set[Architecture] = set()
-        groups = self._tracer.independent([n for n in self.parameters if n in self.layer_names])
-        for count, answers in enumerate(self._tracer.paths(lambda name: name not in self.layer_names)):
-            if count == _MAX_VALUES:
-                raise SpecError(
-                    f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
-                    " layers in each; pin some: --set 'space.fix={name = value}'"
-                )
-            for group in groups or [[]]:
-                for labels in _combinations({name: self.parameters[name].choices for name in group}):
-                    params = {**self._first(), **answers, **labels}
-                    architecture = self.architecture(params)
-                    if architecture not in tried:
-                        tried.add(architecture)
-                        seen.update(dict.fromkeys(self.operations(architecture)))
-        yield from seen
 
     def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
         """See `BuiltSpace.part`; the network is one part."""
@@ -410,24 +269,7 @@ class FunctionSpace(BuiltSpace):
 
     def independent(self, names: Sequence[str]) -> list[list[str]]:
         """Groups of parameters of which none decides whether another group's are asked for."""
-        return self._tracer.independent(names)
-
-    def _first(self) -> Answers:
-        return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
-
-    def build_operation(self, operation: Operation) -> nn.Module:
-        """A layer of some network that has it, or such a network with stand-ins for its layers."""
-        from nas_optuna.spaces.shapes import Alone
-
-        if operation not in self._builders:
-            list(self.reachable_operations())
-        architecture, call = self._builders[operation]
-        choices = Choices(self._decide(architecture))
-        network = self.build_with(choices)
-        if call is None:
-            return _without(network, choices, self._tried(architecture)[2])
-        layer = choices.layers[call.name][call.place]
-        return layer if call.simple else Alone(layer, call.inputs)
+        return self.tracer.independent(names)
 
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device.
@@ -454,7 +296,8 @@ class FunctionSpace(BuiltSpace):
         _settle(made, self.input_shape)
         return made.to("meta") if on_meta else made
 
-    def _decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
+    def decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
+        """See `LayeredSpace.decide`."""
         params = architecture.params
 
         def decide(name: str, asked: Parameter) -> Choice:
@@ -485,7 +328,7 @@ class FunctionSpace(BuiltSpace):
         return {
             k: v
             for k, v in vars(self).items()
-            if k not in ("_tracer", "_outputs", "_build", "_builders", "parameters", "reference")
+            if k not in ("tracer", "outputs", "_build", "_builders", "parameters", "reference")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -516,40 +359,6 @@ def _settle(network: nn.Module, shape: tuple[int, ...]) -> None:
         with torch.no_grad(), blaming(network):
             network.eval()(torch.zeros(2, *shape, device=lazy[0].device))
         network.train(was_training)
-
-
-def _source(function: Build) -> str:
-    try:
-        file = inspect.getsourcefile(function)
-        text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(function)
-    except (OSError, TypeError, ValueError):
-        try:
-            text = inspect.getsource(function)
-        except (OSError, TypeError):
-            text = ""
-    return hex_digest(f"{text}{_OWN_WEIGHTS}")
-
-
-def _digest(text: str) -> str:
-    """Six hex digits that tell modules of different make apart."""
-    return hex_digest(text, 6)
-
-
-def _without(network: nn.Module, choices: Choices, calls: Sequence[Call]) -> nn.Module:
-    """The network with stand-ins for the layers that were called."""
-    from nas_optuna.spaces.shapes import without
-
-    return without(network, [choices.layers[call.name][call.place] for call in calls], calls)
-
-
-def _combinations(choices: Mapping[str, Sequence[Choice]]) -> Iterator[Answers]:
-    """All choices of some parameters together; one by one where these are too many."""
-    if math.prod(map(len, choices.values())) <= _MAX_LABELS:
-        for values in itertools.product(*choices.values()):
-            yield dict(zip(choices, values, strict=True))
-    else:
-        for name, several in choices.items():
-            yield from ({name: value} for value in several)
 
 
 def _line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from nas_optuna.spaces.base import SearchSpace
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.chain_cost import ChainCost
 from nas_optuna.spaces.elastic import Open
-from nas_optuna.spaces.layers import ElasticLayer
+from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional
 from nas_optuna.spaces.supernet import CostModel, Nested, Pick, Stage, Supernet
 

@@ -27,7 +27,7 @@ from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import checked_input_size
+from nas_optuna.spaces.checks import checked_input_size
 from nas_optuna.spec import StudySpec
 from nas_optuna.training.failure import describe
 from nas_optuna.training.preparation import Preparation, as_batch, require_raw

@@ -15,8 +15,8 @@ from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import Decomposable, Parameter, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import require_choices
 from nas_optuna.spaces.block import BlockSpace
+from nas_optuna.spaces.checks import require_choices
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.supernet import Supernet
 from nas_optuna.spec import LatencySpec

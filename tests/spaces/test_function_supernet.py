@@ -14,8 +14,8 @@ import nas_optuna as nas
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import SpecError
 from nas_optuna.oneshot.supernets import supernet_for
+from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.function import FunctionSpace
-from nas_optuna.spaces.layers import ElasticLayer
 from nas_optuna.spaces.supernet import Draw, Pick
 from nas_optuna.testing.supernets import SupernetSuite
 

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import (
-    InputSize,
-    Operation,
-    Parameter,
-    checked_input_size,
-    require_choices,
-    require_depth,
-    require_positive,
-)
+from nas_optuna.spaces.base import InputSize, Operation, Parameter
 from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.spaces.elastic import choices_of, size_of
-from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring, geometric_mean
+from nas_optuna.spaces.entangled import ElasticLayer, centred, centring, geometric_mean
+from nas_optuna.spaces.layers import ElasticConv2d
 
 POOLED = 0.57
 """``sqrt(E[max(0, x)²] / E[max(0, x1, x2, x3, x4)²])`` of independent standard normal variables: what pooling adds."""

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import (
-    InputSize,
-    Operation,
-    Parameter,
-    Shape,
-    require_choices,
-    require_depth,
-    require_positive,
-)
+from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
 from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.checks import require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
 
 if TYPE_CHECKING:

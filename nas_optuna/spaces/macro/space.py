@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import (
-    InputSize,
-    Operation,
-    Parameter,
-    Shape,
-    checked_input_size,
-    require_choices,
-    require_depth,
-    require_positive,
-)
+from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
 from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
+from nas_optuna.spaces.macro.network import macro, stage_stride, strided
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, Slot
 
 if TYPE_CHECKING:
@@ -32,49 +25,7 @@ HEADS = ("linear", "hidden")
 PARTS = ("layer", "kernel", "expansion", "activation", "connection", "branches", "merge")
 """The parameters of one slot, in order."""
 _SMALLEST_INPUT = 8
-_SMALLEST_HALVED = 4
 _LARGEST_GROUP = 8
-
-
-def macro(
-    c: Choices,
-    task: Task,
-    widths: Sequence[Sequence[int]],
-    depths: Sequence[int],
-    slot: Mapping[str, Sequence[Any]],
-    norm: str,
-    group: int,
-    stem_stride: int,
-    head_units: int,
-) -> nn.Module:
-    """The network of the macro space, as the function of a space of your own would build it."""
-    from torch import nn
-
-    from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
-    from nas_optuna.spaces.mixing import optional
-
-    style = Style(norm, group)
-    layers: list[nn.Module] = []
-    channels, sides = task.channels, task.shape[1:]
-    for number, choices in enumerate(widths, start=1):
-        stage = c.scope(f"stage{number}")
-        width, depth = stage.elastic("width", choices), stage.elastic("depth", depths)
-        stride = stage_stride(number, sides, stem_stride)
-        layers.append(Transition(channels, width, stride, style))
-        slots = (make_slot(stage.scope(f"slot{i}"), slot, width, style) for i in range(1, depth + 1))
-        layers += [optional(layer, depth, i) for i, layer in enumerate(slots, start=1)]
-        channels, sides = width, (strided(sides[0], stride), strided(sides[1], stride))
-    return nn.Sequential(*layers, make_head(channels, task.classes, head_units))
-
-
-def stage_stride(stage: int, sides: Sequence[int], stem_stride: int) -> int:
-    """Stride of a stage's first convolution, for an input of that height and width."""
-    return stem_stride if stage == 1 else 2 if min(sides) >= _SMALLEST_HALVED else 1
-
-
-def strided(side: int, stride: int) -> int:
-    """Side length after a convolution with same padding."""
-    return (side - 1) // stride + 1
 
 
 class MacroSpace(BuiltSpace):

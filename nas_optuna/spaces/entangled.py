@@ -1,0 +1,271 @@
+"""A convolution with all its choices of channels, kernel and stride in one weight; see `nas_optuna.spaces.layers`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.elastic import Size, choices_of, size_of
+
+SMALLEST_GROUP = 4
+"""Fewer channels are not centred, because little would be left of them."""
+
+
+class ElasticLayer(nn.Module):
+    """What elastic layers have in common.
+
+    Attributes:
+        inputs: Choices of the input's channels or features; None where there is one.
+        outputs: Choices of the output's.
+        scales_output: Whether it scales its output, and takes a scaled input, where choices are mixed.
+    """
+
+    inputs: Size | None = None
+    outputs: Size | None = None
+    scales_output: bool = False
+
+    def masked(self, x: Tensor, dim: int) -> Tensor:
+        """The input, weighted along a dimension where choices are mixed."""
+        mask = None if self.inputs is None or self.scales_output else self.inputs.mask()
+        return x if mask is None else x * mask.to(x.dtype).view(-1, *[1] * (x.ndim - dim % x.ndim - 1))
+
+    def decides(self) -> set[str]:
+        """Names of the parameters, beside that of its input's width, that decide what it computes."""
+        return {opened.name for opened in self.outputs.opens} if self.outputs else set()
+
+    def state_for(self, target: nn.Module) -> dict[str, Tensor]:
+        """The weights of one choice.
+
+        Args:
+            target: The layer of a network of its own.
+        """
+        mine = self.state_dict()
+        return {
+            key: mine[key][tuple(map(slice, value.shape))] for key, value in target.state_dict().items() if key in mine
+        }
+
+
+def cut(tensor: Tensor | None, count: int) -> Tensor | None:
+    """The first entries of what may be None."""
+    return None if tensor is None else tensor[:count]
+
+
+def centring(channels: int, widths: Sequence[int]) -> Tensor:
+    """``[channels, channels]``: times a weight's input channels, it takes their mean over each group from them.
+
+    Groups are what one width has more than the next smaller one, so that the first channels of a centred weight are
+    those of the centred first channels.
+
+    Args:
+        channels: The most channels that the input can have.
+        widths: Choices of its channels; none leaves a weight as it is.
+    """
+    ascending = sorted(set(widths))
+    groups = [width - before for before, width in zip([0, *ascending], ascending, strict=False)]
+    means = [torch.full((size, size), 1 / size if size >= SMALLEST_GROUP else 0.0) for size in groups]
+    return torch.eye(channels) - (torch.block_diag(*means) if groups else 0)
+
+
+def centred(weight: Tensor, matrix: Tensor) -> Tensor:
+    """``[out, in, …]`` times a `centring` matrix, in channels-last memory format, in which convolutions are fastest.
+
+    Args:
+        weight: The weight, or its first input channels up to the end of a group.
+        matrix: The matrix, of at least as many channels.
+    """
+    channels = weight.shape[1]
+    return (weight.movedim(1, -1) @ matrix[:channels, :channels]).movedim(-1, 1)
+
+
+@cache
+def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
+    """How many of a kernel's taps along one side meet the image, in the mean over positions.
+
+    Args:
+        side: Of the image.
+        kernel: Of the kernel.
+        stride: Between positions.
+        border: The padding.
+
+    Example:
+        >>> mean_taps(1, 7, 1, 4)
+        1.0
+    """
+    starts = range(-border, side + border - kernel + 1, stride)
+    return sum(max(0, min(side, start + kernel) - max(0, start)) for start in starts) / len(starts)
+
+
+def geometric_mean(values: Sequence[int]) -> float:
+    """The middle of a list of factors."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+class OpenConv2d(ElasticLayer, nn.Conv2d):
+    """What `ElasticConv2d` is where one of its numbers is elastic; see there."""
+
+    matrix: Tensor
+    kernel_masks: Tensor
+    width_masks: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: Any = 0,
+        *args: Any,
+        balanced: float | None = None,
+        centre: bool = False,
+        **options: Any,
+    ) -> None:
+        sizes = map(size_of, (in_channels, out_channels, kernel_size, stride))
+        self.inputs, self.outputs, self.kernel, self.step = sizes
+        self.balance, self.scales_output = balanced, balanced is not None
+        self.mean_filters = geometric_mean(choices_of(out_channels))
+        self.mean_inputs = geometric_mean(choices_of(in_channels))
+        self.mean_kernel = geometric_mean(choices_of(kernel_size)) if isinstance(kernel_size, int) else 1.0
+        paddings = choices_of(padding)
+        fixed: Any = [
+            int(v) if isinstance(v, int) else v for v in (in_channels, out_channels, kernel_size, stride, padding)
+        ]
+        super().__init__(*fixed, *args, **options)
+        self.depthwise = self.groups > 1
+        self._require(paddings)
+        if self.step:
+            self.step.of.drawn = True
+        self._prepare(centre)
+
+    def _require(self, paddings: Sequence[Any]) -> None:
+        if self.depthwise and not self.groups == self.in_channels == self.out_channels:
+            raise SpecError("ElasticConv2d needs groups = 1, or as many groups as channels that come and go")
+        if not isinstance(self.padding, tuple) or self.padding_mode != "zeros":
+            raise SpecError("ElasticConv2d needs its padding as numbers, and zeros in it")
+        self.paddings = tuple(paddings)
+        if self.kernel is None:
+            return
+        if even := [k for k in self.kernel.choices if k % 2 == 0]:
+            raise SpecError(f"smaller kernels are cropped around their centre, so {even[0]} must be odd")
+        borders = self.paddings if len(paddings) > 1 else self.paddings * len(self.kernel.choices)
+        if len({2 * p - k * self.dilation[0] for p, k in zip(borders, self.kernel.choices, strict=True)}) > 1:
+            raise SpecError(
+                "the padding of an elastic kernel must grow with it, or the output's size would change; write"
+                " padding=kernel // 2"
+            )
+        self.paddings = borders
+
+    def _prepare(self, centre: bool) -> None:
+        """Masks, and the matrix that centres; constants that move with the module."""
+        kernels = self.kernel.choices if self.kernel else (self.kernel_size[0],)
+        masks = torch.zeros(len(kernels), *self.kernel_size)
+        for mask, kernel in zip(masks, kernels, strict=True):
+            mask[self._centre(kernel)] = 1
+        widths = self.outputs.choices if self.outputs else (self.out_channels,)
+        width_masks = torch.zeros(len(widths), self.out_channels)
+        for mask, width in zip(width_masks, widths, strict=True):
+            mask[:width] = self.gain(width)
+        self.centres = centre
+        groups = self.inputs.choices if centre and self.inputs else ()
+        self.register_buffer("matrix", centring(self.in_channels // self.groups, groups), persistent=False)
+        self.register_buffer("kernel_masks", masks, persistent=False)
+        self.register_buffer("width_masks", width_masks, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Torch's own initial weights; balanced ones are normal, for every choice at once."""
+        if self.balance is None:
+            super().reset_parameters()
+            return
+        nn.init.normal_(self.weight, std=self.balance * math.sqrt(2 / self.mean_inputs) / self.mean_kernel)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def decides(self) -> set[str]:
+        """See `ElasticLayer.decides`."""
+        return {opened.name for size in (self.outputs, self.kernel, self.step) if size for opened in size.opens}
+
+    def _centre(self, kernel: int) -> tuple[slice, slice]:
+        """Where the crop of that kernel side lies in the largest one."""
+        if self.kernel is None:
+            return slice(None), slice(None)
+        border = (self.kernel_size[0] - kernel) // 2
+        return (slice(border, border + kernel),) * 2
+
+    def gain(self, width: int) -> float:
+        """What balancing multiplies the output of a width with."""
+        return 1.0 if self.balance is None else math.sqrt(self.mean_filters / width)
+
+    def _kernel_gain(self, place: int, kernel: int, stride: int, shape: Sequence[int]) -> float:
+        """What balancing multiplies a kernel with: few of its taps meet a small image."""
+        if self.balance is None:
+            return 1.0
+        border = self.paddings[place] if self.kernel else self.padding[0]
+        taps = math.prod(mean_taps(side, kernel, stride, int(border)) for side in shape[-2:])
+        return self.mean_kernel / math.sqrt(max(taps, 1.0))
+
+    def _cropped(self, width: int, place: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of one choice, gains included: pooling and ReLU commute with a positive factor."""
+        kernel = self.kernel.choices[place] if self.kernel else self.kernel_size[0]
+        channels = slice(None) if self.depthwise else slice(shape[0])
+        weight = self.weight[(slice(width), channels, *self._centre(kernel))]
+        bias = cut(self.bias, width)
+        if self.balance is None:
+            return weight, bias
+        gain = self.gain(width)
+        weight = centred(weight, self.matrix) * (gain * self._kernel_gain(place, kernel, stride, shape))
+        return weight, None if bias is None else bias * gain
+
+    def _mixed(self, width: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the largest choice, masked by what the mixed choices have of each."""
+        weight, bias = self.weight if self.depthwise else self.weight[:, : shape[0]], self.bias
+        if self.balance is not None:
+            weight = centred(weight, self.matrix)
+        if self.kernel is not None and (mixed := self.kernel.weights()) is not None:
+            gains = [self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices)]
+            weight = weight * ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
+        elif self.balance is not None:
+            weight = weight * self._kernel_gain(0, self.kernel_size[0], stride, shape)
+        scale = None
+        if self.balance is not None and self.outputs is not None and (mixed := self.outputs.weights()) is not None:
+            scale = mixed @ self.width_masks
+        if self.step is not None and (mixed := self.step.weights()) is not None:
+            drawn = mixed[self.step.choices.index(stride)]
+            scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
+        if scale is not None:
+            weight, bias = weight * scale[:, None, None, None], None if bias is None else bias * scale
+        return weight[:width], cut(bias, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, in_channels, height, width]`` → ``[batch, out_channels, height', width']``."""
+        width = self.outputs.alone if self.outputs else self.out_channels
+        stride: Any = self.stride if self.step is None else self.step.alone
+        kernel = self.kernel.alone if self.kernel else 0
+        place = self.kernel.choices.index(kernel) if self.kernel else 0
+        padding: Any = self.paddings[place] if self.kernel else self.padding
+        self.given = tuple(x.shape[1:])  # what `state_for` needs to know
+        step = stride if isinstance(stride, int) else stride[0]
+        sizes = [size for size in (self.outputs, self.kernel, self.step) if size]
+        mixes = any(size.weights() is not None for size in sizes)
+        weight, bias = self._mixed(width, step, self.given) if mixes else self._cropped(width, place, step, self.given)
+        groups = width if self.depthwise else 1
+        return F.conv2d(self.masked(x, 1), weight, bias, stride, padding, self.dilation, groups)
+
+    def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
+        """From what follows from one width, by ReLU and pooling, to what follows from a smaller one; both by index."""
+        assert self.outputs is not None
+        width = self.outputs.choices[index]
+        return output[:, :width] * (self.gain(width) / self.gain(self.outputs.choices[wide]))
+
+    def state_for(self, target: nn.Module) -> dict[str, Tensor]:
+        """See `ElasticLayer.state_for`; the gains are those of the last forward pass's sizes."""
+        layer = cast(nn.Conv2d, target)
+        place = self.kernel.choices.index(layer.kernel_size[0]) if self.kernel else 0
+        shape = (layer.in_channels, *self.given[1:]) if self.balance is not None else (layer.in_channels,)
+        weight, bias = self._cropped(layer.out_channels, place, layer.stride[0], shape)
+        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
