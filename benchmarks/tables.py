@@ -85,7 +85,7 @@ class CurveTable:
         """Which network params stand for."""
         return self._places[tuple(p.choices.index(params[name]) for name, p in self.parameters.items())]
 
-    def known(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
+    def known_numbers(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
         """The sizes of a network; samplers ask for them."""
         return self.sizes[self.place(params)]
 

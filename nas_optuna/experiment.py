@@ -34,7 +34,7 @@ from nas_optuna.samplers.per_trial_seed import Allowed
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
-from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler
+from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search
 from nas_optuna.study.records import count
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.studies import create_study, load_study, require_same_space, study_spec
@@ -53,6 +53,7 @@ class Experiment:
         sampler: What proposes architectures, inside the limits.
         pruner: What stops trials.
         data: The images of our own training; None where the study has an evaluator of its own.
+        why: Why this sampler, where nobody has named one.
 
     Example:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"epochs": 1}})
@@ -67,6 +68,7 @@ class Experiment:
     sampler: BaseSampler
     pruner: BasePruner
     data: SearchData | None
+    why: str = ""
 
     @property
     def allowed(self) -> Allowed | None:
@@ -104,6 +106,7 @@ class Experiment:
             DeviceError: The device is not there.
             TableError: The latency table is damaged, or was measured elsewhere.
         """
+        spec, why = with_default_search(spec)
         with importing_only(code_named(spec)):
             if spec.supernet.strategy_options:
                 strategy_options(spec.supernet)  # a key that is misspelt is refused when the spec is read
@@ -119,6 +122,7 @@ class Experiment:
                 "interrupted": interrupted,
                 "callbacks": callbacks,
                 "keep_weights": keep_weights,
+                "keep_paused": int(spec.keep_paused),
             }
             objective: EvaluatorObjective
             if data is None:
@@ -127,7 +131,7 @@ class Experiment:
                 objective = EvaluatorObjective(evaluator, **settings)
             else:
                 objective = Objective(evaluator.space, data, spec.recipe, search=spec.search, **settings)
-            return cls(spec, objective, make_sampler(spec, objective), pruner, data)
+            return cls(spec, objective, make_sampler(spec, objective), pruner, data, why)
 
     @classmethod
     def of_study(cls, study: Study, spec: StudySpec | None = None, **given: Any) -> Experiment:
@@ -290,7 +294,8 @@ class Experiment:
                 f" {self.spec.data.select_on} images, {height}×{width})"
             )
         return (
-            f"{what}, space {self.space.name} ({size} architectures), sampler {self.spec.sampler.name},"
+            f"{what}, space {self.space.name} ({size} architectures), sampler {self.spec.sampler.name}"
+            f"{f' ({self.why})' if self.why else ''},"
             f" pruner {self.spec.pruner.name}, {count(self.objective.evaluator.steps, 'epoch')}"
         )
 

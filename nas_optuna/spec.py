@@ -171,16 +171,22 @@ class EvaluatorSpec(_Plugin):
 
 
 class SamplerSpec(_Plugin):
-    """Which sampler, with its own options, and the seed that all its proposals derive from."""
+    """Which sampler, with its own options, and the seed that all its proposals derive from.
 
-    name: str = "tpe"
+    Attributes:
+        name: Of the sampler; ``"auto"`` is ``curves`` where a study has one objective and the pruner is its own, else
+            ``tpe``.
+        seed: Of all proposals.
+    """
+
+    name: str = "auto"
     seed: int = Field(default=0, ge=0)
 
 
 class PrunerSpec(_Plugin):
-    """Which pruner, with its own options."""
+    """Which pruner, with its own options; ``"auto"`` is ``curves`` with the sampler of that name, else ``guarded``."""
 
-    name: str = "guarded"
+    name: str = "auto"
 
 
 class LatencySpec(_Part):
@@ -280,6 +286,8 @@ class StudySpec(_Part):
         fixed: Parameters that are pinned to one choice, by name, whatever the sampler proposes.
         search: Settings of the recipe that each trial chooses beside its architecture, e.g.
             ``learning_rate = {low = 1e-4, high = 1e-1, log = true}``. A range or a list may also stand in ``[recipe]``.
+        among: A file of architectures, which alone may be proposed; None is the whole space.
+        keep_paused: Bytes of stopped trainings that are kept, so that their architectures can be gone on with.
         reference: A network of yours that the search is compared with: ``file.py:function``, where the function takes a
             `nas_optuna.spaces.function.Task` and returns a module. It is trained as every trial is.
 
@@ -302,7 +310,20 @@ class StudySpec(_Part):
     reuse_duplicates: bool = True
     fixed: dict[str, bool | int | float | str] = {}
     search: dict[str, Any] = {}
+    among: str | None = None
+    keep_paused: float = Field(default=1e9, ge=0)
     reference: str | None = None
+
+    @field_validator("keep_paused", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        number = value.strip().upper().removesuffix("B").strip()
+        try:
+            return 0 if number == "0" else parse_amount(number.replace("K", "k"))
+        except SpecError:
+            raise ValueError(f"{value[:40]!r} is not a number of bytes; write for example 1GB, 300MB or 0") from None
 
     @field_validator("objectives")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from nas_optuna.oneshot.strategies import STRATEGIES
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
+from nas_optuna.samplers.among import AmongSampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.trial_queue import read_architectures
 
 
 def code_named(spec: StudySpec) -> list[str]:
@@ -78,6 +80,22 @@ def make_evaluator(
     return None, made
 
 
+def with_default_search(spec: StudySpec) -> tuple[StudySpec, str]:
+    """The spec with a sampler and a pruner in the place of ``"auto"``, and why this sampler."""
+    values, why = spec.to_dict(), ""
+    if spec.sampler.name == "auto":
+        if len(spec.objectives) > 1:
+            name, why = "tpe", "for several objectives"
+        elif spec.pruner.name not in ("auto", "curves"):
+            name, why = "tpe", f"because pruner {spec.pruner.name} decides alone what is stopped"
+        else:
+            name, why = "curves", "learns from every epoch, and goes on with stopped networks"
+        values["sampler"]["name"] = name
+    if spec.pruner.name == "auto":
+        values["pruner"]["name"] = "curves" if values["sampler"]["name"] == "curves" else "guarded"
+    return type(spec).from_dict(values), why
+
+
 def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
     """The spec's sampler, which obeys pinned parameters; in a study with limits, one that proposes inside them."""
     space = objective.space
@@ -85,7 +103,10 @@ def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
     if unknown_names:
         raise SpecError(unknown("parameter to fix:", unknown_names[0], space.parameters))
     fixed = {name: space.parameters[name].typed(name, value) for name, value in spec.fixed.items()}
-    make = partial(_with_seed, spec, space, fixed)
+    listed = None
+    if spec.among is not None:
+        listed = [architecture.params for architecture in read_architectures(Path(spec.among), space)]
+    make = partial(_with_seed, spec, space, fixed, listed)
     sampler = make(spec.sampler.seed)
     # A grid hands out its points in order, whatever it is asked.
     if spec.sampler.name == "grid" or not objective.limits:
@@ -93,6 +114,26 @@ def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
     return WithinLimitsSampler(make, space, objective.limits.total_excess, spec.sampler.seed, fixed)
 
 
-def _with_seed(spec: StudySpec, space: SearchSpace, fixed: Mapping[str, Any], seed: int) -> BaseSampler:
+def _with_seed(
+    spec: StudySpec,
+    space: SearchSpace,
+    fixed: Mapping[str, Any],
+    listed: Sequence[Mapping[str, Any]] | None,
+    seed: int,
+) -> BaseSampler:
     sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
+    if listed is not None:
+        return AmongSampler(sampler, space, _pinned(listed, fixed), seed)
     return FixedSampler(sampler, fixed) if fixed else sampler
+
+
+def _pinned(listed: Sequence[Mapping[str, Any]], fixed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The listed architectures that have the pinned values.
+
+    Raises:
+        SpecError: None has.
+    """
+    left = [params for params in listed if all(params[name] == value for name, value in fixed.items())]
+    if not left:
+        raise SpecError("none of the listed architectures has the pinned values; list some, or pin less")
+    return left

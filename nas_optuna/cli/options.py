@@ -171,6 +171,14 @@ Search = Annotated[
         panel=DETAILS,
     ),
 ]
+Among = Annotated[
+    Path | None,
+    option("--among", metavar="FILE", help="Propose only these architectures, one a line.", panel=DETAILS),
+]
+KeepPaused = Annotated[
+    str | None,
+    option("--keep-paused", metavar="BYTES", help="Of stopped trainings, to go on with; 1GB.", panel=DETAILS),
+]
 Trust = Annotated[
     bool, option("--trust", help="Import the code that a stored study names; asked once per study.", panel=DETAILS)
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _KEYS = {
     "reference": "reference",
+    "keep_paused": "keep_paused",
     "epochs": "recipe.epochs",
     "image_size": "recipe.input_size",
     "batch_size": "recipe.batch_size",
@@ -62,6 +63,8 @@ class SpecOptions:
     set_: options.Set = None
     fix: options.Fix = None
     search: options.Search = None
+    among: options.Among = None
+    keep_paused: options.KeepPaused = None
 
     @property
     def overrides(self) -> list[str]:
@@ -72,6 +75,7 @@ class SpecOptions:
         """Options that stand for one key each, with the override of a spec."""
         values: dict[str, tuple[str, Any]] = {"--objective": ("objectives", list(self.objectives or ()) or None)}
         values["--data"] = ("data.name", self._data_name)
+        values["--among"] = ("among", None if self.among is None else str(self.among.resolve()))
         values |= {f"--{name.replace('_', '-')}": (key, getattr(self, name)) for name, key in _KEYS.items()}
         # JSON's strings and lists of strings are TOML's too.
         return [(option, f"{key}={json.dumps(v)}") for option, (key, v) in values.items() if v is not None]

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.base import ArchitectureSampler, is_ordered
+from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler, seed_for
 from nas_optuna.spaces import SearchSpace
@@ -79,18 +80,21 @@ class AmongSampler(FixedSampler):
         return found | self._listed[int(rng.choice(nearest))]
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether every listed architecture was tried."""
-        return len(self._tried(study)) >= len(self._listed)
+        """Whether every listed architecture was tried; to the end, where the sampler goes on with stopped ones."""
+        goes_on = isinstance(self.sampler, CurveSampler)
+        return len(self._tried(study, ended=goes_on)) >= len(self._listed)
 
     def _is_random(self) -> bool:
         return isinstance(self.sampler, RandomSampler) or (
             isinstance(self.sampler, PerTrialSeedSampler) and str(self.sampler) == "RandomSampler"
         )
 
-    def _tried(self, study: Study) -> set[int]:
+    def _tried(self, study: Study, ended: bool = False) -> set[int]:
         known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}
         tried = set()
         for trial in all_trials(study):
+            if ended and (trial.state == TrialState.RUNNING or is_paused(trial)):
+                continue
             if trial.state != TrialState.WAITING and all(name in trial.params for name in self._names):
                 tried.add(known.get(self._tokens_of(trial.params), -1))
         return tried - {-1}

@@ -293,9 +293,8 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
             continue
         before = curve.last
         _take(curve, trial, sign)
-        pruned = trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
         # Who came no further than an earlier trial of the same architecture would not do so the next time.
-        curve.resumable = pruned and curve.last > before
+        curve.resumable = is_paused(trial) and curve.last > before
         if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
             curve.final = sign * trial.value
     trials = all_trials(study) if history.running else []
@@ -304,6 +303,11 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
         _take(curve, trials[number], sign)
         curve.running = True
     return curves
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial was stopped only because other trainings seemed worth more."""
+    return trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
 
 
 def _take(curve: Curve, trial: FrozenTrial, sign: float) -> None:
@@ -338,5 +342,5 @@ def curves(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> Curve
 
 def known_of(space: SearchSpace) -> Known:
     """What a space's networks tell before they are trained; a table of trainings knows it itself."""
-    own: Known | None = getattr(space, "known", None)
+    own: Known | None = getattr(space, "known_numbers", None)
     return own if own is not None else Sizes(space)

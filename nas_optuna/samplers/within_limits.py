@@ -84,6 +84,11 @@ class WithinLimitsSampler(BaseSampler):
             self._known[key] = self._excess(self._space.architecture(params))
         return self._known[key]
 
+    @property
+    def sampler(self) -> BaseSampler:
+        """What is asked first."""
+        return self._sampler(0)
+
     def __str__(self) -> str:
         return str(self._sampler(0))
 

@@ -158,11 +158,15 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
     if StudyKey.DATA in study.user_attrs:
         began["data"]["name"] = now["data"]["name"]
     for section, value in now.items():
-        if section not in ("sampler", "pruner", "supernet", "fixed", "reference") and began[section] != value:
+        if section not in _MAY_CHANGE and began[section] != value:
             raise StudyError(
                 f"study {study.study_name!r} was made with another {section!r}, so its values could not be compared;"
                 " give the new spec a study of its own: --study NAME"
             )
+
+
+_MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", "among", "keep_paused"})
+"""Sections of a spec that decide what is tried, and no value."""
 
 
 def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Iterable[Path]) -> None:

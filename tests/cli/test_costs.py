@@ -95,7 +95,21 @@ def test_a_fixed_architecture_is_trained_and_no_cheapest_one(
 def test_nothing_above_a_limit_is_trained(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(
         capsys,
-        *("run", "--study", "costs", "--storage", storage, "--max-macs", "20k", "--trials", "6", "--json", *TINY),
+        *(
+            "run",
+            "--study",
+            "costs",
+            "--storage",
+            storage,
+            "--max-macs",
+            "20k",
+            "--trials",
+            "6",
+            "--sampler",
+            "random",
+            "--json",
+            *TINY,
+        ),
     )
     assert code == 0
     assert "inside the limits: 6 of" in err
