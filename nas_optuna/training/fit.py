@@ -142,7 +142,6 @@ def fit(
 
     Stop asking for results to stop training; only with `checkpoints` can it be continued later without loss. A last
     batch of a single image is left out where the images of a batch meet in the network, as in batch normalisation.
-
     What the network draws (dropout) depends on the seed and the epoch alone. While such a network takes a step, others
     in the same process that draw wait for it.
 
@@ -157,8 +156,7 @@ def fit(
             come first. A checkpoint that is damaged, or of another network or recipe, is passed over.
         interrupted: Asked between steps.
         metrics: Further figures of the validation images, by name.
-        pace: Asked before each epoch how many epochs there are to be in all, where a clock decides that rather than the
-            recipe. The rest of the schedule is then spread over those that are left.
+        pace: Asked before each epoch how many there are to be in all, where a clock decides that.
 
     Yields:
         One result per epoch.
@@ -180,12 +178,7 @@ def fit(
         step = TrainStep(network, recipe, device, total_steps=recipe.epochs * steps)
     results = _restore(step, checkpoints, None if pace else recipe.epochs, steps) if checkpoints else []
     yield from results
-    while len(results) < (epochs := pace(results) if pace else recipe.epochs):
-        epoch = len(results) + 1
-        if pace:
-            if step.total_steps - step.steps < 0.5:  # it had come to its end when it was interrupted
-                return
-            step.spread((epochs - len(results)) * steps)
+    for epoch in _epochs(step, results, recipe.epochs, steps, pace):
         started = time.perf_counter()
         batches = _batches(train, recipe, seed, epoch)
         learned = _train_epoch(step, batches, epoch, epoch_seed(seed, epoch), interrupted)
@@ -194,6 +187,18 @@ def fit(
         if checkpoints:
             _save(step, checkpoints, results)
         yield results[-1]
+
+
+def _epochs(
+    step: TrainStep, results: Sequence[EpochResult], epochs: int, steps: int, pace: Pace | None
+) -> Iterator[int]:
+    """The epochs that are still to be trained; before each of them the schedule is spread over what is left."""
+    while len(results) < (wanted := pace(results) if pace else epochs):
+        if pace:
+            if step.total_steps - step.steps < 0.5:  # it had come to its end when it was interrupted
+                return
+            step.spread((wanted - len(results)) * steps)
+        yield len(results) + 1
 
 
 def _result(
