@@ -136,6 +136,7 @@ def test_weights_that_are_not_there_are_one_line_with_the_remedy(
     ):
         made = space(model=model, weights=weights)
         assert made.reference is not None
+        made.build(made.reference)  # as one does that loads a network which was saved with its weights
         with pytest.raises(SpecError, match=message) as caught:
             make_network(made, made.reference, Recipe(), CPU, seed=0)
         assert "\n" not in str(caught.value)
