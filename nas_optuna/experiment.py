@@ -387,7 +387,7 @@ class ExperimentHandle:
         """
         from nas_optuna.study.storage import open_storage
 
-        study = load_study(open_storage(self.storage, patiently=True), self.study)
+        study = load_study(open_storage(self.storage, with_retry=True), self.study)
         experiment = Experiment.of_study(
             study,
             self.spec,

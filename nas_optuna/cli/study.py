@@ -193,7 +193,7 @@ def release(
 
     A run does so by itself: at once after processes of its own machine, and after their lease for those of other hosts.
     """
-    from nas_optuna.study.lease import release_by_hand
+    from nas_optuna.study.abandoned import release_by_hand
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 

@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
-from nas_optuna.study import lease, optuna_internals
+from nas_optuna.study import abandoned, lease, optuna_internals
+from nas_optuna.study.database import FullError
 from nas_optuna.study.lease import LeaseStatus
 from nas_optuna.study.retrying import giving_up, is_away
 from nas_optuna.study.schema import TrialKey, attribute
@@ -210,12 +211,12 @@ class _Run:
 
     def _take_over(self, *, again: bool = False) -> tuple[int, ...]:
         """Put back the trials of processes that have died, and tell of those that ended just before theirs did."""
-        for ended in lease.take_unclosed(self.study):
+        for ended in abandoned.take_unclosed(self.study):
             subject = Subject(f"trial {ended.number}", None, study=self.study)
             self.told.trial_started(subject)
             self.told.trial_finished(subject, ended)
             lease.close(self.study, optuna_internals.trial_id_of(ended))
-        return tuple(lease.release_abandoned(self.study, again=again))
+        return tuple(abandoned.release_abandoned(self.study, again=again))
 
     def _run_trial(self) -> bool:
         """Run one trial; False where there is none left to run."""
@@ -225,7 +226,7 @@ class _Run:
                 return False
             try:
                 trial_id = lease.take_new(self.study, below=self.total)
-            except optuna_internals.FullError:
+            except FullError:
                 return False
         with lease.hold(self.study, trial_id):
             self._run_held(trial_id)

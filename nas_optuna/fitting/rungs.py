@@ -21,7 +21,7 @@ from nas_optuna.fitting.plan import Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import best_trial, remembered_images
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study import lease
+from nas_optuna.study import abandoned
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
@@ -71,7 +71,7 @@ class Search:
         Raises:
             StudyError: No network could be trained.
         """
-        lease.release_abandoned(self.study)
+        abandoned.release_abandoned(self.study)
         space, reference = self.experiment.space, self._reference()
         first = [] if reference is None else [(reference, REFERENCE)]
         earlier = best_trial(self.study) if self.from_rung > 1 else None

@@ -31,15 +31,14 @@ from weakref import WeakSet
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import GrpcStorageProxy
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 from sqlalchemy import Connection, Engine, literal, select
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
-from nas_optuna.study.hints import command
+from nas_optuna.study.database import Database
 from nas_optuna.study.lease_table import LEASES, Lease
 from nas_optuna.study.optuna_internals import (
-    Database,
     all_trials,
     database_of,
     read_trial,
@@ -49,7 +48,6 @@ from nas_optuna.study.optuna_internals import (
     trial_id_of,
     url_of,
 )
-from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import advice, refusal
 from nas_optuna.study.transactions import new_trial, transaction
 from nas_optuna.study.worker import Worker, this_worker
@@ -61,7 +59,7 @@ SECONDS = 300.0
 epoch."""
 _RENEWED_JUST_NOW = 1.0
 """Seconds in which a lease need not be renewed again: epochs may be shorter than a transaction."""
-_NOBODY = "nobody"
+NOBODY = "nobody"
 """Worker of the lease of a trial that nobody has taken and that is watched."""
 _PAUSE = 0.02
 
@@ -110,16 +108,16 @@ def take_waiting(study: Study) -> int | None:
         Its number within the storage; None where no trial waits.
     """
     waiting = all_trials(study, (TrialState.WAITING,))
-    leases = _leases(study) if waiting else {}
+    leases = leases_of(study) if waiting else {}
     for trial in waiting:
         trial_id = trial_id_of(trial)
         lease = leases.get(trial_id)
-        free = lease is None or lease.worker == _NOBODY or _is_free(lease)
-        if not free or not _take(study, trial_id, lease):
+        free = lease is None or lease.worker == NOBODY or is_free(lease)
+        if not free or not take(study, trial_id, lease):
             continue
-        if _set_state(study, trial_id, TrialState.RUNNING):
+        if set_state(study, trial_id, TrialState.RUNNING):
             return trial_id
-        _drop(study, trial_id)
+        drop(study, trial_id)
     return None
 
 
@@ -131,9 +129,9 @@ def take_new(study: Study, below: int | None = None) -> int:
         below: Make none whose number would not be below this.
 
     Raises:
-        nas_optuna.study.optuna_internals.FullError: The study has as many trials already.
+        nas_optuna.study.database.FullError: The study has as many trials already.
     """
-    _has_leases(study)  # so that the table is there
+    has_leases(study)  # so that the table is there
     return new_trial(study, (this_worker(), seconds()), below)
 
 
@@ -184,7 +182,7 @@ class Held:
         self._ended.set()
 
     def _renewed_now(self, *, with_retry: bool) -> bool:
-        if not _has_leases(self.study):
+        if not has_leases(self.study):
             return True
         began, worker = time.monotonic(), this_worker()
 
@@ -237,9 +235,9 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
     place = id(storage_of(study)), threading.get_ident()
     if (before := _OPTIMIZED.pop(place, trial_id)) != trial_id:  # Optuna has told its end meanwhile
         close(study, before)
-    seen = _leases(study).get(trial_id)
-    took = seen is None or seen.worker == _NOBODY
-    if held is not None or not (_take(study, trial_id, seen) if took else status(study, trial_id) == LeaseStatus.HELD):
+    seen = leases_of(study).get(trial_id)
+    took = seen is None or seen.worker == NOBODY
+    if held is not None or not (take(study, trial_id, seen) if took else status(study, trial_id) == LeaseStatus.HELD):
         raise LostError(f"another process or thread runs trial {trial.number}")
     _OPTIMIZED[place] = trial_id
     with hold(study, trial_id) as held:
@@ -248,14 +246,14 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
 
 def close(study: Study, trial_id: int) -> None:
     """Remove a trial's lease: it has ended, and whoever wants to know has been told."""
-    _drop(study, trial_id)
+    drop(study, trial_id)
     if isinstance(database := database_of(storage_of(study)), Database):
         database.held.pop(trial_id, None)
 
 
 def status(study: Study, trial_id: int) -> LeaseStatus:
     """Look up whether this process still runs a trial that it took."""
-    if not _has_leases(study):
+    if not has_leases(study):
         try:
             state = read_trial(study, trial_id).state
         except KeyError:
@@ -272,9 +270,6 @@ def status(study: Study, trial_id: int) -> LeaseStatus:
     return LeaseStatus.TOLD if state.is_finished() else LeaseStatus.HELD
 
 
-# --- putting back -----------------------------------------------------------------------------------------------------
-
-
 def release(study: Study, trial_id: int) -> bool:
     """Put a trial of this process back into the queue, with its params, reports and attributes.
 
@@ -286,123 +281,9 @@ def release(study: Study, trial_id: int) -> bool:
     """
     if status(study, trial_id) != LeaseStatus.HELD:
         return False
-    put_back = _set_state(study, trial_id, TrialState.WAITING)
+    put_back = set_state(study, trial_id, TrialState.WAITING)
     close(study, trial_id)
     return put_back
-
-
-def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
-    """Put back every running trial whose process has ended or whose lease has lapsed, and say so.
-
-    Args:
-        study: Its trials are looked at.
-        again: Whether this run has said already what it cannot know.
-
-    Returns:
-        Their numbers.
-    """
-    running = all_trials(study, (TrialState.RUNNING,)) if _has_leases(study) else []
-    leases = _leases(study) if running else {}
-    released, ended, unseen = [], [], []
-    for trial in running:
-        lease = leases.get(trial_id_of(trial)) or _lease_of_0_2(study, trial)
-        worker = Worker.parse(lease.worker) if lease is not None else None
-        if lease is not None and _is_free(lease):
-            if not _put_back(study, trial, leases.get(trial_id_of(trial))):
-                continue
-            released.append(trial.number)
-            if worker is None or worker.is_gone():
-                ended.append(str(trial.number))
-            else:
-                where = f"process {worker.process} on {worker.host}"
-                logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
-        elif lease is None and _is_nobodys(study, trial):
-            if not trial.params:
-                _take(study, trial_id_of(trial), None, _NOBODY)
-            elif not again:
-                unseen.append(str(trial.number))
-    if ended:
-        logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
-    if unseen:
-        logger.warning(
-            "trial %s runs where this process cannot see it; if its own has ended: %s",
-            ", ".join(unseen),
-            command(study, "study", "release", study.study_name, *unseen),
-        )
-    return released
-
-
-def release_those_of(study: Study, worker: str) -> list[int]:
-    """Put back what a worker runs that has certainly ended: whoever started it knows.
-
-    Args:
-        study: The study.
-        worker: What `this_worker` gave in that process.
-
-    Returns:
-        The numbers of its trials.
-    """
-    leases = {trial_id: lease for trial_id, lease in _leases(study).items() if lease.worker == worker}
-    running = all_trials(study, (TrialState.RUNNING,)) if leases else []
-    theirs = [trial for trial in running if trial_id_of(trial) in leases]
-    return [trial.number for trial in theirs if _put_back(study, trial, leases[trial_id_of(trial)])]
-
-
-def release_by_hand(study: Study, number: int) -> None:
-    """Put back a running trial of which only a person can know that its process is gone: one of another host, say.
-
-    Raises:
-        StudyError: There is no such trial, it is not running, or a process of this machine runs it.
-    """
-    trial = next((t for t in study.get_trials(deepcopy=False) if t.number == number), None)
-    if trial is None:
-        raise StudyError(f"study {study.study_name!r} has no trial {number}")
-    if trial.state != TrialState.RUNNING:
-        raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
-    row = _leases(study).get(trial_id_of(trial))
-    lease = row or _lease_of_0_2(study, trial)
-    worker = Worker.parse(lease.worker) if lease is not None else None
-    if worker is not None and worker.is_here() and not worker.is_gone():
-        raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
-    if not _put_back(study, trial, row):
-        raise StudyError(f"trial {number} was ended or taken up by another process just now; look again")
-
-
-def take_unclosed(study: Study) -> list[FrozenTrial]:
-    """Take the trials that have ended, but whose process did before it had told everybody; `close` them afterwards."""
-    free = [(trial_id, lease) for trial_id, lease in _leases(study).items() if _is_free(lease)]
-    found = [(read_trial(study, trial_id), lease) for trial_id, lease in free]
-    return [t for t, lease in found if t.state.is_finished() and _take(study, trial_id_of(t), lease)]
-
-
-def _is_nobodys(study: Study, trial: FrozenTrial) -> bool:
-    """Whether a trial runs still, and still without a lease: it was read before the leases were."""
-    found = read_trial(study, trial_id_of(trial))
-    return found.state == TrialState.RUNNING and trial_id_of(trial) not in _leases(study)
-
-
-def _put_back(study: Study, trial: FrozenTrial, seen: Lease | None) -> bool:
-    trial_id = trial_id_of(trial)
-    if not _take(study, trial_id, seen):
-        return False
-    put_back = _set_state(study, trial_id, TrialState.WAITING)
-    _drop(study, trial_id)
-    return put_back
-
-
-def _is_free(lease: Lease) -> bool:
-    """Whether anybody may take over from a lease's worker."""
-    worker = Worker.parse(lease.worker)
-    return lease.has_lapsed or (worker is not None and worker.is_gone())
-
-
-def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
-    """What release 0.2 kept as attributes of a running trial."""
-    worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
-    if worker is None and until is None:
-        return None
-    now = transaction(storage_of(study), lease_table.now) if until is not None and _has_leases(study) else 0.0
-    return Lease(worker or _NOBODY, until or 0.0, until is not None and until < now)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -412,22 +293,22 @@ def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
 def exclusively(study: Study) -> Iterator[None]:
     """Within it no other process is in here with the same study: a lease of the study itself."""
     place = -study_id_of(study)
-    while not _take(study, place, None):
+    while not take(study, place, None):
         row = transaction(storage_of(study), lambda c: lease_table.read(c, select(literal(place)))).get(place)
-        if row is not None and _is_free(row) and _take(study, place, row):
+        if row is not None and is_free(row) and take(study, place, row):
             break
         time.sleep(_PAUSE)
     try:
         yield
     finally:
-        _drop(study, place)
+        drop(study, place)
 
 
 _MADE: WeakSet[Engine] = WeakSet()
 """Databases in which the table is known to be there."""
 
 
-def _has_leases(study: Study) -> bool:
+def has_leases(study: Study) -> bool:
     """Whether a study lives in a database; the table of leases is made where it is missing."""
     database = database_of(storage_of(study))
     if database is None:
@@ -438,28 +319,37 @@ def _has_leases(study: Study) -> bool:
     return True
 
 
-def _leases(study: Study) -> dict[int, Lease]:
-    if not _has_leases(study):
+def leases_of(study: Study) -> dict[int, Lease]:
+    """Every lease of a study's trials, by the trial's number within the storage."""
+    if not has_leases(study):
         return {}
     trials, study_id = tables()["trials"], study_id_of(study)
     of_study = select(trials.c.trial_id).where(trials.c.study_id == study_id)
     return transaction(storage_of(study), lambda connection: lease_table.read(connection, of_study))
 
 
-def _take(study: Study, trial_id: int, seen: Lease | None, worker: str | None = None) -> bool:
-    if not _has_leases(study):
+def is_free(lease: Lease) -> bool:
+    """Whether anybody may take over from a lease's worker."""
+    worker = Worker.parse(lease.worker)
+    return lease.has_lapsed or (worker is not None and worker.is_gone())
+
+
+def take(study: Study, trial_id: int, seen: Lease | None, worker: str | None = None) -> bool:
+    """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
+    if not has_leases(study):
         return True
     mine, lasts = worker or this_worker(), seconds()
     return transaction(storage_of(study), lambda c: lease_table.take(c, trial_id, mine, lasts, seen))
 
 
-def _drop(study: Study, trial_id: int) -> None:
-    if _has_leases(study):
+def drop(study: Study, trial_id: int) -> None:
+    """Remove this process's lease of a trial."""
+    if has_leases(study):
         mine = this_worker()
         transaction(storage_of(study), lambda connection: lease_table.drop(connection, trial_id, mine))
 
 
-def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
+def set_state(study: Study, trial_id: int, state: TrialState) -> bool:
     """Change a trial's state; False where it has ended, was deleted, or another process lets it run."""
     try:
         return storage_of(study).set_trial_state_values(trial_id, state)
@@ -482,7 +372,7 @@ def require_steps(study: Study) -> None:
 
 def advise(study: Study) -> None:
     """Say in one line where the storage is not made for as many workers as are at work."""
-    workers = {lease.worker for lease in _leases(study).values()} | {this_worker()}
+    workers = {lease.worker for lease in leases_of(study).values()} | {this_worker()}
     url = url_of(study)
     said = advice(url, len(workers)) if url is not None else None
     if said:

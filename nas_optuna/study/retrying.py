@@ -19,7 +19,8 @@ from optuna.storages import BaseStorage
 from sqlalchemy.exc import DBAPIError
 
 from nas_optuna.errors import Gone
-from nas_optuna.study.optuna_internals import CachedStorage, Database
+from nas_optuna.study.database import Database
+from nas_optuna.study.optuna_internals import CachedStorage
 
 logger = logging.getLogger(__name__)
 

@@ -104,7 +104,7 @@ def is_kept(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or not in_memory
 
 
-def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> RetryingStorage:
+def open_storage(url: str, *, create: bool = False, with_retry: bool = False) -> RetryingStorage:
     """Open a storage; any number of processes may do so at once, also where it does not exist yet.
 
     A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not wait
@@ -113,7 +113,7 @@ def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> 
     Args:
         url: A SQLAlchemy URL, e.g. ``sqlite:///nas-optuna.db`` or ``postgresql+psycopg://user:password@host/database``.
         create: Whether a SQLite file that does not exist is made.
-        patiently: Whether to wait for a database server that is away, as it is known to exist. Whoever has mistyped an
+        with_retry: Whether to wait for a database server that is away, as it is known to exist. Whoever has mistyped an
             address need not wait to be told.
 
     Raises:
@@ -129,7 +129,7 @@ def open_storage(url: str, *, create: bool = False, patiently: bool = False) -> 
     try:
         if database is not None and absent:
             _create(database)
-        return _awaited(partial(_together, partial(_open, url, database, patience)), patience if patiently else 0.0)
+        return _awaited(partial(_together, partial(_open, url, database, patience)), patience if with_retry else 0.0)
     except ArgumentError:
         raise StudyError(_not_a_url()) from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
@@ -234,7 +234,7 @@ def _patience() -> float:
 
 
 def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
-    from nas_optuna.study.optuna_internals import Database
+    from nas_optuna.study.database import Database
     from nas_optuna.study.retrying import RetryingStorage
 
     if database is None:

@@ -17,10 +17,9 @@ from optuna.trial import BaseTrial, Trial, TrialState
 from sqlalchemy import Connection, String, Table, delete, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
+from nas_optuna.study.database import Database, FullError
 from nas_optuna.study.optuna_internals import (
     METRIC_NAMES,
-    Database,
-    FullError,
     all_trials,
     database_of,
     known_of,

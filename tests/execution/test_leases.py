@@ -1,21 +1,26 @@
 """The objective and its lease: marked under a plain ``study.optimize`` too, and stopped where the lease is gone."""
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note
 
 from nas_optuna import Objective
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.loop import run
+from nas_optuna.report.notes import NoteWriter
 from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.worker import Worker, this_worker
+from tests.processes import logs, together
 from tests.study import leases
 
 
@@ -100,3 +105,30 @@ def test_a_lease_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("NAS_OPTUNA_LEASE", text)
         with pytest.raises(lease.StudyError, match="NAS_OPTUNA_LEASE must be a number of seconds above 0"):
             lease.seconds()
+
+
+class KilledHere(Callback):
+    """Die between a trial's end and what others want to do about it."""
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_after_its_result_leaves_the_note_to_the_next(
+    study: optuna.Study, objective: Objective, tmp_path: Path
+) -> None:
+    def work(_: int) -> int:
+        own = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/s.db"))
+        run(own, lambda trial: 0.5, trials=1, callbacks=[KilledHere(), NoteWriter()])
+        return 0
+
+    assert together(1, work, tmp_path / "log") == [-signal.SIGKILL], logs(tmp_path / "log")
+    (ended,) = study.trials
+    assert ended.state == TrialState.COMPLETE
+    assert get_note(optuna.Trial(study, ended._trial_id)) == ""
+    seen: list[int] = []
+    run(study, objective, trials=1, callbacks=[NoteWriter(), lambda study, trial: seen.append(trial.number)])
+    assert seen == [0, 1]
+    assert "trained to the end" in get_note(optuna.Trial(study, ended._trial_id))
+    run(study, objective, trials=1, callbacks=[lambda study, trial: seen.append(trial.number)])
+    assert seen == [0, 1, 2], "told once"

@@ -441,7 +441,7 @@ def test_workers_wait_for_a_server_that_is_restarted(postgresql: Server, tmp_pat
             time.sleep(0.05)
             return cheap(trial)
 
-        again, ran = optuna.load_study(study_name="s", storage=open_storage(address, patiently=True)), 0
+        again, ran = optuna.load_study(study_name="s", storage=open_storage(address, with_retry=True)), 0
         while not restarted.exists():
             ran += run(again, objective, trials=1).trials
         return 0 if (ran or not number) and run(again, objective, trials=2).trials == 2 else 1

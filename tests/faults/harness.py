@@ -76,7 +76,7 @@ class Place:
         """The study, made where it is missing."""
         return optuna.create_study(
             study_name="s",
-            storage=open_storage(self.address, create=True, patiently=True),
+            storage=open_storage(self.address, create=True, with_retry=True),
             direction="maximize",
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(),

@@ -14,7 +14,7 @@ from nas_optuna.study.transactions import transaction
 
 def give(study: optuna.Study, trial_id: int, worker: object, lasts: float = 300.0) -> None:
     """Let a worker have a trial for so many seconds from now on, whoever has it."""
-    lease._has_leases(study)
+    lease.has_leases(study)
     transaction(storage_of(study), lambda c: lease_table.give(c, trial_id, str(worker), lasts))
 
 

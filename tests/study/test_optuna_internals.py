@@ -24,7 +24,7 @@ from nas_optuna.execution.loop import run
 from nas_optuna.execution.training_objective import Objective
 from nas_optuna.report.dashboard_notes import NOTE_PART, dashboard_note, note_in
 from nas_optuna.report.notes import NoteWriter, trial_note
-from nas_optuna.study import lease, retrying, transactions
+from nas_optuna.study import database, lease, retrying, transactions
 from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.optuna_internals import study_system_attributes
 from nas_optuna.study.storage import open_storage
@@ -139,7 +139,7 @@ def test_nobody_else_uses_a_private_name_of_optuna() -> None:
     assert {"_storage", "_trial_id", "_study_id", "_get_trials", "_contains"} < private
     assert uses(ast.parse("from optuna.study._tell import x; trial._trial_id"), private)
     for file in package.rglob("*.py"):
-        if file.name != "optuna_internals.py":
+        if file.name not in ("optuna_internals.py", "database.py"):
             found = uses(ast.parse(file.read_text()), private)
             assert not found, f"{file.relative_to(package)}: {found}"
 
@@ -151,20 +151,22 @@ def test_every_call_of_a_storage_is_tried_again() -> None:
 
 
 def test_the_list_of_private_names_is_whole_and_short() -> None:
-    source = Path(internals.__file__).read_text()
+    source = Path(internals.__file__).read_text() + (
+        "class FullError" + Path(database.__file__).read_text().partition("class FullError")[2]
+    )
     accesses = uses(ast.parse(source), private_names() | {"_backend", "_CachedStorage"})
     accesses += re.findall(r"super\(\)\.(_[a-z]\w+)\(|def (_get_trials|_get_prepared_new_trial)\(", source)
     assert len(accesses) <= 20, accesses
     listed = {name.rpartition(".")[2] for name in internals.PRIVATE}
     for access in map(str, accesses):
         assert any(name in access for name in listed) or "_rdb" in access, access
-    assert len(source.splitlines()) <= 450
+    assert len(source.splitlines()) <= 450, "both files together"
 
 
 def test_a_database_with_optunas_newest_tables_is_opened_at_once(tmp_path: Path) -> None:
     """And one with any other is left to Optuna, which says what to do."""
     url = f"sqlite:///{tmp_path}/x.db"
-    assert RDBStorage(url).get_current_version() == internals.SCHEMA
+    assert RDBStorage(url).get_current_version() == database.SCHEMA
     script = "import sys; from nas_optuna.study.storage import open_storage; open_storage(sys.argv[1]); "
     script += "assert 'alembic' not in sys.modules"
     subprocess.run([sys.executable, "-c", script, url], check=True)

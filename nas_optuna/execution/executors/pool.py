@@ -21,7 +21,7 @@ from nas_optuna.execution.executors.worker import (
     WorkerSpec,
 )
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.study import lease
+from nas_optuna.study import abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ class WorkerPool(ABC, Generic[W]):
         self._tell_what_it_finished(worker)
         self.budget.drop(worker.spec.number)
         if worker.owner is not None and not worker.done:
-            lease.release_those_of(self._study, worker.owner)
+            abandoned.release_those_of(self._study, worker.owner)
         if self.asked or worker.done or self.error is not None:
             return
         deaths = worker.deaths + 1
