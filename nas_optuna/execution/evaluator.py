@@ -179,7 +179,10 @@ def space_identity(space: SearchSpace) -> dict[str, Any]:
     derived = {k for k in vars(space) if isinstance(getattr(type(space), k, None), cached_property)}
     own = {k: v for k, v in vars(space).items() if not k.startswith("_") and k not in derived}
     settings = {k: v for k, v in own.items() if isinstance(v, plain)}
-    return {**space.identity(), "settings": {k: repr(v) for k, v in settings.items() if k != "parameters"}}
+    identity = space.identity()
+    if settings.get("options") and "options" not in identity:  # a built-in space, which keeps each as 0.2 did
+        del settings["options"]
+    return {**identity, "settings": {k: repr(v) for k, v in settings.items() if k != "parameters"}}
 
 
 class TrainingEvaluator:
