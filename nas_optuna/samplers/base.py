@@ -154,6 +154,7 @@ class ArchitectureSampler(BaseSampler):
         canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
         among: The only architectures that may be proposed, as params; None is the whole space.
         repeated: An architecture of an earlier trial that the last proposal meant to train on; None where it is new.
+        repeated_params: The params of that trial: a number within the same level would be another training.
     """
 
     numbers: ClassVar[bool] = False
@@ -165,6 +166,7 @@ class ArchitectureSampler(BaseSampler):
         self.canonical: Canonical | None = None
         self.among: Sequence[Mapping[str, Any]] | None = None
         self.repeated: Tokens | None = None
+        self.repeated_params: Mapping[str, Any] = {}
         self._lock = threading.Lock()
         self._follow(None)
 
@@ -230,6 +232,8 @@ class ArchitectureSampler(BaseSampler):
                 history = self._read(study, space)
                 tokens = self._propose_alone(history, study, trial)
             params = history.params(tokens, np.random.default_rng(seed_for(self._seed, trial.number, "level")))
+            if tokens == self.repeated:
+                params |= {name: self.repeated_params[name] for name in params}
         for name in search_space.keys() - space.keys():
             params[name] = self.sample_independent(study, trial, name, search_space[name])
         return params

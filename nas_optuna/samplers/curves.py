@@ -131,7 +131,10 @@ class CurveSampler(ArchitectureGPSampler):
         choice = self._startup(history, study, curves, rng)
         if choice is None:
             choice = self._choose(history, study, curves, rng) or Choice(self._random(history, rng), 0)
-        self.repeated = choice.tokens if choice.tokens in curves else None
+        self.repeated = None
+        if choice.tokens in curves:
+            self.repeated = choice.tokens
+            self.repeated_params = all_trials(study)[curves[choice.tokens].number].params
         set_trial_system_attribute(study, trial, PLAN, choice.until)
         return choice.tokens
 

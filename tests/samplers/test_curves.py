@@ -101,6 +101,24 @@ def test_a_network_that_comes_no_further_is_left_alone() -> None:
     assert max(seen.count(width) for width in seen) <= 3
 
 
+def test_a_number_is_taken_over_as_it_was() -> None:
+    """A learning rate of the same level would be another training, with which nobody can go on."""
+    study = made()
+
+    def tuned(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("rate", 1e-4, 1e-1, log=True)
+        return train(trial) - 0.01 * abs(np.log10(rate) + 2)
+
+    study.optimize(tuned, n_trials=60)
+    again = 0
+    for trial in study.trials:
+        level = {k: v for k, v in trial.params.items() if k != "rate"}
+        for other in study.trials[trial.number + 1 :]:
+            same = level == {k: v for k, v in other.params.items() if k != "rate"}
+            again += same and other.params["rate"] == trial.params["rate"]
+    assert again
+
+
 def test_a_diverged_network_is_not_gone_on_with() -> None:
     study = made()
 

@@ -11,7 +11,7 @@ NAME = "samplers/architecture_search"
 optunahub = pytest.importorskip("optunahub")
 
 
-@pytest.mark.parametrize("sampler", ["ArchitectureGPSampler", "EvolutionSampler", "ControllerSampler"])
+@pytest.mark.parametrize("sampler", ["ArchitectureGPSampler", "CurveSampler", "EvolutionSampler", "ControllerSampler"])
 def test_the_folder_is_loaded_and_its_samplers_beat_chance(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the example's own objective, whose mean over random networks is about 6.0."""
     module = optunahub.load_local_module(NAME, registry_root=str(PACKAGES))

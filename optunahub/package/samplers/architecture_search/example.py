@@ -1,4 +1,4 @@
-"""Search a made-up chain of layers with each of the three samplers."""
+"""Search a made-up chain of layers with each of the samplers."""
 
 import optuna
 
@@ -19,6 +19,7 @@ def objective(trial: optuna.Trial) -> float:
 if __name__ == "__main__":
     for sampler in (
         module.ArchitectureGPSampler(seed=0),
+        module.CurveSampler(seed=0),
         module.EvolutionSampler(seed=0),
         module.ControllerSampler(seed=0),
     ):
