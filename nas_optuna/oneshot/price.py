@@ -54,7 +54,7 @@ def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = Fal
     """
     if whole and not isinstance(space, Decomposable):
         return CostTable({}, "MMACs", "nothing")
-    space = space if whole else supernet_for.covered(space)
+    space = space if whole else supernet_for.supported_subspace(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
     table = LatencyTable.load(Path(path))

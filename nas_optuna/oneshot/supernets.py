@@ -67,13 +67,13 @@ class _SupernetFor:
             " @nas_optuna.oneshot.supernets.supernet_for.register"
         )
 
-    def covered(self, space: SearchSpace) -> SearchSpace:
-        """The part of a space that its supernet holds; see `Supernet.covered`.
+    def supported_subspace(self, space: SearchSpace) -> SearchSpace:
+        """The part of a space that its supernet holds; see `Supernet.supported_subspace`.
 
         Raises:
             SpecError: The space has no supernet, or none can be made.
         """
-        found: SearchSpace = getattr(self.factory(space), "covered", lambda whole: whole)(space)
+        found: SearchSpace = getattr(self.factory(space), "supported_subspace", lambda whole: whole)(space)
         return found
 
     def options(self, space: SearchSpace) -> dict[str, Any]:

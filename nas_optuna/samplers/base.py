@@ -6,7 +6,7 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,7 +106,7 @@ class History(Encoding):
                 self._evaluated.add(self.canonical(tokens))
                 if is_informative(trial):
                     self.informative.append(self.finished[-1])
-        self.seen = self._evaluated.union(map(self.canonical, self.running.values()))
+        self.seen = self._evaluated.union(self.canonical_all(self.running.values()))
 
     def canonical(self, tokens: Tokens) -> Tokens:
         """The one token sequence that stands for all with the same network."""
@@ -121,6 +121,10 @@ class History(Encoding):
                 for (name, a), token in zip(self.axes.items(), tokens, strict=True)
             )
         return self._canonical_tokens[tokens]
+
+    def canonical_all(self, several: Iterable[Tokens]) -> list[Tokens]:
+        """The canonical ones of several that differ, each once, in their order."""
+        return list(several if self._canonical is None else dict.fromkeys(map(self.canonical, several)))
 
     def is_new(self, tokens: Tokens) -> bool:
         """Whether no trial has evaluated, or is evaluating, the same network."""

@@ -98,6 +98,6 @@ class BuiltSpace(Decomposable):
         """
         return {}
 
-    def calm(self, network: nn.Module) -> None:
-        """Lessen the initial weights of a supernet's network; see `Supernet.calm`."""
+    def stabilize_init(self, network: nn.Module) -> None:
+        """Lessen the initial weights of a supernet's network; see `Supernet.stabilize_init`."""
         return

@@ -53,7 +53,7 @@ class FunctionSupernet(Supernet):
 
     def __init__(self, space: BuiltSpace, *, alpha_init: str = "zero") -> None:
         self._whole = space
-        part = cast(BuiltSpace, self.covered(space))
+        part = cast(BuiltSpace, self.supported_subspace(space))
         super().__init__(part, alpha_init=alpha_init)
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
@@ -77,7 +77,7 @@ class FunctionSupernet(Supernet):
             self._require_elastic()
 
     @classmethod
-    def covered(cls, space: SearchSpace) -> SearchSpace:
+    def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
         """The function's space with one choice for each value: the largest where they are ordered, else the first.
 
         Raises:
@@ -102,9 +102,9 @@ class FunctionSupernet(Supernet):
         kept = {name: value for name, value in mixing.kept.items() if len(space.parameters[name].choices) > 1}
         return space.fixed(kept) if kept else space
 
-    def calm(self) -> None:
-        """See `Supernet.calm`; the space knows what its networks need."""
-        self.space.calm(self.network)
+    def stabilize_init(self) -> None:
+        """See `Supernet.stabilize_init`; the space knows what its networks need."""
+        self.space.stabilize_init(self.network)
 
     def _require_elastic(self) -> None:
         """Compare every elastic number, at its smallest, with networks of their own, before anything is trained."""

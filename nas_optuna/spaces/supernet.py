@@ -103,7 +103,7 @@ class Supernet(nn.Module, ABC):
         SpecError: `alpha_init` is neither.
 
     Attributes:
-        space: The space that it holds, which is `covered` of the one that it was made for.
+        space: The space that it holds, which is `supported_subspace` of the one that it was made for.
         must_draw: Parameters whose choices cannot be mixed, since they change the shape of what follows.
         has_norm: Whether it has batch norm layers, whose statistics are wrong for a path until `recalibrate`.
         version: Raised whenever the same weights would give other outputs, so that weights which an earlier release
@@ -123,14 +123,14 @@ class Supernet(nn.Module, ABC):
         # A list beside the space's names, because a ParameterDict refuses names with a dot.
         self._alphas = nn.ParameterList(nn.Parameter(start(len(p.choices))) for p in space.parameters.values())
 
-    def calm(self) -> None:
+    def stabilize_init(self) -> None:
         """Lessen initial weights that would let a training begin far above the loss of guessing; nothing by default.
 
         Strategy ``"fair"`` calls it once: its small steps, of which each choice gets few, would be spent on that.
         """
 
     @classmethod
-    def covered(cls, space: SearchSpace) -> SearchSpace:
+    def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
         """The part of a space that its supernet holds: all of it, unless a parameter can neither be mixed nor drawn."""
         return space
 

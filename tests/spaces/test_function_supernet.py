@@ -320,3 +320,48 @@ class TestElastic(SupernetSuite):
 class TestOpenValues(SupernetSuite):
     def make_space(self) -> FunctionSpace:
         return SPACE
+
+
+@nas.space
+def kernels_and_strides(c: Any, task: Any, padded: bool = True) -> nn.Module:
+    """An elastic kernel, also of a depthwise layer, an elastic stride, and a product of two elastic numbers."""
+    width, kernel, factor = c.elastic("width", [4, 8]), c.elastic("kernel", [3, 5, 7]), c.elastic("factor", [1, 2])
+    conv, inner = nas.layers.ElasticConv2d, width * factor
+    return nn.Sequential(
+        conv(task.channels, width, kernel, c.elastic("stride", [1, 2]), kernel // 2 if padded else 3),
+        nn.ReLU(),
+        conv(width, inner, 1),
+        nas.layers.ElasticBatchNorm2d(inner),
+        nn.Sigmoid(),
+        conv(inner, inner, kernel, padding=kernel // 2, groups=inner),
+        conv(inner, width, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nas.layers.ElasticLinear(width, task.classes),
+    )
+
+
+def test_elastic_kernels_strides_and_products_equal_the_networks_of_their_own() -> None:
+    torch.manual_seed(0)
+    space = kernels_and_strides(**SHAPE)
+    supernet = supernet_for(space).eval()
+    assert supernet.must_draw == {"stride"}
+    images = torch.randn(4, 1, 8, 8)
+    table = {key: float(macs) for key, macs in macs_table(space).items()}
+    cost = supernet.cost_model(table)
+    for architecture in space.enumerate():
+        drawn = draw(supernet, architecture)
+        expected = supernet.extract(architecture).eval()(images)
+        torch.testing.assert_close(supernet(images, supernet.path(architecture)), expected, rtol=1e-5, atol=1e-5)
+        certain = {}
+        for name, alpha in supernet.alphas.items():
+            alpha.data.fill_(-1e4)[drawn.indices[name]] = 0
+            certain[name] = torch.softmax(alpha.detach(), 0)
+        mixed = supernet(images, supernet.picks("mixture", drawn, differentiable=True))
+        torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-5)
+        assert float(cost(certain)) == pytest.approx(figures(space, architecture).macs, rel=1e-5)
+
+
+def test_an_elastic_kernel_needs_a_padding_that_grows_with_it() -> None:
+    with pytest.raises(SpecError, match=r"padding of an elastic kernel must grow with it.*padding=kernel // 2"):
+        supernet_for(kernels_and_strides(**SHAPE, padded=False))

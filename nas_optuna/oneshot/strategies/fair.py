@@ -47,7 +47,7 @@ class FairStrategy(Strategy):
     @staticmethod
     def prepare(supernet: Supernet) -> None:
         """Lessen initial weights that begin far above the loss of guessing: small steps would be spent on that."""
-        supernet.calm()
+        supernet.stabilize_init()
 
     def default_epochs(self) -> int:
         """As many whole epochs as `STEPS_PER_PARAMETER` asks for, at least one."""

@@ -169,7 +169,7 @@ class BlockSpace(BuiltSpace):
             case _:
                 return layers.make_block(self.channels, dict(operation.options))
 
-    def calm(self, network: nn.Module) -> None:
+    def stabilize_init(self, network: nn.Module) -> None:
         """Divide what each block adds by their number, and the head by ten (as Fixup does, Zhang et al. 2019).
 
         Kaiming's weights double the variance in every residual block, which nothing normalises: a network begins with a
