@@ -159,7 +159,7 @@ def retrain(
         told.tested(run, report)
     finally:
         told.run_finished(run)
-    if folder:
+    if folder and parts is None:  # a fit removes it when the network is safe
         shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images
 

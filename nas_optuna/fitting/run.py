@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,9 +44,11 @@ from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names
 from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
-from nas_optuna.training.serialization import make_header
+from nas_optuna.training.serialization import make_header, write_network
 
 STUDY, DATABASE, NETWORK, PAGE = "fit", "search.db", "network", "report.html"
+TRAINED = "trained.safetensors"
+"""The network, from its test until it is exported."""
 RESERVE = 3.0
 """Seconds that the export and the report need of a processor, beside the test."""
 SLOWEST = 5.0
@@ -214,18 +217,12 @@ class _Running:
         say, budget = self.fit.say, self.fit.budget
         for line in (self.experiment.describe(), *self.experiment.notes()):
             say(line)
-        plan = self._plan()
         try:
-            trial = self._chosen(plan)
-            report, network = self._retrained(trial, plan)
+            trial, report, classifier = self._finished() or self._made()
         except Interrupted:
             self._remember()
             self._leave_something()
             raise
-        record(self.study, report, trial.number)
-        architecture, origin = self._architecture(trial), origin_of(self.study, trial, report)
-        header = make_header(architecture, self.fit.spec, self.images, origin)
-        classifier = ImageClassifier(network.cpu(), architecture, header).eval()
         facts = {
             "trained": f"on {report.images:,} images within {budget.total:,.0f} s",
             "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",
@@ -236,6 +233,27 @@ class _Running:
         gain = gain_of(self.study)
         self._write_report()
         return Fitted(classifier, report, self.study, gain, self.fit.folder, budget.elapsed)
+
+    def _finished(self) -> tuple[FrozenTrial, TestReport, ImageClassifier] | None:
+        """What an earlier run has trained and tested, where only the export was missing."""
+        file, reports = self.files / TRAINED, self.study.user_attrs.get(StudyKey.RETRAINED)
+        if not reports or not file.is_file():
+            return None
+        trial = self.study.get_trials(deepcopy=False)[reports[-1]["trial"]]
+        return trial, tested(self.study), load_network(file, space=self.experiment.space)
+
+    def _made(self) -> tuple[FrozenTrial, TestReport, ImageClassifier]:
+        """Search, train the winner and test it."""
+        plan = self._plan()
+        trial = self._chosen(plan)
+        report, network = self._retrained(trial, plan)
+        architecture, origin = self._architecture(trial), origin_of(self.study, trial, report)
+        header = make_header(architecture, self.fit.spec, self.images, origin)
+        write_network(self.files / TRAINED, network, header)  # before the record, which says that it is there
+        record(self.study, report, trial.number)
+        for folder in checkpoint_folder(self.files, STUDY).glob("retrain-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return trial, report, ImageClassifier(network.cpu(), architecture, header).eval()
 
     def _plan(self) -> Plan:
         """How the time is divided; as it was decided when the fit began."""

@@ -141,9 +141,7 @@ def fit(
     """Train a network in place by a recipe.
 
     Stop asking for results to stop training; only with `checkpoints` can it be continued later without loss. A last
-    batch of a single image is left out where the images of a batch meet in the network, as in batch normalisation.
-    What the network draws (dropout) depends on the seed and the epoch alone. While such a network takes a step, others
-    in the same process that draw wait for it.
+    batch of one image is left out where images meet in the network (batch norm). Draws depend on seed and epoch alone.
 
     Args:
         network: The network, on the device.
@@ -152,8 +150,7 @@ def fit(
         recipe: Everything else.
         device: Where network and images live.
         seed: It decides the order of images, augmentation, and whatever the network itself draws.
-        checkpoints: Where each epoch's state is kept. Epochs found there are not trained again; their results
-            come first. A checkpoint that is damaged, or of another network or recipe, is passed over.
+        checkpoints: Where each epoch's state is kept. Results of what is found whole there come first, untrained.
         interrupted: Asked between steps.
         metrics: Further figures of the validation images, by name.
         pace: Asked before each epoch how many there are to be in all, where a clock decides that.
@@ -180,8 +177,7 @@ def fit(
     yield from results
     for epoch in _epochs(step, results, recipe.epochs, steps, pace):
         started = time.perf_counter()
-        batches = _batches(train, recipe, seed, epoch)
-        learned = _train_epoch(step, batches, epoch, epoch_seed(seed, epoch), interrupted)
+        learned = _train_epoch(step, _batches(train, recipe, seed, epoch), epoch, epoch_seed(seed, epoch), interrupted)
         scored = evaluate(network, validation, device, step.dtype, metrics) if validation else None
         results.append(_result(step, epoch, learned, scored, time.perf_counter() - started))
         if checkpoints:
