@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from nas_optuna.costs.complexity import macs_table
+from nas_optuna.costs.complexity import macs_table, size
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.data import make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.strategies.base import Strategy
 from nas_optuna.oneshot.supernets import supernet_for
-from nas_optuna.spaces import Decomposable, SearchSpace, require_operations
+from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import TrainStep, make_network
 
@@ -44,7 +44,8 @@ class CostTable:
 def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False) -> CostTable:
     """A latency table for what a space's supernet holds, or its MACs where there is none.
 
-    With `whole` it is for all of the space, which needs no supernet; one that declares no operations has no costs.
+    With `whole` it is for all of the space, which needs no supernet; without a file it is then empty, because the MACs
+    of each architecture are counted, see `cost_of`.
 
     A table may be of another device than this one: it is of the device that the network is searched for.
 
@@ -52,8 +53,8 @@ def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = Fal
         SpecError: The space has no supernet.
         TableError: The file is no sound latency table, or lacks an operation of the space.
     """
-    if whole and not isinstance(space, Decomposable):
-        return CostTable({}, "MMACs", "nothing")
+    if whole and path is None:
+        return CostTable({}, "MMACs", "MACs")
     space = space if whole else supernet_for.supported_subspace(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
@@ -64,7 +65,9 @@ def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = Fal
 
 
 def cost_of(space: SearchSpace, architecture: Architecture, costs: Mapping[str, float]) -> float:
-    """The sum of an architecture's operations, in the table's unit."""
+    """The sum of an architecture's operations, in the table's unit; millions of MACs with an empty table."""
+    if not costs:
+        return size(space, architecture)[0] / 1e6
     return sum(costs[op.key] for op in require_operations(space, "a cost").operations(architecture))
 
 

@@ -17,7 +17,7 @@ from nas_optuna.oneshot.price import cost_of
 from nas_optuna.oneshot.score import MIN_TRAININGS, Score, distil, features, logits
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.oneshot.short_trainings import ShortTrainer
-from nas_optuna.spaces import SearchSpace, require_operations
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import Predictor, Tokens, indicators
@@ -247,8 +247,7 @@ class ArchitectureRanker:
         """Return the utilities of architectures that are inside the limits, from their scores."""
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
-            space = require_operations(self._space, "supernet.latency_weight")
-            costs = [cost_of(space, self.architecture(t), self._table) for t in tokens]
+            costs = [cost_of(self._space, self.architecture(t), self._table) for t in tokens]
             losses = cost_loss(self._spec)(losses, torch.tensor(costs, dtype=losses.dtype))
         return (-losses).tolist()
 

@@ -264,7 +264,7 @@ class SupernetTraining:
             result,
             argmax=str(argmax),
             shared_accuracy=round(evaluator([argmax])[0].accuracy, 4) if evaluator else None,
-            expected_cost=self._expected_cost(result, argmax),
+            expected_cost=self._expected_cost(argmax),
             seconds=round(seconds + (short.seconds_before if short else 0.0), 2),
             stopped=stopped,
             artifact=self._upload_history(),
@@ -322,10 +322,8 @@ class SupernetTraining:
             {name: self.whole.parameters[name].choices[derived[name]] for name in held}
         )
 
-    def _expected_cost(self, result: SupernetResult, argmax: Architecture) -> float | None:
+    def _expected_cost(self, argmax: Architecture) -> float:
         """Under the alphas; of the argmax where there is no supernet."""
-        if not self._table.costs:
-            return None
         if self.strategy is not None:
             return round(self.strategy.supernet.expected_cost(self._table.costs).item(), 5)
         return round(cost_of(self.search.space, argmax, self._table.costs), 5)

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.oneshot.cross_entropy import Evaluated, agreeing, diverse, learn_alphas, search_best
+from nas_optuna.oneshot.price import cost_of
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
@@ -163,3 +164,14 @@ def test_resolution_counts_where_strides_are_searched() -> None:
     drawn = [SPACE.sample(rng) for _ in range(64)]
     score = Score.prior(features(SPACE, drawn, [SharedFigures(0.8 + 0.1 * rng.random(), 0.3) for _ in drawn]))
     assert score(fine)[0] > score(coarse)[0] + 0.5
+
+
+def test_without_a_table_a_cost_is_the_macs() -> None:
+    """The same cost term as that of a table of MACs, for spaces that no table could hold."""
+    drawn = [SPACE.sample(random.Random(seed)) for seed in range(5)]
+    for architecture in drawn:
+        assert cost_of(SPACE, architecture, {}) == pytest.approx(cost_of(SPACE, architecture, TABLE))
+    best = [
+        ArchitectureRanker(SPACE, None, SupernetSpec(latency_weight=weight), 300).rank().best for weight in (0.0, 10.0)
+    ]
+    assert figures(SPACE, best[1]).macs < figures(SPACE, best[0]).macs
