@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat, fit_into
-from nas_optuna.spec import Fill, Recipe
+from nas_optuna.recipe import Fill, Recipe
 
 if TYPE_CHECKING:
     from nas_optuna.data.images import ImageSet

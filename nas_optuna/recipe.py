@@ -1,0 +1,95 @@
+"""How one network is trained."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nas_optuna.digests import hex_digest
+
+Fill = Literal["black", "reflect"]
+"""What comes in from beyond the edge of an image that is shifted."""
+
+_Pixels = Annotated[int, Field(ge=1)]
+
+
+_ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix")
+"""Settings that recipes of 0.2 did not have; their defaults change nothing."""
+
+
+class Recipe(BaseModel):
+    """How one network is trained.
+
+    Attributes:
+        epochs: Passes over the training images, or over `epoch_size` of them.
+        epoch_size: Training images per epoch; None is all. Every image has its turn before one comes again, also from
+            epoch to epoch. A small epoch reports sooner, and lets a short training see a part of large data.
+        batch_size: Images per step.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        learning_rate: Peak learning rate.
+        momentum: SGD's momentum.
+        weight_decay: Decoupled for AdamW, L2 for SGD.
+        decay_norms: Whether `weight_decay` also shrinks biases and the weights of norm layers.
+        label_smoothing: Share of each label that is spread over all classes (Szegedy et al. 2016, section 7).
+        schedule: ``"constant"``; ``"cosine"`` to zero over all steps; ``"one-cycle"`` rises in a line to the peak over
+            the first fifth of the steps and falls in a line to zero (Smith & Topin 2018).
+        init: ``"default"`` is torch's own; ``"kaiming"`` is normal with fan-in for ReLU, zero biases.
+        input_size: Side in pixels that images are resized to, or ``[height, width]``; None keeps the data set's.
+        precision: ``"auto"`` is bfloat16 autocast on CUDA that has it, float16 with a gradient scaler on CUDA
+            that has not, and float32 elsewhere. ``"mixed"`` is that, and bfloat16 also on processors that have
+            instructions for it, where a step takes about half the time.
+        seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that
+            architectures differ by nothing else.
+        repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
+        shift: Augmentation: shift by up to this many pixels of the raw image; ``"auto"`` is a tenth of its side.
+        shift_fill: What a shift brings in: ``"black"``, or ``"reflect"`` for what the image's edge mirrors.
+        flip: Augmentation: mirror half of the images. ``"auto"`` does so unless the classes are letters or digits.
+        cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
+        mix: Augmentation: share of images into which a part of another image is pasted, with its share of the label
+            (CutMix, Yun et al. 2019). ``"auto"`` is half of them where a training sees its images 30 times, else none.
+        cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
+        compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
+
+    Examples:
+        >>> Recipe(epochs=10, optimizer="sgd", learning_rate=0.05, flip=True).fingerprint != Recipe().fingerprint
+        True
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=5, ge=1)
+    epoch_size: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=3e-3, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    decay_norms: bool = True
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
+    init: Literal["default", "kaiming"] = "kaiming"
+    input_size: _Pixels | tuple[_Pixels, _Pixels] | None = None
+    precision: Literal["auto", "mixed", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    repeats: int = Field(default=1, ge=1)
+    shift: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    flip: bool | Literal["auto"] = False
+    cutout: int = Field(default=0, ge=0)
+    shift_fill: Fill = "black"
+    mix: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.0
+    cuda_graphs: bool = True
+    compile: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting, JSON-ready; one that came later only where it is set, so that older studies keep theirs."""
+        values = self.model_dump(mode="json")
+        return {k: v for k, v in values.items() if k not in _ADDED or v != type(self).model_fields[k].default}
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that differ whenever two recipes would give different networks."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return hex_digest(text, 12, "sha256")
