@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = '''
 """Somebody's parts."""
-from nas_optuna.oneshot.strategies.base import Pick, RankedOptions, Strategy
+from nas_optuna.oneshot.strategies.base import ChoiceWeights, RankedOptions, Strategy
 import optuna
 from nas_optuna import Callback, Measurement, metric
 from nas_optuna.costs.cost import Cost
@@ -81,7 +81,7 @@ class Widest(Strategy):
     Options = WidestOptions
 
     def step(self, batch):
-        path = {name: Pick(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
+        path = {name: ChoiceWeights(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
         for _ in range(self.options.again):
             result = self.train_weights(*self.cross_entropy(batch, path), batch)
         return result

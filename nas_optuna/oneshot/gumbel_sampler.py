@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas_optuna.spaces.supernet import Draw, Supernet
+from nas_optuna.spaces.supernet import GumbelSample, Supernet
 
 
 class GumbelSampler:
@@ -37,7 +37,7 @@ class GumbelSampler:
         self._copy()
         self._turn = 1 - self._turn
 
-    def next(self, temperature: float) -> Draw:
+    def next(self, temperature: float) -> GumbelSample:
         """Draw every parameter.
 
         Args:
@@ -49,7 +49,7 @@ class GumbelSampler:
         noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
         perturbed = torch.split(logits + noise, self._sizes)
         on_device = torch.split(noise.to(self._device, non_blocking=True), self._sizes)
-        return Draw(
+        return GumbelSample(
             {name: int(part.argmax()) for name, part in zip(self._names, perturbed, strict=True)},
             dict(zip(self._names, on_device, strict=True)),
             temperature,

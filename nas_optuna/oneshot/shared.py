@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas_optuna.data import BatchLoader
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.supernet import Pick, Stage, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, Stage, Supernet
 from nas_optuna.training.precision import autocast
 
 RECALIBRATION_BATCHES = 1
@@ -106,7 +106,7 @@ class SharedEvaluator:
                 self._descend(y, labels, narrow, rest, sums)
 
 
-_Path = tuple[int, dict[str, Pick]]
+_Path = tuple[int, dict[str, ChoiceWeights]]
 """Number of an architecture, and the picks that compute it."""
 
 
@@ -118,7 +118,7 @@ def _agreeing(paths: Sequence[_Path], names: Sequence[str]) -> list[list[_Path]]
     return list(groups.values())
 
 
-def _index(path: dict[str, Pick], name: str) -> int:
+def _index(path: dict[str, ChoiceWeights], name: str) -> int:
     index = path[name].index
     assert index is not None, "a path has one choice of each parameter"
     return index

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nas_optuna.spaces.supernet import Pick
+    from nas_optuna.spaces.supernet import ChoiceWeights
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Open:
 
     name: str
     count: int
-    pick: Pick | None = None
+    pick: ChoiceWeights | None = None
     drawn: bool = False
 
     @property

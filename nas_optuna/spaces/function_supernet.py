@@ -21,7 +21,7 @@ from nas_optuna.spaces.chain_cost import ChainCost
 from nas_optuna.spaces.elastic import Open
 from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional
-from nas_optuna.spaces.supernet import CostModel, Nested, Pick, Stage, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class FunctionSupernet(Supernet):
     def _compare(self, architecture: Architecture, images: Tensor, said: str) -> None:
         network = self.extract(architecture).eval()
         certain = {
-            name: Pick(pick.index, F.one_hot(torch.tensor(pick.index), len(self.alphas[name])).float())
+            name: ChoiceWeights(pick.index, F.one_hot(torch.tensor(pick.index), len(self.alphas[name])).float())
             for name, pick in self.path(architecture).items()
         }
         try:
@@ -164,11 +164,11 @@ class FunctionSupernet(Supernet):
             norm.momentum = momentum
         self.train(training)
 
-    def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
+    def forward(self, images: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
         return self._run(self.network, images, picks)
 
-    def _run(self, part: nn.Module, x: Tensor, picks: Mapping[str, Pick]) -> Tensor:
+    def _run(self, part: nn.Module, x: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
         deciding: list[MixedLayer | Open] = [*self.opened.values()]
         names = [*self.opened]
         for name, layers in self.mixed.items():

@@ -16,7 +16,7 @@ from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
 from nas_optuna.spaces.elastic import Elastic, Open, Size, size_of
-from nas_optuna.spaces.supernet import Pick
+from nas_optuna.spaces.supernet import ChoiceWeights
 
 
 class MixedLayer(nn.ModuleList):
@@ -32,7 +32,7 @@ class MixedLayer(nn.ModuleList):
         super().__init__(candidates)
         self.name = name
         self.labels = labels
-        self.pick: Pick | None = None
+        self.pick: ChoiceWeights | None = None
         self._changes_input: dict[tuple[int, bool], bool] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -19,7 +19,7 @@ Mode = Literal["mixture", "sampled"]
 
 
 @dataclass(frozen=True)
-class Draw:
+class GumbelSample:
     """What was drawn for one step.
 
     Attributes:
@@ -34,7 +34,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Pick:
+class ChoiceWeights:
     """How the choices of one parameter enter one forward pass.
 
     Attributes:
@@ -73,7 +73,7 @@ class Stage:
     """
 
     names: tuple[str, ...]
-    run: Callable[[Tensor, Mapping[str, Pick]], Tensor]
+    run: Callable[[Tensor, Mapping[str, ChoiceWeights]], Tensor]
     nested: Nested | None = None
 
 
@@ -189,7 +189,7 @@ class Supernet(nn.Module, ABC):
         """
         return self.cost_model(table)(self.probabilities())
 
-    def picks(self, mode: Mode, draw: Draw, *, differentiable: bool) -> dict[str, Pick]:
+    def picks(self, mode: Mode, draw: GumbelSample, *, differentiable: bool) -> dict[str, ChoiceWeights]:
         """How every parameter enters the next forward pass.
 
         A drawn choice that needs a gradient is straight-through: the forward pass sees one-hot weights, the
@@ -205,16 +205,16 @@ class Supernet(nn.Module, ABC):
             for name, alpha in self.alphas.items()
         }
 
-    def _pick(self, alpha: Tensor, draw: Draw, name: str, mix: bool, differentiable: bool) -> Pick:
+    def _pick(self, alpha: Tensor, draw: GumbelSample, name: str, mix: bool, differentiable: bool) -> ChoiceWeights:
         if mix:
-            return Pick(None, torch.softmax(alpha if differentiable else alpha.detach(), 0))
+            return ChoiceWeights(None, torch.softmax(alpha if differentiable else alpha.detach(), 0))
         index = draw.indices[name]
         if not differentiable:
-            return Pick(index, None)
+            return ChoiceWeights(index, None)
         soft = torch.softmax((alpha + draw.noise[name]) / draw.temperature, 0)
         hard = torch.zeros_like(soft)
         hard[index] = 1
-        return Pick(index, hard + soft - soft.detach())
+        return ChoiceWeights(index, hard + soft - soft.detach())
 
     def missing(self, table: Mapping[str, float]) -> SpecError | None:
         """The error for a table that does not cover the space; None if it does."""
@@ -227,10 +227,10 @@ class Supernet(nn.Module, ABC):
             " measure one for this space, its options and its input size"
         )
 
-    def path(self, architecture: Architecture) -> dict[str, Pick]:
+    def path(self, architecture: Architecture) -> dict[str, ChoiceWeights]:
         """The picks that compute one architecture with shared weights, and give alphas no gradient."""
         indices = self.space.tokens(architecture)
-        return {name: Pick(index, None) for name, index in zip(self.space.parameters, indices, strict=True)}
+        return {name: ChoiceWeights(index, None) for name, index in zip(self.space.parameters, indices, strict=True)}
 
     def stages(self) -> Sequence[Stage]:
         """The forward pass in parts, one after another.
@@ -253,7 +253,7 @@ class Supernet(nn.Module, ABC):
         return
 
     @abstractmethod
-    def forward(self, images: Tensor, picks: Mapping[str, Pick]) -> Tensor:
+    def forward(self, images: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
 
     @abstractmethod

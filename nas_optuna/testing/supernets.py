@@ -11,7 +11,7 @@ from nas_optuna.costs.complexity import macs_table
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import Decomposable, SearchSpace
-from nas_optuna.spaces.supernet import Pick
+from nas_optuna.spaces.supernet import ChoiceWeights
 
 
 class SupernetSuite(ABC):
@@ -45,7 +45,7 @@ class SupernetSuite(ABC):
         for _ in range(self.architectures):
             architecture = space.sample(rng)
             tokens = dict(zip(space.parameters, space.tokens(architecture), strict=True))
-            path = {name: Pick(index, None) for name, index in tokens.items()}
+            path = {name: ChoiceWeights(index, None) for name, index in tokens.items()}
             with torch.inference_mode():
                 whole, alone = supernet(images, path), supernet.extract(architecture).eval()(images)
             assert whole.shape == (2, space.classes)

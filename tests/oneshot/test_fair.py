@@ -18,7 +18,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.macro import MacroSpace
-from nas_optuna.spaces.supernet import Pick, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training.network import kaiming
 
@@ -74,7 +74,7 @@ def test_paths_are_drawn_evenly() -> None:
     drawn: list[tuple[int, ...]] = []
     forward = fair.supernet.forward
 
-    def recording(images: torch.Tensor, picks: dict[str, Pick]) -> torch.Tensor:
+    def recording(images: torch.Tensor, picks: dict[str, ChoiceWeights]) -> torch.Tensor:
         drawn.append(tuple(-1 if pick.index is None else pick.index for pick in picks.values()))
         return forward(images[:1], picks)
 

@@ -16,7 +16,7 @@ from tests.helpers import Command
 OWN = '''
 """Shared weights of the widest path only, twice as many steps as it is told."""
 
-from nas_optuna.oneshot.strategies.base import Pick, RankedOptions, Strategy
+from nas_optuna.oneshot.strategies.base import ChoiceWeights, RankedOptions, Strategy
 
 
 class Options(RankedOptions):
@@ -35,7 +35,7 @@ class Widest(Strategy):
     Options = Options
 
     def step(self, batch):
-        path = {name: Pick(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
+        path = {name: ChoiceWeights(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
         for _ in range(self.options.repeats):
             result = self.train_weights(*self.cross_entropy(batch, path), batch)
         return result

@@ -16,7 +16,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.function import FunctionSpace
-from nas_optuna.spaces.supernet import Draw, Pick
+from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample
 from nas_optuna.testing.supernets import SupernetSuite
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
@@ -51,9 +51,9 @@ SPACE = network(**SHAPE)
 SUPERNET_SPACE = SPACE.fixed({"width": 8, "depth": 3})
 
 
-def draw(supernet: Any, architecture: Any) -> Draw:
+def draw(supernet: Any, architecture: Any) -> GumbelSample:
     tokens = dict(zip(supernet.space.parameters, supernet.space.tokens(architecture), strict=True))
-    return Draw(tokens, {name: torch.zeros(len(a)) for name, a in supernet.alphas.items()}, 1.0)
+    return GumbelSample(tokens, {name: torch.zeros(len(a)) for name, a in supernet.alphas.items()}, 1.0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -204,7 +204,7 @@ def test_elastic_widths_learn_and_cost_what_they_cost() -> None:
     supernet(torch.randn(8, 1, 8, 8), picks).square().mean().backward()
     assert all(float(alpha.grad.abs().max()) > 0 for alpha in supernet.alphas.values())  # type: ignore[union-attr]
     twin = copy.deepcopy(supernet)
-    twin.opened["first"].pick = Pick(0, None)
+    twin.opened["first"].pick = ChoiceWeights(0, None)
     assert {m.inputs.alone for m in twin.modules() if isinstance(m, ElasticLayer) and m.inputs} >= {4}
     assert supernet.opened["first"].pick is not twin.opened["first"].pick
 

@@ -14,7 +14,7 @@ from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, Slot
-from nas_optuna.spaces.supernet import Draw, Pick
+from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample
 
 SPACE = MacroSpace()
 SMALL = MacroSpace(
@@ -201,7 +201,9 @@ def test_certain_mixtures_paths_and_extracted_networks_agree(norm: str) -> None:
         supernet.eval()
         tokens = zip(space.parameters, space.tokens(architecture), strict=True)
         certain = {
-            name: Pick(None, torch.nn.functional.one_hot(torch.tensor(i), len(space.parameters[name].choices)).float())
+            name: ChoiceWeights(
+                None, torch.nn.functional.one_hot(torch.tensor(i), len(space.parameters[name].choices)).float()
+            )
             for name, i in tokens
         }
         with torch.no_grad():
@@ -214,7 +216,7 @@ def test_every_alpha_of_a_mixture_learns() -> None:
     torch.manual_seed(0)
     space = MacroSpace(stages=2, widths=(8, 16), depths=(1, 2), input_size=12)
     supernet = supernet_for(space)
-    drawn = Draw(dict.fromkeys(space.parameters, 0), {}, 1.0)
+    drawn = GumbelSample(dict.fromkeys(space.parameters, 0), {}, 1.0)
     supernet(
         torch.randn(8, 1, 12, 12), supernet.picks("mixture", drawn, differentiable=True)
     ).square().mean().backward()

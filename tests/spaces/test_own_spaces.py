@@ -20,7 +20,7 @@ from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.function import FunctionSpace
-from nas_optuna.spaces.supernet import Pick
+from nas_optuna.spaces.supernet import ChoiceWeights
 from nas_optuna.training import make_network
 from tests.helpers import RECIPE
 
@@ -160,7 +160,7 @@ def test_paths_mixtures_and_extracted_networks_agree(name: str) -> None:
             expected = alone(images)
             path = supernet(images, supernet.path(architecture))
             certain = {
-                name: Pick(
+                name: ChoiceWeights(
                     None, torch.nn.functional.one_hot(torch.tensor(i), len(space.parameters[name].choices)).float()
                 )
                 for name, i in zip(space.parameters, space.tokens(architecture), strict=True)
@@ -267,7 +267,7 @@ def test_a_candidate_may_give_a_tuple() -> None:
         expected = supernet.extract(architecture)(images)
         torch.testing.assert_close(supernet(images, supernet.path(architecture)), expected)
         assert sum(table[o.key] for o in space.operations(architecture)) == figures(space, architecture).macs
-    drawn = {"memory": Pick(1, torch.tensor([0.0, 1.0]))}
+    drawn = {"memory": ChoiceWeights(1, torch.tensor([0.0, 1.0]))}
     torch.testing.assert_close(supernet(images, drawn), expected)
 
 

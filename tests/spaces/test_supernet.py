@@ -18,7 +18,7 @@ from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spaces.supernet import Draw, Pick, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, Supernet
 
 BLOCK = BlockSpace(candidates=("k3_f16", "k3_f24", "k5_f24_relu", "skip"), input_size=32)
 CONV = ConvSpace(depth=3, input_size=28)
@@ -44,10 +44,12 @@ def randomise(supernet: Supernet, seed: int = 0) -> None:
         alpha.data.copy_(torch.randn(alpha.shape, generator=generator))
 
 
-def draw(supernet: Supernet, seed: int = 0, temperature: float = 1.0) -> Draw:
+def draw(supernet: Supernet, seed: int = 0, temperature: float = 1.0) -> GumbelSample:
     rng = random.Random(seed)
     indices = {name: rng.randrange(len(alpha)) for name, alpha in supernet.alphas.items()}
-    return Draw(indices, {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}, temperature)
+    return GumbelSample(
+        indices, {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}, temperature
+    )
 
 
 def one_hot(index: int, size: int) -> Tensor:
@@ -79,7 +81,7 @@ def test_a_block_mixture_is_the_weighted_sum() -> None:
     block = supernet.mixed["block2"][0]
     weights = supernet.probabilities()["block2"]
     expected = torch.stack([w * candidate(x) for w, candidate in zip(weights, block, strict=True)]).sum(0)
-    block.pick = Pick(None, weights)
+    block.pick = ChoiceWeights(None, weights)
     torch.testing.assert_close(block(x), expected)
 
 
@@ -90,14 +92,14 @@ def test_entangled_filters_and_kernels_mix_as_a_weighted_sum() -> None:
     x = torch.randn(2, 1, 28, 28)
     filters, kernels = torch.softmax(torch.randn(4), 0), torch.softmax(torch.randn(3), 0)
 
-    def given(width: Pick, kernel: Pick) -> Tensor:
-        picks = {"conv1.filters": width, "conv1.kernel": kernel, "conv1.stride": Pick(1, None)}
+    def given(width: ChoiceWeights, kernel: ChoiceWeights) -> Tensor:
+        picks = {"conv1.filters": width, "conv1.kernel": kernel, "conv1.stride": ChoiceWeights(1, None)}
         for name, pick in picks.items():
             supernet.opened[name].pick = pick
         return cast(Tensor, layer(x) if width.index is None else layer.conv(x))
 
-    out = given(Pick(None, filters), Pick(None, kernels))
-    before_pool = sum(p * given(Pick(3, None), Pick(i, None)) for i, p in enumerate(kernels))
+    out = given(ChoiceWeights(None, filters), ChoiceWeights(None, kernels))
+    before_pool = sum(p * given(ChoiceWeights(3, None), ChoiceWeights(i, None)) for i, p in enumerate(kernels))
     full = torch.relu(torch.max_pool2d(cast(Tensor, before_pool), 2))
     expected = torch.zeros_like(full)
     for p, f in zip(filters, (16, 24, 32, 48), strict=True):
@@ -228,7 +230,7 @@ def test_forward_and_cost_stay_on_the_device(space: SearchSpace, mode: str) -> N
     with FakeTensorMode(), torch.device("cuda"):
         supernet = supernet_for(space)
         noise = {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}
-        drawn = Draw(dict.fromkeys(supernet.alphas, 0), noise, 1.0)
+        drawn = GumbelSample(dict.fromkeys(supernet.alphas, 0), noise, 1.0)
         images = torch.empty(4, *space.input_shape)
         for differentiable in (True, False):
             logits = supernet(images, supernet.picks(mode, drawn, differentiable=differentiable))

@@ -18,7 +18,7 @@ from nas_optuna.data import BatchLoader, ImageSet, make_loader
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.oneshot.progress import Epoch, Meter
 from nas_optuna.oneshot.stability import DivergenceMonitor
-from nas_optuna.spaces.supernet import Pick, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.fit import never
@@ -133,7 +133,7 @@ class Strategy(ABC):
     Examples:
         >>> class Widest(Strategy):
         ...     def step(self, batch):
-        ...         last = {name: Pick(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
+        ...         last = {name: ChoiceWeights(len(alpha) - 1, None) for name, alpha in self.supernet.alphas.items()}
         ...         return self.train_weights(*self.cross_entropy(batch, last), batch)
     """
 
@@ -201,7 +201,7 @@ class Strategy(ABC):
         progress = (self.finished + step / steps) / self.length
         return float(self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)))
 
-    def cross_entropy(self, batch: Batch, picks: Mapping[str, Pick]) -> tuple[Tensor, Tensor]:
+    def cross_entropy(self, batch: Batch, picks: Mapping[str, ChoiceWeights]) -> tuple[Tensor, Tensor]:
         """Mean cross entropy of one forward pass, and the logits ``[batch, classes]``."""
         images, labels = batch
         with autocast(self.job.device, self.job.dtype):

@@ -23,7 +23,7 @@ from nas_optuna.oneshot.progress import Epoch
 from nas_optuna.oneshot.stability import require_no_collapse
 from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOptions
 from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
-from nas_optuna.spaces.supernet import Draw, Mode
+from nas_optuna.spaces.supernet import GumbelSample, Mode
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.state_validation import load_optimizer_state
 
@@ -187,7 +187,7 @@ class DartsStrategy(Strategy):
         self._alpha_optimizer.step()
         return cross_entropy[0]
 
-    def _drawn(self, batch: Batch, draw: Draw, *, differentiable: bool) -> tuple[Tensor, Tensor]:
+    def _drawn(self, batch: Batch, draw: GumbelSample, *, differentiable: bool) -> tuple[Tensor, Tensor]:
         return self.cross_entropy(batch, self.supernet.picks(self.mode, draw, differentiable=differentiable))
 
     def _with_cost(self, cross_entropy: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nas_optuna.oneshot.strategies.base import Batch, RankedOptions, Strategy
-from nas_optuna.spaces.supernet import Pick, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 
 STEPS_PER_PARAMETER = 200
 """The default length: that many steps for each parameter of the space, in whole epochs."""
@@ -66,7 +66,9 @@ class FairStrategy(Strategy):
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, int]:
         """Draw a path and train it."""
-        path = {name: Pick(self._rng.randrange(len(alpha)), None) for name, alpha in self.supernet.alphas.items()}
+        path = {
+            name: ChoiceWeights(self._rng.randrange(len(alpha)), None) for name, alpha in self.supernet.alphas.items()
+        }
         return self.train_weights(*self.cross_entropy(batch, path), batch)
 
     def learning_rate(self, step: int, steps: int) -> float:
