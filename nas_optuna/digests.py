@@ -21,7 +21,7 @@ def hex_digest(
         digits: How many, an even number: BLAKE2b is made for that length, SHA-256 is cut to it.
         algorithm: Either.
 
-    Example:
+    Examples:
         >>> hex_digest("conv", 12, "sha256")
         '2ec3e47dcf05'
     """
@@ -35,7 +35,7 @@ def hex_digest(
 def seed_from(text: str, size: int) -> int:
     """A seed of so many bytes that a text decides, equal on every machine and in every release.
 
-    Example:
+    Examples:
         >>> seed_from("0/1", 6) == seed_from("0/1", 6) != seed_from("0/2", 6)
         True
     """

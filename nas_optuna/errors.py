@@ -22,7 +22,7 @@ class NasOptunaError(Exception):
     A message is one line of at most `LONGEST_ERROR` characters: the middle of a longer one is left out, so that its
     beginning, which names the problem, and its end, which names the remedy, are kept.
 
-    Example:
+    Examples:
         >>> from nas_optuna import create_space
         >>> try:
         ...     create_space("cnov", {}, in_channels=1, classes=10, input_size=28)
@@ -95,7 +95,7 @@ def shown(value: object) -> str:
     Returns:
         At most `SHOWN` characters, in one line, without control characters and passwords of URLs.
 
-    Example:
+    Examples:
         >>> shown("tpe")
         "'tpe'"
         >>> len(shown("x" * 10_000))
@@ -113,7 +113,7 @@ def shown(value: object) -> str:
 def named(path: object) -> str:
     """A path, key or sentence of a user as a message repeats it: without quotes, otherwise as `shown` does.
 
-    Example:
+    Examples:
         >>> named("data/pets.toml")
         'data/pets.toml'
     """
@@ -134,7 +134,7 @@ _PLAINER = {
 def plainer(message: str) -> str:
     """What a parser says of a value that it refuses, in words for a person.
 
-    Example:
+    Examples:
         >>> plainer("Input should be greater than or equal to 1")
         'it must be at least 1'
     """
@@ -146,7 +146,7 @@ def plainer(message: str) -> str:
 def printable(text: str) -> str:
     r"""A text in one line, with nothing in it that a terminal would obey, and no password of a URL.
 
-    Example:
+    Examples:
         >>> printable("two\nlines")
         'two lines'
     """
@@ -158,7 +158,7 @@ def printable(text: str) -> str:
 def shortened(text: str, limit: int, ellipsis: str = "…") -> str:
     """A text, with its middle replaced by an ellipsis where it is longer than `limit` characters.
 
-    Example:
+    Examples:
         >>> shortened("abcdefgh", 5)
         'ab…gh'
     """

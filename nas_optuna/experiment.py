@@ -55,7 +55,7 @@ class Experiment:
         data: The images of our own training; None where the study has an evaluator of its own.
         why: Why this sampler, where nobody has named one.
 
-    Example:
+    Examples:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"epochs": 1}})
         >>> experiment = Experiment.from_spec(spec, device="cpu")
         >>> study = experiment.create(optuna.storages.InMemoryStorage(), "example")

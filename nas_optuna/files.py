@@ -49,7 +49,7 @@ def write_file(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     Raises:
         OSError: It cannot be written; what was there before is still there.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "choice.json"
         >>> write_file(path, "{}")

@@ -29,7 +29,7 @@ class GuardedPruner(BasePruner):
     Raises:
         ValueError: A value is out of its range.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> study = optuna.create_study(direction="maximize", pruner=GuardedPruner(epochs=10))
     """

@@ -51,7 +51,7 @@ def parse_range(name: str, value: Any) -> Searched:
     Raises:
         SpecError: The recipe has no such setting, it cannot be searched, or a value is one that it refuses.
 
-    Example:
+    Examples:
         >>> parse_range("learning_rate", "1e-4..1e-1:log")
         Range(low=0.0001, high=0.1, log=True)
         >>> parse_range("batch_size", "32,64")
@@ -113,7 +113,7 @@ def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> 
 def of_architecture(params: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's params without those of the recipe.
 
-    Example:
+    Examples:
         >>> of_architecture({"recipe.batch_size": 8, "conv1.kernel": 3})
         {'conv1.kernel': 3}
     """
@@ -130,7 +130,7 @@ def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     Raises:
         SpecError: The recipe refuses a value.
 
-    Example:
+    Examples:
         >>> applied(Recipe(), {"recipe.batch_size": 8, "conv1.kernel": 3}).batch_size
         8
     """

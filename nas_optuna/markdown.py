@@ -11,7 +11,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
 def plain(text: object) -> str:
     r"""Text on one line without what Markdown would take for markup.
 
-    Example:
+    Examples:
         >>> print(plain("a|b *c*"))
         a\|b \*c\*
     """
@@ -25,7 +25,7 @@ def code(text: object, *, in_table: bool = False) -> str:
         text: What to show; backticks in it stay.
         in_table: Whether it stands in a table, where ``|`` would end its cell even in a code span.
 
-    Example:
+    Examples:
         >>> print(code("a`b"), code("a|b", in_table=True))
         ``a`b`` `a\|b`
     """

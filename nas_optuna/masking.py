@@ -35,7 +35,7 @@ def mask_urls(text: str) -> str:
     Args:
         text: A URL, or any text that may hold some.
 
-    Example:
+    Examples:
         >>> mask_urls("postgresql+psycopg://me:secret@host/studies?sslpassword=secret")
         'postgresql+psycopg://me:***@host/studies?sslpassword=***'
         >>> mask_urls("no answer from ray://:secret@head:10001 and http://token@tracker:5000/#/runs")

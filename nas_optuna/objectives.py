@@ -215,7 +215,7 @@ def parse_amount(text: str | float) -> float:
     Raises:
         SpecError: It is not one.
 
-    Example:
+    Examples:
         >>> parse_amount("300k")
         300000.0
     """

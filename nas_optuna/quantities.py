@@ -21,7 +21,7 @@ class Quantity:
         unit: Unit of its values; empty for a count or a share.
         format: Python's format specification of a value below 1,000; ``""`` is four significant digits.
 
-    Example:
+    Examples:
         >>> Quantity("latency_ms", "minimize", label="latency", unit="ms").heading
         'latency (ms)'
     """
@@ -52,7 +52,7 @@ class Quantity:
     def number(self, value: float) -> str:
         """A value as exactly as it is worth writing, without its unit.
 
-        Example:
+        Examples:
             >>> Quantity("macs").number(1234567), Quantity("latency_ms", format=".3g").number(0.51234)
             ('1,234,567', '0.512')
         """
@@ -63,7 +63,7 @@ class Quantity:
     def brief(self, value: float) -> str:
         """A value in three or four digits, for a narrow table.
 
-        Example:
+        Examples:
             >>> Quantity("macs").brief(1234567)
             '1.23M'
         """

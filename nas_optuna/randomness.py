@@ -31,7 +31,7 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: The seed, from 0 to 2^63 - 1.
 
-    Example:
+    Examples:
         >>> with seeded(0):
         ...     first = torch.rand(2)
         >>> with seeded(0):

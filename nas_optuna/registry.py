@@ -64,7 +64,7 @@ class Registry:
             names imports nothing.
         reserved: Keywords that the caller of `make` gives itself and a user may not.
 
-    Example:
+    Examples:
         >>> registry = Registry("pruner", "nas_optuna.pruners", {"none": "nas_optuna.pruners:none"}, ("epochs",))
         >>> registry.names()[0]
         'none'

@@ -206,7 +206,7 @@ class StudySpec(_Part):
         reference: A network of yours that the search is compared with: ``file.py:function``, where the function takes a
             `nas_optuna.spaces.function.Task` and returns a module. It is trained as every trial is.
 
-    Example:
+    Examples:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 2}, "limits": {"macs": 1e6}})
         >>> spec.override(["recipe.epochs=3"]).recipe.epochs
         3

@@ -27,7 +27,7 @@ def supernet_section(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: It contradicts itself.
 
-    Example:
+    Examples:
         >>> supernet_section({"strategy": "darts", "mode": "sampled", "order": 2})
         {'strategy': 'gumbel', 'order': 2}
     """

@@ -34,7 +34,7 @@ from nas_optuna.study.trial_queue import read_architectures
 def code_named(spec: StudySpec) -> list[str]:
     """The code outside of installed packages' entry points that running a spec would import, as ``kind name``.
 
-    Example:
+    Examples:
         >>> code_named(StudySpec.from_dict({"space": {"name": "my_net.py:network"}}))
         ['space my_net.py:network']
     """

@@ -45,7 +45,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def to_toml(values: Mapping[str, Any]) -> str:
     """Values of a spec as TOML, which `read_toml` reads; what is None is left out.
 
-    Example:
+    Examples:
         >>> print(to_toml({"objectives": ["accuracy"], "data": {"name": "digits", "train_limit": None}}))
         objectives = ["accuracy"]
         <BLANKLINE>
@@ -88,7 +88,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         SpecError: An override has no ``=``, reaches into something that is not a section, or has a value that begins
             as TOML does and is not.
 
-    Example:
+    Examples:
         >>> with_overrides({"recipe": {"epochs": 5}}, ["recipe.epochs=3", "sampler=random"])
         {'recipe': {'epochs': 3}, 'sampler': 'random'}
     """

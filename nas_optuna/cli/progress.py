@@ -193,7 +193,7 @@ def watch(total: int | None = None, timeout: float | None = None) -> Iterator[Ru
         total: Trials it shall run, if that is known.
         timeout: Seconds after which it begins no more, if there is such a limit.
 
-    Example:
+    Examples:
         ::
 
             with nas_optuna.watch(20) as display:

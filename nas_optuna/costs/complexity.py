@@ -79,7 +79,7 @@ def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1)
 def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
     """Multiply-accumulates and parameters as in `figures`, without memory, which takes several times as long to count.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)
         >>> counted = figures(space, space.parse("f16k3s1"))

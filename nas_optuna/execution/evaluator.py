@@ -45,7 +45,7 @@ class Measurement:
             details win.
         epochs: Epochs trained in this step, over all repeats.
 
-    Example:
+    Examples:
         >>> Measurement(step=3, metrics={"accuracy": 0.91, "nll": 0.3}, seconds=1.5).metrics["accuracy"]
         0.91
     """
@@ -77,7 +77,7 @@ class Evaluator(Protocol):
         space: The space whose architectures it trains.
         steps: The largest step that a training reaches.
 
-    Example:
+    Examples:
         >>> class Wide:
         ...     identity = "the wider, the better"
         ...     steps = 1
@@ -136,7 +136,7 @@ class EvaluatorContext:
         device: Where to train.
         data_directory: Where data sets are kept; None is their default place.
 
-    Example:
+    Examples:
         A factory that ``[evaluator] name = "my_package:make_evaluator"`` names::
 
             def make_evaluator(context: EvaluatorContext, rows: int = 500) -> Evaluator:
@@ -165,7 +165,7 @@ class EvaluatorContext:
 def digest(*parts: Any) -> str:
     """Sixteen hex digits of JSON-ready values.
 
-    Example:
+    Examples:
         >>> digest({"a": 1}) == digest({"a": 1})
         True
     """

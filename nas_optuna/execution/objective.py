@@ -82,7 +82,7 @@ class EvaluatorObjective:
         TableError: The latency table is damaged, or was measured elsewhere.
         TrainingError: The trial failed (on a trial).
 
-    Example:
+    Examples:
         See `nas_optuna.execution.evaluator.Evaluator`, whose example runs one. With our own training `Objective` is
         shorter.
     """

@@ -53,7 +53,7 @@ class Objective(EvaluatorObjective):
         SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
             not.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from nas_optuna import ConvSpace, Objective, Recipe, load_data
         >>> objective = Objective(ConvSpace(depth=1, input_size=8), load_data("digits"), Recipe(epochs=1))

@@ -76,7 +76,7 @@ def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, f
         space: The space.
         architecture: One of it.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)
         >>> widths, resolutions = log_shapes(space, space.parse("f16k3s1"))

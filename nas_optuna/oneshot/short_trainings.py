@@ -51,7 +51,7 @@ class ShortPlan:
         finalists: Of the best by the score.
         final_epochs: Epochs of each finalist.
 
-    Example:
+    Examples:
         >>> ShortPlan.of(16, epochs=12, size=1000)
         ShortPlan(calibrating=16, calibration_epochs=1, finalists=4, final_epochs=2)
         >>> ShortPlan.of(16, epochs=12, size=1000).epochs / 12  # in stand-alone trainings

@@ -91,7 +91,7 @@ class _SupernetFor:
         Raises:
             SpecError: The space has no supernet, or an option or its value is refused.
 
-        Example:
+        Examples:
             >>> from nas_optuna.oneshot.supernets import supernet_for
             >>> from nas_optuna.spaces.block import BlockSpace
             >>> supernet_for(BlockSpace(depth=2)).derive()

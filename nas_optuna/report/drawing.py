@@ -84,7 +84,7 @@ def draw(space: SearchSpace, architecture: Architecture, title: str | None = Non
     Raises:
         TrainingError: The network's code fails.
 
-    Example:
+    Examples:
         >>> import nas_optuna as nas
         >>> space = nas.ConvSpace(depth=1)
         >>> draw(space, space.parse("f16k3s1")).svg.startswith("<svg")

@@ -135,7 +135,7 @@ def load_study(
     Raises:
         StudyError: There is no such study, it is not ours, or it names code that nobody has agreed to.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from nas_optuna import Experiment, StudySpec
         >>> from nas_optuna.study.storage import open_storage

@@ -45,7 +45,7 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
     Raises:
         SpecError: The name or an option is unknown, or the sampler refuses the space or a value.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> sampler = create_sampler("evolution", ConvSpace(), seed=0, options={"population_size": 30})
     """

@@ -22,7 +22,7 @@ def configured(
     Args:
         config: A dataclass whose fields all have defaults.
 
-    Example:
+    Examples:
         >>> import dataclasses, optuna
         >>> @dataclasses.dataclass(frozen=True)
         ... class RandomConfig:

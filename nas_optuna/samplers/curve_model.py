@@ -221,7 +221,7 @@ class CurveModel:
 def rungs(epochs: int) -> list[int]:
     """The epochs at which trainings are compared, the last one included.
 
-    Example:
+    Examples:
         >>> rungs(90), rungs(5)
         ([9, 27, 90], [1, 2, 5])
     """

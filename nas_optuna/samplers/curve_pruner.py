@@ -20,7 +20,7 @@ class CurvePruner(BasePruner):
     Args:
         epochs: The largest step that a trial can reach.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> sampler = CurveSampler(seed=0)
         >>> study = optuna.create_study(sampler=sampler, pruner=CurvePruner(epochs=10))

@@ -85,7 +85,7 @@ class CurveSampler(ArchitectureGPSampler):
         known: What is known of a network before it is trained, from its params: sizes, for example.
         distributions: The parameters, where they are known before the first trial has chosen them.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from nas_optuna.samplers.curve_pruner import CurvePruner
         >>> study = optuna.create_study(sampler=CurveSampler(seed=0), pruner=CurvePruner(epochs=10))

@@ -89,7 +89,7 @@ class EvolutionSampler(ArchitectureSampler):
         ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
             are all numbers.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> sampler = EvolutionSampler(EvolutionConfig(population_size=30), seed=0)
         >>> study = optuna.create_study(sampler=sampler)

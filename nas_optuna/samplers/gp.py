@@ -87,7 +87,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
             are all numbers.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> sampler = ArchitectureGPSampler(seed=0)
         >>> study = optuna.create_study(sampler=sampler)

@@ -64,7 +64,7 @@ def create_space(
     Raises:
         SpecError: The name or an option is unknown, or an option's value is refused.
 
-    Example:
+    Examples:
         >>> options = {"depth": 1, "fix": {"conv1.stride": 1}}
         >>> create_space("conv", options, in_channels=1, classes=10, input_size=28).size
         12

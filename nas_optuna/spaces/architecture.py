@@ -24,7 +24,7 @@ class Architecture:
         items: ``(parameter name, choice)`` pairs in the space's order.
         text: The canonical string, e.g. ``"f16k3s1-f48k5s2"``; ``space.parse(text)`` gives it back.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> ConvSpace(depth=1).parse("f16k3s1").params
         {'conv1.filters': 16, 'conv1.kernel': 3, 'conv1.stride': 1}

@@ -107,7 +107,7 @@ class SearchSpace(ABC):
         draws_weights: Whether a recipe's `init` draws the weights of the space's networks. Where it does not, as in a
             space of your own, they are trained from what `build` set: pretrained, frozen or zeroed.
 
-    Example:
+    Examples:
         >>> import random
         >>> from nas_optuna import create_space
         >>> space = create_space("block", {}, in_channels=3, classes=10, input_size=(32, 48))
@@ -281,7 +281,7 @@ class SearchSpace(ABC):
         Raises:
             SpecError: A name is no parameter, or a value is outside its choices.
 
-        Example:
+        Examples:
             >>> from nas_optuna.spaces.conv import ConvSpace
             >>> ConvSpace(depth=1).fixed({"conv1.stride": 1}).size
             12

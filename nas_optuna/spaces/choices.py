@@ -27,7 +27,7 @@ class Choices:
         layers: Name of each `layer` → the modules that were built for it, one for each time that it was asked for.
         elastics: Names of what was asked for by `elastic`.
 
-    Example:
+    Examples:
         >>> c = Choices(lambda name, parameter: parameter.choices[-1])
         >>> c.choice("width", [16, 32], ordered=True), c.scope("stage1").integer("depth", 1, 3)
         (32, 3)
@@ -89,7 +89,7 @@ class Choices:
         Raises:
             SpecError: The options are none, repeat each other, or are no such numbers.
 
-        Example:
+        Examples:
             >>> from nas_optuna.layers import ElasticConv2d
             >>> c = Choices(lambda name, parameter: parameter.choices[-1])
             >>> ElasticConv2d(3, c.elastic("width", [16, 32]), 3)

@@ -148,7 +148,7 @@ def size_of(number: object) -> Size | None:
 def choices_of(number: int) -> tuple[int, ...]:
     """Everything that a number may be: its choices where it is elastic, else itself.
 
-    Example:
+    Examples:
         >>> choices_of(3)
         (3,)
     """

@@ -94,7 +94,7 @@ def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
         stride: Between positions.
         border: The padding.
 
-    Example:
+    Examples:
         >>> mean_taps(1, 7, 1, 4)
         1.0
     """

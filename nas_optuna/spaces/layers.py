@@ -105,7 +105,7 @@ class ElasticConv2d(nn.Conv2d):
         SpecError: Other groups, padding that is not given as numbers or does not grow with an elastic kernel, or an
             even kernel, beside an elastic number.
 
-    Example:
+    Examples:
         >>> ElasticConv2d(3, 16, 3, padding=1)
         Conv2d(3, 16, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
@@ -138,7 +138,7 @@ class ElasticLinear(nn.Linear):
         args: As torch's layer.
         options: As torch's layer.
 
-    Example:
+    Examples:
         >>> ElasticLinear(32, 10)
         Linear(in_features=32, out_features=10, bias=True)
     """
@@ -157,7 +157,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         args: As torch's layer.
         options: As torch's layer.
 
-    Example:
+    Examples:
         >>> type(ElasticBatchNorm2d(16)).__name__
         'BatchNorm2d'
     """
@@ -176,7 +176,7 @@ class ElasticGroupNorm(nn.GroupNorm):
         args: As torch's layer.
         options: As torch's layer.
 
-    Example:
+    Examples:
         >>> type(ElasticGroupNorm(4, 16)).__name__
         'GroupNorm'
     """
@@ -194,7 +194,7 @@ def kaiming(module: nn.Module) -> None:
         module: Weights of a convolution or a linear layer are drawn from torch's global generator, and its biases
             become zero; other modules are left as they are.
 
-    Example:
+    Examples:
         >>> network = nn.Linear(2, 2).apply(kaiming)
         >>> network.bias.tolist()
         [0.0, 0.0]

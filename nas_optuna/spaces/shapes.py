@@ -117,7 +117,7 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
     Raises:
         RuntimeError: Naming the layer that cannot take what it was given.
 
-    Example:
+    Examples:
         >>> with torch.device("meta"):
         ...     calls, output = try_out(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {}, (1, 8, 8))
         >>> output.shape

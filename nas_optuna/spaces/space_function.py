@@ -75,7 +75,7 @@ def space(
             it leaves out has its first choice. Or a function ``(task, **options)`` that gives such params. It becomes
             the space's `SearchSpace.reference`.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> @space
         ... def network(c, task):

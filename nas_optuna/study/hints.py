@@ -18,7 +18,7 @@ def command(study: Study, *words: str) -> str:
         study: What the command is about.
         words: The command's own, e.g. ``"run", "--study", study.study_name``. Passwords are masked.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from nas_optuna.study.storage import open_storage
         >>> study = optuna.create_study(study_name="my own", storage=open_storage("sqlite:///:memory:"))

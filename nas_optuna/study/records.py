@@ -37,7 +37,7 @@ class TrialRecord:
         continues: Number of the stopped trial whose training this one went on with.
         spread: Standard deviation over the recipe's repeats, where there are several.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> record = TrialRecord.of(optuna.trial.create_trial(value=0.9))
         >>> record.state, record.values

@@ -157,7 +157,7 @@ def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> 
         key: One of `TrialKey`.
         default: Returned where the trial has no such key.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> trial = optuna.create_trial(value=1.0, user_attrs={"nas_optuna:epochs": 3})
         >>> attribute(trial, TrialKey.EPOCHS)
@@ -317,7 +317,7 @@ def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | N
         user: Its user attributes.
         system: Its system attributes.
 
-    Example:
+    Examples:
         >>> flaw_of_trial({"nas_optuna:accuracy": []}, {})
         'accuracy is not a number'
     """
@@ -339,7 +339,7 @@ _ANYTHING: _Kind = "anything", lambda value: True
 def flaw_of_study(user: Mapping[str, Any]) -> str | None:
     """What is wrong with a study's user attributes, in a few words; None where nothing is.
 
-    Example:
+    Examples:
         >>> flaw_of_study({"nas_optuna:supernet": True})
         'supernet is not a mapping'
     """

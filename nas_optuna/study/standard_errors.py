@@ -26,7 +26,7 @@ def sampling_error(accuracy: float, images: int) -> float:
     Raises:
         ValueError: There are no images, or the accuracy is no share.
 
-    Example:
+    Examples:
         >>> round(sampling_error(0.97, 288), 3)
         0.011
     """
@@ -67,7 +67,7 @@ def with_error(
         error: The standard error of the trial's accuracy, where it is known.
         large: Writes values from 1,000 on.
 
-    Example:
+    Examples:
         >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
         ('0.9700 ± 0.0100', '1,234')
     """
@@ -90,7 +90,7 @@ def error_on_test(report: Mapping[str, Any]) -> float:
 def accuracy_on_test(report: Mapping[str, Any]) -> str:
     """The test accuracy that a retraining found, with its standard error.
 
-    Example:
+    Examples:
         >>> accuracy_on_test({"mean": 0.97, "test_images": 359, "spread": None, "seeds": [0]})
         '0.9700 ± 0.0097'
     """

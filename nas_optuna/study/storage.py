@@ -75,7 +75,7 @@ def storage_url(given: str | None = None) -> str:
 def absolute(url: str) -> str:
     """Return the URL with a SQLite file named from the root on, for a process that runs in another folder.
 
-    Example:
+    Examples:
         >>> absolute("sqlite:////srv/nas.db")
         'sqlite:////srv/nas.db'
     """
@@ -150,7 +150,7 @@ def advice(url: str, workers: int) -> str | None:
         url: The storage.
         workers: How many processes use it.
 
-    Example:
+    Examples:
         >>> advice("sqlite:///nas-optuna.db", 2) is None
         True
     """

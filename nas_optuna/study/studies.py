@@ -202,7 +202,7 @@ def checkpoint_folder(files: Path, study_name: str) -> Path:
 def file_name(name: str) -> str:
     """Turn any name into a short file name that is safe everywhere; different names give different ones.
 
-    Example:
+    Examples:
         >>> file_name("mine"), file_name("../Mine")
         ('mine', 'mine~409aef89958dfce26200f13d5c697b4a')
     """

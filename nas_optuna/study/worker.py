@@ -42,7 +42,7 @@ class Worker:
     def parse(cls, text: object) -> Worker | None:
         """Read what ``str`` gave; None for anything else.
 
-        Example:
+        Examples:
             >>> Worker.parse("host/machine/boot/4026531836/12/345").process
             12
         """

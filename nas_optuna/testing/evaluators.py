@@ -21,7 +21,7 @@ class EvaluatorSuite(ABC):
     Attributes:
         tolerance: The largest relative difference of figures that counts as none.
 
-    Example:
+    Examples:
         ::
 
             class TestMine(EvaluatorSuite):

@@ -20,7 +20,7 @@ class SamplerSuite(ABC):
     Attributes:
         trials: How many trials each test runs.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> class TestMine(SamplerSuite):
         ...     def make_sampler(self, space, seed):

@@ -20,7 +20,7 @@ class SpaceSuite(ABC):
     Attributes:
         architectures: How many random architectures each test looks at.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> class TestConv(SpaceSuite):
         ...     def make_space(self):

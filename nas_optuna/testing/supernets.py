@@ -21,7 +21,7 @@ class SupernetSuite(ABC):
         architectures: How many random architectures each test looks at.
         tolerance: The largest difference of outputs that counts as none.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> class TestMine(SupernetSuite):
         ...     def make_space(self):

@@ -35,7 +35,7 @@ def create_tracker(text: str) -> Callback:
     Raises:
         SpecError: The name is unknown, its place is missing or refused, or its package is not installed.
 
-    Example:
+    Examples:
         >>> tracker = create_tracker("tensorboard:logs")
     """
     name, _, place = text.partition(":")

@@ -23,7 +23,7 @@ class WandbTracker(Callback):
     Args:
         project: The project; ``nas-optuna`` without one.
 
-    Example:
+    Examples:
         >>> tracker = WandbTracker("digits")
     """
 

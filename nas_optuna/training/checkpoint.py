@@ -68,7 +68,7 @@ class CheckpointFolder:
     Args:
         path: The folder; it is made when the first checkpoint is saved.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = CheckpointFolder(Path(tempfile.mkdtemp()) / "training")
         >>> folder.save(1, {"w": torch.ones(2)}, {"optimizer": {}}, [0.5])

@@ -58,7 +58,7 @@ def evaluate(
     Raises:
         TrainingError: The network's or a metric's own code failed, or it does not give one row of logits per image.
 
-    Example:
+    Examples:
         >>> from nas_optuna.data import ResidentLoader, load_images
         >>> digits = load_images("digits", True)
         >>> loader = ResidentLoader(digits, 64, 8, torch.device("cpu"))

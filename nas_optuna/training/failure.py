@@ -28,7 +28,7 @@ def network_failures(doing: str) -> Iterator[None]:
     Raises:
         TrainingError: Its cause is the exception's type and message in one line.
 
-    Example:
+    Examples:
         >>> with network_failures("building failed"):
         ...     torch.nn.Conv2d(1, 8, 3)(torch.zeros(1, 3, 8, 8))
         Traceback (most recent call last):
@@ -51,7 +51,7 @@ def network_failures(doing: str) -> Iterator[None]:
 def describe(error: BaseException) -> str:
     """Return an exception's type and message in one short line of printable text.
 
-    Example:
+    Examples:
         >>> describe(ValueError("wrong"))
         'ValueError: wrong'
     """
@@ -63,7 +63,7 @@ def describe(error: BaseException) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation on a device failed: CUDA has an exception for it, the CPU's allocator only a message.
 
-    Example:
+    Examples:
         >>> is_out_of_memory(torch.OutOfMemoryError()), is_out_of_memory(ValueError())
         (True, False)
     """
@@ -80,7 +80,7 @@ def require_logits(logits: object, images: int) -> None:
     Raises:
         TrainingError: Naming what it gave.
 
-    Example:
+    Examples:
         >>> require_logits(torch.zeros(2, 10), 2)
     """
     if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == images and logits.is_floating_point():
@@ -92,7 +92,7 @@ def require_logits(logits: object, images: int) -> None:
 def kind_of(value: object) -> str:
     """Return a tensor's number type and shape, or another value's type, for a message.
 
-    Example:
+    Examples:
         >>> kind_of(torch.zeros(2, 10)), kind_of(None)
         ('float32 [2, 10]', 'a NoneType')
     """

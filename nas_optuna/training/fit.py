@@ -60,7 +60,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
     A training that goes on from a checkpoint then draws what an undisturbed one would.
 
-    Example:
+    Examples:
         >>> epoch_seed(0, 1) == epoch_seed(0, 1) != epoch_seed(0, 2)
         True
     """
@@ -118,7 +118,7 @@ Pace = Callable[[Sequence[EpochResult]], int]
 def never() -> bool:
     """Whether to stop, for a training that nobody stops.
 
-    Example:
+    Examples:
         >>> never()
         False
     """
@@ -162,7 +162,7 @@ def fit(
         TrainingError: The loss is not finite any more, memory ran out twice, or the network's own code failed.
         Interrupted: `interrupted` said so.
 
-    Example:
+    Examples:
         >>> from nas_optuna.data import ResidentLoader, load_images
         >>> cpu = torch.device("cpu")
         >>> loader = ResidentLoader(load_images("digits", True), 64, 8, cpu)

@@ -24,7 +24,7 @@ def may_draw(network: nn.Module) -> bool:
     Returns:
         True for every network with a module that is neither torch's nor this package's.
 
-    Example:
+    Examples:
         >>> may_draw(nn.Linear(2, 2)), may_draw(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
         (False, True)
     """
@@ -42,7 +42,7 @@ def mixes_images(network: nn.Module, images: Tensor) -> bool:
     Returns:
         True also where the network cannot take a single image.
 
-    Example:
+    Examples:
         >>> images = torch.zeros(4, 3, 8, 8)
         >>> mixes_images(nn.Conv2d(3, 3, 1), images), mixes_images(nn.BatchNorm2d(3), images)
         (False, True)

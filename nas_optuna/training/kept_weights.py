@@ -32,7 +32,7 @@ class KeptWeights:
         path: The folder; it is made when the first weights are kept. Inside a study's checkpoint folder it is removed
             with the study.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> root = Path(tempfile.mkdtemp())
         >>> training = CheckpointFolder(root / "training")

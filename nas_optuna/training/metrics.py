@@ -23,7 +23,7 @@ def confusion(outputs: Tensor, targets: Tensor) -> Tensor:
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Share of right predictions.
 
-    Example:
+    Examples:
         >>> accuracy(torch.eye(3), torch.tensor([0, 1, 1]))
         tensor(0.6667)
     """

@@ -28,7 +28,7 @@ def microbatch_size(network: nn.Module, images: Tensor) -> int:
         The whole batch on other devices than the CPU, and where the images of a batch meet, as in batch normalisation,
         whose statistics are those of a whole batch.
 
-    Example:
+    Examples:
         >>> microbatch_size(nn.Conv2d(1, 8, 3), torch.zeros(64, 1, 28, 28))
         64
         >>> microbatch_size(nn.Conv2d(1, 64, 3), torch.zeros(64, 1, 224, 224))
@@ -46,7 +46,7 @@ def largest_activation(network: nn.Module, images: Tensor) -> int:
         network: On the images' device; it runs in evaluation mode and is left in the mode that it was in.
         images: ``[batch, channels, side, side]``, float32.
 
-    Example:
+    Examples:
         >>> largest_activation(nn.Flatten(), torch.zeros(1, 1, 8, 8))
         256
     """

@@ -36,7 +36,7 @@ def make_network(
         TrainingError: The space's own code failed.
         SpecError: Pretrained weights are not on this machine.
 
-    Example:
+    Examples:
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)
         >>> network = make_network(space, space.parse("f16k3s1"), Recipe(), torch.device("cpu"), seed=0)

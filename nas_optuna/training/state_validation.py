@@ -28,7 +28,7 @@ def require_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> N
     Raises:
         ValueError: Naming the first difference.
 
-    Example:
+    Examples:
         >>> require_tensors({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
         Traceback (most recent call last):
         ...
@@ -48,7 +48,7 @@ def require_tensor(name: str, found: Any, wanted: Tensor) -> None:
     Raises:
         ValueError: Naming the difference.
 
-    Example:
+    Examples:
         >>> require_tensor("w", torch.ones(2), torch.zeros(2))
     """
     if not isinstance(found, Tensor) or found.shape != wanted.shape or found.dtype != wanted.dtype:
@@ -70,7 +70,7 @@ def require_optimizer_state(state: Any, optimizer: torch.optim.Optimizer, *, mov
     Raises:
         ValueError: It is of another optimiser or other parameters.
 
-    Example:
+    Examples:
         >>> optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
         >>> require_optimizer_state(optimizer.state_dict(), optimizer, moved=True)
         >>> require_optimizer_state({}, optimizer, moved=True)
@@ -104,7 +104,7 @@ def require_optimizer_state(state: Any, optimizer: torch.optim.Optimizer, *, mov
 def load_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Take over the moments of a state that was checked. Rates and the like are the optimiser's own.
 
-    Example:
+    Examples:
         >>> optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
         >>> load_optimizer_state({"state": {}, "param_groups": []}, optimizer)
         >>> optimizer.param_groups[0]["lr"]
@@ -127,7 +127,7 @@ def require_number(name: str, value: Any, low: float = -math.inf, high: float = 
     Raises:
         ValueError: It is something else.
 
-    Example:
+    Examples:
         >>> require_number("accuracy", 0.5, 0, 1)
     """
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -51,7 +51,7 @@ class TrainStep:
     Raises:
         SpecError: The recipe asks for a precision that the device does not have.
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         >>> step = TrainStep(network, Recipe(), torch.device("cpu"), total_steps=1)
         >>> step(torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.int64))

@@ -48,7 +48,7 @@ def strategy_options(spec: SupernetSpec) -> StrategyOptions:
     Raises:
         SpecError: The strategy is unknown, or refuses a key or a value; one line with the remedy.
 
-    Example:
+    Examples:
         >>> strategy_options(SupernetSpec(strategy="darts", order=2)).epochs
         30
     """

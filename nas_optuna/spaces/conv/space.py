@@ -84,7 +84,7 @@ class ConvSpace(BuiltSpace):
     Raises:
         SpecError: An option is not positive, a list of choices is empty or repeats itself.
 
-    Example:
+    Examples:
         >>> space = ConvSpace(depth=2, input_size=28)
         >>> space.size
         576

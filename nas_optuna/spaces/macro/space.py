@@ -63,7 +63,7 @@ class MacroSpace(BuiltSpace):
     Raises:
         SpecError: An option or one of its choices is refused.
 
-    Example:
+    Examples:
         >>> space = MacroSpace(stages=1, widths=[8], depths=[1], layers=["conv", "skip"], branches=[1])
         >>> space.size
         37
