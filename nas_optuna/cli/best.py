@@ -58,17 +58,14 @@ def best(
         return
     names = loaded.metric_names or ["value"]
     values = values_of(record, names, images)
+    costs = [
+        (describe(cost).label or cost, describe(cost).text(record.costs[cost])) for cost in cost_names([record], names)
+    ]
     rows = [
         ("trial", record.number),
         *zip(names, values, strict=True),
         *([("beside", gain.beside)] if gain and gain.beside else []),
-        ("architecture", record.architecture),
-        *(
-            (describe(cost).label or cost, describe(cost).text(record.costs[cost]))
-            for cost in cost_names([record], names)
-        ),
-        ("epochs", record.epochs),
-        *shown.params.items(),
+        *[("architecture", record.architecture), *costs, ("epochs", record.epochs), *shown.params.items()],
     ]
     print_table(f"{'cheapest within one standard error' if within else 'best'} of study {study}", ("", ""), rows)
     if len(names) > 1:

@@ -29,7 +29,7 @@ from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spec import Recipe
+from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.study.studies import study_uid
@@ -136,11 +136,7 @@ def retrain(
     """
     where = resolve_device(device)
     spec, space, recipe = search.spec, search.space, search.spec.recipe
-    if parts is None:
-        images = load_training_images(spec.data, data_directory, input_size=recipe.input_size)
-        check_test_part(spec.data, images, data_directory, input_size=recipe.input_size)  # before hours of training
-    else:
-        images = parts[0]
+    images = parts[0] if parts else _training_images(spec, data_directory)
     train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))
     folder = checkpoints and checkpoints / _identity(study, architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
@@ -150,9 +146,7 @@ def retrain(
         trained = [_trained(search, architecture, s, train, where, folder, interrupted, told, pace) for s in numbers]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when all that could be chosen is chosen.
-        test_images = (
-            parts[1] if parts else load_test_images(spec.data, images, data_directory, input_size=recipe.input_size)
-        )
+        test_images = parts[1] if parts else _test_images(spec, images, data_directory)
         test = make_loader(test_images, recipe.batch_size, space.input_size, where)
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
         report = _report(architecture, recipe, where, images, len(test_images), numbers, results, seconds)
@@ -162,6 +156,17 @@ def retrain(
     if folder and parts is None:  # a fit removes it when the network is safe
         shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images
+
+
+def _training_images(spec: StudySpec, data_directory: Path | None) -> ImageSet:
+    """All images that train; what is wrong with the test part is said now, too, before hours of training."""
+    images = load_training_images(spec.data, data_directory, input_size=spec.recipe.input_size)
+    check_test_part(spec.data, images, data_directory, input_size=spec.recipe.input_size)
+    return images
+
+
+def _test_images(spec: StudySpec, like: ImageSet, data_directory: Path | None) -> ImageSet:
+    return load_test_images(spec.data, like, data_directory, input_size=spec.recipe.input_size)
 
 
 def _report(
