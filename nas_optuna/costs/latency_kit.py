@@ -13,7 +13,8 @@ from nas_optuna.costs import timing
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file
-from nas_optuna.spaces import SearchSpace, Shape, require_operations
+from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
+from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
     import onnx
@@ -75,24 +76,8 @@ def write_kit(
     try:
         _begin(folder)
         writer = _Writer(folder / "models", precisions, batch_size, lambda done: progress(done, total))
-        kit: dict[str, Any] = {
-            "format": timing.FORMAT,
-            "space": space.name,
-            "precisions": list(precisions),
-            "batch_size": batch_size,
-            "operations": {
-                o.key: writer.add(made.build_operation, o, o.input_shape, inner=o.output_shape != (space.classes,))
-                for o in operations
-            },
-            "networks": {
-                str(a): {
-                    **writer.add(space.build, a, space.input_shape, inner=False),
-                    "operations": [o.key for o in made.operations(a)],
-                }
-                for a in architectures
-            },
-        }
-        writer.end()
+        described: dict[str, Any] = {"format": timing.FORMAT, "space": space.name, "batch_size": batch_size}
+        kit = described | {"precisions": list(precisions)} | _written(made, operations, architectures, writer)
         kit["reference"] = next(iter(kit["operations"].values()))[precisions[0]]
         kit["id"] = hex_digest(json.dumps(kit, sort_keys=True), 16)
         shutil.copyfile(timing.__file__, folder / "measure.py")
@@ -100,6 +85,27 @@ def write_kit(
     except OSError as error:
         raise TableError(f"the kit cannot be written to {folder}: {error.strerror}") from error
     return kit
+
+
+def _written(
+    space: Decomposable, operations: Sequence[Operation], architectures: Sequence[Architecture], writer: _Writer
+) -> dict[str, Any]:
+    """The files of all operations and networks; what ends in logits converts them itself, also inside a kit."""
+    files: dict[str, Any] = {
+        "operations": {
+            o.key: writer.add(space.build_operation, o, o.input_shape, inner=o.output_shape != (space.classes,))
+            for o in operations
+        },
+        "networks": {
+            str(a): {
+                **writer.add(space.build, a, space.input_shape, inner=False),
+                "operations": [o.key for o in space.operations(a)],
+            }
+            for a in architectures
+        },
+    }
+    writer.end()
+    return files
 
 
 def _begin(folder: Path) -> None:
