@@ -296,7 +296,10 @@ _OF_A_STUDY: Mapping[str, _Kind] = {
     StudyKey.NOTE: _TEXT,
     StudyKey.SUPERNET: ("a mapping", _by_name(lambda value: not isinstance(value, float) or math.isfinite(value))),
     StudyKey.FILES: ("a list", lambda value: isinstance(value, list)),  # of which each is looked at with suspicion
-    StudyKey.EARLIER: ("a mapping", _record(chunks=_is_count)),
+    StudyKey.EARLIER: (
+        "a mapping with its parts",
+        lambda value: _record(chunks=_is_count, names=_each(_is_text))(value) and {"chunks", "names"} <= set(value),
+    ),
 }
 _PARTS: Mapping[str, _Kind] = {
     StudyKey.CONFUSION: ("a list", _each(lambda value: _is_text(value) or _is_count(value))),

@@ -224,11 +224,25 @@ def write_result(study: Study, result: SupernetResult) -> None:
 
 
 def find_result(study: Study) -> SupernetResult | None:
-    """The result that a study has, also one of release 0.2; None without any."""
+    """The result that a study has, also one of release 0.2; None without any.
+
+    Raises:
+        StudyError: Somebody has altered it.
+    """
     attributes = study_user_attributes(study)
     summary = attributes.get(StudyKey.SUPERNET)
     if summary is None:
         return None
+    try:
+        return _stored(attributes, summary)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        again = command(study, "supernet", "train", "--study", study.study_name)
+        raise StudyError(
+            f"the supernet of study {study.study_name!r} cannot be read; train it again: {again}"
+        ) from None
+
+
+def _stored(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> SupernetResult:
     alphas: dict[str, list[float]] = {}
     for i in range(summary["chunks"]):
         alphas |= attributes[f"{StudyKey.ALPHAS}{i}"]

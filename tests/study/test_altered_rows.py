@@ -176,3 +176,14 @@ def test_a_study_that_cannot_be_read_is_refused_in_a_line_and_leaves_the_others_
     assert command("run", "--study", "other", "--trials", 1).code == 0
     assert command("study", "delete", "nas", "--yes").code == 0
     assert [row["name"] for row in command("study", "list", "--json").json] == ["other"]
+
+
+def test_a_supernet_that_lost_a_part_is_refused_in_a_line(database: Path, command: Command) -> None:
+    for change in ("value_json = '{}'", "key = 'gone'"):
+        with closing(sqlite3.connect("nas-optuna.db")) as connection, connection:
+            which = StudyKey.SUPERNET if "{}" in change else f"{StudyKey.ALPHAS}0"
+            connection.execute(f"UPDATE study_user_attributes SET {change} WHERE key = ?", (which,))
+        refused = command("supernet", "export")
+        assert refused.code == 2
+        assert "the supernet of study 'nas' cannot be read; train it again: nas-optuna supernet train" in refused.err
+        shutil.copy(database, "nas-optuna.db")
