@@ -115,10 +115,8 @@ def train(
     from nas_optuna.study.supernet_result import find_result
     from nas_optuna.trackers import create_trackers
 
-    penalty = {} if target_latency is None else {"latency_target": target_latency, "latency_loss": "target"}
-    given = {"budget": budget, "epochs": epochs, "latency_weight": latency_weight, **penalty}
-    named = [f"supernet.{key}={text!r}" for key, text in (("strategy", strategy), ("mode", mode)) if text is not None]
-    overrides = named + [f"supernet.{key}={value}" for key, value in given.items() if value is not None]
+    overrides = _overrides(strategy=strategy, mode=mode, budget=budget, epochs=epochs, latency_weight=latency_weight)
+    overrides += _overrides(latency_target=target_latency, latency_loss=target_latency and "target")
     url, said, stop = storage_url(storage), SpecOptions(spec=spec, set_=set_), StopRequest()
     target = find_target(url, study, said, extra=overrides, trust=trust)
     trackers = create_trackers(track)
@@ -139,8 +137,12 @@ def train(
         save_alpha_figure(loaded, training.whole, found, training.history)
     if stopped is not None:
         raise stopped
-    _print_trained(loaded, training, result, json)
-    return 0
+    return _print_trained(loaded, training, result, json)
+
+
+def _overrides(**given: object) -> list[str]:
+    """Options that were given, as overrides of the spec's section."""
+    return [f"supernet.{key}={value!r}" for key, value in given.items() if value is not None]
 
 
 def _stepped(bar: SupernetBar, stop: StopRequest) -> bool:
@@ -205,14 +207,14 @@ def _prepare(
     return loaded, training
 
 
-def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> None:
+def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> int:
     from nas_optuna.oneshot.score import scored_by
     from nas_optuna.study.hints import command
 
     if json:
         history = [asdict(epoch) for epoch in training.history]
         print_json({**result.summary(), "alphas": result.alphas, "history": history})
-        return
+        return 0
     _print_alphas(study.study_name, training.whole, result)
     say(f"argmax of the alphas {result.argmax}{_shared(result.shared_accuracy)}; {seconds(result.seconds)}")
     if result.best is not None:
@@ -227,6 +229,7 @@ def _print_trained(study: Study, training: SupernetTraining, result: SupernetRes
             (searching, "search from its prior"),
         ]
     )
+    return 0
 
 
 def _shared(accuracy: float | None) -> str:
