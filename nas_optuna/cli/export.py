@@ -12,8 +12,12 @@ from nas_optuna.cli.printing import print_json, print_table, refuse_stdout, say
 from nas_optuna.errors import SpecError
 
 if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
     from nas_optuna.execution.finished_network import FinishedNetwork
     from nas_optuna.execution.search import Search
+    from nas_optuna.export import Exported
     from nas_optuna.export.int8 import EightBits
 
 
@@ -22,19 +26,22 @@ def register(parent: typer.Typer) -> None:
     parent.command(epilog="Example: nas-optuna export --trial best --out model")(export)
 
 
+Trial = Annotated[str, typer.Option("--trial", metavar="best|cheapest|N", help="Which trial's network to export.")]
+Network = Annotated[
+    Path | None,
+    typer.Option("--network", metavar="FILE", help="The file that retrain wrote for it.", show_default=False),
+]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="Also write model.int8.onnx, and measure what eight bits cost and bring.")
+]
+
+
 def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)],
     study: options.StudyName = "nas",
-    trial: Annotated[
-        str, typer.Option("--trial", metavar="best|cheapest|N", help="Which trial's network to export.")
-    ] = "best",
-    network: Annotated[
-        Path | None,
-        typer.Option("--network", metavar="FILE", help="The file that retrain wrote for it.", show_default=False),
-    ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also write model.int8.onnx, and measure what eight bits cost and bring.")
-    ] = False,
+    trial: Trial = "best",
+    network: Network = None,
+    int8: Int8 = False,
     storage: options.Storage = None,
     data: options.MovedData = None,
     data_dir: options.DataDir = None,
@@ -48,14 +55,10 @@ def export(
     images before they are put in place.
     """
     from nas_optuna.cli.specs import moved_to, stored_experiment
-    from nas_optuna.execution.finished_network import find_network, retrained_network
     from nas_optuna.export import export_network
     from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.files import holding
     from nas_optuna.study.storage import storage_url
-    from nas_optuna.study.studies import checkpoint_folder, file_name
-    from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
     refuse_stdout(out)
     url = storage_url(storage)
@@ -67,54 +70,63 @@ def export(
             f"study {study!r} trains with an evaluator of its own, so nas-optuna does not know its weights; export them"
             " in your own code with nas_optuna.export.export_network"
         )
-    search = experiment.search
-    chosen = choose(loaded, trial, data_dir)
-    if network is not None:
-        found = retrained_network(loaded, search, chosen, network)
-    else:
-        files = holding(url, loaded, f"{KEPT_FOLDER}/trial-{chosen.number}.safetensors")
-        kept = KeptWeights(checkpoint_folder(files, study) / KEPT_FOLDER)
-        written = Path(f"{file_name(study)}-trial-{chosen.number}.safetensors")
-        found = find_network(loaded, search, chosen, written, kept)
-    if found.remark:
-        say(found.remark)
-    title = f"{search.data.name}: {found.classifier.architecture}"
-    images = search.data.validation.images
-    drawing = draw_trial(search.space, chosen).svg
+    search, chosen = experiment.search, choose(loaded, trial, data_dir)
+    found = _found(url, loaded, search, chosen, network)
     exported = export_network(
         found.classifier,
         out,
-        images,
-        title=title,
+        search.data.validation.images,
+        title=f"{search.data.name}: {found.classifier.architecture}",
         facts=found.facts,
-        drawing=drawing,
+        drawing=draw_trial(search.space, chosen).svg,
         eight_bits=_eight_bits(search, found, data_dir) if int8 else None,
         say=say,
     )
+    if json:
+        print_json({"trial": chosen.number, **exported.to_dict()})
+    else:
+        say(f"exported trial {chosen.number} to {out}: {', '.join(exported.files)}")
+        _print(exported, found)
+
+
+def _found(url: str, study: optuna.Study, search: Search, chosen: FrozenTrial, network: Path | None) -> FinishedNetwork:
+    """The network of a trial, from the file that is named or from where retrain and run keep them."""
+    from nas_optuna.execution.finished_network import find_network, retrained_network
+    from nas_optuna.study.files import holding
+    from nas_optuna.study.studies import checkpoint_folder, file_name
+    from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+
+    if network is not None:
+        return retrained_network(study, search, chosen, network)
+    name = study.study_name
+    files = holding(url, study, f"{KEPT_FOLDER}/trial-{chosen.number}.safetensors")
+    kept = KeptWeights(checkpoint_folder(files, name) / KEPT_FOLDER)
+    found = find_network(study, search, chosen, Path(f"{file_name(name)}-trial-{chosen.number}.safetensors"), kept)
+    if found.remark:
+        say(found.remark)
+    return found
+
+
+def _print(exported: Exported, found: FinishedNetwork) -> None:
     for name, reason in exported.left_out.items():
         say(f"{name} was not written: {reason}")
-    small = exported.int8
-    if json:
-        facts: dict[str, object] = {"int8": small.facts} if small else {}
-        facts |= {"folder": str(out), "files": list(exported.files), "left_out": dict(exported.left_out)}
-        print_json(facts | {"trial": chosen.number, "images": exported.images, "difference": exported.difference})
-        return
-    say(f"exported trial {chosen.number} to {out}: {', '.join(exported.files)}")
     say(f"Their logits differ by at most {exported.difference:.1e} on {exported.images} images.")
     for name, fact in found.facts.items():
         say(f"{name}: {fact}")
-    if small:
-        said = "test" if found.retrained else "validation"
-        print_table(
-            f"eight bits: {said} accuracy on {small.images:,} images, and one image on this machine with one thread",
-            ("", "accuracy", "size", "latency"),
-            [
-                (name, f"{f.accuracy:.4f}", f"{f.bytes / 1024:,.0f} KiB", f"{f.latency_ms:.3f} ms")
-                for name, f in (("model.onnx", small.fp32), ("model.int8.onnx", small.int8))
-            ],
-        )
-        if small.culprit:
-            say(f"Most of what is lost is lost in layer {small.culprit}.")
+    small = exported.int8
+    if small is None:
+        return
+    said = "test" if found.retrained else "validation"
+    print_table(
+        f"eight bits: {said} accuracy on {small.images:,} images, and one image on this machine with one thread",
+        ("", "accuracy", "size", "latency"),
+        [
+            (name, f"{f.accuracy:.4f}", f"{f.bytes / 1024:,.0f} KiB", f"{f.latency_ms:.3f} ms")
+            for name, f in (("model.onnx", small.fp32), ("model.int8.onnx", small.int8))
+        ],
+    )
+    if small.culprit:
+        say(f"Most of what is lost is lost in layer {small.culprit}.")
 
 
 def _eight_bits(search: Search, found: FinishedNetwork, data_dir: Path | None) -> EightBits:

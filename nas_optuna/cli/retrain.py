@@ -16,7 +16,9 @@ from nas_optuna.errors import Interrupted, SpecError
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
+    from torch import nn
 
+    from nas_optuna.data import ImageSet
     from nas_optuna.execution.retrain import TestReport
     from nas_optuna.execution.search import Search
     from nas_optuna.spaces.architecture import Architecture
@@ -61,7 +63,6 @@ def retrain(
     """
     from nas_optuna.cli.progress import EpochBar
     from nas_optuna.cli.specs import moved_to, stored_experiment
-    from nas_optuna.execution.finished_network import origin_of
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
@@ -69,21 +70,20 @@ def retrain(
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
-    from nas_optuna.training import save_network
 
-    url, trackers = storage_url(storage), create_trackers(track)
-    full = moved_to(data) + ([] if epochs is None else [f"recipe.epochs={epochs}"])
+    url = storage_url(storage)
     where: dict[str, Any] = {"data_directory": data_dir, "device": device}
+    full = moved_to(data) + ([] if epochs is None else [f"recipe.epochs={epochs}"])
     experiment, loaded = stored_experiment(url, study, trust=trust, overrides=full, **where)
     chosen = choose(loaded, trial, data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
     path, files = _output(out, study, chosen.number), usable(folders(url, loaded.user_attrs)[0])
     remember(loaded, url)
-    stop, epochs_in_all = StopRequest(), seeds * search.spec.recipe.epochs
+    stop = StopRequest()
     say(f"{study}: retraining trial {chosen.number}, {architecture}")
     try:
-        with EpochBar.shown(epochs_in_all, "retraining") as bar, interruptible(stop):
-            report, network, images = train_and_test(
+        with EpochBar.shown(seeds * search.spec.recipe.epochs, "retraining") as bar, interruptible(stop):
+            trained = train_and_test(
                 loaded,
                 search,
                 architecture,
@@ -91,25 +91,40 @@ def retrain(
                 **where,
                 checkpoints=checkpoint_folder(files, study),
                 interrupted=stop,
-                callbacks=[bar, *trackers],
+                callbacks=[bar, *create_trackers(track)],
             )
     except Interrupted:
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
-    save_network(path, network, architecture, search.spec, images, origin_of(loaded, chosen, report))
-    looks = _remember(loaded, chosen, report, path, files / "artifacts")
+    report, looks = trained[0], _remember(loaded, chosen, search, trained, path, files / "artifacts")
     facts = {"trial": chosen.number, "file": str(path), "earlier_looks": looks}
     print_json(report.to_dict() | facts) if json else _print_report(report)
-    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "model")
-    _say_what_next(path, looks, options.hint("export", storage, study, *which))
+    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
+    _say_what_next(path, looks, options.hint("export", storage, study, *which, "--out", "model"))
     return 0
 
 
-def _remember(study: optuna.Study, chosen: FrozenTrial, report: TestReport, path: Path, store: Path) -> int:
-    """Keep the figures with the study, and the files for the dashboard; return how often it was tested before."""
+def _remember(
+    study: optuna.Study,
+    chosen: FrozenTrial,
+    search: Search,
+    trained: tuple[TestReport, nn.Module, ImageSet],
+    path: Path,
+    store: Path,
+) -> int:
+    """Save the network, keep its figures with the study and its files for the dashboard.
+
+    Returns:
+        How often the study's test set was looked at before.
+    """
+    from nas_optuna.execution.finished_network import origin_of
     from nas_optuna.execution.retrain import record
     from nas_optuna.report.notes import note_retraining
+    from nas_optuna.training import save_network
 
+    report, network, images = trained
+    architecture = search.space.parse(report.architecture)
+    save_network(path, network, architecture, search.spec, images, origin_of(study, chosen, report))
     looks = record(study, report, chosen.number)
     note_retraining(study, chosen, store, path, report)
     return looks

@@ -54,6 +54,12 @@ class Exported:
     difference: float
     int8: Int8Export | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-ready."""
+        facts = {"folder": str(self.folder), "files": list(self.files), "left_out": dict(self.left_out)}
+        small = {"int8": self.int8.facts} if self.int8 else {}
+        return {**facts, "images": self.images, "difference": self.difference, **small}
+
 
 class _NotMade(Exception):  # noqa: N818 - not an error: the other files are written without it
     """One form cannot be made; the message says why."""
