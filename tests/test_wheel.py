@@ -43,6 +43,14 @@ def test_presets_are_in_the_wheel(installed: Path) -> None:
     assert "7,962,624" in run(installed, "space", "show", "--spec", "mnist-random")
 
 
+def test_a_report_of_the_wheel_has_its_templates(installed: Path) -> None:
+    storage = f"sqlite:///{installed.parent / 'nas.db'}"
+    run(installed, "study", "create", "--study", "s", "--storage", storage)
+    assert "A search for neural networks" in run(
+        installed, "report", "--study", "s", "--storage", storage, "--out", "-"
+    )
+
+
 def test_the_wheel_is_typed_and_holds_no_tests(installed: Path) -> None:
     assert (installed / "nas_optuna" / "py.typed").exists()
     assert not (installed / "tests").exists()

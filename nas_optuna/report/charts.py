@@ -1,4 +1,4 @@
-"""Charts as SVG: a few kilobytes each, no script, in the colours of the page around them."""
+"""Charts as SVG: a few kilobytes each, no script, in the style of the page around them (``base.html.j2``)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ import xml.sax.saxutils as xml
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 WIDTH, HEIGHT = 480.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 10.0, 40.0
-
-STYLE = """
-svg.chart { width: 100%; max-width: 640px; height: auto; font: 13px system-ui, "Segoe UI", Roboto, sans-serif; }
-.chart text { fill: var(--faint); stroke: var(--paper); stroke-width: 3px; paint-order: stroke }
-.chart .end { text-anchor: end } .chart .middle { text-anchor: middle }
-.chart .grid { stroke: var(--edge); stroke-width: .6 } .chart .line { fill: none; stroke-width: 1.8 }
-.chart .pale { fill: none; stroke: var(--faint); stroke-width: 1; opacity: .4 }
-.chart .many { stroke-width: 1; opacity: .3 } .chart .error { stroke-width: 1; stroke: var(--faint) }
-.chart .s0 { stroke: var(--one) } .chart .s1 { stroke: var(--two) } .chart .s2 { stroke: var(--three) }
-.chart .s3 { stroke: var(--four) } .chart .dot.s0 { fill: var(--one) } .chart .dot.s1 { fill: var(--two) }
-.chart .dot.s2 { fill: var(--three) } .chart .dot.s3 { fill: var(--four) } .chart .dot { stroke: none }
-.chart .dot.faint { fill: var(--faint); opacity: .45 } .chart .dot.pale { fill: var(--faint) }
-.chart .bar { fill: var(--one) }
-""".strip()
 
 Point = tuple[float, float]
 
@@ -46,7 +34,7 @@ class Series:
     name: str = ""
 
 
-def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> str:
+def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> Markup:
     """Lines and dots on two axes.
 
     Args:
@@ -62,7 +50,7 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = 
     ]
     ys = [y + sign * error for y, error in reach for sign in (-1, 1)]
     if not xs:
-        return f'<p class="faint">Nothing to show yet: {xml.escape(y_label)} against {xml.escape(x_label)}.</p>'
+        return Markup('<p class="faint">Nothing to show yet: {} against {}.</p>').format(y_label, x_label)
     x_at, x_ticks = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log_x, all(x == int(x) for x in xs))
     y_at, y_ticks = _scale(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
     parts = [_axes(x_at, x_ticks, y_at, y_ticks, x_label, y_label)]
@@ -70,7 +58,7 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = 
     return _svg("".join(parts), f"{y_label} against {x_label}", HEIGHT) + _legend(series)
 
 
-def bars(rows: Sequence[tuple[str, float]], label: str) -> str:
+def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
     """Horizontal bars with a name and a share (0 to 1) each."""
     step, parts = 24.0, []
     top = max((value for _, value in rows), default=0.0) or 1.0
@@ -82,7 +70,9 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> str:
     return _svg("".join(parts), label, step * len(rows) + 4)
 
 
-def parallel(axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Sequence[int], float]], label: str) -> str:
+def parallel(
+    axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Sequence[int], float]], label: str
+) -> Markup:
     """Parallel coordinates: one axis per parameter with its choices, one line per trial, the better the stronger.
 
     Args:
@@ -108,7 +98,7 @@ def parallel(axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Seq
             f'<path class="grid" d="M{x:.1f} 40V238"/><text class="middle" x="{x:.1f}" y="{y}">{_text(name, 16)}</text>'
         )
         parts += [f'<text x="{x + 4:.1f}" y="{at(i, k) + 4:.1f}">{_text(c, 9)}</text>' for k, c in enumerate(choices_)]
-    return (
+    return Markup(
         f'<svg class="chart" style="max-width:none;width:{width * 1.3:.0f}px" role="img"'
         f' aria-label={xml.quoteattr(label)} viewBox="0 0 {width:.0f} 244">{"".join(parts)}</svg>'
     )
@@ -198,22 +188,22 @@ def _drawn(series: Series, x_at: Callable[[float], float], y_at: Callable[[float
     return "".join(parts)
 
 
-def _legend(series: Sequence[Series]) -> str:
+def _legend(series: Sequence[Series]) -> Markup:
     named = [one for one in series if one.name]
     if not named:
-        return ""
+        return Markup("")
     line, dot = '<path class="{}" d="M0 5H14"/>', '<circle class="{}" cx="7" cy="5" r="3"/>'
     items = "".join(
         '<span class="key"><svg class="chart" viewBox="0 0 14 10" style="width:14px">'
         f"{(dot if 'dot' in one.style else line).format(one.style)}</svg> {_text(one.name, 60)}</span>"
         for one in named
     )
-    return f'<p class="legend">{items}</p>'
+    return Markup(f'<p class="legend">{items}</p>')
 
 
-def _svg(inside: str, label: str, height: float) -> str:
+def _svg(inside: str, label: str, height: float) -> Markup:
     box = f"0 0 {WIDTH:.0f} {height:.0f}"
-    return f'<svg class="chart" role="img" aria-label={xml.quoteattr(label)} viewBox="{box}">{inside}</svg>'
+    return Markup(f'<svg class="chart" role="img" aria-label={xml.quoteattr(label)} viewBox="{box}">{inside}</svg>')
 
 
 def _text(text: str, room: int) -> str:

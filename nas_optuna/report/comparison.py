@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from optuna.study import Study
 
 from nas_optuna.errors import StudyError, shown
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.page import best_so_far, document, duration, table
+from nas_optuna.report.page import best_so_far
+from nas_optuna.report.rendering import duration, render
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
@@ -146,13 +146,11 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         for s in summaries
     ]  # fmt: skip
     columns = ("study", name, "complete", "trials", "training time", "sampler", "pruner", "architecture")
-    others = "".join(f"<li>{escape(line)}</li>" for line in differences(studies))
-    body = (
-        f"<h1>Comparison of studies</h1>{table(columns, rows, (1, 2, 3, 4))}"
-        f"{f'<p>They differ in more than their samplers and pruners:</p><ul>{others}</ul>' if others else ''}"
-        '<p class="faint">One study each is one draw: differences of the order of ± may be chance, and so may be those'
-        " between seeds.</p>"
-        f'<div class="pair"><div><h3>Best by trials</h3>{charts.plot(by_trials, "trial", name)}</div>'
-        f"<div><h3>Best by time</h3>{charts.plot(by_seconds, 'seconds of training, all trials', name)}</div></div>"
+    return render(
+        "comparison.html.j2",
+        columns=columns,
+        rows=rows,
+        differences=differences(studies),
+        by_trials=charts.plot(by_trials, "trial", name),
+        by_seconds=charts.plot(by_seconds, "seconds of training, all trials", name),
     )
-    return document("Comparison of studies", body)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
 from nas_optuna.cli.ranking import print_ranking
-from nas_optuna.report.comparison import summary_of
+from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.notes import study_note
 from nas_optuna.report.page import report
 from nas_optuna.report.selection import choose
@@ -24,6 +24,7 @@ from nas_optuna.study.optuna_internals import storage_of
 from nas_optuna.study.pareto import front_of
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import create_study
+from nas_optuna.study.trial_queue import REFERENCE
 from tests.helpers import Command, files_in
 
 SPACE = ConvSpace(depth=2, input_size=8)
@@ -38,7 +39,13 @@ def made(name: str = "s", objectives: tuple[str, ...] = ("accuracy",)) -> optuna
 
 
 def add(
-    study: optuna.Study, number: int, state: TrialState = TrialState.COMPLETE, epochs: int = 3, accuracy: float = 0
+    study: optuna.Study,
+    number: int,
+    state: TrialState = TrialState.COMPLETE,
+    epochs: int = 3,
+    accuracy: float = 0,
+    origin: str = "",
+    device: str = EVIL,
 ) -> None:
     import random
 
@@ -52,7 +59,8 @@ def add(
         TrialKey.ACCURACY: accuracy,
         TrialKey.EPOCHS: len(curve),
         TrialKey.SECONDS: 1.5,
-        TrialKey.DEVICE: EVIL,
+        TrialKey.DEVICE: device,
+        TrialKey.ORIGIN: origin,
         TrialKey.cost("macs"): 1000 + number,
         TrialKey.cost("params"): 100 + number % 7,
     }
@@ -140,17 +148,44 @@ def test_the_commands_that_reproduce_it_name_the_storage_and_find_the_same(
     assert (again["architecture"], again["accuracy"]) == (first["architecture"], first["accuracy"])
 
 
-@pytest.mark.parametrize(("complete", "shown"), [(1, False), (9, False), (10, True)])
-def test_importance_is_shown_from_ten_complete_trials_on(complete: int, shown: bool) -> None:
+@pytest.mark.parametrize(("complete", "pruned", "shown"), [(1, 0, False), (9, 0, False), (10, 20, True), (1, 8, False)])
+def test_importance_is_shown_from_ten_trials_on(complete: int, pruned: int, shown: bool) -> None:
     study = made()
     for number in range(complete):
         add(study, number)
-    for number in range(20):
+    for number in range(pruned):
         add(study, 100 + number, TrialState.PRUNED)
     page = report(study)
     tags(page)
     assert ('aria-label="importance of each parameter"' in page) == shown
     assert (f"this study has {complete}" in plain(page)) != shown
+    assert ("pruned trials are not counted" in plain(page)) == shown
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs")])
+def test_where_few_trials_end_what_the_pruned_ones_had_says_what_mattered(objectives: tuple[str, ...]) -> None:
+    study = made(objectives=objectives)
+    for number in range(6):
+        add(study, number)
+    for number in range(14):
+        add(study, 100 + number, TrialState.PRUNED)  # after two of three epochs
+    page = report(study)
+    tags(page)
+    assert 'aria-label="importance of each parameter"' in page
+    assert 'aria-label="parallel coordinates of trials"' in page
+    text = " ".join(plain(page).split())
+    assert "20 trials, by what they had after epoch 2, the last that so many have reached. Only 6 trials ended" in text
+
+
+def test_the_reference_is_ranked_even_where_ten_are_better() -> None:
+    study = made()
+    for number in range(12):
+        add(study, number, accuracy=0.9 - number / 100)
+    assert "(reference)" not in report(study)
+    add(study, 50, accuracy=0.3, origin=REFERENCE)
+    page = plain(report(study))
+    assert "The best 10" in page
+    assert page.index("0.3000") < page.index("(reference)") < page.index("How it went")
 
 
 def test_accuracy_has_its_standard_error_and_a_cheaper_one_within_it_is_named() -> None:
@@ -167,7 +202,7 @@ def test_accuracy_has_its_standard_error_and_a_cheaper_one_within_it_is_named() 
 def test_importance_explains_what_makes_trials_good() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # Optuna warns where it explains what makes trials bad
-        test_importance_is_shown_from_ten_complete_trials_on(10, True)
+        test_importance_is_shown_from_ten_trials_on(10, 20, True)
 
 
 def test_several_objectives_have_curves_and_a_front() -> None:
@@ -208,9 +243,18 @@ def test_all_that_is_said_of_a_study_is_of_one_reading(
 def test_text_of_users_is_never_markup() -> None:
     study = made(EVIL)
     add(study, 1)
+    add(study, 2)
+    for page in (report(study), comparison_page([study], [summary_of(study)])):
+        tags(page)
+        assert EVIL in html.unescape(page)
+
+
+def test_control_characters_of_users_are_left_out() -> None:
+    study = made()
+    add(study, 1, device="a\x00b\x1bc")
     page = report(study)
-    tags(page)
-    assert EVIL in page.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+    assert "<td>abc</td>" in page
+    assert not set("\x00\x1b") & set(page)
 
 
 def test_the_test_set_is_shown_once() -> None:
@@ -241,6 +285,12 @@ def test_a_thousand_trials_fit_into_a_page_that_opens_at_once(tmp_path: Path) ->
         assert time.monotonic() - began < 3
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         assert [url for url in asked if not url.startswith("file:")] == []
+        cells = page.locator("td", has_text="f").filter(has_text="k").all()  # the architectures, whole
+        assert len(cells) >= 11
+        for cell in cells:
+            box = cell.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= 400
         browser.close()
 
 
