@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
+from nas_optuna.execution.mistakes import Mistake, find_mistakes
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
@@ -55,6 +56,7 @@ class TestReport:
         classes: What each class is called.
         confusions: One matrix per seed: row is the true class, column the predicted one, each cell a number of images.
         seconds: Training time of all seeds.
+        mistakes: Test images that the network of the first seed gets wrong.
     """
 
     architecture: str
@@ -67,6 +69,7 @@ class TestReport:
     classes: tuple[str, ...]
     confusions: tuple[tuple[tuple[int, ...], ...], ...]
     seconds: float
+    mistakes: tuple[Mistake, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -91,8 +94,9 @@ class TestReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with what is derived."""
-        facts = asdict(self) | {"mean": self.mean, "spread": self.spread}
+        """JSON-ready, with what is derived and without pictures."""
+        facts = asdict(replace(self, mistakes=())) | {"mean": self.mean, "spread": self.spread}
+        del facts["mistakes"]
         return facts | {"standard_error": error_on_test(facts), "class_accuracies": list(self.class_accuracies)}
 
 
@@ -149,7 +153,7 @@ def retrain(
         test_images = parts[1] if parts else _test_images(spec, images, data_directory)
         test = make_loader(test_images, recipe.batch_size, space.input_size, where)
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
-        report = _report(architecture, recipe, where, images, len(test_images), numbers, results, seconds)
+        report = _report(architecture, recipe, where, images, test_images, numbers, results, seconds)
         told.tested(run, report)
     finally:
         told.run_finished(run)
@@ -174,7 +178,7 @@ def _report(
     recipe: Recipe,
     device: torch.device,
     images: ImageSet,
-    test_images: int,
+    test_images: ImageSet,
     seeds: tuple[int, ...],
     results: Sequence[Evaluation],
     seconds: float,
@@ -184,12 +188,13 @@ def _report(
         recipe=recipe.fingerprint,
         device=device_name(device),
         images=len(images),
-        test_images=test_images,
+        test_images=len(test_images),
         seeds=seeds,
         accuracies=tuple(result.accuracy for result in results),
         classes=images.classes,
         confusions=tuple(tuple(map(tuple, result.confusion.tolist())) for result in results),
         seconds=seconds,
+        mistakes=find_mistakes(test_images, results[0].predicted.tolist()),
     )
 
 
@@ -235,17 +240,18 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
     left_out = ("confusions", "classes", "class_accuracies")
     entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
     cells = [count for row in report.predictions for count in row]
-    matrix = {name: list(_in_parts(values)) for name, values in (("classes", report.classes), ("cells", cells))}
+    kept = {"classes": report.classes, "cells": cells, "mistakes": list(map(str, report.mistakes))}
+    matrix = {name: list(_in_parts(values)) for name, values in kept.items()}
     entry |= {f"{name}_parts": len(parts) for name, parts in matrix.items()}
 
     def added(attributes: Mapping[str, Any]) -> dict[str, Any]:
         earlier: list[dict[str, Any]] = attributes.get(StudyKey.RETRAINED, [])
-        kept = {
+        parts_by_key = {
             f"{StudyKey.CONFUSION}{len(earlier)}:{name}:{i}": part
             for name, parts in matrix.items()
             for i, part in enumerate(parts)
         }
-        return kept | {StudyKey.RETRAINED: [*earlier, entry]}
+        return parts_by_key | {StudyKey.RETRAINED: [*earlier, entry]}
 
     return len(change_study(study, added)[StudyKey.RETRAINED]) - 1
 
@@ -260,16 +266,23 @@ def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], 
     Returns:
         None where there was none, or an earlier release did it, which kept no matrix.
     """
-    reports = attributes.get(StudyKey.RETRAINED, [])
-    if look >= len(reports) or "cells_parts" not in reports[look]:
+    classes, cells = _stored(attributes, look, "classes"), _stored(attributes, look, "cells")
+    if not classes:
         return None
-
-    def read(name: str) -> list[Any]:
-        count = reports[look][f"{name}_parts"]
-        return [value for i in range(count) for value in attributes[f"{StudyKey.CONFUSION}{look}:{name}:{i}"]]
-
-    classes, cells = read("classes"), read("cells")
     return classes, [cells[i * len(classes) : (i + 1) * len(classes)] for i in range(len(classes))]
+
+
+def mistakes(attributes: Mapping[str, Any], look: int = 0) -> list[Mistake]:
+    """The pictures that a retrained network got wrong; see `confusion`."""
+    classes, texts = _stored(attributes, look, "classes"), _stored(attributes, look, "mistakes")
+    return [found for text in texts if (found := Mistake.parse(text, len(classes)))]
+
+
+def _stored(attributes: Mapping[str, Any], look: int, name: str) -> list[Any]:
+    """A list of a retraining that was kept in parts; nothing where there is none."""
+    reports = attributes.get(StudyKey.RETRAINED, [])
+    count = reports[look].get(f"{name}_parts", 0) if look < len(reports) else 0
+    return [value for i in range(count) for value in attributes[f"{StudyKey.CONFUSION}{look}:{name}:{i}"]]
 
 
 def _in_parts(values: Sequence[Any]) -> Iterator[list[Any]]:

@@ -180,7 +180,7 @@ def _test(facts: _Facts) -> Section | None:
     reports: list[dict[str, Any]] = facts.attributes.get(StudyKey.RETRAINED, [])
     if not reports:
         return None
-    from nas_optuna.execution.retrain import confusion
+    from nas_optuna.execution.retrain import confusion, mistakes
 
     first, seeds = reports[0], len(reports[0]["seeds"])
     rows = [
@@ -194,12 +194,13 @@ def _test(facts: _Facts) -> Section | None:
     ]
     known = confusion(facts.attributes)
     matrix = Confusion(*known, seeds=seeds) if known else None
-    classes = matrix.accuracies() if matrix else []
+    classes, names = (matrix.accuracies(), matrix.classes) if matrix else ([], ())
     return {
         "figures": [row for row in rows if row[1] is not None],
         "looks": len(reports),
         "classes": [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in classes],
         "matrix": Markup(matrix.svg() if matrix else ""),
+        "mistakes": [(names[one.label], names[one.predicted], one.picture) for one in mistakes(facts.attributes)],
     }
 
 

@@ -108,7 +108,7 @@ class StudyKey:
     RETRAINED = f"{PREFIX}retrained"
     """list[dict]: the report of every retraining."""
     CONFUSION = f"{PREFIX}retrained:confusion:"
-    """list[str], list[int]: classes and confusion matrix of each retraining, row by row, in numbered parts."""
+    """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
     NOTE = f"{PREFIX}note"
     """str: digest of the study's note as it was written for the dashboard, to tell whether a person has changed it."""
     SUPERNET = f"{PREFIX}supernet"

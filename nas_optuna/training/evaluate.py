@@ -29,12 +29,14 @@ class Evaluation:
         loss: The mean cross entropy.
         accuracy: The share of correct predictions, 0 … 1.
         confusion: ``[classes, classes]``, int64, on the host: the row is the true class, the column the predicted one.
+        predicted: ``[n]``, int64, on the host: the class that each image is given, in the loader's order.
         metrics: The other figures that were asked for, by name.
     """
 
     loss: float
     accuracy: float
     confusion: Tensor
+    predicted: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -72,6 +74,7 @@ def evaluate(
     loss = torch.zeros((), device=device)
     confusion: Tensor | None = None
     part: int | None = None
+    predictions: list[Tensor] = []
     collected: list[tuple[Tensor, Tensor]] = []
     state = RandomState(0, device) if may_draw(network) else None
     for images, labels in loader.epoch():
@@ -83,15 +86,17 @@ def evaluate(
         classes = logits.shape[1]
         if confusion is None:
             confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+        predictions.append(logits.argmax(1))
         # Not bincount: on CUDA that waits for the device to learn the largest value.
-        confusion.index_add_(0, labels * classes + logits.argmax(1), torch.ones_like(labels))
+        confusion.index_add_(0, labels * classes + predictions[-1], torch.ones_like(labels))
         if metrics:
             collected.append((logits.float(), labels.clone()))
     network.train(was_training)
     assert confusion is not None, "a loader has at least one batch"
     table = confusion.cpu().reshape(classes, classes)
     accuracy = table.diagonal().sum().item() / loader.size
-    return Evaluation((loss / loader.size).item(), accuracy, table, _figures(metrics or {}, collected))
+    found = _figures(metrics or {}, collected)
+    return Evaluation((loss / loader.size).item(), accuracy, table, torch.cat(predictions).cpu(), found)
 
 
 def _figures(metrics: Mapping[str, MetricFunction], collected: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
