@@ -44,11 +44,12 @@ class EqualSeconds(TrainingEvaluator):
         training: Gives space, images and recipe; its `epochs` and `epoch_size` are not used.
         seconds: For each network, validation included.
         rung: Kept with each trial: 1 is the shortest training, and networks of different rungs are not compared.
+        alone: Whether it is the only network of its rung.
     """
 
-    def __init__(self, training: TrainingEvaluator, seconds: float, rung: int) -> None:
+    def __init__(self, training: TrainingEvaluator, seconds: float, rung: int, *, alone: bool = False) -> None:
         vars(self).update(vars(training))
-        self.seconds, self.rung = seconds, rung
+        self.seconds, self.rung, self.alone = seconds, rung, alone
         self.steps = max(1, math.ceil(seconds / LONGEST_EPOCH))
         self.__dict__["identity"] = digest(training.identity, {"seconds": round(seconds, 1), "rung": rung})
 
@@ -58,17 +59,19 @@ class EqualSeconds(TrainingEvaluator):
         """See `Evaluator`.
 
         Raises:
-            optuna.TrialPruned: The network is so large that its share of the time is too short for it.
+            optuna.TrialPruned: The network is so large that its share of the time is too short for it. The reference,
+                or the only network, is trained even so: the search has to end with one.
         """
-        steps = self._fixed_steps(architecture, resume)
-        if steps < FEWEST_STEPS:
+        fewest = 1 if self.alone or architecture == self.space.reference else FEWEST_STEPS
+        steps = self._fixed_steps(architecture, resume, fewest)
+        if steps < fewest:
             raise optuna.TrialPruned(f"{steps} steps fit into {self.seconds:.0f} s")
         recipe = paced(self.recipe, steps, self.steps)
         trained = copy_of(self, recipe)
         for measured in TrainingEvaluator.evaluate(trained, architecture, resume=resume, stop=stop):
             yield replace(measured, details={**measured.details, "STEPS": steps, "RUNG": self.rung})
 
-    def _fixed_steps(self, architecture: Architecture, resume: Path | None) -> int:
+    def _fixed_steps(self, architecture: Architecture, resume: Path | None, fewest: int) -> int:
         """How many steps the training has: as it was decided when it began."""
         file = resume / "steps.json" if resume else None
         if file is not None and file.is_file():
@@ -76,8 +79,8 @@ class EqualSeconds(TrainingEvaluator):
         per_step = seconds_per_step(self.space, architecture, self.recipe, self.train_loader, self.device)
         batches = len(self.validation_loader) * self.steps
         usable = self.seconds - batches * per_step * FORWARD
-        steps = int(usable / per_step)
-        if file is not None and steps >= FEWEST_STEPS:
+        steps = max(int(usable / per_step), 1)
+        if file is not None and steps >= fewest:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(steps))
         return steps

@@ -118,7 +118,8 @@ class Search:
         """What scores the networks of a rung."""
         training = self.experiment.objective.evaluator
         assert isinstance(training, TrainingEvaluator)
-        return self.experiment.objective.with_evaluator(EqualSeconds(training, rung.seconds, number))
+        shared = EqualSeconds(training, rung.seconds, number, alone=rung.networks == 1)
+        return self.experiment.objective.with_evaluator(shared)
 
     def _reference(self) -> Architecture | None:
         """The space's reference, where it is inside the study's limits."""

@@ -69,7 +69,7 @@ class FunctionSpace(LayeredSpace):
         self._begin()
 
     def _begin(self) -> None:
-        self.outputs: dict[Architecture, Any] = {}
+        self._outputs: dict[Architecture, Any] = {}
         self._builders: dict[Operation, tuple[Architecture, Call | None]] = {}
         self.layer_names: set[str] = set()
         self.elastic_names: set[str] = set()
@@ -235,7 +235,7 @@ class FunctionSpace(LayeredSpace):
             RuntimeError: It cannot take the images; it names the layer and the shapes.
             Exception: Whatever the function raises.
         """
-        if architecture not in self.outputs:
+        if architecture not in self._outputs:
             self.tried(architecture)
         return self.build_with(Choices(self.decide(architecture)))
 
@@ -243,9 +243,9 @@ class FunctionSpace(LayeredSpace):
         """See `SearchSpace.require_logits`."""
         from nas_optuna.spaces.shapes import not_logits
 
-        if architecture is not None and architecture not in self.outputs:
+        if architecture is not None and architecture not in self._outputs:
             self.tried(architecture)
-        for output in self.outputs.values() if architecture is None else [self.outputs[architecture]]:
+        for output in self._outputs.values() if architecture is None else [self._outputs[architecture]]:
             if problem := not_logits(output, self.classes):
                 raise SpecError(f"space {self.name!r}: {problem}")
 
@@ -260,7 +260,7 @@ class FunctionSpace(LayeredSpace):
         with _kept_random_state(), torch.device("meta"):
             network = self.build_with(choices)
         self.tracer.confirm(asked)
-        calls, self.outputs[architecture] = try_out(network, choices.layers, self.input_shape)
+        calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         return network, choices, calls
 
     def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
@@ -328,7 +328,7 @@ class FunctionSpace(LayeredSpace):
         return {
             k: v
             for k, v in vars(self).items()
-            if k not in ("tracer", "outputs", "_build", "_builders", "parameters", "reference")
+            if k not in ("tracer", "_outputs", "_build", "_builders", "parameters", "reference")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:

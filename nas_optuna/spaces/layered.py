@@ -33,12 +33,11 @@ class LayeredSpace(BuiltSpace):
     Attributes:
         tracer: Knows the parameters.
         layer_names: The parameters that are layers; the others are values.
-        outputs: What each network that was tried gives, described as `try_out` does.
     """
 
     tracer: Tracer
     layer_names: set[str]
-    outputs: dict[Architecture, Any]
+    _outputs: dict[Architecture, Any]  # what each network that was tried gives
     _builders: dict[Operation, tuple[Architecture, Call | None]]
 
     @abstractmethod
@@ -69,7 +68,7 @@ class LayeredSpace(BuiltSpace):
             found.append(Operation(kind, (), call.input_shape, call.output_shape))
             made[found[-1]] = (architecture, call)
         rest = _digest(f"{_without(network, choices, calls)} {[call.outputs for call in calls]}")
-        output = self.outputs[architecture]
+        output = self._outputs[architecture]
         shape = output.shape if isinstance(output, TensorSpec) else ()
         found.append(Operation(f"rest {rest}", (), self.input_shape, shape))
         made[found[-1]] = (architecture, None)

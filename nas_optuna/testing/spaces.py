@@ -9,6 +9,7 @@ import optuna
 import torch
 
 from nas_optuna.costs.complexity import figures, size
+from nas_optuna.execution.evaluator import space_identity
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import Decomposable, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -92,6 +93,15 @@ class SpaceSuite(ABC):
     def test_the_identity_is_the_same_for_the_same_space(self) -> None:
         """A study can go on in another process."""
         assert self.make_space().identity() == self.make_space().identity()
+
+    def test_use_does_not_change_the_identity(self) -> None:
+        """What a space remembers of its networks begins with an underscore, or each process would train them anew."""
+        space = self.make_space()
+        before = space_identity(space)
+        for architecture in self.drawn(space):
+            size(space, architecture)
+            space.build(architecture)
+        assert space_identity(space) == before
 
     def test_operations_make_up_the_network(self) -> None:
         """Where a space has operations, each can be built on its own and all of them are reachable."""

@@ -1,14 +1,15 @@
-"""A fit that is killed at any point and repeated: it ends with one result, which is tested once."""
+"""A fit that is killed at any point and repeated: one result, and nothing trained twice but one epoch."""
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, TrialKey
 
 COMMAND = [
     *(sys.executable, "-m", "nas_optuna", "fit", "digits", "--within", "150s", "--out", "model"),
@@ -37,6 +38,12 @@ def test_a_fit_that_is_killed_goes_on(place: Path) -> None:
     study = optuna.load_study(study_name="fit", storage="sqlite:///model/search.db")
     ended = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     assert len(ended) == len(study.trials), "nothing is left over"
+    trained = Counter(
+        (trial.user_attrs[TrialKey.ARCHITECTURE], trial.user_attrs[TrialKey.RUNG])
+        for trial in ended
+        if TrialKey.DUPLICATE_OF not in trial.user_attrs
+    )
+    assert max(trained.values()) == 1
     assert len(study.user_attrs[StudyKey.RETRAINED]) == 1
     assert {path.name for path in Path("model").iterdir()} >= {"network", "report.html", "search.db"}
     again = subprocess.run(COMMAND, capture_output=True, text=True, timeout=300)

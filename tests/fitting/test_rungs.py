@@ -19,6 +19,14 @@ PLAN = Plan((Rung(4, 1.0), Rung(2, 2.0)), reserve=0.0)
 SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.train_limit=400"])
 
 
+def test_a_reference_that_is_too_slow_for_its_share_is_trained_even_so() -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    found = Search(experiment, study, Plan((Rung(1, 0.001),), reserve=0.0), StopRequest()).run(lambda line: None)
+    assert found is not None
+    assert found.user_attrs[TrialKey.STEPS] == 1
+
+
 def searched(study: optuna.Study | None = None) -> optuna.Study:
     experiment = Experiment.from_spec(SPEC, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit") if study is None else study

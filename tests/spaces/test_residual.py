@@ -9,6 +9,7 @@ from torch import nn
 from nas_optuna.costs.complexity import figures
 from nas_optuna.data import ResidentLoader, load_data
 from nas_optuna.errors import SpecError
+from nas_optuna.execution.evaluator import space_identity
 from nas_optuna.export.source import write_source
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import create_space
@@ -63,6 +64,13 @@ def test_neighbours_of_the_reference_are_of_its_kind() -> None:
         for value in parameter.choices:
             changed = SPACE.architecture({**SPACE.reference.params, name: value})
             assert 1 / 6 < figures(SPACE, changed).macs / whole < 6, str(changed)
+
+
+def test_an_objective_has_the_same_identity_however_much_of_its_space_was_used() -> None:
+    made = residual(8, 1, width=8)
+    before = space_identity(made)
+    made.build(made.sample(random.Random(0)))
+    assert space_identity(made) == space_identity(residual(8, 1, width=8)) == before
 
 
 def test_the_width_of_the_reference_scales_all() -> None:
