@@ -175,7 +175,7 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, executor: E
     from nas_optuna.execution.loop import interruptible
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.execution.trial_files import KeepBest
-    from nas_optuna.report.controller import save_entropy
+    from nas_optuna.report.figures import save_entropy
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.trackers import create_trackers
 

@@ -110,7 +110,7 @@ def train(
     from nas_optuna.cli.progress import SupernetBar
     from nas_optuna.cli.specs import SpecOptions, find_target
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.report.supernet import save_alpha_figure
+    from nas_optuna.report.figures import save_alpha_figure
     from nas_optuna.study.storage import storage_url
     from nas_optuna.study.supernet_result import find_result
     from nas_optuna.trackers import create_trackers

@@ -3,7 +3,7 @@ import math
 import optuna
 import pytest
 
-from nas_optuna.report.controller import GRAPH, entropy_figure, save_entropy
+from nas_optuna.report.figures import ENTROPY_GRAPH, entropy_figure, save_entropy
 from nas_optuna.samplers.controller import ControllerSampler
 
 
@@ -22,7 +22,7 @@ def test_entropy_falls_and_reaches_the_dashboard() -> None:
     assert entropies[-1] < 0.7 * entropies[0]
     for _ in range(2):
         save_entropy(study)
-    saved = [name for name in study._storage.get_study_system_attrs(study._study_id) if GRAPH in name]
+    saved = [name for name in study._storage.get_study_system_attrs(study._study_id) if ENTROPY_GRAPH in name]
     assert len(saved) >= 1
 
 
