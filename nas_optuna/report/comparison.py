@@ -12,7 +12,7 @@ from optuna.study import Study
 from nas_optuna.errors import StudyError, shown
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.page import best_so_far
+from nas_optuna.report.facts import best_so_far
 from nas_optuna.report.rendering import duration, render
 from nas_optuna.report.selection import best_trial, complete_trials, validation_images
 from nas_optuna.study.optuna_internals import read_once
