@@ -1,6 +1,7 @@
 """Evaluators of other people's: what they are given, what they may yield, and what becomes of what they must not."""
 
 import pickle
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from nas_optuna import (
     load_data,
 )
 from nas_optuna.errors import SpecError, StudyError
-from nas_optuna.execution.evaluator import EvaluatorContext
+from nas_optuna.execution.evaluator import EvaluatorContext, space_identity
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.loop import run
+from nas_optuna.spaces import create_space
 from nas_optuna.spec import DataSpec
 from nas_optuna.study.schema import TrialKey
 from tests.helpers import RECIPE, Command, tiny
@@ -341,3 +343,14 @@ def factory(context: EvaluatorContext) -> Counting:
     made = Counting()
     made.space = context.space(in_channels=1, outputs=3, input_size=8)  # type: ignore[assignment]
     return made
+
+
+@pytest.mark.parametrize("name", ["conv", "block", "macro", "residual"])
+def test_what_a_space_has_computed_does_not_change_its_identity(name: str) -> None:
+    space = create_space(name, {}, in_channels=3, classes=10, input_size=32)
+    before = space_identity(space)
+    (architecture,) = space.sample_distinct(1, random.Random(0))
+    space.build(architecture)
+    assert space.size > 1
+    space.operations(architecture)  # type: ignore[attr-defined]
+    assert space_identity(space) == before == space_identity(pickle.loads(pickle.dumps(space)))
