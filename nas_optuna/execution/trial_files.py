@@ -76,7 +76,7 @@ class PausedTrainings:
 
     def _make_room(self) -> None:
         kept = [(facts.gain, entry) for entry in self._entries() if (facts := read_paused(entry)) is not None]
-        sizes = {entry: sum(f.stat().st_size for f in entry.rglob("*") if f.is_file()) for _, entry in kept}
+        sizes = {entry: _size(entry) for _, entry in kept}
         total = sum(sizes.values())
         for _, entry in sorted(kept, key=lambda item: item[0]):
             if total <= self._most_bytes:
@@ -88,6 +88,13 @@ class PausedTrainings:
         with suppress(OSError):
             return sorted(self.path.iterdir())
         return []
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files; another worker may move it away meanwhile."""
+    with suppress(OSError):
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return 0
 
 
 def read_paused(folder: Path) -> Paused | None:

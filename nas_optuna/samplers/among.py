@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.errors import SpecError
 from nas_optuna.samplers.base import ArchitectureSampler, is_ordered
 from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.samplers.fixed import FixedSampler
-from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler, seed_for
+from nas_optuna.samplers.per_trial_seed import Allowed, PerTrialSeedSampler, seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued
 
@@ -36,7 +37,6 @@ class AmongSampler(FixedSampler):
         self, sampler: BaseSampler, space: SearchSpace, listed: Sequence[Mapping[str, Any]], seed: int
     ) -> None:
         super().__init__(sampler, {})
-        self._listed = [dict(params) for params in listed]
         self._seed = seed
         self._names = list(space.parameters)
         self._places = {n: {c: i for i, c in enumerate(p.choices)} for n, p in space.parameters.items()}
@@ -44,10 +44,25 @@ class AmongSampler(FixedSampler):
         # In steps, for what is ordered; any other choice is as far away as the longest way.
         names = [name for name, parameter in space.parameters.items() if parameter.ordered]
         self._ordered = np.array([is_ordered(name, d, names) for name, d in self._distributions.items()])
-        self._tokens = np.array([self._tokens_of(params) for params in self._listed])
         self._lengths = np.array([max(1, len(places) - 1) for places in self._places.values()])
-        if isinstance(sampler, ArchitectureSampler) and sampler.obeys_list:
-            sampler.among = self._listed
+        self._list(listed)
+
+    def _list(self, listed: Iterable[Mapping[str, Any]]) -> None:
+        self._listed = [dict(params) for params in listed]
+        self._tokens = np.array([self._tokens_of(params) for params in self._listed])
+        if isinstance(self.sampler, ArchitectureSampler) and self.sampler.obeys_list:
+            self.sampler.among = self._listed
+
+    def keep(self, allowed: Allowed) -> None:
+        """Forget the listed architectures that are not allowed.
+
+        Raises:
+            SpecError: None is allowed.
+        """
+        left = [params for params in self._listed if allowed(params)]
+        if not left:
+            raise SpecError("none of the listed architectures is inside the limits; list some, or raise the limits")
+        self._list(left)
 
     def _tokens_of(self, params: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(self._places[name][params[name]] for name in self._names)

@@ -293,6 +293,7 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
         trial = member.trial
         if trial.state == TrialState.FAIL or member.violation > 0:
             curve.resumable = False
+            curve.number = max(curve.number, trial.number)  # a used-up space proposes even it again
             continue
         before = curve.last
         _take(curve, trial, sign)

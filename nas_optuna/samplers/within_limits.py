@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.samplers.among import AmongSampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.per_trial_seed import Selective, seed_for
 from nas_optuna.spaces import SearchSpace
@@ -67,6 +68,8 @@ class WithinLimitsSampler(BaseSampler):
             own = made.sampler if isinstance(made, FixedSampler) else made
             if isinstance(own, Selective):
                 own.allowed = self.is_inside
+            if isinstance(made, AmongSampler):
+                made.keep(self.is_inside)
             self._samplers[draw] = made
         return self._samplers[draw]
 
@@ -91,6 +94,11 @@ class WithinLimitsSampler(BaseSampler):
 
     def __str__(self) -> str:
         return str(self._sampler(0))
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether the sampler has a list of architectures, and nothing of it is left to try."""
+        sampler = self._sampler(0)
+        return isinstance(sampler, AmongSampler) and sampler.is_exhausted(study)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, because limits are on whole architectures."""

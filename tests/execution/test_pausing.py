@@ -158,6 +158,25 @@ def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in paused.path.iterdir()) == ["1", "2"]
 
 
+def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = PausedTrainings(tmp_path / PAUSED_FOLDER, 10**6)
+    walk = Path.rglob
+
+    def taken(folder: Path, pattern: str) -> Iterator[Path]:
+        """Each file is gone before its size is asked."""
+        for file in list(walk(folder, pattern)):
+            file.unlink()
+            yield file
+
+    for number in (0, 1):
+        folder = tmp_path / f"trial-{number}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w")
+        monkeypatch.setattr(Path, "rglob", taken)
+        monkeypatch.setattr(Path, "is_file", lambda path: True)
+        paused.keep(str(number), folder, Paused(number, 2, 0.5))
+
+
 class Wide(Counting):
     """The more filters the better, which every step shows."""
 

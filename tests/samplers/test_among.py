@@ -1,8 +1,11 @@
 import optuna
 import pytest
 
+from nas_optuna.errors import SpecError
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.among import AmongSampler
+from nas_optuna.samplers.within_limits import WithinLimitsSampler
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=2, input_size=8)
@@ -23,3 +26,29 @@ def test_every_sampler_keeps_to_the_list_and_tries_all_of_it(name: str) -> None:
     listed = {str(SPACE.architecture(params)) for params in LISTED}
     assert set(tried) <= listed
     assert len(set(tried)) == len(listed)
+
+
+def limited(name: str, filters: int) -> WithinLimitsSampler:
+    def excess(architecture: Architecture) -> float:
+        return architecture.params["conv1.filters"] / filters - 1
+
+    return WithinLimitsSampler(
+        lambda seed: AmongSampler(create_sampler(name, SPACE, seed, {}), SPACE, LISTED, seed), SPACE, excess, 0
+    )
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "curves"])
+def test_under_a_limit_it_keeps_to_the_list_until_that_is_used_up(name: str) -> None:
+    sampler = limited(name, 16)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tried: list[str] = []
+    while not sampler.is_exhausted(study) and len(tried) < len(LISTED):
+        trial = study.ask()
+        tried.append(str(SPACE.suggest(trial)))
+        study.tell(trial, trial.params["conv2.filters"])
+    assert sorted(tried) == sorted(str(SPACE.architecture(p)) for p in LISTED if p["conv1.filters"] == 16)
+
+
+def test_a_list_outside_the_limits_is_refused() -> None:
+    with pytest.raises(SpecError, match="none of the listed"):
+        optuna.create_study(sampler=limited("random", 8)).ask()

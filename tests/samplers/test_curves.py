@@ -134,6 +134,17 @@ def test_a_diverged_network_is_not_gone_on_with() -> None:
     assert len(widest) == len(set(widest))
 
 
+def test_a_used_up_space_in_which_all_failed_is_proposed_again() -> None:
+    distribution = optuna.distributions.CategoricalDistribution([0, 1])
+    study = optuna.create_study(
+        direction="maximize", sampler=CurveSampler(seed=0, distributions={"width": distribution})
+    )
+    for _ in range(6):
+        trial = study.ask({"width": distribution})
+        assert trial.params["width"] in (0, 1)
+        study.tell(trial, state=TrialState.FAIL)
+
+
 def test_a_trial_without_a_plan_is_judged_as_the_guarded_pruner_does() -> None:
     study = optuna.create_study(direction="maximize", pruner=create_pruner("curves", EPOCHS, {}))
     study.optimize(train, n_trials=20)
