@@ -76,7 +76,8 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
 def print_winner(study: Study) -> None:
     """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
     from nas_optuna.objectives import describe
-    from nas_optuna.report.selection import best_trial, gain_of, remembered_images
+    from nas_optuna.report.selection import gain_of, remembered_images
+    from nas_optuna.study.best import best_trial
     from nas_optuna.study.records import TrialRecord, cost_names
     from nas_optuna.study.records import count as counted
 

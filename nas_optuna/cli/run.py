@@ -71,7 +71,7 @@ def _executed(plan: Plan, given: SpecOptions) -> tuple[optuna.Study, Outcome]:
 
 
 def _say_how_it_ended(context: typer.Context, plan: Plan, outcome: Outcome, study: optuna.Study) -> int:
-    from nas_optuna.report.selection import best_trial
+    from nas_optuna.study.best import best_trial
     from nas_optuna.study.storage import is_kept, storage_url
 
     if outcome.interrupted:

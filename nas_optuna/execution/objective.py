@@ -319,6 +319,7 @@ class EvaluatorObjective:
         recipe = getattr(self.evaluator, "recipe", None)
         if isinstance(recipe, Recipe):
             attributes |= {TrialKey.RECIPE: recipe.fingerprint, TrialKey.SEED: recipe.seed}
+        attributes |= getattr(self.evaluator, "attributes", {})
         if attribute(trial, TrialKey.ORIGIN) is None:
             study = getattr(trial, "study", None)  # a FixedTrial has none
             attributes[TrialKey.ORIGIN] = str(study.sampler) if study else "fixed"

@@ -15,6 +15,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.files import write_file
+from nas_optuna.study.best import best_trials
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
@@ -190,6 +191,6 @@ class KeepBest(Callback):
         if study is None:
             return
         trials = study.get_trials(deepcopy=False)
-        best = {trial.number for trial in study.best_trials}
+        best = {trial.number for trial in best_trials(study)}
         finished = {trial.number for trial in trials if trial.state.is_finished()}
         self._kept.forget([number for number in self._kept.numbers() if number in finished - best])

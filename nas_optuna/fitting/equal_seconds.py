@@ -22,6 +22,7 @@ from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, diges
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
+from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import TrainStep, make_network
 
 FEWEST_STEPS = 8
@@ -43,13 +44,14 @@ class EqualSeconds(TrainingEvaluator):
     Args:
         training: Gives space, images and recipe; its `epochs` and `epoch_size` are not used.
         seconds: For each network, validation included.
-        rung: Kept with each trial: 1 is the shortest training, and networks of different rungs are not compared.
+        rung: Kept with each trial, as the seconds are: networks of other lengths are not compared.
         alone: Whether it is the only network of its rung.
     """
 
     def __init__(self, training: TrainingEvaluator, seconds: float, rung: int, *, alone: bool = False) -> None:
         vars(self).update(vars(training))
         self.seconds, self.rung, self.alone = seconds, rung, alone
+        self.attributes = {TrialKey.RUNG: rung, TrialKey.SHARE: round(seconds, 2)}
         self.steps = max(1, math.ceil(seconds / LONGEST_EPOCH))
         self.__dict__["identity"] = digest(training.identity, {"seconds": round(seconds, 1), "rung": rung})
 
@@ -69,7 +71,7 @@ class EqualSeconds(TrainingEvaluator):
         recipe = paced(self.recipe, steps, self.steps)
         trained = copy_of(self, recipe)
         for measured in TrainingEvaluator.evaluate(trained, architecture, resume=resume, stop=stop):
-            yield replace(measured, details={**measured.details, "STEPS": steps, "RUNG": self.rung})
+            yield replace(measured, details={**measured.details, "STEPS": steps, "RECIPE": recipe.fingerprint})
 
     def _fixed_steps(self, architecture: Architecture, resume: Path | None, fewest: int) -> int:
         """How many steps the training has: as it was decided when it began."""

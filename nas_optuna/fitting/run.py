@@ -333,7 +333,7 @@ class _Running:
     def _leave_something(self) -> None:
         """After an interruption: the best network so far, so that there is something to use."""
         kept = KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
-        from nas_optuna.report.selection import best_trial
+        from nas_optuna.study.best import best_trial
 
         best = best_trial(self.study)
         if best is None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from optuna.pruners import NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback, Subject
 from nas_optuna.execution.loop import StopRequest
@@ -19,9 +20,10 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
 from nas_optuna.fitting.plan import Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.report.selection import best_trial, remembered_images
+from nas_optuna.report.selection import remembered_images
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import abandoned
+from nas_optuna.study.best import best_trial
 from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
@@ -71,6 +73,15 @@ class Search:
         Raises:
             StudyError: No network could be trained.
         """
+        pruner = self.study.pruner
+        # It would compare what is in the middle of its schedule with what has ended its own.
+        self.study.pruner = NopPruner()
+        try:
+            return self._run(say)
+        finally:
+            self.study.pruner = pruner
+
+    def _run(self, say: Callable[[str], None]) -> FrozenTrial | None:
         abandoned.release_abandoned(self.study)
         space, reference = self.experiment.space, self._reference()
         first = [] if reference is None else [(reference, REFERENCE)]
@@ -160,7 +171,12 @@ def plan_for(
         reserve: Seconds to keep for what comes last, beside the test.
         test_images: How many images are scored at the end.
         retrain: Whether the chosen network is trained anew.
+
+    Raises:
+        SpecError: Settings of the recipe are searched.
     """
+    if experiment.spec.search:
+        raise SpecError("a search with a clock trains every network by one recipe; leave out search, or use --timeout")
     training, space = experiment.objective.evaluator, experiment.space
     assert isinstance(training, TrainingEvaluator)
     middle = {name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()}

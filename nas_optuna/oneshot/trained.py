@@ -120,7 +120,9 @@ def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:
     return {
         attribute(trial, TrialKey.ARCHITECTURE): trial
         for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        if attribute(trial, TrialKey.RECIPE) == fingerprint and attribute(trial, TrialKey.DUPLICATE_OF) is None
+        if attribute(trial, TrialKey.RECIPE) == fingerprint
+        and attribute(trial, TrialKey.DUPLICATE_OF) is None
+        and attribute(trial, TrialKey.RUNG) is None  # trained for seconds, whatever the recipe says
     }
 
 

@@ -14,7 +14,8 @@ from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.facts import best_so_far
 from nas_optuna.report.rendering import duration, render
-from nas_optuna.report.selection import best_trial, complete_trials, validation_images
+from nas_optuna.report.selection import validation_images
+from nas_optuna.study.best import best_trial, complete_trials
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute

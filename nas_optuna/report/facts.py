@@ -13,7 +13,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.report import charts
-from nas_optuna.report.selection import Winners, complete_trials, validation_images, winners
+from nas_optuna.report.selection import Winners, validation_images, winners
+from nas_optuna.study.best import complete_trials
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord

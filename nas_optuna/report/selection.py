@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.study.best import best_of, complete_trials, longest_trained
 from nas_optuna.study.gain import Gain, Measured
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.pareto import is_feasible
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.standard_errors import sampling_error, standard_error
-from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.studies import study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
 COST = "macs"
@@ -48,31 +47,10 @@ def space_of(study: Study) -> SearchSpace:
     )
 
 
-def complete_trials(study: Study) -> list[FrozenTrial]:
-    """Trials that were trained to the end and are inside the study's limits."""
-    return [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(t)]
-
-
-def best_trial(study: Study) -> FrozenTrial | None:
-    """The best complete trial in the first objective; the earliest of equals; None where there is none."""
-    return _best(study, complete_trials(study))
-
-
-def _best(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    sign = -1.0 if maximizes(study) else 1.0
-    return min(_longest_trained(trials), key=lambda trial: (sign * trial.values[0], trial.number), default=None)
-
-
-def _longest_trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the last rung, where a search had several: networks are compared with what was trained as long."""
-    last = max((attribute(trial, TrialKey.RUNG, 0) for trial in trials), default=0)
-    return [trial for trial in trials if attribute(trial, TrialKey.RUNG, 0) == last]
-
-
 def gain_of(study: Study) -> Gain | None:
     """What a search has brought; None without a complete trial, or where the first objective is not accuracy."""
-    images, trials = remembered_images(study), _longest_trained(complete_trials(study))
-    best = _best(study, trials)
+    images, trials = remembered_images(study), longest_trained(complete_trials(study))
+    best = best_of(study, trials)
     if best is None or images is None or _first_objective(study) != "accuracy":
         return None
     attributes = study.user_attrs
@@ -81,7 +59,7 @@ def gain_of(study: Study) -> Gain | None:
     if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
         accuracy: float = own["accuracy"]
         return Gain(_measured(best, images), Measured(accuracy, sampling_error(accuracy, images)), majority)
-    reference = _best(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
+    reference = best_of(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
     same = reference is not None and reference.params == best.params
     measured = None if reference is None else _measured(reference, images)
     return Gain(_measured(best, images), measured, majority, is_reference=same)
@@ -145,8 +123,8 @@ def winners(study: Study, images: int | None) -> Winners | None:
         study: A study of ours.
         images: Number of validation images, as `validation_images` gives it.
     """
-    trials = _longest_trained(complete_trials(study))
-    best = _best(study, trials)
+    trials = longest_trained(complete_trials(study))
+    best = best_of(study, trials)
     if best is None:
         return None
     error = standard_error(TrialRecord.of(best), images)

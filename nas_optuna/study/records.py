@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.objectives import COSTS
-from nas_optuna.study.schema import TrialKey, costs_of
+from nas_optuna.study.schema import TrialKey, attribute, costs_of
+
+ALIKE = 1.2
+"""Trainings whose seconds differ by less than this factor are compared."""
 
 
 def count(number: int, noun: str) -> str:
@@ -96,14 +100,30 @@ def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -
 def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:
     """Records, best first value first: complete trials, then pruned ones, then the rest by number.
 
-    What was trained for longer, by a search with a clock, comes before what was trained for less.
+    What was trained for longer comes before what was trained for less; see `training_levels`.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED)
+    found = list(trials)
 
-    def key(trial: FrozenTrial) -> tuple[int, int, float, int]:
+    def key(pair: tuple[FrozenTrial, int]) -> tuple[int, int, float, int]:
+        trial, level = pair
         if trial.state not in states or not trial.values:
             return len(states), 0, 0.0, trial.number
-        value, rung = trial.values[0], trial.user_attrs.get(TrialKey.RUNG, 0)
-        return states.index(trial.state), -rung, -value if maximize else value, trial.number
+        value = trial.values[0]
+        return states.index(trial.state), level, -value if maximize else value, trial.number
 
-    return [TrialRecord.of(trial) for trial in sorted(trials, key=key)]
+    return [TrialRecord.of(trial) for trial, _ in sorted(zip(found, training_levels(found), strict=True), key=key)]
+
+
+def training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
+    """For each trial, how much shorter than the longest one its training was; only trials of one level compare.
+
+    A training by the recipe counts as longest. Those with a clock are on one level where their seconds differ by less
+    than the factor `ALIKE`, as they do between two runs of the same time.
+    """
+    shares: list[float | None] = [
+        attribute(t, TrialKey.SHARE) if TrialKey.RUNG in t.user_attrs else None for t in trials
+    ]
+    longest = max((share for share in shares if share), default=1.0)
+    below = 1 if None in shares else 0
+    return [0 if s is None else below + int(math.log(longest / max(s, 1e-3), ALIKE)) for s in shares]

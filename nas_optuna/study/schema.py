@@ -57,7 +57,9 @@ class TrialKey:
     STEPS = f"{PREFIX}steps"
     """int: optimiser steps, where the time for the training decided how many."""
     RUNG = f"{PREFIX}rung"
-    """int: 1 is the shortest training of a search with a clock; networks of different rungs are not compared."""
+    """int: 1 is the shortest training of a search with a clock; each run with one numbers on."""
+    SHARE = f"{PREFIX}share"
+    """float: seconds that a search with a clock gave to the training; absent where the recipe said how long."""
     SECONDS = f"{PREFIX}seconds"
     """float: seconds of training, over all processes that worked on it."""
     SPREAD = f"{PREFIX}spread"
@@ -270,7 +272,7 @@ _OF_A_TRIAL: Mapping[str, _Kind] = {
     TrialKey.FEASIBLE: ("true or false", lambda value: isinstance(value, bool)),
     TrialKey.METRICS: ("numbers by name", _by_name(_is_number)),
     TrialKey.REPORTS: ("numbers by epoch", _is_by_epoch),
-    TrialKey.SECONDS: ("a number of seconds", _is_duration),
+    **dict.fromkeys((TrialKey.SECONDS, TrialKey.SHARE), ("a number of seconds", _is_duration)),
     TrialKey.PROPOSALS: ("a whole number above 0", _is_positive),
     TrialKey.WORKER: ("a text", _or_none(_is_text)),
     TrialKey.LEASE: ("a number", _or_none(_is_number)),

@@ -259,6 +259,14 @@ def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
     return [_summary(storage, name, counted) for name, counted in sorted(counts(storage).items())]
 
 
+def _best_of_equal_length(study: Study) -> float | None:
+    """The best value of a study that was searched with a clock, where a higher one may be of a shorter training."""
+    from nas_optuna.study.best import best_trial
+
+    found = best_trial(study)
+    return None if found is None else found.values[0]
+
+
 def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[str, int]) -> StudySummary:
     from nas_optuna.study.transactions import best_value
 
@@ -266,7 +274,8 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
     try:
         study = optuna.load_study(study_name=name, storage=storage)
         objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
-        best = best_value(study) if len(study.directions) == 1 else None
+        if len(study.directions) == 1:
+            best = _best_of_equal_length(study) if StudyKey.FIT in study.user_attrs else best_value(study)
     except StudyError:  # somebody has altered its rows; the others are shown all the same
         objectives = ("cannot be read",)
     return StudySummary(

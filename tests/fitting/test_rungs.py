@@ -5,12 +5,15 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_optuna import Experiment
+from nas_optuna.errors import SpecError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.plan import Plan, Rung
-from nas_optuna.fitting.rungs import Search
+from nas_optuna.fitting.rungs import Search, plan_for
 from nas_optuna.fitting.spec import spec_for
-from nas_optuna.report.selection import best_trial, gain_of
+from nas_optuna.oneshot.trained import trained_trials
+from nas_optuna.report.selection import gain_of
+from nas_optuna.study.best import best_trial
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import REFERENCE
@@ -82,3 +85,34 @@ def test_a_search_that_goes_on_trains_only_what_is_missing(study: optuna.Study) 
     numbers = [trial.number for trial in study.trials]
     searched(study)
     assert [trial.number for trial in study.trials] == numbers
+
+
+def test_short_trainings_do_not_pass_for_trainings_by_the_recipe(study: optuna.Study) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    assert trained_trials(study, experiment.search) == {}
+    assert {trial.user_attrs[TrialKey.SHARE] for trial in study.trials} == {1.0, 2.0}
+    assert SPEC.recipe.fingerprint not in {trial.user_attrs[TrialKey.RECIPE] for trial in study.trials}
+
+
+class Merciless(optuna.pruners.BasePruner):
+    """Stops whatever it is asked about."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return True
+
+
+def test_no_pruner_compares_a_training_with_those_of_another_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    study.pruner = pruner = Merciless()
+    monkeypatch.setattr(equal_seconds, "LONGEST_EPOCH", 0.2)
+    Search(experiment, study, Plan((Rung(1, 0.5),), reserve=0.0), StopRequest()).run(lambda line: None)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
+    assert len(study.trials[0].intermediate_values) > 1
+    assert study.pruner is pruner
+
+
+def test_settings_that_are_searched_are_refused_before_anything_is_trained() -> None:
+    searched = SPEC.override(["search.learning_rate=1e-3..1e-1:log"])
+    with pytest.raises(SpecError, match="leave out search, or use --timeout"):
+        plan_for(Experiment.from_spec(searched, device="cpu"), 60.0, 0.0)
