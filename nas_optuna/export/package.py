@@ -238,7 +238,9 @@ def _program(classifier: ImageClassifier, raw: Tensor, path: Path) -> Callable[[
     example = torch.cat([raw, raw])[:2]
     try:
         program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No complete tensor found")  # of views; the weights are on the CPU
+            torch.export.save(program, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
         loaded: Any = torch.export.load(path).module()
     except Exception as error:
         raise _NotMade(f"torch.export cannot take the network ({_short(error)})") from error

@@ -229,10 +229,9 @@ class _Running:
         }
         say("writing the network and the report")
         self._export(classifier, trial, facts)
-        self._remember(done=True)
-        gain = gain_of(self.study)
         self._write_report()
-        return Fitted(classifier, report, self.study, gain, self.fit.folder, budget.elapsed)
+        self._remember(done=True)  # last, so that a kill leaves nothing out
+        return Fitted(classifier, report, self.study, gain_of(self.study), self.fit.folder, self.state["spent"])
 
     def _finished(self) -> tuple[FrozenTrial, TestReport, ImageClassifier] | None:
         """What an earlier run has trained and tested, where only the export was missing."""

@@ -25,7 +25,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import abandoned
 from nas_optuna.study.best import best_trial
 from nas_optuna.study.pareto import is_feasible
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.records import TrialRecord, count
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes
@@ -95,7 +95,7 @@ class Search:
             if self.deadline is not None and is_last:
                 rung = Rung(UNTIL_TIME_IS_UP, rung.seconds)
             else:
-                say(f"{rung.networks} networks, {rung.seconds:.0f} s each")
+                say(f"{count(rung.networks, 'network')}, {rung.seconds:.0f} s each")
             objective = self.objective(rung, self.from_rung + number - 1)
             self._train(rung, objective, queue)
             if self.stop.asked:

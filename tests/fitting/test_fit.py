@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import nas_optuna as nas
 from nas_optuna.data import load_images
@@ -86,3 +87,34 @@ def test_arrays_tensors_and_datasets_become_the_same_images(tmp_path: Path) -> N
     ]
     found = [nas.load_data(name_of(data, tmp_path / str(i))).fingerprint for i, data in enumerate(given)]
     assert len(set(found)) == 1
+
+
+def in_folder(folder: Path, classes: int, each: int, size: int, mode: str = "RGB") -> Path:
+    """Pictures that each have the colour of their class, with noise."""
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        colour = rng.integers(0, 256, 3)
+        for number in range(each):
+            pixels = np.clip(rng.normal(0, 25, (size, size, 3)) + colour, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).convert(mode).save(folder / f"class{label}" / f"{number}.png")
+    return folder
+
+
+def test_twenty_grey_pictures_give_a_network(tmp_path: Path) -> None:
+    photos = in_folder(tmp_path / "photos", classes=2, each=10, size=16, mode="L")
+    small = ("space.width=8", "space.stages=1")
+    found = nas.fit(photos, 12, tmp_path / "model", overrides=small, say=lambda line: None)
+    assert set(found.predict(np.zeros((1, 16, 16), np.uint8))) <= {"class0", "class1"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "said"),
+    [(0, 0, "at least two are needed"), (1, 8, "at least two are needed"), (2, 1, "add images")],
+)
+def test_too_few_pictures_are_one_line(command: Command, tmp_path: Path, classes: int, each: int, said: str) -> None:
+    (tmp_path / "photos").mkdir()
+    in_folder(tmp_path / "photos", classes, each, size=8)
+    result = command("fit", str(tmp_path / "photos"), "--within", "12s", "--out", str(tmp_path / "model"))
+    assert result.code == 2
+    assert said in result.err.splitlines()[-1]
