@@ -36,14 +36,7 @@ class DeviceInfo:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device that a name means here.
-
-    Args:
-        name: ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
-
-    Raises:
-        DeviceError: The name is unknown, or this machine has no such device.
-    """
+    """The device that a name means here."""
     import torch
 
     kind, _, index = name.strip().lower().partition(":")
@@ -84,11 +77,7 @@ def usable_cores() -> int:
 
 
 def use_threads(count: int) -> None:
-    """Compute on the CPU with this many threads in this process; several workers on one machine share its cores.
-
-    Raises:
-        DeviceError: The count is not at least 1.
-    """
+    """Compute on the CPU with this many threads in this process; several workers on one machine share its cores."""
     import torch
 
     if count < 1:

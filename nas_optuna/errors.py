@@ -169,13 +169,7 @@ def shortened(text: str, limit: int, ellipsis: str = "…") -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that nobody knows, with the nearest one that somebody does.
-
-    Args:
-        kind: What was named, e.g. ``"sampler"``.
-        name: The name as it was given.
-        known: The names that would have been right.
-    """
+    """The sentence for a name that nobody knows, with the nearest one that somebody does."""
     names = sorted(known)
     near = difflib.get_close_matches(name[:SHOWN], names, n=1, cutoff=0.5)
     hint = f"did you mean {shown(near[0])}?" if near else f"choose one of: {', '.join(names) or '(none)'}"

@@ -368,11 +368,7 @@ class ExperimentHandle:
         return replace(self, images=images)
 
     def without_files(self) -> ExperimentHandle:
-        """Return a copy of the handle that keeps no files in a folder.
-
-        Raises:
-            StudyError: Weights were to be kept.
-        """
+        """Return a copy of the handle that keeps no files in a folder."""
         if self.keep_weights:
             raise StudyError("weights are to be kept, and the workers share no folder; name one that they do: --files")
         return replace(self, checkpoints=None)
@@ -380,11 +376,7 @@ class ExperimentHandle:
     def open(
         self, *, interrupted: Callable[[], bool] = never, callbacks: Sequence[Callback | OptunaCallback] = ()
     ) -> tuple[Experiment, Study]:
-        """The experiment and its study, in this process.
-
-        Raises:
-            StudyError: The storage cannot be opened, or has no such study.
-        """
+        """The experiment and its study, in this process."""
         from nas_optuna.study.storage import open_storage
 
         study = load_study(open_storage(self.storage, with_retry=True), self.study)

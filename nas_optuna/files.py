@@ -11,20 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """Give a new, empty file that takes a path's name at the end of the block.
-
-    Where the block raises, or the disk is full, the new file is removed and what the path named before stays whole.
-
-    Args:
-        path: What the file is to be called. A link is followed; a device or a pipe is given as it is.
-        mode: Permissions of a file that was not there before, less the process's mask.
-
-    Yields:
-        A file beside it, with the same suffix.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Give a new, empty file that takes a path's name at the end of the block."""
+    # Where the block raises, or the disk is full, the new file is removed and what the path named before stays whole.
     target = path.resolve() if path.is_symlink() else path
     if target.exists() and not target.is_file():
         yield target

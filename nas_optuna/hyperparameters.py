@@ -90,11 +90,7 @@ def distributions(searched: Mapping[str, Searched]) -> dict[str, BaseDistributio
 
 
 def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> dict[str, Any]:
-    """Let a trial choose every setting.
-
-    Returns:
-        Parameter name → value, e.g. ``{"recipe.learning_rate": 0.003}``.
-    """
+    """Let a trial choose every setting."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     found: dict[str, Any] = {}

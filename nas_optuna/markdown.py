@@ -38,13 +38,7 @@ def code(text: object, *, in_table: bool = False) -> str:
 
 
 def table(headings: Sequence[object], rows: Sequence[Sequence[object]], gap: str = "") -> str:
-    """A table of plain text.
-
-    Args:
-        headings: Of its columns.
-        rows: Its cells.
-        gap: Ends each cell, where a viewer leaves no room between columns.
-    """
+    """A table of plain text."""
     lines = ["| " + f"{gap} | ".join(map(plain, cells)) + " |" for cells in (headings, *rows)]
     return "\n".join([lines[0], "|:--" * len(headings) + "|", *lines[1:]])
 

@@ -30,18 +30,7 @@ class Metric(Quantity):
     format: str = ".4f"
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor | float:
-        """Compute it.
-
-        Args:
-            outputs: ``[n, classes]`` float32 logits of all images that select.
-            targets: ``[n]`` int64 classes.
-
-        Returns:
-            A scalar.
-
-        Raises:
-            SpecError: The function cannot be imported.
-        """
+        """Compute it."""
         value: Tensor | float = METRICS.find(self.name)(outputs, targets)
         return value
 
@@ -89,14 +78,7 @@ _BUILTIN: Mapping[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of a name.
-
-    Args:
-        name: A built-in name, an entry point's name, ``package.module:function`` or ``file.py:function``.
-
-    Raises:
-        SpecError: The name is unknown, or what it names cannot be imported or called.
-    """
+    """The metric of a name."""
     if name in _BUILTIN:
         return _BUILTIN[name]
     function = METRICS.find(name)

@@ -52,12 +52,7 @@ class Criterion(Quantity):
     code: str | None = None
 
     def value(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> float:
-        """What is told to Optuna.
-
-        Args:
-            metrics: The metric that is needed, by name.
-            costs: The cost that is needed, by name, in its unit.
-        """
+        """What is told to Optuna."""
         if self.metric is None:
             assert self.cost is not None
             return costs[self.cost]
@@ -151,11 +146,7 @@ def _criterion(quantity: Quantity, needs: Criterion) -> Criterion:
 
 
 def describe_cost(name: str) -> Quantity:
-    """How a registered cost is called, written and compared, as its class says.
-
-    Raises:
-        SpecError: There is none of that name, or its class cannot be imported.
-    """
+    """How a registered cost is called, written and compared, as its class says."""
     found = COSTS.find(name)
     maximized = getattr(found, "direction", "minimize") == "maximize"
     return Quantity(

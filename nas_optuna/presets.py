@@ -30,14 +30,7 @@ def describe_preset(name: str) -> str:
 
 
 def find_spec(name: str) -> Path:
-    """The file of a spec.
-
-    Args:
-        name: A preset's name, or the path of a TOML file.
-
-    Raises:
-        SpecError: There is no such preset and no such file.
-    """
+    """The file of a spec."""
     if "\0" in name or len(name) > 4096:
         raise SpecError(f"study spec {named(name)} cannot be a file name; presets are: {', '.join(preset_names())}")
     path = Path(name).expanduser()

@@ -73,16 +73,7 @@ PRUNERS = Registry(
 
 
 def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePruner:
-    """Make the pruner of that name.
-
-    Args:
-        name: Built-in name, entry point, or ``package.module:factory``.
-        epochs: The recipe's epochs, the largest step a trial can reach.
-        options: The pruner's own options.
-
-    Raises:
-        SpecError: The name or an option is unknown, or a value is refused.
-    """
+    """Make the pruner of that name."""
     import optuna
 
     pruner: BasePruner = PRUNERS.make(name, epochs, options=options, wanted=optuna.pruners.BasePruner)

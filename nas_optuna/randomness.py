@@ -59,10 +59,8 @@ class RandomState:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Within it the global generators go on from this state; one thread of the process at a time.
-
-        Nothing waits for the device. Code that draws without asking for a state is not kept from drawing.
-        """
+        """Within it the global generators go on from this state; one thread of the process at a time."""
+        # Nothing waits for the device. Code that draws without asking for a state is not kept from drawing.
         with _global_generators:
             before = [_get_state(device) for device in self._devices]
             _set_states(self._devices, self._states)

@@ -24,13 +24,8 @@ _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
 @contextmanager
 def importing_only(code: Iterable[str]) -> Iterator[None]:
-    """Inside the block no registry imports code by its place but this.
-
-    What a person is asked about and what is imported are thus one list, whatever a stored study's text looks like.
-
-    Args:
-        code: As `Registry.code` gives it.
-    """
+    """Inside the block no registry imports code by its place but this."""
+    # What a person is asked about and what is imported are thus one list, whatever a stored study's text looks like.
     token = _AGREED.set(frozenset(code))
     try:
         yield
@@ -183,18 +178,7 @@ def _entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
 def check_options(
     kind: str, name: str, function: Any, options: Collection[str], reserved: Collection[str] = ()
 ) -> None:
-    """Refuse an option that a function does not take, before it is called.
-
-    Args:
-        kind: What is configured (``"sampler"``), for the message.
-        name: Its name, for the message.
-        function: The class or function that will receive the options as keywords.
-        options: The option names given.
-        reserved: Parameters that the caller fills in itself and a user may not.
-
-    Raises:
-        SpecError: Naming the option and the nearest right one.
-    """
+    """Refuse an option that a function does not take, before it is called."""
     if not callable(function):
         raise SpecError(f"{kind} {name!r} is a {type(function).__name__}, which cannot be called")
     try:

@@ -357,12 +357,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def problem_of(error: ValidationError, *section: str) -> str:
-    """Say in one line which value is refused and why.
-
-    Args:
-        error: What pydantic raised.
-        section: Where the values stand, before the path that the error gives.
-    """
+    """Say in one line which value is refused and why."""
     problem = error.errors()[0]
     location = ".".join([*section, *map(str, problem["loc"])])
     message = plainer(problem["msg"].removeprefix("Value error, "))

@@ -55,12 +55,7 @@ def code_named(spec: StudySpec) -> list[str]:
 def make_evaluator(
     spec: StudySpec, data_directory: Path | None, device: str, images: Callable[[], SearchData] | None = None
 ) -> tuple[SearchData | None, Evaluator]:
-    """A spec's evaluator with its space; its data, where it is our own training.
-
-    Raises:
-        SpecError: A name or option is unknown, or a value is refused.
-        DataError: The data set is absent or unusable.
-    """
+    """A spec's evaluator with its space; its data, where it is our own training."""
     where = resolve_device(device)
     if spec.evaluator.name == "training":
         if spec.evaluator.options:
@@ -128,11 +123,7 @@ def _with_seed(
 
 
 def _pinned(listed: Sequence[Mapping[str, Any]], fixed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The listed architectures that have the pinned values.
-
-    Raises:
-        SpecError: None has.
-    """
+    """The listed architectures that have the pinned values."""
     left = [params for params in listed if all(params[name] == value for name, value in fixed.items())]
     if not left:
         raise SpecError("none of the listed architectures has the pinned values; list some, or pin less")

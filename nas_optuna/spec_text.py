@@ -26,11 +26,7 @@ _NUMBERS = re.compile(r"[-+\d._eE\s]+(,[-+\d._eE\s]+)+,?")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file, checked by `check_values`.
-
-    Raises:
-        SpecError: The file cannot be read, is not TOML, or holds a value that no spec has.
-    """
+    """The values of a TOML file, checked by `check_values`."""
     name = named(path)
     try:
         values = tomllib.loads(read_text(path))
@@ -111,16 +107,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 
 
 def check_values(values: Mapping[str, Any], source: str) -> None:
-    """Refuse what no spec can mean and what a database, a file name or a terminal would choke on.
-
-    Args:
-        values: Nested dicts and lists, however deep.
-        source: Where they came from, for the message.
-
-    Raises:
-        SpecError: Naming the first such value: nested too deeply, a date, a number that is not finite or has more than
-            64 bits, a text that is very long or holds a control character.
-    """
+    """Refuse what no spec can mean and what a database, a file name or a terminal would choke on."""
     for number, (place, value) in enumerate(_walk(values), start=1):
         problem = "is one of more than 100,000 values" if number > MOST else _problem(value)
         if len(place) > DEEPEST:

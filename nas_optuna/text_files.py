@@ -18,19 +18,7 @@ _MARKS = (
 
 
 def read_text(path: Path) -> str:
-    r"""The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as Windows tools write them.
-
-    Args:
-        path: The file. Its line ends may be those of any system.
-
-    Returns:
-        The text without the mark, lines separated by ``"\n"``.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is not text in one of these encodings, or is larger than `LIMIT`. The message completes
-            "cannot read FILE: ".
-    """
+    r"""The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as Windows tools write them."""
     if "\0" in str(path):
         raise ValueError("a file name holds no NUL character")
     with path.open("rb") as file:

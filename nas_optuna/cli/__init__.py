@@ -144,11 +144,7 @@ def _usage(error: Exception) -> int:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Refuse words that neither a database nor a file system takes.
-
-    Raises:
-        SpecError: A word holds a NUL character, or bytes that are not UTF-8.
-    """
+    """Refuse words that neither a database nor a file system takes."""
     for word in arguments:
         if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
             what = "--storage" if "://" in word else shown(word)  # which may hold a password
@@ -157,10 +153,8 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Hide Optuna's lines on what our tables show anyway, and its remarks that a feature which we use is experimental.
-
-    By their text, since importing Optuna's classes would cost every command half a second.
-    """
+    """Hide Optuna's lines on what our tables show anyway, and its remarks that a feature which we use is experimental."""
+    # By their text, since importing Optuna's classes would cost every command half a second.
     logging.disable(logging.INFO)
     try:
         with warnings.catch_warnings():

@@ -112,11 +112,7 @@ def _remember(
     path: Path,
     store: Path,
 ) -> int:
-    """Save the network, keep its figures with the study and its files for the dashboard.
-
-    Returns:
-        How often the study's test set was looked at before.
-    """
+    """Save the network, keep its figures with the study and its files for the dashboard."""
     from nas_optuna.execution.finished_network import origin_of
     from nas_optuna.execution.retrain import record
     from nas_optuna.report.notes import note_retraining

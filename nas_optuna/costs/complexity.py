@@ -57,13 +57,7 @@ class _ModuleComplexity:
 
 
 def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1) -> ModelComplexity:
-    """Count what an architecture's network costs.
-
-    Args:
-        space: The space that the architecture is of.
-        architecture: The architecture.
-        batch_size: Images in a batch; only `ModelComplexity.activation_bytes` depends on it.
-    """
+    """Count what an architecture's network costs."""
     if isinstance(space, Decomposable) and space.sequential:
         parts = [_operation_figures(space, operation, batch_size) for operation in space.operations(architecture)]
     else:
@@ -100,11 +94,7 @@ def operation_macs(space: Decomposable, operation: Operation) -> int:
 
 
 def macs_table(space: SearchSpace) -> dict[str, int]:
-    """`operation_macs` of every operation that the space can contain, by `Operation.key`.
-
-    Raises:
-        SpecError: The space's networks are not made of operations.
-    """
+    """`operation_macs` of every operation that the space can contain, by `Operation.key`."""
     made = require_operations(space, "a table of costs")
     return {operation.key: operation_macs(made, operation) for operation in made.reachable_operations()}
 

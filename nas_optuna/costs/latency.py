@@ -50,12 +50,7 @@ class Conditions:
         batch_size: int = 1,
         precision: str = "fp32",
     ) -> Conditions:
-        """The conditions on this machine.
-
-        Raises:
-            SpecError: A value is refused, or the runtime is unknown or not installed.
-            DeviceError: The runtime does not run on that kind of device.
-        """
+        """The conditions on this machine."""
         if threads < 1 or batch_size < 1:
             raise SpecError(f"threads and batch size must be at least 1, got {threads} and {batch_size}")
         from nas_optuna.devices import device_name
@@ -83,14 +78,7 @@ class Latency:
 
 
 def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Latency:
-    """Time a module's forward pass.
-
-    Args:
-        module: Any module that takes one tensor; it is moved to the device and into eval mode.
-        input_shape: Shape of one input, without the batch.
-        conditions: Where and how. The device must be this machine's.
-        seconds: How long to go on calling, after the warm-up; at least 5 calls are made.
-    """
+    """Time a module's forward pass."""
     with _threads(conditions.threads):
         return Latency(*visit(_prepare(module, input_shape, conditions), seconds))
 
@@ -104,22 +92,9 @@ def measure_in_rounds(
     done: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[str, Latency]]:
-    """Time many modules, each once a round, every round in another random order.
-
-    A machine's speed drifts, and is disturbed for seconds. Several visits in random order let that fall on all alike,
-    and leave some undisturbed (`fastest`).
-
-    Args:
-        modules: By key, what makes the module and its input's shape. It is called anew for every visit.
-        conditions: Where and how.
-        rounds: Visits of each module.
-        seconds: Length of a visit.
-        done: Visits that each key has had already.
-        seed: Seed of the orders.
-
-    Yields:
-        The key and what its visit measured.
-    """
+    """Time many modules, each once a round, every round in another random order."""
+    # A machine's speed drifts, and is disturbed for seconds. Several visits in random order let that fall on all alike,
+    # and leave some undisturbed (`fastest`).
     visits = dict(done or {})
     for turn in range(rounds):
         order = sorted(modules)
@@ -131,11 +106,9 @@ def measure_in_rounds(
 
 
 def fastest(visits: Iterable[Latency]) -> Latency:
-    """One latency for several visits: that of the fastest.
-
-    What else runs on a machine makes it slower, for seconds at a time, and hardly ever faster. Where half of the
-    visits were disturbed, so is their median.
-    """
+    """One latency for several visits: that of the fastest."""
+    # What else runs on a machine makes it slower, for seconds at a time, and hardly ever faster. Where half of the
+    # visits were disturbed, so is their median.
     return min(visits, key=lambda visit: visit.median_ms)
 
 

@@ -66,11 +66,9 @@ class LatencyCost(Cost):
         return self._measured[architecture]
 
     def refine(self, architecture: Architecture, so_far: float) -> float:
-        """Time the network once more; the faster time counts.
-
-        What else runs on a machine disturbs it for seconds, longer than one measurement takes. A training is longer,
-        so that with a short visit in each epoch some are undisturbed, as in a table (`costs.latency.fastest`).
-        """
+        """Time the network once more; the faster time counts."""
+        # What else runs on a machine disturbs it for seconds, longer than one measurement takes. A training is longer,
+        # so that with a short visit in each epoch some are undisturbed, as in a table (`costs.latency.fastest`).
         if self._table is not None:
             return so_far
         self._measured[architecture] = min(so_far, self._timed(architecture, _AGAIN_SECONDS))

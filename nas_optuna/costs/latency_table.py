@@ -147,22 +147,8 @@ def measure_table(
     seconds: float = SECONDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatencyTable:
-    """Measure every operation that a space can contain, or what an earlier call has left over.
-
-    The table is saved as it grows and when it is interrupted.
-
-    Args:
-        space: The space.
-        conditions: Where and how.
-        path: The table's file; one that is there is continued.
-        rounds: Visits of each operation.
-        seconds: Length of a visit.
-        progress: Told the visits made and the visits in all, first at the start.
-
-    Raises:
-        TableError: The file there is damaged, of another space, or was measured under other conditions.
-        SpecError: The space's networks are not made of operations.
-    """
+    """Measure every operation that a space can contain, or what an earlier call has left over."""
+    # The table is saved as it grows and when it is interrupted.
     made = require_operations(space, "a latency table")
     if path.exists():
         table = LatencyTable.load(path)
@@ -225,13 +211,9 @@ def check_table(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Check:
-    """Compare a table's sums with whole networks.
-
-    These are the networks that the table's kit has measured, or random ones measured on the spot under its conditions.
-
-    Raises:
-        TableError: The table lacks an operation of one of them.
-    """
+    """Compare a table's sums with whole networks."""
+    # These are the networks that the table's kit has measured, or random ones measured on the spot under its
+    # conditions.
     made = require_operations(space, "a latency table")
     architectures = {str(a): a for a in map(space.parse, table.networks)} or {
         str(a): a for a in space.sample_distinct(networks, random.Random(seed))
@@ -253,12 +235,7 @@ def check_table(
 
 
 def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
-    """The figures of a `Check` from both latencies of each network.
-
-    Args:
-        measured_ms: Measured, one a network, at least 3.
-        table_ms: The table's sum for the same network.
-    """
+    """The figures of a `Check` from both latencies of each network."""
     from scipy.stats import spearmanr
 
     def error(predicted: Sequence[float]) -> float:

@@ -33,10 +33,8 @@ class Limits:
         return bool(self._limits)
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """How far each limited cost is outside its limit, as a share of the limit; feasible at 0 and below.
-
-        Shares, because samplers add up what is outside limits of different units.
-        """
+        """How far each limited cost is outside its limit, as a share of the limit; feasible at 0 and below."""
+        # Shares, because samplers add up what is outside limits of different units.
         signs = {name: self._costs.quantity(name).sign for name in self._limits}
         return {name: signs[name] * (costs[name] / limit - 1) for name, limit in self._limits.items()}
 
@@ -50,11 +48,7 @@ class Limits:
         return sum(max(0.0, value) for value in self.excess(costs).values())
 
     def check(self) -> None:
-        """Refuse a limit that no architecture meets.
-
-        Raises:
-            SpecError: Naming the best that is possible.
-        """
+        """Refuse a limit that no architecture meets."""
         for name, limit in self._limits.items():
             more = self._costs.quantity(name).maximize
             architecture = best_in_cost(self._space, self._costs, name, enough=limit)
@@ -73,18 +67,9 @@ def best_in_cost(
     direction: Direction | None = None,
     enough: float | None = None,
 ) -> Architecture:
-    """The cheapest architecture in a cost (or the one with the most of a cost that is maximised), or one good enough.
-
-    MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
-    measured, the architecture with the least of its proxy stands for the cheapest.
-
-    Args:
-        space: The space.
-        costs: Knows the cost.
-        name: The cost.
-        direction: Which way is better; the cost's own without it.
-        enough: An architecture that is as good as this ends the search for a better one; in the cost's unit.
-    """
+    """The cheapest architecture in a cost (or the one with the most of a cost that is maximised), or one good enough."""
+    # MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
+    # measured, the architecture with the least of its proxy stands for the cheapest.
     counted = costs.proxy(name) or name
     sign = -1.0 if (direction or costs.quantity(name).direction) == "maximize" else 1.0
 
@@ -103,10 +88,8 @@ def best_in_cost(
 
 
 def _candidates(space: SearchSpace, key: Callable[[Architecture], tuple[float, float]]) -> Iterator[Architecture]:
-    """Every architecture of a small space; of a larger one, where descents from several starts end.
-
-    In a descent each parameter in turn takes the choice with the least key, until none gets better.
-    """
+    """Every architecture of a small space; of a larger one, where descents from several starts end."""
+    # In a descent each parameter in turn takes the choice with the least key, until none gets better.
     if space.size <= _ENUMERATED:
         yield from space.enumerate()
         return

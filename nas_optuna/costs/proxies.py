@@ -43,20 +43,11 @@ class Sizes:
 
 
 def naswot(network: nn.Module, images: Tensor) -> float:
-    """How differently a network's activations see different images, before any training.
-
-    Every input of an activation function (``relu``, ``gelu``, ``silu``, …, as a module or not) is a binary code of each
-    image: where it is positive. The score is the log determinant of the matrix of how many places two images agree in
-    (Mellor et al., "Neural Architecture Search without Training", ICML 2021, section 3), divided by the places, so that
-    it does not grow with the network's size alone.
-
-    Args:
-        network: Any module; its mode and weights stay as they are.
-        images: ``[batch, channels, height, width]``, 16 to 64 of them, normalised as in training.
-
-    Returns:
-        The score, the higher the better; ``-inf`` where two images look the same, or there is no activation.
-    """
+    """How differently a network's activations see different images, before any training."""
+    # Every input of an activation function (``relu``, ``gelu``, ``silu``, …, as a module or not) is a binary code of
+    # each image: where it is positive. The score is the log determinant of the matrix of how many places two images
+    # agree in (Mellor et al., "Neural Architecture Search without Training", ICML 2021, section 3), divided by the
+    # places, so that it does not grow with the network's size alone.
     import torch
 
     agreement = torch.zeros(len(images), len(images), dtype=torch.float64)
@@ -77,21 +68,9 @@ def naswot(network: nn.Module, images: Tensor) -> float:
 
 
 def zico(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """How large and how consistent a network's gradients are over batches, before any training.
-
-    The score is the sum over weighted layers of ``log(sum(mean |gradient| / standard deviation of gradient))`` (Li et
-    al., "ZiCo: Zero-shot NAS via Inverse Coefficient of Variation on Gradients", ICLR 2023, equation 15).
-
-    Args:
-        network: Any module that gives logits; its weights stay as they are, and its gradients are removed.
-        batches: At least two of ``(images, labels)``.
-
-    Returns:
-        The score, the higher the better.
-
-    Raises:
-        ValueError: There are fewer than two batches.
-    """
+    """How large and how consistent a network's gradients are over batches, before any training."""
+    # The score is the sum over weighted layers of ``log(sum(mean |gradient| / standard deviation of gradient))`` (Li et
+    # al., "ZiCo: Zero-shot NAS via Inverse Coefficient of Variation on Gradients", ICLR 2023, equation 15).
     import torch
 
     if len(batches) < 2:

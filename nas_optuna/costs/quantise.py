@@ -18,17 +18,7 @@ _INTEGER = ("Conv", "Gemm", "MatMul", "Add")
 
 
 def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = False, kept: Sequence[str] = ()) -> bytes:
-    """A model whose weights and activations are signed eight-bit integers, each weight's channel with its own scale.
-
-    Args:
-        model: An ONNX model of one input.
-        batches: What the ranges of activations are calibrated on, each a batch of the model's input.
-        inner: Leave out the last conversion, which in the middle of a network belongs to the next operation.
-        kept: Names of nodes that stay as they are.
-
-    Raises:
-        Exception: Whatever ONNX Runtime's tool raises of a model that it cannot quantise.
-    """
+    """A model whose weights and activations are signed eight-bit integers, each weight's channel with its own scale."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

@@ -84,11 +84,7 @@ class Runtime(ABC):
 
 
 def make_runtime(name: str) -> Runtime:
-    """The runtime of that name.
-
-    Raises:
-        SpecError: The name is unknown.
-    """
+    """The runtime of that name."""
     made: Runtime = RUNTIMES.make(RENAMED.get(name, name), options={}, wanted=Runtime)
     return made
 

@@ -37,12 +37,7 @@ Visit = Tuple[float, float, float]
 
 
 def visit(call: Callable[[], float], seconds: float) -> Visit:
-    """Time a call again and again.
-
-    Args:
-        call: Does the work once and returns its milliseconds.
-        seconds: How long to go on, after the warm-up; at least 5 calls are made.
-    """
+    """Time a call again and again."""
     for _ in range(WARM_UP):
         call()
     times: List[float] = []
@@ -54,13 +49,7 @@ def visit(call: Callable[[], float], seconds: float) -> Visit:
 
 
 def session_call(model: Any, threads: int, images: Any = None) -> Callable[[], float]:
-    """A call that runs an ONNX model once and returns the milliseconds.
-
-    Args:
-        model: The model's bytes, or the path of its file.
-        threads: Threads of one operation.
-        images: Its input as an array; random where it is left out.
-    """
+    """A call that runs an ONNX model once and returns the milliseconds."""
     import numpy
     import onnxruntime
 

@@ -55,11 +55,9 @@ def named_classes(array: np.ndarray, name: str) -> list[str]:
 def class_values(
     labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOutCollector
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The different values of a data set's labels, sorted, and what each is called.
-
-    `names` are what the values 0, 1, … are called, None where each value is its own name; `left_out` is told of names
-    that no image has. A `DataError` where a part has a value that the training part lacks, or values are no classes.
-    """
+    """The different values of a data set's labels, sorted, and what each is called."""
+    # `names` are what the values 0, 1, … are called, None where each value is its own name; `left_out` is told of names
+    # that no image has. A `DataError` where a part has a value that the training part lacks, or values are no classes.
     train = labels["train"]
     known = np.unique(train)
     if len(known) > MAX_CLASSES or (len(train) >= 100 and 2 * len(known) > len(train)):

@@ -71,11 +71,10 @@ def data_directory() -> Path:
 
 
 def digits(train: bool, directory: Path) -> ImageSet:
-    """The 1,797 8×8 digits of ``digits.npz`` beside this file; one fifth of each class is for test.
-
-    They are the test set of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
-    Learning Repository, 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0), as scikit-learn has it: grey values 0 … 16.
-    """
+    """The 1,797 8×8 digits of ``digits.npz`` beside this file; one fifth of each class is for test."""
+    # They are the test set of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
+    # Learning Repository, 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0), as scikit-learn has it: grey values 0 …
+    # 16.
     with np.load(Path(__file__).with_name("digits.npz")) as file:
         grey, values = file["images"], file["labels"]
     images = torch.from_numpy(np.rint(grey * (255 / 16)).astype(np.uint8)).unsqueeze(1)
@@ -98,18 +97,7 @@ def open_source(name: str, directory: Path | None = None, reading: Reading | Non
 
 
 def load_images(name: str, train: bool, directory: Path | None = None, reading: Reading | None = None) -> ImageSet:
-    """Load one part of a data set.
-
-    Args:
-        name: A registered name, ``folder:PATH``, ``npz:FILE`` or ``package.module:function``.
-        train: The training part (and the validation part, where there is one), or the test part.
-        directory: Where its files are or are downloaded to; `data_directory` by default.
-        reading: What is needed of the images; folders are reduced to it while they are read.
-
-    Raises:
-        SpecError: Nothing has that name.
-        DataError: It is absent and cannot be downloaded, or is not usable.
-    """
+    """Load one part of a data set."""
     source = open_source(name, directory, reading)
     with naming(name):
         return source.training() if train else source.test()

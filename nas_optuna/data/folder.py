@@ -142,10 +142,8 @@ class FolderSource:
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock.
-
-    Of the errors it raises, the first is raised, with the number of the others.
-    """
+    """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock."""
+    # Of the errors it raises, the first is raised, with the number of the others.
 
     def attempt(item: _Item) -> tuple[_Result | None, str]:
         try:

@@ -218,20 +218,7 @@ def divide(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(images: ImageSet, fraction: float, seed: int, limit: int | None = None) -> tuple[ImageSet, ImageSet]:
-    """Divide a training set into what trains and what validates, stratified and fixed by the seed.
-
-    Args:
-        images: The training set.
-        fraction: Share that validates.
-        seed: The same seed gives the same division.
-        limit: Use only this many of the images.
-
-    Returns:
-        The training part and the validation part.
-
-    Raises:
-        DataError: A part would be empty.
-    """
+    """Divide a training set into what trains and what validates, stratified and fixed by the seed."""
     order = stratified_order(images.labels, seed)[: limit or len(images)]
     train, held_out = divide(order, fraction)
     return images.subset(train), images.subset(held_out)

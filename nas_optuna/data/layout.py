@@ -58,14 +58,9 @@ class FolderLayout:
 
 
 def read_layout(root: Path) -> FolderLayout:
-    """Find the parts, the classes and the pictures of a folder.
-
-    A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
-    any other holds one directory per class.
-
-    Raises:
-        DataError: It is absent, or its layout does not say of every picture which part and class it is in.
-    """
+    """Find the parts, the classes and the pictures of a folder."""
+    # A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
+    # any other holds one directory per class.
     if not root.is_dir():
         problem = "is not a directory" if root.exists() else "does not exist"
         raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")

@@ -43,12 +43,7 @@ class BatchLoader(Protocol):
         """Batches an epoch."""
 
     def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
-        """All images once, or those of an order.
-
-        Args:
-            seed: Draws the order and the augmentation; None is the stored order and no augmentation.
-            order: ``[n]``, int64, on the host: the images to take, where the seed draws only the augmentation.
-        """
+        """All images once, or those of an order."""
 
 
 class _Loader:

@@ -83,11 +83,7 @@ class PictureFacts:
 
 
 def inspect_picture(file: Path) -> PictureFacts:
-    """Read a picture's header; and its pixels, where they are transparent or not 8 bits deep.
-
-    Raises:
-        DataError: It cannot be read, or its pixels are of a kind that cannot be scaled.
-    """
+    """Read a picture's header; and its pixels, where they are transparent or not 8 bits deep."""
     with _opened(file) as picture:
         # A PNG's orientation may follow its pixels, which are not decoded for it here.
         turn = orientation(picture) if picture.format != "PNG" or "exif" in picture.info else 1
@@ -109,11 +105,7 @@ def inspect_picture(file: Path) -> PictureFacts:
 
 
 def picture_pixels(picture: Path | Image.Image, pixels: PixelFormat) -> np.ndarray:
-    """A picture as `pixels` says: ``[channels, height, width]``, uint8.
-
-    Raises:
-        DataError: It cannot be decoded.
-    """
+    """A picture as `pixels` says: ``[channels, height, width]``, uint8."""
     if not isinstance(picture, Path):
         with _told_in_one_line("the picture"):
             return convert_picture(picture, pixels)

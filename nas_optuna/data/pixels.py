@@ -121,11 +121,9 @@ class Fit:
 
 
 def fit_into(height: int, width: int, output_height: int, output_width: int, policy: str) -> Fit:
-    """Fit an image of one shape into an output of another; see `PixelFormat.resize`.
-
-    ``"stretch"`` uses all of the image and all of the output, ``"crop"`` the largest central part of the image that
-    has the output's shape, ``"pad"`` all of the image and the largest central part of the output that has its shape.
-    """
+    """Fit an image of one shape into an output of another; see `PixelFormat.resize`."""
+    # ``"stretch"`` uses all of the image and all of the output, ``"crop"`` the largest central part of the image that
+    # has the output's shape, ``"pad"`` all of the image and the largest central part of the output that has its shape.
     if policy == "crop":
         used_height = min(height, max(1, round(width * output_height / output_width)))
         used_width = min(width, max(1, round(height * output_width / output_height)))
@@ -139,19 +137,7 @@ def fit_into(height: int, width: int, output_height: int, output_width: int, pol
 
 
 def read_picture(file: str | Path, pixels: PixelFormat) -> np.ndarray:
-    """Read a picture file.
-
-    Args:
-        file: Its path.
-        pixels: What the network takes; 1 or 3 channels.
-
-    Returns:
-        ``[channels, height, width]``, uint8.
-
-    Raises:
-        UnsuitablePicture: It is too large, or its values are not those of the training images.
-        OSError: It is no picture; Pillow raises other errors, too, for damaged ones.
-    """
+    """Read a picture file."""
     with open_picture(file) as picture:
         return convert_picture(picture, pixels)
 

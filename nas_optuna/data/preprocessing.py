@@ -79,15 +79,7 @@ class Augmentation:
         return ", ".join(words for words, used in said.items() if used)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Vary each image on its own.
-
-        Args:
-            images: ``[batch, channels, height, width]``, uint8.
-            generator: Of the images' device.
-
-        Returns:
-            The same shape and type.
-        """
+        """Vary each image on its own."""
         if self.shift:
             images = self._shifted(images, generator)
         if self.flip:
@@ -98,25 +90,13 @@ class Augmentation:
         return images
 
     def batch(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Vary the images of a batch, and mix some of them; arguments and result as in `mixed`.
-
-        Where nothing is mixed, labels stay as they are.
-        """
+        """Vary the images of a batch, and mix some of them; arguments and result as in `mixed`."""
+        # Where nothing is mixed, labels stay as they are.
         images = self(images, generator)
         return self.mixed(images, labels, classes, generator) if self.mix else (images, labels)
 
     def mixed(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Paste a square of the image before it into some images.
-
-        Args:
-            images: ``[batch, channels, height, width]``, uint8.
-            labels: ``[batch]``, int64.
-            classes: How many there are.
-            generator: Of the images' device.
-
-        Returns:
-            The images, and each class's share of each image: ``[batch, classes]``, float32.
-        """
+        """Paste a square of the image before it into some images."""
         height, width = images.shape[2:]
         drawn = torch.rand((2, len(images)), device=images.device, generator=generator)
         # The square's share of the image is uniform, as Beta(1, 1) has it.
@@ -147,13 +127,7 @@ def _mirrored(index: Tensor, size: int) -> Tensor:
 
 
 def _squares(images: Tensor, side: int | Tensor, generator: torch.Generator) -> Tensor:
-    """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image.
-
-    Args:
-        images: ``[batch, channels, height, width]``.
-        side: Of all squares, or ``[batch, 1]``; one as large as the image covers it.
-        generator: Draws the places.
-    """
+    """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image."""
     corner = torch.rand((2, len(images), 1), device=images.device, generator=generator)
     inside = []
     for axis, size in enumerate(images.shape[2:]):
@@ -194,10 +168,8 @@ class Preprocessor:
         self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` uint8 → float32 of the same shape but for the output's height and width.
-
-        The result is in channels-last memory format.
-        """
+        """``[batch, channels, height, width]`` uint8 → float32 of the same shape but for the output's height and width."""
+        # The result is in channels-last memory format.
         if self._cropped:
             fit = self._fit
             images = images[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
@@ -282,10 +254,8 @@ def axis_matrix(size: int, inner_size: int, output_size: int, device: torch.devi
 
 
 def bilinear_matrix(size: int, output_size: int) -> Tensor:
-    """The ``[output_size, size]`` float32 matrix by which ``F.interpolate`` resizes one axis.
-
-    Antialiased when it shrinks, as torchvision's ``Resize`` is.
-    """
+    """The ``[output_size, size]`` float32 matrix by which ``F.interpolate`` resizes one axis."""
+    # Antialiased when it shrinks, as torchvision's ``Resize`` is.
     # Column i of this image is where pixel i goes. (Width 1 would do, but torch 2.14 antialiases such images wrongly.)
     basis = torch.eye(size).reshape(1, 1, size, size)
     resized = F.interpolate(

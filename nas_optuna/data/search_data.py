@@ -126,10 +126,8 @@ def load_data(
 def load_training_images(
     spec: DataSpec, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> ImageSet:
-    """All images that a search looks at, training and validation together: what a chosen architecture is trained on.
-
-    Arguments and errors as of `load_data`.
-    """
+    """All images that a search looks at, training and validation together: what a chosen architecture is trained on."""
+    # Arguments and errors as of `load_data`.
     source = open_source(spec.name, directory, _reading(spec, input_size))
     with naming(spec.name):
         if spec.train_limit is None:
@@ -143,12 +141,7 @@ def load_training_images(
 def load_test_images(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> ImageSet:
-    """The test images, with the statistics of `like`, the training images.
-
-    Raises:
-        SpecError: Nothing has that name.
-        DataError: There is no usable test part, or its channels or classes are not those of `like`.
-    """
+    """The test images, with the statistics of `like`, the training images."""
     source = open_source(spec.name, directory, _reading(spec, input_size))
     with naming(spec.name):
         return _fitting(source.test(), like)
@@ -157,10 +150,8 @@ def load_test_images(
 def check_test_part(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> int:
-    """Refuse now what would be refused after a whole retraining: read the test part once, and return its number only.
-
-    Only a picture that was decoded is known to be whole, so that this takes as long as `load_test_images`.
-    """
+    """Refuse now what would be refused after a whole retraining: read the test part once, and return its number only."""
+    # Only a picture that was decoded is known to be whole, so that this takes as long as `load_test_images`.
     return len(load_test_images(spec, like, directory, input_size=input_size))
 
 

@@ -62,10 +62,8 @@ class MappedImages:
 
 
 def map_images(data: SearchData, folder: Path) -> MappedImages:
-    """Move the pixels of search data into a file in a folder; `data` itself uses it from then on.
-
-    The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short.
-    """
+    """Move the pixels of search data into a file in a folder; `data` itself uses it from then on."""
+    # The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short.
     mapped = MappedImages(folder / "images", DataHeader.of(data))
     parts = (data.train.images, data.validation.images)
     with mapped.file.open("wb") as file:

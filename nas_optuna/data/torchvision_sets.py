@@ -60,11 +60,7 @@ class TorchvisionSet:
     transposed: bool = False
 
     def __call__(self, train: bool, directory: Path) -> ImageSet:
-        """The training or the test part.
-
-        Raises:
-            DataError: It is absent and cannot be downloaded, or damaged.
-        """
+        """The training or the test part."""
         try:
             data = self._opened(train, directory)
         except Exception as error:  # torchvision meets a damaged file with whatever its reader raises

@@ -300,11 +300,7 @@ def _figures(result: EpochResult) -> dict[str, float]:
 
 
 def require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
-    """Refuse a space, data and a recipe that do not fit together, before anything is trained.
-
-    Raises:
-        SpecError: Naming both figures.
-    """
+    """Refuse a space, data and a recipe that do not fit together, before anything is trained."""
     classes = len(data.train.classes)
     if space.classes != classes:
         raise SpecError(f"the space has {space.classes} classes and the data {classes}; make it with classes={classes}")

@@ -48,12 +48,7 @@ class FinishedNetwork:
 
 
 def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
-    """The network of a file that nobody named, if that is the trial's; or else its kept weights, with a remark on it.
-
-    Raises:
-        DataError: There are no kept weights, and the file cannot be read.
-        StudyError: There are none, and the file is absent, of another trial, or does not say of which.
-    """
+    """The network of a file that nobody named, if that is the trial's; or else its kept weights, with a remark on it."""
     refused: NasOptunaError | None = None
     if file.is_file():
         try:
@@ -90,12 +85,7 @@ def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
 
 
 def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Path) -> FinishedNetwork:
-    """The network of a file that ``nas-optuna retrain`` wrote for a trial, with the figures that the file carries.
-
-    Raises:
-        DataError: The file cannot be read.
-        StudyError: It is of another study, trial, architecture or data set.
-    """
+    """The network of a file that ``nas-optuna retrain`` wrote for a trial, with the figures that the file carries."""
     classifier = load_network(file, space=search.space)
     wanted, origin = search.space.architecture(of_architecture(trial.params)), classifier.header.origin
     if origin is not None and origin.study_uid != study.user_attrs.get(StudyKey.UID):
@@ -130,11 +120,7 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
 
 
 def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
-    """The network of a trial whose weights were kept; its accuracy is measured again and must be what it was.
-
-    Raises:
-        StudyError: They were not kept, are of another network, or do not reach what the search measured.
-    """
+    """The network of a trial whose weights were kept; its accuracy is measured again and must be what it was."""
     found = kept.load(trial.number)
     if found is None:
         raise StudyError(
@@ -170,11 +156,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
 
 
 def _validated(classifier: ImageClassifier, search: Search, architecture: Architecture, facts: dict[str, str]) -> float:
-    """The accuracy on the images that select, measured again from the raw pixels.
-
-    Raises:
-        StudyError: It is not what the search measured.
-    """
+    """The accuracy on the images that select, measured again from the raw pixels."""
     cpu = torch.device("cpu")
     loader = make_loader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
     accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy

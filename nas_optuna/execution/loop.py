@@ -84,11 +84,7 @@ class StopRequest:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it a signal interrupts at once what does not ask whether to stop.
-
-        Raises:
-            KeyboardInterrupt: Somebody asked already.
-        """
+        """Within it a signal interrupts at once what does not ask whether to stop."""
         self._was_asked_for, self._guarded = False, False
         try:
             if self.asked:
@@ -98,11 +94,7 @@ class StopRequest:
             self._was_asked_for, self._guarded = True, True
 
     def signal(self) -> None:
-        """Take notice of a signal.
-
-        Raises:
-            KeyboardInterrupt: It is to interrupt at once.
-        """
+        """Take notice of a signal."""
         again, self.asked = self.asked, True
         self.insisted = self.insisted or again
         if not self._guarded and (again or not self._was_asked_for):
@@ -144,31 +136,13 @@ def run(
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:
-    """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too).
-
-    It differs from ``study.optimize`` in this:
-
-    - A trial that is interrupted goes back into the queue rather than to waste, and so do trials whose process died
-      or has not renewed its lease; see `nas_optuna.study.lease`.
-    - Any number of processes may run the same study, on SQLite too: each trial is taken by one of them.
-    - A trial that fails (`TrainingError`, `ArchitectureError`, or whatever an enqueued one raises) ends alone, with its
-      cause.
-    - A trial that somebody else took or deleted meanwhile is dropped, with a line that says so.
-
-    Args:
-        study: Its sampler and pruner are used.
-        objective: A plain Optuna objective; it may raise `Interrupted`.
-        trials: Finish this many; None is no limit.
-        timeout: Begin no trial after this many seconds; None is no limit.
-        total: Make no trial once the study has this many, whatever their state and whoever made them; None is no limit.
-        may_begin: Asked before each trial; the run ends when it says no.
-        stop: Looked at between trials; give the same one to the objective, as ``interrupted``.
-        callbacks: Told of every trial, in order.
-
-    Raises:
-        Gone: The study, or its database, was deleted.
-        StudyError: The first three trials failed for the same cause.
-    """
+    """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too)."""
+    # It differs from ``study.optimize`` in this:
+    # - A trial that is interrupted goes back into the queue rather than to waste, and so do trials whose process died
+    # or has not renewed its lease; see `nas_optuna.study.lease`. - Any number of processes may run the same study, on
+    # SQLite too: each trial is taken by one of them. - A trial that fails (`TrainingError`, `ArchitectureError`, or
+    # whatever an enqueued one raises) ends alone, with its cause. - A trial that somebody else took or deleted
+    # meanwhile is dropped, with a line that says so.
     return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), total, may_begin).run(trials, timeout)
 
 

@@ -24,20 +24,7 @@ def checked_measurements(
     stop: Callable[[], bool],
     device: torch.device,
 ) -> Iterator[Measurement]:
-    """What an evaluator yields, checked, with whatever it raises as one kind of error.
-
-    Args:
-        evaluator: Trains the architecture.
-        architecture: What to train.
-        needed: Metrics that each step must have, as finite numbers.
-        resume: As `Evaluator.evaluate` takes it.
-        stop: As `Evaluator.evaluate` takes it.
-        device: Named where its memory does not suffice.
-
-    Raises:
-        TrainingError: It raised, or yielded something that cannot be right.
-        Interrupted: `stop` said so.
-    """
+    """What an evaluator yields, checked, with whatever it raises as one kind of error."""
     last = 0
     try:
         for measured in evaluator.evaluate(architecture, resume=resume, stop=stop):
@@ -56,11 +43,7 @@ def checked_measurements(
 
 
 def _require_sound(measured: object, step: int, needed: set[str]) -> None:
-    """Refuse what an evaluator must not yield.
-
-    Raises:
-        TrainingError: With a cause of one line.
-    """
+    """Refuse what an evaluator must not yield."""
     if not isinstance(measured, Measurement):
         cause = f"the evaluator yielded a {type(measured).__name__}, not a Measurement"
         raise TrainingError(cause, cause)

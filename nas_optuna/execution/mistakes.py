@@ -50,12 +50,7 @@ class Mistake:
 
 
 def find_mistakes(images: ImageSet, predicted: Sequence[int]) -> tuple[Mistake, ...]:
-    """The first pictures that were taken for another class, in the order of the images.
-
-    Args:
-        images: The test images.
-        predicted: The class that the network gives to each.
-    """
+    """The first pictures that were taken for another class, in the order of the images."""
     wrong = torch.nonzero(images.labels != torch.as_tensor(predicted)).flatten()[: 2 * MAX_PICTURES].tolist()
     found = [Mistake(int(images.labels[i]), int(predicted[i]), _small(images, i)) for i in wrong]
     return tuple(one for one in found if len(str(one)) < LONGEST - 8)[:MAX_PICTURES]

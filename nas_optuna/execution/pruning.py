@@ -40,14 +40,7 @@ def report(trial: BaseTrial, value: float, step: int) -> None:
 def should_prune(
     trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize", *, maximized: Collection[str] = ()
 ) -> bool:
-    """Ask the study's pruner: ``trial.should_prune`` that also works in a study with several objectives.
-
-    Args:
-        trial: The trial.
-        costs: Its value in each objective that is a cost; other trials keep theirs as user attributes of that name.
-        direction: Which way is better for what is reported, in a study with several objectives.
-        maximized: Names of the costs of which more is better.
-    """
+    """Ask the study's pruner: ``trial.should_prune`` that also works in a study with several objectives."""
     if not _has_several_objectives(trial):
         return trial.should_prune()
     study = trial.study

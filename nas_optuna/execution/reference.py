@@ -25,15 +25,7 @@ REFERENCES = Registry("reference", "nas_optuna.references")
 
 
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
-    """The space that holds the user's network alone.
-
-    Args:
-        name: As the spec's `reference` has it.
-        like: A space for the same images.
-
-    Raises:
-        SpecError: It cannot be imported, or is no function that makes a network for these images.
-    """
+    """The space that holds the user's network alone."""
     make = REFERENCES.find(name)
     if not callable(make):
         raise SpecError(f"reference {name!r} is a {type(make).__name__}; name a function (task) -> nn.Module")
@@ -50,19 +42,7 @@ def as_space(name: str, like: SearchSpace) -> SearchSpace:
 
 
 def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callback) -> None:
-    """Train the user's network as the objective trains every trial, and record it with the study; once.
-
-    Args:
-        study: What remembers it.
-        name: As the spec's `reference` has it.
-        objective: How trials are trained.
-        told: Told of each step.
-
-    Raises:
-        SpecError: The network cannot be made, or the study has an evaluator of its own.
-        TrainingError: Its training failed.
-        Interrupted: Somebody asked to stop.
-    """
+    """Train the user's network as the objective trains every trial, and record it with the study; once."""
     known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
     if (known.get("name"), known.get("identity")) == (name, objective.identity):
         return

@@ -14,10 +14,8 @@ from nas_optuna.study.transactions import may_have_trial_with
 
 
 def finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
-    """The finished trial of a study that scored an architecture under an identity, rather than reused another's.
-
-    A complete one comes before those that were stopped.
-    """
+    """The finished trial of a study that scored an architecture under an identity, rather than reused another's."""
+    # A complete one comes before those that were stopped.
     if not may_have_trial_with(study, TrialKey.ARCHITECTURE, str(architecture)):
         return None
     wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity}
@@ -34,13 +32,7 @@ def finished_with(study: Study, architecture: Architecture, identity: str, other
 
 
 def goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
-    """Whether a trial trains on where an earlier one was stopped, rather than take over that it was stopped.
-
-    Args:
-        trial: The new trial.
-        earlier: The finished one of the same architecture.
-        is_kept: Whether the state of its training is there.
-    """
+    """Whether a trial trains on where an earlier one was stopped, rather than take over that it was stopped."""
     if earlier.state != TrialState.PRUNED or attribute(earlier, TrialKey.CAUSE) is not None:
         return False
     # Its sampler knows that it was stopped, and wants to know how it ends.
@@ -48,11 +40,7 @@ def goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
 
 
 def reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
-    """End a trial as an earlier one of the same architecture ended.
-
-    Raises:
-        optuna.TrialPruned: The earlier one was stopped.
-    """
+    """End a trial as an earlier one of the same architecture ended."""
     trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
     for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
         if (value := attribute(earlier, name)) is not None:

@@ -114,30 +114,7 @@ def retrain(
     pace: Pace | None = None,
     parts: tuple[ImageSet, ImageSet] | None = None,
 ) -> tuple[TestReport, nn.Module, ImageSet]:
-    """Train on training and validation images together, with several seeds, and score on the test set.
-
-    Args:
-        study: The study that found it; callbacks are told of it.
-        search: The data, the space and the recipe; its `recipe.epochs` is the full recipe.
-        architecture: A point of the space.
-        seeds: How many, counted up from the recipe's.
-        device: As `resolve_device` takes it.
-        data_directory: Where data sets are.
-        checkpoints: Folder for the state of each seed, so that an interrupted call goes on.
-        interrupted: Asked between steps.
-        callbacks: Told of each seed's training.
-        pace: See `nas_optuna.training.fit.fit`.
-        parts: The training images, validation included, and the test images, where they are in memory already.
-
-    Returns:
-        The report, the network of the first seed (the test set does not select), and the images it was trained on.
-
-    Raises:
-        DataError: The data set is absent, or its test part could not be scored.
-        DeviceError: The device is not there.
-        TrainingError: The loss is not finite, or memory ran out twice.
-        Interrupted: `interrupted` said so; what was trained is kept in `checkpoints`.
-    """
+    """Train on training and validation images together, with several seeds, and score on the test set."""
     where = resolve_device(device)
     spec, space, recipe = search.spec, search.space, search.spec.recipe
     images = parts[0] if parts else _training_images(spec, data_directory)
@@ -226,17 +203,7 @@ def _trained(
 
 
 def record(study: Study, report: TestReport, trial: int | None = None) -> int:
-    """Keep a report's figures with its study.
-
-    Args:
-        study: The study.
-        report: What was found.
-        trial: Number of the trial whose architecture it was.
-
-    Returns:
-        How often the study's test set was looked at before. Choosing among architectures by these figures would make
-        them as optimistic as validation figures.
-    """
+    """Keep a report's figures with its study."""
     left_out = ("confusions", "classes", "class_accuracies")
     entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
     cells = [count for row in report.predictions for count in row]
@@ -257,15 +224,7 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
 
 
 def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], list[list[int]]] | None:
-    """The names of the classes and the confusion matrix of a retraining, summed over its seeds.
-
-    Args:
-        attributes: ``study.user_attrs``.
-        look: Which retraining, in order.
-
-    Returns:
-        None where there was none, or an earlier release did it, which kept no matrix.
-    """
+    """The names of the classes and the confusion matrix of a retraining, summed over its seeds."""
     classes, cells = _stored(attributes, look, "classes"), _stored(attributes, look, "cells")
     if not classes:
         return None

@@ -161,11 +161,7 @@ def _operator(objective: Quantity | None) -> str:
 
 
 def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
-    """Refuse a bound that no network can reach, or that says nothing about how good a network is.
-
-    Raises:
-        SpecError: With what to write instead.
-    """
+    """Refuse a bound that no network can reach, or that says nothing about how good a network is."""
     if objective is None:
         return condition
     name, value, sign = objective.name, condition.value, objective.sign
@@ -185,15 +181,8 @@ def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
 
 
 def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
-    """The first condition that is met, as a sentence without a full stop; None while the study shall go on.
-
-    Complete and feasible trials with finite values count, whichever worker has trained them.
-
-    Args:
-        study: The study.
-        objectives: Names of its objectives, in order.
-        conditions: What ends it.
-    """
+    """The first condition that is met, as a sentence without a full stop; None while the study shall go on."""
+    # Complete and feasible trials with finite values count, whichever worker has trained them.
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [t for t in trials if is_feasible(t) and all(math.isfinite(value) for value in t.values)]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))

@@ -80,25 +80,9 @@ def _duration(seconds: float) -> str:
 
 
 def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
-    """Compute with as many CPU threads as make a step fastest, unless somebody has decided.
-
-    ``nas-optuna run`` calls it; a program that uses `nas_optuna.Objective` may call it once, before
-    ``study.optimize``.
-
-    Args:
-        evaluator: The objective's.
-        given: What a person has named, which then stands.
-
-    Returns:
-        A line for a person; empty where nothing was decided here.
-
-    Examples:
-        ::
-
-            objective = Objective(space, data, recipe)
-            choose_threads(objective.evaluator)
-            study.optimize(objective, n_trials=20)
-    """
+    """Compute with as many CPU threads as make a step fastest, unless somebody has decided."""
+    # ``nas-optuna run`` calls it; a program that uses `nas_optuna.Objective` may call it once, before
+    # ``study.optimize``.
     if given is not None or "OMP_NUM_THREADS" in os.environ:
         return ""
     times = measure_steps(evaluator)
@@ -109,21 +93,7 @@ def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
 
 
 def measure_steps(evaluator: Evaluator) -> StepTimes | None:
-    """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores, in a small share of one training.
-
-    Args:
-        evaluator: Torch's number of threads is as before afterwards.
-
-    Returns:
-        None where there is nothing to choose, where measuring would not pay, or where no network of the study can take
-        a step.
-
-    Examples:
-        ::
-
-            times = measure_steps(experiment.objective.evaluator)
-            torch.set_num_threads(times.fastest())
-    """
+    """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores, in a small share of one training."""
     if not isinstance(evaluator, TrainingEvaluator) or evaluator.device.type != "cpu":
         return None
     cores, before = usable_cores(), torch.get_num_threads()

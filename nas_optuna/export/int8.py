@@ -82,18 +82,9 @@ class Int8Export:
 
 
 def write_int8(folder: Path, by: EightBits) -> Int8Export:
-    """Write ``model.int8.onnx`` from ``model.onnx``, and measure both.
-
-    Weights and activations are signed integers, calibrated on images (static quantisation by ONNX Runtime's own tool);
-    what turns pixels into inputs stays as it was.
-
-    Args:
-        folder: An exported folder.
-        by: Images.
-
-    Raises:
-        SpecError: ONNX Runtime is not installed, the folder has no ``model.onnx``, or it cannot be quantised.
-    """
+    """Write ``model.int8.onnx`` from ``model.onnx``, and measure both."""
+    # Weights and activations are signed integers, calibrated on images (static quantisation by ONNX Runtime's own
+    # tool); what turns pixels into inputs stays as it was.
     try:
         import onnx
         import onnxruntime  # noqa: F401

@@ -129,11 +129,7 @@ def export_network(
 def _write_forms(
     classifier: ImageClassifier, raw: Tensor, place: Path, title: str, say: Callable[[str], None]
 ) -> tuple[list[str], dict[str, str], float]:
-    """Write the network in every form that it can take, and run each.
-
-    Returns:
-        The files, those that were not made with the reasons, and the largest difference between logits.
-    """
+    """Write the network in every form that it can take, and run each."""
     with torch.inference_mode():
         expected = classifier(raw)
     forms: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
@@ -154,11 +150,7 @@ def _write_forms(
 
 
 def _files_of_ours(folder: Path) -> frozenset[str]:
-    """The files of an earlier export, which may be replaced.
-
-    Raises:
-        DataError: The folder holds files, and none of ours says that they may be.
-    """
+    """The files of an earlier export, which may be replaced."""
     try:
         if not folder.is_dir():
             if folder.exists() or folder.is_symlink():

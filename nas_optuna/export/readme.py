@@ -74,16 +74,7 @@ def write_readme(
     left_out: Mapping[str, str],
     images: int,
 ) -> str:
-    """The text of ``README.md``.
-
-    Args:
-        classifier: The network.
-        title: What it is, in one line.
-        facts: What a reader should know of it, by name.
-        files: What was written beside it.
-        left_out: What was not, with the reasons.
-        images: How many images all files were compared on.
-    """
+    """The text of ``README.md``."""
     channels, height, width = classifier.image_shape
     rows, columns = classifier.pixels.input_size
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())

@@ -146,13 +146,7 @@ if __name__ == "__main__":
 
 
 def write_script(classifier: ImageClassifier, source: NetworkSource, title: str) -> str:
-    """The text of ``model.py``.
-
-    Args:
-        classifier: The network; its preparation and classes are written out.
-        source: Its layers.
-        title: One line for the head of the file.
-    """
+    """The text of ``model.py``."""
     pixels, fit = classifier.pixels, classifier.prepare.fit
     head = _HEAD.format(
         title=_quoted(title),

@@ -30,14 +30,9 @@ class Candidate:
 
 
 def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:
-    """The best that a study's supernet found, best first.
-
-    Where there is a score, the best by it come first, and differ from each other; the alphas' argmax follows the first
-    of them. Otherwise these are the most probable.
-
-    Raises:
-        ArchitectureError: It was trained for another space.
-    """
+    """The best that a study's supernet found, best first."""
+    # Where there is a score, the best by it come first, and differ from each other; the alphas' argmax follows the
+    # first of them. Otherwise these are the most probable.
     most_probable = [
         ({name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}, log)
         for indices, log in result.most_probable(count)

@@ -135,15 +135,7 @@ def random_architectures(
     excess: Callable[[Architecture], float] = lambda architecture: 0.0,
     attempts: int = 20_000,
 ) -> list[Architecture]:
-    """Distinct architectures inside the limits, uniformly drawn; fewer where the space has fewer.
-
-    Args:
-        search: What the study's spec names.
-        count: How many.
-        seed: Of the draws.
-        excess: How far an architecture is above the study's limits; inside at 0.
-        attempts: GumbelSampler after which it ends with what it has.
-    """
+    """Distinct architectures inside the limits, uniformly drawn; fewer where the space has fewer."""
     rng, space = random.Random(seed), search.space
     found: dict[Architecture, None] = {}
     for _ in range(attempts):
@@ -156,16 +148,7 @@ def random_architectures(
 
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:
-    """Put those that the study has not trained to the end by its recipe into the queue, in order.
-
-    Args:
-        study: The study.
-        search: What its spec names.
-        architectures: Of its space, or of the part of it that its supernet holds.
-
-    Returns:
-        How many trials have to run until all are trained, those that wait before them included.
-    """
+    """Put those that the study has not trained to the end by its recipe into the queue, in order."""
     trained, space = trained_trials(study, search), search.space
     missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]
     return max((enqueue_once(study, space, a.params, ORIGIN) for a in missing), default=0)
@@ -180,17 +163,7 @@ def judge(
     rows: Array,
     search_seconds: float,
 ) -> Verdict:
-    """Compare what the supernet says with the study's own trainings.
-
-    Args:
-        study: Has a complete trial of each architecture.
-        search: What its spec names.
-        architectures: Random ones, in the order in which random search would have trained them.
-        chosen: What the supernet puts forward, by what; the first is what it is judged by.
-        score: The score before it was fitted to trials; it must not have been fitted to the random ones.
-        rows: Features of each of `architectures`.
-        search_seconds: What the supernet's training took.
-    """
+    """Compare what the supernet says with the study's own trainings."""
     trained = trained_trials(study, search)
     kept = [i for i, architecture in enumerate(architectures) if str(architecture) in trained]
     trials = [trained[str(architectures[i])] for i in kept]
@@ -234,14 +207,7 @@ def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
 
 
 def rank_correlation(kind: str, x: Sequence[float], y: Sequence[float], seed: int = 0) -> RankCorrelation:
-    """Kendall's τ-b or Spearman's ρ with a percentile bootstrap interval over the pairs.
-
-    Args:
-        kind: ``"kendall"`` or ``"spearman"``.
-        x: At least 3 values.
-        y: As many.
-        seed: Of the resampling. A resample without any order on one side counts as 0.
-    """
+    """Kendall's τ-b or Spearman's ρ with a percentile bootstrap interval over the pairs."""
     correlation = _kendall if kind == "kendall" else _spearman
     first, second = _signs(np.asarray(x)), _signs(np.asarray(y))
     lower, upper = np.percentile(correlation(first, second, _resamples(len(first), seed)), [2.5, 97.5])
@@ -312,13 +278,7 @@ def _tau(x: Array, y: Array) -> float:
 
 
 def _kendall(x: Array, y: Array, counts: Array) -> Array:
-    """Kendall's τ-b of all resamples at once: concordant minus discordant pairs, over the pairs without ties.
-
-    Args:
-        x: `_signs` of one side, ``[size, size]``.
-        y: `_signs` of the other side.
-        counts: How often each value is in each resample, ``[..., size]``.
-    """
+    """Kendall's τ-b of all resamples at once: concordant minus discordant pairs, over the pairs without ties."""
 
     def pairs(signs: Array) -> Array:
         return np.asarray(((counts @ signs) * counts).sum(-1))

@@ -19,10 +19,8 @@ def linear(weight: float) -> CostLoss:
 
 
 def fbnet(weight: float, power: float) -> CostLoss:
-    """``CE · weight · log(1 + 1000 E)^power``: Wu et al. 2019 (FBNet), equation 2, with E in microseconds.
-
-    The 1 keeps the logarithm positive for the smallest networks and is lost in E otherwise.
-    """
+    """``CE · weight · log(1 + 1000 E)^power``: Wu et al. 2019 (FBNet), equation 2, with E in microseconds."""
+    # The 1 keeps the logarithm positive for the smallest networks and is lost in E otherwise.
     return lambda cross_entropy, cost: cross_entropy * weight * torch.log1p(1000 * cost) ** power
 
 

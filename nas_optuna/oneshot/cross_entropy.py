@@ -65,16 +65,7 @@ class Evaluated:
 
 
 def learn_alphas(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) -> list[list[float]]:
-    """Fit one distribution for each parameter to the best architectures.
-
-    Args:
-        sizes: Choices of each parameter.
-        evaluated: Asks for utilities, and remembers them.
-        rng: GumbelSampler.
-
-    Returns:
-        Logits, one list for each parameter: log probabilities.
-    """
+    """Fit one distribution for each parameter to the best architectures."""
     shares = [[1 / size] * size for size in sizes]
     per_round = max(8, int(evaluated.limit * (1 - SEARCH_SHARE)) // ROUNDS) if evaluated.left else FREE_DRAWS
     for _ in range(ROUNDS):
@@ -114,10 +105,8 @@ def _mutated(parent: Tokens, sizes: Sequence[int], rng: random.Random) -> Tokens
 
 
 def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]:
-    """From the best down, those that differ from all taken before in at least that many parameters.
-
-    Where the ranking ends before enough are taken, the distance shrinks by one and it begins anew.
-    """
+    """From the best down, those that differ from all taken before in at least that many parameters."""
+    # Where the ranking ends before enough are taken, the distance shrinks by one and it begins anew.
     taken: list[Tokens] = []
     while len(taken) < min(count, len(ranked)):
         for tokens in ranked:
@@ -132,10 +121,8 @@ def _differences(a: Tokens, b: Tokens) -> int:
 
 
 def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[float]]:
-    """Logits whose argmax is `wanted`: each choice of it is raised to the largest of its parameter's, and a bit more.
-
-    For a study with limits: the most probable choices, each for itself, may add up to more than is allowed.
-    """
+    """Logits whose argmax is `wanted`: each choice of it is raised to the largest of its parameter's, and a bit more."""
+    # For a study with limits: the most probable choices, each for itself, may add up to more than is allowed.
     return [
         [max(p) + 1e-3 if i == token and value < max(p) else value for i, value in enumerate(p)]
         for p, token in zip(logits, wanted, strict=True)

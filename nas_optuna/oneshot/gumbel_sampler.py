@@ -38,11 +38,7 @@ class GumbelSampler:
         self._turn = 1 - self._turn
 
     def next(self, temperature: float) -> GumbelSample:
-        """Draw every parameter.
-
-        Args:
-            temperature: Of the Gumbel-softmax; it shapes the gradient, not the draw.
-        """
+        """Draw every parameter."""
         logits = self._previous()
         self._copy()
         self._turn = 1 - self._turn

@@ -42,17 +42,10 @@ class CostTable:
 
 
 def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False) -> CostTable:
-    """A latency table for what a space's supernet holds, or its MACs where there is none.
-
-    With `whole` it is for all of the space, which needs no supernet; without a file it is then empty, because the MACs
-    of each architecture are counted, see `cost_of`.
-
-    A table may be of another device than this one: it is of the device that the network is searched for.
-
-    Raises:
-        SpecError: The space has no supernet.
-        TableError: The file is no sound latency table, or lacks an operation of the space.
-    """
+    """A latency table for what a space's supernet holds, or its MACs where there is none."""
+    # With `whole` it is for all of the space, which needs no supernet; without a file it is then empty, because the
+    # MACs of each architecture are counted, see `cost_of`.
+    # A table may be of another device than this one: it is of the device that the network is searched for.
     if whole and path is None:
         return CostTable({}, "MMACs", "MACs")
     space = space if whole else supernet_for.supported_subspace(space)
@@ -100,14 +93,7 @@ class Price:
 
 
 def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator | None, evaluations: int) -> Price:
-    """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random.
-
-    Args:
-        search: What the study's spec names.
-        strategy: It is left as it is.
-        evaluator: Scores architectures with the supernet; None where none will be scored.
-        evaluations: How many will be scored.
-    """
+    """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random."""
     job, recipe, space = strategy.job, search.spec.recipe, search.space
     own = make_loader(search.data.train, recipe.batch_size, space.input_size, job.device)
     copied = type(strategy)(replace(job, supernet=copy.deepcopy(job.supernet)), strategy.options)

@@ -46,11 +46,9 @@ class Epoch:
 
 
 def measured(epoch: Epoch) -> Measurement:
-    """What one epoch of a supernet brought, as callbacks are told of it.
-
-    Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
-    ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
-    """
+    """What one epoch of a supernet brought, as callbacks are told of it."""
+    # Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
+    # ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
     optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
     metrics = {
         "train_loss": epoch.loss,

@@ -177,10 +177,8 @@ class ArchitectureRanker:
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
     def _train_calibration_set(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
-        """Architectures inside the limits with their accuracies after a short training; none where few are.
-
-        Of random ones those are trained that differ most in what the score looks at.
-        """
+        """Architectures inside the limits with their accuracies after a short training; none where few are."""
+        # Of random ones those are trained that differ most in what the score looks at.
         if self._short is None or not self._short.plan.calibrating:
             return []
         own = {self._space.tokens(architecture) for architecture in trained}
@@ -200,11 +198,9 @@ class ArchitectureRanker:
         return [(t, accuracy) for t, accuracy in zip(chosen, reached, strict=True) if accuracy is not None]
 
     def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> tuple[list[Tokens], int]:
-        """The starts, the first few of them in the order of their short trainings, with the cost term; and how many.
-
-        Accuracies take the place of scores: they are brought to the finalists' mean and spread, which is what the cost
-        term is weighed against. A finalist whose training fails comes after the others.
-        """
+        """The starts, the first few of them in the order of their short trainings, with the cost term; and how many."""
+        # Accuracies take the place of scores: they are brought to the finalists' mean and spread, which is what the
+        # cost term is weighed against. A finalist whose training fails comes after the others.
         wanted = starts[: self._short.plan.finalists] if self._short else []
         if self._short is None or len(wanted) < 2:
             return starts, 0

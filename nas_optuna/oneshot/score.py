@@ -40,15 +40,8 @@ MIN_TRAININGS = 3
 
 
 def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
-    """What is known of architectures without training them: ``[architectures, len(FEATURES) + choices]``.
-
-    The last columns are one indicator for each choice of each parameter: what trainings say of a choice beyond sizes.
-
-    Args:
-        space: The space.
-        architectures: At least one.
-        shared: What shared weights do in each.
-    """
+    """What is known of architectures without training them: ``[architectures, len(FEATURES) + choices]``."""
+    # The last columns are one indicator for each choice of each parameter: what trainings say of a choice beyond sizes.
     rows = []
     for architecture, figure in zip(architectures, shared, strict=True):
         macs, params = size(space, architecture)
@@ -113,11 +106,7 @@ class Score:
 
     @classmethod
     def prior(cls, reference: Array) -> Score:
-        """The score before there are trainings.
-
-        Args:
-            reference: Features of random architectures, ``[architectures, len(FEATURES)]``.
-        """
+        """The score before there are trainings."""
         scale = reference.std(0)
         scale[len(FEATURES) :] = 1.0
         weights = np.concatenate([PRIOR, np.zeros(reference.shape[1] - len(FEATURES))])
@@ -129,17 +118,10 @@ class Score:
         return result
 
     def fit(self, rows: Array, accuracies: Sequence[float], *, short: bool = False) -> Score:
-        """The score after trainings of the study's recipe.
-
-        A ridge regression of the accuracies' logits around this score's weights. What shared weights say and what sizes
-        say are each scaled as a whole, because in some spaces shared weights tell much and in others nothing; and each
-        weight moves for itself, see `SINGLE_STRENGTH`.
-
-        Args:
-            rows: Features of the trained architectures.
-            accuracies: Their own, 0 … 1.
-            short: Whether these are short trainings, which count `SHORT_WORTH`.
-        """
+        """The score after trainings of the study's recipe."""
+        # A ridge regression of the accuracies' logits around this score's weights. What shared weights say and what
+        # sizes say are each scaled as a whole, because in some spaces shared weights tell much and in others nothing;
+        # and each weight moves for itself, see `SINGLE_STRENGTH`.
         if len(accuracies) < MIN_TRAININGS:
             return self
         target = logits(accuracies)
@@ -158,14 +140,8 @@ class Score:
         return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
 
     def most_informative(self, rows: Array, count: int) -> list[int]:
-        """Which architectures tell most about the weights, were they trained: those that are least predictable.
-
-        A greedy D-optimal design (Fedorov 1972): each in turn has the largest variance given those before it.
-
-        Args:
-            rows: Features of architectures.
-            count: How many are wanted; fewer are returned where there are fewer.
-        """
+        """Which architectures tell most about the weights, were they trained: those that are least predictable."""
+        # A greedy D-optimal design (Fedorov 1972): each in turn has the largest variance given those before it.
         x = self._design(rows) - self._design(self.centre[None])
         precision = np.eye(x.shape[1]) * (SINGLE_STRENGTH / 2)
         chosen: list[int] = []
@@ -213,16 +189,7 @@ RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 def distil(
     indicators: Callable[[Sequence[Sequence[int]]], Array], tokens: Sequence[Sequence[int]], scores: Array
 ) -> tuple[Array, float, float]:
-    """A linear predictor of the score from the choices alone, for workers that have no weights.
-
-    Args:
-        indicators: From tokens to the predictor's inputs, see `study.supernet_result.indicators`.
-        tokens: Architectures that were scored.
-        scores: Their scores.
-
-    Returns:
-        Coefficients, intercept, and the rank correlation (Spearman) with the score on a fifth that was held out.
-    """
+    """A linear predictor of the score from the choices alone, for workers that have no weights."""
     from scipy.stats import spearmanr
 
     x, y = indicators(tokens), np.asarray(scores)

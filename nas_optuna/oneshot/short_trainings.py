@@ -65,15 +65,7 @@ class ShortPlan:
 
     @classmethod
     def of(cls, count: int, epochs: int, size: int, trained: int = 0, *, alone: bool = False) -> ShortPlan:
-        """The plan for a recipe and a space.
-
-        Args:
-            count: How many random ones are wanted: ``supernet.short_trainings``.
-            epochs: The recipe's.
-            size: Architectures of the space.
-            trained: The study's own trainings to the end, which teach the score in place of short ones.
-            alone: Whether there are no shared weights: half as many again are trained for twice as long.
-        """
+        """The plan for a recipe and a space."""
         limit, share = (2 * LIMIT, FINAL_SHARE) if alone else (LIMIT, CALIBRATION_SHARE)
         wanted = count * 3 // 2 if alone else count
         calibration, final = max(1, epochs // share), max(1, epochs // FINAL_SHARE)

@@ -42,15 +42,7 @@ class DivergenceMonitor:
         self._largest, self._lowest = state["largest_norm"], state["lowest_loss"]
 
     def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
-        """Judge a window.
-
-        Args:
-            norms: Norm of the weights' gradient before clipping, one per step.
-            losses: Cross entropy, one per step.
-
-        Raises:
-            TrainingError: With cause ``"gradient explosion"`` or ``"non-finite loss"``.
-        """
+        """Judge a window."""
         remedy = "lower supernet.learning_rate or supernet.clip, and look for a ReLU that is missing or doubled"
         if not all(map(math.isfinite, losses)):
             raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
@@ -71,16 +63,7 @@ class DivergenceMonitor:
 def require_no_collapse(
     probabilities: Mapping[str, Sequence[float]], derived: Mapping[str, Choice], smallest: Mapping[str, Choice]
 ) -> None:
-    """Refuse to go on once every parameter has settled on its least work: all identity, or all smallest.
-
-    Args:
-        probabilities: Parameter name → one per choice.
-        derived: The most probable choices.
-        smallest: The params with the least work.
-
-    Raises:
-        TrainingError: With cause ``"collapse"``.
-    """
+    """Refuse to go on once every parameter has settled on its least work: all identity, or all smallest."""
     mean = statistics.mean(max(p) for p in probabilities.values())
     if dict(derived) == dict(smallest) and mean >= COLLAPSE:
         choices = ", ".join(dict.fromkeys(map(str, derived.values())))

@@ -33,11 +33,7 @@ class _SupernetFor:
         self._registered: dict[type[SearchSpace], Factory] = {}
 
     def register(self, space_class: type[SearchSpace]) -> Callable[[_F], _F]:
-        """Make the decorated class or function the supernet of a space class and of its subclasses.
-
-        Args:
-            space_class: The space's class.
-        """
+        """Make the decorated class or function the supernet of a space class and of its subclasses."""
 
         def decorate(factory: _F) -> _F:
             self._registered[space_class] = factory
@@ -46,11 +42,7 @@ class _SupernetFor:
         return decorate
 
     def factory(self, space: SearchSpace) -> Factory:
-        """What makes the supernet of a space.
-
-        Raises:
-            SpecError: The space has none, or it cannot be imported.
-        """
+        """What makes the supernet of a space."""
         for cls in type(space).__mro__:
             if cls in self._registered:
                 return self._registered[cls]
@@ -68,11 +60,7 @@ class _SupernetFor:
         )
 
     def supported_subspace(self, space: SearchSpace) -> SearchSpace:
-        """The part of a space that its supernet holds; see `Supernet.supported_subspace`.
-
-        Raises:
-            SpecError: The space has no supernet, or none can be made.
-        """
+        """The part of a space that its supernet holds; see `Supernet.supported_subspace`."""
         found: SearchSpace = getattr(self.factory(space), "supported_subspace", lambda whole: whole)(space)
         return found
 

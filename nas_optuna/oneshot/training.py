@@ -45,11 +45,7 @@ from nas_optuna.training import Checkpoint, CheckpointFolder
 
 
 def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> Supernet:
-    """The space's supernet with initial weights and alphas that depend on the settings and the seed alone.
-
-    Raises:
-        SpecError: The space has none.
-    """
+    """The space's supernet with initial weights and alphas that depend on the settings and the seed alone."""
     with seeded(spec.seed):
         supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
         if search.spec.recipe.init == "kaiming" and search.space.draws_weights:
@@ -61,12 +57,7 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
 def make_strategy(
     search: Search, table: CostTable, device: torch.device, interrupted: Callable[[], bool] = lambda: False
 ) -> Strategy | None:
-    """What trains the space's supernet as the spec's ``[supernet]`` section says; None with a budget of 0.
-
-    Raises:
-        SpecError: The space has no supernet, or it cannot have a setting.
-        DataError: There are too few images to halve.
-    """
+    """What trains the space's supernet as the spec's ``[supernet]`` section says; None with a budget of 0."""
     spec, options = search.spec.supernet, strategy_options(search.spec.supernet)
     if is_without_weights(spec):
         return None
@@ -168,21 +159,8 @@ class SupernetTraining:
         }
 
     def train(self, callbacks: Sequence[Callback | OptunaCallback] = ()) -> SupernetResult:
-        """Train what is left, then store what was found with the study.
-
-        A strategy that does not learn alphas is followed by short trainings and a ranking, which give the alphas.
-
-        Args:
-            callbacks: Told of the training as of one subject, ``"supernet"``, with one step per epoch, see `measured`;
-                and of each short training as of a subject of its own.
-
-        Returns:
-            The result; of a training that had ended before, as it is stored.
-
-        Raises:
-            TrainingError: Gradients exploded or the search collapsed; what its last good epoch found is stored.
-            Interrupted: It was asked to stop; the same call goes on.
-        """
+        """Train what is left, then store what was found with the study."""
+        # A strategy that does not learn alphas is followed by short trainings and a ranking, which give the alphas.
         told = Callbacks(callbacks)
         short = ShortTrainer(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
         run = Run("supernet", self._study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})

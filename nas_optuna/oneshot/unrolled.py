@@ -28,25 +28,10 @@ def unrolled_gradient(
     weight_decay: float = 0.0,
     buffers: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The alphas' gradient through one SGD step of the weights.
-
-    Liu et al. 2019 (DARTS), equation 7: the gradient of ``alpha_loss(w - ξ ∇w train_loss(w, α), α)``. Its second
-    term, a Hessian times a vector, is a central difference of the alphas' gradient at two weights, equation 8.
-    The weights are left as they were.
-
-    Args:
-        train_loss: The weights' loss.
-        alpha_loss: The alphas' loss.
-        weights: The weights.
-        alphas: The alphas.
-        learning_rate: ξ, the weights' current learning rate.
-        momentum: Of the weights' optimizer.
-        weight_decay: Of the weights' optimizer.
-        buffers: The optimizer's momentum buffers, None for a weight that has none yet.
-
-    Returns:
-        The alphas' loss after the step, and the gradient of each alpha.
-    """
+    """The alphas' gradient through one SGD step of the weights."""
+    # Liu et al. 2019 (DARTS), equation 7: the gradient of ``alpha_loss(w - ξ ∇w train_loss(w, α), α)``. Its second
+    # term, a Hessian times a vector, is a central difference of the alphas' gradient at two weights, equation 8. The
+    # weights are left as they were.
     start = [w.detach().clone() for w in weights]
     step = gradient(train_loss(), weights)
     with torch.no_grad():

@@ -61,19 +61,7 @@ class ArtifactFolders(FileSystemArtifactStore):
 
 
 def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Write files to the artifact store.
-
-    Args:
-        store: The store's folder; it is made.
-        trial_id: The trial's number within its storage.
-        files: Contents by file name.
-
-    Returns:
-        What the study must remember to show them, in `set_study_system_attributes`.
-
-    Raises:
-        OSError: They cannot be written.
-    """
+    """Write files to the artifact store."""
     store.mkdir(parents=True, exist_ok=True)
     writer = FileSystemArtifactStore(store)
     attributes = {}
@@ -87,11 +75,7 @@ def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, An
 
 
 def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]) -> None:
-    """Keep files in place of earlier ones of the same name.
-
-    Raises:
-        OSError: They cannot be written.
-    """
+    """Keep files in place of earlier ones of the same name."""
     before = {
         key: None for key, facts in _kept(study_system_attributes(study), trial_id) if facts.get("filename") in files
     }

@@ -35,14 +35,7 @@ class Series:
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> Markup:
-    """Lines and dots on two axes.
-
-    Args:
-        series: What is drawn, the last one on top; points that are not finite are left out.
-        x_label: Name and unit of the horizontal axis.
-        y_label: Name and unit of the vertical axis.
-        log_x: Whether equal steps are equal factors.
-    """
+    """Lines and dots on two axes."""
     kept = [_finite(one, log_x) for one in series]
     xs = [x for one in kept for x, _ in one.points]
     reach = [
@@ -73,13 +66,7 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
 def parallel(
     axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Sequence[int], float]], label: str
 ) -> Markup:
-    """Parallel coordinates: one axis per parameter with its choices, one line per trial, the better the stronger.
-
-    Args:
-        axes: Name and choices of each.
-        rows: Index of the choice on each axis, and how good the trial is, 0 to 1.
-        label: For those who cannot see it.
-    """
+    """Parallel coordinates: one axis per parameter with its choices, one line per trial, the better the stronger."""
     width = max(WIDTH, 66.0 * len(axes))
     step = (width - 80) / max(len(axes) - 1, 1)
     parts = []

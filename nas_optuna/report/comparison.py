@@ -55,11 +55,7 @@ class Summary:
 
 
 def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
-    """Summarise one study.
-
-    Raises:
-        StudyError: It was not made by nas-optuna.
-    """
+    """Summarise one study."""
     study = read_once(study)
     spec, best, trials = study_spec(study), best_trial(study), study.get_trials(deepcopy=False)
     images = validation_images(study, data_directory) if best and spec.objectives[0] == "accuracy" else None
@@ -77,11 +73,7 @@ def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
 
 
 def require_comparable(studies: Sequence[Study]) -> str:
-    """The first objective that all studies share.
-
-    Raises:
-        StudyError: They do not share it, and so nothing can be compared.
-    """
+    """The first objective that all studies share."""
     names = {study_spec(study).objectives[0] for study in studies}
     if len(names) > 1:
         raise StudyError(f"the studies optimise different things ({', '.join(sorted(names))}) and cannot be compared")
@@ -89,14 +81,7 @@ def require_comparable(studies: Sequence[Study]) -> str:
 
 
 def differences(studies: Sequence[Study]) -> tuple[str, ...]:
-    """What else differs between studies, a line each: where there is any, values do not compare samplers alone.
-
-    Args:
-        studies: Of nas-optuna, at least one.
-
-    Raises:
-        StudyError: One was not made by nas-optuna.
-    """
+    """What else differs between studies, a line each: where there is any, values do not compare samplers alone."""
     found: dict[str, dict[str, list[str]]] = {}
     for study in studies:
         spec, data = study_spec(study), study.user_attrs.get(StudyKey.DATA, {})
@@ -124,12 +109,7 @@ def _images(name: str, data: Mapping[str, Any]) -> str:
 
 
 def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> str:
-    """One HTML page: the table, and the best value by trials and by seconds of training.
-
-    Args:
-        studies: At least one; four can be told apart by colour.
-        summaries: Of each.
-    """
+    """One HTML page: the table, and the best value by trials and by seconds of training."""
     name = require_comparable(studies)
     by_trials, by_seconds = [], []
     for i, study in enumerate(map(read_once, studies)):

@@ -19,13 +19,7 @@ NOTE_PART = 2045
 def dashboard_note(
     text: str, trial: Trial | FrozenTrial | None = None, attributes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the study's system attributes in which optuna-dashboard looks for a note.
-
-    Args:
-        text: The note, as Markdown.
-        trial: The trial that it is of; None is the study itself.
-        attributes: The study's system attributes where there may be an earlier note, which the new one replaces.
-    """
+    """Return the study's system attributes in which optuna-dashboard looks for a note."""
     known, version, part = attributes or {}, *_note_keys(trial)
     parts = {f"{part}{i}": text[start : start + NOTE_PART] for i, start in enumerate(range(0, len(text), NOTE_PART))}
     stale = {key: "" for key in known if key.startswith(part) and key not in parts}

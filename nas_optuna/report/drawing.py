@@ -97,27 +97,12 @@ def draw(space: SearchSpace, architecture: Architecture, title: str | None = Non
 
 
 def draw_trial(space: SearchSpace, trial: FrozenTrial) -> Drawing:
-    """Draw the network that a trial chose.
-
-    Args:
-        space: The space of the trial's study.
-        trial: One that has chosen an architecture.
-
-    Raises:
-        ArchitectureError: It is not of the space, or has chosen none.
-        TrainingError: The network's code fails.
-    """
+    """Draw the network that a trial chose."""
     return draw(space, space.architecture(of_architecture(trial.params)))
 
 
 def draw_network(network: nn.Module, input_shape: Shape, title: str = "") -> Drawing:
-    """Draw any network of torch.
-
-    Args:
-        network: Takes one batch of inputs; it is run once on zeros.
-        input_shape: Shape of one input, without the batch, e.g. ``(1, 28, 28)``.
-        title: Stands above the picture.
-    """
+    """Draw any network of torch."""
     return Drawing(to_svg(trace(network, input_shape), title))
 
 

@@ -104,11 +104,9 @@ def epoch_step(last: int) -> int:
 
 
 def entropy_figure(study: Study) -> go.Figure | None:
-    """The policy's entropy when it proposed each trial, in nats per token; None where no controller proposed any.
-
-    It begins at the mean logarithm of the numbers of choices, where all are equally likely, and falls as the
-    controller makes up its mind; at 0 it would propose one architecture only.
-    """
+    """The policy's entropy when it proposed each trial, in nats per token; None where no controller proposed any."""
+    # It begins at the mean logarithm of the numbers of choices, where all are equally likely, and falls as the
+    # controller makes up its mind; at 0 it would propose one architecture only.
     points = [
         (t.number, entropy)
         for t in study.get_trials(deepcopy=False)
@@ -139,13 +137,7 @@ def save_entropy(study: Study) -> None:
 
 
 def alpha_figure(space: SearchSpace, result: SupernetResult, history: Sequence[Epoch]) -> go.Figure:
-    """Probabilities of the alphas as a heat map, and each parameter's entropy over the epochs that trained them.
-
-    Args:
-        space: Names the choices.
-        result: What the supernet found.
-        history: The epochs.
-    """
+    """Probabilities of the alphas as a heat map, and each parameter's entropy over the epochs that trained them."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

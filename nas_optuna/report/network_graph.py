@@ -53,12 +53,7 @@ class Layer:
 
 
 def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...]:
-    """The layers of an architecture's network; no weights are allocated where the network allows that.
-
-    Args:
-        space: The space that the architecture is of.
-        architecture: The architecture.
-    """
+    """The layers of an architecture's network; no weights are allocated where the network allows that."""
     import torch
 
     shape = space.input_shape
@@ -71,18 +66,9 @@ def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...
 
 
 def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
-    """Run a network once on one input and note every layer that it calls, in the order of the calls.
-
-    A layer is a module of ``torch.nn`` that is no container, or a function of torch that the network calls itself. So
-    nothing has to be known of the network's own classes, and its code may branch as it likes.
-
-    Args:
-        network: Takes one batch of inputs.
-        input_shape: Shape of one input, without the batch.
-
-    Returns:
-        The layers that lie on a path from the input to the output; the first one is the input.
-    """
+    """Run a network once on one input and note every layer that it calls, in the order of the calls."""
+    # A layer is a module of ``torch.nn`` that is no container, or a function of torch that the network calls itself. So
+    # nothing has to be known of the network's own classes, and its code may branch as it likes.
     import torch
 
     weight = next(network.parameters(), None)

@@ -46,14 +46,7 @@ FRONT = 10
 def trial_note(
     trial: FrozenTrial, names: Sequence[str] = ("accuracy",), images: int | None = None, picture: str | None = None
 ) -> str:
-    """Markdown of a finished trial: a sentence, its drawing, its figures with units, its choices.
-
-    Args:
-        trial: The trial.
-        names: Of the study's objectives.
-        images: Number of validation images, where it is known.
-        picture: Address of its drawing, where there is one.
-    """
+    """Markdown of a finished trial: a sentence, its drawing, its figures with units, its choices."""
     record = TrialRecord.of(trial)
     ended = {"complete": "was trained to the end", "pruned": "was pruned", "fail": "failed"}
     text = f"**{plain(record.architecture)}** {ended.get(record.state, record.state)}"
@@ -101,12 +94,7 @@ def architecture_table(params: Mapping[str, Any]) -> str:
 
 
 def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
-    """Markdown of a study: what is searched, what was found, and what to do next.
-
-    Args:
-        study: The study.
-        attributes: Its system attributes, in which pictures are looked for.
-    """
+    """Markdown of a study: what is searched, what was found, and what to do next."""
     study = read_once(study)
     spec, trials = study_spec(study), study.get_trials(deepcopy=False)
     names = study.metric_names or list(spec.objectives)
@@ -223,18 +211,7 @@ class NoteWriter(Callback):
 
 
 def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, report: TestReport) -> None:
-    """Show what retraining found beside its trial: the network's file, the confusion matrix, the test accuracy.
-
-    Args:
-        study: The study.
-        trial: The trial whose architecture was trained.
-        store: Folder of the artifact store.
-        file: The network that was saved.
-        report: What was found.
-
-    Raises:
-        OSError: The files cannot be written.
-    """
+    """Show what retraining found beside its trial: the network's file, the confusion matrix, the test accuracy."""
     number, matrix = trial_id_of(trial), "confusion-matrix.svg"
     picture = Confusion.of(report).svg().encode()
     artifacts.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})

@@ -43,16 +43,7 @@ MANY = 40
 
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
-    """A study as one HTML page that needs neither an internet connection nor scripts.
-
-    Args:
-        study: A study of ours, in any state: empty, running, or all pruned.
-        data_directory: Where data sets are; the number of validation images gives the error bars.
-        files: The storage's folder of files, in which a supernet's training leaves its history.
-
-    Raises:
-        StudyError: The study was not made by nas-optuna.
-    """
+    """A study as one HTML page that needs neither an internet connection nor scripts."""
     facts = StudyFacts(study, data_directory, files)
     return render(
         "report.html.j2",

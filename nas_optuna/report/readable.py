@@ -72,12 +72,7 @@ class ReadableAttributes:
 
 
 def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer of the dashboard's about one study, with names for people.
-
-    Args:
-        answer: As the dashboard gives it.
-        attributes: The study's user attributes, whole.
-    """
+    """An answer of the dashboard's about one study, with names for people."""
     if "user_attrs" in answer:
         own = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
         answer["user_attrs"] = own + study_rows(attributes)

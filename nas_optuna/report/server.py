@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 
 def create_server(host: str, port: int, application: WSGIApplication) -> WSGIServer:
-    """Bind an address; ``serve_forever`` of the result then answers.
-
-    Raises:
-        OSError: The port is taken.
-    """
+    """Bind an address; ``serve_forever`` of the result then answers."""
     return make_server(host, port, application, server_class=_Server, handler_class=_Handler)
 
 

@@ -39,10 +39,8 @@ def supernet_section(facts: StudyFacts) -> Section | None:
 
 
 def _entropies(facts: StudyFacts, artifact: str) -> Markup | None:
-    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind.
-
-    None where the strategy trained none.
-    """
+    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind."""
+    # None where the strategy trained none.
     if facts.files is None or not artifact:
         return None
     try:

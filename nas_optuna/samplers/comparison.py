@@ -30,10 +30,8 @@ def quantile_rank(trial: FrozenTrial, others: Collection[FrozenTrial], sign: flo
 
 
 def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
-    """How far a trial is above the mean of `others`, in standard deviations within ±3, times `SPREAD`.
-
-    A pruned trial is compared at its last epoch, with all that reached it. Failed and infeasible ones are at -3.
-    """
+    """How far a trial is above the mean of `others`, in standard deviations within ±3, times `SPREAD`."""
+    # A pruned trial is compared at its last epoch, with all that reached it. Failed and infeasible ones are at -3.
     if trial.state == TrialState.FAIL or violation(trial) > 0:
         return -3 * SPREAD
     step = _last_step(trial)
@@ -47,15 +45,7 @@ def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) ->
 
 
 def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> NDArray[np.int64]:
-    """Rank complete and pruned trials; 0 is the first front.
-
-    Args:
-        trials: Complete ones, or pruned ones with at least one intermediate value.
-        directions: One for each objective.
-
-    Returns:
-        ``[trials]`` int64. Where there is one objective, trials of equal value share a rank.
-    """
+    """Rank complete and pruned trials; 0 is the first front."""
     signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
     # Compared first, as a tuple: complete before pruned, then by violation, or by the last step that was reached.
     tiers: list[tuple[int, float]] = []

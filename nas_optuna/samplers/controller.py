@@ -66,22 +66,14 @@ class ControllerSampler(ArchitectureSampler):
         return super().__getstate__() | {"_learner": None}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The categorical parameters that all trials share.
-
-        Raises:
-            OneObjectiveError: The study has several objectives.
-        """
+        """The categorical parameters that all trials share."""
         _require_one_objective(study)
         return super().infer_relative_search_space(study, trial)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Uniformly at random.
-
-        Raises:
-            OneObjectiveError: The study has several objectives.
-        """
+        """Uniformly at random."""
         _require_one_objective(study)
         return super().sample_independent(study, trial, param_name, param_distribution)
 
@@ -105,11 +97,7 @@ class ControllerSampler(ArchitectureSampler):
         return candidates[chosen]
 
     def policy(self, study: Study) -> Policy:
-        """The policy after all finished trials of `study`, to look at its probabilities.
-
-        Raises:
-            ValueError: No trial has finished, or the trials have no categorical parameter in common.
-        """
+        """The policy after all finished trials of `study`, to look at its probabilities."""
         trials = study.get_trials(deepcopy=False)
         space = self.infer_relative_search_space(study, trials[-1]) if trials else {}
         if not space:

@@ -173,14 +173,7 @@ class CurveModel:
         return sum(step <= last for step in self.steps)
 
     def forecast(self, tokens: Sequence[Tokens], known: Array, reached: int, values: Array | None = None) -> Forecast:
-        """Predict final values.
-
-        Args:
-            tokens: Architectures.
-            known: ``[architectures, numbers]``.
-            reached: How many rungs they have reached, all alike.
-            values: What they had at the last of these, ``[architectures]``.
-        """
+        """Predict final values."""
         points, standardised = np.array(tokens), self._known(known)
         ahead = self._levels[reached:]
         deviations, slopes = [], []
@@ -229,30 +222,15 @@ def rungs(epochs: int) -> list[int]:
 
 
 def rate(forecast: Forecast, best: float, epochs: Array | float) -> Array:
-    """Expected improvement per epoch, where each is trained to the end; ``[architectures]``.
-
-    Args:
-        forecast: What is expected.
-        best: The best final value so far.
-        epochs: How many are left of each training.
-    """
+    """Expected improvement per epoch, where each is trained to the end; ``[architectures]``."""
     return expected_improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9), best) / epochs
 
 
 def rate_with_a_look(forecast: Forecast, later: Array, best: float, look: Array | float, rest: Array | float) -> Array:
-    """Expected improvement per expected epoch, where each is looked at first and then trained to the end, or not.
-
-    After the look the mean has moved by a normal variable, and the training goes on only above a threshold; the one of
-    the best ratio is taken (as in the Gittins index of a Pandora's box, Weitzman 1979). Where a look tells nothing this
-    is never more than `rate`.
-
-    Args:
-        forecast: What is expected.
-        later: The standard deviation that is left after the look.
-        best: The best final value so far.
-        look: Epochs until the look.
-        rest: Epochs from there to the end.
-    """
+    """Expected improvement per expected epoch, where each is looked at first and then trained to the end, or not."""
+    # After the look the mean has moved by a normal variable, and the training goes on only above a threshold; the one
+    # of the best ratio is taken (as in the Gittins index of a Pandora's box, Weitzman 1979). Where a look tells nothing
+    # this is never more than `rate`.
     moved = np.sqrt(np.maximum(forecast.deviation**2 - later**2, 0.0))
     means = forecast.mean[:, None] + moved[:, None] * NODES
     gains = np.cumsum(WEIGHTS * expected_improvement(means, np.maximum(later, 1e-9)[:, None], best), 1)

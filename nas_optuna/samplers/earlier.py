@@ -32,16 +32,7 @@ FEWEST = 5
 
 
 def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str]) -> list[FrozenTrial]:
-    """The trials that a study can teach.
-
-    Args:
-        other: The earlier study; its first objective counts.
-        direction: That of the study that is to learn.
-        names: The parameters of the study that is to learn.
-
-    Raises:
-        StudyError: The direction differs, there is no common parameter, or too few trials are complete.
-    """
+    """The trials that a study can teach."""
     name = other.study_name
     if other.directions[0] != direction:
         raise StudyError(
@@ -60,19 +51,7 @@ def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str
 
 
 def remember(study: Study, other: Study, names: Iterable[str]) -> int:
-    """Copy the complete trials of another study into this one, in place of what was copied before.
-
-    Args:
-        study: The study that is to learn.
-        other: The earlier study.
-        names: Parameters of the study that is to learn; others are not copied.
-
-    Returns:
-        How many trials were copied.
-
-    Raises:
-        StudyError: As `complete_trials`.
-    """
+    """Copy the complete trials of another study into this one, in place of what was copied before."""
     names = list(names)
     complete = complete_trials(other, study.directions[0], names)
     sign = 1.0 if other.directions[0] == StudyDirection.MAXIMIZE else -1.0
@@ -97,13 +76,7 @@ def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
 
 
 def best_of(study: Study, choices: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
-    """The best copied trials that are points of a space and differ in two parameters or more.
-
-    Args:
-        study: The study that learns.
-        choices: Parameter name → choices, of the study's space.
-        count: How many.
-    """
+    """The best copied trials that are points of a space and differ in two parameters or more."""
     apart = min(2, len(choices))
     taken: list[dict[str, Any]] = []
     for _, params in trials_of(study):
@@ -115,13 +88,7 @@ def best_of(study: Study, choices: Mapping[str, Sequence[Any]], count: int) -> l
 
 
 def experience_of(study: Study, history: History, ordered: Sequence[bool]) -> Scorer | None:
-    """What the copied trials say of architectures; None where there are none of this space.
-
-    Args:
-        study: The study that learns.
-        history: Its parameters; those that the earlier study did not have do not count.
-        ordered: For each of them, whether neighbouring choices are alike.
-    """
+    """What the copied trials say of architectures; None where there are none of this space."""
     known = trials_of(study)
     if not known:
         return None

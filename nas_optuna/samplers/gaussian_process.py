@@ -209,10 +209,8 @@ def _similarity(sizes: tuple[int, ...], ordered: tuple[bool, ...], reach: float)
 
 @cache
 def _slope(sizes: tuple[int, ...], ordered: tuple[bool, ...], groups: tuple[int, ...], reach: float) -> Array:
-    """Covariance of a trend: how often each choice occurs among the layers, whatever the layer.
-
-    It is ``[choices of all parameters] * 2``, of mean 0 and variance 1 over the architectures of the space.
-    """
+    """Covariance of a trend: how often each choice occurs among the layers, whatever the layer."""
+    # It is ``[choices of all parameters] * 2``, of mean 0 and variance 1 over the architectures of the space.
     names = sorted(set(groups))
     result = np.zeros((sum(sizes),) * 2)
     offsets = np.concatenate(([0], np.cumsum(sizes)))

@@ -136,18 +136,9 @@ class ArchitectureGPSampler(ArchitectureSampler):
         return self._random(history, rng) if choice is None else choice
 
     def expected_gain(self, study: Study) -> float | None:
-        """By how much the best architecture not tried yet is expected to exceed the best one of a study.
-
-        A search may end where this is less than an improvement is worth (Makarova et al. 2022 bound the regret; the
-        expected improvement is the same process's answer to what the next training would bring).
-
-        Args:
-            study: A study of one objective. Its trials may come from any sampler.
-
-        Returns:
-            The expected improvement in the objective's unit by the best architecture that is `allowed`, 0 where none is
-            left; None where too few trials are complete.
-        """
+        """By how much the best architecture not tried yet is expected to exceed the best one of a study."""
+        # A search may end where this is less than an improvement is worth (Makarova et al. 2022 bound the regret; the
+        # expected improvement is the same process's answer to what the next training would bring).
         with self._lock, one_blas_thread():
             history = self._read(study, self._common(study))
             members = history.informative
@@ -209,16 +200,7 @@ def groups_of(space: Mapping[str, BaseDistribution]) -> list[int]:
 def utilities(
     members: Sequence[Observation], directions: Sequence[StudyDirection], rng: np.random.Generator
 ) -> tuple[list[int], Array]:
-    """One figure for each trial, the higher the better, standardised over those that are kept.
-
-    Args:
-        members: Trials that are complete, or were pruned after at least one epoch.
-        directions: One for each objective.
-        rng: Draws the objectives' weights where there are several.
-
-    Returns:
-        Which trials are kept, at most `MAX_POINTS`; and their merit, ``[kept]``.
-    """
+    """One figure for each trial, the higher the better, standardised over those that are kept."""
     signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
     unknown = [np.nan] * len(signs)
     # Optuna gives a pruned trial its latest intermediate value, which is none of a whole training.

@@ -70,11 +70,7 @@ class GridSampler(ArchitectureSampler):
 
 
 def grid(space: SearchSpace, seed: int) -> GridSampler:
-    """Every architecture once, in a shuffled order: for small spaces.
-
-    Raises:
-        SpecError: The space has more than `GRID_LIMIT` architectures.
-    """
+    """Every architecture once, in a shuffled order: for small spaces."""
     if space.size > GRID_LIMIT:
         raise SpecError(
             f"sampler 'grid' lists every architecture, and this space has {space.size:,}"

@@ -98,19 +98,9 @@ class Policy:
         return np.stack([step.probabilities for step in self._run(len(tokens), tokens=tokens)[1]], axis=1)
 
     def gradient(self, tokens: NDArray[np.int64], advantage: Array, entropy_weight: float) -> tuple[Array, Rollout]:
-        """The gradient, with respect to `theta`, of the mean over the batch of ``A · log π(a) + β · Σ_t H_t``.
-
-        That is REINFORCE with an entropy bonus (Williams 1992), less `LOGIT_DECAY` times the sum of all squared
-        logits. `advantage` is taken as a constant, so an importance weight belongs in it.
-
-        Args:
-            tokens: ``[batch, length]``.
-            advantage: ``[batch]``, reward minus baseline.
-            entropy_weight: β, per nat of entropy, summed over the tokens.
-
-        Returns:
-            The gradient to ascend, shaped as `theta`, and the rollout at the present weights.
-        """
+        """The gradient, with respect to `theta`, of the mean over the batch of ``A · log π(a) + β · Σ_t H_t``."""
+        # That is REINFORCE with an entropy bonus (Williams 1992), less `LOGIT_DECAY` times the sum of all squared
+        # logits. `advantage` is taken as a constant, so an importance weight belongs in it.
         rollout, steps = self._run(len(tokens), tokens=tokens)
         weights, result = self.views(self.theta), np.zeros_like(self.theta)
         grads = self.views(result)

@@ -55,10 +55,8 @@ def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSa
 
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
-    """Quasi-random points: for a study that is to cover the space evenly.
-
-    Its position in the sequence lives in the study, so it keeps the study's seed.
-    """
+    """Quasi-random points: for a study that is to cover the space evenly."""
+    # Its position in the sequence lives in the study, so it keeps the study's seed.
     return _QMCSampler(
         seed=seed,
         scramble=True,

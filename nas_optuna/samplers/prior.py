@@ -39,20 +39,8 @@ def propose(
     temperature: float,
     canonical: Canonical | None = None,
 ) -> dict[str, Any]:
-    """The best by the score, or the alphas' argmax, while not seen; then draws from the prior, new ones if possible.
-
-    A supernet of strategy ``"fair"`` has a list of the best that differ from each other; it comes first.
-
-    Args:
-        study: The study; its trials and its alphas are read.
-        distributions: Optuna's distribution of each parameter.
-        seed: Of this draw.
-        temperature: Above 1 flattens the prior, below 1 sharpens it.
-        canonical: The space's, where different params may give the same network.
-
-    Raises:
-        StudyError: The study has no alphas, or they are of another space.
-    """
+    """The best by the score, or the alphas' argmax, while not seen; then draws from the prior, new ones if possible."""
+    # A supernet of strategy ``"fair"`` has a list of the best that differ from each other; it comes first.
     result = read_result(study)
     alphas = result.alphas
     if {name: len(logits) for name, logits in alphas.items()} != {n: len(d.choices) for n, d in distributions.items()}:

@@ -25,14 +25,7 @@ SLOTS = 2
 
 
 def save(study: Study, name: str, count: int, arrays: dict[str, NDArray[Any]]) -> None:
-    """Keep `arrays` unless a snapshot of at least `count` trials is there.
-
-    Args:
-        study: Where to.
-        name: Prefix of the attributes' names.
-        count: How many trials the snapshot stands for; a larger one replaces a smaller one.
-        arrays: What to keep.
-    """
+    """Keep `arrays` unless a snapshot of at least `count` trials is there."""
     headers = _headers(study, name)
     if any(header["count"] >= count for header in headers.values()):
         return

@@ -24,14 +24,7 @@ LARGE = 160
 def reference(
     task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The params of what one does first: all stages, of which the last two learn.
-
-    Args:
-        task: What the network is for.
-        model: See `backbone`.
-        weights: See `backbone`.
-        sizes: See `backbone`.
-    """
+    """The params of what one does first: all stages, of which the last two learn."""
     stages = len(Backbone(model, weights).channels())
     middle = _sizes(task, sizes)
     return {"input": middle[len(middle) // 2], "stages": stages, "frozen": stages - 2, "rate": 0.1, "dropout": 0.2}
@@ -41,19 +34,7 @@ def reference(
 def backbone(
     c: Choices, task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> nn.Module:
-    """A part of a pretrained network, with a linear layer.
-
-    Args:
-        c: Answers what is open.
-        task: What the network is for; pictures have 1 or 3 channels.
-        model: See `nas_optuna.spaces.pretrained.Backbone`.
-        weights: See there.
-        sizes: Choices for the side in pixels to which the network enlarges its pictures, multiples of 32 where the
-            backbone halves them five times.
-
-    Raises:
-        SpecError: An option is refused.
-    """
+    """A part of a pretrained network, with a linear layer."""
     if task.channels not in (1, 3):
         raise SpecError(f"a backbone sees 1 or 3 channels, not {task.channels}; take another space")
     source = Backbone(model, weights)

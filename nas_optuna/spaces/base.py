@@ -381,15 +381,7 @@ class Decomposable(SearchSpace):
 
 
 def require_operations(space: SearchSpace, needed_by: str) -> Decomposable:
-    """The space, if its networks are made of operations.
-
-    Args:
-        space: Any space.
-        needed_by: What cannot do without them, for the message, e.g. ``"a latency table"``.
-
-    Raises:
-        SpecError: They are not.
-    """
+    """The space, if its networks are made of operations."""
     if isinstance(space, Decomposable):
         return space
     raise SpecError(

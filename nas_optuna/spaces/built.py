@@ -82,20 +82,13 @@ class BuiltSpace(Decomposable):
         return [[name] for name in names]
 
     def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
-        """The operations of one part of a network, and the shape of its output.
-
-        Args:
-            params: One choice for every parameter.
-            number: Of the part, from 0.
-        """
+        """The operations of one part of a network, and the shape of its output."""
         operation = self.operations(self.architecture(params))[number]
         return (operation,), operation.output_shape
 
     def places(self, architecture: Architecture) -> Mapping[str, str]:
-        """Name of each part of the supernet's network → that of the same part of an architecture's, if there is one.
-
-        Empty where they have the same names.
-        """
+        """Name of each part of the supernet's network → that of the same part of an architecture's, if there is one."""
+        # Empty where they have the same names.
         return {}
 
     def stabilize_init(self, network: nn.Module) -> None:

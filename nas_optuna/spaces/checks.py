@@ -11,11 +11,7 @@ from nas_optuna.spaces.architecture import Choice, InputSize
 
 
 def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
-    """A side length, or ``(height, width)``; a pair of equal sides becomes one side length.
-
-    Raises:
-        SpecError: A side is not a whole number of at least 1, or there are not one or two of them.
-    """
+    """A side length, or ``(height, width)``; a pair of equal sides becomes one side length."""
     if isinstance(input_size, int):
         require_positive(input_size=input_size)
         return input_size
@@ -29,16 +25,7 @@ def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
 
 
 def require_choices(name: str, values: Any, kind: str = "space option") -> tuple[Choice, ...]:
-    """Check a list of choices that came from a user: not empty, no repetition.
-
-    Args:
-        name: Of the option or parameter that the choices are for.
-        values: What the user gave.
-        kind: What the name is of, for the message.
-
-    Raises:
-        SpecError: Naming the option or parameter.
-    """
+    """Check a list of choices that came from a user: not empty, no repetition."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise SpecError(f"{kind} {name!r} needs a list of at least one choice, got {values!r}")
     for value in values:
@@ -51,11 +38,7 @@ def require_choices(name: str, values: Any, kind: str = "space option") -> tuple
 
 
 def require_storable(name: str, value: Any) -> None:
-    """Check that an Optuna storage can keep a choice.
-
-    Raises:
-        SpecError: Naming the option or parameter.
-    """
+    """Check that an Optuna storage can keep a choice."""
     if not isinstance(value, str | int | float | bool | None):
         raise SpecError(
             f"{name!r}: no storage can keep the choice {value!r}, a {type(value).__name__};"
@@ -66,11 +49,7 @@ def require_storable(name: str, value: Any) -> None:
 
 
 def require_positive(**options: int) -> None:
-    """Check that integer options that came from a user are at least 1.
-
-    Raises:
-        SpecError: Naming the first option that is not.
-    """
+    """Check that integer options that came from a user are at least 1."""
     for option, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
@@ -81,11 +60,7 @@ MOST_LAYERS = 1000
 
 
 def require_depth(**options: int) -> None:
-    """Check that an option that came from a user does not ask for more than `MOST_LAYERS` layers.
-
-    Raises:
-        SpecError: Naming the first option that does.
-    """
+    """Check that an option that came from a user does not ask for more than `MOST_LAYERS` layers."""
     for option, value in options.items():
         if value > MOST_LAYERS:
             raise SpecError(f"space option {option!r} asks for {value:,} layers; at most {MOST_LAYERS:,} are supported")

@@ -151,11 +151,7 @@ class Choices:
 
 
 def made_module(name: str, label: str, make: Callable[[], nn.Module]) -> nn.Module:
-    """The module of one candidate.
-
-    Raises:
-        SpecError: It is none.
-    """
+    """The module of one candidate."""
     from torch import nn
 
     made = make()

@@ -41,11 +41,7 @@ class ElasticLayer(nn.Module):
         return {opened.name for opened in self.outputs.opens} if self.outputs else set()
 
     def state_for(self, target: nn.Module) -> dict[str, Tensor]:
-        """The weights of one choice.
-
-        Args:
-            target: The layer of a network of its own.
-        """
+        """The weights of one choice."""
         mine = self.state_dict()
         return {
             key: mine[key][tuple(map(slice, value.shape))] for key, value in target.state_dict().items() if key in mine
@@ -58,15 +54,9 @@ def cut(tensor: Tensor | None, count: int) -> Tensor | None:
 
 
 def centring(channels: int, widths: Sequence[int]) -> Tensor:
-    """``[channels, channels]``: times a weight's input channels, it takes their mean over each group from them.
-
-    Groups are what one width has more than the next smaller one, so that the first channels of a centred weight are
-    those of the centred first channels.
-
-    Args:
-        channels: The most channels that the input can have.
-        widths: Choices of its channels; none leaves a weight as it is.
-    """
+    """``[channels, channels]``: times a weight's input channels, it takes their mean over each group from them."""
+    # Groups are what one width has more than the next smaller one, so that the first channels of a centred weight are
+    # those of the centred first channels.
     ascending = sorted(set(widths))
     groups = [width - before for before, width in zip([0, *ascending], ascending, strict=False)]
     means = [torch.full((size, size), 1 / size if size >= SMALLEST_GROUP else 0.0) for size in groups]
@@ -74,12 +64,7 @@ def centring(channels: int, widths: Sequence[int]) -> Tensor:
 
 
 def centred(weight: Tensor, matrix: Tensor) -> Tensor:
-    """``[out, in, …]`` times a `centring` matrix, in channels-last memory format, in which convolutions are fastest.
-
-    Args:
-        weight: The weight, or its first input channels up to the end of a group.
-        matrix: The matrix, of at least as many channels.
-    """
+    """``[out, in, …]`` times a `centring` matrix, in channels-last memory format, in which convolutions are fastest."""
     channels = weight.shape[1]
     return (weight.movedim(1, -1) @ matrix[:channels, :channels]).movedim(-1, 1)
 

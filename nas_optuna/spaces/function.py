@@ -107,11 +107,7 @@ class FunctionSpace(LayeredSpace):
 
     @cached_property
     def reference(self) -> Architecture | None:
-        """What ``@space(reference=…)`` names, with the space's fixed choices; None where its options exclude it.
-
-        Raises:
-            SpecError: It names an unknown parameter or a value outside of its choices.
-        """
+        """What ``@space(reference=…)`` names, with the space's fixed choices; None where its options exclude it."""
         named = self._function.reference
         if named is None:
             return None
@@ -130,11 +126,7 @@ class FunctionSpace(LayeredSpace):
             raise SpecError(f"space {self.name!r}: its reference: {error}") from error
 
     def fixed(self, values: Mapping[str, Choice]) -> FunctionSpace:
-        """The space in which some parameters have one choice only; what can no longer be asked for is left out.
-
-        Raises:
-            SpecError: A name is no parameter, or a value is outside its choices.
-        """
+        """The space in which some parameters have one choice only; what can no longer be asked for is left out."""
         for name in values:
             if name not in self.parameters:
                 raise SpecError(unknown("parameter to fix:", name, self.parameters))
@@ -142,11 +134,7 @@ class FunctionSpace(LayeredSpace):
         return FunctionSpace(self._function, self._task, self.options, {**self._pinned, **pinned})
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:
-        """The architecture of a params dict; what its network does not ask for may be left out.
-
-        Raises:
-            ArchitectureError: A name is unknown, a value is outside its choices, or one that is asked for is missing.
-        """
+        """The architecture of a params dict; what its network does not ask for may be left out."""
         self.require_known(params)
         given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
         used = self.tracer.trace(given)
@@ -173,12 +161,7 @@ class FunctionSpace(LayeredSpace):
         return self.tracer.trace(architecture.params)
 
     def known(self, name: str, asked: Parameter) -> Parameter:
-        """The space's parameter for a question of the function.
-
-        Raises:
-            ArchitectureError: Nothing had asked for it when the space was made.
-            SpecError: It has other choices now.
-        """
+        """The space's parameter for a question of the function."""
         return self.tracer.parameter(name, asked)
 
     def enumerate(self) -> Iterator[Architecture]:
@@ -198,11 +181,7 @@ class FunctionSpace(LayeredSpace):
         return f'"{value}"' if isinstance(value, str) and written.count(value) > 1 else text_of(value)
 
     def parse(self, text: str) -> Architecture:
-        """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order.
-
-        Raises:
-            ArchitectureError: It has another form, or names what its network does not ask for.
-        """
+        """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order."""
         names = {_quote(name): name for name in self.parameters}
         params: Answers = {}
         for part in text.strip().split(",") if text.strip() not in ("", "fixed") else ():
@@ -229,12 +208,7 @@ class FunctionSpace(LayeredSpace):
         return {**super().identity(), **({"options": self.options} if self.options else {})}
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """The architecture's network.
-
-        Raises:
-            RuntimeError: It cannot take the images; it names the layer and the shapes.
-            Exception: Whatever the function raises.
-        """
+        """The architecture's network."""
         if architecture not in self._outputs:
             self.tried(architecture)
         return self.build_with(Choices(self.decide(architecture)))
@@ -272,12 +246,7 @@ class FunctionSpace(LayeredSpace):
         return self.tracer.independent(names)
 
     def build_with(self, choices: Choices) -> nn.Module:
-        """Run the function with any `Choices`, on the current default device.
-
-        Raises:
-            SpecError: It returns no module.
-            Exception: Whatever the function raises.
-        """
+        """Run the function with any `Choices`, on the current default device."""
         import torch
         from torch import nn
 

@@ -78,11 +78,7 @@ class FunctionSupernet(Supernet):
 
     @classmethod
     def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
-        """The function's space with one choice for each value: the largest where they are ordered, else the first.
-
-        Raises:
-            SpecError: The mixture of all candidates cannot take the images, or gives no logits.
-        """
+        """The function's space with one choice for each value: the largest where they are ordered, else the first."""
         assert isinstance(space, BuiltSpace)
         mixing = Mixing(space)
         try:
@@ -214,11 +210,7 @@ class FunctionSupernet(Supernet):
         return tuple(map(stage, self._parts()))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
-        """The exact expectation, see `ChainCost`.
-
-        Raises:
-            SpecError: The table lacks an operation.
-        """
+        """The exact expectation, see `ChainCost`."""
         if self.space.sequential and (error := self.missing(table)):
             raise error
         parts = [self._deciding(part) for part in self._parts()]
@@ -226,11 +218,7 @@ class FunctionSupernet(Supernet):
 
     @torch.no_grad()
     def extract(self, architecture: Architecture) -> nn.Module:
-        """One architecture's own network with a copy of the shared weights.
-
-        Raises:
-            SpecError: It has other values than the supernet, or a layer of an elastic number is not elastic.
-        """
+        """One architecture's own network with a copy of the shared weights."""
         used = self._whole.used(architecture)
         for name, value in used.items():
             if name in self.kept and value != self.kept[name]:
@@ -295,16 +283,7 @@ def _renamed(items: Mapping[str, T], places: Mapping[str, str]) -> dict[str, T]:
 
 
 def _load(network: nn.Module, shared: Mapping[str, Tensor], elastic: Mapping[str, ElasticLayer]) -> None:
-    """Load shared weights; an elastic layer says which of its own a choice has.
-
-    Args:
-        network: An architecture's own network.
-        shared: Name of each weight and buffer → its value.
-        elastic: Path of each elastic layer → the layer.
-
-    Raises:
-        SpecError: Naming the layer that has another shape and is not elastic, or that the supernet does not have.
-    """
+    """Load shared weights; an elastic layer says which of its own a choice has."""
     state: dict[str, Tensor] = {}
     for path, layer in elastic.items():
         try:

@@ -49,12 +49,7 @@ class LayeredSpace(BuiltSpace):
         """What answers the function's questions for an architecture; `answers` is filled with what was asked."""
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """Each use of a layer that was chosen, as it stands in its network, and the rest of the network.
-
-        Raises:
-            RuntimeError: As `build`.
-            Exception: Whatever the function raises.
-        """
+        """Each use of a layer that was chosen, as it stands in its network, and the rest of the network."""
         from nas_optuna.spaces.shapes import TensorSpec
 
         network, choices, calls = self.tried(architecture)
@@ -76,11 +71,7 @@ class LayeredSpace(BuiltSpace):
         return tuple(found)
 
     def reachable_operations(self) -> Iterator[Operation]:
-        """Every layer in place and every rest: all values, and with each of them every label.
-
-        Raises:
-            SpecError: There are too many choices of values.
-        """
+        """Every layer in place and every rest: all values, and with each of them every label."""
         seen: dict[Operation, None] = {}
         tried: set[Architecture] = set()
         groups = self.tracer.independent([n for n in self.parameters if n in self.layer_names])

@@ -36,10 +36,8 @@ class MixedLayer(nn.ModuleList):
         self._changes_input: dict[tuple[int, bool], bool] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one.
-
-        Of a drawn one only its own logit's path gets a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
-        """
+        """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
+        # Of a drawn one only its own logit's path gets a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
         pick = self.pick
         if pick is not None and pick.index is not None:
             drawn = self[pick.index](*args, **kwargs)

@@ -36,19 +36,11 @@ class Backbone:
     weights: str | None = None
 
     def stages(self) -> list[nn.Module]:
-        """The network cut where its feature maps become smaller, with weights that nobody has trained.
-
-        Raises:
-            SpecError: The name is unknown, a library is missing, or the network is no chain of layers.
-        """
+        """The network cut where its feature maps become smaller, with weights that nobody has trained."""
         return self._cut(self._network())
 
     def trained_stages(self) -> list[nn.Module]:
-        """The same stages, with their weights.
-
-        Raises:
-            SpecError: The weights are not on this machine, or are of another network.
-        """
+        """The same stages, with their weights."""
         network = self._network()
         state = self._state()
         known = network.state_dict()
@@ -173,11 +165,7 @@ def _timm_cache(name: str) -> Path:
 
 
 def _chain(network: nn.Module) -> Iterator[nn.Module]:
-    """The network's layers in their order, up to what follows its feature maps.
-
-    Raises:
-        SpecError: It is no chain.
-    """
+    """The network's layers in their order, up to what follows its feature maps."""
     if hasattr(network, "_conv_stem"):  # of efficientnet_lite_pytorch
         lite: Any = network
         yield from (lite._conv_stem, lite._bn0, lite._swish, *lite._blocks, lite._conv_head, lite._bn1, lite._swish)
@@ -236,11 +224,7 @@ class PretrainedBody(nn.Sequential):
             stage.requires_grad_(False)
 
     def load_pretrained(self) -> None:
-        """Take over the weights.
-
-        Raises:
-            SpecError: They are not on this machine.
-        """
+        """Take over the weights."""
         trained = nn.Sequential(*self.backbone.trained_stages()[: len(self)])
         self.load_state_dict(trained.state_dict())
 

@@ -30,13 +30,7 @@ SMALLEST_HALVED = 7
 
 
 def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]:
-    """The params of the network that one would take without a search: a small ResNet with an early pooling.
-
-    Args:
-        task: What the network is for.
-        width: Channels of the stem; each stage doubles them.
-        stages: How many there are.
-    """
+    """The params of the network that one would take without a search: a small ResNet with an early pooling."""
     params: dict[str, Any] = {
         "stem.width": width,
         "stem.stride": stem_strides(task)[0],
@@ -52,14 +46,7 @@ def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]
 
 @space(reference=reference)
 def residual(c: Choices, task: Task, *, width: int = 16, stages: int = 3) -> nn.Module:
-    """A residual network with batch norm.
-
-    Args:
-        c: Answers what is open.
-        task: What the network is for.
-        width: Channels of the reference's stem; the others follow from it.
-        stages: Number of stages.
-    """
+    """A residual network with batch norm."""
     activation = ACTIVATIONS[c.choice("activation", list(ACTIVATIONS))]
     downsampling = c.choice("downsampling", ["pool first", "pool after", "stride"])
     stride = c.choice("stem.stride", stem_strides(task), ordered=True)
@@ -104,10 +91,8 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: in
 
 
 def transition(inputs: int, outputs: int, downsampling: str, activation: Callable[[], nn.Module]) -> list[nn.Module]:
-    """From one stage's width to the next, with half the pixels a side unless `downsampling` is ``"none"``.
-
-    The pooling stands before the norm and the activation: they then have a quarter of the work.
-    """
+    """From one stage's width to the next, with half the pixels a side unless `downsampling` is ``"none"``."""
+    # The pooling stands before the norm and the activation: they then have a quarter of the work.
     made = [conv(inputs, outputs, 3, 2 if downsampling == "stride" else 1)]
     if downsampling == "pool first":
         made.insert(0, nn.MaxPool2d(2, ceil_mode=True))

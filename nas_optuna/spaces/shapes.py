@@ -33,12 +33,7 @@ class TensorSpec:
 
     @classmethod
     def of(cls, value: Any, other: Any = None) -> Any:
-        """The description of a tensor; anything else is left as it is.
-
-        Args:
-            value: Of a run with `_BATCH` images.
-            other: Of a run with one more, which tells the batch from other dimensions of that size.
-        """
+        """The description of a tensor; anything else is left as it is."""
         if not isinstance(value, Tensor):
             return value
         sizes = list(value.shape)
@@ -183,14 +178,7 @@ def not_logits(output: Any, classes: int) -> str | None:
 
 @contextmanager
 def blaming(network: nn.Module) -> Iterator[None]:
-    """Within it an exception names the innermost layer that was running, and the shape that it was given.
-
-    Args:
-        network: The network whose forward pass runs within it.
-
-    Raises:
-        RuntimeError: Naming the layer, the shape and what is wrong.
-    """
+    """Within it an exception names the innermost layer that was running, and the shape that it was given."""
     running: list[tuple[str, nn.Module, Any]] = []
     handles = []
     for name, module in network.named_modules():
@@ -275,13 +263,7 @@ class Alone(nn.Module):
 
 
 def without(network: nn.Module, layers: Sequence[nn.Module], calls: Sequence[Call]) -> nn.Module:
-    """The network with stand-ins for some of its layers.
-
-    Args:
-        network: The network, which is changed.
-        layers: The layer of each call.
-        calls: Their calls, in order.
-    """
+    """The network with stand-ins for some of its layers."""
     replaced = set(map(id, layers))
     outputs, turn = [call.outputs for call in calls], [0]
     if id(network) in replaced:

@@ -41,11 +41,7 @@ class SpaceFunction:
         self.__signature__ = inspect.Signature(sorted([*figures, *options], key=lambda p: p.kind))
 
     def __call__(self, *, in_channels: int, classes: int, input_size: InputSize, **options: Any) -> FunctionSpace:
-        """The space for inputs of that shape.
-
-        Raises:
-            SpecError: See `FunctionSpace`.
-        """
+        """The space for inputs of that shape."""
         from nas_optuna.spaces.function import FunctionSpace
 
         require_positive(in_channels=in_channels, classes=classes)

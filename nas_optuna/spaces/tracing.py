@@ -66,16 +66,7 @@ class Tracer:
         return self._irregular or any(self._deciders.values())
 
     def trace(self, wanted: Mapping[str, Choice], rng: random.Random | None = None) -> Answers:
-        """Every question that the function asks, in order, and the answer that it got.
-
-        Args:
-            wanted: Answers. A question without one gets a drawn answer, or its first choice.
-            rng: What draws.
-
-        Raises:
-            ArchitectureError: After `discover`, the function asks for something that it had never asked for.
-            SpecError: It asks for a name with other choices than before, or at random.
-        """
+        """Every question that the function asks, in order, and the answer that it got."""
 
         def answer(name: str) -> Choice:
             if name in wanted:
@@ -124,11 +115,7 @@ class Tracer:
         return tuple(_key(answers[d]) if d in answers else None for d in self._deciders[name])
 
     def confirm(self, answers: Answers) -> None:
-        """Learn from a run; one that contradicts the rules ends their use.
-
-        Raises:
-            SpecError: The function asks other questions when it is run again with the same answers.
-        """
+        """Learn from a run; one that contradicts the rules ends their use."""
         if self._irregular:
             return
         regular = [name for name in self._order if name in answers] == list(answers)
@@ -142,16 +129,7 @@ class Tracer:
             self._irregular = True
 
     def parameter(self, name: str, asked: Parameter) -> Parameter:
-        """The parameter of a name, as the space has it.
-
-        Args:
-            name: Its name.
-            asked: As the function asks for it now.
-
-        Raises:
-            ArchitectureError: It was not found before the search began.
-            SpecError: It was asked for with other choices.
-        """
+        """The parameter of a name, as the space has it."""
         if name not in self.parameters:
             if len(self.parameters) >= _MAX_PARAMETERS:
                 raise SpecError(f"the network's function asks for more than {_MAX_PARAMETERS:,} names; {_RANDOM}")
@@ -172,11 +150,7 @@ class Tracer:
         return self.parameters[name]
 
     def discover(self) -> None:
-        """Find the parameters: run every single change of every run that brought a new one, then random ones.
-
-        Raises:
-            SpecError: A name is used with other choices.
-        """
+        """Find the parameters: run every single change of every run that brought a new one, then random ones."""
         runs = [self.trace({})]
         if list(self.trace({})) != list(runs[0]):
             raise SpecError(_RANDOM)

@@ -21,15 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
-    """Put back every running trial whose process has ended or whose lease has lapsed, and say so.
-
-    Args:
-        study: Its trials are looked at.
-        again: Whether this run has said already what it cannot know.
-
-    Returns:
-        Their numbers.
-    """
+    """Put back every running trial whose process has ended or whose lease has lapsed, and say so."""
     running = all_trials(study, (TrialState.RUNNING,)) if has_leases(study) else []
     leases = leases_of(study) if running else {}
     released, ended, unseen = [], [], []
@@ -62,15 +54,7 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
 
 
 def release_those_of(study: Study, worker: str) -> list[int]:
-    """Put back what a worker runs that has certainly ended: whoever started it knows.
-
-    Args:
-        study: The study.
-        worker: What `this_worker` gave in that process.
-
-    Returns:
-        The numbers of its trials.
-    """
+    """Put back what a worker runs that has certainly ended: whoever started it knows."""
     leases = {trial_id: lease for trial_id, lease in leases_of(study).items() if lease.worker == worker}
     running = all_trials(study, (TrialState.RUNNING,)) if leases else []
     theirs = [trial for trial in running if trial_id_of(trial) in leases]
@@ -78,11 +62,7 @@ def release_those_of(study: Study, worker: str) -> list[int]:
 
 
 def release_by_hand(study: Study, number: int) -> None:
-    """Put back a running trial of which only a person can know that its process is gone: one of another host, say.
-
-    Raises:
-        StudyError: There is no such trial, it is not running, or a process of this machine runs it.
-    """
+    """Put back a running trial of which only a person can know that its process is gone: one of another host, say."""
     trial = next((t for t in study.get_trials(deepcopy=False) if t.number == number), None)
     if trial is None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")

@@ -98,11 +98,7 @@ class Database(RDBStorage):
         return [trial for trial in wanted if states is None or trial.state in states]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Read a trial.
-
-        Raises:
-            KeyError: It was deleted.
-        """
+        """Read a trial."""
         from sqlalchemy import select
 
         trials = tables()["trials"]
@@ -127,14 +123,8 @@ class Database(RDBStorage):
             return read_trials(connection, tables(), which, objectives)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Write a trial's end only where this process's lease stands, and let one worker take a waiting trial.
-
-        Optuna reads the state and then writes it, between which another process may do so.
-
-        Raises:
-            KeyError: The trial was deleted.
-            optuna.exceptions.UpdateFinishedTrialError: It has ended, or another process runs it.
-        """
+        """Write a trial's end only where this process's lease stands, and let one worker take a waiting trial."""
+        # Optuna reads the state and then writes it, between which another process may do so.
         if state != TrialState.RUNNING and not (state.is_finished() and trial_id in self.held):
             return super().set_trial_state_values(trial_id, state, values)
         from sqlalchemy import insert, update
@@ -160,11 +150,7 @@ class Database(RDBStorage):
         return True
 
     def require_held(self, connection: Any, trial_id: int) -> None:
-        """Refuse to write to a trial of which this process knows that it had it, and has it no more.
-
-        Raises:
-            optuna.exceptions.UpdateFinishedTrialError: Another process has it.
-        """
+        """Refuse to write to a trial of which this process knows that it had it, and has it no more."""
         from nas_optuna.study import lease_table
 
         worker = self.held.get(trial_id)
@@ -172,22 +158,14 @@ class Database(RDBStorage):
             raise _lost(trial_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Read and check what a study remembers.
-
-        Raises:
-            StudyError: Somebody has altered it.
-        """
+        """Read and check what a study remembers."""
         found = self._attributes_of_study(study_id, "study_user_attributes")
         if (flaw := flaw_of_study(found)) is not None:
             raise self._damaged(study_id, flaw)
         return found
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Read what tools keep with a study.
-
-        Raises:
-            StudyError: Somebody has altered it.
-        """
+        """Read what tools keep with a study."""
         found = self._attributes_of_study(study_id, "study_system_attributes")
         names = found.get(METRIC_NAMES, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -195,11 +173,7 @@ class Database(RDBStorage):
         return found
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Read which way is better in each objective.
-
-        Raises:
-            StudyError: Somebody has altered it.
-        """
+        """Read which way is better in each objective."""
         try:
             found = super().get_study_directions(study_id)
         except LookupError as error:

@@ -28,20 +28,7 @@ _A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def folders(url: str, study: Mapping[str, Any] | None = None, given: Path | None = None) -> list[Path]:
-    """Every folder in which files of a study may lie; new ones belong into the first.
-
-    Args:
-        url: The storage's.
-        study: The study's user attributes; None where it is not there yet, or none is meant.
-        given: A folder that the user names now.
-
-    Returns:
-        The folder given, or else that of ``NAS_OPTUNA_FILES``; those that the study remembers, the latest first; and
-        last the one beside a SQLite file, or in the current folder.
-
-    Raises:
-        StudyError: A URL is named, of a bucket say.
-    """
+    """Every folder in which files of a study may lie; new ones belong into the first."""
     database = sqlite_file(url)
     unnamed = database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
     return list(dict.fromkeys([*_named(study or {}, given), unnamed]))
@@ -53,13 +40,7 @@ def are_named(study: Mapping[str, Any], given: Path | None) -> bool:
 
 
 def holding(url: str, study: Study, pattern: str) -> Path:
-    """The folder that has what is looked for among the study's checkpoints and weights; the first if none has.
-
-    Args:
-        url: The storage's.
-        study: The study.
-        pattern: E.g. ``"supernet-*"``.
-    """
+    """The folder that has what is looked for among the study's checkpoints and weights; the first if none has."""
     found = folders(url, study.user_attrs)
     return next(
         (folder for folder in found if any(checkpoint_folder(folder, study.study_name).glob(pattern))), found[0]
@@ -67,16 +48,7 @@ def holding(url: str, study: Study, pattern: str) -> Path:
 
 
 def remember(study: Study, url: str, given: Path | None = None) -> None:
-    """Have the study remember the folder that is named now, if one is, and mark that.
-
-    Args:
-        study: The study.
-        url: Its storage's.
-        given: A folder that the user names, else ``NAS_OPTUNA_FILES``.
-
-    Raises:
-        StudyError: The folder cannot be made, or written to.
-    """
+    """Have the study remember the folder that is named now, if one is, and mark that."""
     folder = _named({}, given)
     if not folder or not is_kept(url):
         return
@@ -100,11 +72,7 @@ def elsewhere(study: Mapping[str, Any]) -> list[str]:
 
 
 def usable(folder: Path) -> Path:
-    """Return a folder in which files can be kept, or in whose place it can be made.
-
-    Raises:
-        StudyError: Neither.
-    """
+    """Return a folder in which files can be kept, or in whose place it can be made."""
     there = folder.absolute()
     while not os.path.lexists(there):
         there = there.parent

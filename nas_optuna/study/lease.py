@@ -83,11 +83,7 @@ class LostError(BaseException):
 
 
 def seconds() -> float:
-    """How long a lease holds, in seconds.
-
-    Raises:
-        StudyError: ``NAS_OPTUNA_LEASE`` is not a number of seconds.
-    """
+    """How long a lease holds, in seconds."""
     text = os.environ.get("NAS_OPTUNA_LEASE", "")
     try:
         given = float(text) if text else SECONDS
@@ -102,11 +98,7 @@ def seconds() -> float:
 
 
 def take_waiting(study: Study) -> int | None:
-    """Take the first trial that waits for this process, unless another worker is faster; then the next.
-
-    Returns:
-        Its number within the storage; None where no trial waits.
-    """
+    """Take the first trial that waits for this process, unless another worker is faster; then the next."""
     waiting = all_trials(study, (TrialState.WAITING,))
     leases = leases_of(study) if waiting else {}
     for trial in waiting:
@@ -122,15 +114,7 @@ def take_waiting(study: Study) -> int | None:
 
 
 def take_new(study: Study, below: int | None = None) -> int:
-    """Make a trial that this process runs; returns its number within the storage.
-
-    Args:
-        study: Its study.
-        below: Make none whose number would not be below this.
-
-    Raises:
-        nas_optuna.study.database.FullError: The study has as many trials already.
-    """
+    """Make a trial that this process runs; returns its number within the storage."""
     has_leases(study)  # so that the table is there
     return new_trial(study, (this_worker(), seconds()), below)
 
@@ -154,14 +138,7 @@ class Held:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def renew(self, *, at_once: bool = False) -> None:
-        """Make the lease last from now on.
-
-        Args:
-            at_once: Ask the database also where it was asked within the last second.
-
-        Raises:
-            LostError: The lease is gone.
-        """
+        """Make the lease last from now on."""
         if not (self.lost or at_once) and time.monotonic() - self._renewed < _RENEWED_JUST_NOW:
             return
         if self.lost or not self._renewed_now(with_retry=True):
@@ -202,10 +179,8 @@ _OPTIMIZED: dict[tuple[int, int], int] = {}
 
 @contextmanager
 def hold(study: Study, trial_id: int) -> Iterator[Held]:
-    """Within it the lease of a trial that this process took is renewed.
-
-    Until `close`, this process writes the trial's end only while the lease stands.
-    """
+    """Within it the lease of a trial that this process took is renewed."""
+    # Until `close`, this process writes the trial's end only while the lease stands.
     held, place = Held(study, trial_id), (id(storage_of(study)), trial_id)
     database = database_of(storage_of(study))
     if isinstance(database, Database):
@@ -222,11 +197,7 @@ def hold(study: Study, trial_id: int) -> Iterator[Held]:
 
 @contextmanager
 def hold_trial(trial: Trial) -> Iterator[Held]:
-    """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already.
-
-    Raises:
-        LostError: Another process, or another thread of this one, runs the trial.
-    """
+    """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already."""
     study, trial_id = trial.study, trial_id_of(trial)
     held = _HELD.get((id(storage_of(study)), trial_id))
     if held is not None and held.thread == threading.get_ident():
@@ -271,14 +242,9 @@ def status(study: Study, trial_id: int) -> LeaseStatus:
 
 
 def release(study: Study, trial_id: int) -> bool:
-    """Put a trial of this process back into the queue, with its params, reports and attributes.
-
-    The next worker that takes a trial takes it up again under its number, so nothing is lost, and later trials keep
-    the numbers, and so the proposals, that they would have had.
-
-    Returns:
-        False where this process did not run it any more.
-    """
+    """Put a trial of this process back into the queue, with its params, reports and attributes."""
+    # The next worker that takes a trial takes it up again under its number, so nothing is lost, and later trials keep
+    # the numbers, and so the proposals, that they would have had.
     if status(study, trial_id) != LeaseStatus.HELD:
         return False
     put_back = set_state(study, trial_id, TrialState.WAITING)
@@ -361,11 +327,7 @@ def set_state(study: Study, trial_id: int, state: TrialState) -> bool:
 
 
 def require_steps(study: Study) -> None:
-    """Refuse a storage in which trials could be lost without a word.
-
-    Raises:
-        StudyError: It is Optuna's gRPC proxy.
-    """
+    """Refuse a storage in which trials could be lost without a word."""
     if isinstance(storage_of(study), GrpcStorageProxy):
         raise StudyError(refusal("grpc"))
 

@@ -84,11 +84,7 @@ def now(connection: Connection) -> float:
 
 
 def take(connection: Connection, trial_id: int, worker: str, seconds: float, seen: Lease | None) -> bool:
-    """Take a trial that has no lease, or one that still is as it was seen.
-
-    Returns:
-        False where another process was faster.
-    """
+    """Take a trial that has no lease, or one that still is as it was seen."""
     until = _until(connection, seconds)
     if seen is None:
         try:

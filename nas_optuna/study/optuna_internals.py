@@ -103,10 +103,8 @@ def study_system_attributes(study: Study) -> dict[str, Any]:
 
 
 def all_trials(study: Study, states: Iterable[TrialState] | None = None) -> list[FrozenTrial]:
-    """Return the trials as they are now, where ``study.get_trials`` may return those of the trial's beginning.
-
-    They must not be changed: they are not copied.
-    """
+    """Return the trials as they are now, where ``study.get_trials`` may return those of the trial's beginning."""
+    # They must not be changed: they are not copied.
     # A list, because for the tuple of the waiting state alone, the storage in memory begins its search after the last
     # trial that it found waiting, and does not see one before it that was put back.
     chosen = None if states is None else list(states)
@@ -127,12 +125,7 @@ def with_storage(study: Study, storage: object) -> Study:
 
 
 def showing(study: Study, chosen: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Study:
-    """Return a view of a study in which Optuna's samplers see some of its trials.
-
-    Args:
-        study: It is left as it is.
-        chosen: Given all trials that a sampler asks for, those that it is shown.
-    """
+    """Return a view of a study in which Optuna's samplers see some of its trials."""
     everything = study._get_trials
     return _reading(study, lambda *arguments, **options: chosen(everything(*arguments, **options)))
 
@@ -163,11 +156,7 @@ def contains(distribution: BaseDistribution, value: float) -> bool:
 
 @contextmanager
 def stoppable(study: Study) -> Iterator[Callable[[], bool]]:
-    """Within it an objective or a sampler may call ``study.stop()``, as within ``study.optimize``.
-
-    Yields:
-        Whether somebody has called it.
-    """
+    """Within it an objective or a sampler may call ``study.stop()``, as within ``study.optimize``."""
     study._stop_flag, here = False, study._thread_local
     here.in_optimize_loop = True
     try:

@@ -23,16 +23,10 @@ _WORDS: Mapping[StudyDirection, Direction] = {
 
 
 def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume between a set of points and a reference point, all coordinates to be minimised.
-
-    Slices along the last coordinate and adds up the volumes of the slices (HSO; While et al., "A faster algorithm
-    for calculating hypervolume", IEEE TEC 2006). Exact; exponential in the number of coordinates, of which a
-    study has few.
-
-    Args:
-        losses: Points, one coordinate an objective; what lies beyond the reference in any counts nothing.
-        reference: The worst corner.
-    """
+    """Volume between a set of points and a reference point, all coordinates to be minimised."""
+    # Slices along the last coordinate and adds up the volumes of the slices (HSO; While et al., "A faster algorithm for
+    # calculating hypervolume", IEEE TEC 2006). Exact; exponential in the number of coordinates, of which a study has
+    # few.
     *rest, last = reference
     points = sorted(
         {tuple(p) for p in losses if all(x < r for x, r in zip(p, reference, strict=True))}, key=lambda p: p[-1]
@@ -72,17 +66,7 @@ class Front:
 
 
 def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Front:
-    """The front of a study of ours.
-
-    Args:
-        study: With any number of objectives.
-        reference: The worst value of an objective, by name. By default the worst there can be (0 for accuracy); where
-            there is no bound, as for a cost, the worst of any trial, so that fronts of two studies compare only with
-            one that is given.
-
-    Raises:
-        SpecError: A name is not an objective of the study, or its value leaves no room.
-    """
+    """The front of a study of ours."""
     objectives = [
         replace(parse_criterion(name, imports=False), direction=_WORDS[direction])
         for name, direction in zip(study.metric_names or (), study.directions, strict=False)

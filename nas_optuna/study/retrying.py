@@ -78,14 +78,7 @@ class RetryingStorage(CachedStorage):
         self._working = threading.local()
 
     def with_retry(self, work: Callable[[], T]) -> T:
-        """Do one transaction, and again when the server is back, or has undone it for another one's sake.
-
-        Args:
-            work: Opens the transaction and commits it.
-
-        Raises:
-            Gone: The database file was deleted or replaced.
-        """
+        """Do one transaction, and again when the server is back, or has undone it for another one's sake."""
         if getattr(self._working, "now", False):  # a call of Optuna's within another one
             return work()
         self._working.now = True

@@ -37,18 +37,9 @@ def sampling_error(accuracy: float, images: int) -> float:
 
 
 def standard_error(record: TrialRecord, images: int | None) -> float | None:
-    """How far a trial's accuracy may be off by chance: one standard error, as a share of 1.
-
-    It is the error of the sample of images, or, where several trainings differ by more, that of their mean (of two, the
-    fewest that differ).
-
-    Args:
-        record: Of any trial.
-        images: Number of validation images; None where that is not known.
-
-    Returns:
-        The error; None where the trial has no accuracy, or nothing is known of its error.
-    """
+    """How far a trial's accuracy may be off by chance: one standard error, as a share of 1."""
+    # It is the error of the sample of images, or, where several trainings differ by more, that of their mean (of two,
+    # the fewest that differ).
     if record.accuracy is None or not 0 <= record.accuracy <= 1:
         return None
     known = [sampling_error(record.accuracy, images)] if images else []
@@ -76,13 +67,8 @@ def with_error(
 
 
 def error_on_test(report: Mapping[str, Any]) -> float:
-    """Standard error of the test accuracy that a retraining found.
-
-    It is the error of the sample of images, or that of the mean over the seeds where they differ by more.
-
-    Args:
-        report: A `TestReport` as a study remembers it.
-    """
+    """Standard error of the test accuracy that a retraining found."""
+    # It is the error of the sample of images, or that of the mean over the seeds where they differ by more.
     between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
     return max(sampling_error(report["mean"], report["test_images"]), between)
 

@@ -86,11 +86,7 @@ def absolute(url: str) -> str:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite URL, or None for another storage or SQLite in memory.
-
-    Raises:
-        StudyError: It is not a URL.
-    """
+    """The file of a SQLite URL, or None for another storage or SQLite in memory."""
     parsed = _parsed(url)
     path = parsed.database or ""
     is_file = parsed.get_backend_name() == "sqlite" and path not in ("", ":memory:") and not path.startswith("file:")
@@ -105,20 +101,9 @@ def is_kept(url: str) -> bool:
 
 
 def open_storage(url: str, *, create: bool = False, with_retry: bool = False) -> RetryingStorage:
-    """Open a storage; any number of processes may do so at once, also where it does not exist yet.
-
-    A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not wait
-    for the disk.
-
-    Args:
-        url: A SQLAlchemy URL, e.g. ``sqlite:///nas-optuna.db`` or ``postgresql+psycopg://user:password@host/database``.
-        create: Whether a SQLite file that does not exist is made.
-        with_retry: Whether to wait for a database server that is away, as it is known to exist. Whoever has mistyped an
-            address need not wait to be told.
-
-    Raises:
-        StudyError: It cannot be opened, or its tables are those of another Optuna.
-    """
+    """Open a storage; any number of processes may do so at once, also where it does not exist yet."""
+    # A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not
+    # wait for the disk.
     database = sqlite_file(url)
     absent = database is not None and not database.exists()
     if absent and not create:
@@ -194,11 +179,7 @@ def _not_a_url() -> str:
 
 
 def _parsed(url: str) -> URL:
-    """Read a URL.
-
-    Raises:
-        StudyError: It is none. It may hold a password anywhere, so that the message does not repeat it.
-    """
+    """Read a URL."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -246,10 +227,8 @@ def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
 
 
 def _connect(database: Path, timeout: float) -> sqlite3.Connection:
-    """Connect to a SQLite file that exists: SQLite would make an empty one in the place of one that was deleted.
-
-    Do not wait for the disk at each commit where a log makes that safe: in a database of ours, not in one of another.
-    """
+    """Connect to a SQLite file that exists: SQLite would make an empty one in the place of one that was deleted."""
+    # Do not wait for the disk at each commit where a log makes that safe: in a database of ours, not in one of another.
     file = f"file:{quote(str(database))}?mode=rw"
     connection = sqlite3.connect(file, uri=True, timeout=timeout, check_same_thread=False)
     if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
@@ -258,11 +237,9 @@ def _connect(database: Path, timeout: float) -> sqlite3.Connection:
 
 
 def _create(database: Path) -> None:
-    """Make a SQLite file that nobody sees before it is whole.
-
-    It is made under another name and then given its own in one step, unless another process was faster: then that one's
-    is used. So nothing that anybody may use is ever removed, whenever a process is killed.
-    """
+    """Make a SQLite file that nobody sees before it is whole."""
+    # It is made under another name and then given its own in one step, unless another process was faster: then that
+    # one's is used. So nothing that anybody may use is ever removed, whenever a process is killed.
     partial_ = database.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}")
     from nas_optuna.study import lease_table
 
@@ -281,11 +258,9 @@ def _create(database: Path) -> None:
 
 
 def _publish(partial_: Path, database: Path) -> None:
-    """Give a file its name, unless the name is taken.
-
-    A log without its database is what a killed process leaves where somebody deleted the database alone; SQLite would
-    put its content into the new one.
-    """
+    """Give a file its name, unless the name is taken."""
+    # A log without its database is what a killed process leaves where somebody deleted the database alone; SQLite would
+    # put its content into the new one.
     with _alone_in(database.parent):
         if os.path.lexists(database):
             return

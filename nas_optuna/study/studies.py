@@ -32,11 +32,7 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a study.
-
-    Raises:
-        StudyError: It is empty, too long, or holds characters that cannot be printed.
-    """
+    """Refuse what cannot be the name of a study."""
     if not name.strip():
         raise StudyError("a study's name must not be empty; e.g. --study mine")
     if len(name) > LONGEST_NAME:
@@ -46,18 +42,7 @@ def check_name(name: str) -> None:
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
-    """Create an Optuna study that holds its spec and its space's identity from its first moment on.
-
-    Args:
-        storage: Where.
-        name: A name that is still free there.
-        spec: What the study remembers.
-        space: The spec's space.
-
-    Raises:
-        StudyExists: The name is taken, maybe by another process just now.
-        StudyError: It cannot be a name.
-    """
+    """Create an Optuna study that holds its spec and its space's identity from its first moment on."""
     from nas_optuna.study.transactions import create_whole_study
 
     check_name(name)
@@ -98,11 +83,7 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
 
 
 def study_spec(study: Study) -> StudySpec:
-    """The spec that a study remembers.
-
-    Raises:
-        StudyError: It is an Optuna study of another kind.
-    """
+    """The spec that a study remembers."""
     values = study.user_attrs.get(StudyKey.SPEC)
     if values is None:
         raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
@@ -112,10 +93,8 @@ def study_spec(study: Study) -> StudySpec:
 
 
 def study_uid(study: Study) -> str:
-    """What tells a study from every other one, also from a later one of its name.
-
-    Files that belong to a study carry it, because names are given anew. A study of an earlier release gets one now.
-    """
+    """What tells a study from every other one, also from a later one of its name."""
+    # Files that belong to a study carry it, because names are given anew. A study of an earlier release gets one now.
     found = study.user_attrs.get(StudyKey.UID)
     if found is None:
         from nas_optuna.study.transactions import change_study
@@ -130,11 +109,7 @@ def _new_uid() -> str:
 
 
 def require_same_space(study: Study, space: SearchSpace) -> None:
-    """Refuse to continue a study in another space than it began with.
-
-    Raises:
-        StudyError: Naming what differs.
-    """
+    """Refuse to continue a study in another space than it began with."""
     began: Mapping[str, Any] = study.user_attrs.get(StudyKey.SPACE, {})
     for key, value in space.identity().items():
         if began.get(key) != value:
@@ -145,14 +120,9 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
 
 
 def require_same_spec(study: Study, given: StudySpec) -> None:
-    """Refuse a spec that would give a study's values another meaning; sampler, pruner, supernet and pins may change.
-
-    So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table. Images may lie at
-    another place, where the study remembers a fingerprint of their content.
-
-    Raises:
-        StudyError: Naming the section that differs.
-    """
+    """Refuse a spec that would give a study's values another meaning; sampler, pruner, supernet and pins may change."""
+    # So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table. Images may lie at
+    # another place, where the study remembers a fingerprint of their content.
     began, now = study_spec(study).to_dict(), given.to_dict()
     began["latency"]["force"] = now["latency"]["force"]
     if StudyKey.DATA in study.user_attrs:
@@ -170,11 +140,7 @@ _MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", 
 
 
 def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Iterable[Path]) -> None:
-    """Remove a study, and its checkpoints and weights from folders of files.
-
-    Raises:
-        StudyError: Nobody has that name.
-    """
+    """Remove a study, and its checkpoints and weights from folders of files."""
     if name not in study_names(storage):
         raise StudyError(unknown("study", name, study_names(storage)))
     optuna.delete_study(study_name=name, storage=storage)
@@ -183,10 +149,8 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Itera
 
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
-    """Where a study's running trials keep their checkpoints.
-
-    Folders of earlier releases, which were called after the study, are still found.
-    """
+    """Where a study's running trials keep their checkpoints."""
+    # Folders of earlier releases, which were called after the study, are still found.
     parent = files / "checkpoints"
     folder = parent / file_name(study_name)
     is_old = re.fullmatch(r"[A-Za-z0-9_.-]+", study_name) and study_name not in (".", "..")

@@ -61,10 +61,8 @@ class Predictor:
     intercept: float
 
     def __call__(self, params: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Predict the score of each params dict: the higher, the better, in standard deviations.
-
-        A parameter with a single choice may be left out, as Optuna's samplers leave it out.
-        """
+        """Predict the score of each params dict: the higher, the better, in standard deviations."""
+        # A parameter with a single choice may be left out, as Optuna's samplers leave it out.
         tokens = [
             [values.index(one[name]) if name in one else 0 for name, values in self.choices.items()] for one in params
         ]
@@ -82,12 +80,7 @@ def _open(choices: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def indicators(sizes: Sequence[int], tokens: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """The predictor's inputs: ``[architectures, inputs]`` of zeros and ones.
-
-    Args:
-        sizes: Choices of each parameter.
-        tokens: The index of each choice, one row for each architecture.
-    """
+    """The predictor's inputs: ``[architectures, inputs]`` of zeros and ones."""
     index = np.asarray(tokens, dtype=np.int64).reshape(len(tokens), len(sizes))
     single = [np.eye(size)[index[:, i]] for i, size in enumerate(sizes)]
     pairs = [
@@ -224,11 +217,7 @@ def write_result(study: Study, result: SupernetResult) -> None:
 
 
 def find_result(study: Study) -> SupernetResult | None:
-    """The result that a study has, also one of release 0.2; None without any.
-
-    Raises:
-        StudyError: Somebody has altered it.
-    """
+    """The result that a study has, also one of release 0.2; None without any."""
     attributes = study_user_attributes(study)
     summary = attributes.get(StudyKey.SUPERNET)
     if summary is None:
@@ -258,11 +247,7 @@ def _stored(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> Supern
 
 
 def read_result(study: Study) -> SupernetResult:
-    """The result that a study has.
-
-    Raises:
-        StudyError: It has none.
-    """
+    """The result that a study has."""
     result = find_result(study)
     if result is None:
         raise StudyError(
@@ -273,12 +258,7 @@ def read_result(study: Study) -> SupernetResult:
 
 
 def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predictor | None:
-    """The predictor of a study's supernet; None where there is none, or it is of another space.
-
-    Args:
-        study: The study.
-        choices: Parameter name → choices, as the space has them; parameters with a single choice may be missing.
-    """
+    """The predictor of a study's supernet; None where there is none, or it is of another space."""
     result = find_result(study)
     predictor = result.predictor if result else None
     return predictor if predictor is not None and predictor.is_of(choices) else None

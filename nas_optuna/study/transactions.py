@@ -34,13 +34,7 @@ T = TypeVar("T")
 
 
 def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_retry: bool = True) -> T:
-    """Do something in one transaction of a storage's database.
-
-    Args:
-        storage: It has a database.
-        work: Given a connection; it may be called again.
-        with_retry: Whether to wait for a server that is away.
-    """
+    """Do something in one transaction of a storage's database."""
     database = database_of(storage)
     assert database is not None
 
@@ -61,18 +55,7 @@ def create_whole_study(
     metric_names: Sequence[str],
     user_attributes: Mapping[str, Any],
 ) -> None:
-    """Create a study that nobody sees before it has its names and attributes.
-
-    Args:
-        storage: Where.
-        name: Its name.
-        directions: ``"maximize"`` or ``"minimize"``, one per objective.
-        metric_names: What each objective is called.
-        user_attributes: What else it remembers.
-
-    Raises:
-        optuna.exceptions.DuplicatedStudyError: The name is taken, maybe since a moment.
-    """
+    """Create a study that nobody sees before it has its names and attributes."""
     chosen = [StudyDirection[direction.upper()] for direction in directions]
     if database_of(storage) is None:
         study_id = storage.create_new_study(chosen, name)
@@ -108,15 +91,7 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
 
 
 def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Set user attributes of a study that depend on those it has, so that of two processes neither is overwritten.
-
-    Args:
-        study: The study.
-        change: Given the study's user attributes, those to set. It may be called again.
-
-    Returns:
-        Those that were set.
-    """
+    """Set user attributes of a study that depend on those it has, so that of two processes neither is overwritten."""
     storage, study_id = storage_of(study), study_id_of(study)
     if database_of(storage) is None:
         values = change(study.user_attrs)
@@ -173,12 +148,7 @@ def best_value(study: Study) -> float | None:
 
 
 def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
-    """Set several user attributes of a trial at once, and only while this process has it.
-
-    Raises:
-        KeyError: The trial was deleted.
-        optuna.exceptions.UpdateFinishedTrialError: It has ended, or another process has it.
-    """
+    """Set several user attributes of a trial at once, and only while this process has it."""
     if not isinstance(trial, Trial) or database_of(trial.storage) is None:
         for key, value in values.items():
             trial.set_user_attr(key, value)
@@ -217,20 +187,7 @@ def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
 
 
 def new_trial(study: Study, lease: tuple[str, float], below: int | None = None) -> int:
-    """Create a running trial that has its lease from its first moment on.
-
-    Args:
-        study: Its study.
-        lease: The worker that runs it, and how many seconds it has it for.
-        below: Create none whose number would not be below this. In a database of ours this is decided in the
-            transaction that gives the trial its number, so that workers who ask at once do not exceed it.
-
-    Returns:
-        Its number within the storage.
-
-    Raises:
-        FullError: The study has that many trials.
-    """
+    """Create a running trial that has its lease from its first moment on."""
     storage, study_id = storage_of(study), study_id_of(study)
     if below is not None and len(all_trials(study)) >= below:
         raise FullError

@@ -28,15 +28,7 @@ REFERENCE = "reference"
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
-    """Read a file of architectures.
-
-    Args:
-        path: A JSON params dict, an architecture string (as JSON or as it is), or a JSON list of these.
-        space: What they must be points of.
-
-    Raises:
-        ArchitectureError: The file cannot be read, or an entry is not a point of the space (it is named).
-    """
+    """Read a file of architectures."""
     name = named(path)
     try:
         text = read_text(path)
@@ -69,27 +61,13 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
 
 
 def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
-    """Put an architecture into the queue.
-
-    Args:
-        study: Whose next trial evaluates it.
-        space: Checks the params.
-        params: A choice for every parameter.
-        origin: Kept with the trial.
-
-    Raises:
-        ArchitectureError: The params are not a point of the space.
-    """
+    """Put an architecture into the queue."""
     architecture = space.architecture(params)
     study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
 
 
 def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """Put params into the queue, unless they wait there already; also where several processes do so at once.
-
-    Returns:
-        How many trials have to run until it has: itself, and those that wait before it.
-    """
+    """Put params into the queue, unless they wait there already; also where several processes do so at once."""
     architecture = space.architecture(params)
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     for place, trial in enumerate(waiting, start=1):
@@ -100,18 +78,8 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
 
 
 def enqueue_reference(study: Study, space: SearchSpace, limits: Limits) -> Architecture | None:
-    """Begin a study with the network that its user would have taken without a search.
-
-    Does nothing once a trial of the study has begun, or where the space names no such network.
-
-    Args:
-        study: Whose first trial it is.
-        space: The study's space.
-        limits: The study's limits; a reference above one is left out.
-
-    Returns:
-        The reference that waits in the queue.
-    """
+    """Begin a study with the network that its user would have taken without a search."""
+    # Does nothing once a trial of the study has begun, or where the space names no such network.
     reference = space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if reference is None or begun or limits.total_excess(reference) > 0:
@@ -140,22 +108,11 @@ def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, 
 
 
 def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> dict[str, Architecture]:
-    """Begin a study of several objectives at the cheap ends of its front.
-
-    The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known without
-    a search, where a sampler would hardly meet it (in a large space, the cheapest that descents find; for measured
-    latency, the one with the fewest MACs). ``benchmarks/limits.py`` compares fronts with and without it. Does nothing
-    once a trial of the study has begun, and leaves out what is above a limit.
-
-    Args:
-        study: Its metric names say which costs it optimises.
-        space: The study's space.
-        costs: The study's costs.
-        limits: The study's limits.
-
-    Returns:
-        The architecture that waits in the queue for each cost, by name.
-    """
+    """Begin a study of several objectives at the cheap ends of its front."""
+    # The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known
+    # without a search, where a sampler would hardly meet it (in a large space, the cheapest that descents find; for
+    # measured latency, the one with the fewest MACs). ``benchmarks/limits.py`` compares fronts with and without it.
+    # Does nothing once a trial of the study has begun, and leaves out what is above a limit.
     from nas_optuna.costs.limits import best_in_cost
 
     criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]

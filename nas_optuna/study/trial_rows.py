@@ -45,18 +45,7 @@ class Unreadable(Exception):  # noqa: N818 - what rows are
 def read_trials(
     connection: Connection, tables: Mapping[str, Table], which: ColumnElement[bool], objectives: int
 ) -> list[FrozenTrial]:
-    """Read trials, in the order in which they were made.
-
-    Args:
-        connection: To the database.
-        tables: Optuna's, by name.
-        which: A condition on the table of trials.
-        objectives: How many values a complete trial of the study has.
-
-    Returns:
-        Each trial; one that cannot be read as a failed one that says why (`TrialKey.UNREADABLE`), so that it is shown
-        everywhere and nobody learns from it.
-    """
+    """Read trials, in the order in which they were made."""
     trials = tables["trials"]
     rows = connection.execute(select(*_columns(trials, _TRIAL)).where(which).order_by(trials.c.trial_id)).all()
     if not rows:

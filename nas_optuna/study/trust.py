@@ -17,17 +17,7 @@ from nas_optuna.files import write_file
 
 
 def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = False) -> None:
-    """Refuse to go on where a stored study names code that nobody on this machine has agreed to.
-
-    Args:
-        storage: The storage's URL.
-        study: The study's name.
-        code: What would be imported, e.g. ``["space my_net.py:network"]``.
-        yes: Agree, and remember it.
-
-    Raises:
-        StudyError: Naming the code and the remedy.
-    """
+    """Refuse to go on where a stored study names code that nobody on this machine has agreed to."""
     if not code:
         return
     key = _key(storage, study, code)

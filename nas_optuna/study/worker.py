@@ -116,11 +116,9 @@ def _first_line(*files: str) -> str:
 
 
 def _start_time(process: int) -> str:
-    """Clock ticks after boot at which a process began, which tells it from a later one with the same number.
-
-    ``"-"`` where ``/proc`` does not say so, because there is none or the process is hidden; ``"ended"`` for one that
-    has ended and that nobody has asked yet how.
-    """
+    """Clock ticks after boot at which a process began, which tells it from a later one with the same number."""
+    # ``"-"`` where ``/proc`` does not say so, because there is none or the process is hidden; ``"ended"`` for one that
+    # has ended and that nobody has asked yet how.
     try:
         # The second field is the name in parentheses and may hold spaces; the start time is the 20th after it.
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")

@@ -56,14 +56,7 @@ def create_tracker(text: str) -> Callback:
 
 
 def create_trackers(texts: Iterable[str] | None) -> list[Callback]:
-    """The trackers that a person names, in order; see `create_tracker`.
-
-    Args:
-        texts: Each as `create_tracker` takes it; None is none.
-
-    Raises:
-        SpecError: The first that cannot be made.
-    """
+    """The trackers that a person names, in order; see `create_tracker`."""
     return [create_tracker(text) for text in texts or ()]
 
 

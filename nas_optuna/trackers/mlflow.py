@@ -53,11 +53,7 @@ class MlflowTracker(Callback):
         self._name = AcceptableNames(r"[^\w.\-: /]+", 250)
 
     def run_started(self, run: Run) -> None:
-        """Begin the parent run, in an experiment with the study's name.
-
-        Raises:
-            NasOptunaError: No server answers.
-        """
+        """Begin the parent run, in an experiment with the study's name."""
         _require_answer(self._client.tracking_uri)
         self._study, name = run.study, run.study.study_name
         found = self._client.get_experiment_by_name(name)
@@ -102,11 +98,7 @@ class MlflowTracker(Callback):
         self._end("FINISHED")
 
     def close(self) -> None:
-        """End every run, so that none is shown as running for ever.
-
-        Raises:
-            NasOptunaError: No server answers.
-        """
+        """End every run, so that none is shown as running for ever."""
         if self._parent:
             _require_answer(self._client.tracking_uri)
             self._end("FAILED")
@@ -133,11 +125,7 @@ def _parts(params: Sequence[Param]) -> list[Sequence[Param]]:
 
 
 def _require_answer(uri: str) -> None:
-    """Refuse a server that does not answer at once, whatever it answers: a run must not wait for it.
-
-    Raises:
-        NasOptunaError: It does not.
-    """
+    """Refuse a server that does not answer at once, whatever it answers: a run must not wait for it."""
     place = urlsplit(uri)
     host = place.hostname or ""
     if place.scheme not in ("http", "https") or (place.scheme in getproxies() and not proxy_bypass(host)):

@@ -83,17 +83,7 @@ class CheckpointFolder:
         self.path = path
 
     def save(self, epoch: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> None:
-        """Write an epoch's checkpoint and remove all but it and the one before it.
-
-        Args:
-            epoch: Epochs finished.
-            weights: The network's ``state_dict``.
-            state: Nested dicts and lists of tensors and plain values.
-            progress: What else to remember, JSON-ready.
-
-        Raises:
-            StudyError: It cannot be written, e.g. because the disk is full; the ones before it are kept.
-        """
+        """Write an epoch's checkpoint and remove all but it and the one before it."""
         try:
             files = _files(weights, state, progress)
             for left in reversed(range(_ATTEMPTS)):
@@ -111,13 +101,8 @@ class CheckpointFolder:
         self._remove_old(epoch)
 
     def load(self, check: Callable[[Checkpoint], object] = lambda found: None) -> Checkpoint | None:
-        """Return the latest checkpoint that is whole and passes a check, or None where there is none.
-
-        What is refused is said in one line of warning, with what is done instead.
-
-        Args:
-            check: Raises any exception where the training cannot go on from what it is given. It must change nothing.
-        """
+        """Return the latest checkpoint that is whole and passes a check, or None where there is none."""
+        # What is refused is said in one line of warning, with what is done instead.
         refused: list[str] = []
         for epoch, folder in sorted(self._epochs().items(), reverse=True):
             try:
@@ -202,12 +187,7 @@ def _files(weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: An
 
 
 def _read(epoch: int, folder: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        ValueError: A file is not the one that was written.
-        Exception: A file is missing or damaged.
-    """
+    """Read a checkpoint."""
     files = {name: (folder / name).read_bytes() for name in (_WEIGHTS, _STATE, _PROGRESS)}
     with suppress(FileNotFoundError):  # earlier releases wrote none
         digests = json.loads((folder / _DIGESTS).read_bytes())

@@ -215,11 +215,7 @@ def _result(
 def _train_epoch(
     step: TrainStep, batches: Iterator[Batch], epoch: int, seed: int, interrupted: Callable[[], bool]
 ) -> tuple[float, float]:
-    """Take an epoch's steps; return the mean loss and the share of correct predictions.
-
-    Raises:
-        TrainingError: The loss is not finite.
-    """
+    """Take an epoch's steps; return the mean loss and the share of correct predictions."""
     step.network.train()
     state = RandomState(seed, step.device) if step.draws else None
     seen = 0

@@ -51,16 +51,7 @@ class KeptWeights:
         self.path = path
 
     def keep(self, number: int, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
-        """Keep what a training's last checkpoint holds; call it before the checkpoint is removed.
-
-        Args:
-            number: Of the trial.
-            training: The checkpoints of the trial's first seed.
-            facts: What to remember beside the last epoch's results, e.g. the architecture.
-
-        Raises:
-            StudyError: There is no checkpoint, or the folder cannot be written to.
-        """
+        """Keep what a training's last checkpoint holds; call it before the checkpoint is removed."""
         found = training.load()
         if found is None:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
@@ -73,11 +64,7 @@ class KeptWeights:
             raise StudyError(f"cannot keep weights in {self.path} ({error.strerror}); free some space there") from error
 
     def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """A trial's weights and facts; None where they were not kept.
-
-        Raises:
-            StudyError: The file is damaged.
-        """
+        """A trial's weights and facts; None where they were not kept."""
         path = self.path / f"trial-{number}.safetensors"
         if not path.is_file():
             return None

@@ -10,15 +10,7 @@ from nas_optuna.errors import SpecError
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that ``recipe.precision`` means on a device.
-
-    Args:
-        name: ``"auto"``, ``"mixed"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        device: Where the network lives.
-
-    Raises:
-        SpecError: float16 was asked for where there is no gradient scaler for it.
-    """
+    """The dtype that ``recipe.precision`` means on a device."""
     if name == "mixed" and device.type == "cpu":
         return torch.bfloat16 if has_fast_bfloat16() else torch.float32
     if name in ("auto", "mixed"):
@@ -43,10 +35,8 @@ def has_fast_bfloat16() -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Autocast to `dtype`, or nothing for float32.
-
-    The cache of cast weights is off: a CUDA graph must not capture tensors that live outside it.
-    """
+    """Autocast to `dtype`, or nothing for float32."""
+    # The cache of cast weights is off: a CUDA graph must not capture tensors that live outside it.
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype, cache_enabled=False)

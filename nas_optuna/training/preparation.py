@@ -98,16 +98,7 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
 
 
 def require_raw(images: Tensor, pixels: PixelFormat, *, whole_batch: bool = True) -> None:
-    """Refuse pixels that were scaled already, and images of another shape.
-
-    Args:
-        images: What was given.
-        pixels: What is needed.
-        whole_batch: Whether only ``[n, channels, height, width]`` is right.
-
-    Raises:
-        DataError: Saying what is expected.
-    """
+    """Refuse pixels that were scaled already, and images of another shape."""
     channels, height, width = pixels.channels, pixels.height, pixels.width
     forms: list[tuple[int, ...]] = [(channels, height, width)]
     if not whole_batch:

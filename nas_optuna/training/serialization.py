@@ -75,11 +75,7 @@ class Header(BaseModel):
 
     @property
     def format_of_pixels(self) -> PixelFormat:
-        """What the network was trained on.
-
-        Raises:
-            ValueError: Naming what is wrong with it.
-        """
+        """What the network was trained on."""
         pixels = PixelFormat.from_dict(self.pixels)
         if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > _MAX_SIDE:
             raise ValueError(f"sizes of images are at most {_MAX_SIDE}")
@@ -165,14 +161,7 @@ class ImageClassifier(nn.Module):
 
 
 def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, origin: Origin | None = None) -> Header:
-    """What is kept beside a network's weights.
-
-    Args:
-        architecture: What it was built from.
-        spec: Its `space` and `recipe.input_size` are kept.
-        images: What it was trained on; their pixel format and classes are kept.
-        origin: Which training it comes from.
-    """
+    """What is kept beside a network's weights."""
     return Header(
         format=FORMAT,
         space=spec.space.name,
@@ -209,11 +198,7 @@ def save_network(
 
 
 def write_network(path: Path, network: nn.Module, header: Header) -> None:
-    """Write a network's weights and header; the file appears whole or not at all.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
+    """Write a network's weights and header; the file appears whole or not at all."""
     # A copy of each: safetensors refuses weights that share memory, and channels-last ones are not contiguous.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

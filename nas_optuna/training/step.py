@@ -86,16 +86,7 @@ class TrainStep:
         self._microbatch_size: int | None = None  # known once a batch has been seen
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Update the network once.
-
-        Args:
-            images: ``[batch, channels, side, side]``, float32, on the device.
-            labels: ``[batch]``, int64, on the device; or each class's share, ``[batch, classes]``, float32.
-
-        Raises:
-            TrainingError: Memory ran out although the micro-batch was halved once, or the network does not give one
-                row of logits per image.
-        """
+        """Update the network once."""
         self._set_learning_rate()
         if self._microbatch_size is None:
             self.mixes = mixes_images(self.network, images)
@@ -276,15 +267,7 @@ def rate_factor(schedule: str, step: float, steps: float) -> float:
 def make_optimizer(
     network: nn.Module, recipe: Recipe, device: torch.device, rate: float | Tensor, capturable: bool
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser, fused into one kernel where the device has that.
-
-    Args:
-        network: Whose parameters it updates.
-        recipe: `optimizer`, `momentum`, `weight_decay` and `decay_norms` are used.
-        device: Where the network lives.
-        rate: The first learning rate; a tensor on the device where steps are captured in a graph.
-        capturable: Whether steps will be captured.
-    """
+    """The recipe's optimiser, fused into one kernel where the device has that."""
     parameters = parameter_groups(network, recipe)
     fused = device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":

@@ -26,16 +26,7 @@ EXECUTORS = Registry(
 
 
 def create_executor(name: str, options: WorkerOptions, own: Mapping[str, Any]) -> Executor:
-    """The executor of that name.
-
-    Args:
-        name: Built-in name, entry point, ``package.module:Class`` or ``file.py:Class``.
-        options: How many workers, and where.
-        own: The executor's own options.
-
-    Raises:
-        SpecError: The name or an option is unknown, or the executor refuses a value.
-    """
+    """The executor of that name."""
     from nas_optuna.execution.executors.contract import Executor as Wanted
 
     made: Executor = EXECUTORS.make(name, options, options=own, wanted=Wanted)

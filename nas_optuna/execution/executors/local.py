@@ -65,11 +65,7 @@ class LocalExecutor(Executor):
 
     @contextmanager
     def reached(self, handle: Handle | None) -> Iterator[None]:
-        """See `Executor`.
-
-        Raises:
-            DeviceError: A device is not there.
-        """
+        """See `Executor`."""
         from nas_optuna.devices import resolve_device
 
         for name in self.options.devices:
@@ -92,11 +88,7 @@ class LocalExecutor(Executor):
         return [f"{workers} with {count(self._threads, 'CPU thread')} each: {names}{why}"]
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
-        """See `Executor`.
-
-        Raises:
-            StudyError: The study lives in the memory of this process, or workers die again and again.
-        """
+        """See `Executor`."""
         if self.options.is_one_process:
             from nas_optuna.execution.executors.in_process import InProcess
 

@@ -163,11 +163,7 @@ class WorkerPool(ABC, Generic[W]):
         return not self.workers
 
     def run(self, specs: Sequence[WorkerSpec], stop: StopRequest) -> Outcome:
-        """Serve the workers until all have ended, or should have.
-
-        Raises:
-            NasOptunaError: What ended the run.
-        """
+        """Serve the workers until all have ended, or should have."""
         try:
             for spec in specs:
                 self.workers.append(self.start(spec))
@@ -201,22 +197,13 @@ class WorkerPool(ABC, Generic[W]):
             self._finish(worker, message)
 
     def outcome(self, interrupted: bool) -> Outcome:
-        """What all workers did, together.
-
-        Raises:
-            NasOptunaError: What ended the run.
-        """
+        """What all workers did, together."""
         if self.error is not None:
             raise self.error
         return Outcome(self.budget.finished, interrupted, self._resumed)
 
     def reap(self, worker: W, how: str) -> None:
-        """Put back what a worker ran that has ended, and start it again where it died.
-
-        Args:
-            worker: The worker.
-            how: How it ended, e.g. ``"was killed by SIGKILL"``.
-        """
+        """Put back what a worker ran that has ended, and start it again where it died."""
         self.workers.remove(worker)
         self._tell_what_it_finished(worker)
         self.budget.drop(worker.spec.number)

@@ -47,10 +47,8 @@ def run_processes(
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder of this process; those of processes that were killed are removed first.
-
-    Whoever lives holds a lock on a file in its folder, which the kernel gives up with the process.
-    """
+    """A temporary folder of this process; those of processes that were killed are removed first."""
+    # Whoever lives holds a lock on a file in its folder, which the kernel gives up with the process.
     for lock in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/lock"):
         with suppress(OSError), lock.open() as file:  # somebody else's, or removed meanwhile
             if _is_locked_here(file):

@@ -47,19 +47,7 @@ _LONG = 20.0
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[ModuleType]:
-    """Within it this process is connected to a Ray cluster.
-
-    Args:
-        address: The cluster's, e.g. ``"auto"`` or ``"ray://head:10001"``. By default that of ``RAY_ADDRESS``, or the
-            cluster that runs on this host, or one that is started here and ended afterwards. ``"auto"`` starts none.
-
-    Yields:
-        The module ``ray``.
-
-    Raises:
-        SpecError: Ray is not installed.
-        StudyError: There is no cluster at that address.
-    """
+    """Within it this process is connected to a Ray cluster."""
     named = (os.environ.get("RAY_ADDRESS") or address) if address in (None, "auto") else address
     _use_token(named)
     try:

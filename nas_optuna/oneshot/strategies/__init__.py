@@ -29,11 +29,7 @@ STRATEGIES = Registry(
 
 
 def find_strategy(name: str) -> type[Strategy]:
-    """Import the strategy of a name.
-
-    Raises:
-        SpecError: There is none, or it is no subclass of `Strategy`.
-    """
+    """Import the strategy of a name."""
     from nas_optuna.oneshot.strategies.base import Strategy
 
     found = STRATEGIES.find(name)

@@ -95,11 +95,7 @@ class BlockSpace(BuiltSpace):
         return "-".join(params[name] for name in self.parameters)
 
     def parse(self, text: str) -> Architecture:
-        """The architecture of a string such as ``"k3_f16-k5_f24"``.
-
-        Raises:
-            ArchitectureError: The string has another depth, or a block is not one of the candidates.
-        """
+        """The architecture of a string such as ``"k3_f16-k5_f24"``."""
         blocks = text.strip().lower().split("-")
         if len(blocks) != self.depth:
             raise ArchitectureError(
@@ -170,11 +166,9 @@ class BlockSpace(BuiltSpace):
                 return layers.make_block(self.channels, dict(operation.options))
 
     def stabilize_init(self, network: nn.Module) -> None:
-        """Divide what each block adds by their number, and the head by ten (as Fixup does, Zhang et al. 2019).
-
-        Kaiming's weights double the variance in every residual block, which nothing normalises: a network begins with a
-        loss of 20 to 70.
-        """
+        """Divide what each block adds by their number, and the head by ten (as Fixup does, Zhang et al. 2019)."""
+        # Kaiming's weights double the variance in every residual block, which nothing normalises: a network begins with
+        # a loss of 20 to 70.
         import torch
         from torch import nn
 

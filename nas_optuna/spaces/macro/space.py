@@ -196,11 +196,7 @@ class MacroSpace(BuiltSpace):
         return "-".join(stages)
 
     def parse(self, text: str) -> Architecture:
-        """The architecture of a string such as ``"w32_d1.conv_k3_relu_res-w48_d1.maxpool_k3"``.
-
-        Raises:
-            ArchitectureError: The string has another form or number of stages, or a value is outside its choices.
-        """
+        """The architecture of a string such as ``"w32_d1.conv_k3_relu_res-w48_d1.maxpool_k3"``."""
         stages = text.strip().lower().split("-")
         if len(stages) != self.stages:
             raise ArchitectureError(
