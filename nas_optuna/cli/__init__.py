@@ -153,7 +153,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Hide Optuna's lines on what our tables show anyway, and its remarks that a feature which we use is experimental."""
+    """Hide Optuna's lines on what our tables show, and its remarks that a feature is experimental."""
     # By their text, since importing Optuna's classes would cost every command half a second.
     logging.disable(logging.INFO)
     try:

@@ -67,7 +67,7 @@ def best_in_cost(
     direction: Direction | None = None,
     enough: float | None = None,
 ) -> Architecture:
-    """The cheapest architecture in a cost (or the one with the most of a cost that is maximised), or one good enough."""
+    """The architecture at the good end of a cost, or one that is good enough."""
     # MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
     # measured, the architecture with the least of its proxy stands for the cheapest.
     counted = costs.proxy(name) or name

@@ -168,7 +168,7 @@ class Preprocessor:
         self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` uint8 → float32 of the same shape but for the output's height and width."""
+        """``[batch, channels, height, width]`` uint8 → float32 of the output's height and width."""
         # The result is in channels-last memory format.
         if self._cropped:
             fit = self._fit

@@ -150,7 +150,7 @@ def load_test_images(
 def check_test_part(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> int:
-    """Refuse now what would be refused after a whole retraining: read the test part once, and return its number only."""
+    """Read the test part before a long retraining rather than after it, and return its number of images only."""
     # Only a picture that was decoded is known to be whole, so that this takes as long as `load_test_images`.
     return len(load_test_images(spec, like, directory, input_size=input_size))
 

@@ -48,7 +48,7 @@ class FinishedNetwork:
 
 
 def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
-    """The network of a file that nobody named, if that is the trial's; or else its kept weights, with a remark on it."""
+    """The network of a file that nobody named, if it is the trial's; else its kept weights, with a remark."""
     refused: NasOptunaError | None = None
     if file.is_file():
         try:

@@ -18,9 +18,9 @@ Utility = Callable[[Sequence[Tokens]], Sequence[float]]
 """The higher, the better; asked once for each architecture."""
 
 ROUNDS = 4
-"""GumbelSampler, each from what the one before it taught."""
+"""Rounds of draws, each from what the one before it taught."""
 FREE_DRAWS = 1000
-"""GumbelSampler per round where everything is evaluated already, so that a draw costs nothing."""
+"""Draws per round where everything is evaluated already, so that a draw costs nothing."""
 ELITE = 0.15
 """The share of a round's draws that the alphas move towards."""
 RATE = 0.5
@@ -121,7 +121,7 @@ def _differences(a: Tokens, b: Tokens) -> int:
 
 
 def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[float]]:
-    """Logits whose argmax is `wanted`: each choice of it is raised to the largest of its parameter's, and a bit more."""
+    """Logits whose argmax is `wanted`: its choices are raised a little above the largest."""
     # For a study with limits: the most probable choices, each for itself, may add up to more than is allowed.
     return [
         [max(p) + 1e-3 if i == token and value < max(p) else value for i, value in enumerate(p)]

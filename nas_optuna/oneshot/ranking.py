@@ -40,7 +40,7 @@ Few images tell the best of many networks from the luckiest; the predictor avera
 POOL = 128
 """Random architectures of which the most informative are trained for a short time."""
 ATTEMPTS = 20_000
-"""GumbelSampler after which no more architectures inside the limits are looked for."""
+"""Draws after which no more architectures inside the limits are looked for."""
 OUTSIDE = 1e6
 """What being outside a limit takes from the utility, more than any score gives."""
 

@@ -34,7 +34,7 @@ def what_mattered(facts: StudyFacts) -> Section | None:
 
 
 def _compared(facts: StudyFacts) -> tuple[int | None, dict[int, float]]:
-    """Values by which trials are compared, by number: final ones, or those at the last epoch that enough have reached."""
+    """Values that compare trials, by number: final, or of the last epoch that enough have reached."""
     # A pruner leaves few complete trials in a short search, and what it has stopped tells something, too.
     if len(facts.complete) >= LEAST_FOR_IMPORTANCE:
         return None, {trial.number: trial.values[0] for trial in facts.complete}
