@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
 
-from nas_optuna.execution.retrain import TestReport
+from nas_optuna.errors import StudyError
+from nas_optuna.execution.retrain import TestReport, confusion
 from nas_optuna.study.gain import Gain
+from nas_optuna.study.schema import StudyKey
 
 if TYPE_CHECKING:
     from nas_optuna.training import ImageClassifier
@@ -38,3 +40,25 @@ class Fitted:
     def predict(self, images: Any) -> list[str]:
         """The class of each picture; see `nas_optuna.training.ImageClassifier.predict`."""
         return self.network.predict(images)
+
+
+def tested(study: Study) -> TestReport:
+    """The latest test figures that a study remembers.
+
+    Raises:
+        StudyError: There are none.
+    """
+    reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
+    if not reports:
+        raise StudyError("the network was not tested yet")
+    found = reports[-1]
+    matrix = confusion(study.user_attrs, len(reports) - 1)
+    classes, cells = matrix if matrix is not None else ([], [])
+    names = ("architecture", "recipe", "device", "images", "test_images", "seconds")
+    return TestReport(
+        **{name: found[name] for name in names},
+        seeds=tuple(found["seeds"]),
+        accuracies=tuple(found["accuracies"]),
+        classes=tuple(classes),
+        confusions=(tuple(map(tuple, cells)),),
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
-from nas_optuna.execution.retrain import TestReport, confusion, record, retrain
+from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
-from nas_optuna.fitting.fitted import Fitted
+from nas_optuna.fitting.fitted import Fitted, tested
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pace import Clock
 from nas_optuna.fitting.plan import Plan
-from nas_optuna.fitting.rungs import Remember, Search, plan_for
+from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
 from nas_optuna.hyperparameters import of_architecture
@@ -38,6 +39,7 @@ from nas_optuna.report.page import report as page_of
 from nas_optuna.report.selection import gain_of
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.best import best_trial
 from nas_optuna.study.files import folders
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage
@@ -142,6 +144,10 @@ class Fit:
 
     def run(self) -> Fitted:
         """Do what is left to do; see `fit`."""
+        if self.spec.evaluator.name != "training":
+            raise SpecError("fit trains by a recipe, and the spec names an evaluator of its own; use run")
+        if self.spec.data.select_on == "test":
+            raise SpecError("fit tests its network once, so test images must not select; leave out data.select_on")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -154,18 +160,19 @@ class Fit:
         state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
         self.budget.spent += state.get("spent", 0.0)
         if study is not None:
-            self._require_same(study)
+            self._require_same(study, images=bool(state.get("done")))
             if state.get("done"):
                 self.say(f"{named(self.folder)} holds the finished network; another --out begins anew")
                 return self._fitted(study)
         with interruptible(self.stop):
             return _Running.begin(self, storage, study, state, url).run()
 
-    def _require_same(self, study: Study) -> None:
-        try:
+    def _require_same(self, study: Study, *, images: bool) -> None:
+        """Refuse another spec, and other images where nothing else reads them."""
+        with _in_a_folder():
             require_same_spec(study, self.spec)
-        except StudyError as error:
-            raise StudyError(str(error).replace("--study NAME", "--out FOLDER")) from None
+            if images:
+                Experiment.of_study(study, self.spec, data_directory=self.data_directory, device=self.device)
 
     def _fitted(self, study: Study) -> Fitted:
         network = load_network(self.folder / NETWORK / "model.safetensors")
@@ -200,10 +207,9 @@ class _Running:
             experiment = Experiment.from_spec(fit.spec, **settings)
             study = experiment.create(storage, STUDY)
         else:
-            experiment = Experiment.of_study(study, fit.spec, **settings)
-        data = experiment.data
-        if data is None:
-            raise SpecError("fit trains by a recipe, and the spec names an evaluator of its own; use run")
+            with _in_a_folder():
+                experiment = Experiment.of_study(study, fit.spec, **settings)
+        data = experiment.search.data
         images = replace(
             data.train,
             images=torch.cat((data.train.images, data.validation.images)),
@@ -243,8 +249,8 @@ class _Running:
 
     def _made(self) -> tuple[FrozenTrial, TestReport, ImageClassifier]:
         """Search, train the winner and test it."""
-        plan = self._plan()
-        trial = self._chosen(plan)
+        plan, final = self._plan(), self.state.get("final")
+        trial = self._chosen(plan) if final is None else self.study.get_trials(deepcopy=False)[final["trial"]]
         report, network = self._retrained(trial, plan)
         architecture, origin = self._architecture(trial), origin_of(self.study, trial, report)
         header = make_header(architecture, self.fit.spec, self.images, origin)
@@ -255,12 +261,13 @@ class _Running:
         return trial, report, ImageClassifier(network.cpu(), architecture, header).eval()
 
     def _plan(self) -> Plan:
-        """How the time is divided; as it was decided when the fit began."""
-        if "plan" in self.state:
+        """How the time is divided: as it was decided when the fit began, unless the user gives another time now."""
+        same_time = self.state.get("within") == self.fit.budget.total
+        if "plan" in self.state and (same_time or "final" in self.state):
             return Plan.from_dict(self.state["plan"])
         left, tests = self.fit.budget.left, len(self.test_images)
         plan = plan_for(self.experiment, left, RESERVE * self._slowness, test_images=tests)
-        self._remember(plan=plan.to_dict())
+        self._remember(plan=plan.to_dict(), first_rung=last_rung(self.study) + 1)
         return plan
 
     @property
@@ -276,7 +283,11 @@ class _Running:
             *self.fit.callbacks,
             Remember(self._remember),
         ]
-        search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks)
+        first = self.state.get("first_rung", 1)
+        earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
+        if earlier is not None:
+            return earlier  # of the search that another time has cut short
+        search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first)
         left = self.fit.budget.left
         self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {left:.0f} s")
         found = search.run(self.fit.say)
@@ -332,14 +343,17 @@ class _Running:
     def _leave_something(self) -> None:
         """After an interruption: the best network so far, so that there is something to use."""
         kept = KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
-        from nas_optuna.study.best import best_trial
-
         best = best_trial(self.study)
         if best is None:
+            self.fit.say("no network was trained to its end yet")
             return
-        found = kept_network(self.study, self.experiment.search, best, kept)
-        self._export(found.classifier, best, found.facts)
-        self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
+        try:
+            found = kept_network(self.study, self.experiment.search, best, kept)
+            self._export(found.classifier, best, found.facts)
+        except Exception as error:  # whatever it is, it must not hide that somebody stopped the fit
+            self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
+        else:
+            self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
 
     def _write_report(self) -> None:
         page = page_of(self.study, self.fit.data_directory, self.files)
@@ -361,23 +375,10 @@ class _Running:
         return self.experiment.space.architecture(of_architecture(trial.params))
 
 
-def tested(study: Study) -> TestReport:
-    """The latest test figures that a study remembers.
-
-    Raises:
-        StudyError: There are none.
-    """
-    reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
-    if not reports:
-        raise StudyError("the network was not tested yet")
-    found = reports[-1]
-    matrix = confusion(study.user_attrs, len(reports) - 1)
-    classes, cells = matrix if matrix is not None else ([], [])
-    names = ("architecture", "recipe", "device", "images", "test_images", "seconds")
-    return TestReport(
-        **{name: found[name] for name in names},
-        seeds=tuple(found["seeds"]),
-        accuracies=tuple(found["accuracies"]),
-        classes=tuple(classes),
-        confusions=(tuple(map(tuple, cells)),),
-    )
+@contextmanager
+def _in_a_folder() -> Iterator[None]:
+    """Name the option of a fit where an error names that of a study."""
+    try:
+        yield
+    except StudyError as error:
+        raise StudyError(str(error).replace("--study NAME", "--out FOLDER")) from None

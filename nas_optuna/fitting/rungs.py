@@ -205,6 +205,11 @@ def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:
     return [trial for trial in trials if attribute(trial, TrialKey.IDENTITY) == objective.identity]
 
 
+def last_rung(study: Study) -> int:
+    """The highest number of a rung that a study has; 0 where it has none."""
+    return max((attribute(trial, TrialKey.RUNG, 0) for trial in study.get_trials(deepcopy=False)), default=0)
+
+
 def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Complete trials, the best first; of equals the one with the smaller loss on the images that select."""
     sign = -1.0 if maximizes(study) else 1.0

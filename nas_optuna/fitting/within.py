@@ -13,9 +13,9 @@ from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.plan import Plan
-from nas_optuna.fitting.rungs import Remember, Search, plan_for
+from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for
 from nas_optuna.fitting.time_budget import TimeBudget
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute
+from nas_optuna.study.schema import StudyKey
 
 
 def run_within(
@@ -46,16 +46,15 @@ def run_within(
     """
     if experiment.data is None:
         raise SpecError("--within divides the time of our own training, and the study has an evaluator of its own")
-    state: dict[str, Any] = dict(study.user_attrs.get(StudyKey.FIT, {}))
+    state: dict[str, Any] = dict(study.user_attrs.get(StudyKey.WITHIN, {}))
     if state.get("done", True) or state["within"] != budget.total:
         plan = plan_for(experiment, budget.left, reserve=0.0, retrain=False)
-        rungs = [attribute(trial, TrialKey.RUNG, 0) for trial in study.get_trials(deepcopy=False)]
-        state = {"plan": plan.to_dict(), "spent": 0.0, "from": max(rungs, default=0) + 1, "done": False}
+        state = {"plan": plan.to_dict(), "spent": 0.0, "from": last_rung(study) + 1, "done": False}
     budget.spent += state["spent"]
 
     def remember(**more: Any) -> None:
         state.update(more, spent=round(budget.elapsed, 2), within=budget.total)
-        study.set_user_attr(StudyKey.FIT, state)
+        study.set_user_attr(StudyKey.WITHIN, state)
 
     remember()
     before = _ended(study)

@@ -104,7 +104,9 @@ class StudyKey:
     DATA = f"{PREFIX}data"
     """dict: fingerprint and figures of the data set that the study began with."""
     FIT = f"{PREFIX}fit"
-    """dict: how a search with a clock divided its time, how much of it is spent, and what it has decided."""
+    """dict: how a fit divided its time, how much of it is spent, and what it has decided."""
+    WITHIN = f"{PREFIX}within"
+    """dict: the same of a search with a clock, which may go on in the study of a fit."""
     REFERENCE = f"{PREFIX}reference"
     """dict: the user's own network that the search is compared with: its name, accuracy, and how it was trained."""
     RETRAINED = f"{PREFIX}retrained"
@@ -290,6 +292,7 @@ _OF_A_STUDY: Mapping[str, _Kind] = {
     StudyKey.UID: _TEXT,
     StudyKey.FORMAT: _COUNT,
     StudyKey.FIT: _MAPPING,
+    StudyKey.WITHIN: _MAPPING,
     StudyKey.REFERENCE: ("a reference", _record(name=_is_text, identity=_is_text, accuracy=_is_share)),
     StudyKey.SPEC: _MAPPING,
     StudyKey.SPACE: ("a description of a space", _is_space),

@@ -1,0 +1,141 @@
+"""A fit that is repeated: after Ctrl-C, with another time, with other images, or beside a search with a clock."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+import nas_optuna as nas
+from nas_optuna.errors import Interrupted, SpecError, StudyError
+from nas_optuna.execution.loop import StopRequest
+from nas_optuna.experiment import Experiment
+from nas_optuna.fitting.run import Fit
+from nas_optuna.fitting.spec import spec_for
+from nas_optuna.fitting.time_budget import TimeBudget
+from nas_optuna.fitting.within import run_within
+from nas_optuna.study.schema import StudyKey, TrialKey
+
+SECONDS = 16.0
+SMALL = ("space.width=8", "space.stages=1", "data.train_limit=400")
+SEARCHES = " s each"
+"""In the line that says how a search divides its time."""
+
+
+def work(folder: Path, seconds: float = SECONDS, until: str | None = None) -> tuple[Fit, list[str]]:
+    """A fit that is asked to stop as soon as it says something, and what it has said."""
+    said: list[str] = []
+    fit = Fit(spec_for("digits", overrides=SMALL), TimeBudget(seconds), folder, "cpu")
+
+    def say(line: str) -> None:
+        said.append(line)
+        fit.stop.asked |= until is not None and until in line
+
+    fit.say = say
+    return fit, said
+
+
+def study_in(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="fit", storage=f"sqlite:///{folder / 'search.db'}")
+
+
+def state_in(folder: Path) -> dict[str, Any]:
+    return dict(study_in(folder).user_attrs[StudyKey.FIT])
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit that was stopped before it had trained a network."""
+    folder = tmp_path_factory.mktemp("stopped") / "model"
+    fit, said = work(folder, until=SEARCHES)
+    with pytest.raises(Interrupted):
+        fit.run()
+    assert said[-1] == "no network was trained to its end yet"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
+    """A fit that was stopped in its last training, where its network could not be written, and repeated."""
+    folder = tmp_path_factory.mktemp("resumed") / "model"
+    folder.mkdir()
+    (folder / "network").write_text("no folder")
+    first, before = work(folder, until="on all ")
+    with pytest.raises(Interrupted):
+        first.run()
+    (folder / "network").unlink()
+    again, after = work(folder)
+    again.run()
+    return folder, before, after
+
+
+def test_what_cannot_be_written_does_not_hide_that_somebody_stopped(resumed: tuple[Path, list[str], list[str]]) -> None:
+    assert "could not be written" in resumed[1][-1]
+
+
+def test_a_last_training_that_has_begun_goes_on_without_a_search(resumed: tuple[Path, list[str], list[str]]) -> None:
+    folder, before, after = resumed
+    assert any(SEARCHES in line or "reference alone" in line for line in before)
+    assert not any(SEARCHES in line or "reference alone" in line for line in after)
+    assert [line for line in after if "on all " in line] == [line for line in before if "on all " in line]
+    chosen = study_in(folder).user_attrs[StudyKey.RETRAINED][-1]
+    assert chosen["trial"] == state_in(folder)["final"]["trial"]
+
+
+def test_a_report_that_is_missing_is_made(resumed: tuple[Path, list[str], list[str]], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resumed[0], folder)
+    study = study_in(folder)
+    study.set_user_attr(StudyKey.FIT, state_in(folder) | {"done": False})
+    (folder / "report.html").unlink()
+    (folder / ".report.html.partial").mkdir()  # the disk fails, or somebody kills the process, just then
+    with pytest.raises(OSError, match=r"report\.html"):
+        work(folder)[0].run()
+    assert not state_in(folder).get("done")
+    (folder / ".report.html.partial").rmdir()
+    work(folder)[0].run()
+    assert (folder / "report.html").is_file()
+    assert state_in(folder)["done"]
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_other_images_are_another_fit(
+    resumed: tuple[Path, list[str], list[str]], stopped: Path, tmp_path: Path, is_done: bool
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resumed[0] if is_done else stopped, folder)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (700, 8, 8), np.uint8)
+    with pytest.raises(StudyError, match=r"images.*--out FOLDER"):
+        nas.fit((images, np.arange(700) % 10), SECONDS, folder, overrides=SMALL, say=lambda line: None)
+
+
+def test_another_time_is_another_plan(stopped: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(stopped, folder)
+    began = state_in(folder)["plan"]
+    for seconds, same in ((SECONDS, True), (400.0, False)):
+        with pytest.raises(Interrupted):
+            work(folder, seconds, until=SEARCHES)[0].run()
+        assert (state_in(folder)["plan"] == began) is same
+    assert sum(rung["networks"] * rung["seconds"] for rung in state_in(folder)["plan"]["rungs"]) > 2 * SECONDS
+
+
+def test_a_search_with_a_clock_leaves_what_a_fit_has_decided(stopped: Path) -> None:
+    before, study = state_in(stopped), study_in(stopped)
+    experiment = Experiment.of_study(study, device="cpu")
+    stop = StopRequest()
+    stop.asked = True
+    run_within(experiment, study, TimeBudget(30.0), stop=stop, say=lambda line: None)
+    assert state_in(stopped) == before
+    assert study_in(stopped).user_attrs[StudyKey.WITHIN]["within"] == 30.0
+    assert not [trial for trial in study.trials if TrialKey.RUNG in trial.user_attrs]
+
+
+@pytest.mark.parametrize("override", ['data.select_on="test"', 'evaluator.name="tests.fitting.own:Own"'])
+def test_what_fit_cannot_do_is_refused_before_anything_is_made(tmp_path: Path, override: str) -> None:
+    with pytest.raises(SpecError, match=r"^fit "):
+        nas.fit("digits", SECONDS, tmp_path / "model", overrides=(*SMALL, override), say=lambda line: None)
+    assert not (tmp_path / "model").exists()
