@@ -200,7 +200,9 @@ def _search(plan: Plan, experiment: Experiment, study: optuna.Study, executor: E
             *create_trackers(plan.track),
         ]
         if plan.within is not None:
-            return _within(plan.within, experiment, study, stop, callbacks)
+            outcome = _within(plan.within, experiment, study, stop, callbacks)
+            save_entropy(study)
+            return outcome
         outcome = experiment.run(
             study,
             trials=trials,

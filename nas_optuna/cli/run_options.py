@@ -96,8 +96,9 @@ class RunOptions:
             raise SpecError(f"--total must be at least 1, got {self.total}")
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
-        if self.within is not None and any(x is not None for x in (self.trials, self.total, self.timeout, self.fixed)):
-            raise SpecError("--within says when to end; leave out --trials, --total, --timeout and --fixed")
+        endings = (self.trials, self.total, self.timeout, self.fixed, self.until or None)
+        if self.within is not None and any(ending is not None for ending in endings):
+            raise SpecError("--within says when to end; leave out --trials, --total, --timeout, --fixed and --until")
         others = (self.trials, self.total, self.timeout, self.enqueue, self.learn_from, self.warm_start)
         if self.fixed and any(other is not None for other in others):
             raise SpecError(
