@@ -176,7 +176,8 @@ class Fit:
 
     def _fitted(self, study: Study) -> Fitted:
         network = load_network(self.folder / NETWORK / "model.safetensors")
-        return Fitted(network, tested(study), study, gain_of(study), self.folder, self.budget.spent)
+        chosen = study.get_trials(deepcopy=False)[study.user_attrs[StudyKey.RETRAINED][-1]["trial"]]
+        return Fitted(network, tested(study), study, gain_of(study, chosen), self.folder, self.budget.spent)
 
 
 @dataclass
@@ -237,7 +238,8 @@ class _Running:
         self._export(classifier, trial, facts)
         self._write_report()
         self._remember(done=True)  # last, so that a kill leaves nothing out
-        return Fitted(classifier, report, self.study, gain_of(self.study), self.fit.folder, self.state["spent"])
+        gain = gain_of(self.study, trial)
+        return Fitted(classifier, report, self.study, gain, self.fit.folder, self.state["spent"])
 
     def _finished(self) -> tuple[FrozenTrial, TestReport, ImageClassifier] | None:
         """What an earlier run has trained and tested, where only the export was missing."""

@@ -20,7 +20,7 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
 from nas_optuna.fitting.plan import Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.report.selection import remembered_images
+from nas_optuna.report.selection import measured, remembered_images
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import abandoned
 from nas_optuna.study.best import best_trial
@@ -114,16 +114,15 @@ class Search:
         return best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
-        """The best, or the reference where the best is not ahead of it by more than a standard error.
+        """The best, or the reference where the best is not ahead by more than a standard error of the difference.
 
         Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
         """
         best, images = ranking[0], remembered_images(self.study)
         known = [t for t in ranking if attribute(t, TrialKey.ARCHITECTURE) == str(reference)]
-        error = standard_error(TrialRecord.of(best), images)
-        if known and error is not None and len(best.values) == 1 and best.values[0] - known[0].values[0] <= error:
-            return known[0]
-        return best
+        if not known or len(best.values) > 1 or standard_error(TrialRecord.of(best), images) is None:
+            return best
+        return best if measured(best, images).is_ahead(measured(known[0], images)) else known[0]
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
         """What scores the networks of a rung."""

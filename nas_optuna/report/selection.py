@@ -47,10 +47,15 @@ def space_of(study: Study) -> SearchSpace:
     )
 
 
-def gain_of(study: Study) -> Gain | None:
-    """What a search has brought; None without a complete trial, or where the first objective is not accuracy."""
+def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
+    """What a search has brought; None without a complete trial, or where the first objective is not accuracy.
+
+    Args:
+        study: The study.
+        chosen: The trial that was taken, where that is not the best one.
+    """
     images, trials = remembered_images(study), longest_trained(complete_trials(study))
-    best = best_of(study, trials)
+    best = chosen or best_of(study, trials)
     if best is None or images is None or _first_objective(study) != "accuracy":
         return None
     attributes = study.user_attrs
@@ -58,14 +63,15 @@ def gain_of(study: Study) -> Gain | None:
     own: dict[str, Any] = attributes.get(StudyKey.REFERENCE, {})
     if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
         accuracy: float = own["accuracy"]
-        return Gain(_measured(best, images), Measured(accuracy, sampling_error(accuracy, images)), majority)
+        return Gain(measured(best, images), Measured(accuracy, sampling_error(accuracy, images)), majority)
     reference = best_of(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
     same = reference is not None and reference.params == best.params
-    measured = None if reference is None else _measured(reference, images)
-    return Gain(_measured(best, images), measured, majority, is_reference=same)
+    beside = None if reference is None else measured(reference, images)
+    return Gain(measured(best, images), beside, majority, is_reference=same)
 
 
-def _measured(trial: FrozenTrial, images: int) -> Measured:
+def measured(trial: FrozenTrial, images: int | None) -> Measured:
+    """The first value of a complete trial, and its standard error; 0 where that is not known."""
     error = standard_error(TrialRecord.of(trial), images)
     return Measured(trial.values[0], 0.0 if error is None else error)
 

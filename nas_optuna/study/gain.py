@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+CLAIM = 2.0
+"""So many standard errors of a difference are a claim; by one, one of two equal networks is often ahead."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,13 @@ class Measured:
 
     def __str__(self) -> str:
         return f"{self.accuracy:.3f} ± {self.error:.3f}"
+
+    def is_ahead(self, other: Measured, errors: float = 1.0) -> bool:
+        """Whether it is higher than another by more than so many standard errors of the difference of two accuracies.
+
+        The best of many networks is compared, and partly lucky: the true error is larger, if anything.
+        """
+        return self.accuracy - other.accuracy > errors * math.hypot(self.error, other.error)
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,8 @@ class Gain:
 
     @property
     def beats_reference(self) -> bool | None:
-        """Whether the best network is ahead by more than a standard error; None where there is no reference."""
-        if self.reference is None:
-            return None
-        return self.best.accuracy - self.reference.accuracy > self.best.error
+        """Whether the best network is ahead by more than two standard errors of the difference; None without one."""
+        return None if self.reference is None else self.best.is_ahead(self.reference, CLAIM)
 
     @property
     def has_learned(self) -> bool:
@@ -72,10 +81,11 @@ class Gain:
             )
         if self.beats_reference is False and not self.is_reference:
             found.append(
-                f"No network is ahead of the reference ({self.reference}) by more than a standard error: take either."
+                f"No network is ahead of the reference ({self.reference}) by more than two standard errors of the"
+                " difference: take either."
             )
         elif self.is_reference:
-            found.append("No network is ahead of the reference, which is the best.")
+            found.append("No network is clearly ahead of the reference, which is this one.")
         return found
 
     def to_dict(self) -> dict[str, float | bool | None]:

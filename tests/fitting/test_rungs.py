@@ -81,6 +81,14 @@ def test_networks_are_compared_with_those_of_their_rung(study: optuna.Study) -> 
     assert gain.reference.accuracy == last[0].values[0]
 
 
+def test_what_is_said_is_said_of_the_network_that_was_taken(study: optuna.Study) -> None:
+    reference = of_rung(study, 2)[0]
+    gain = gain_of(study, study.trials[reference.number])
+    assert gain is not None
+    assert gain.is_reference
+    assert gain.best.accuracy == reference.values[0]
+
+
 def test_a_search_that_goes_on_trains_only_what_is_missing(study: optuna.Study) -> None:
     numbers = [trial.number for trial in study.trials]
     searched(study)

@@ -1,17 +1,28 @@
 """What a search brought, in words."""
 
+import numpy as np
 import pytest
 
 from nas_optuna.study.gain import Gain, Measured
+from nas_optuna.study.standard_errors import sampling_error
 
 
 @pytest.mark.parametrize(
-    ("best", "reference", "beats"), [(0.712, 0.64, True), (0.65, 0.64, False), (0.64, 0.64, False), (0.6, None, None)]
+    ("best", "reference", "beats"),
+    [(0.712, 0.64, True), (0.66, 0.64, False), (0.67, 0.64, False), (0.64, 0.64, False), (0.6, None, None)],
 )
-def test_a_gain_is_more_than_a_standard_error(best: float, reference: float | None, beats: bool | None) -> None:
+def test_a_gain_is_more_than_two_standard_errors_of_the_difference(
+    best: float, reference: float | None, beats: bool | None
+) -> None:
     gain = Gain(Measured(best, 0.011), None if reference is None else Measured(reference, 0.012), 0.1)
     assert gain.beats_reference is beats
     assert any("ahead of the reference" in remark for remark in gain.remarks()) == (beats is False)
+
+
+def test_of_equal_networks_one_is_seldom_said_to_be_better() -> None:
+    drawn = np.random.default_rng(0).binomial(288, 0.9, (2000, 2)) / 288
+    pairs = [[Measured(float(a), sampling_error(float(a), 288)) for a in pair] for pair in drawn]
+    assert np.mean([bool(Gain(*pair).beats_reference) for pair in pairs]) < 0.05
 
 
 @pytest.mark.parametrize(("best", "learned"), [(0.27, False), (0.30, False), (0.33, True), (0.9, True)])
