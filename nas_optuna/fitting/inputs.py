@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sized
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from nas_optuna.data.names import data_name
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, StudyError, named
 
+DATABASE = "search.db"
+"""The search of a fit; where it is, the images beside it are those that it began with."""
 PIXELS = "images.npz"
 """Where pictures that were given as arrays are kept, so that a repeated call needs no other file."""
 
@@ -26,6 +29,7 @@ def name_of(data: Any, folder: Path) -> str:
     Raises:
         SpecError: A name stands for nothing.
         DataError: It is something else, or its images differ in size.
+        StudyError: The folder holds a fit of other images.
 
     Examples:
         >>> name_of("digits", Path("model"))
@@ -63,9 +67,23 @@ def _collected(dataset: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
     return np.stack(images), np.asarray(labels)
 
 
+def _read(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+    """The arrays of an earlier call; None where they are absent or damaged, so that they are written anew."""
+    try:
+        with np.load(path) as known:
+            return known["images"], known["labels"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
 def _kept(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], folder: Path) -> str:
-    """Write the arrays, unless the same lie there already."""
+    """Write the arrays, unless the same lie there already, or others of which a search has begun."""
     path = (folder / PIXELS).absolute()
+    known = _read(path) if (folder / DATABASE).is_file() else None
+    if known is not None:
+        if not all(map(np.array_equal, known, (images, labels))):
+            raise StudyError(f"{named(folder)} holds a fit of other images; choose another out")
+        return f"npz:{path}"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial.npz")
     try:

@@ -26,7 +26,7 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
 from nas_optuna.fitting.fitted import Fitted, tested
-from nas_optuna.fitting.inputs import name_of
+from nas_optuna.fitting.inputs import DATABASE, name_of
 from nas_optuna.fitting.pace import Clock
 from nas_optuna.fitting.plan import Plan
 from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for
@@ -48,7 +48,7 @@ from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.serialization import make_header, write_network
 
-STUDY, DATABASE, NETWORK, PAGE = "fit", "search.db", "network", "report.html"
+STUDY, NETWORK, PAGE = "fit", "network", "report.html"
 TRAINED = "trained.safetensors"
 """The network, from its test until it is exported."""
 RESERVE = 3.0

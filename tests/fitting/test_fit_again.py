@@ -12,6 +12,7 @@ import nas_optuna as nas
 from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
+from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.run import Fit
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget
@@ -110,6 +111,22 @@ def test_other_images_are_another_fit(
     images = rng.integers(0, 256, (700, 8, 8), np.uint8)
     with pytest.raises(StudyError, match=r"images.*--out FOLDER"):
         nas.fit((images, np.arange(700) % 10), SECONDS, folder, overrides=SMALL, say=lambda line: None)
+
+
+def test_arrays_of_a_search_are_not_overwritten_by_others(stopped: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, other = ((rng.integers(0, 256, (700, 8, 8), np.uint8), np.arange(700) % 10) for _ in range(2))
+    name = name_of(first, tmp_path)
+    shutil.copy(stopped / "search.db", tmp_path)
+    assert name_of(first, tmp_path) == name
+    before = (tmp_path / "images.npz").read_bytes()
+    with pytest.raises(StudyError, match="other images"):
+        name_of(other, tmp_path)
+    assert (tmp_path / "images.npz").read_bytes() == before
+    (tmp_path / "images.npz").write_bytes(before[:1000])
+    assert name_of(first, tmp_path) == name, "a damaged file is written anew"
+    with np.load(tmp_path / "images.npz") as restored:
+        assert np.array_equal(restored["images"], first[0])
 
 
 def test_another_time_is_another_plan(stopped: Path, tmp_path: Path) -> None:
