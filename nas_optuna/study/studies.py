@@ -239,7 +239,8 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
         study = optuna.load_study(study_name=name, storage=storage)
         objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
         if len(study.directions) == 1:
-            best = _best_of_equal_length(study) if StudyKey.FIT in study.user_attrs else best_value(study)
+            had_clock = {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys()
+            best = _best_of_equal_length(study) if had_clock else best_value(study)
     except StudyError:  # somebody has altered its rows; the others are shown all the same
         objectives = ("cannot be read",)
     return StudySummary(

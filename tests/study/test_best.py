@@ -23,6 +23,7 @@ def of(accuracy: float, seconds: float | None, rung: int) -> FrozenTrial:
     return create_trial(value=accuracy, user_attrs=clock)
 
 
+@pytest.mark.parametrize("clock", [StudyKey.FIT, StudyKey.WITHIN])
 @pytest.mark.parametrize(
     ("trained", "best"),
     [
@@ -33,10 +34,10 @@ def of(accuracy: float, seconds: float | None, rung: int) -> FrozenTrial:
         ([(0.9, 6.0), (0.8, 6.1)], 0),  # two runs of the same time
     ],
 )
-def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, tmp_path: Path) -> None:
+def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, clock: str, tmp_path: Path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/s.db")
     study = optuna.create_study(storage=storage, direction="maximize")
-    study.set_user_attr(StudyKey.FIT, {})
+    study.set_user_attr(clock, {})
     study.add_trials([of(accuracy, seconds, rung) for rung, (accuracy, seconds) in enumerate(trained, start=1)])
     kept = tmp_path / KEPT_FOLDER
     kept.mkdir()
