@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 PACKAGE = '''
 """Somebody's parts."""
 from nas_optuna.oneshot.strategies.base import ChoiceWeights, RankedOptions, Strategy

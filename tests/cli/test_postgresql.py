@@ -8,6 +8,8 @@ import pytest
 from tests.helpers import Command, tiny
 from tests.processes import Server
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def url(postgresql: Server) -> str:

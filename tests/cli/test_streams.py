@@ -14,6 +14,8 @@ from nas_optuna.cli import main
 from nas_optuna.cli.printing import print_error, print_table, say
 from tests.helpers import Command, tiny
 
+pytestmark = pytest.mark.process
+
 LAUNCH = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"]
 NAME = "a[b] [/x] [red]é [link=x]"
 

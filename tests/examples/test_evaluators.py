@@ -16,6 +16,8 @@ from nas_optuna import Experiment, Interrupted, Measurement, StudySpec
 from nas_optuna.cli import main
 from tests.helpers import Command
 
+pytestmark = pytest.mark.process
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "regression": ("rmse:minimize", {"name": f"{EXAMPLES}/regression_evaluator.py:AngleEvaluator", "images": 200}),

@@ -13,6 +13,8 @@ from typing import Any
 import optuna
 import pytest
 
+pytestmark = pytest.mark.process
+
 TRIALS = 5
 SETTINGS = ["space.depth=2", "data.train_limit=700", "recipe.epochs=6", "recipe.input_size=8", "pruner=median"]
 COMMAND = [sys.executable, "-m", "nas_optuna", "run", "--study", "s", "--spec", "digits-quick", "--sampler", "random"]

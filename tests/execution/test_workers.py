@@ -32,6 +32,8 @@ from tests.helpers import tiny
 from tests.processes import Server, Work, kill_after, logs, together
 from tests.study import leases
 
+pytestmark = pytest.mark.process
+
 
 def cheap(trial: optuna.Trial) -> float:
     return float(trial.suggest_categorical("x", [0, 1, 2, 3]))

@@ -19,6 +19,8 @@ from nas_optuna.study.trial_queue import enqueue, enqueue_once
 from tests.faults.harness import EPOCHS, SPACE, Place, at_once, begin, objective
 from tests.processes import Server, kill_after, logs, together
 
+pytestmark = pytest.mark.process
+
 ARCHITECTURES = list(SPACE.enumerate())
 
 

@@ -20,6 +20,8 @@ from tests.faults.harness import EPOCHS, Account, Place, at_once, begin, finishe
 from tests.helpers import tiny
 from tests.processes import MariaDB, Server
 
+pytestmark = pytest.mark.process
+
 
 def sound(account: Account) -> bool:
     print(f"\n{account}")

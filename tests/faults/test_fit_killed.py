@@ -11,6 +11,8 @@ from optuna.trial import TrialState
 
 from nas_optuna.study.schema import StudyKey, TrialKey
 
+pytestmark = pytest.mark.process
+
 COMMAND = [
     *(sys.executable, "-m", "nas_optuna", "fit", "digits", "--within", "150s", "--out", "model"),
     *("--set", "space.width=8", "--set", "space.stages=1", "--set", "data.train_limit=400"),

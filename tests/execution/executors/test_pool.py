@@ -15,6 +15,8 @@ from nas_optuna.study import lease
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.worker import this_worker
 
+pytestmark = pytest.mark.process
+
 
 class Record(Callback):
     def __init__(self) -> None:

@@ -39,6 +39,8 @@ from nas_optuna.study.storage import open_storage
 from tests.helpers import Command, tiny
 from tests.processes import Server
 
+pytestmark = pytest.mark.process
+
 ray = pytest.importorskip("ray")
 CODE = "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"
 EPOCHS = 12
