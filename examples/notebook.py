@@ -30,7 +30,8 @@ spec = {
     "sampler": {"name": "arch"},
 }
 experiment = nas.Experiment.from_spec(nas.StudySpec.from_dict(spec))
-study = experiment.create(optuna.storages.RDBStorage("sqlite:///notebook.db"), "notebook")
+storage = optuna.storages.RDBStorage("sqlite:///notebook.db")
+study = experiment.create(storage, "notebook", load_if_exists=True)
 with nas.watch(4) as display:
     experiment.run(study, trials=4, callbacks=[display])
 

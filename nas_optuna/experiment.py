@@ -16,7 +16,7 @@ from optuna.study import Study
 
 from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
-from nas_optuna.errors import DataError, SpecError, StudyError
+from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists
 from nas_optuna.execution import reference
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.executors.contract import Budget, Executor, Work
@@ -37,7 +37,7 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search
 from nas_optuna.study.records import count
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.studies import create_study, load_study, require_same_space, study_spec
+from nas_optuna.study.studies import create_study, load_study, require_same_space, require_same_spec, study_spec
 from nas_optuna.training.fit import never
 
 logger = logging.getLogger(__name__)
@@ -180,13 +180,25 @@ class Experiment:
             )
         return Search(self.spec, self.data, self.space)
 
-    def create(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
+    def create(self, storage: optuna.storages.BaseStorage, name: str, *, load_if_exists: bool = False) -> Study:
         """Create the Optuna study that remembers this spec, its space and the fingerprint of its data.
 
+        Args:
+            storage: Where it is kept.
+            name: Its name.
+            load_if_exists: Go on with the study of that name where there is one.
+
         Raises:
-            StudyError: The name is taken, or cannot be one.
+            StudyError: The name is taken, or cannot be one; or the study that is there has another space or images.
         """
-        study = create_study(storage, name, self.spec, self.space)
+        try:
+            study = create_study(storage, name, self.spec, self.space)
+        except StudyExists:
+            if not load_if_exists:
+                raise
+            study = load_study(storage, name)
+            self.require_same(study)
+            require_same_spec(study, self.spec)
         self._remember_data(study, self.spec)
         study.sampler, study.pruner = self.sampler, self.pruner
         return study

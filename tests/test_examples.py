@@ -28,6 +28,8 @@ def test_the_notebook_runs_and_its_last_cells_show_the_study(place: Path, capsys
     assert "trial   3" in capsys.readouterr().err, "no display of the run"
     assert "<svg" in names["stored"]._repr_svg_()
     assert len(names["stored"].frame()) == 4
+    again = runpy.run_path(str(FOLDER / "notebook.py"))
+    assert len(again["stored"].frame()) == 8, "it does not go on at its second run"
 
 
 @pytest.mark.slow

@@ -212,8 +212,8 @@ def command_line(context: typer.Context, **changed: Any) -> str:
         if value is None or value is False or value == parameter.default:
             continue
         for item in value if isinstance(value, list | tuple) else [value]:
-            text = mask_urls(str(item))
-            words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
+            named = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
+            words += named if value is True else [*named, mask_urls(str(item))]
     return shlex.join(["nas-optuna", *words])
 
 

@@ -117,7 +117,7 @@ class RunOptions:
     @property
     def count(self) -> int | None:
         """Trials to run; None is no limit."""
-        unlimited = self.trials is None and self.timeout is None and self.total is None
+        unlimited = (self.trials, self.timeout, self.total, self.within) == (None, None, None, None)
         return DEFAULT_TRIALS if unlimited else self.trials
 
 

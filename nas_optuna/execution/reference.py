@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.study import Study
 from torch import nn
 
@@ -54,13 +56,20 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
     architecture = evaluator.space.architecture({})
     folder = _folder(objective)
     stop: Callable[[], bool] = objective.interrupted
-    for last in checked_measurements(
-        evaluator, architecture, {"accuracy"}, resume=folder, stop=stop, device=objective.device
-    ):
-        told.step_finished(Subject("reference", None, name), last)
+    try:
+        for last in checked_measurements(
+            evaluator, architecture, {"accuracy"}, resume=folder, stop=stop, device=objective.device
+        ):
+            told.step_finished(Subject("reference", None, name), last)
+    except optuna.TrialPruned as error:
+        raise SpecError(
+            f"the reference {name} is too slow for its share of the time ({error}); give more time"
+        ) from None
     entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics["accuracy"], "epochs": last.step}
     weights = sum(parameter.numel() for parameter in evaluator.space.build(architecture).parameters())
     study.set_user_attr(StudyKey.REFERENCE, entry | {"params": weights})
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(objective: EvaluatorObjective) -> Path | None:

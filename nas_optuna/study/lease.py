@@ -116,7 +116,10 @@ def take_waiting(study: Study) -> int | None:
 def take_new(study: Study, below: int | None = None) -> int:
     """Make a trial that this process runs; returns its number within the storage."""
     has_leases(study)  # so that the table is there
-    return new_trial(study, (this_worker(), seconds()), below)
+    trial_id = new_trial(study, (this_worker(), seconds()), below)
+    if not isinstance(database_of(storage_of(study)), Database):  # a storage that somebody made with Optuna's own class
+        take(study, trial_id, None)
+    return trial_id
 
 
 @dataclass

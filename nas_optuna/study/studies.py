@@ -52,7 +52,9 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     try:
         create_whole_study(storage, name, directions, spec.objectives, remembered)
     except optuna.exceptions.DuplicatedStudyError:
-        raise StudyExists(f"study {name!r} exists; run continues it, study delete removes it") from None
+        raise StudyExists(
+            f"study {name!r} exists; run continues it, study delete removes it (in Python: load_if_exists=True)"
+        ) from None
     return optuna.load_study(study_name=name, storage=storage)
 
 

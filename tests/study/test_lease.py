@@ -226,3 +226,9 @@ def test_one_process_at_a_time_is_alone_with_a_study(study: optuna.Study, tmp_pa
 
     assert sorted(together(3, work, tmp_path / "log")) == [-signal.SIGKILL, 0, 0], logs(tmp_path / "log")
     assert study.user_attrs["count"] == 13
+
+
+def test_a_storage_of_optunas_own_class_has_leases_too(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/own.db"))
+    trial_id = lease.take_new(study)
+    assert lease.status(study, trial_id) == lease.LeaseStatus.HELD
