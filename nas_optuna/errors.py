@@ -172,7 +172,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that nobody knows, with the nearest one that somebody does."""
     names = sorted(known)
     near = difflib.get_close_matches(name[:SHOWN], names, n=1, cutoff=0.5)
-    hint = f"did you mean {shown(near[0])}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
+    some = f"choose one of: {', '.join(names)}" if names else "there is none"
+    hint = f"did you mean {shown(near[0])}?" if near else some
     return f"unknown {kind} {shown(name)}; {hint}"
 
 

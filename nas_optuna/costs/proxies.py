@@ -30,7 +30,7 @@ class Sizes:
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)
         >>> [round(number, 1) for number in Sizes(space)(space.parse("f16k3s1").params)]
-        [8.3, 9.7]
+        [8.3, 9.8]
     """
 
     def __init__(self, space: SearchSpace) -> None:

@@ -158,6 +158,7 @@ class ArchitectureSampler(BaseSampler):
         canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
         among: The only architectures that may be proposed, as params; None is the whole space.
         repeated: An architecture of an earlier trial that the last proposal meant to train on; None where it is new.
+        attempt: How often a proposal of this trial met another worker's.
         repeated_params: The params of that trial: a number within the same level would be another training.
     """
 
@@ -171,6 +172,7 @@ class ArchitectureSampler(BaseSampler):
         self.among: Sequence[Mapping[str, Any]] | None = None
         self.repeated: Tokens | None = None
         self.repeated_params: Mapping[str, Any] = {}
+        self.attempt = 0
         self._lock = threading.Lock()
         self._follow(None)
 
@@ -237,14 +239,14 @@ class ArchitectureSampler(BaseSampler):
                 tokens = self._propose_alone(history, study, trial)
             params = history.params(tokens, np.random.default_rng(seed_for(self._seed, trial.number, "level")))
             if tokens == self.repeated:
-                params |= {name: self.repeated_params[name] for name in params}
+                params |= {name: self.repeated_params[name] for name in params if name in self.repeated_params}
         for name in search_space.keys() - space.keys():
             params[name] = self.sample_independent(study, trial, name, search_space[name])
         return params
 
     def _propose_alone(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A proposal that no other running trial has chosen or published."""
-        for _ in range(ATTEMPTS):
+        for self.attempt in range(ATTEMPTS):
             tokens = self.propose(history, study, trial)
             if not history.is_new(tokens) and tokens != self.repeated:  # the space is exhausted
                 break

@@ -74,7 +74,8 @@ class NeighboursSampler(ArchitectureSampler):
         best = history.informative[int(np.argmin(ranks))].tokens
         moves = self._moves(history)
         made = len(history.finished) + len(history.running) - 1
-        turn = made % max(1, len(moves))
+        # Where another worker has just made the same move, each goes on from another place.
+        turn = (made + self.attempt * (1 + trial.number)) % max(1, len(moves))
         candidates = (self._moved(history, best, move) for move in (*moves[turn:], *moves[:turn]))
         wider = candidates if made < len(moves) else iter(())
         return next(

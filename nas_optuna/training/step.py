@@ -226,7 +226,8 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
         recipe: `weight_decay` and `decay_norms` are used.
 
     Examples:
-        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), Recipe(decay_norms=False))]
+        >>> network, recipe = nn.Linear(2, 2), Recipe(weight_decay=0.1, decay_norms=False)
+        >>> [len(group["params"]) for group in parameter_groups(network, recipe)]
         [1, 1]
     """
     bodies = [module for module in network.modules() if isinstance(module, PretrainedBody)]
