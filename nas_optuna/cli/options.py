@@ -85,7 +85,7 @@ Data = Annotated[
     option(
         "--data",
         metavar="DATA",
-        help="A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, …",
+        help="A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, ...",
         complete=("DATA",),
     ),
 ]

@@ -62,6 +62,11 @@ class GridSampler(ArchitectureSampler):
             if all(left == own for left in self._left(history)):
                 study.stop()
 
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether every network was tried."""
+        with self._lock:
+            return not self._left(self._read(study, self._distributions))
+
     def _points(self, history: History) -> list[Tokens]:
         return [tuple(a.token(params[name]) for name, a in history.axes.items()) for params in self._params]
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.among import AmongSampler
 from nas_optuna.samplers.fixed import FixedSampler
+from nas_optuna.samplers.grid import GridSampler
 from nas_optuna.samplers.per_trial_seed import Selective, seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -98,7 +99,7 @@ class WithinLimitsSampler(BaseSampler):
     def is_exhausted(self, study: Study) -> bool:
         """Whether the sampler has a list of architectures, and nothing of it is left to try."""
         sampler = self._sampler(0)
-        return isinstance(sampler, AmongSampler) and sampler.is_exhausted(study)
+        return isinstance(sampler, AmongSampler | GridSampler) and sampler.is_exhausted(study)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, because limits are on whole architectures."""
