@@ -47,6 +47,8 @@ class NeighboursSampler(ArchitectureSampler):
     every width a step up, then down, every depth, every block type, … When each of these moves was made once, single
     parameters are moved. It is coordinate descent (e.g. Wright 2015, section 1) over groups of parameters.
 
+    It is made for one process: several workers may now and then try the same network.
+
     The first trial should be the network to begin with, put into the queue: a space's reference.
 
     Args:

@@ -94,7 +94,8 @@ def work(name: str, folder: Path, start: Any) -> None:
     study.optimize(slow, n_trials=12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Workers of `neighbours`, which `fit` runs in one process, may now and then make the same move.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "neighbours"])
 def test_four_processes_on_one_study(name: str, tmp_path: Path) -> None:
     optuna.create_study(storage=database(tmp_path), study_name="s")
     assert at_once(work, 4, name, tmp_path) == [0] * 4
