@@ -14,7 +14,7 @@ from nas_optuna.cli.printing import print_json, say, say_next
 from nas_optuna.cli.run_options import Plan, RunOptions
 from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.cli.workers import WorkerFlags
-from nas_optuna.errors import StudyError, StudyExists
+from nas_optuna.errors import SpecError, StudyError, StudyExists
 
 if TYPE_CHECKING:
     import optuna
@@ -56,6 +56,8 @@ def run(
 
 
 def _executed(plan: Plan, given: SpecOptions) -> tuple[optuna.Study, Outcome]:
+    if plan.within is not None and given.epochs is not None:
+        raise SpecError("--within decides how many epochs each network has; leave out --epochs")
     executor = plan.workers.create()
     executor.preload()  # before anything large is imported here
     from nas_optuna.execution.loop import StopRequest

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nas_optuna.data.catalog import open_source
+from nas_optuna.errors import SpecError
 from nas_optuna.presets import OWN_IMAGES, find_spec
 from nas_optuna.spec import StudySpec
 
 SAMPLER = "neighbours"
-"""Of few short trainings it makes the most; another is taken where the user names one."""
+"""The sampler that makes the most of few short trainings; another is taken where the user names one."""
 ENOUGH_TO_SELECT = 1000
 """Images that select, of which more would cost time and hardly tell more: their standard error is below 0.016."""
 
@@ -46,7 +47,11 @@ def spec_for(
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
     values = StudySpec.from_toml(find_spec(OWN_IMAGES)).to_dict()
     values |= {part: {"name": named} for part, named in (("space", space), ("sampler", sampler or SAMPLER)) if named}
-    return with_few_to_select(StudySpec.from_dict(values).override([*given, *overrides]), data_directory)
+    keys = {text.partition("=")[0].strip() for text in overrides}
+    if "recipe.epochs" in keys:
+        raise SpecError("fit decides by the time how many epochs each network has; leave out --epochs (recipe.epochs)")
+    spec = StudySpec.from_dict(values).override([*given, *overrides])
+    return spec if "data.validation_fraction" in keys else with_few_to_select(spec, data_directory)
 
 
 def with_few_to_select(spec: StudySpec, data_directory: Path | None) -> StudySpec:

@@ -151,8 +151,16 @@ def test_a_search_with_a_clock_leaves_what_a_fit_has_decided(stopped: Path) -> N
     assert not [trial for trial in study.trials if TrialKey.RUNG in trial.user_attrs]
 
 
-@pytest.mark.parametrize("override", ['data.select_on="test"', 'evaluator.name="tests.fitting.own:Own"'])
+@pytest.mark.parametrize(
+    "override", ['data.select_on="test"', "recipe.epochs=3", 'evaluator.name="tests.fitting.own:Own"']
+)
 def test_what_fit_cannot_do_is_refused_before_anything_is_made(tmp_path: Path, override: str) -> None:
     with pytest.raises(SpecError, match=r"^fit "):
         nas.fit("digits", SECONDS, tmp_path / "model", overrides=(*SMALL, override), say=lambda line: None)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_share_of_images_that_select_is_honoured_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_optuna.fitting.spec.ENOUGH_TO_SELECT", 100)
+    assert spec_for("digits", overrides=["data.validation_fraction=0.3"]).data.validation_fraction == 0.3
+    assert spec_for("digits").data.validation_fraction < 0.1
