@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers import snapshot
-from nas_optuna.samplers.base import ArchitectureSampler, History, one_blas_thread
+from nas_optuna.samplers.base import ArchitectureSampler, History
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.encoding import Tokens
-from nas_optuna.samplers.lstm_policy import Policy
-from nas_optuna.samplers.reinforce import ControllerConfig, ReinforceTrainer
+from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import set_trial_attribute
-from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.study.schema import TrialKey
 
-SNAPSHOT_EVERY = 250
-"""Finished trials between two snapshots; a fresh process learns again from about so many at most."""
+if TYPE_CHECKING:
+    from nas_optuna.samplers.lstm_policy import Policy
+    from nas_optuna.samplers.reinforce import ReinforceTrainer
 
 CANDIDATES = 64
 """Sequences drawn for a proposal; the first unseen one is taken."""
 
 TEMPERATURES = (1.0, 2.0, 4.0, 1e9)
 """Where all candidates were seen, the policy is flattened step by step, at last to uniform."""
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Options of the controller.
+
+    Attributes:
+        hidden: Units of the LSTM.
+        learning_rate: Learning rate of Adam.
+        batch_size: Finished trials per update.
+        entropy: Weight of one nat of entropy against the reward, whose standard deviation is about 0.3.
+        reward: ``"rank"`` is the share of recent trials that a trial beats, which no outlier distorts.
+            ``"standardised"`` is the value's distance from their mean in standard deviations, clipped to ±3.
+            A pruned trial is compared with the others at the last epoch that it reached.
+        failures: ``"ignore"`` failed trials, or reward them as ``"worst"``.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    hidden: int = 32
+    learning_rate: float = 0.05
+    batch_size: int = 4
+    entropy: float = 0.01
+    reward: Literal["rank", "standardised"] = "rank"
+    failures: Literal["ignore", "worst"] = "ignore"
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.batch_size < 1:
+            raise ValueError(f"hidden and batch_size must be at least 1, got {self.hidden} and {self.batch_size}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.entropy < 0:
+            raise ValueError(f"entropy must not be negative, got {self.entropy}")
+        if self.reward not in ("rank", "standardised"):
+            raise ValueError(f"reward must be 'rank' or 'standardised', got {self.reward!r}")
+        if self.failures not in ("ignore", "worst"):
+            raise ValueError(f"failures must be 'ignore' or 'worst', got {self.failures!r}")
 
 
 class OneObjectiveError(SpecError, ValueError):
@@ -47,8 +85,7 @@ class ControllerSampler(ArchitectureSampler):
     probabilities now and then. An architecture that was seen is not proposed again while the policy, flattened
     if need be, offers another.
 
-    The policy is a function of the finished trials in their order of completion, so any process can rebuild it. In
-    long studies, snapshots in the study's system attributes (safetensors) spare it most of that.
+    The policy is a function of the finished trials in their order of completion, so any process can rebuild it.
 
     For one objective. Parameters that are not categorical are sampled uniformly.
 
@@ -60,10 +97,10 @@ class ControllerSampler(ArchitectureSampler):
     def __init__(self, config: ControllerConfig | None = None, *, seed: int | None = None) -> None:
         super().__init__(seed)
         self._config = config or ControllerConfig()
-        self._learner: ReinforceTrainer | None = None
+        self._trainer: ReinforceTrainer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_learner": None}
+        return super().__getstate__() | {"_trainer": None}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The categorical parameters that all trials share."""
@@ -79,11 +116,13 @@ class ControllerSampler(ArchitectureSampler):
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """Learn from what has finished since, then draw."""
-        policy = self._learn(history, study).policy
-        rng = self._rng(trial)
+        import torch
+
+        policy = self._learn(history, study)
+        generator = torch.Generator().manual_seed(seed_for(self._seed, trial.number, type(self).__name__))
         exhausted = len(history.seen) >= math.prod(history.sizes)
         for temperature in TEMPERATURES:
-            rollout = policy.sample(CANDIDATES, rng, temperature)
+            rollout = policy.sample(CANDIDATES, generator, temperature)
             candidates = [tuple(tokens) for tokens in rollout.tokens.tolist()]
             if temperature == TEMPERATURES[0]:
                 entropy = rollout.entropy.mean()
@@ -102,20 +141,16 @@ class ControllerSampler(ArchitectureSampler):
         space = self.infer_relative_search_space(study, trials[-1]) if trials else {}
         if not space:
             raise ValueError("the study has no finished trials with a categorical parameter in common")
-        with self._lock, one_blas_thread():
-            return self._learn(self._read(study, space), study).policy
+        with self._lock:
+            return self._learn(self._read(study, space), study)
 
-    def _learn(self, history: History, study: Study) -> ReinforceTrainer:
-        if self._learner is None or self._learner.history is not history:
-            self._learner = ReinforceTrainer(history, self._config, study.direction)
-            if len(history.finished) >= SNAPSHOT_EVERY:
-                any(self._learner.restore(state) for state in snapshot.load(study, StudyKey.SNAPSHOT))
-        before = self._learner.learned
-        self._learner.learn()
-        after = self._learner.learned
-        if after // SNAPSHOT_EVERY > before // SNAPSHOT_EVERY:
-            snapshot.save(study, StudyKey.SNAPSHOT, after, self._learner.state())
-        return self._learner
+    def _learn(self, history: History, study: Study) -> Policy:
+        from nas_optuna.samplers.reinforce import ReinforceTrainer
+
+        if self._trainer is None or self._trainer.history is not history:
+            self._trainer = ReinforceTrainer(history, self._config, study.direction)
+        self._trainer.learn()
+        return self._trainer.policy
 
 
 def _require_one_objective(study: Study) -> None:

@@ -133,8 +133,6 @@ class StudyKey:
     """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
     EARLIER_TRIALS = f"{PREFIX}earlier:trials:"
     """list: the first objective's gain and the params of each copied trial, in numbered parts."""
-    SNAPSHOT = f"{PREFIX}controller:snapshot"
-    """list: the controller's weights, in numbered parts."""
 
 
 _TAKEN = frozenset(v for k, v in vars(TrialKey).items() if not k.startswith("_") and isinstance(v, str))

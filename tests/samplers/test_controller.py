@@ -1,4 +1,3 @@
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -6,14 +5,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.controller import SNAPSHOT_EVERY, ControllerSampler
-from nas_optuna.samplers.lstm_policy import Policy
-from nas_optuna.samplers.reinforce import ControllerConfig
+from nas_optuna.samplers.controller import ControllerConfig, ControllerSampler
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
 
@@ -31,7 +29,11 @@ def distance(trial: optuna.Trial) -> float:
 
 
 def probability(sampler: ControllerSampler, study: optuna.Study, tokens: tuple[int, ...]) -> float:
-    return float(np.exp(sampler.policy(study).evaluate(np.array([tokens])).log_prob[0]))
+    return sampler.policy(study).evaluate(torch.tensor([tokens])).log_prob[0].exp().item()
+
+
+def weights(sampler: ControllerSampler, study: optuna.Study) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(sampler.policy(study).parameters()).detach()
 
 
 def journal(path: Path) -> optuna.storages.BaseStorage:
@@ -78,36 +80,6 @@ def test_ten_trials_and_ten_in_a_second_process_are_twenty_in_one(tmp_path: Path
     assert [t.user_attrs for t in part.trials] == [t.user_attrs for t in whole.trials]
 
 
-def test_a_snapshot_spares_most_of_the_learning_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = ControllerSampler(seed=0)
-    study = optuna.create_study(sampler=sampler)
-    study.optimize(distance, n_trials=2 * SNAPSHOT_EVERY + 30)
-    theta = sampler.policy(study).theta
-    updates = 0
-    gradient = Policy.gradient
-
-    def counted(self: Policy, *args: Any) -> Any:
-        nonlocal updates
-        updates += 1
-        return gradient(self, *args)
-
-    monkeypatch.setattr(Policy, "gradient", counted)
-    np.testing.assert_array_equal(ControllerSampler(seed=0).policy(study).theta, theta)
-    assert 0 < updates <= 10
-
-    updates = 0
-    ControllerSampler(ControllerConfig(entropy=0.5), seed=0).policy(study)  # another learner's snapshot is not its own
-    assert updates > 100
-
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    assert all(len(json.dumps(value)) < 2046 for value in attributes.values())
-    for slot in (0, 1):
-        study._storage.set_study_system_attr(study._study_id, f"nas_optuna:controller:snapshot:{slot}:3", "AAAA")
-    updates = 0
-    np.testing.assert_array_equal(ControllerSampler(seed=0).policy(study).theta, theta)
-    assert updates > 100
-
-
 def test_sampling_is_from_the_policy_and_says_so() -> None:
     sampler = ControllerSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
@@ -116,9 +88,9 @@ def test_sampling_is_from_the_policy_and_says_so() -> None:
     tokens = suggest(study.ask())
     attributes = study.trials[-1].user_attrs
     assert attributes[TrialKey.LOG_PROB] == pytest.approx(
-        float(policy.evaluate(np.array([tokens])).log_prob[0]), rel=1e-5
+        policy.evaluate(torch.tensor([tokens])).log_prob[0].item(), rel=1e-5
     )
-    entropy = policy.sample(2000, np.random.default_rng(1)).entropy.mean()
+    entropy = policy.sample(2000, torch.Generator().manual_seed(1)).entropy.mean()
     assert entropy < 0.99 * np.log(len(CHOICES))
     assert attributes[TrialKey.ENTROPY] == pytest.approx(float(entropy), rel=0.05)
 
@@ -133,7 +105,7 @@ def test_failed_trials_teach_only_if_asked_to(failures: Any) -> None:
     sampler = ControllerSampler(ControllerConfig(failures=failures), seed=0)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     study.optimize(objective, n_trials=60, catch=(RuntimeError,))
-    p = sampler.policy(study).probabilities(np.array([TARGET]))[0, 0, 0]
+    p = sampler.policy(study).evaluate(torch.tensor([TARGET])).logits[0].softmax(1)[0, 0]
     assert p < 0.15 if failures == "worst" else p > 0.15
 
 
@@ -142,7 +114,7 @@ def test_infinite_values_do_not_break_the_policy() -> None:
         sampler = ControllerSampler(ControllerConfig(reward=reward), seed=0)  # type: ignore[arg-type]
         study = optuna.create_study(sampler=sampler)
         study.optimize(lambda t: float("inf") if suggest(t)[0] == 0 else 1.0, n_trials=40)
-        assert np.isfinite(sampler.policy(study).theta).all()
+        assert weights(sampler, study).isfinite().all()
 
 
 def test_a_pickled_sampler_goes_on_the_same() -> None:
@@ -150,7 +122,7 @@ def test_a_pickled_sampler_goes_on_the_same() -> None:
     study = optuna.create_study(sampler=sampler)
     study.optimize(distance, n_trials=20)
     copy = pickle.loads(pickle.dumps(sampler))
-    np.testing.assert_array_equal(copy.policy(study).theta, sampler.policy(study).theta)
+    assert torch.equal(weights(copy, study), weights(sampler, study))
 
 
 def test_an_instance_may_move_to_another_study() -> None:
@@ -204,8 +176,7 @@ def test_several_objectives_are_refused_with_a_remedy() -> None:
 def test_the_policy_does_not_depend_on_the_seed() -> None:
     study = optuna.create_study(sampler=ControllerSampler(seed=0))
     study.optimize(distance, n_trials=20)
-    policies = [ControllerSampler(seed=seed).policy(study).theta for seed in (0, 1)]
-    np.testing.assert_array_equal(*policies)
+    assert torch.equal(*(weights(ControllerSampler(seed=seed), study) for seed in (0, 1)))
 
 
 def test_the_policy_of_an_empty_study_is_refused() -> None:

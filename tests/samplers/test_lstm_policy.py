@@ -1,88 +1,68 @@
 import numpy as np
 import pytest
+import torch
 
-from nas_optuna.samplers.lstm_policy import LOGIT_DECAY, Policy
+from nas_optuna.samplers.lstm_policy import Policy
 
 SIZES = (4, 3, 2, 1, 5)
+LOGS = torch.tensor(SIZES).log()
 
 
-def random_policy(seed: int = 0) -> Policy:
-    policy = Policy(SIZES, hidden=6, dtype=np.float64)
-    policy.theta[:] = np.random.default_rng(seed).normal(0, 0.7, policy.theta.shape)
+def random_policy() -> Policy:
+    policy = Policy(SIZES, hidden=6)
+    with torch.no_grad():
+        for weights in policy.parameters():
+            weights.normal_(0, 0.7, generator=seeded())
     return policy
 
 
-def test_gradient_is_torchs() -> None:
-    import torch
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
+
+def test_a_sequence_is_drawn_and_evaluated_alike() -> None:
     policy = random_policy()
-    rng = np.random.default_rng(1)
-    tokens = policy.sample(7, rng).tokens
-    advantage = rng.normal(size=7)
-    gradient, rollout = policy.gradient(tokens, advantage, entropy_weight=0.3)
-
-    theta = torch.tensor(policy.theta, requires_grad=True)
-    weights, start = {}, 0
-    for name, shape in policy.shapes.items():
-        count = int(np.prod(shape))
-        weights[name] = theta[start : start + count].reshape(shape)
-        start += count
-    cell = torch.nn.LSTMCell(6, 6, dtype=torch.float64)
-    state = (torch.zeros(7, 6, dtype=torch.float64),) * 2
-    objective = torch.zeros(7, dtype=torch.float64)
-    # torch orders the gates i, f, g, o; the policy i, f, o, g.
-    order = torch.cat([torch.arange(12), torch.arange(18, 24), torch.arange(12, 18)])
-    parameters = {
-        "weight_ih": weights["gates"][:6, order].T,
-        "weight_hh": weights["gates"][6:, order].T,
-        "bias_ih": weights["gate_bias"][order],
-        "bias_hh": torch.zeros(24, dtype=torch.float64),
-    }
-    for t, size in enumerate(SIZES):
-        before = torch.as_tensor(tokens[:, t - 1]) if t else torch.zeros(7, dtype=torch.long)
-        state = torch.func.functional_call(cell, parameters, (weights["embedding"][t][before], state))
-        logits = (state[0] @ weights["head"][t] + weights["head_bias"][t])[:, :size]
-        distribution = torch.distributions.Categorical(logits=logits)
-        objective = objective + torch.as_tensor(advantage) * distribution.log_prob(torch.as_tensor(tokens[:, t]))
-        objective = objective + 0.3 * distribution.entropy() - LOGIT_DECAY * (logits**2).sum(1)
-        np.testing.assert_allclose(rollout.entropy[:, t], distribution.entropy().detach(), atol=1e-12)
-    objective.mean().backward()
-    assert theta.grad is not None
-    np.testing.assert_allclose(gradient, theta.grad, atol=1e-12)
-    assert np.abs(gradient).max() > 0.01
+    drawn = policy.sample(20, seeded())
+    given = policy.evaluate(drawn.tokens)
+    torch.testing.assert_close(given.log_prob, drawn.log_prob)
+    torch.testing.assert_close(given.entropy, drawn.entropy)
+    assert (drawn.tokens < torch.tensor(SIZES)).all()
 
 
-def test_probabilities_sum_to_one_and_give_the_log_prob() -> None:
+def test_log_prob_and_entropy_are_those_of_the_distributions() -> None:
+    rollout = random_policy().sample(7, seeded())
+    distributions = [torch.distributions.Categorical(logits=logits) for logits in rollout.logits]
+    log_probs = [d.log_prob(tokens) for d, tokens in zip(distributions, rollout.tokens.T, strict=True)]
+    torch.testing.assert_close(rollout.log_prob, torch.stack(log_probs).sum(0))
+    torch.testing.assert_close(rollout.entropy, torch.stack([d.entropy() for d in distributions], 1))
+
+
+def test_a_distribution_depends_on_the_tokens_before_it_alone() -> None:
     policy = random_policy()
-    rollout = policy.sample(20, np.random.default_rng(0))
-    p = policy.probabilities(rollout.tokens)
-    np.testing.assert_allclose(p.sum(2), 1)
-    for t, size in enumerate(SIZES):
-        assert (p[:, t, size:] == 0).all()
-        assert (rollout.tokens[:, t] < size).all()
-    taken = np.take_along_axis(p, rollout.tokens[:, :, None], axis=2)[:, :, 0]
-    np.testing.assert_allclose(np.log(taken).sum(1), rollout.log_prob)
+    first, second = (policy.evaluate(torch.tensor([[0, 0, token, 0, 0]])).logits for token in (0, 1))
+    same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+    assert same == [True, True, True, False, False]
 
 
 def test_samples_follow_the_probabilities() -> None:
-    policy = random_policy()
-    tokens = policy.sample(40_000, np.random.default_rng(0)).tokens
-    observed = np.bincount(tokens[:, 0], minlength=4) / len(tokens)
-    np.testing.assert_allclose(observed, policy.probabilities(tokens[:1])[0, 0, :4], atol=0.01)
+    rollout = random_policy().sample(40_000, seeded())
+    observed = rollout.tokens[:, 0].bincount(minlength=4) / 40_000
+    torch.testing.assert_close(observed, rollout.logits[0][0].softmax(0), atol=0.01, rtol=0)
 
 
 def test_a_fresh_policy_is_nearly_uniform_and_a_high_temperature_makes_any_so() -> None:
-    uniform = np.log(SIZES)
-    fresh = Policy(SIZES).sample(50, np.random.default_rng(0))
-    np.testing.assert_allclose(fresh.entropy.mean(0), uniform, atol=0.02)
+    fresh = Policy(SIZES).sample(50, seeded())
+    torch.testing.assert_close(fresh.entropy.mean(0), LOGS, atol=0.02, rtol=0)
     sharp = random_policy()
-    assert (sharp.sample(50, np.random.default_rng(0)).entropy.mean(0) < uniform - 0.05)[[0, 1, 2, 4]].all()
-    flat = sharp.sample(50, np.random.default_rng(0), temperature=1e6)
-    np.testing.assert_allclose(flat.entropy.mean(0), uniform, atol=1e-6)
+    assert (sharp.sample(50, seeded()).entropy.mean(0) < LOGS - 0.05)[[0, 1, 2, 4]].all()
+    flat = sharp.sample(50, seeded(), temperature=1e6)
+    torch.testing.assert_close(flat.entropy.mean(0), LOGS, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_seed_decides_everything(seed: int) -> None:
-    a, b = (Policy(SIZES, seed=seed).sample(5, np.random.default_rng(seed)) for _ in range(2))
-    assert (a.tokens == b.tokens).all()
-    assert (a.log_prob == b.log_prob).all()
+def test_the_seed_decides_everything_and_draws_from_no_other(seed: int) -> None:
+    state = torch.get_rng_state()
+    a, b = (Policy(SIZES, seed=seed).sample(5, seeded(seed)) for _ in range(2))
+    assert torch.equal(a.tokens, b.tokens)
+    assert torch.equal(a.log_prob, b.log_prob)
+    np.testing.assert_array_equal(torch.get_rng_state(), state)
