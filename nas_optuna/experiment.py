@@ -18,9 +18,10 @@ from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
 from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists
 from nas_optuna.execution import reference
+from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
-from nas_optuna.execution.executors.contract import Budget, Executor, Work
-from nas_optuna.execution.executors.in_process import InProcess
+from nas_optuna.execution.executors.contract import Executor, Work
+from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.search import Search
@@ -268,7 +269,7 @@ class Experiment:
             if self.spec.reference and kind == "search":
                 reference.measure(study, self.spec.reference, self.objective, told)
             work = Work(study, self.objective, self.data, handle)
-            executor = executor or InProcess()
+            executor = executor or LocalExecutor()
             return executor.run(work, Budget(trials, timeout, total), stop=stop or StopRequest(), told=told)
         finally:
             told.run_finished(begun)

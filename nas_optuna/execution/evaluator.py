@@ -1,6 +1,6 @@
 """How an architecture is scored: the contract that a training of your own can fulfil, and our own training.
 
-Nothing here knows Optuna. An evaluator yields one `Measurement` per step; pruning, resuming, costs, samplers, workers
+An evaluator knows nothing of Optuna. It yields one `Measurement` per step; pruning, resuming, costs, samplers, workers
 and the dashboard need nothing else.
 """
 
@@ -16,17 +16,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import optuna
 import torch
 
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
+from nas_optuna.training.failure import describe, is_out_of_memory
 from nas_optuna.training.precision import resolve_precision
 
 EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
@@ -160,6 +162,53 @@ class EvaluatorContext:
             SpecError: The space refuses it.
         """
         return self.make_space(in_channels=in_channels, classes=outputs, input_size=input_size)
+
+
+def checked_measurements(
+    evaluator: Evaluator,
+    architecture: Architecture,
+    needed: set[str],
+    *,
+    resume: Path | None,
+    stop: Callable[[], bool],
+    device: torch.device,
+) -> Iterator[Measurement]:
+    """What an evaluator yields, checked, with whatever it raises as one kind of error."""
+    last = 0
+    try:
+        for measured in evaluator.evaluate(architecture, resume=resume, stop=stop):
+            _require_sound(measured, last + 1, needed)
+            last = measured.step
+            yield measured
+    except (NasOptunaError, Interrupted, optuna.TrialPruned):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise TrainingError(f"{architecture} does not fit into the memory of {device}", "oom") from error
+        cause = describe(error)
+        raise TrainingError(f"{architecture}: {cause}", cause) from error
+    if last == 0:
+        raise TrainingError(f"{architecture}: the evaluator yielded no measurement", "no measurement")
+
+
+def _require_sound(measured: object, step: int, needed: set[str]) -> None:
+    """Refuse what an evaluator must not yield."""
+    if not isinstance(measured, Measurement):
+        cause = f"the evaluator yielded a {type(measured).__name__}, not a Measurement"
+        raise TrainingError(cause, cause)
+    if measured.step != step:
+        cause = f"the evaluator yielded step {measured.step} where step {step} was due"
+        raise TrainingError(cause, cause)
+    for name in sorted(needed):
+        value = measured.metrics.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            known = ", ".join(sorted(map(str, measured.metrics)))[:80]
+            cause = f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})"
+            if name in measured.metrics:
+                cause = f"the evaluator measured {name!r} as a {type(value).__name__}, not a number"
+            raise TrainingError(cause, cause)
+        if not math.isfinite(value):
+            raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")
 
 
 def digest(*parts: Any) -> str:

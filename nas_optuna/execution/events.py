@@ -77,21 +77,30 @@ class Callback:
 
     def run_started(self, run: Run) -> None:
         """Before the first training."""
+        self.any_event("run_started", run)
 
     def trial_started(self, subject: Subject) -> None:
         """Before one training."""
+        self.any_event("trial_started", subject)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """After each step (epoch) of a training."""
+        self.any_event("step_finished", subject, measurement)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """After one training; `ended` has a trial's state, values, params and user attributes."""
+        self.any_event("trial_finished", subject, ended)
 
     def tested(self, run: Run, report: TestReport) -> None:
         """After the networks of a retraining were scored on the test images."""
+        self.any_event("tested", run, report)
 
     def run_finished(self, run: Run) -> None:
         """After the last training, also where the run was interrupted or failed."""
+        self.any_event("run_finished", run)
+
+    def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
+        """Told, by the name of its method and with that method's arguments, whatever no method here overrides."""
 
     def close(self) -> None:
         """Let go of what is open, after a method has raised; once more at the end of the run where this raises too."""
@@ -128,42 +137,20 @@ class Callbacks(Callback):
         """Tell one more."""
         self._callbacks.append(callback if isinstance(callback, Callback) else _FromOptuna(callback))
 
-    def run_started(self, run: Run) -> None:
-        """Tell all."""
-        self._tell("run_started", run)
-
-    def trial_started(self, subject: Subject) -> None:
-        """Tell all."""
-        self._tell("trial_started", subject)
-
-    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Tell all."""
-        self._tell("step_finished", subject, measurement)
-
-    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Tell all."""
-        self._tell("trial_finished", subject, ended)
-
-    def tested(self, run: Run, report: TestReport) -> None:
-        """Tell all."""
-        self._tell("tested", run, report)
-
-    def run_finished(self, run: Run) -> None:
-        """Tell all."""
-        self._tell("run_finished", run)
-        for callback in self._unclosed:
-            with suppress(Exception):  # it was said already that it fails
-                callback.close()
-        self._unclosed.clear()
-
-    def _tell(self, event: str, *arguments: object) -> None:
+    def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
+        """Tell all; after the end of the run, close what could not be closed."""
         for callback in list(self._callbacks):
             try:
-                getattr(callback, event)(*arguments)
+                getattr(callback, event)(about, *more)
             except Exception as error:
                 if isinstance(callback, _FromOptuna):
                     raise
                 self._drop(callback, error)
+        if event == "run_finished":
+            for callback in self._unclosed:
+                with suppress(Exception):  # it was said already that it fails
+                    callback.close()
+            self._unclosed.clear()
 
     def _drop(self, callback: Callback, error: Exception) -> None:
         self._callbacks.remove(callback)

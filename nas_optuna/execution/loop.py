@@ -18,7 +18,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
+from nas_optuna.execution.budget import Budget, TrialBudget
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
+from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.study import abandoned, lease, optuna_internals
 from nas_optuna.study.database import FullError
 from nas_optuna.study.lease import LeaseStatus
@@ -143,7 +145,9 @@ def run(
     # SQLite too: each trial is taken by one of them. - A trial that fails (`TrainingError`, `ArchitectureError`, or
     # whatever an enqueued one raises) ends alone, with its cause. - A trial that somebody else took or deleted
     # meanwhile is dropped, with a line that says so.
-    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), total, may_begin).run(trials, timeout)
+    # - The callbacks are told of each step, too, where the objective is ours.
+    budget = TrialBudget(Budget(trials, timeout))
+    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), total, may_begin, budget).run()
 
 
 @dataclass
@@ -156,13 +160,13 @@ class _Run:
     told: Callback
     total: int | None
     may_begin: Callable[[], bool]
-    finished: int = 0
+    budget: TrialBudget
     causes: list[str | None] = field(default_factory=list)
 
-    def run(self, trials: int | None, timeout: float | None) -> Outcome:
-        started = time.monotonic()
+    def run(self) -> Outcome:
         with (
             self._noticing_deletion(),
+            self._telling_steps(),
             self.stop.guarding(),
             giving_up(optuna_internals.storage_of(self.study), lambda: self.stop.asked),
             optuna_internals.stoppable(self.study) as stopped,
@@ -171,17 +175,16 @@ class _Run:
             resumed = self._take_over()
             lease.advise(self.study)
             looked = time.monotonic()
-            while not (self.stop.asked or stopped()) and (trials is None or self.finished < trials):
-                if timeout is not None and time.monotonic() - started >= timeout:
-                    break
+            while not (self.stop.asked or stopped()) and self.budget.ask(0):
                 if time.monotonic() - looked >= min(_LOOK_EVERY, lease.seconds() / 5):
                     resumed += self._take_over(again=True)
                     looked = time.monotonic()
                 if not self.may_begin() or not self._run_trial():
                     break
-            if not self.stop.asked and self._is_exhausted() and self.finished != trials:
-                logger.warning("every architecture of the grid has been tried; trials in this run: %d", self.finished)
-        return Outcome(self.finished, self.stop.asked, resumed)
+            finished = self.budget.finished
+            if not self.stop.asked and self.budget.is_open and self._is_exhausted():
+                logger.warning("every architecture of the grid has been tried; trials in this run: %d", finished)
+        return Outcome(finished, self.stop.asked, resumed)
 
     def _take_over(self, *, again: bool = False) -> tuple[int, ...]:
         """Put back the trials of processes that have died, and tell of those that ended just before theirs did."""
@@ -281,15 +284,27 @@ class _Run:
             lease.close(self.study, trial_id)
 
     def _count(self, ended: FrozenTrial) -> None:
-        self.finished += 1
+        self.budget.finish(0)
         self.causes.append(attribute(ended, TrialKey.CAUSE, "") if ended.state == TrialState.FAIL else None)
         first = self.causes[0]
-        if self.finished == HOPELESS and first is not None and self.causes == [first] * HOPELESS:
+        if len(self.causes) == HOPELESS and first is not None and self.causes == [first] * HOPELESS:
             raise StudyError(f"the first {HOPELESS} trials all failed: {first or 'without a cause'}")
 
     def _is_exhausted(self) -> bool:
         exhausted = getattr(self.study.sampler, "is_exhausted", None)
         return exhausted is not None and bool(exhausted(self.study))
+
+    @contextmanager
+    def _telling_steps(self) -> Iterator[None]:
+        """Have an objective of ours tell the run's callbacks of its steps, beside its own."""
+        if not isinstance(self.objective, EvaluatorObjective):
+            yield
+            return
+        before, self.objective.callbacks = self.objective.callbacks, Callbacks([self.objective.callbacks, self.told])
+        try:
+            yield
+        finally:
+            self.objective.callbacks = before
 
     @contextmanager
     def _noticing_deletion(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,13 +21,12 @@ from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.errors import ArchitectureError, Interrupted, NasOptunaError, SpecError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import (
     Evaluator,
-    Measurement,
     TrainingEvaluator,
+    checked_measurements,
     digest,
     space_identity,
 )
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
-from nas_optuna.execution.measurements import checked_measurements
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.repeats import finished_with, goes_on, reused
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
@@ -146,8 +145,8 @@ class EvaluatorObjective:
         architecture = self._suggested(trial)
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
         costs = self._costs_of(trial, earlier, architecture)
-        self._record_choice(trial, architecture, costs)
-        self._obey_limits(trial, costs)
+        if (outside := self._record_choice(trial, architecture, costs)) is not None:
+            raise optuna.TrialPruned(outside)
         if earlier is not None:
             return _one_or_all(reused(trial, earlier))
         try:
@@ -215,20 +214,6 @@ class EvaluatorObjective:
             trial.set_user_attr(TrialKey.CAUSE, cause)
             raise TrainingError(f"the costs of {architecture} cannot be known: {cause}", cause) from error
 
-    def _obey_limits(self, trial: BaseTrial, costs: Mapping[str, float]) -> None:
-        excess = self.limits.excess(costs)
-        if not excess:
-            return
-        for name, value in excess.items():
-            if name not in trial.constraints:  # where the trial goes on after a crash it is
-                trial.set_constraint(name, value)
-        outside = [name for name, value in excess.items() if value > 0]
-        trial.set_user_attr(TrialKey.FEASIBLE, not outside)
-        if outside:
-            cause = " and ".join(f"{self.limits.side(name)} the limit of {name}" for name in outside)
-            trial.set_user_attr(TrialKey.CAUSE, cause)
-            raise optuna.TrialPruned(trial.user_attrs[TrialKey.CAUSE])
-
     def _evaluate(
         self,
         trial: BaseTrial,
@@ -247,8 +232,17 @@ class EvaluatorObjective:
         metrics: Mapping[str, float] = {}
         epochs, seconds = 0, 0.0
         attributes: dict[str, object] = {}
+
+        def interrupted() -> bool:
+            return self.interrupted() or (held is not None and held.lost)
+
+        needed = {criterion.metric for criterion in self.criteria if criterion.metric}
+        steps = checked_measurements(
+            self.evaluator, architecture, needed, resume=folder.path, stop=interrupted, device=self.device
+        )
         try:
-            for measured in self._measurements(architecture, folder.path, held):
+            for measured in steps:
+                costs = self.costs.refine(architecture, costs)
                 if held is not None:
                     held.renew()
                 metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
@@ -256,7 +250,6 @@ class EvaluatorObjective:
                     epochs, seconds = epochs + measured.epochs, seconds + measured.seconds
                 attributes |= {getattr(TrialKey, name): value for name, value in measured.details.items()}
                 self.callbacks.step_finished(subject, measured)
-                costs = self.costs.refine(architecture, costs)
                 with warnings.catch_warnings():
                     # A trial that goes on after a crash may have reported its last step already.
                     warnings.filterwarnings("ignore", message=".*already reported.*")
@@ -282,19 +275,6 @@ class EvaluatorObjective:
         known = {name: costs[name] for name in others}
         return should_prune(trial, known, direction, maximized=[name for name, more in others.items() if more])
 
-    def _measurements(
-        self, architecture: Architecture, folder: Path | None, held: lease.Held | None
-    ) -> Iterator[Measurement]:
-        """What the evaluator yields, see `checked_measurements`."""
-
-        def interrupted() -> bool:
-            return self.interrupted() or (held is not None and held.lost)
-
-        needed = {criterion.metric for criterion in self.criteria if criterion.metric}
-        return checked_measurements(
-            self.evaluator, architecture, needed, resume=folder, stop=interrupted, device=self.device
-        )
-
     def _key(self, architecture: Architecture) -> str:
         """Of a training's state: nobody goes on with another architecture's, or with other settings."""
         return digest(str(architecture), self.identity)
@@ -309,7 +289,11 @@ class EvaluatorObjective:
             facts["study_uid"] = study_uid(trial.study)
         KeptWeights(self.checkpoints / KEPT_FOLDER).keep(trial.number, training, facts)
 
-    def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> None:
+    def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> str | None:
+        """Record what is known before the training, and return why there is none: a limit that is not met."""
+        excess = self.limits.excess(costs)
+        outside = [f"{self.limits.side(name)} the limit of {name}" for name, value in excess.items() if value > 0]
+        cause = " and ".join(outside) or None
         attributes: dict[str, object] = {
             **_cost_keys(costs),
             TrialKey.ARCHITECTURE: str(architecture),
@@ -323,7 +307,14 @@ class EvaluatorObjective:
         if attribute(trial, TrialKey.ORIGIN) is None:
             study = getattr(trial, "study", None)  # a FixedTrial has none
             attributes[TrialKey.ORIGIN] = str(study.sampler) if study else "fixed"
+        if excess:
+            attributes[TrialKey.FEASIBLE] = cause is None
+        if cause is not None:
+            attributes[TrialKey.CAUSE] = cause
+        for name in excess.keys() - trial.constraints.keys():  # where the trial goes on after a crash it has them
+            trial.set_constraint(name, excess[name])
         set_trial_attributes(trial, attributes)
+        return cause
 
     @cached_property
     def _device_name(self) -> str:

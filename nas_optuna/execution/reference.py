@@ -13,9 +13,8 @@ from optuna.study import Study
 from torch import nn
 
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.evaluator import TrainingEvaluator, checked_measurements
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.measurements import checked_measurements
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import SearchSpace

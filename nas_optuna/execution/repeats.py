@@ -10,24 +10,15 @@ from nas_optuna.samplers.curves import PLAN
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import read_trial, trial_id_of
 from nas_optuna.study.schema import TrialKey, attribute
-from nas_optuna.study.transactions import may_have_trial_with
 
 
 def finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
     """The finished trial of a study that scored an architecture under an identity, rather than reused another's."""
     # A complete one comes before those that were stopped.
-    if not may_have_trial_with(study, TrialKey.ARCHITECTURE, str(architecture)):
-        return None
-    wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity}
-    found = []
-    for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        attributes = other.user_attrs
-        if (
-            other.number != other_than
-            and attributes.get(TrialKey.DUPLICATE_OF) is None
-            and all(attributes.get(key) == value for key, value in wanted.items())
-        ):
-            found.append(other)
+    wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity, TrialKey.DUPLICATE_OF: None}
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    found = [t for t in ended if all(t.user_attrs.get(key) == value for key, value in wanted.items())]
+    found = [other for other in found if other.number != other_than]
     return min(found, key=lambda other: other.state != TrialState.COMPLETE, default=None)
 
 

@@ -1,7 +1,7 @@
 """Everything that we use of Optuna beyond its public interface.
 
 It was checked against Optuna 5.0.0; `tests/study/test_optuna_internals.py` holds a contract test for each use, and
-keeps `PRIVATE` complete. A release that breaks one breaks this module and nothing else.
+the list of the private names. A release that breaks one breaks this module and nothing else.
 
 The reasons:
 
@@ -25,25 +25,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
-
-PRIVATE = (
-    "optuna.storages._CachedStorage",
-    "optuna.storages._rdb.models",
-    "RDBStorage._get_prepared_new_trial",
-    "RDBStorage._get_trials",
-    "RDBStorage._version_manager",
-    "_CachedStorage._backend",
-    "Study._get_trials",
-    "Study._stop_flag",
-    "Study._storage",
-    "Study._study_id",
-    "Study._thread_local",
-    "Trial._cached_frozen_trial",
-    "Trial._trial_id",
-    "BaseDistribution._contains",
-    "GridSampler._get_unvisited_grid_ids",
-)
-"""What is not public and may change in any release."""
 
 METRIC_NAMES = "study:metric_names"
 """System attribute in which `Study.set_metric_names` keeps its names."""

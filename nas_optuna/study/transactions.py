@@ -171,21 +171,6 @@ def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
     known_of(trial).user_attrs.update(values)
 
 
-def may_have_trial_with(study: Study, key: str, value: Any) -> bool:
-    """Whether some trial has this user attribute; True where that is not known without reading all of them."""
-    storage, study_id = storage_of(study), study_id_of(study)
-    if database_of(storage) is None:
-        return True
-    trials, rows = tables()["trials"], tables()["trial_user_attributes"]
-    found = (
-        select(rows.c.trial_id)
-        .join(trials, trials.c.trial_id == rows.c.trial_id)
-        .where(trials.c.study_id == study_id, rows.c.key == key, rows.c.value_json == json.dumps(value))
-        .limit(1)
-    )
-    return transaction(storage, lambda connection: connection.execute(found).first() is not None)
-
-
 def new_trial(study: Study, lease: tuple[str, float], below: int | None = None) -> int:
     """Create a running trial that has its lease from its first moment on."""
     storage, study_id = storage_of(study), study_id_of(study)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from nas_optuna.errors import SpecError
+from nas_optuna.execution.budget import Budget
 
 if TYPE_CHECKING:  # an executor begins its work before torch is imported
     from optuna.study import Study
@@ -70,31 +71,12 @@ class WorkerOptions:
         return self.devices[0] if self.devices else self.device
 
 
-@dataclass(frozen=True)
-class Budget:
-    """When a run ends; None is no limit.
-
-    Attributes:
-        trials: Trials to finish, by all workers of the run together.
-        timeout: Seconds after which no trial begins.
-        total: Trials that the study may have, whoever makes them.
-    """
-
-    trials: int | None = None
-    timeout: float | None = None
-    total: int | None = None
-
-
 class Opened(Protocol):
     """An experiment, as a worker uses it."""
 
     @property
     def objective(self) -> EvaluatorObjective:
         """What a trial does."""
-
-    @property
-    def run(self) -> Callable[..., Outcome]:
-        """Run trials in this process; see `nas_optuna.experiment.Experiment.run`."""
 
 
 class Handle(Protocol):

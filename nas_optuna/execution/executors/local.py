@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
-from nas_optuna.execution.executors.contract import Budget, Executor, Handle, Work, WorkerOptions
+from nas_optuna.execution.budget import Budget
+from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
 
 if TYPE_CHECKING:
     from nas_optuna.execution.events import Callback
@@ -90,9 +92,9 @@ class LocalExecutor(Executor):
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`."""
         if self.options.is_one_process:
-            from nas_optuna.execution.executors.in_process import InProcess
+            from nas_optuna.execution.loop import run
 
-            return InProcess().run(work, budget, stop=stop, told=told)
+            return run(work.study, work.objective, **asdict(budget), stop=stop, callbacks=[told])
         if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
         from nas_optuna.execution.executors.processes import run_processes

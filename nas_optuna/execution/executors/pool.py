@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.execution.budget import Budget, TrialBudget
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.executors.contract import Budget, Work
+from nas_optuna.execution.executors.contract import Work
 from nas_optuna.execution.executors.worker import (
     DoneMessage,
     EventMessage,
@@ -21,7 +22,7 @@ from nas_optuna.execution.executors.worker import (
     WorkerSpec,
 )
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.study import abandoned
+from nas_optuna.study import abandoned, optuna_internals
 
 logger = logging.getLogger(__name__)
 
@@ -31,59 +32,6 @@ GRACE = 10.0
 """Seconds that a worker has to end at once, before it is killed."""
 PAUSE = 0.2
 """Seconds between two looks at whether somebody asked to stop."""
-
-
-class TrialBudget:
-    """Gives each worker leave for one trial after another, until there are enough.
-
-    A trial that a worker does not finish (it died, or somebody else took the trial) is given to the next that asks, so
-    that the run ends with exactly as many trials as it shall have.
-
-    Args:
-        budget: The run's.
-
-    Examples:
-        >>> budget = TrialBudget(Budget(trials=1))
-        >>> budget.ask(1), budget.ask(2)
-        (True, False)
-        >>> budget.drop(1)
-        >>> budget.ask(2)
-        True
-    """
-
-    def __init__(self, budget: Budget) -> None:
-        self.finished = 0
-        self._trials = budget.trials
-        self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
-        self._held: set[int] = set()
-        self._closed = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a trial may still begin, now or when one is dropped."""
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        return not (self._closed or late or (self._trials is not None and self.finished >= self._trials))
-
-    def ask(self, worker: int) -> bool:
-        """Whether a worker may begin a trial; it has ended, or dropped, the one before."""
-        self._held.discard(worker)
-        if not self.is_open or (self._trials is not None and self.finished + len(self._held) >= self._trials):
-            return False
-        self._held.add(worker)
-        return True
-
-    def finish(self, worker: int) -> None:
-        """Count a trial that a worker has finished."""
-        self._held.discard(worker)
-        self.finished += 1
-
-    def drop(self, worker: int) -> None:
-        """Take back the leave of a worker that has ended."""
-        self._held.discard(worker)
-
-    def close(self) -> None:
-        """Let no further trial begin."""
-        self._closed = True
 
 
 @dataclass
@@ -117,7 +65,6 @@ class WorkerPool(ABC, Generic[W]):
         work: What is to be done.
         budget: How much of it.
         told: Told what every worker does.
-        stopped: Whether an objective or a callback has called ``study.stop()``.
 
     Attributes:
         budget: Who may begin a trial.
@@ -126,7 +73,7 @@ class WorkerPool(ABC, Generic[W]):
         asked: How often the workers were asked to stop.
     """
 
-    def __init__(self, work: Work, budget: Budget, told: Callback, stopped: Callable[[], bool]) -> None:
+    def __init__(self, work: Work, budget: Budget, told: Callback) -> None:
         self.budget = TrialBudget(budget)
         self.workers: list[W] = []
         self.error: NasOptunaError | None = None
@@ -135,7 +82,7 @@ class WorkerPool(ABC, Generic[W]):
         self._resumed: tuple[int, ...] = ()
         self._study = work.study
         self._told = told
-        self._stopped = stopped
+        self._stopped: Callable[[], bool] = bool
         self._logged: set[str] = set()
 
     @abstractmethod
@@ -164,16 +111,19 @@ class WorkerPool(ABC, Generic[W]):
 
     def run(self, specs: Sequence[WorkerSpec], stop: StopRequest) -> Outcome:
         """Serve the workers until all have ended, or should have."""
-        try:
-            for spec in specs:
-                self.workers.append(self.start(spec))
-            while not self.is_over() and time.monotonic() < self.deadline:
-                self.serve()
-                self._pass_on(stop)
-        finally:
-            self.asked = self.asked or 1  # whoever ends now is not started again
-            self.end()
-        return self.outcome(stop.asked)
+        with stop.guarding(), optuna_internals.stoppable(self._study) as self._stopped:
+            try:
+                for spec in specs:
+                    self.workers.append(self.start(spec))
+                while not self.is_over() and time.monotonic() < self.deadline:
+                    self.serve()
+                    self._pass_on(stop)
+            finally:
+                self.asked = self.asked or 1  # whoever ends now is not started again
+                self.end()
+        if self.error is not None:
+            raise self.error
+        return Outcome(self.budget.finished, stop.asked, self._resumed)
 
     def _pass_on(self, stop: StopRequest) -> None:
         """Ask the workers to stop as often as this process was asked, and where one of them has failed."""
@@ -195,12 +145,6 @@ class WorkerPool(ABC, Generic[W]):
             self._tell(worker, message)
         else:
             self._finish(worker, message)
-
-    def outcome(self, interrupted: bool) -> Outcome:
-        """What all workers did, together."""
-        if self.error is not None:
-            raise self.error
-        return Outcome(self.budget.finished, interrupted, self._resumed)
 
     def reap(self, worker: W, how: str) -> None:
         """Put back what a worker ran that has ended, and start it again where it died."""

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import IO
 
 from nas_optuna.data.sharing import map_images
+from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback
-from nas_optuna.execution.executors.contract import Budget, Handle, Work
+from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.local import without_ctrl_c, worker_context
 from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
 from nas_optuna.execution.executors.worker import Message, WorkerSpec, run_worker
 from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
-from nas_optuna.study import optuna_internals
 
 _SCRATCH = "nas-optuna-"
 
@@ -35,14 +35,10 @@ def run_processes(
     """Run trials in processes, one for each spec; see `Executor.run`."""
     handle = work.handle
     assert handle is not None
-    with (
-        scratch_folder() as folder,
-        stop.guarding(),
-        optuna_internals.stoppable(work.study) as stopped,
-    ):
+    with scratch_folder() as folder:
         if work.data is not None:
             handle = handle.with_images(map_images(work.data, folder))
-        return _ProcessPool(handle, work, budget, told, stopped).run(specs, stop)
+        return _ProcessPool(handle, work, budget, told).run(specs, stop)
 
 
 @contextmanager
@@ -81,8 +77,8 @@ class _Process(WorkerState):
 
 
 class _ProcessPool(WorkerPool[_Process]):
-    def __init__(self, handle: Handle, work: Work, budget: Budget, told: Callback, stopped: Callable[[], bool]) -> None:
-        super().__init__(work, budget, told, stopped)
+    def __init__(self, handle: Handle, work: Work, budget: Budget, told: Callback) -> None:
+        super().__init__(work, budget, told)
         self._context = worker_context()
         self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory
 

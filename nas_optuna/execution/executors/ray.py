@@ -26,12 +26,12 @@ import torch
 from nas_optuna.data import SearchData
 from nas_optuna.data.sharing import DataHeader
 from nas_optuna.errors import SpecError, StudyError, printable, shortened
+from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback
-from nas_optuna.execution.executors.contract import Budget, Executor, Handle, Work, WorkerOptions
+from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
 from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
 from nas_optuna.execution.executors.worker import DoneMessage, Message, WorkerSpec, run_worker
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.study import optuna_internals
 from nas_optuna.study.records import count
 from nas_optuna.study.storage import sqlite_file
 from nas_optuna.study.worker import Worker
@@ -204,12 +204,11 @@ class RayExecutor(Executor):
             logger.warning("%s with %d CPU and %g GPU each", count(workers, "Ray worker"), self.threads, self.gpus)
             numbers = range(1, workers + 1)
             specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
-            with stop.guarding(), optuna_internals.stoppable(work.study) as stopped:
-                if work.data is not None:
-                    handle = handle.with_images(StoredImages.put(ray, work.data))
-                pool = _ActorPool(work, budget, told, stopped)
-                pool.use(ray, handle, num_cpus=self.threads, num_gpus=self.gpus)
-                return pool.run(specs, stop)
+            if work.data is not None:
+                handle = handle.with_images(StoredImages.put(ray, work.data))
+            pool = _ActorPool(work, budget, told)
+            pool.use(ray, handle, num_cpus=self.threads, num_gpus=self.gpus)
+            return pool.run(specs, stop)
 
     @contextmanager
     def _connected(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:

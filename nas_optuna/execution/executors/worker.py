@@ -11,15 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from nas_optuna.devices import use_threads
 from nas_optuna.errors import NasOptunaError, StudyError, printable
-from nas_optuna.execution.evaluator import Measurement
-from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle
-from nas_optuna.execution.executors.in_process import InProcess
-from nas_optuna.execution.loop import Outcome, StopRequest
+from nas_optuna.execution.loop import Outcome, StopRequest, run
 from nas_optuna.study.storage import failure
 from nas_optuna.study.worker import this_worker
 
@@ -109,8 +106,8 @@ def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopReq
             experiment, study = handle.on(spec.device).open(interrupted=stop)
             channel.tell(ReadyMessage(this_worker()))
             relay = _Relay(channel, spec.number)
-            executor = InProcess(channel.may_begin)
-            outcome = experiment.run(study, total=spec.total, executor=executor, stop=stop, callbacks=[relay])
+            objective, may_begin = experiment.objective, channel.may_begin
+            outcome = run(study, objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
             channel.tell(DoneMessage(outcome))
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
             return  # whoever started this worker is gone, or does not want it any more
@@ -125,18 +122,10 @@ class _Relay(Callback):
         self._channel = channel
         self._worker = worker
 
-    def trial_started(self, subject: Subject) -> None:
-        self._tell("trial_started", subject)
-
-    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        self._tell("step_finished", subject, measurement)
-
-    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        self._tell("trial_finished", subject, ended)
-
-    def _tell(self, event: str, subject: Subject, *more: Any) -> None:
-        here = replace(subject, trial=None, study=None, worker=self._worker)
-        self._channel.tell(EventMessage(event, here, more))
+    def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
+        if isinstance(about, Subject):
+            here = replace(about, trial=None, study=None, worker=self._worker)
+            self._channel.tell(EventMessage(event, here, more))
 
 
 def _told_plainly(error: Exception, worker: int) -> NasOptunaError:

@@ -9,7 +9,7 @@ from tests.helpers import Command, Installed, tiny
 
 PARTS = """
 from nas_optuna.execution.executors.contract import Executor
-from nas_optuna.execution.executors.in_process import InProcess
+from nas_optuna.execution.executors.local import LocalExecutor
 
 
 class Queue(Executor):
@@ -21,7 +21,7 @@ class Queue(Executor):
         return [f"queued on {self.what}"]
 
     def run(self, work, budget, *, stop, told):
-        return InProcess().run(work, budget, stop=stop, told=told)
+        return LocalExecutor().run(work, budget, stop=stop, told=told)
 """
 
 

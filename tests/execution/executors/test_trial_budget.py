@@ -1,5 +1,4 @@
-from nas_optuna.execution.executors.contract import Budget
-from nas_optuna.execution.executors.pool import TrialBudget
+from nas_optuna.execution.budget import Budget, TrialBudget
 
 
 def test_as_many_trials_as_were_asked_for_whoever_is_fast() -> None:
