@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from nas_optuna.execution.mistakes import Mistake, find_mistakes
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
-from nas_optuna.study.schema import LONGEST, StudyKey
+from nas_optuna.study.parts import in_parts, read_parts
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import change_study
@@ -208,7 +208,7 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
     entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
     cells = [count for row in report.predictions for count in row]
     kept = {"classes": report.classes, "cells": cells, "mistakes": list(map(str, report.mistakes))}
-    matrix = {name: list(_in_parts(values)) for name, values in kept.items()}
+    matrix = {name: list(in_parts(values)) for name, values in kept.items()}
     entry |= {f"{name}_parts": len(parts) for name, parts in matrix.items()}
 
     def added(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,21 +241,7 @@ def _stored(attributes: Mapping[str, Any], look: int, name: str) -> list[Any]:
     """A list of a retraining that was kept in parts; nothing where there is none."""
     reports = attributes.get(StudyKey.RETRAINED, [])
     count = reports[look].get(f"{name}_parts", 0) if look < len(reports) else 0
-    return [value for i in range(count) for value in attributes[f"{StudyKey.CONFUSION}{look}:{name}:{i}"]]
-
-
-def _in_parts(values: Sequence[Any]) -> Iterator[list[Any]]:
-    """Lists whose JSON every storage can hold."""
-    part: list[Any] = []
-    length = 2
-    for value in values:
-        more = len(json.dumps(value)) + 2
-        if part and length + more > LONGEST:
-            yield part
-            part, length = [], 2
-        part.append(value)
-        length += more
-    yield part
+    return read_parts(attributes, f"{StudyKey.CONFUSION}{look}:{name}:", count)
 
 
 def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:

@@ -22,8 +22,8 @@ from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import GaussianProcess
 from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.study.optuna_internals import contains, study_user_attributes
+from nas_optuna.study.parts import read_parts, write_parts
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.supernet_result import read_chunks, write_chunks
 
 MOST = 200
 """So many trials are copied at most: half the best, half spread over the rest."""
@@ -59,7 +59,7 @@ def remember(study: Study, other: Study, names: Iterable[str]) -> int:
     rest = ranked[MOST // 2 :]
     kept = ranked[: MOST // 2] + rest[:: max(1, -(-len(rest) // (MOST // 2)))]
     rows = [[sign * t.values[0], *(t.params.get(name) for name in names)] for t in kept]
-    chunks = write_chunks(study, StudyKey.EARLIER_TRIALS, rows)
+    chunks = write_parts(study, StudyKey.EARLIER_TRIALS, rows)
     summary = {"study": other.study_name, "names": names, "chunks": chunks, "trials": len(rows)}
     study.set_user_attr(StudyKey.EARLIER, summary)
     return len(rows)
@@ -71,7 +71,7 @@ def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
     summary = attributes.get(StudyKey.EARLIER)
     if summary is None:
         return []
-    rows = read_chunks(attributes, StudyKey.EARLIER_TRIALS, summary["chunks"])
+    rows = read_parts(attributes, StudyKey.EARLIER_TRIALS, summary["chunks"])
     return [(float(gain), dict(zip(summary["names"], values, strict=True))) for gain, *values in rows]
 
 

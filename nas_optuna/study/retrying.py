@@ -88,41 +88,45 @@ class RetryingStorage(CachedStorage):
             self._working.now = False
 
     def _tried(self, work: Callable[[], T]) -> T:
-        deadline, undone = 0.0, 0
-        while True:
+        def checked() -> T:
             if self._file is not None and _identity_of(self._file) != self._file_identity:
                 raise Gone(f"the database {self._file} was deleted or replaced while it was in use")
-            try:
-                return work()
-            except Exception as error:
-                if _is_undone(error) and undone < _ATTEMPTS:
-                    undone += 1
-                    time.sleep(0.01 * undone * (0.5 + secrets.randbelow(100) / 100))
-                    continue
-                if not self.wait or not is_away(error):
-                    raise
-                if not deadline:
-                    deadline = time.monotonic() + self.wait
-                    logger.warning("the database server is away; waiting for it for up to %g s", self.wait)
-                self._await_server(deadline, error)
+            return work()
 
-    def _await_server(self, deadline: float, error: Exception) -> None:
-        pause = 0.1
-        while time.monotonic() < deadline and not self.give_up():
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
-            try:
-                with self.database.engine.connect():
-                    return
-            except Exception as still:
-                if not is_away(still):
-                    raise
-        raise error
+        return persistently(checked, self.wait, give_up=lambda: self.give_up())
 
 
 def never() -> bool:
     """Return False: nobody asked to give up."""
     return False
+
+
+def persistently(
+    work: Callable[[], T],
+    wait: float,
+    *,
+    give_up: Callable[[], bool] = never,
+    is_undone: Callable[[Exception], bool] | None = None,
+) -> T:
+    """Do something again while the server is away, for at most `wait` seconds, or where others have come between."""
+    undone, pause, deadline = 0, 0.1, 0.0
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if (is_undone or _is_undone)(error) and undone < _ATTEMPTS:
+                undone += 1
+                time.sleep(0.02 * undone * (0.5 + secrets.randbelow(100) / 100))
+                continue
+            if not wait or not is_away(error):
+                raise
+            if not deadline:
+                deadline = time.monotonic() + wait
+                logger.warning("the database server is away; waiting for it for up to %g s", wait)
+            if time.monotonic() >= deadline or give_up():
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
 
 
 def _retried(name: str) -> Callable[..., Any]:
@@ -140,10 +144,14 @@ for _name, _ in inspect.getmembers(BaseStorage, inspect.isfunction):
         setattr(RetryingStorage, _name, _retried(_name))
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What is behind the error that Optuna makes of a database's."""
+    return error.__cause__ or error if isinstance(error, StorageInternalError) else error
+
+
 def is_away(error: BaseException) -> bool:
     """Whether a storage failed because its server is away, and may come back."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
+    error = cause_of(error)
     if not isinstance(error, DBAPIError) or type(error.orig).__module__.startswith("sqlite3"):
         return False
     return error.connection_invalidated or any(sign in str(error.orig).lower() for sign in _DISCONNECT_MARKERS)
@@ -151,8 +159,7 @@ def is_away(error: BaseException) -> bool:
 
 def _is_undone(error: BaseException) -> bool:
     """Whether a server has undone a transaction because it and another one waited for each other, as MySQL does."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
+    error = cause_of(error)
     return isinstance(error, DBAPIError) and any(sign in str(error.orig).lower() for sign in _RETRYABLE_MARKERS)
 
 

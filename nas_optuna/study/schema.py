@@ -25,154 +25,6 @@ LONGEST = 2000
 """Characters of one attribute's JSON that every storage keeps, with a margin (the smallest limit is 2,046)."""
 
 
-class TrialKey:
-    """User attributes of a trial. The type of each value is in its description."""
-
-    ARCHITECTURE = f"{PREFIX}architecture"
-    """str: the canonical string of the architecture."""
-    FEASIBLE = f"{PREFIX}feasible"
-    """bool: whether the trial is inside the study's limits; absent where there are none."""
-    ACCURACY = f"{PREFIX}accuracy"
-    """float: validation accuracy after the last epoch trained, 0 to 1, whatever the objectives."""
-    METRICS = f"{PREFIX}metrics"
-    """dict[str, float]: every metric after the last epoch trained, by name."""
-    REPORTS = f"{PREFIX}reports"
-    """dict[str, float]: epoch → value that a study of several objectives is pruned by."""
-    IDENTITY = f"{PREFIX}identity"
-    """str: digest of everything that decides the trial's value beside the architecture."""
-    RECIPE = f"{PREFIX}recipe"
-    """str: the recipe's fingerprint."""
-    SEED = f"{PREFIX}seed"
-    """int: seed of the training."""
-    DEVICE = f"{PREFIX}device"
-    """str: name of the device that trained it."""
-    ORIGIN = f"{PREFIX}origin"
-    """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
-    WORKER = f"{PREFIX}worker"
-    """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
-    LEASE = f"{PREFIX}lease"
-    """float: until when, in seconds by the database's clock, that process had the trial for itself."""
-    EPOCHS = f"{PREFIX}epochs"
-    """int: epochs trained, over all seeds."""
-    STEPS = f"{PREFIX}steps"
-    """int: optimiser steps, where the time for the training decided how many."""
-    RUNG = f"{PREFIX}rung"
-    """int: 1 is the shortest training of a search with a clock; each run with one numbers on."""
-    SHARE = f"{PREFIX}share"
-    """float: seconds that a search with a clock gave to the training; absent where the recipe said how long."""
-    SECONDS = f"{PREFIX}seconds"
-    """float: seconds of training, over all processes that worked on it."""
-    SPREAD = f"{PREFIX}spread"
-    """float: standard deviation of the accuracy over the recipe's repeats."""
-    MICRO_BATCHES = f"{PREFIX}micro_batches"
-    """int: parts that a batch was divided into, where it did not fit in memory whole."""
-    CAUSE = f"{PREFIX}cause"
-    """str: why the trial ended, where neither the pruner nor the last epoch ended it."""
-    DUPLICATE_OF = f"{PREFIX}duplicate_of"
-    """int: number of the trial whose training was reused."""
-    PAUSED = f"{PREFIX}paused"
-    """int: epochs after which the trial was stopped, where its weights were kept to go on with."""
-    CONTINUES = f"{PREFIX}continues"
-    """int: number of the stopped trial whose training this one went on with."""
-    PROPOSALS = f"{PREFIX}proposals"
-    """int: how many proposals the sampler made until one was inside the limits."""
-    LOG_PROB = f"{PREFIX}controller:log_prob"
-    """float: log probability that the controller gave to its proposal."""
-    ENTROPY = f"{PREFIX}controller:entropy"
-    """float: mean entropy of the controller's policy, in nats."""
-
-    UNREADABLE = f"{PREFIX}unreadable"
-    """str: what is wrong with the trial's rows; given when they are read, never stored."""
-
-    @staticmethod
-    def cost(name: str) -> str:
-        """Key of a cost: float, in the cost's unit."""
-        return f"{PREFIX}{name}"
-
-
-class StudyKey:
-    """User attributes of a study."""
-
-    UID = f"{PREFIX}uid"
-    """str: tells the study from every other one, also from a later one of its name."""
-    FORMAT = f"{PREFIX}format"
-    """int: `FORMAT` of the version that made the study."""
-    SPEC = f"{PREFIX}spec"
-    """dict: the study spec."""
-    SPACE = f"{PREFIX}space"
-    """dict: what must not change about the search space while the study goes on."""
-    DATA = f"{PREFIX}data"
-    """dict: fingerprint and figures of the data set that the study began with."""
-    FIT = f"{PREFIX}fit"
-    """dict: how a fit divided its time, how much of it is spent, and what it has decided."""
-    WITHIN = f"{PREFIX}within"
-    """dict: the same of a search with a clock, which may go on in the study of a fit."""
-    REFERENCE = f"{PREFIX}reference"
-    """dict: the user's own network that the search is compared with: its name, accuracy, and how it was trained."""
-    RETRAINED = f"{PREFIX}retrained"
-    """list[dict]: the report of every retraining."""
-    CONFUSION = f"{PREFIX}retrained:confusion:"
-    """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
-    NOTE = f"{PREFIX}note"
-    """str: digest of the study's note as it was written for the dashboard, to tell whether a person has changed it."""
-    SUPERNET = f"{PREFIX}supernet"
-    """dict: what the supernet's training was and what it found; written last."""
-    ALPHAS = f"{PREFIX}supernet:alphas:"
-    """dict[str, list[float]]: logits by parameter, in numbered parts."""
-    SCORE = f"{PREFIX}supernet:score:"
-    """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
-    STARTS = f"{PREFIX}supernet:starts:"
-    """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
-    TEACHERS = f"{PREFIX}supernet:teachers:"
-    """list[list]: tokens and accuracy of each short training that taught the supernet's score, in numbered parts."""
-    CHOICES = f"{PREFIX}supernet:choices:"
-    """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
-    FILES = f"{PREFIX}files"
-    """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
-    EARLIER = f"{PREFIX}earlier"
-    """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
-    EARLIER_TRIALS = f"{PREFIX}earlier:trials:"
-    """list: the first objective's gain and the params of each copied trial, in numbered parts."""
-
-
-_TAKEN = frozenset(v for k, v in vars(TrialKey).items() if not k.startswith("_") and isinstance(v, str))
-"""Keys of a trial that no cost may have."""
-
-
-def is_reserved(cost: str) -> bool:
-    """Whether trials remember something else under the key that a cost of this name would have."""
-    return TrialKey.cost(cost) in _TAKEN
-
-
-def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Every cost among a trial's user attributes, by name, whoever has registered it."""
-    names = (key.removeprefix(PREFIX) for key in attributes if key.startswith(PREFIX))
-    found = {name: attributes.get(TrialKey.cost(name)) for name in names if not is_reserved(name)}
-    return {n: value for n, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-
-
-def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:
-    """What a trial remembers under a key.
-
-    Args:
-        trial: The trial.
-        key: One of `TrialKey`.
-        default: Returned where the trial has no such key.
-
-    Examples:
-        >>> import optuna
-        >>> trial = optuna.create_trial(value=1.0, user_attrs={"nas_optuna:epochs": 3})
-        >>> attribute(trial, TrialKey.EPOCHS)
-        3
-    """
-    return trial.user_attrs.get(key, default)
-
-
-def readable(study: Study) -> dict[str, Any]:
-    """The study's own attributes without the prefix, for a person or for JSON."""
-    return {key.removeprefix(PREFIX): value for key, value in study.user_attrs.items() if key.startswith(PREFIX)}
-
-
 # --- what a stored value must be --------------------------------------------------------------------------------------
 
 Check = Callable[[Any], bool]
@@ -260,60 +112,198 @@ def _is_positive(value: Any) -> bool:
     return _is_count(value) and value > 0
 
 
-_TEXT: _Kind = "a text", _is_text
+def _is_earlier(value: Any) -> bool:
+    return _record(chunks=_is_count, names=_each(_is_text))(value) and {"chunks", "names"} <= set(value)
+
+
 _NUMBER: _Kind = "a number", _is_number
+_MAYBE_NUMBER: _Kind = "a number", _or_none(_is_number)
+_TEXT: _Kind = "a text", _is_text
 _COUNT: _Kind = "a whole number", _is_count
+_DURATION: _Kind = "a number of seconds", _is_duration
 _MAPPING: _Kind = "a mapping", lambda value: isinstance(value, dict)
-_OF_A_TRIAL: Mapping[str, _Kind] = {
-    **dict.fromkeys((TrialKey.ARCHITECTURE, TrialKey.IDENTITY, TrialKey.RECIPE, TrialKey.DEVICE), _TEXT),
-    **dict.fromkeys((TrialKey.ORIGIN, TrialKey.CAUSE, TrialKey.UNREADABLE), _TEXT),
-    **dict.fromkeys((TrialKey.STEPS, TrialKey.RUNG, TrialKey.PAUSED, TrialKey.CONTINUES), _COUNT),
-    **dict.fromkeys((TrialKey.SEED, TrialKey.EPOCHS, TrialKey.MICRO_BATCHES, TrialKey.DUPLICATE_OF), _COUNT),
-    TrialKey.FEASIBLE: ("true or false", lambda value: isinstance(value, bool)),
-    TrialKey.METRICS: ("numbers by name", _by_name(_is_number)),
-    TrialKey.REPORTS: ("numbers by epoch", _is_by_epoch),
-    **dict.fromkeys((TrialKey.SECONDS, TrialKey.SHARE), ("a number of seconds", _is_duration)),
-    TrialKey.PROPOSALS: ("a whole number above 0", _is_positive),
-    TrialKey.WORKER: ("a text", _or_none(_is_text)),
-    TrialKey.LEASE: ("a number", _or_none(_is_number)),
-    TrialKey.SPREAD: ("a number", _or_none(_is_number)),
-}
-"""Every other key of ours is a number: a cost."""
-_OF_ANY_TRIAL: Mapping[str, _Kind] = {
+_ANYTHING: _Kind = "anything", lambda value: True
+_OF_A_TRIAL: dict[str, _Kind] = {}
+"""What each of our user attributes of a trial is; every other one is a number: a cost."""
+_OF_A_STUDY: dict[str, _Kind] = {}
+_PARTS: dict[str, _Kind] = {}
+"""Numbered parts, by what their keys begin with."""
+_OF_OPTUNA: Mapping[str, _Kind] = {
     "fixed_params": _MAPPING,
     "constraints": ("a list of numbers", _each(_is_number)),
     "grid_id": _COUNT,
     "nas_optuna:plan": _COUNT,
 }
-"""System attributes of Optuna that we read."""
-_OF_A_STUDY: Mapping[str, _Kind] = {
-    StudyKey.UID: _TEXT,
-    StudyKey.FORMAT: _COUNT,
-    StudyKey.FIT: _MAPPING,
-    StudyKey.WITHIN: _MAPPING,
-    StudyKey.REFERENCE: ("a reference", _record(name=_is_text, identity=_is_text, accuracy=_is_share)),
-    StudyKey.SPEC: _MAPPING,
-    StudyKey.SPACE: ("a description of a space", _is_space),
-    StudyKey.DATA: _MAPPING,
-    StudyKey.RETRAINED: ("a list of retrainings", _each(_is_report)),
-    StudyKey.NOTE: _TEXT,
-    StudyKey.SUPERNET: ("a mapping", _by_name(lambda value: not isinstance(value, float) or math.isfinite(value))),
-    StudyKey.FILES: ("a list", lambda value: isinstance(value, list)),  # of which each is looked at with suspicion
-    StudyKey.EARLIER: (
-        "a mapping with its parts",
-        lambda value: _record(chunks=_is_count, names=_each(_is_text))(value) and {"chunks", "names"} <= set(value),
-    ),
-}
-_PARTS: Mapping[str, _Kind] = {
-    StudyKey.CONFUSION: ("a list", _each(lambda value: _is_text(value) or _is_count(value))),
-    StudyKey.ALPHAS: ("lists of numbers by name", _by_name(_each(_is_number))),
-    StudyKey.SCORE: ("a list of numbers", _each(_is_number)),
-    StudyKey.STARTS: ("lists of whole numbers", _each(_each(_is_count))),
-    StudyKey.TEACHERS: ("lists of numbers", _each(_each(_is_number))),
-    StudyKey.CHOICES: ("a list of lists", _each(lambda value: isinstance(value, list) and len(value) == 2)),
-    StudyKey.EARLIER_TRIALS: ("a list of lists", _each(lambda value: isinstance(value, list))),
-}
-"""Numbered parts, by what their keys begin with."""
+"""System attributes of a trial that we read."""
+
+
+def _key(kinds: dict[str, _Kind], name: str, what: str, check: Check) -> str:
+    key = f"{PREFIX}{name}"
+    kinds[key] = what, check
+    return key
+
+
+def _trial_key(name: str, what: str = "a number", check: Check = _is_number) -> str:
+    return _key(_OF_A_TRIAL, name, what, check)
+
+
+def _study_key(name: str, what: str = "anything", check: Check = lambda value: True) -> str:
+    return _key(_OF_A_STUDY, name, what, check)
+
+
+def _parts(name: str, what: str, check: Check) -> str:
+    return _key(_PARTS, name, what, check)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+class TrialKey:
+    """User attributes of a trial. The type of each value is in its description."""
+
+    ARCHITECTURE = _trial_key("architecture", *_TEXT)
+    """str: the canonical string of the architecture."""
+    FEASIBLE = _trial_key("feasible", "true or false", lambda value: isinstance(value, bool))
+    """bool: whether the trial is inside the study's limits; absent where there are none."""
+    ACCURACY = _trial_key("accuracy")
+    """float: validation accuracy after the last epoch trained, 0 to 1, whatever the objectives."""
+    METRICS = _trial_key("metrics", "numbers by name", _by_name(_is_number))
+    """dict[str, float]: every metric after the last epoch trained, by name."""
+    REPORTS = _trial_key("reports", "numbers by epoch", _is_by_epoch)
+    """dict[str, float]: epoch → value that a study of several objectives is pruned by."""
+    IDENTITY = _trial_key("identity", *_TEXT)
+    """str: digest of everything that decides the trial's value beside the architecture."""
+    RECIPE = _trial_key("recipe", *_TEXT)
+    """str: the recipe's fingerprint."""
+    SEED = _trial_key("seed", *_COUNT)
+    """int: seed of the training."""
+    DEVICE = _trial_key("device", *_TEXT)
+    """str: name of the device that trained it."""
+    ORIGIN = _trial_key("origin", *_TEXT)
+    """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
+    WORKER = _trial_key("worker", "a text", _or_none(_is_text))
+    """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
+    LEASE = _trial_key("lease", *_MAYBE_NUMBER)
+    """float: until when, in seconds by the database's clock, that process had the trial for itself."""
+    EPOCHS = _trial_key("epochs", *_COUNT)
+    """int: epochs trained, over all seeds."""
+    STEPS = _trial_key("steps", *_COUNT)
+    """int: optimiser steps, where the time for the training decided how many."""
+    RUNG = _trial_key("rung", *_COUNT)
+    """int: 1 is the shortest training of a search with a clock; each run with one numbers on."""
+    SHARE = _trial_key("share", *_DURATION)
+    """float: seconds that a search with a clock gave to the training; absent where the recipe said how long."""
+    SECONDS = _trial_key("seconds", *_DURATION)
+    """float: seconds of training, over all processes that worked on it."""
+    SPREAD = _trial_key("spread", *_MAYBE_NUMBER)
+    """float: standard deviation of the accuracy over the recipe's repeats."""
+    MICRO_BATCHES = _trial_key("micro_batches", *_COUNT)
+    """int: parts that a batch was divided into, where it did not fit in memory whole."""
+    CAUSE = _trial_key("cause", *_TEXT)
+    """str: why the trial ended, where neither the pruner nor the last epoch ended it."""
+    DUPLICATE_OF = _trial_key("duplicate_of", *_COUNT)
+    """int: number of the trial whose training was reused."""
+    PAUSED = _trial_key("paused", *_COUNT)
+    """int: epochs after which the trial was stopped, where its weights were kept to go on with."""
+    CONTINUES = _trial_key("continues", *_COUNT)
+    """int: number of the stopped trial whose training this one went on with."""
+    PROPOSALS = _trial_key("proposals", "a whole number above 0", _is_positive)
+    """int: how many proposals the sampler made until one was inside the limits."""
+    LOG_PROB = _trial_key("controller:log_prob")
+    """float: log probability that the controller gave to its proposal."""
+    ENTROPY = _trial_key("controller:entropy")
+    """float: mean entropy of the controller's policy, in nats."""
+
+    UNREADABLE = _trial_key("unreadable", *_TEXT)
+    """str: what is wrong with the trial's rows; given when they are read, never stored."""
+
+    @staticmethod
+    def cost(name: str) -> str:
+        """Key of a cost: float, in the cost's unit."""
+        return f"{PREFIX}{name}"
+
+
+class StudyKey:
+    """User attributes of a study."""
+
+    UID = _study_key("uid", *_TEXT)
+    """str: tells the study from every other one, also from a later one of its name."""
+    FORMAT = _study_key("format", *_COUNT)
+    """int: `FORMAT` of the version that made the study."""
+    SPEC = _study_key("spec", *_MAPPING)
+    """dict: the study spec."""
+    SPACE = _study_key("space", "a description of a space", _is_space)
+    """dict: what must not change about the search space while the study goes on."""
+    DATA = _study_key("data", *_MAPPING)
+    """dict: fingerprint and figures of the data set that the study began with."""
+    FIT = _study_key("fit", *_MAPPING)
+    """dict: how a fit divided its time, how much of it is spent, and what it has decided."""
+    WITHIN = _study_key("within", *_MAPPING)
+    """dict: the same of a search with a clock, which may go on in the study of a fit."""
+    REFERENCE = _study_key("reference", "a reference", _record(name=_is_text, identity=_is_text, accuracy=_is_share))
+    """dict: the user's own network that the search is compared with: its name, accuracy, and how it was trained."""
+    RETRAINED = _study_key("retrained", "a list of retrainings", _each(_is_report))
+    """list[dict]: the report of every retraining."""
+    CONFUSION = _parts("retrained:confusion:", "a list", _each(lambda value: _is_text(value) or _is_count(value)))
+    """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
+    NOTE = _study_key("note", *_TEXT)
+    """str: digest of the study's note as it was written for the dashboard, to tell whether a person has changed it."""
+    SUPERNET = _study_key(
+        "supernet", "a mapping", _by_name(lambda value: not isinstance(value, float) or math.isfinite(value))
+    )
+    """dict: what the supernet's training was and what it found; written last."""
+    ALPHAS = _parts("supernet:alphas:", "lists of numbers by name", _by_name(_each(_is_number)))
+    """dict[str, list[float]]: logits by parameter, in numbered parts."""
+    SCORE = _parts("supernet:score:", "a list of numbers", _each(_is_number))
+    """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
+    STARTS = _parts("supernet:starts:", "lists of whole numbers", _each(_each(_is_count)))
+    """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
+    TEACHERS = _parts("supernet:teachers:", "lists of numbers", _each(_each(_is_number)))
+    """list[list]: tokens and accuracy of each short training that taught the supernet's score, in numbered parts."""
+    CHOICES = _parts(
+        "supernet:choices:", "a list of lists", _each(lambda value: isinstance(value, list) and len(value) == 2)
+    )
+    """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
+    FILES = _study_key("files", "a list", lambda value: isinstance(value, list))
+    """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
+    EARLIER = _study_key("earlier", "a mapping with its parts", _is_earlier)
+    """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
+    EARLIER_TRIALS = _parts("earlier:trials:", "a list of lists", _each(lambda value: isinstance(value, list)))
+    """list: the first objective's gain and the params of each copied trial, in numbered parts."""
+
+
+def is_reserved(cost: str) -> bool:
+    """Whether trials remember something else under the key that a cost of this name would have."""
+    return TrialKey.cost(cost) in _OF_A_TRIAL
+
+
+def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Every cost among a trial's user attributes, by name, whoever has registered it."""
+    names = (key.removeprefix(PREFIX) for key in attributes if key.startswith(PREFIX))
+    found = {name: attributes.get(TrialKey.cost(name)) for name in names if not is_reserved(name)}
+    return {n: value for n, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:
+    """What a trial remembers under a key.
+
+    Args:
+        trial: The trial.
+        key: One of `TrialKey`.
+        default: Returned where the trial has no such key.
+
+    Examples:
+        >>> import optuna
+        >>> trial = optuna.create_trial(value=1.0, user_attrs={"nas_optuna:epochs": 3})
+        >>> attribute(trial, TrialKey.EPOCHS)
+        3
+    """
+    return trial.user_attrs.get(key, default)
+
+
+def readable(study: Study) -> dict[str, Any]:
+    """The study's own attributes without the prefix, for a person or for JSON."""
+    return {key.removeprefix(PREFIX): value for key, value in study.user_attrs.items() if key.startswith(PREFIX)}
 
 
 def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | None:
@@ -333,13 +323,10 @@ def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | N
             if not check(value):
                 return f"{key.removeprefix(PREFIX)} is not {kind}"
     for key, value in system.items():
-        kind, check = _NUMBER if key.startswith("constraints:") else _OF_ANY_TRIAL.get(key, _ANYTHING)
+        kind, check = _NUMBER if key.startswith("constraints:") else _OF_OPTUNA.get(key, _ANYTHING)
         if not check(value):
             return f"{key} is not {kind}"
     return None
-
-
-_ANYTHING: _Kind = "anything", lambda value: True
 
 
 def flaw_of_study(user: Mapping[str, Any]) -> str | None:

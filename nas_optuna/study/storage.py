@@ -7,8 +7,6 @@ import re
 import secrets
 import shlex
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,8 +31,6 @@ PATIENCE = 60.0
 ``NAS_OPTUNA_STORAGE_PATIENCE`` is another number."""
 
 _LONGEST_URL = 4000
-_ATTEMPTS = 20
-"""Tries to open a database while other processes create its tables."""
 _SECRET = re.compile(r"(?i)pass|pwd|secret|token|key|cert|credential")
 """Query parameters whose values are not printed."""
 _REMEDIES = {
@@ -111,10 +107,14 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     patience = _patience()
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+    from nas_optuna.study.retrying import persistently
+
     try:
         if database is not None and absent:
             _create(database)
-        return _awaited(partial(_together, partial(_open, url, database, patience)), patience if with_retry else 0.0)
+        return persistently(
+            partial(_open, url, database, patience), patience if with_retry else 0.0, is_undone=_has_raced
+        )
     except ArgumentError:
         raise StudyError(_not_a_url()) from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
@@ -167,8 +167,9 @@ def failure(error: BaseException) -> str | None:
     """One line for an error that a storage raised while it was used; None for any other error."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
+    from nas_optuna.study.retrying import cause_of
+
+    error = cause_of(error)
     return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) else None
 
 
@@ -290,35 +291,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _awaited(open_: Callable[[], RetryingStorage], seconds: float) -> RetryingStorage:
-    """Open a database whose server may be away for some seconds."""
-    from nas_optuna.study.retrying import is_away
+def _has_raced(error: BaseException) -> bool:
+    """Whether other processes have created a database's tables at the same moment: theirs are used."""
+    from sqlalchemy.exc import IntegrityError
 
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return open_()
-        except Exception as error:
-            if time.monotonic() >= deadline or not is_away(error):
-                raise
-        time.sleep(0.5)
+    from nas_optuna.study.retrying import cause_of
 
-
-def _together(open_: Callable[[], RetryingStorage]) -> RetryingStorage:
-    """Open a database whose tables other processes may be creating at the same moment, and go on with theirs."""
-    from sqlalchemy.exc import DBAPIError, IntegrityError
-
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return open_()
-        except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
-            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-            text = str(cause).lower()
-            raced = isinstance(cause, IntegrityError) or any(s in text for s in ("already exists", "deadlock"))
-            if not raced or attempt == _ATTEMPTS:
-                raise
-            time.sleep(0.05 * attempt * (0.5 + secrets.randbelow(100) / 100))
-    raise AssertionError("the last attempt returns or raises")
+    cause = cause_of(error)
+    return isinstance(cause, IntegrityError) or any(s in str(cause).lower() for s in ("already exists", "deadlock"))
 
 
 def _reason(error: BaseException, url: str = "") -> str:

@@ -19,6 +19,7 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import storage_of, study_id_of
 from nas_optuna.study.schema import FORMAT, StudyKey
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
@@ -225,24 +226,29 @@ def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
     return [_summary(storage, name, counted) for name, counted in sorted(counts(storage).items())]
 
 
-def _best_of_equal_length(study: Study) -> float | None:
-    """The best value of a study that was searched with a clock, where a higher one may be of a shorter training."""
+def _best_value(study: Study) -> float | None:
+    """The best value of the only objective; where a higher one may be of a shorter training, that does not count."""
     from nas_optuna.study.best import best_trial
+    from nas_optuna.study.pareto import is_feasible
 
-    found = best_trial(study)
-    return None if found is None else found.values[0]
+    if not {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys():
+        try:
+            found = storage_of(study).get_best_trial(study_id_of(study))  # a database finds it, and reads no other
+        except ValueError:  # there is none
+            return None
+        if found.state == TrialState.COMPLETE and is_feasible(found):
+            return float(found.values[0])
+    best = best_trial(study)
+    return None if best is None else best.values[0]
 
 
 def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[str, int]) -> StudySummary:
-    from nas_optuna.study.transactions import best_value
-
     best: float | None = None
     try:
         study = optuna.load_study(study_name=name, storage=storage)
         objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
         if len(study.directions) == 1:
-            had_clock = {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys()
-            best = _best_of_equal_length(study) if had_clock else best_value(study)
+            best = _best_value(study)
     except StudyError:  # somebody has altered its rows; the others are shown all the same
         objectives = ("cannot be read",)
     return StudySummary(

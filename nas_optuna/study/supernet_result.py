@@ -5,7 +5,6 @@ Every worker reads it from the study's user attributes; nothing here knows the s
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,7 +17,8 @@ from optuna.study import Study
 from nas_optuna.errors import StudyError
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
-from nas_optuna.study.schema import LONGEST, StudyKey
+from nas_optuna.study.parts import in_parts, read_parts, write_parts
+from nas_optuna.study.schema import StudyKey
 
 Tokens = tuple[int, ...]
 """The index of each parameter's choice, in the space's order."""
@@ -199,7 +199,7 @@ def write_result(study: Study, result: SupernetResult) -> None:
     predictor = result.predictor
     # Nine digits tell any two 32-bit numbers apart, so that the argmax is the same before and after.
     alphas = [[name, [float(f"{x:.9g}") for x in logits]] for name, logits in result.alphas.items()]
-    parts = _chunks(alphas)
+    parts = list(in_parts(alphas))
     for i, part in enumerate(parts):
         study.set_user_attr(f"{StudyKey.ALPHAS}{i}", dict(part))
     chunks = {"chunks": len(parts)}
@@ -211,7 +211,7 @@ def write_result(study: Study, result: SupernetResult) -> None:
             "choice_chunks": (StudyKey.CHOICES, [[n, list(values)] for n, values in predictor.choices.items()]),
             "teacher_chunks": (StudyKey.TEACHERS, [[*map(int, t), a] for t, a in result.calibration_set]),
         }
-        chunks |= {name: write_chunks(study, key, items) for name, (key, items) in lists.items()}
+        chunks |= {name: write_parts(study, key, items) for name, (key, items) in lists.items()}
     first = {"first_trial": len(all_trials(study))}
     study.set_user_attr(StudyKey.SUPERNET, {**result.summary(), **first, **chunks})
 
@@ -237,11 +237,11 @@ def _stored(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> Supern
         alphas |= attributes[f"{StudyKey.ALPHAS}{i}"]
     known = {f.name: summary[f.name] for f in fields(SupernetResult) if f.name in summary}
     if "score_chunks" in summary:
-        intercept, *coefficients = read_chunks(attributes, StudyKey.SCORE, summary["score_chunks"])
-        choices = dict(read_chunks(attributes, StudyKey.CHOICES, summary["choice_chunks"]))
+        intercept, *coefficients = read_parts(attributes, StudyKey.SCORE, summary["score_chunks"])
+        choices = dict(read_parts(attributes, StudyKey.CHOICES, summary["choice_chunks"]))
         known["predictor"] = Predictor(choices, np.array(coefficients), intercept)
-        known["starts"] = [tuple(t) for t in read_chunks(attributes, StudyKey.STARTS, summary["start_chunks"])]
-        taught = read_chunks(attributes, StudyKey.TEACHERS, summary.get("teacher_chunks", 0))
+        known["starts"] = [tuple(t) for t in read_parts(attributes, StudyKey.STARTS, summary["start_chunks"])]
+        taught = read_parts(attributes, StudyKey.TEACHERS, summary.get("teacher_chunks", 0))
         known["calibration_set"] = [(tuple(tokens), float(accuracy)) for *tokens, accuracy in taught]
     return SupernetResult(alphas=alphas, **known)
 
@@ -262,29 +262,3 @@ def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
     result = find_result(study)
     predictor = result.predictor if result else None
     return predictor if predictor is not None and predictor.is_of(choices) else None
-
-
-def write_chunks(study: Study, prefix: str, items: Sequence[Any]) -> int:
-    """Store a list in as many study attributes as it needs, and return how many; `prefix` gets their numbers."""
-    chunks = _chunks(items)
-    for i, chunk in enumerate(chunks):
-        study.set_user_attr(f"{prefix}{i}", chunk)
-    return len(chunks)
-
-
-def _chunks(items: Sequence[Any]) -> list[list[Any]]:
-    chunks: list[list[Any]] = [[]]
-    length = 2
-    for item in items:
-        more = len(json.dumps(item)) + 2
-        if length + more > LONGEST and chunks[-1]:
-            chunks.append([])
-            length = 2
-        chunks[-1].append(item)
-        length += more
-    return chunks
-
-
-def read_chunks(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:
-    """The list that `write_chunks` stored in `count` attributes."""
-    return [item for i in range(count) for item in attributes[f"{prefix}{i}"]]

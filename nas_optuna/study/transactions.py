@@ -130,20 +130,6 @@ def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
     return transaction(storage, read)
 
 
-def best_value(study: Study) -> float | None:
-    """The best value of a study with one objective; None where no trial is complete. Hardly any trial is read."""
-    storage, study_id = storage_of(study), study_id_of(study)
-    if database_of(storage) is None:
-        return study.best_value if any(trial.state == TrialState.COMPLETE for trial in all_trials(study)) else None
-    trials, values = tables()["trials"], tables()["trial_values"]
-    order = values.c.value.desc() if study.direction == StudyDirection.MAXIMIZE else values.c.value
-    ended = (trials.c.study_id == study_id) & (trials.c.state == TrialState.COMPLETE)
-    ids = select(trials.c.trial_id).join(values, values.c.trial_id == trials.c.trial_id).where(ended)
-    found = transaction(storage, lambda connection: connection.execute(ids.order_by(order)).scalars().all())
-    best = (storage.get_trial(trial_id) for trial_id in found)  # the first that can be read
-    return next((trial.value for trial in best if trial.state == TrialState.COMPLETE), None)
-
-
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
