@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +15,13 @@ import torch
 from torch import Tensor
 
 from nas_optuna.errors import DataError
+from nas_optuna.export.formats import FORMATS, NotMade, short
 from nas_optuna.export.int8 import FILE as INT8
 from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
 from nas_optuna.export.readme import READER, write_readme
-from nas_optuna.export.script import write_reader, write_script
-from nas_optuna.export.source import NotWritable, write_source
+from nas_optuna.export.script import write_reader
+from nas_optuna.export.source import NotWritable
 from nas_optuna.training import ImageClassifier
-from nas_optuna.training.serialization import write_network
 
 TOLERANCE = 1e-5
 """The most that logits of two forms may differ, relative to the largest of them where that is above 1."""
@@ -61,10 +59,6 @@ class Exported:
         return {**facts, "images": self.images, "difference": self.difference, **small}
 
 
-class _NotMade(Exception):  # noqa: N818 - not an error: the other files are written without it
-    """One form cannot be made; the message says why."""
-
-
 def export_network(
     classifier: ImageClassifier,
     folder: Path,
@@ -78,7 +72,8 @@ def export_network(
 ) -> Exported:
     """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``.
 
-    Each network is run on the images and compared before it is kept. What cannot be made is left out, with the reason.
+    Formats that other packages have registered are written, too; see `nas_optuna.export.formats`. Each network is run
+    on the images and compared before it is kept. What cannot be made is left out, with the reason.
 
     Args:
         classifier: The network, on the CPU.
@@ -132,21 +127,19 @@ def _write_forms(
     """Write the network in every form that it can take, and run each."""
     with torch.inference_mode():
         expected = classifier(raw)
-    forms: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
-        "model.safetensors": lambda path: _weights(classifier, path),
-        "model.py": lambda path: _script(classifier, raw, path, title),
-        "model.pt2": lambda path: _program(classifier, raw, path),
-        "model.onnx": lambda path: _onnx(classifier, raw, path),
-    }
+    names = FORMATS.names()
     left_out, largest = {}, 0.0
-    for number, (name, make) in enumerate(forms.items(), start=1):
-        say(f"{number}/{len(forms)}: {name}, compared on {len(raw)} images")
+    for number, name in enumerate(names, start=1):
+        say(f"{number}/{len(names)}: {name}, compared on {len(raw)} images")
         try:
-            largest = max(largest, _compared(make(place / name), raw, expected))
-        except (_NotMade, NotWritable) as error:
+            run = FORMATS.find(name)(classifier, raw, place / name, title)
+            largest = max(largest, _compared(run, raw, expected))
+        except Exception as error:
+            if name in FORMATS.builtin and not isinstance(error, NotMade | NotWritable):
+                raise
             (place / name).unlink(missing_ok=True)
-            left_out[name] = str(error)
-    return [name for name in forms if name not in left_out], left_out, largest
+            left_out[name] = str(error) if isinstance(error, NotMade | NotWritable) else short(error)
+    return [name for name in names if name not in left_out], left_out, largest
 
 
 def _files_of_ours(folder: Path) -> frozenset[str]:
@@ -190,85 +183,9 @@ def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) ->
             with torch.inference_mode():
                 found = run(raw[:count])
         except Exception as error:
-            raise _NotMade(f"it does not run on {count} images ({_short(error)})") from error
+            raise NotMade(f"it does not run on {count} images ({short(error)})") from error
         difference = (found - expected[:count]).abs().max().item()
         if found.shape != expected[:count].shape or not difference <= TOLERANCE * scale:
-            raise _NotMade(f"its logits differ by {difference:.1e} from the network's on {count} images")
+            raise NotMade(f"its logits differ by {difference:.1e} from the network's on {count} images")
         largest = max(largest, difference)
     return largest
-
-
-def _weights(classifier: ImageClassifier, path: Path) -> Callable[[Tensor], Tensor]:
-    from safetensors.torch import load_file
-
-    write_network(path, classifier.network, classifier.header)
-    written = load_file(path)
-    for name, value in classifier.network.state_dict().items():
-        if not torch.equal(written[name], value.cpu()):
-            raise _NotMade(f"its {name} is not the network's")
-    return classifier
-
-
-def _script(classifier: ImageClassifier, raw: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
-    with torch.inference_mode():
-        prepared = classifier.prepare(raw[:2])
-    text = write_script(classifier, write_source(classifier.network, prepared), title)
-    path.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_loader("nas_optuna_exported_model", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(path)
-    exec(compile(text, str(path), "exec"), module.__dict__)  # text that we wrote
-    try:
-        network: Callable[[Tensor], Tensor] = module.load()
-    except Exception as error:
-        raise _NotMade(f"it cannot load the weights ({_short(error)})") from error
-    return network
-
-
-def _program(classifier: ImageClassifier, raw: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    example = torch.cat([raw, raw])[:2]
-    try:
-        program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No complete tensor found")  # of views; the weights are on the CPU
-            torch.export.save(program, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
-        loaded: Any = torch.export.load(path).module()
-    except Exception as error:
-        raise _NotMade(f"torch.export cannot take the network ({_short(error)})") from error
-    return lambda images: loaded(images)
-
-
-def _onnx(classifier: ImageClassifier, raw: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError:
-        raise _NotMade("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
-    axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                classifier,
-                (torch.cat([raw, raw])[:2],),
-                str(path),
-                dynamo=False,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_axes=axes,
-            )
-        model = onnx.load(str(path))
-        header = classifier.header
-        described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
-        onnx.helper.set_model_props(model, described)
-        onnx.checker.check_model(model)
-        onnx.save(model, str(path))
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _NotMade(f"ONNX cannot take the network ({_short(error)})") from error
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
+from nas_optuna.export.formats import FORMATS
 from nas_optuna.markdown import code, plain
 from nas_optuna.spaces import SPACES
 from nas_optuna.training import ImageClassifier
@@ -66,6 +68,11 @@ print(network.predict("image.png"))
 }
 
 
+def _foreign(name: str) -> str:
+    """What a format of somebody else's says of itself."""
+    return f"## {plain(name)}\n\n{plain(inspect.getdoc(FORMATS.find(name)) or '')}\n"
+
+
 def write_readme(
     classifier: ImageClassifier,
     title: str,
@@ -108,6 +115,7 @@ def write_readme(
         f"All files in full precision gave the same logits on {images} images when they were written.",
         "",
         *(_USES[name].format(**values) for name in _USES if name in files),
+        *(_foreign(name) for name in FORMATS.names() if name in files and name not in _USES),
         *(f"{code(name)} was not written: {code(reason)}\n" for name, reason in left_out.items()),
     ]
     return "\n".join(lines)

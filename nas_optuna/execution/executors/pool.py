@@ -121,9 +121,7 @@ class WorkerPool(ABC, Generic[W]):
             finally:
                 self.asked = self.asked or 1  # whoever ends now is not started again
                 self.end()
-        if self.error is not None:
-            raise self.error
-        return Outcome(self.budget.finished, stop.asked, self._resumed)
+        return self.outcome(stop.asked)
 
     def _pass_on(self, stop: StopRequest) -> None:
         """Ask the workers to stop as often as this process was asked, and where one of them has failed."""
@@ -145,6 +143,12 @@ class WorkerPool(ABC, Generic[W]):
             self._tell(worker, message)
         else:
             self._finish(worker, message)
+
+    def outcome(self, interrupted: bool) -> Outcome:
+        """What all workers did, together."""
+        if self.error is not None:
+            raise self.error
+        return Outcome(self.budget.finished, interrupted, self._resumed)
 
     def reap(self, worker: W, how: str) -> None:
         """Put back what a worker ran that has ended, and start it again where it died."""

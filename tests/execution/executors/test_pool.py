@@ -51,7 +51,7 @@ class Pool(WorkerPool[WorkerState]):
 def pool(tmp_path: Path) -> Pool:
     study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
     work = Work(study, objective=None)  # type: ignore[arg-type]
-    return Pool(work, Budget(trials=2), Record(), lambda: False)
+    return Pool(work, Budget(trials=2), Record())
 
 
 def began(number: int, worker: int) -> EventMessage:

@@ -1,0 +1,122 @@
+"""The files that a network is exported to, by name.
+
+A new one is a function here and a line in `FORMATS`; third parties register the entry point group
+``nas_optuna.formats`` under the name of the file. The function takes the network, raw images ``[n, channels, height,
+width]``, the path to write to, and a title. It returns a function from raw images to logits that runs what was written:
+it is compared with the network before the file is kept. Its docstring stands in the export's README.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_optuna.export.script import write_script
+from nas_optuna.export.source import write_source
+from nas_optuna.registry import Registry
+from nas_optuna.training import ImageClassifier
+from nas_optuna.training.serialization import write_network
+
+FORMATS = Registry(
+    "export format",
+    "nas_optuna.formats",
+    {
+        "model.safetensors": "nas_optuna.export.formats:weights",
+        "model.py": "nas_optuna.export.formats:script",
+        "model.pt2": "nas_optuna.export.formats:program",
+        "model.onnx": "nas_optuna.export.formats:onnx_model",
+    },
+    ("classifier", "images", "path", "title"),
+)
+
+
+class NotMade(Exception):  # noqa: N818 - not an error: the other files are written without it
+    """One file cannot be made; the message says why."""
+
+
+def weights(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
+    """``model.safetensors``: the weights, with what is needed to read them."""
+    from safetensors.torch import load_file
+
+    write_network(path, classifier.network, classifier.header)
+    written = load_file(path)
+    for name, value in classifier.network.state_dict().items():
+        if not torch.equal(written[name], value.cpu()):
+            raise NotMade(f"its {name} is not the network's")
+    return classifier
+
+
+def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
+    """``model.py``: plain torch, which reads the weights."""
+    with torch.inference_mode():
+        prepared = classifier.prepare(images[:2])
+    text = write_script(classifier, write_source(classifier.network, prepared), title)
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_loader("nas_optuna_exported_model", loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(path)
+    exec(compile(text, str(path), "exec"), module.__dict__)  # text that we wrote
+    try:
+        network: Callable[[Tensor], Tensor] = module.load()
+    except Exception as error:
+        raise NotMade(f"it cannot load the weights ({short(error)})") from error
+    return network
+
+
+def program(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
+    """``model.pt2``: a program of ``torch.export``."""
+    example = torch.cat([images, images])[:2]
+    try:
+        exported = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No complete tensor found")  # of views; the weights are on the CPU
+            torch.export.save(exported, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
+        loaded: Any = torch.export.load(path).module()
+    except Exception as error:
+        raise NotMade(f"torch.export cannot take the network ({short(error)})") from error
+    return lambda raw: loaded(raw)
+
+
+def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
+    """``model.onnx``: for ONNX Runtime and what else reads ONNX."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError:
+        raise NotMade("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
+    axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                classifier,
+                (torch.cat([images, images])[:2],),
+                str(path),
+                dynamo=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_axes=axes,
+            )
+        model = onnx.load(str(path))
+        header = classifier.header
+        described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
+        onnx.helper.set_model_props(model, described)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise NotMade(f"ONNX cannot take the network ({short(error)})") from error
+    return lambda raw: torch.from_numpy(session.run(None, {"images": raw.numpy()})[0])
+
+
+def short(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
