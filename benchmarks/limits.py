@@ -1,193 +1,101 @@
-"""What to do with architectures above a limit, and whom to prune for a front: replayed from a table of real trainings.
+"""What a limit costs, and how fronts are pruned: replayed from the table of the digits.
 
-Limits. A proposal above the limit of MACs is told to the study as pruned, as complete with an accuracy of 0, as failed
-(samplers do not look at it), or never becomes a trial (`WithinLimitsSampler`): the sampler is asked again, or is told
-the limit and chooses within it. Compared after as many trainings: the best accuracy, how many proposals that took, and
-their feasible share early and late.
+A limit on multiply-accumulates, 30 trainings: a sampler is told the limit and chooses within it, or is asked again
+until it proposes what is inside (`WithinLimitsSampler`). Points below the best network inside, and the share of the
+latest ten proposals that were inside.
 
-Fronts. A study of accuracy and MACs, random sampler, pruned against all trials or against those that cost no more.
-Compared after as many epochs: the share of the box that the front dominates. The same for several samplers, begun
-with the cheapest architecture or not; their difference is taken seed by seed. The box ends at the largest MACs.
+A front of accuracy and multiply-accumulates, after the epochs of 30 whole trainings: random search, pruned against all
+trials or against those that cost no more; and what it gains to begin with the cheapest network, seed by seed.
 
-    python benchmarks/limits.py --seeds 10
+    python benchmarks/limits.py --seeds 12
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
-import statistics
-import warnings
-from collections.abc import Iterable
-from pathlib import Path
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
-from optuna.samplers import PartialFixedSampler
-from optuna.trial import TrialState
-from rich.progress import track
-from tabular import Table, digits
+from compare import cell, mean_and_error
+from optuna.samplers import BaseSampler, PartialFixedSampler
+from replay import Replay, front, make_study, quiet
+from tables import Table, open_table
 
-from nas_optuna.costs.complexity import figures
-from nas_optuna.execution.pruning import report, should_prune
-from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.study.pareto import hypervolume
 from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=2, input_size=8)  # the table's
-SAMPLERS = ("random", "tpe", "nsga2")
-LIMITED = (*SAMPLERS, "evolution", "arch")
-"""Samplers of the comparison under a limit."""
-TREATMENTS = ("pruned", "complete", "failed", "asked again", "told")
+SAMPLERS = ("random", "tpe", "nsga2", "evolution", "arch")
 QUANTILES = (0.1, 0.3)
-PRUNERS = ("none", "asha", "median", "hyperband")
-TRAININGS = 30
-EPOCHS = 150
-MOST_PROPOSALS = 1000
+TRAININGS, LATEST = 30, 10
 
 
-@functools.cache
-def macs(architecture: Architecture) -> int:
-    return figures(SPACE, architecture).macs
-
-
-@functools.cache
-def by_macs() -> list[Architecture]:
-    """Every architecture, the cheapest first."""
-    points = np.ndindex(*(len(p.choices) for p in SPACE.parameters.values()))
-    choices = [p.choices for p in SPACE.parameters.values()]
-    named = (dict(zip(SPACE.parameters, map(lambda c, i: c[i], choices, point), strict=True)) for point in points)
-    return sorted((SPACE.architecture(params) for params in named), key=macs)
-
-
-def search_within(table: Table, sampler: str, treatment: str, limit: float, seed: int) -> dict[str, float]:
-    """One search under a limit, until there were enough trainings."""
+def search_within(table: Table, sampler: str, told: bool, limit: float, seed: int) -> tuple[float, float]:
+    """Regret inside the limit, and the share of the latest proposals that were inside."""
 
     def excess(architecture: Architecture) -> float:
-        return max(0.0, macs(architecture) / limit - 1)
+        return max(0.0, table.macs[table.place(architecture.params)] / limit - 1)
 
-    def make(seed: int) -> optuna.samplers.BaseSampler:
+    def make(seed: int) -> BaseSampler:
         made = create_sampler(sampler, SPACE, seed, {})
         # Within another sampler, ours and TPE are not told.
-        return PartialFixedSampler({}, made) if treatment == "asked again" else made
+        return made if told else PartialFixedSampler({}, made)
 
-    within = treatment in ("asked again", "told")
-    chosen = WithinLimitsSampler(make, SPACE, excess, seed) if within else make(seed)
-    study = optuna.create_study(direction="maximize", sampler=chosen)
-    best, feasible = 0.0, []
-    while sum(feasible) < TRAININGS and len(feasible) < MOST_PROPOSALS:
-        trial = study.ask()
-        place = table.suggest(trial)
-        above = macs(SPACE.architecture(trial.params)) / limit - 1
-        trial.set_constraint("macs", above)
-        feasible += [False] * (study.get_trials(deepcopy=False)[-1].user_attrs.get(TrialKey.PROPOSALS, 1) - 1) + [
-            above <= 0
-        ]
-        if above <= 0:
-            accuracy = float(table.final[place])
-            best = max(best, accuracy)
-            study.tell(trial, accuracy)
-        elif treatment == "complete":
-            study.tell(trial, 0.0)
-        else:
-            study.tell(trial, state=TrialState.FAIL if treatment == "failed" else TrialState.PRUNED)
-    third = len(feasible) // 3
-    return {
-        "best": best,
-        "trainings": sum(feasible),
-        "proposals": len(feasible),
-        "share_first_third": statistics.fmean(feasible[:third]),
-        "share_last_third": statistics.fmean(feasible[-third:]),
-    }
+    study = optuna.create_study(direction="maximize", sampler=WithinLimitsSampler(make, SPACE, excess, seed))
+    replay = Replay(table, study)
+    while len(replay.points) < TRAININGS:
+        replay.run_trial()
+    inside = table.macs <= limit
+    found = max(table.final[point.place] for point in replay.points if inside[point.place])
+    proposals = [trial.user_attrs.get(TrialKey.PROPOSALS, 1) for trial in study.get_trials()[-LATEST:]]
+    return 100 * float(table.final[inside].max() - found), len(proposals) / sum(proposals)
 
 
-def search_front(
-    table: Table, sampler: str, pruner: str, seed: int, cheaper_only: bool = True, first: Architecture | None = None
-) -> dict[str, float]:
-    """One search for a front, until `EPOCHS` were trained."""
-    epochs, most = EPOCHS, macs(by_macs()[-1])
-    study = optuna.create_study(
-        directions=["maximize", "minimize"],
-        sampler=create_sampler(sampler, SPACE, seed, {}),
-        pruner=create_pruner(pruner, table.accuracy.shape[-1], {}),
-    )
-    if first is not None:
-        study.enqueue_trial(dict(first.params))
-    while epochs > 0:
-        trial = study.ask()
-        curve = table.accuracy[table.suggest(trial)].mean(0).tolist()
-        cost = macs(SPACE.architecture(trial.params))
-        trial.set_user_attr("nas_optuna:macs", cost)
-        for epoch, accuracy in enumerate(curve, start=1):
-            epochs -= 1
-            report(trial, accuracy, epoch)
-            if epoch < len(curve) and should_prune(trial, {"macs": cost} if cheaper_only else {}):
-                study.tell(trial, state=TrialState.PRUNED)
-                break
-        else:
-            study.tell(trial, (curve[-1], cost))
-    points = [(1 - t.values[0], t.values[1] / most) for t in study.best_trials]
-    states = [t.state for t in study.get_trials(deepcopy=False)]
-    return {
-        "hypervolume": hypervolume(points, (1.0, 1.0)),
-        "front": len(points),
-        "least_macs": min(cost for _, cost in points),
-        "trials": len(states),
-        "pruned": states.count(TrialState.PRUNED),
-    }
+def search_front(table: Table, method: str, seed: int, begin_cheap: bool = False, against_all: bool = False) -> float:
+    """The hypervolume of one search."""
+    study = make_study(table, method, seed, objectives=2)
+    if begin_cheap:
+        study.enqueue_trial(table.params(int(np.argmin(table.macs))))
+    replay = Replay(table, study, against_all=against_all)
+    while not replay.points or replay.points[-1].epochs < TRAININGS * table.epochs:
+        replay.run_trial()
+    return front(table, replay.points)
 
 
-def summary(runs: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Means over seeds, and the standard deviation of what is compared."""
-    runs = list(runs)
-    result = {key: statistics.fmean(run[key] for run in runs) for key in runs[0]}
-    compared = "best" if "best" in runs[0] else "hypervolume"
-    return result | {f"{compared}_deviation": statistics.stdev(run[compared] for run in runs), "seeds": len(runs)}
+def show(name: str, *columns: Sequence[float]) -> None:
+    """A row of Markdown: mean and standard error over seeds."""
+    print(f"| {name} | {' | '.join(cell(mean_and_error(values)) for values in columns)} |", flush=True)
 
 
 def main() -> None:
+    """Print all rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--table", type=Path, help="another table than digits-conv2.npz")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seeds", type=int, default=12)
     options = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    table = digits(options.table) if options.table else digits()
-    architectures = by_macs()
-    seeds = range(options.seeds)
-    rows = []
+    quiet()
+    table, seeds = open_table("digits"), range(options.seeds)
+    assert isinstance(table, Table)
+    print("| inside the limit, sampler | points below the best inside | latest proposals inside |\n|---|---|---|")
     for quantile in QUANTILES:
-        limit = macs(architectures[int(quantile * len(architectures))])
-        for sampler in LIMITED:
-            for treatment in TREATMENTS if sampler != "random" else TREATMENTS[-1:]:  # all the same to it
-                name = f"{sampler}, {quantile:.0%} feasible, {treatment}"
-                runs = [search_within(table, sampler, treatment, limit, s) for s in track(seeds, name, transient=True)]
-                rows.append({"case": name, **summary(runs)})
-    for pruner in PRUNERS:
-        for cheaper_only in (True, False):
-            name = f"front, {pruner}, against {'those that cost no more' if cheaper_only else 'all'}"
-            runs = [search_front(table, "random", pruner, s, cheaper_only) for s in track(seeds, name, transient=True)]
-            rows.append({"case": name, **summary(runs)})
-    for sampler in SAMPLERS:
-        name = f"front, {sampler}, asha, the cheapest first"
-        plain, runs = [], []
-        for seed in track(seeds, name, transient=True):
-            plain.append(search_front(table, sampler, "asha", seed))
-            runs.append(search_front(table, sampler, "asha", seed, first=architectures[0]))
-        gains = [ours["hypervolume"] - theirs["hypervolume"] for ours, theirs in zip(runs, plain, strict=True)]
-        gain = {"hypervolume_gain": statistics.fmean(gains), "gain_error": statistics.stdev(gains) / len(gains) ** 0.5}
-        rows.append({"case": name, **summary(runs), "front_without": summary(plain)["front"], **gain})
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        print(row["case"], *(f"{key} {value:.4g}" for key, value in row.items() if key != "case"), sep="  ")
+        limit = float(np.sort(table.macs)[math.floor(quantile * len(table.macs))])
+        for sampler in SAMPLERS:
+            for told in (False, True) if sampler != "random" else (True,):  # all the same to it
+                runs = [search_within(table, sampler, told, limit, seed) for seed in seeds]
+                name = f"{quantile:.0%}, {sampler}, {'told' if told else 'asked again'}"
+                show(name, *zip(*runs, strict=True))
+    print("\n| front | hypervolume |\n|---|---|")
+    for method in ("random", "random+asha", "random+median", "random+hyperband"):
+        show(method, [search_front(table, method, seed) for seed in seeds])
+    show("random+asha, against all", [search_front(table, "random+asha", seed, against_all=True) for seed in seeds])
+    for sampler in ("random", "tpe", "nsga2"):
+        method = f"{sampler}+asha"
+        pairs = [(search_front(table, method, seed), search_front(table, method, seed, True)) for seed in seeds]
+        show(f"{method}, gain of the cheapest first", [begun - plain for plain, begun in pairs])
 
 
 if __name__ == "__main__":

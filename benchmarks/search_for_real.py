@@ -27,7 +27,8 @@ from pathlib import Path
 
 import optuna
 import torch
-from supernet_ranking import alone, train
+from make_table import alone
+from supernet_ranking import train
 
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.costs.complexity import figures
@@ -63,13 +64,13 @@ class Trainings:
         """What a trial of it would have."""
         key = str(architecture)
         if key not in self._known:
-            self._known[key] = alone(self.search, architecture, 0)[-1]
+            self._known[key] = [*alone(self.search, architecture.params, 0)][-1][0]
         return self._known[key]
 
     @functools.cache  # noqa: B019 - one object for the whole process
     def tested(self, architecture: Architecture) -> float:
         """Mean test accuracy of other trainings of it."""
-        return statistics.fmean(alone(self.search, architecture, seed, self._test)[-1] for seed in AGAIN)
+        return statistics.fmean([*alone(self.search, architecture.params, seed, self._test)][-1][0] for seed in AGAIN)
 
 
 def found_by(trainings: Trainings, study: optuna.Study, trials: int) -> list[tuple[str, float]]:

@@ -19,11 +19,11 @@ import statistics
 import numpy as np
 import optuna
 import torch
+from replay import Replay
 from supernet_ranking import Trained, of_table, train
-from tabular import Table, digits
+from tables import Table, open_table
 
 from nas_optuna.cli.environment import set_defaults
-from nas_optuna.costs.complexity import figures
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spec import SupernetSpec
@@ -45,19 +45,14 @@ def search(table: Table, name: str, seed: int, trials: int, trained: Trained | N
             name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in table.parameters.items()
         }
         study.sampler = WarmStartSampler(sampler, distributions, seed, trials=WARM_TRIALS)
-    values = []
-    for _ in range(trials):
-        trial = study.ask()
-        values.append(float(table.final[table.suggest(trial)]))
-        study.tell(trial, values[-1])
-    return (100 * (float(table.final.max()) - np.maximum.accumulate(values))).tolist()
+    replay = Replay(table, study)
+    values = [float(replay.run_trial().value or 0) for _ in range(trials)]
+    return (100 * (table.best - np.maximum.accumulate(values))).tolist()
 
 
 def size_first(table: Table) -> list[float]:
     """The regret of training the largest architectures first."""
-    truth = of_table()
-    macs = [figures(truth.search.space, architecture).macs for architecture in truth.architectures]
-    final = table.final.reshape(-1)[np.argsort(macs)[::-1]]
+    final = table.final[np.argsort(table.macs)[::-1]]
     return (100 * (float(final.max()) - np.maximum.accumulate(final))).tolist()
 
 
@@ -80,7 +75,7 @@ def main() -> None:
     set_defaults("supernet")
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table, truth = digits(), of_table()
+    table, truth = open_table("digits"), of_table()
     settings = {"budget": 0} if options.without_weights else {}
     trained = [train(truth.search, SupernetSpec(seed=seed, **settings)) for seed in range(options.supernets)]
     costs = [(t.training_seconds + t.choosing_seconds) / t.alone_seconds for t in trained]

@@ -1,16 +1,15 @@
 """How well a supernet ranks architectures, with size alone and random choice beside it, and what it costs.
 
-``digits``: the table of 576 trained networks (`make_table.py`), so every rank is known. Any other name is a preset or a
-study spec, of which ``--architectures`` random ones are trained alone first, with ``--repeats`` seeds each; these
-trainings are kept in ``--truth`` and not done again.
+The networks are those of a table of `make_table.py`, which knows every rank: the 576 of the digits, or others.
 
 Short trainings have seeds of their own, and an architecture that taught the score is not ranked by it.
 Regret is the best own accuracy minus that of the choice, in points. Cost is in stand-alone trainings: CPU seconds of
 the supernet over those of trainings that take turns with its epochs in the same process, which has one thread.
 
-    python benchmarks/supernet_ranking.py digits --seeds 5
-    python benchmarks/supernet_ranking.py digits --seeds 20 --set supernet.budget=0
-    python benchmarks/supernet_ranking.py digits-quick --architectures 60 --truth five-layers.jsonl
+    python benchmarks/supernet_ranking.py --seeds 5
+    python benchmarks/supernet_ranking.py --seeds 20 --set supernet.budget=0
+    python benchmarks/make_table.py digits-quick --networks 60 --seeds 1 --out five-layers.npz
+    python benchmarks/supernet_ranking.py five-layers.npz
 """
 
 from __future__ import annotations
@@ -21,18 +20,17 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from make_table import DATA, RECIPE, SPACE
+from make_table import CPU, HERE, alone, params_of
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
-from tabular import digits
 
 from nas_optuna.cli.environment import set_defaults
-from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ranking_row
@@ -43,13 +41,9 @@ from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.oneshot.trained import make_evaluator
 from nas_optuna.oneshot.training import make_strategy
-from nas_optuna.presets import find_spec
-from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec, SupernetSpec
-from nas_optuna.training import fit, make_network
 
-CPU = torch.device("cpu")
 SIZES = "sizes, short"
 """A score of sizes alone fitted to the same short trainings: the score is better by what shared weights add."""
 SHORT_SEED = 1000
@@ -81,47 +75,13 @@ class Truth:
         return statistics.fmean(kendalltau(self.accuracy[:, s], others[s]).statistic for s in seeds)
 
 
-def of_table() -> Truth:
-    space = {"name": "conv", "depth": SPACE.depth}
-    spec = StudySpec.from_dict({"data": DATA.model_dump(), "space": space, "recipe": RECIPE.model_dump()})
-    search, table = Experiment.from_spec(spec, device="cpu").search, digits()
-    points = itertools.product(*(range(len(p.choices)) for p in search.space.parameters.values()))
-    architectures = [of_tokens(search.space, tokens) for tokens in points]
-    return Truth(search, architectures, table.accuracy[..., -1].reshape(len(architectures), -1).astype(float))
-
-
-def of_tokens(space: SearchSpace, tokens: tuple[int, ...]) -> Architecture:
-    return space.architecture(
-        {name: p.choices[t] for (name, p), t in zip(space.parameters.items(), tokens, strict=True)}
-    )
-
-
-def of_trainings(spec: StudySpec, count: int, repeats: int, file: Path) -> Truth:
-    """Train random architectures alone, those that `file` lacks; one JSON line for each training."""
+def of_table(file: Path = HERE / "digits-conv2.npz", overrides: Sequence[str] = ()) -> Truth:
+    """What `make_table.py` wrote."""
+    with np.load(file, allow_pickle=False) as table:
+        spec = StudySpec.from_dict(json.loads(str(table["about"]))["spec"]).override(list(overrides))
+        accuracy, tokens = table["by_seed"][..., -1].astype(float), table["choices"].tolist()
     search = Experiment.from_spec(spec, device="cpu").search
-    rng, drawn = random.Random(0), {}
-    while len(drawn) < min(count, search.space.size):
-        params = {name: rng.choice(p.choices) for name, p in search.space.parameters.items()}
-        drawn[search.space.architecture(params)] = None
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = {(line["a"], line["seed"]): line["acc"][-1] for line in lines}
-    for seed, architecture in itertools.product(range(repeats), drawn):
-        if (str(architecture), seed) not in done:
-            accuracies = alone(search, architecture, seed)
-            done[str(architecture), seed] = accuracies[-1]
-            with file.open("a") as opened:
-                opened.write(json.dumps({"a": str(architecture), "seed": seed, "acc": accuracies}) + "\n")
-    accuracy = [[done[str(a), seed] for seed in range(repeats)] for a in drawn]
-    return Truth(search, list(drawn), np.array(accuracy))
-
-
-def alone(search: Search, architecture: Architecture, seed: int, scored: ImageSet | None = None) -> list[float]:
-    """Accuracy after each epoch of its own training, on the validation images unless others are given."""
-    recipe, side = search.spec.recipe, search.space.input_size
-    train = make_loader(search.data.train, recipe.batch_size, side, CPU)
-    validation = make_loader(scored or search.data.validation, 512, side, CPU)
-    network = make_network(search.space, architecture, recipe, CPU, seed)
-    return [result.accuracy for result in fit(network, train, validation, recipe, CPU, seed=seed)]
+    return Truth(search, [search.space.architecture(params_of(search.space, one)) for one in tokens], accuracy)
 
 
 @dataclass(frozen=True)
@@ -151,7 +111,7 @@ def train(search: Search, spec: SupernetSpec) -> Trained:
         if epoch % every == 0:
             drawn = {name: rng.choice(p.choices) for name, p in search.space.parameters.items()}
             start = time.process_time()
-            alone(search, search.space.architecture(drawn), 0)
+            list(alone(search, drawn, 0))
             others.append(time.process_time() - start)
     start = time.process_time()
     recipe = search.spec.recipe.model_copy(update={"seed": SHORT_SEED + spec.seed})
@@ -208,7 +168,7 @@ def of_choice(truth: Truth, found: RankingResult) -> dict[str, float]:
     shares = [np.exp(logits) / np.exp(logits).sum() for logits in map(np.array, found.logits.values())]
     tokens = np.array([space.tokens(architecture) for architecture in truth.architectures])
     prior = np.prod([share[tokens[:, i]] for i, share in enumerate(shares)], axis=0)
-    starts = [place[of_tokens(space, t)] for t in found.starts[:5]]
+    starts = [place[space.architecture(params_of(space, t))] for t in found.starts[:5]]
     return {
         "regret of best": 100 * (best - float(truth.mean[place[found.best]])),
         "regret of argmax": 100 * (best - float(truth.mean[prior.argmax()])),
@@ -237,23 +197,15 @@ def show(truth: Truth, results: list[dict[str, object]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", help="digits, or a preset or study spec")
+    parser.add_argument("table", type=Path, nargs="?", default=HERE / "digits-conv2.npz", help="of make_table.py")
     parser.add_argument("--seeds", type=int, default=5, help="supernets")
-    parser.add_argument("--architectures", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=1, help="trainings of each architecture")
-    parser.add_argument("--truth", type=Path, default=Path("truth.jsonl"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the spec")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     set_defaults("supernet")
     torch.set_num_threads(1)
-    if options.what == "digits":
-        truth = of_table()
-        settings = StudySpec().override(options.set).supernet
-    else:
-        spec = StudySpec.from_toml(find_spec(options.what), options.set)
-        truth = of_trainings(spec, options.architectures, options.repeats, options.truth)
-        settings = spec.supernet
+    truth = of_table(options.table, options.set)
+    settings = truth.search.spec.supernet
     results = []
     for seed in range(options.seeds):
         results.append(rows(truth, train(truth.search, settings.model_copy(update={"seed": seed}))))
