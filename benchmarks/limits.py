@@ -20,7 +20,7 @@ import numpy as np
 import optuna
 from compare import cell, mean_and_error
 from optuna.samplers import BaseSampler, PartialFixedSampler
-from replay import Replay, front, make_study, quiet
+from replay import Replay, enqueue_cheapest, front, make_study, quiet
 from tables import Table, open_table
 
 from nas_optuna.samplers import create_sampler
@@ -60,7 +60,7 @@ def search_front(table: Table, method: str, seed: int, begin_cheap: bool = False
     """The hypervolume of one search."""
     study = make_study(table, method, seed, objectives=2)
     if begin_cheap:
-        study.enqueue_trial(table.params(int(np.argmin(table.macs))))
+        enqueue_cheapest(study, table)
     replay = Replay(table, study, against_all=against_all)
     while not replay.points or replay.points[-1].epochs < TRAININGS * table.epochs:
         replay.run_trial()

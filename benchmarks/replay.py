@@ -149,7 +149,7 @@ class Task:
         trainings: The epochs of so many whole trainings.
         within: Points below the best network.
         workers: Trials that run at a time.
-        objectives: 2 adds multiply-accumulates.
+        objectives: 2 adds multiply-accumulates, and the cheapest network comes first.
         earlier: The kind of earlier study that the search learns from: ``none``, ``related`` or ``contrary``.
     """
 
@@ -179,6 +179,8 @@ def search(task: Task, method: str, seed: int) -> list[Point]:
     quiet()
     table = open_table(task.table, seed)
     study = make_study(table, method, seed, task.objectives)
+    if task.objectives > 1:
+        enqueue_cheapest(study, table)
     if task.earlier != "none":
         learn_from(study, table, task.earlier)
     replay = Replay(table, study, task.workers)
@@ -190,6 +192,12 @@ def search(task: Task, method: str, seed: int) -> list[Point]:
         if point.epochs >= epochs or (point.value is not None and point.value >= goal):
             break
     return replay.points
+
+
+def enqueue_cheapest(study: optuna.Study, table: Table | Chain) -> None:
+    """Begin with the cheapest network, as ``nas-optuna run`` does."""
+    assert isinstance(table, Table)
+    study.enqueue_trial(table.params(int(np.argmin(table.macs))))
 
 
 def learn_from(study: optuna.Study, table: Table | Chain, kind: str) -> None:

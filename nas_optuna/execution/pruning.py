@@ -11,6 +11,7 @@ pruner compares single numbers. Here such a study is pruned by accuracy:
   successive halving) goes to the real trials, so that several workers prune together.
 - A trial is compared only with trials that cost no more in any of the other objectives. Compared with all, cheap and
   less accurate networks are pruned although they belong to the front, which is then worse than without pruning.
+- A pruner that knows several objectives, as ``curves`` does, finds the whole study behind the view.
 - The caller raises ``optuna.TrialPruned``; Optuna then records the trial as pruned, without values.
 """
 
@@ -65,7 +66,7 @@ class _OneObjective:
     def __init__(
         self, storage: BaseStorage, costs: Mapping[str, float], direction: str, maximized: Collection[str]
     ) -> None:
-        self._storage = storage
+        self._storage = self.whole = storage
         self._direction = StudyDirection[direction.upper()]
         self._costs = costs
         self._maximized = maximized

@@ -48,11 +48,15 @@ class PausedTrainings:
     Args:
         path: The folder.
         most_bytes: How much is kept; beyond it the least promising is removed: of the lowest last value.
+
+    Attributes:
+        removed: Numbers of the trials whose training was removed to make room.
     """
 
     def __init__(self, path: Path, most_bytes: int) -> None:
         self.path = path
         self._most_bytes = most_bytes
+        self.removed: list[int] = []
 
     def keep(self, key: str, folder: Path, paused: Paused) -> bool:
         """Take over the folder of a training that was stopped; False where there is nothing to keep, or no room."""
@@ -76,13 +80,14 @@ class PausedTrainings:
                 (self.path / key).rename(folder)
 
     def _make_room(self) -> None:
-        kept = [(facts.gain, entry) for entry in self._entries() if (facts := read_paused(entry)) is not None]
-        sizes = {entry: _size(entry) for _, entry in kept}
+        kept = {entry: facts for entry in self._entries() if (facts := read_paused(entry)) is not None}
+        sizes = {entry: _size(entry) for entry in kept}
         total = sum(sizes.values())
-        for _, entry in sorted(kept, key=lambda item: item[0]):
+        for entry, facts in sorted(kept.items(), key=lambda item: item[1].gain):
             if total <= self._most_bytes:
                 return
             shutil.rmtree(entry, ignore_errors=True)
+            self.removed.append(facts.trial)
             total -= sizes[entry]
 
     def _entries(self) -> list[Path]:
@@ -167,6 +172,8 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
         facts = Paused(trial.number, folder.steps, folder.gain)
         if folder.steps and paused.keep(key, path, facts):
             trial.set_user_attr(TrialKey.PAUSED, folder.steps)
+        if paused.removed:  # an ended trial cannot say it itself
+            trial.set_user_attr(TrialKey.REMOVED, paused.removed)
         shutil.rmtree(path, ignore_errors=True)
         raise
     except TrainingError:

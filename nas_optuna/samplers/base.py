@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -24,8 +24,10 @@ from threadpoolctl import ThreadpoolController
 from nas_optuna.samplers.comparison import is_informative, violation
 from nas_optuna.samplers.encoding import Encoding, Tokens
 from nas_optuna.samplers.per_trial_seed import Allowed, seed_for
-from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
+
+if TYPE_CHECKING:
+    from nas_optuna.spaces import SearchSpace
 
 PROPOSAL = "nas_optuna:proposal"
 """System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""

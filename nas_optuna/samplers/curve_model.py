@@ -23,9 +23,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
 from nas_optuna.samplers.encoding import Tokens
-from nas_optuna.samplers.gaussian_process import GaussianProcess, expected_improvement
-
-Array = NDArray[np.float64]
+from nas_optuna.samplers.front_improvement import Improvement, Target
+from nas_optuna.samplers.gaussian_process import Array, GaussianProcess
 
 RUNGS = (0.1, 0.3)
 """Trainings are compared after these shares of their epochs, and at the end."""
@@ -47,6 +46,7 @@ class Curve:
     Attributes:
         values: Epoch → value, the higher the better.
         final: The value of the whole training; None where it has not ended.
+        costs: The other objectives of a whole training, the lower the better.
         number: The trial that came furthest.
         running: Whether a trial trains it now.
         resumable: Whether it was stopped only because other trainings seemed worth more.
@@ -55,6 +55,7 @@ class Curve:
 
     values: dict[int, float] = field(default_factory=dict)
     final: float | None = None
+    costs: tuple[float, ...] = ()
     number: int = -1
     running: bool = False
     resumable: bool = False
@@ -108,10 +109,10 @@ class CurveModel:
         ordered: For each parameter, whether neighbouring choices are alike.
         groups: For each parameter, the group of those that mean the same in other layers.
         known: ``[architectures of curves, numbers]``: what is known of each before it is trained.
+        images: Validation images, where values are accuracies on these; they say how noisy a value is at least.
 
     Attributes:
         typical: ``[numbers]``: the mean of what is known of the architectures.
-        best: The best final value.
     """
 
     def __init__(
@@ -122,8 +123,10 @@ class CurveModel:
         ordered: Sequence[bool],
         groups: Sequence[int],
         known: Array,
+        images: int | None = None,
     ) -> None:
         self.epochs = epochs
+        self._images = images
         self._space = sizes, ordered, groups
         self.typical, self._spread = known.mean(0), known.std(0) + 1e-9
         standardised = self._known(known)
@@ -138,8 +141,15 @@ class CurveModel:
             if len(members) >= (MIN_COMPLETE if step == epochs else MIN_AT_RUNG):
                 members = _kept(members, values, [found[i].number for i in members])
                 self._add(step, tokens[members], values[members], standardised[members], [found[i] for i in members])
-        finals = [curve.final for curve in found if curve.final is not None]
-        self.best = max(finals, default=-math.inf)
+
+        ended = [i for i, curve in enumerate(found) if curve.final is not None]
+        names = list(curves)
+        finals, costs = [found[i].final or 0.0 for i in ended], [found[i].costs for i in ended]
+        self._target = Target([names[i] for i in ended], finals, costs, self._space, standardised[ended])
+
+    def improvement(self, tokens: Sequence[Tokens], known: Array) -> Improvement:
+        """What architectures would improve, as a function of what is expected of them."""
+        return self._target.improvement(tokens, self._known(known))
 
     @property
     def steps(self) -> list[int]:
@@ -152,8 +162,8 @@ class CurveModel:
         return bool(self._levels) and self._levels[-1].step == self.epochs
 
     def _known(self, known: Array) -> Array:
-        standardised: Array = (known - self.typical) / self._spread / max(1, known.shape[1]) ** 0.5
-        return standardised
+        result: Array = (known - self.typical) / self._spread / max(1, known.shape[1]) ** 0.5
+        return result
 
     def _add(self, step: int, tokens: NDArray[np.int64], values: Array, known: Array, curves: Sequence[Curve]) -> None:
         centre, scale = float(values.mean()), float(values.std()) + 1e-9
@@ -161,8 +171,16 @@ class CurveModel:
         if self._levels:
             numbers.append(self._below(np.array([curve.values[self._levels[-1].step] for curve in curves])))
         sizes, ordered, groups = self._space
-        process = GaussianProcess(sizes, ordered, tokens, (values - centre) / scale, groups, numbers=numbers)
+        noise = self._sampling_variance(values) / scale**2
+        standardised = (values - centre) / scale
+        process = GaussianProcess(sizes, ordered, tokens, standardised, groups, numbers=numbers, least_noise=noise)
         self._levels.append(_Level(step, process, centre, scale))
+
+    def _sampling_variance(self, values: Array) -> float:
+        """The binomial variance of accuracies; 0 where nobody says on how many images they are."""
+        if not self._images or values.min() < 0 or values.max() > 1:
+            return 0.0
+        return float((values * (1 - values)).mean()) / self._images
 
     def _below(self, values: Array, place: int = -1) -> Array:
         level = self._levels[place]
@@ -221,19 +239,21 @@ def rungs(epochs: int) -> list[int]:
     return sorted({min(epochs, max(1, round(share * epochs))) for share in RUNGS} | {epochs})
 
 
-def rate(forecast: Forecast, best: float, epochs: Array | float) -> Array:
+def rate(forecast: Forecast, improvement: Improvement, epochs: Array | float) -> Array:
     """Expected improvement per epoch, where each is trained to the end; ``[architectures]``."""
-    return expected_improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9), best) / epochs
+    return improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9)) / epochs
 
 
-def rate_with_a_look(forecast: Forecast, later: Array, best: float, look: Array | float, rest: Array | float) -> Array:
+def rate_with_a_look(
+    forecast: Forecast, later: Array, improvement: Improvement, look: Array | float, rest: Array | float
+) -> Array:
     """Expected improvement per expected epoch, where each is looked at first and then trained to the end, or not."""
     # After the look the mean has moved by a normal variable, and the training goes on only above a threshold; the one
     # of the best ratio is taken (as in the Gittins index of a Pandora's box, Weitzman 1979). Where a look tells nothing
     # this is never more than `rate`.
     moved = np.sqrt(np.maximum(forecast.deviation**2 - later**2, 0.0))
     means = forecast.mean[:, None] + moved[:, None] * NODES
-    gains = np.cumsum(WEIGHTS * expected_improvement(means, np.maximum(later, 1e-9)[:, None], best), 1)
+    gains = np.cumsum(WEIGHTS * improvement(means, np.maximum(later, 1e-9)[:, None]), 1)
     costs = np.reshape(look, (-1, 1)) + np.reshape(rest, (-1, 1)) * np.cumsum(WEIGHTS)
     result: Array = (gains / costs).max(1)
     return result

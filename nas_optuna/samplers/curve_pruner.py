@@ -10,12 +10,13 @@ from optuna.trial import FrozenTrial
 from nas_optuna.guarded_pruner import GuardedPruner
 from nas_optuna.samplers.curve_model import rungs
 from nas_optuna.samplers.curves import PLAN, CurveSampler
+from nas_optuna.study.optuna_internals import whole
 
 
 class CurvePruner(BasePruner):
     """Stop a trial, where its sampler planned a decision, if the model of curves would rather train another network.
 
-    A trial without such a plan (of another sampler, enqueued, of several objectives) is judged by `GuardedPruner`.
+    A trial without such a plan (of another sampler, enqueued) is judged by `GuardedPruner`.
 
     Args:
         epochs: The largest step that a trial can reach.
@@ -37,7 +38,7 @@ class CurvePruner(BasePruner):
         if plan is None or sampler is None:
             return self._guarded.prune(study, trial)
         step = trial.last_step
-        return bool(plan) and step in self._rungs and step >= plan and sampler.should_stop(study, trial)
+        return bool(plan) and step in self._rungs and step >= plan and sampler.should_stop(whole(study), trial)
 
 
 def curve_sampler(sampler: BaseSampler) -> CurveSampler | None:

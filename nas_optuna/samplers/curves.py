@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import le
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.costs.proxies import Sizes
 from nas_optuna.samplers.base import History, natural, one_blas_thread
-from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.curve_model import Array, Curve, CurveModel, rate, rate_with_a_look, rungs, value_at
-from nas_optuna.samplers.earlier import experience_of
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near, groups_of
-from nas_optuna.samplers.learned_mean import score_of
 from nas_optuna.samplers.per_trial_seed import seed_for
-from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -75,7 +71,8 @@ class CurveSampler(ArchitectureGPSampler):
     whether it has kept the weights (`TrialKey.PAUSED`) or must begin anew, and the sampler counts epochs accordingly.
     An architecture is proposed by one running trial at a time, however many workers there are.
 
-    With several objectives it proposes what `ArchitectureGPSampler` proposes.
+    With several objectives the one that trials report is trained, and the others are costs: functions of the
+    architecture, learned from whole trainings. What is improved is then the hypervolume (`samplers.front_improvement`).
 
     Args:
         config: How to propose.
@@ -84,6 +81,9 @@ class CurveSampler(ArchitectureGPSampler):
             are all numbers.
         known: What is known of a network before it is trained, from its params: sizes, for example.
         distributions: The parameters, where they are known before the first trial has chosen them.
+
+    Attributes:
+        images: Says of a study on how many images its values, as accuracies, were measured; see `CurveModel`.
 
     Examples:
         >>> import optuna
@@ -102,6 +102,7 @@ class CurveSampler(ArchitectureGPSampler):
     ) -> None:
         super().__init__(config, seed=seed, ordered=ordered)
         self._known = known
+        self.images: Callable[[Study], int | None] = _unknown
         self._distributions = dict(distributions or {})
         self._only = {
             name: d.choices[0]
@@ -124,8 +125,6 @@ class CurveSampler(ArchitectureGPSampler):
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The architecture on which the next epochs are best spent; the plan is stored with the trial."""
-        if len(study.directions) > 1:
-            return super().propose(history, study, trial)
         rng = self._rng(trial)
         curves = read_curves(history, study)
         choice = self._startup(history, study, curves, rng)
@@ -198,7 +197,7 @@ class CurveSampler(ArchitectureGPSampler):
             return None
         order, groups = self._order(history), groups_of(history.space)
         known = self._known_of(history, study, list(curves))
-        return CurveModel(curves, epochs, history.sizes, order, groups, known)
+        return CurveModel(curves, epochs, history.sizes, order, groups, known, self.images(study))
 
     def _new(
         self,
@@ -229,8 +228,10 @@ class CurveSampler(ArchitectureGPSampler):
         if self._known is None or self.among is not None or len(fresh) <= MAX_ASKED:
             return fresh
         # To count a network takes a millisecond, so that only those are counted that look good without it.
-        forecast = model.forecast(fresh, np.tile(model.typical, (len(fresh), 1)), 0)
-        order = np.argsort(-rate(forecast, model.best, 1.0), kind="stable")
+        typical = np.tile(model.typical, (len(fresh), 1))
+        forecast = model.forecast(fresh, typical, 0)
+        worth = model.improvement(fresh, typical)
+        order = np.argsort(-rate(forecast, worth, 1.0), kind="stable")
         return [fresh[i] for i in order[:MAX_ASKED]]
 
     def _paused(
@@ -263,11 +264,11 @@ class CurveSampler(ArchitectureGPSampler):
         kept: Array | float,
     ) -> tuple[Array, Array]:
         """The highest rate of each architecture, and the epoch until which to train for it; 0 is the end."""
-        forecast = model.forecast(tokens, known, reached, values)
-        best = rate(forecast, model.best, model.epochs - kept)
+        forecast, worth = model.forecast(tokens, known, reached, values), model.improvement(tokens, known)
+        best = rate(forecast, worth, model.epochs - kept)
         until = np.zeros(len(tokens), int)
         for later, step in zip(forecast.later[:-1], model.steps[reached:-1], strict=True):
-            rates = LOOK_DISCOUNT * rate_with_a_look(forecast, later, model.best, step - kept, model.epochs - step)
+            rates = LOOK_DISCOUNT * rate_with_a_look(forecast, later, worth, step - kept, model.epochs - step)
             until = np.where(rates > best, step, until)
             best = np.maximum(rates, best)
         return best, until
@@ -279,14 +280,21 @@ class CurveSampler(ArchitectureGPSampler):
                 if one not in self._numbers:
                     self._numbers[one] = tuple(self._known(self._only | history.params(one)))
         known = [np.array([self._numbers.get(one, ()) for one in tokens], float).reshape(len(tokens), -1)]
-        scores = score_of(study, history), experience_of(study, history, self._order(history))
-        known += [score(tokens)[:, None] for score in scores if score is not None]
+        known += [score(tokens)[:, None] for score, _ in self._scores(study, history)]
         return np.concatenate(known, 1)
+
+
+def _unknown(study: Study) -> None:
+    """Nobody says on how many images."""
 
 
 def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
     """What the trials of a study tell of each architecture, in order of completion."""
-    sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
+    objective = _trained(history)
+    signs = [1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions]
+    trials = all_trials(study) if history.running else []
+    observed = [member.trial for member in history.finished] + [trials[number] for number in history.running]
+    removed = {number for trial in observed for number in attribute(trial, TrialKey.REMOVED, ())}
     curves: dict[Tokens, Curve] = {}
     for member in history.finished:
         curve = curves.setdefault(history.canonical(member.tokens), Curve())
@@ -296,15 +304,16 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
             curve.number = max(curve.number, trial.number)  # a used-up space proposes even it again
             continue
         before = curve.last
-        _take(curve, trial, sign)
+        _take(curve, trial, signs[objective], removed)
         # Who came no further than an earlier trial of the same architecture would not do so the next time.
         curve.resumable = is_paused(trial) and curve.last > before
-        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
-            curve.final = sign * trial.value
-    trials = all_trials(study) if history.running else []
+        if trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values)):
+            gains = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+            curve.final = gains.pop(objective)
+            curve.costs = tuple(-gain for gain in gains)
     for number, tokens in history.running.items():
         curve = curves.setdefault(history.canonical(tokens), Curve())
-        _take(curve, trials[number], sign)
+        _take(curve, trials[number], signs[objective], removed)
         curve.running = True
     return curves
 
@@ -314,11 +323,28 @@ def is_paused(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
 
 
-def _take(curve: Curve, trial: FrozenTrial, sign: float) -> None:
-    finite = {step: sign * value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+def _trained(history: History) -> int:
+    """Which objective the trials report: the one that a complete trial's last report equals; the first by default."""
+    for member in reversed(history.finished):
+        reports = reports_of(member.trial)
+        if member.trial.state == TrialState.COMPLETE and len(member.trial.values) > 1 and reports:
+            last = reports[max(reports)]
+            return next((place for place, value in enumerate(member.trial.values) if value == last), 0)
+    return 0
+
+
+def reports_of(trial: FrozenTrial) -> Mapping[int, float]:
+    """Epoch → value; a study of several objectives has no intermediate values."""
+    if trial.intermediate_values:
+        return trial.intermediate_values
+    return {int(step): value for step, value in attribute(trial, TrialKey.REPORTS, {}).items()}
+
+
+def _take(curve: Curve, trial: FrozenTrial, sign: float, removed: Container[int]) -> None:
+    finite = {step: sign * value for step, value in reports_of(trial).items() if math.isfinite(value)}
     curve.values.update(finite)
     curve.number = max(curve.number, trial.number)
-    curve.kept = int(attribute(trial, TrialKey.PAUSED, 0))
+    curve.kept = 0 if trial.number in removed else int(attribute(trial, TrialKey.PAUSED, 0))
 
 
 def _epochs(curves: Collection[Curve]) -> int:
@@ -327,24 +353,14 @@ def _epochs(curves: Collection[Curve]) -> int:
 
 
 def _leaders(curves: Mapping[Tokens, Curve], model: CurveModel) -> list[Tokens]:
-    """The best at each epoch that is compared."""
+    """The best at each epoch that is compared, and the front where there are costs."""
     result: dict[Tokens, None] = {}
     for step in model.steps:
         values = {tokens: value_at(curve, step, model.epochs) for tokens, curve in curves.items()}
         there = [tokens for tokens, value in values.items() if math.isfinite(value)]
         result |= dict.fromkeys(sorted(there, key=lambda tokens: -values[tokens])[:PARENTS])
+    ended = {tokens: (-(c.final or 0.0), *c.costs) for tokens, c in curves.items() if c.final is not None and c.costs}
+    for tokens, losses in ended.items():
+        if not any(other != losses and all(map(le, other, losses)) for other in ended.values()):
+            result[tokens] = None
     return list(result)
-
-
-@configured(ArchitectureGPConfig)
-def curves(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> CurveSampler:
-    """Learns from every epoch, stops networks and goes on with them: the fewest epochs; with pruner curves."""
-    ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    given = {name: CategoricalDistribution(p.choices) for name, p in space.parameters.items()}
-    return CurveSampler(config, seed=seed, ordered=ordered, known=known_of(space), distributions=given).for_space(space)
-
-
-def known_of(space: SearchSpace) -> Known:
-    """What a space's networks tell before they are trained; a table of trainings knows it itself."""
-    own: Known | None = getattr(space, "known_numbers", None)
-    return own if own is not None else Sizes(space)

@@ -65,6 +65,7 @@ class GaussianProcess:
         groups: For each parameter, the group of those that mean the same in other layers; None puts each in its own.
         mean: What is expected beforehand, in units of `values`; the process models the rest.
         numbers: Groups of numbers that are known of the points, each ``[points, numbers]``, standardised.
+        least_noise: The variance that values have at least around what is modelled, in units of their own.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class GaussianProcess:
         groups: Sequence[int] | None = None,
         mean: Callable[[Sequence[Tokens]], Array] | None = None,
         numbers: Sequence[Array] = (),
+        least_noise: float = 0.0,
     ) -> None:
+        self._least_noise = least_noise
         self._mean = mean or (lambda tokens: np.zeros(len(tokens)))
         values = values - self._mean(list(map(tuple, tokens.tolist())))
         self._offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
@@ -118,7 +121,7 @@ class GaussianProcess:
         self._variance = known[best][1]
         self._similarity = _similarity(sizes, ordered, RANGES[self.chosen.reach])
         self._slope = TRENDS[self.chosen.trend] * _slope(sizes, ordered, groups, RANGES[self.chosen.reach])
-        self._noise = NOISES[self.chosen.noise]
+        self._noise = max(NOISES[self.chosen.noise], self._least_noise / self._variance)
 
     def _one_hot(self, tokens: NDArray[Any]) -> Array:
         result = np.zeros((len(tokens), self._width))

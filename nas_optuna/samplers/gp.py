@@ -15,13 +15,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered, one_blas_thread
-from nas_optuna.samplers.config import configured
-from nas_optuna.samplers.earlier import experience_of
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
-from nas_optuna.samplers.learned_mean import EARLIER_FADING, SUPERNET_FADING, LearnedMean, score_of
+from nas_optuna.samplers.learned_mean import Beforehand, LearnedMean, Scorer
 from nas_optuna.samplers.per_trial_seed import seed_for
-from nas_optuna.spaces import SearchSpace
 
 MAX_POINTS = 200
 """The process is fitted to so many trials at most: the best half and the latest half."""
@@ -77,15 +74,18 @@ class ArchitectureGPSampler(ArchitectureSampler):
 
     Floats and integers take part as levels of their range, each the more alike the nearer they are.
 
-    In a study with a supernet of strategy ``"fair"`` the supernet's score is the process's mean, with a learned
-    coefficient that fades (`samplers.learned_mean`), and the start is short: the score knows where to begin. Trials of
-    an earlier study that this one learns from take part in the same way (`samplers.earlier`).
+    What a study knows beforehand is the process's mean, with learned coefficients that fade (`samplers.learned_mean`),
+    and the start is then short. `create_sampler` makes a sampler that finds in its study a supernet's score, and the
+    trials of an earlier study.
 
     Args:
         config: How to propose.
         seed: The study's seed; None draws one.
         ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
             are all numbers.
+
+    Attributes:
+        beforehand: Finds what a study knows of architectures before its trials; None where there is nothing.
 
     Examples:
         >>> import optuna
@@ -106,14 +106,16 @@ class ArchitectureGPSampler(ArchitectureSampler):
         super().__init__(seed)
         self._config = config or ArchitectureGPConfig()
         self._ordered = None if ordered is None else frozenset(ordered)
+        self.beforehand: Beforehand | None = None
+
+    def _scores(self, study: Study, history: History) -> Sequence[tuple[Scorer, float]]:
+        return () if self.beforehand is None else self.beforehand(study, history, self._order(history))
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The unseen candidate of the highest expected improvement."""
         rng = self._rng(trial)
         members = history.informative
-        score, experience = score_of(study, history), experience_of(study, history, self._order(history))
-        beforehand = ((score, SUPERNET_FADING), (experience, EARLIER_FADING))
-        scores = [(known, fading) for known, fading in beforehand if known is not None]
+        scores = self._scores(study, history)
         startup = self._config.n_startup_trials
         if len(members) < (min(SCORED_STARTUP, startup) if scores else startup):
             return self._random(history, rng)
@@ -265,10 +267,3 @@ def candidates_near(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.
         distant[np.arange(len(distant)), mutated] = rng.integers(0, np.array(sizes)[mutated])
     result += [distant, rng.integers(0, sizes, (RANDOM_CANDIDATES, len(sizes)))]
     return list(dict.fromkeys(map(tuple, np.concatenate(result).tolist())))
-
-
-@configured(ArchitectureGPConfig)
-def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
-    """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
-    ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    return ArchitectureGPSampler(config, seed=seed, ordered=ordered).for_space(space)

@@ -16,24 +16,15 @@ from optuna.study import Study
 
 from nas_optuna.samplers.base import History
 from nas_optuna.samplers.encoding import Tokens
-from nas_optuna.study.supernet_result import find_predictor
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Sequence[Tokens]], Array]
 """From token sequences to scores, the higher the better; ``[tokens]``."""
+Beforehand = Callable[[Study, History, Sequence[bool]], Sequence[tuple[Scorer, float]]]
+"""From a study, its history and which parameters are ordered to scores, each with its fading; see `LearnedMean`."""
 
 SHRINKAGE = 2.0
 """Trials that it takes to believe half of a coefficient."""
-SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
-"""Trials after which half of a coefficient is left; an earlier study knows few architectures, a supernet all."""
-
-
-def score_of(study: Study, history: History) -> Scorer | None:
-    """The supernet's scores; None in a study without a score."""
-    predictor = find_predictor(study, {name: getattr(d, "choices", ()) for name, d in history.space.items()})
-    if predictor is None:
-        return None
-    return lambda tokens: np.array(predictor([history.params(one) for one in tokens]))
 
 
 class LearnedMean:

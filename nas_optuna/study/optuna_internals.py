@@ -105,6 +105,12 @@ def with_storage(study: Study, storage: object) -> Study:
     return Study(study.study_name, cast(BaseStorage, storage), sampler=study.sampler, pruner=study.pruner)
 
 
+def whole(study: Study) -> Study:
+    """The study behind a view of it; see `nas_optuna.execution.pruning`."""
+    storage = getattr(storage_of(study), "whole", None)
+    return study if storage is None else with_storage(study, storage)
+
+
 def showing(study: Study, chosen: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Study:
     """Return a view of a study in which Optuna's samplers see some of its trials."""
     everything = study._get_trials

@@ -205,6 +205,8 @@ class TrialKey:
     """int: number of the trial whose training was reused."""
     PAUSED = _trial_key("paused", *_COUNT)
     """int: epochs after which the trial was stopped, where its weights were kept to go on with."""
+    REMOVED = _trial_key("removed", "a list of whole numbers", _each(_is_count))
+    """list[int]: numbers of stopped trials whose weights were removed to make room for this one's."""
     CONTINUES = _trial_key("continues", *_COUNT)
     """int: number of the stopped trial whose training this one went on with."""
     PROPOSALS = _trial_key("proposals", "a whole number above 0", _is_positive)

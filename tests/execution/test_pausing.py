@@ -156,6 +156,7 @@ def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
         (folder / "weights").write_bytes(b"w" * 1000)
         paused.keep(str(number), folder, Paused(number, 2, gain))
     assert sorted(entry.name for entry in paused.path.iterdir()) == ["1", "2"]
+    assert paused.removed == [0]
 
 
 def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

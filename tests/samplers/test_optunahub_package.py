@@ -1,6 +1,10 @@
 """The package folder for OptunaHub, loaded as OptunaHub loads it."""
 
 import ast
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -33,3 +37,60 @@ def test_the_folder_has_what_the_hub_asks_for() -> None:
         assert f"\n{key}: " in front
     exported = ast.literal_eval((folder / "__init__.py").read_text().split("__all__ = ")[1])
     assert all(f"`{name}" in readme for name in exported)
+
+
+ALONE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("nas_optuna", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+try:
+    import nas_optuna
+except ModuleNotFoundError:
+    import optuna, optunahub
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+module = optunahub.load_local_module("samplers/curve_sampler", registry_root=sys.argv[1])
+optunahub.load_module = lambda name: module
+example = {"__name__": "example"}
+exec(open(f"{sys.argv[1]}/samplers/curve_sampler/example.py").read(), example)
+sampler, pruner = module.CurveSampler(seed=0), module.CurvePruner(epochs=example["EPOCHS"])
+study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+study.optimize(example["objective"], n_trials=60)
+again = len(study.trials) - len({tuple(sorted(t.params.items())) for t in study.trials})
+print(study.best_value, sum(t.state.name == "PRUNED" for t in study.trials), again)
+"""
+
+
+@pytest.mark.process
+def test_the_curve_sampler_works_without_the_rest_of_us(tmp_path: Path) -> None:
+    build = PACKAGES.parent / "build.py"
+    subprocess.run([sys.executable, str(build), str(tmp_path)], check=True)
+    folder = tmp_path / "samplers" / "curve_sampler"
+    assert {path.name for path in folder.iterdir()} >= {"README.md", "LICENSE", "__init__.py", "example.py"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", ALONE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    best, pruned, again = map(float, done.stdout.split())
+    assert best > 0.94  # of 0.95
+    assert pruned > 10
+    assert again > 0
+
+
+def test_the_readme_names_what_the_package_offers(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("build", PACKAGES.parent / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    folder = build.build(tmp_path)
+    readme = (folder / "README.md").read_text()
+    assert all(f"`{name}(" in readme for names in build.WANTED.values() for name in names if "Config" not in name)
+    for file in folder.glob("*.py"):
+        names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert not [name for name in names if name and name.startswith("nas_optuna.study")]
