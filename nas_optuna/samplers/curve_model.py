@@ -147,9 +147,9 @@ class CurveModel:
         finals, costs = [found[i].final or 0.0 for i in ended], [found[i].costs for i in ended]
         self._target = Target([names[i] for i in ended], finals, costs, self._space, standardised[ended])
 
-    def improvement(self, tokens: Sequence[Tokens], known: Array) -> Improvement:
+    def improvement(self, tokens: Sequence[Tokens], known: Array | None = None) -> Improvement:
         """What architectures would improve, as a function of what is expected of them."""
-        return self._target.improvement(tokens, self._known(known))
+        return self._target.improvement(tokens, None if known is None else self._known(known))
 
     @property
     def steps(self) -> list[int]:

@@ -228,10 +228,8 @@ class CurveSampler(ArchitectureGPSampler):
         if self._known is None or self.among is not None or len(fresh) <= MAX_ASKED:
             return fresh
         # To count a network takes a millisecond, so that only those are counted that look good without it.
-        typical = np.tile(model.typical, (len(fresh), 1))
-        forecast = model.forecast(fresh, typical, 0)
-        worth = model.improvement(fresh, typical)
-        order = np.argsort(-rate(forecast, worth, 1.0), kind="stable")
+        forecast = model.forecast(fresh, np.tile(model.typical, (len(fresh), 1)), 0)
+        order = np.argsort(-rate(forecast, model.improvement(fresh), 1.0), kind="stable")
         return [fresh[i] for i in order[:MAX_ASKED]]
 
     def _paused(

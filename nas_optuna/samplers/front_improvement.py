@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class Target:
         inside = (table[:, None] <= self._bounds).all(2)
         self._thresholds = np.where(inside, np.array(finals)[:, None], min(finals)).max(0)
 
-    def improvement(self, tokens: Sequence[Tokens], known: Array) -> Improvement:
+    def improvement(self, tokens: Sequence[Tokens], known: Array | None) -> Improvement:
         """What certain architectures would improve, as a function of what is expected of them."""
         if not self._costs:
             return partial(expected_improvement, best=self._best)
@@ -95,16 +95,25 @@ class _Cost:
     """One cost, learned from the networks that have it; a positive one by its logarithm."""
 
     def __init__(self, space: Space, points: NDArray[Any], costs: Array, known: Array) -> None:
-        sizes, ordered, groups = space
+        self._space, self._points, self._known = space, points, known
         self._is_log = bool((costs > 0).all())
         values = np.log(costs) if self._is_log else costs
         self._centre, self._scale = float(values.mean()), float(values.std()) + 1e-12
-        numbers = [known] if known.shape[1] else []
-        values = (values - self._centre) / self._scale
-        self._process = GaussianProcess(sizes, ordered, points, values, groups, numbers=numbers)
+        self._values = (values - self._centre) / self._scale
 
-    def predict(self, points: NDArray[Any], known: Array) -> Array:
-        numbers = [known] if known.shape[1] else []
-        values = self._centre + self._scale * self._process.predict(points, numbers)[0]
+    def predict(self, points: NDArray[Any], known: Array | None) -> Array:
+        """The cost of each architecture; with nothing known of them beforehand, from their choices alone."""
+        process, numbers = (self._process, [known]) if known is not None and known.shape[1] else (self._rough, [])
+        values = self._centre + self._scale * process.predict(points, numbers)[0]
         found: Array = np.exp(values) if self._is_log else values
         return found
+
+    @cached_property
+    def _process(self) -> GaussianProcess:
+        sizes, ordered, groups = self._space
+        return GaussianProcess(sizes, ordered, self._points, self._values, groups, numbers=[self._known])
+
+    @cached_property
+    def _rough(self) -> GaussianProcess:
+        sizes, ordered, groups = self._space
+        return GaussianProcess(sizes, ordered, self._points, self._values, groups)

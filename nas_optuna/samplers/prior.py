@@ -13,6 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.hints import command
@@ -137,7 +138,7 @@ class SupernetSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-class WarmStartSampler(BaseSampler):
+class WarmStartSampler(FixedSampler):
     """Begins with the supernet's argmax and draws from its prior, then goes on with another sampler.
 
     The trials it proposes have the origin `WARM_START`; every worker counts those of all.
@@ -166,7 +167,7 @@ class WarmStartSampler(BaseSampler):
     ) -> None:
         if trials < 1 or temperature <= 0:
             raise SpecError("a warm start needs at least one trial and a temperature above 0")
-        self._sampler = sampler
+        super().__init__(sampler, {})
         self._distributions = dict(distributions)
         self._seed = seed
         self._trials = trials
@@ -175,7 +176,7 @@ class WarmStartSampler(BaseSampler):
         self._warm: set[int] = set()
 
     def __str__(self) -> str:
-        return f"{self._sampler}, warm-started by a supernet"
+        return f"{self.sampler}, warm-started by a supernet"
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Decide who proposes this trial."""
@@ -184,7 +185,7 @@ class WarmStartSampler(BaseSampler):
             set_trial_attribute(study, trial, TrialKey.ORIGIN, WARM_START)
             trial.set_user_attr(TrialKey.ORIGIN, WARM_START)  # the running trial reads this copy
         else:
-            self._sampler.before_trial(study, trial)
+            self.sampler.before_trial(study, trial)
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
         if attribute(trial, TrialKey.ORIGIN) is not None:  # it was begun before, or enqueued
@@ -196,7 +197,7 @@ class WarmStartSampler(BaseSampler):
         """The whole space while warm, then the other sampler's."""
         if trial.number in self._warm:
             return dict(self._distributions)
-        return self._sampler.infer_relative_search_space(study, trial)
+        return self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -207,22 +208,12 @@ class WarmStartSampler(BaseSampler):
             return propose(
                 study, self._distributions, seed=seed, temperature=self._temperature, canonical=self._canonical
             )
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Ask the other sampler."""
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self.sampler.sample_relative(study, trial, search_space)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Tell the other sampler that a trial has ended; it learns from warm trials, too."""
         self._warm.discard(trial.number)
-        self._sampler.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        """Let the other sampler draw from another seed."""
-        self._sampler.reseed_rng()
+        super().after_trial(study, trial, state, values)
 
 
 def supernet(
