@@ -32,19 +32,12 @@ _SLACK = 0.002
 
 @dataclass(frozen=True)
 class FinishedNetwork:
-    """A trained network and its figures.
-
-    Attributes:
-        classifier: The network, on the CPU.
-        facts: What a reader should know of it, by name.
-        remark: Why it is not the one that somebody might expect.
-        retrained: Whether it was trained on training and validation images, so that only test images are new to it.
-    """
+    """A trained network, on the CPU, with what a reader should know of it by name."""
 
     classifier: ImageClassifier
     facts: dict[str, str]
-    remark: str | None = None
-    retrained: bool = False
+    remark: str | None = None  # why it is not the one that somebody might expect
+    retrained: bool = False  # on validation images, too
 
 
 def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:

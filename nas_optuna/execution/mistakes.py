@@ -23,17 +23,11 @@ _BASE64 = re.compile(r"[0-9A-Za-z+/]+={0,2}")
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that was taken for another class.
-
-    Attributes:
-        label: Its true class.
-        predicted: What it was taken for.
-        picture: It, small, as WebP in base 64.
-    """
+    """A picture that was taken for another class."""
 
     label: int
     predicted: int
-    picture: str
+    picture: str  # it, small, as WebP in base 64
 
     def __str__(self) -> str:
         return f"{self.label} {self.predicted} {self.picture}"

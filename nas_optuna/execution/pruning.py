@@ -54,14 +54,7 @@ def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:
 
 
 class _OneObjective:
-    """A storage that shows another one's trials with one objective, and forwards everything else to it.
-
-    Args:
-        storage: The study's storage.
-        costs: Trials that are worse than this, in any cost, are not shown.
-        direction: Of the one objective.
-        maximized: Names of the costs of which more is better.
-    """
+    """A storage that shows another one's trials with one objective, and only those that cost no more."""
 
     def __init__(
         self, storage: BaseStorage, costs: Mapping[str, float], direction: str, maximized: Collection[str]

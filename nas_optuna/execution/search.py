@@ -11,13 +11,7 @@ from nas_optuna.spec import StudySpec
 
 @dataclass(frozen=True)
 class Search:
-    """What a supernet is trained for.
-
-    Attributes:
-        spec: The study spec.
-        data: Training images and those that select.
-        space: The search space for images of that kind.
-    """
+    """What a search with our own training is about."""
 
     spec: StudySpec
     data: SearchData

@@ -33,13 +33,7 @@ _STALLED = re.compile(r"stalled(?:\s*[:\s]\s*(\d+))?")
 
 @dataclass(frozen=True)
 class Reached:
-    """An objective's value that is good enough.
-
-    Attributes:
-        objective: The objective's name.
-        at_least: Whether the value is a lower bound; an upper one otherwise.
-        value: The bound.
-    """
+    """An objective's value that is good enough: at least, or else at most, `value`."""
 
     objective: str
     at_least: bool
@@ -59,15 +53,10 @@ class Reached:
 
 @dataclass(frozen=True)
 class Stalled:
-    """No improvement among the latest trials, and, where there is one objective, none to be expected.
+    """No improvement among the latest trials, and, where there is one objective, none to be expected."""
 
-    What is expected is the expected improvement of a Gaussian process that is fitted to the study's trials, whichever
-    sampler proposed them (`ArchitectureGPSampler.expected_gain`). A front has stalled when its hypervolume has.
-
-    Attributes:
-        patience: How many of the latest finished trials must be without an improvement.
-        allowed: What may still be proposed, by its parameters; None allows everything.
-    """
+    # What is expected is the expected improvement of a Gaussian process that is fitted to the trials, whichever sampler
+    # proposed them (`ArchitectureGPSampler.expected_gain`). A front has stalled when its hypervolume has.
 
     patience: int = PATIENCE
     allowed: Allowed | None = field(default=None, repr=False)

@@ -40,11 +40,7 @@ _LONG = 0.2
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What a training step takes.
-
-    Attributes:
-        seconds: The mean over the networks, by the number of threads.
-    """
+    """What a training step takes: the mean over the networks, by the number of threads."""
 
     seconds: Mapping[int, float]
 
@@ -114,13 +110,7 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
 
 
 class _Probe:
-    """Steps of a few networks.
-
-    Args:
-        evaluator: Trains on the CPU.
-        counts: Numbers of threads, the largest, which is hardly ever slow, first.
-        share: How many steps measuring may take as long as.
-    """
+    """Measures steps of a few networks for as long as `share` steps take; the most threads, hardly ever slow, first."""
 
     def __init__(self, evaluator: TrainingEvaluator, counts: list[int], share: float) -> None:
         self._evaluator = evaluator

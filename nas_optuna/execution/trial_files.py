@@ -27,31 +27,17 @@ _FACTS = "paused.json"
 
 @dataclass(frozen=True)
 class Paused:
-    """A training that was stopped.
-
-    Attributes:
-        trial: Number of the trial that was stopped.
-        steps: How many steps it finished.
-        gain: Its last value, the higher the better.
-    """
+    """A training that was stopped: by which trial, after how many steps, and its last value."""
 
     trial: int
     steps: int
-    gain: float
+    gain: float  # the higher the better
 
 
 class PausedTrainings:
-    """The state of stopped trainings, so that a later trial of the same architecture goes on rather than begins anew.
+    """The state of stopped trainings, so that a later trial of the same architecture goes on with it."""
 
-    A training is moved by one rename, so that of several workers one gets it, and a kill leaves it in one place.
-
-    Args:
-        path: The folder.
-        most_bytes: How much is kept; beyond it the least promising is removed: of the lowest last value.
-
-    Attributes:
-        removed: Numbers of the trials whose training was removed to make room.
-    """
+    # One rename moves a training: of several workers one gets it, and a kill leaves it in one place.
 
     def __init__(self, path: Path, most_bytes: int) -> None:
         self.path = path
@@ -113,19 +99,12 @@ def read_paused(folder: Path) -> Paused | None:
 
 @dataclass
 class TrainingFolder:
-    """Where one trial keeps its training's state.
+    """Where one trial keeps its training's state, and how far it is."""
 
-    Attributes:
-        path: The folder; None where nothing is kept.
-        continued: The stopped training with which it goes on.
-        steps: How many steps it has finished.
-        gain: Its last value, the higher the better.
-    """
-
-    path: Path | None
-    continued: Paused | None = None
+    path: Path | None  # None where nothing is kept
+    continued: Paused | None = None  # the stopped training with which it goes on
     steps: int = 0
-    gain: float = 0.0
+    gain: float = 0.0  # its last value, the higher the better
 
     @property
     def replayed(self) -> int:
@@ -144,17 +123,9 @@ def _own(trial: BaseTrial, root: Path, key: str) -> Path:
 
 @contextmanager
 def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
-    """A folder that no other trial, architecture or setting shares.
-
-    A training that its pruner stopped moves to `PausedTrainings`; its trial says so as `TrialKey.PAUSED`. Only an
-    interrupted one stays where it is, and its trial goes on there; whatever ends otherwise is removed.
-
-    Args:
-        trial: The trial.
-        root: The study's checkpoint folder; None keeps nothing.
-        key: Digest of the architecture and of all that decides its values.
-        most_bytes: How much `PausedTrainings` keeps.
-    """
+    """A folder that no other trial, architecture or setting shares."""
+    # A training that its pruner stopped moves to `PausedTrainings`; its trial says so as `TrialKey.PAUSED`. Only an
+    # interrupted one stays where it is, and its trial goes on there; whatever ends otherwise is removed.
     if root is None:
         yield TrainingFolder(None)
         return
@@ -183,11 +154,7 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
 
 
 class KeepBest(Callback):
-    """Forgets kept weights of finished trials that are not among the study's best.
-
-    Args:
-        checkpoints: The study's checkpoint folder.
-    """
+    """Forgets kept weights of finished trials that are not among the study's best."""
 
     def __init__(self, checkpoints: Path) -> None:
         self._kept = KeptWeights(checkpoints / KEPT_FOLDER)

@@ -26,12 +26,7 @@ class FullError(Exception):
 
 
 class Database(RDBStorage):
-    """Optuna's storage in a database, with leases, and read whatever somebody has written into it.
-
-    Args:
-        url: A SQLAlchemy URL.
-        engine_kwargs: Passed to SQLAlchemy.
-    """
+    """Optuna's storage in a database, with leases, and read whatever somebody has written into it."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
         self.lease_of_new: tuple[str, float] | None = None

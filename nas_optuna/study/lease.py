@@ -124,18 +124,11 @@ def take_new(study: Study, below: int | None = None) -> int:
 
 @dataclass
 class Held:
-    """A trial that this process runs.
-
-    Attributes:
-        study: Its study.
-        trial_id: Its number within the storage.
-        lost: Whether it is known that another process took it, put it back, or deleted it.
-        thread: Who holds it.
-    """
+    """A trial that this process runs, in one of its threads."""
 
     study: Study
     trial_id: int
-    lost: bool = False
+    lost: bool = False  # another process is known to have taken it, put it back, or deleted it
     thread: int = field(default_factory=threading.get_ident)
     _renewed: float = field(default_factory=time.monotonic)
     _ended: threading.Event = field(default_factory=threading.Event)

@@ -48,17 +48,11 @@ _CLOCKS = {
 
 @dataclass(frozen=True)
 class Lease:
-    """A row of the table.
-
-    Attributes:
-        worker: The process that has the trial.
-        until: When its claim ends unless it is renewed, in seconds by the database's clock.
-        has_lapsed: Whether that has passed.
-    """
+    """A row of the table: the process that has a trial, and when its claim ends unless it is renewed."""
 
     worker: str
-    until: float
-    has_lapsed: bool
+    until: float  # seconds, by the database's clock
+    has_lapsed: bool  # whether that has passed
 
 
 def create(engine: Engine) -> None:

@@ -45,15 +45,10 @@ def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -
 
 @dataclass(frozen=True)
 class Front:
-    """The trials that no other one beats in every objective.
+    """The feasible trials that no other one beats in every objective, best in the first objective first."""
 
-    Attributes:
-        objectives: Names, in the study's order.
-        records: The trials, best in the first objective first; feasible ones only.
-        reference: The worst corner that `hypervolume` is measured from, one value an objective.
-        hypervolume: Share of the box between `reference` and the ideal that the front dominates. The ideal of a metric
-            or a cost is the best value there can be; where there is no bound, the best of any trial.
-    """
+    # The hypervolume is the share of the box between `reference`, its worst corner, and the ideal: the best value that
+    # there can be, or, where there is no bound, the best of any trial.
 
     objectives: tuple[str, ...]
     records: tuple[TrialRecord, ...]
@@ -107,13 +102,7 @@ def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tu
 
 @dataclass(frozen=True)
 class FeasibleShare:
-    """How many of a study's proposals were inside its limits.
-
-    Attributes:
-        feasible: Trials inside every limit.
-        proposals: Proposals that were looked at, for all trials.
-        recent: The same share for the last ten trials.
-    """
+    """How many of a study's proposals were inside its limits, and the share among its last ten trials."""
 
     feasible: int
     proposals: int

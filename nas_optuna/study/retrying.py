@@ -50,16 +50,9 @@ _ATTEMPTS = 20
 
 
 class RetryingStorage(CachedStorage):
-    """Optuna's cache before a database, whose every call is tried again while the server is away.
+    """Optuna's cache before a database, whose calls are tried again while its server is away, for `wait` seconds."""
 
-    It is tried until the server has been away for `wait` seconds. Optuna's transactions may be repeated, because they
-    set values rather than add to them.
-
-    Args:
-        database: The database.
-        wait: Seconds to wait for the server; 0 to wait for none.
-        file: The SQLite file, if it is one.
-    """
+    # Optuna's transactions may be repeated, because they set values rather than add to them.
 
     def __init__(self, database: Database, wait: float = 0.0, file: Path | None = None) -> None:
         super().__init__(database)

@@ -196,23 +196,14 @@ def maximizes(study: Study) -> bool:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study as a row of a table.
-
-    Attributes:
-        name: Its name.
-        objectives: Names of what it optimises.
-        trials: Number of trials in any state.
-        complete: Trials trained to the end.
-        pruned: Trials stopped early.
-        best: The best value of the only objective; None where there are several, or no complete trial.
-    """
+    """A study as a row of a table."""
 
     name: str
     objectives: tuple[str, ...]
-    trials: int
+    trials: int  # in any state
     complete: int
     pruned: int
-    best: float | None
+    best: float | None  # of the only objective; None where there are several, or no complete trial
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -17,23 +17,14 @@ _ENDED = "ended"
 
 @dataclass(frozen=True)
 class Worker:
-    """A process, told apart from every other one anywhere.
+    """A process, told apart from every other one anywhere."""
 
-    Attributes:
-        host: Name of its host, for people.
-        machine: What stays the same when the host boots anew, if that is known.
-        boot: Differs for each boot of each machine.
-        namespace: The PID namespace that its number belongs to: containers of one machine have different ones.
-        process: Its number.
-        started: When it began, which tells it from a later process with its number.
-    """
-
-    host: str
-    machine: str
-    boot: str
-    namespace: str
-    process: int
-    started: str
+    host: str  # its name, for people
+    machine: str  # stays the same when the host boots anew, if that is known
+    boot: str  # differs for each boot of each machine
+    namespace: str  # of its number: containers of one machine have different ones
+    process: int  # its number
+    started: str  # tells it from a later process with its number
 
     def __str__(self) -> str:
         return f"{self.host}/{self.machine}/{self.boot}/{self.namespace}/{self.process}/{self.started}"

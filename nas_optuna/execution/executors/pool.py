@@ -36,42 +36,21 @@ PAUSE = 0.2
 
 @dataclass
 class WorkerState:
-    """One worker, as its executor knows it.
-
-    Attributes:
-        spec: Its number, device and threads.
-        name: For a person, with its process or its node.
-        owner: What its trials are marked with, once it has said so.
-        subject: The trial that it runs.
-        deaths: How often it has died since it finished a trial.
-        done: Whether it has said its last word.
-    """
+    """One worker, as its executor knows it."""
 
     spec: WorkerSpec
-    name: str
-    owner: str | None = None
-    subject: Subject | None = None
-    deaths: int = 0
-    done: bool = False
+    name: str  # for a person, with its process or its node
+    owner: str | None = None  # what its trials are marked with, once it has said so
+    subject: Subject | None = None  # the trial that it runs
+    deaths: int = 0  # since it finished a trial
+    done: bool = False  # it has said its last word
 
 
 W = TypeVar("W", bound=WorkerState)
 
 
 class WorkerPool(ABC, Generic[W]):
-    """The workers of one run. A subclass starts them and carries their messages; what these mean is decided here.
-
-    Args:
-        work: What is to be done.
-        budget: How much of it.
-        told: Told what every worker does.
-
-    Attributes:
-        budget: Who may begin a trial.
-        workers: Those that have not ended.
-        error: What ended the run, if something did.
-        asked: How often the workers were asked to stop.
-    """
+    """The workers of one run. A subclass starts them and carries their messages; what these mean is decided here."""
 
     def __init__(self, work: Work, budget: Budget, told: Callback) -> None:
         self.budget = TrialBudget(budget)

@@ -233,12 +233,7 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Search data whose pixels are in Ray's object store; calling it gives the data.
-
-    Attributes:
-        pixels: Reference to the pixels of training and validation images, which all workers of a node read in place.
-        rest: Everything but the pixels.
-    """
+    """Search data whose pixels are in Ray's object store; calling it gives the data."""
 
     pixels: Any
     rest: DataHeader

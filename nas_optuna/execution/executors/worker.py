@@ -23,24 +23,14 @@ from nas_optuna.study.worker import this_worker
 
 @dataclass(frozen=True)
 class ReadyMessage:
-    """The worker has opened the study.
-
-    Attributes:
-        owner: What its trials are marked with.
-    """
+    """The worker has opened the study, and marks its trials so."""
 
     owner: str
 
 
 @dataclass(frozen=True)
 class EventMessage:
-    """A `Callback` is to be told something.
-
-    Attributes:
-        event: The callback's method.
-        subject: What is trained.
-        more: Its further arguments.
-    """
+    """A `Callback` is to be told something: its method, and its arguments."""
 
     event: str
     subject: Subject
@@ -57,12 +47,7 @@ class LogMessage:
 
 @dataclass(frozen=True)
 class DoneMessage:
-    """The worker has nothing more to do, or cannot go on.
-
-    Attributes:
-        outcome: What it did.
-        error: What ended it.
-    """
+    """The worker has nothing more to do, or cannot go on."""
 
     outcome: Outcome | None = None
     error: NasOptunaError | None = None
@@ -83,14 +68,7 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Where a worker is.
-
-    Attributes:
-        number: Its number, from 1.
-        device: Where it trains.
-        threads: How many CPU threads it computes with.
-        total: Trials that the study may have; None is no limit.
-    """
+    """Which worker it is, from 1, where it trains, with how many CPU threads, and when the study is full."""
 
     number: int
     device: str
