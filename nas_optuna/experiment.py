@@ -264,15 +264,12 @@ class Experiment:
         told = Callbacks(callbacks)
         facts = {"what": self.describe(), "objectives": list(self.spec.objectives), "limits": dict(self.spec.limits)}
         begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)
-        try:
-            told.run_started(begun)
+        with told.during(begun):
             if self.spec.reference and kind == "search":
                 reference.measure(study, self.spec.reference, self.objective, told)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or LocalExecutor()
             return executor.run(work, Budget(trials, timeout, total), stop=stop or StopRequest(), told=told)
-        finally:
-            told.run_finished(begun)
 
     def begin_warm(self, study: Study, trials: int) -> None:
         """Let the study's supernet propose its first trials, and its sampler the others.
@@ -317,17 +314,9 @@ class Experiment:
         if self.data is None:
             return ()
         size = self.data.describe_size(*self.space.image_size)
-        return (*self._searched(), *([f"images: {size}"] if size else []), *self.data.notes, *self._varied(self.data))
-
-    def _varied(self, data: SearchData) -> Iterator[str]:
-        """What trainings vary in their images, where a person might want it otherwise."""
-        recipe = self.spec.recipe
-        found = Augmentation.of(recipe, data.train)
-        if found is not None:
-            known = "recipe.flip=false where a mirrored image shows something else"
-            letters = "not mirrored, as the classes are letters or digits"
-            mirrored = known if found.flip else letters if recipe.flip == "auto" else ""
-            yield f"training images are {found}" + (f"; {mirrored}" if mirrored else "")
+        varied = Augmentation.note(self.spec.recipe, self.data.train)
+        found = (*self._searched(), f"images: {size}" if size else "", *self.data.notes, varied)
+        return tuple(line for line in found if line)
 
     def _searched(self) -> Iterator[str]:
         """What of the recipe each trial chooses, and what of it the sampler does not propose."""

@@ -68,6 +68,16 @@ class Augmentation:
         found = cls(shift, flip, recipe.cutout, recipe.shift_fill, mix)
         return None if found == cls() else found
 
+    @classmethod
+    def note(cls, recipe: Recipe, images: ImageSet) -> str:
+        """What a recipe varies in images, where a person might want it otherwise; empty where it is nothing."""
+        found = cls.of(recipe, images)
+        if found is None:
+            return ""
+        letters = "; not mirrored, as the classes are letters or digits" if recipe.flip == "auto" else ""
+        mirrored = "; recipe.flip=false where a mirrored image shows something else"
+        return f"training images are {found}{mirrored if found.flip else letters}"
+
     def __str__(self) -> str:
         """In words, e.g. ``shifted by up to 3 pixels, mirrored``."""
         said = {

@@ -7,8 +7,8 @@ are callbacks, and so is any plain Optuna callback ``(study, trial)``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,6 +136,15 @@ class Callbacks(Callback):
     def add(self, callback: Callback | OptunaCallback) -> None:
         """Tell one more."""
         self._callbacks.append(callback if isinstance(callback, Callback) else _FromOptuna(callback))
+
+    @contextmanager
+    def during(self, run: Run) -> Iterator[None]:
+        """Tell all that a run begins, and, however it ends, that it has ended."""
+        try:
+            self.run_started(run)
+            yield
+        finally:
+            self.run_finished(run)
 
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
         """Tell all; after the end of the run, close what could not be closed."""

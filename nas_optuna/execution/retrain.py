@@ -122,8 +122,7 @@ def retrain(
     folder = checkpoints and checkpoints / _identity(study, architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
-    told.run_started(run)
-    try:
+    with told.during(run):
         trained = [_trained(search, architecture, s, train, where, folder, interrupted, told, pace) for s in numbers]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when all that could be chosen is chosen.
@@ -132,8 +131,6 @@ def retrain(
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
         report = _report(architecture, recipe, where, images, test_images, numbers, results, seconds)
         told.tested(run, report)
-    finally:
-        told.run_finished(run)
     if folder and parts is None:  # a fit removes it when the network is safe
         shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images

@@ -164,11 +164,8 @@ class SupernetTraining:
         told = Callbacks(callbacks)
         short = ShortTrainer(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
         run = Run("supernet", self._study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
-        told.run_started(run)
-        try:
+        with told.during(run):
             return self._train(told, short)
-        finally:
-            told.run_finished(run)
 
     def _facts(self) -> dict[str, Any]:
         """What a display needs to know before the first epoch."""
