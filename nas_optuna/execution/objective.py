@@ -34,6 +34,7 @@ from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
+from nas_optuna.study.optuna_internals import known_of
 from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import set_trial_attributes
@@ -311,8 +312,10 @@ class EvaluatorObjective:
             attributes[TrialKey.FEASIBLE] = cause is None
         if cause is not None:
             attributes[TrialKey.CAUSE] = cause
-        for name in excess.keys() - trial.constraints.keys():  # where the trial goes on after a crash it has them
-            trial.set_constraint(name, excess[name])
+        known = known_of(trial) if isinstance(trial, optuna.Trial) else trial  # so that the database is not read
+        for name, value in excess.items():
+            if name not in known.constraints:  # where the trial goes on after a crash it is
+                trial.set_constraint(name, value)
         set_trial_attributes(trial, attributes)
         return cause
 
