@@ -20,7 +20,7 @@ PREFETCHED = 3
 """Batches that a streaming loader keeps ready."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``[batch, channels, side, side]``, float32, channels last, and labels ``[batch]``, int64, both on the device.
+"""Images ``[batch, channels, side, side]``, float32, and labels ``[batch]``, int64, both on the device.
 
 Where images are mixed, labels are each class's share of each image, ``[batch, classes]``, float32.
 """

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat, fit_into
+from nas_optuna.machine import memory_format
 from nas_optuna.recipe import Fill, Recipe
 
 if TYPE_CHECKING:
@@ -175,11 +176,12 @@ class Preprocessor:
         self._rows = axis_matrix(self._fit.height, self._fit.inner_height, self._height, device)
         columns = axis_matrix(self._fit.width, self._fit.inner_width, self._width, device)
         self._columns = None if columns is None else columns.T.contiguous()
+        self._format = memory_format(device)
         self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def __call__(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` uint8 → float32 of the output's height and width."""
-        # The result is in channels-last memory format.
+        # The result is in the memory format that suits the device, as networks are.
         if self._cropped:
             fit = self._fit
             images = images[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
@@ -192,7 +194,7 @@ class Preprocessor:
             x = self._with_rows_resized(x, self._rows)
         if self._padded:
             x = self._normalised(x)
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=self._format)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x.sub_(self._mean).div_(self._std)

@@ -17,7 +17,8 @@ import torch
 
 from nas_optuna.devices import usable_cores, use_threads
 from nas_optuna.errors import NasOptunaError
-from nas_optuna.execution.evaluator import Evaluator, TrainingEvaluator
+from nas_optuna.execution.evaluator import Evaluator, TrainingEvaluator, digest, space_identity
+from nas_optuna.machine import remembered
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import make_network
 from nas_optuna.training.fit import steps_per_epoch
@@ -89,7 +90,10 @@ def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
 
 
 def measure_steps(evaluator: Evaluator) -> StepTimes | None:
-    """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores, in a small share of one training."""
+    """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores, in a small share of one training.
+
+    It is done once; the machine remembers it, so that a study has the same number of threads in each run.
+    """
     if not isinstance(evaluator, TrainingEvaluator) or evaluator.device.type != "cpu":
         return None
     cores, before = usable_cores(), torch.get_num_threads()
@@ -98,15 +102,20 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
     share = MAX_SHARE * recipe.epochs * steps_per_epoch(recipe, evaluator.train_loader.size)
     if len(counts) == 1 or share < 1 + len(counts):
         return None
-    probe = _Probe(evaluator, counts, share)
-    try:
-        found = probe.measure()
-    except (NasOptunaError, RuntimeError):  # its trial will say what is wrong with it
-        return None
-    finally:
-        torch.set_num_threads(before)
-    shared = [n for n in counts if all(n in one for one in found)]
-    return StepTimes({n: statistics.fmean(one[n] for one in found) for n in shared}) if len(shared) > 1 else None
+
+    def measure() -> dict[str, float] | None:
+        try:
+            found = _Probe(evaluator, counts, share).measure()
+        except (NasOptunaError, RuntimeError):  # its trial will say what is wrong with it
+            return None
+        finally:
+            torch.set_num_threads(before)
+        shared = [n for n in counts if all(n in one for one in found)]
+        return {str(n): statistics.fmean(one[n] for one in found) for n in shared} if len(shared) > 1 else None
+
+    trained = digest(evaluator.identity, space_identity(evaluator.space))
+    known = remembered(f"training steps of {trained} with up to {cores} threads", evaluator.device, measure)
+    return None if known is None else StepTimes({int(n): seconds for n, seconds in known.items()})
 
 
 class _Probe:

@@ -16,6 +16,7 @@ from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.data import BatchLoader, ImageSet, make_loader
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.search import Search
+from nas_optuna.machine import laid_out
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.supernets import supernet_for
@@ -158,7 +159,7 @@ def trained_supernet(
             f"the supernet of study {study.study_name!r} was trained by another release, which computes otherwise with"
             f" its weights; train it anew: {anew}"
         )
-    supernet = supernet.to(device).to(memory_format=torch.channels_last)
+    laid_out(supernet, device)
     folder = supernet_folder(files, study, result.identity)
     found = CheckpointFolder(folder).load(lambda found: require_tensors(found.weights, supernet.state_dict()))
     if found is None:

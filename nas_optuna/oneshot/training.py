@@ -19,6 +19,7 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
+from nas_optuna.machine import laid_out
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
 from nas_optuna.oneshot.progress import Epoch, measured, write_history
 from nas_optuna.oneshot.ranking import ArchitectureRanker, RankingResult
@@ -51,7 +52,8 @@ def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> S
         if search.spec.recipe.init == "kaiming" and search.space.draws_weights:
             supernet.apply(kaiming)
         find_strategy(spec.strategy).prepare(supernet)
-    return supernet.to(device).to(memory_format=torch.channels_last)
+    laid_out(supernet, device)
+    return supernet
 
 
 def make_strategy(

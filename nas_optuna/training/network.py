@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nas_optuna.machine import laid_out
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -30,7 +31,7 @@ def make_network(
         seed: The seed of the weights.
 
     Returns:
-        The network, in channels-last memory format.
+        The network, in the memory format that suits the device (`nas_optuna.machine`).
 
     Raises:
         TrainingError: The space's own code failed.
@@ -51,4 +52,4 @@ def make_network(
         for module in network.modules():
             if isinstance(module, PretrainedBody):
                 module.load_pretrained()
-    return network.to(device).to(memory_format=torch.channels_last)
+    return laid_out(network, device)

@@ -196,7 +196,7 @@ class TrainStep:
         torch.cuda.current_stream(self.device).wait_stream(side)
 
     def _capture(self, images: Tensor, labels: Tensor) -> None:
-        self._inputs = (images.clone(memory_format=torch.channels_last), labels.clone())
+        self._inputs = (images.clone(memory_format=torch.preserve_format), labels.clone())
         graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)
         try:

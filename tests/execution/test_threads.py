@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,12 @@ from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.threads import StepTimes, measure_steps
 from nas_optuna.spec import Recipe
 from tests.helpers import RECIPE
+
+
+@pytest.fixture(autouse=True)
+def _new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that remembers nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_more_threads_are_taken_only_where_they_gain() -> None:
@@ -61,6 +68,9 @@ def test_real_steps_are_measured(space: ConvSpace, data: SearchData, monkeypatch
     assert set(times.seconds) == {1, 2}
     assert all(seconds > 0 for seconds in times.seconds.values())
     assert torch.get_num_threads() == before
+    monkeypatch.setattr(threads, "TrainStep", None)  # what was measured once is remembered
+    again = TrainingEvaluator(space, data, Recipe(epochs=30, batch_size=64, input_size=8), torch.device("cpu"))
+    assert measure_steps(again) == times
 
 
 def test_nothing_is_measured_where_there_is_nothing_to_choose(
