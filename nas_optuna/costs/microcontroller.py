@@ -1,15 +1,17 @@
 """What a network needs of a microcontroller, in eight bits: flash for its weights, an arena for its activations.
 
 Counted as TensorFlow Lite Micro lays them out: operators run in the order of the forward pass, each with its inputs and
-its output in the arena; batch norm and an activation that follows a layer are fused into it, and nothing else works in
-place. The interpreter's own tables (a few kilobytes) and a kernel's scratch space are not counted.
+its output in the arena, and a buffer lives until it is read for the last time. Batch norm and an activation that
+follows a layer are fused into it, and nothing else works in place. A convolution with a stride, or with another padding
+than ``kernel // 2``, has its padded input as a buffer of its own. The interpreter's own tables (a few kilobytes) and a
+kernel's scratch space are not counted. `benchmarks/arena.py` compares the figures with the interpreter's.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -98,49 +100,54 @@ def arena_bytes(network: nn.Module, image: Tensor) -> int:
         ...     arena_bytes(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval(), torch.empty(1, 3, 8, 8))
         704
     """
-    import torch
+    operators = _operators(network, image)
+    last = {buffer: i for i, operator in enumerate(operators) for buffer in operator.reads}
+    place: dict[int, int] = {}  # of a buffer that another one is written over
+    sizes = {_IMAGE: image.numel()}
+    spans: dict[int, tuple[int, int]] = {_IMAGE: (0, 0)}
+    for i, operator in enumerate(operators):
+        reads = [place.get(buffer, buffer) for buffer in operator.reads]
+        if operator.fused and len(reads) == 1 and last[operator.reads[0]] == i:
+            place.update(dict.fromkeys(operator.writes, reads[0]))
+            continue
+        sizes |= operator.writes
+        for buffer in (*reads, *operator.writes):
+            spans[buffer] = (spans.get(buffer, (i, i))[0], i)
+    return max(
+        (sum(sizes[b] for b, (begins, ends) in spans.items() if begins <= i <= ends) for i in range(len(operators))),
+        default=image.numel(),
+    )
 
-    with torch.no_grad(), _followed(network, image) as arena:
-        network(image)
-    last = max((i for i, (_, reads) in enumerate(arena.operators) if reads), default=0)
-    images = image.numel()
-    return max((live + (images if i <= last else 0) for i, (live, _) in enumerate(arena.operators)), default=images)
+
+_IMAGE = 0
 
 
-class _Arena:
-    """Follows elements that live.
+@dataclass(frozen=True)
+class _Operator:
+    """One operator of an interpreter.
 
     Attributes:
-        live: How many live now, without the image: whoever calls the network holds that longer than an interpreter.
-        operators: Of each operator how many lived while it ran, and whether it read the image.
+        reads: Numbers of the buffers that it reads; weights are none.
+        writes: The buffers that it fills, with their elements.
+        fused: Whether it may write over what it reads.
     """
 
-    def __init__(self) -> None:
-        self.live = 0
-        self.operators: list[tuple[int, bool]] = []
-
-    def add(self, storage: Any, elements: int) -> None:
-        self.live += elements
-        weakref.finalize(storage, self._remove, elements).atexit = False
-
-    def _remove(self, elements: int) -> None:
-        self.live -= elements
+    reads: list[int]
+    writes: dict[int, int]
+    fused: bool = False
 
 
-@contextmanager
-def _followed(network: nn.Module, image: Tensor) -> Iterator[_Arena]:
-    """Follow the elements of every tensor that the block makes; weights are known before it."""
+def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
+    """What a network does, in order; a buffer is known by a number."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
-    from torch.utils.weak import WeakIdKeyDictionary
 
-    known = WeakIdKeyDictionary()
-    for weight in [*network.parameters(), *network.buffers()]:
-        known[weight.untyped_storage()] = True
-    arena = _Arena()
-    given = image.untyped_storage()
-    known[given] = True
+    numbers = {image.untyped_storage()._cdata: _IMAGE}
+    held: list[Tensor] = []  # so that no storage takes the place of one that was freed
+    weights = {weight.untyped_storage()._cdata for weight in (*network.parameters(), *network.buffers())}
+    count = itertools.count(_IMAGE + 1)
+    found: list[_Operator] = []
 
     def tensors(values: Any) -> list[Tensor]:
         return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
@@ -148,13 +155,33 @@ def _followed(network: nn.Module, image: Tensor) -> Iterator[_Arena]:
     class Follower(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
+            reads = [numbers[key] for t in tensors((args, kwargs)) if (key := t.untyped_storage()._cdata) in numbers]
+            writes: dict[int, int] = {}
             for tensor in tensors(result):  # not the places of a maximum, which only training needs
-                if tensor.is_floating_point() and tensor.untyped_storage() not in known:
-                    known[tensor.untyped_storage()] = True
-                    arena.add(tensor.untyped_storage(), tensor.numel())
-            if not any(name in function.__name__ for name in _FUSED):
-                arena.operators.append((arena.live, any(t.untyped_storage() is given for t in tensors(args))))
+                key = tensor.untyped_storage()._cdata
+                if tensor.is_floating_point() and tensor.numel() and key not in numbers and key not in weights:
+                    numbers[key] = next(count)
+                    writes[numbers[key]] = tensor.numel()
+                held.append(tensor)
+            padded = _padded(args) if function.__name__.startswith("convolution") else 0
+            if padded:  # an operator of its own
+                around = {next(count): padded}
+                found.append(_Operator(reads, around))
+                reads = list(around)
+            if writes:  # a view, and what works in place, need no memory
+                found.append(_Operator(reads, writes, any(name in function.__name__ for name in _FUSED)))
             return result
 
-    with Follower():  # type: ignore[no-untyped-call]
-        yield arena
+    with torch.no_grad(), Follower():  # type: ignore[no-untyped-call]
+        network(image)
+    return found
+
+
+def _padded(args: Sequence[Any]) -> int:
+    """Elements of a convolution's input with zeros around it, where the convolution cannot add these itself."""
+    image, weight, _, stride, padding = args[:5]
+    same = all(s == 1 and 2 * p == k - 1 for s, p, k in zip(stride, padding, weight.shape[2:], strict=True))
+    if same or not any(padding):
+        return 0
+    height, width = (side + 2 * p for side, p in zip(image.shape[2:], padding, strict=True))
+    return int(image.shape[0] * image.shape[1] * height * width)

@@ -20,6 +20,18 @@ class Residual(nn.Module):
         return x + torch.relu(self.conv(x))
 
 
+class Activated(nn.Module):
+    """conv(x) + sigmoid(conv(x))"""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return y + torch.sigmoid(y)
+
+
 def arena(network: nn.Module, *shape: int) -> int:
     return arena_bytes(network.to("meta").eval(), torch.empty(1, *shape, device="meta"))
 
@@ -38,6 +50,13 @@ def arena(network: nn.Module, *shape: int) -> int:
             (1, 8, 8),
             256 + 1024,
         ),
+        # With a stride the zeros around the input are written first; then the input itself is gone.
+        (nn.Conv2d(4, 4, 3, stride=2, padding=1), (4, 8, 8), 256 + 400),
+        (nn.Sequential(nn.Conv2d(4, 4, 3, padding=2), nn.Identity()), (4, 8, 8), 576 + 400),
+        # What a function around it still holds is no buffer: three in a row are two at once.
+        (nn.Sequential(nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))), (4, 8, 8), 2 * 256),
+        # An activation cannot write over what is read again.
+        (Activated(4), (4, 8, 8), 3 * 256),
     ],
 )
 def test_the_arena_holds_what_an_operator_reads_and_writes(
