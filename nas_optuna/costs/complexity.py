@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,6 +85,28 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
         return counted.macs, counted.params
     sizes = [_operation_size(space, operation) for operation in space.operations(architecture)]
     return sum(macs for macs, _ in sizes), sum(params for _, params in sizes)
+
+
+class Sizes:
+    """Log parameters and log multiply-accumulates of a space's networks, from params; params of a recipe are ignored.
+
+    Args:
+        space: The space.
+
+    Examples:
+        >>> from nas_optuna import ConvSpace
+        >>> space = ConvSpace(depth=1, input_size=8)
+        >>> [round(number, 1) for number in Sizes(space)(space.parse("f16k3s1").params)]
+        [8.3, 9.8]
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+
+    def __call__(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return ``(log params, log macs)`` of the network that params stand for."""
+        macs, weights = size(self._space, self._space.architecture({n: params[n] for n in self._space.parameters}))
+        return math.log1p(weights), math.log1p(macs)
 
 
 def operation_macs(space: Decomposable, operation: Operation) -> int:

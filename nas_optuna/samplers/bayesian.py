@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from optuna.distributions import CategoricalDistribution
 
-from nas_optuna.costs.proxies import Sizes
+from nas_optuna.costs.complexity import Sizes
 from nas_optuna.samplers.beforehand import beforehand, images_of
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.curves import CurveSampler, Known

@@ -1,3 +1,4 @@
+import math
 import random
 import time
 from collections.abc import Callable
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from nas_optuna.costs.complexity import figures, macs_table, operation_macs
+from nas_optuna.costs.complexity import Sizes, figures, macs_table, operation_macs
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.conv import ConvSpace
 
@@ -108,3 +109,11 @@ def test_counting_changes_neither_random_state_nor_memory() -> None:
     huge = ConvSpace(input_size=1 << 15)  # a batch of it would be terabytes
     assert figures(huge, huge.parse(TEXTS[1]), 1000).activation_bytes > 1 << 40
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["conv", "block", "macro"])
+def test_sizes_are_those_of_the_network(name: str) -> None:
+    space = create_space(name, {}, in_channels=3, classes=10, input_size=32)
+    architecture = space.sample(random.Random(0))
+    weights = sum(weight.numel() for weight in space.build(architecture).parameters())
+    assert Sizes(space)({**architecture.params, "learning_rate": 0.1})[0] == pytest.approx(math.log1p(weights))
