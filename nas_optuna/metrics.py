@@ -23,8 +23,13 @@ _MARK = "nas_optuna_metric"
 
 @dataclass(frozen=True)
 class Metric(Quantity):
-    """One figure of a trained network; without further words a share, of which more is better."""
+    """One figure of a trained network; without further words a share, of which more is better.
 
+    Attributes:
+        eight_bits: Whether it is of the network's outputs in eight bits, as a device would run it.
+    """
+
+    eight_bits: bool = False
     ideal: float | None = 1.0
     worst: float | None = 0.0
     format: str = ".4f"
@@ -65,14 +70,18 @@ def metric(
     return decorate
 
 
+ACCURACIES = ("accuracy", "accuracy_int8")
+"""The accuracies of a network as it is trained and in eight bits; both have the standard error of their images."""
 _BOUNDED = ("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy")
 METRICS = Registry(
     "metric",
     "nas_optuna.metrics",
-    {name: f"nas_optuna.training.metrics:{name}" for name in (*_BOUNDED, "negative_log_likelihood")},
+    {name: f"nas_optuna.training.metrics:{name}" for name in (*_BOUNDED, "negative_log_likelihood")}
+    | {"accuracy_int8": "nas_optuna.training.metrics:accuracy"},
 )
 _BUILTIN: Mapping[str, Metric] = {
     **{name: Metric(name) for name in _BOUNDED},
+    "accuracy_int8": Metric("accuracy_int8", eight_bits=True),
     "negative_log_likelihood": Metric("negative_log_likelihood", "minimize", 0.0, None),
 }
 

@@ -75,6 +75,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
 
 def print_winner(study: Study) -> None:
     """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
+    from nas_optuna.metrics import ACCURACIES
     from nas_optuna.objectives import describe
     from nas_optuna.report.selection import gain_of, remembered_images
     from nas_optuna.study.best import best_trial
@@ -85,7 +86,7 @@ def print_winner(study: Study) -> None:
     if found is None:
         return
     record, name = TrialRecord.of(found), (study.metric_names or ["value"])[0]
-    images = remembered_images(study) if name == "accuracy" else None
+    images = remembered_images(study) if name in ACCURACIES else None
     of_images = f" on {images:,} validation images" if images else ""
     costs = [describe(cost).brief_text(record.costs[cost]) for cost in cost_names([record], [name])]
     facts = [*costs, counted(record.epochs, "epoch")]

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas_optuna.errors import SpecError, TrainingError
+
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
@@ -17,8 +19,40 @@ _INTEGER = ("Conv", "Gemm", "MatMul", "Add")
 """Operations that ONNX Runtime computes in eight bits, so that their output is an integer."""
 
 
+CALIBRATION_IMAGES = 256
+"""So many training images tell how large activations become."""
+
+
+def require_tools() -> None:
+    """Refuse eight bits where what makes them is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise SpecError("eight bits need two more packages: pip install 'nas-optuna[onnx]'") from None
+
+
 def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = False, kept: Sequence[str] = ()) -> bytes:
-    """A model whose weights and activations are signed eight-bit integers, each weight's channel with its own scale."""
+    """A model whose weights and activations are signed eight-bit integers, each weight's channel with its own scale.
+
+    Args:
+        model: An ONNX model of one input.
+        batches: What it is calibrated on.
+        inner: Whether it ends without a conversion of its output, which the layer behind it begins with.
+        kept: Names of nodes that stay as they are.
+
+    Raises:
+        TrainingError: ONNX Runtime's tool cannot; the message says what it says.
+    """
+    try:
+        return _quantised(model, batches, inner, kept)
+    except Exception as error:  # whatever ONNX Runtime's tool raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        cause = f"ONNX Runtime cannot quantise this network: {reason}"
+        raise TrainingError(cause, cause) from error
+
+
+def _quantised(model: bytes, batches: Iterable[NDArray[Any]], inner: bool, kept: Sequence[str]) -> bytes:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

@@ -7,9 +7,11 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from nas_optuna.errors import DeviceError, SpecError, unknown
+from nas_optuna.errors import DeviceError, SpecError, TrainingError, unknown
 from nas_optuna.registry import Registry
 
 if TYPE_CHECKING:
@@ -151,16 +153,63 @@ class OnnxRuntime(Runtime):
         return session_call(quantised(model, [images.numpy()]) if precision == "int8" else model, threads)
 
 
-def to_onnx(module: nn.Module, images: torch.Tensor) -> bytes:
-    """A module that takes one tensor as an ONNX model with the input ``images``."""
+def to_onnx(module: nn.Module, images: torch.Tensor, *, any_batch: bool = False) -> bytes:
+    """A module that takes one tensor as an ONNX model with the input ``images``.
+
+    Args:
+        module: In eval mode, on the CPU.
+        images: One batch.
+        any_batch: Whether the model is to take batches of other sizes, too.
+
+    Raises:
+        TrainingError: ONNX has no such operation; the layer is named where one layer is to blame.
+    """
+    try:
+        return _exported(module, images, any_batch)
+    except Exception as error:  # whatever the exporter, or a layer of somebody's own, raises
+        reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
+        cause = f"{_unsupported(module, images)} cannot be written as ONNX: {reason}"
+        raise TrainingError(cause, cause) from error
+
+
+def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes:
     import torch
 
     file = io.BytesIO()
+    batch = {"images": {0: "batch"}, "logits": {0: "batch"}} if any_batch else None
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # The exporter built on torch.export takes about a second a module, this one 20 ms.
-        torch.onnx.export(module, (images,), file, dynamo=False, input_names=["images"])  # type: ignore[arg-type]
+        torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def _unsupported(module: nn.Module, images: torch.Tensor) -> str:
+    """The first layer that cannot be written as ONNX on its own."""
+    import torch
+
+    taken: dict[str, tuple[nn.Module, torch.Tensor]] = {}
+
+    def note(name: str, layer: nn.Module, given: tuple[object, ...]) -> None:
+        if len(given) == 1 and isinstance(given[0], torch.Tensor):
+            taken.setdefault(name, (layer, given[0].detach().clone()))
+
+    handles = [
+        layer.register_forward_pre_hook(partial(note, name))
+        for name, layer in module.named_modules()
+        if name and not any(layer.children())
+    ]
+    with torch.no_grad(), suppress(Exception):  # it may be the network that fails, wherever it runs
+        module(images)
+    for handle in handles:
+        handle.remove()
+    for name, (layer, given) in taken.items():
+        try:
+            _exported(layer, given, any_batch=False)
+        except Exception:
+            return f"layer {name!r} ({type(layer).__name__})"
+    return "this network"
 
 
 def _host_call(module: nn.Module, images: torch.Tensor) -> Call:

@@ -19,9 +19,11 @@ from typing import Any, Protocol, runtime_checkable
 import optuna
 import torch
 
+from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
+from nas_optuna.machine import memory_format
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
@@ -245,7 +247,8 @@ class TrainingEvaluator:
         metrics: Names of what is measured beside accuracy.
 
     Raises:
-        SpecError: The recipe asks for a precision that the device has not, or a metric is unknown.
+        SpecError: The recipe asks for a precision that the device has not, or a metric is unknown or needs packages
+            that are not installed.
     """
 
     def __init__(
@@ -265,12 +268,16 @@ class TrainingEvaluator:
         self.precision = str(resolve_precision(recipe.precision, device)).removeprefix("torch.")
         # Accuracy and the mean cross entropy come with every epoch anyway.
         self._metrics = [find_metric(m) for m in metrics if m not in ("accuracy", "negative_log_likelihood")]
+        if any(metric.eight_bits for metric in self._metrics):
+            require_tools()
 
     @cached_property
     def identity(self) -> str:
         """See `Evaluator`."""
         names = [metric.name for metric in self._metrics]
-        return digest(self.data.fingerprint, self.recipe.settings, self.precision, names)
+        # Another memory format gives other last digits; the usual one is not named, as stored studies did not.
+        unusual = [] if memory_format(self.device) == torch.channels_last else ["contiguous"]
+        return digest(self.data.fingerprint, self.recipe.settings, self.precision, names, *unusual)
 
     def evaluate(
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_optuna.costs.runtimes import to_onnx
+from nas_optuna.errors import TrainingError
 from nas_optuna.export.script import write_script
 from nas_optuna.export.source import write_source
 from nas_optuna.registry import Registry
@@ -92,26 +94,16 @@ def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: s
         import onnxruntime
     except ImportError:
         raise NotMade("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
-    axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+    header = classifier.header
+    described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                classifier,
-                (torch.cat([images, images])[:2],),
-                str(path),
-                dynamo=False,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_axes=axes,
-            )
-        model = onnx.load(str(path))
-        header = classifier.header
-        described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
+        model = onnx.load_model_from_string(to_onnx(classifier, torch.cat([images, images])[:2], any_batch=True))
         onnx.helper.set_model_props(model, described)
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except TrainingError as error:
+        raise NotMade(str(error)) from error
     except Exception as error:
         raise NotMade(f"ONNX cannot take the network ({short(error)})") from error
     return lambda raw: torch.from_numpy(session.run(None, {"images": raw.numpy()})[0])

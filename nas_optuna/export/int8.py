@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from nas_optuna.costs.quantise import CALIBRATION_IMAGES, quantised, require_tools
 from nas_optuna.costs.timing import session_call, visit
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.files import write_file
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "model.int8.onnx"
-CALIBRATION_IMAGES = 256
 _BATCH = 64
 _SECONDS = 0.3
 _MOST_SUSPECTS = 40
@@ -85,11 +85,9 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     """Write ``model.int8.onnx`` from ``model.onnx``, and measure both."""
     # Weights and activations are signed integers, calibrated on images (static quantisation by ONNX Runtime's own
     # tool); what turns pixels into inputs stays as it was.
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        raise SpecError("eight bits need two more packages: pip install 'nas-optuna[onnx]'") from None
+    require_tools()
+    import onnx
+
     try:
         model = (folder / "model.onnx").read_bytes()
     except OSError as error:
@@ -98,7 +96,10 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     begins = next((i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")), len(nodes))
     preparing = [node.name for node in nodes[:begins]]
     chosen = _batches(by.calibration[:CALIBRATION_IMAGES])
-    small = _quantised(model, chosen, preparing)
+    try:
+        small = quantised(model, chosen, kept=preparing)
+    except TrainingError as error:
+        raise SpecError(f"{error}; export it without --int8") from error
     write_file(folder / FILE, small)
     truth, raw = by.labels.cpu().numpy(), by.images.cpu()
     fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), _latency(m, raw)) for m in (model, small))
@@ -107,19 +108,9 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     suspects = [node.name for node in nodes[begins:] if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Mul")]
     culprit = None
     if lost > noise and len(suspects) <= _MOST_SUSPECTS:
-        spared = {name: _accuracy(_quantised(model, chosen, [*preparing, name]), raw, truth) for name in suspects}
+        spared = {name: _accuracy(quantised(model, chosen, kept=[*preparing, name]), raw, truth) for name in suspects}
         culprit = max(spared, key=spared.__getitem__) if spared else None
     return Int8Export(fp32, int8, len(truth), culprit)
-
-
-def _quantised(model: bytes, batches: Sequence[NDArray[np.uint8]], kept: list[str]) -> bytes:
-    from nas_optuna.costs.quantise import quantised
-
-    try:
-        return quantised(model, batches, kept=kept)
-    except Exception as error:  # whatever ONNX Runtime's tool raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SpecError(f"ONNX Runtime cannot quantise this network: {reason}; export it without --int8") from error
 
 
 def _batches(images: Tensor) -> list[NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
 from nas_optuna.study.records import TrialRecord
 
@@ -63,7 +64,7 @@ def with_error(
         ('0.9700 ± 0.0100', '1,234')
     """
     text = describe(name).number(value) if abs(value) < 1000 else str(large(value))
-    return text if error is None or name != "accuracy" else f"{text} ± {error:.4f}"
+    return text if error is None or name not in ACCURACIES else f"{text} ± {error:.4f}"
 
 
 def error_on_test(report: Mapping[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
 from nas_optuna.randomness import RandomState
+from nas_optuna.training.eight_bits import outputs_in_eight_bits
 from nas_optuna.training.failure import network_failures, require_logits
 from nas_optuna.training.inspection import may_draw
 from nas_optuna.training.microbatch import microbatch_size
@@ -47,6 +48,7 @@ def evaluate(
     device: torch.device,
     dtype: torch.dtype,
     metrics: Mapping[str, MetricFunction] | None = None,
+    calibration: BatchLoader | None = None,
 ) -> Evaluation:
     """Run the network over a loader in its stored order, in evaluation mode; this waits for the device once.
 
@@ -56,6 +58,7 @@ def evaluate(
         device: Where both live.
         dtype: Activations are computed in it; float32 is no autocast.
         metrics: Further figures of all outputs and targets, by name.
+        calibration: Images by which metrics of the network in eight bits are calibrated; by default the loader's.
 
     Raises:
         TrainingError: The network's or a metric's own code failed, or it does not give one row of logits per image.
@@ -91,22 +94,27 @@ def evaluate(
         confusion.index_add_(0, labels * classes + predictions[-1], torch.ones_like(labels))
         if metrics:
             collected.append((logits.float(), labels.clone()))
-    network.train(was_training)
     assert confusion is not None, "a loader has at least one batch"
     table = confusion.cpu().reshape(classes, classes)
     accuracy = table.diagonal().sum().item() / loader.size
-    found = _figures(metrics or {}, collected)
+    found = _figures(metrics or {}, collected, lambda: outputs_in_eight_bits(network, calibration or loader, loader))
+    network.train(was_training)
     return Evaluation((loss / loader.size).item(), accuracy, table, torch.cat(predictions).cpu(), found)
 
 
-def _figures(metrics: Mapping[str, MetricFunction], collected: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    if not metrics:
-        return {}
-    outputs, targets = (torch.cat(column) for column in zip(*collected, strict=True))
+def _figures(
+    metrics: Mapping[str, MetricFunction],
+    collected: Sequence[tuple[Tensor, Tensor]],
+    in_eight_bits: Callable[[], tuple[Tensor, Tensor]],
+) -> dict[str, float]:
+    """All metrics, of what was collected or of what the network says in eight bits."""
     found = {}
+    rounded = [name for name, function in metrics.items() if getattr(function, "eight_bits", False)]
+    said = in_eight_bits() if rounded else None
+    exact = tuple(torch.cat(column) for column in zip(*collected, strict=True)) if metrics else ()
     for name, function in metrics.items():
         with network_failures(f"metric {name!r} failed"):
-            found[name] = float(function(outputs, targets))
+            found[name] = float(function(*(said if said and name in rounded else exact)))
     return found
 
 

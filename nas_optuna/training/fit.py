@@ -178,7 +178,7 @@ def fit(
     for epoch in _epochs(step, results, recipe.epochs, steps, pace):
         started = time.perf_counter()
         learned = _train_epoch(step, _batches(train, recipe, seed, epoch), epoch, epoch_seed(seed, epoch), interrupted)
-        scored = evaluate(network, validation, device, step.dtype, metrics) if validation else None
+        scored = evaluate(network, validation, device, step.dtype, metrics, train) if validation else None
         results.append(_result(step, epoch, learned, scored, time.perf_counter() - started))
         if checkpoints:
             _save(step, checkpoints, results)
