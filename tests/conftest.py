@@ -2,7 +2,9 @@
 
 import shutil
 import signal
+import subprocess
 import sys
+import venv
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,6 +110,19 @@ def study(place: Path, folder_with_a_study: Path) -> str:
     """A study ``nas`` of a tiny space with two random trials in it."""
     shutil.copytree(folder_with_a_study, place, dirs_exist_ok=True)
     return "nas"
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of another device: ONNX Runtime is installed, and neither torch nor this package."""
+    folder = tmp_path_factory.mktemp("device") / "venv"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "onnxruntime"]
+    made = subprocess.run(install, capture_output=True, text=True, check=False, timeout=300)
+    if made.returncode:
+        pytest.skip(f"pip cannot install onnxruntime here: {made.stderr.splitlines()[-1]}")
+    return python
 
 
 @pytest.fixture(scope="session")

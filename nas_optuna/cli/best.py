@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_optuna.cli import options
+from nas_optuna.cli.draw import trusted_study
 from nas_optuna.cli.printing import print_json, print_table, say, say_next
 from nas_optuna.cli.ranking import values_of
 from nas_optuna.errors import SpecError, StudyError
 
 if TYPE_CHECKING:
     from nas_optuna.report.selection import Winners
+    from nas_optuna.study.records import TrialRecord
 
 Within = Annotated[
     str | None,
@@ -29,12 +35,18 @@ def best(
     study: options.StudyName = "nas",
     storage: options.Storage = None,
     within: Within = None,
+    latency_table: options.LatencyTable = None,
+    max_latency: options.MaxLatency = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
-    """Show the best complete trial of a study that is inside its limits: its architecture, figures and params."""
-    from nas_optuna.objectives import describe
+    """Show the best complete trial of a study that is inside its limits: its architecture, figures and params.
+
+    With a latency table the networks have the latencies of that table's device, and the best is the best of those that
+    --max-latency lets in.
+    """
     from nas_optuna.report.selection import gain_of, remembered_images, require_error, winners
-    from nas_optuna.study.records import TrialRecord, cost_names
+    from nas_optuna.study.records import TrialRecord
     from nas_optuna.study.standard_errors import standard_error
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
@@ -43,14 +55,19 @@ def best(
         raise SpecError(f"--within {within!r} is not known; --within 1se means within one standard error of the best")
     loaded = load_study(open_storage(storage_url(storage)), study)
     images = remembered_images(loaded)
-    found = winners(loaded, images)
+    if max_latency is not None and latency_table is None:
+        raise SpecError("--max-latency chooses among trained networks by a table; name it: --latency-table FILE")
+    latencies = _on_device(storage, study, trust, latency_table, max_latency) if latency_table else None
+    found = winners(loaded, images, latencies)
     if found is None:
         makes_some = options.hint("run", storage, study)
         raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
     if within:
         require_error(loaded, found, "leave out --within")
     shown = found.cheapest if within else found.best
-    record, gain = TrialRecord.of(shown), gain_of(loaded)
+    record, gain = TrialRecord.of(shown), gain_of(loaded, shown if latencies else None)
+    if latencies:
+        record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:
         facts = {"params": shown.params, "standard_error": standard_error(record, images)}
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
@@ -58,15 +75,7 @@ def best(
         return
     names = loaded.metric_names or ["value"]
     values = values_of(record, names, images)
-    costs = [
-        (describe(cost).label or cost, describe(cost).text(record.costs[cost])) for cost in cost_names([record], names)
-    ]
-    rows = [
-        ("trial", record.number),
-        *zip(names, values, strict=True),
-        *([("beside", gain.beside)] if gain and gain.beside else []),
-        *[("architecture", record.architecture), *costs, ("epochs", record.epochs), *shown.params.items()],
-    ]
+    rows = _rows(record, names, values, gain.beside if gain else None, shown.params)
     print_table(f"{'cheapest within one standard error' if within else 'best'} of study {study}", ("", ""), rows)
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
@@ -77,14 +86,47 @@ def best(
     say(f"These are validation figures{on}{chosen}{error}.")
     for remark in gain.remarks() if gain else ():
         say(remark)
-    _say_ties(found)
-    which = ("--trial", "cheapest") if within else ()
-    say_next(
-        [
-            (options.hint("retrain", storage, study, *which), "train it in full, and test it"),
-            (options.hint("export", storage, study, *which, "--out", "model"), "take it away"),
-        ]
-    )
+    if not latencies:
+        _say_ties(found)
+    which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
+    train, take = (options.hint(name, storage, study, *which) for name in ("retrain", "export"))
+    say_next([(train, "train it in full, and test it"), (f"{take} --out model", "take it away")])
+
+
+def _rows(
+    record: TrialRecord,
+    names: Sequence[str],
+    values: Sequence[str | None],
+    beside: str | None,
+    params: Mapping[str, object],
+) -> list[tuple[str, object]]:
+    """What the table says of the winner."""
+    from nas_optuna.objectives import describe
+    from nas_optuna.study.records import cost_names
+
+    costs = [
+        (describe(cost).label or cost, describe(cost).text(record.costs[cost])) for cost in cost_names([record], names)
+    ]
+    return [
+        ("trial", record.number),
+        *zip(names, values, strict=True),
+        *([("beside", beside)] if beside else []),
+        *[("architecture", record.architecture), *costs, ("epochs", record.epochs), *params.items()],
+    ]
+
+
+def _on_device(storage: str | None, study: str, trust: bool, table: str, limit: str | None) -> dict[int, float]:
+    """The latency of each trial's network by a table, of those inside a limit; refuses where there are none."""
+    from nas_optuna.objectives import parse_amount
+    from nas_optuna.report.selection import table_latencies
+
+    latencies = table_latencies(trusted_study(storage, study, trust), Path(table))
+    most = math.inf if limit is None else parse_amount(limit)
+    inside = {number: ms for number, ms in latencies.items() if ms <= most}
+    if latencies and not inside:
+        least = min(latencies.values())
+        raise StudyError(f"no network of study {study!r} needs at most {most:g} ms; the fastest {least:.3g}")
+    return inside
 
 
 def _say_ties(found: Winners) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -78,9 +78,10 @@ def measure(
         say(f"stopped; {out} is kept, and the same command goes on from there")
         raise typer.Exit(130) from None
     if json:
-        print_json({"table": str(out), "operations": len(table.entries), "conditions": asdict(table.conditions)})
+        counts = {"operations": len(table.entries), "networks": len(table.networks)}
+        print_json({"table": str(out), **counts, "conditions": asdict(table.conditions)})
         return
-    say(f"{len(table.entries)} operations of space {space!r} in {out}, {table.conditions}")
+    say(f"{_held(table.entries, table.networks)} of space {space!r} in {out}, {table.conditions}")
 
 
 @app.command(epilog="Example: nas-optuna latency check table.json --save-overhead")
@@ -129,10 +130,10 @@ def check(
     measured = loaded.model_copy(update={"conditions": here})
     with _bar("measuring") as progress:
         result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
-    if save_overhead and result.overhead_helps:
+    if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
     _print_check(table, here, result, json)
-    if save_overhead and result.overhead_helps:
+    if save_overhead and result.overhead_helps and not loaded.whole:
         say(f"overhead written to {table}")
 
 
@@ -148,7 +149,12 @@ def kit(
     precision: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="fp32 or int8; repeat it.", show_default="fp32 and int8")
     ] = None,
-    networks: Annotated[int, typer.Option(metavar="N", help="Random whole networks to measure beside.", min=3)] = 30,
+    networks: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Random whole networks.", min=3, show_default="30 beside operations, 300 without"
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Write what another device needs to measure a space: ONNX files and one Python file; it needs onnxruntime only."""
@@ -174,9 +180,16 @@ def kit(
         counts = {"operations": len(written["operations"]), "networks": len(written["networks"])}
         print_json({"kit": str(out), "id": written["id"], "precisions": written["precisions"], **counts})
         return
-    say(f"{len(written['operations'])} operations and {len(written['networks'])} networks of space {space!r} in {out}")
+    say(f"{_held(written['operations'], written['networks'])} of space {space!r} in {out}")
     say(f"on the device: pip install onnxruntime && python {out.name}/measure.py > table.json")
     say("then here: nas-optuna run --max-latency MS --latency-table table.json …")
+
+
+def _held(operations: Sized, networks: Sized) -> str:
+    """What a table or a kit holds."""
+    if not operations:
+        return f"{len(networks)} whole networks"
+    return f"{len(operations)} operations" + (f" and {len(networks)} whole networks" if networks else "")
 
 
 def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> None:

@@ -31,8 +31,9 @@ class LatencyCost(Cost):
         self._table: LatencyTable | None = None
         self._measured: dict[Architecture, float] = {}
         if settings.table is not None:
-            require_operations(context.space, "a latency table")
             self._table = LatencyTable.load(Path(settings.table))
+            if not self._table.whole:
+                require_operations(context.space, "a latency table")
         if self._table is not None and self._table.kit:  # of another device, on purpose
             self._conditions = self._table.conditions
             return

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.costs import timing
+from nas_optuna.costs.latency_table import WHOLE_NETWORKS, measurable_operations
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file
-from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
+from nas_optuna.spaces import Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NETWORKS = 30
-"""Random whole networks in a kit: they tell how far the sums of operations can be trusted, and correct them."""
+"""Random whole networks beside operations: they tell how far the sums of these can be trusted, and correct them."""
 _SHARED_BYTES = 256
 """Weights of at least so many bytes are kept once for all models."""
 _WEIGHTS = {"fp32": "weights-fp32.bin", "int8": "weights-int8.bin"}
@@ -33,7 +34,7 @@ def write_kit(
     *,
     precisions: Sequence[str] = timing.PRECISIONS,
     batch_size: int = 1,
-    networks: int = NETWORKS,
+    networks: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -43,11 +44,12 @@ def write_kit(
     only how long it takes.
 
     Args:
-        space: The space, whose networks must be made of operations.
+        space: The space. Where its operations are too many, or cannot be measured alone, the kit holds more whole
+            networks instead, from which the latency of others is learned.
         folder: The kit's folder: absent, empty, or that of an earlier kit.
         precisions: Of weights and activations: ``"fp32"``, ``"int8"`` or both.
         batch_size: Images per call.
-        networks: How many random whole networks to measure beside the operations.
+        networks: How many random whole networks to measure; by default 30 beside operations, and 300 without.
         seed: Seed of these networks.
         progress: Told the models written and the models in all.
 
@@ -55,7 +57,7 @@ def write_kit(
         The content of ``kit.json``.
 
     Raises:
-        SpecError: The space's networks are not made of operations, or a precision is unknown.
+        SpecError: A precision is unknown.
         TableError: The folder holds something else, or cannot be written.
 
     Examples:
@@ -66,19 +68,19 @@ def write_kit(
         >>> len(kit["operations"]), len(kit["networks"])
         (4, 2)
     """
-    made = require_operations(space, "a latency kit")
     for precision in precisions:
         if precision not in timing.PRECISIONS:
             raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
-    architectures = list(space.sample_distinct(networks, random.Random(seed)))
-    operations = list(made.reachable_operations())
+    operations = measurable_operations(space, "onnxruntime")
+    count = networks or (NETWORKS if operations else WHOLE_NETWORKS)
+    architectures = space.sample_distinct(count, random.Random(seed))
     total = len(precisions) * (len(operations) + len(architectures))
     try:
         _begin(folder)
         writer = _Writer(folder / "models", precisions, batch_size, lambda done: progress(done, total))
         described: dict[str, Any] = {"format": timing.FORMAT, "space": space.name, "batch_size": batch_size}
-        kit = described | {"precisions": list(precisions)} | _written(made, operations, architectures, writer)
-        kit["reference"] = next(iter(kit["operations"].values()))[precisions[0]]
+        kit = described | {"precisions": list(precisions)} | _written(space, operations, architectures, writer)
+        kit["reference"] = next(iter((kit["operations"] or kit["networks"]).values()))[precisions[0]]
         kit["id"] = hex_digest(json.dumps(kit, sort_keys=True), 16)
         shutil.copyfile(timing.__file__, folder / "measure.py")
         write_file(folder / "kit.json", json.dumps(kit, indent=1))
@@ -88,22 +90,17 @@ def write_kit(
 
 
 def _written(
-    space: Decomposable, operations: Sequence[Operation], architectures: Sequence[Architecture], writer: _Writer
+    space: SearchSpace, operations: Sequence[Operation], architectures: Sequence[Architecture], writer: _Writer
 ) -> dict[str, Any]:
     """The files of all operations and networks; what ends in logits converts them itself, also inside a kit."""
-    files: dict[str, Any] = {
-        "operations": {
-            o.key: writer.add(space.build_operation, o, o.input_shape, inner=o.output_shape != (space.classes,))
-            for o in operations
-        },
-        "networks": {
-            str(a): {
-                **writer.add(space.build, a, space.input_shape, inner=False),
-                "operations": [o.key for o in space.operations(a)],
-            }
-            for a in architectures
-        },
-    }
+    files: dict[str, Any] = {"operations": {}, "networks": {}}
+    for operation in operations:
+        build, inner = require_operations(space, "a kit").build_operation, operation.output_shape != (space.classes,)
+        files["operations"][operation.key] = writer.add(build, operation, operation.input_shape, inner=inner)
+    for architecture in architectures:
+        keys = [o.key for o in require_operations(space, "a kit").operations(architecture)] if operations else []
+        written = writer.add(space.build, architecture, space.input_shape, inner=False)
+        files["networks"][str(architecture)] = {**written, "operations": keys}
     writer.end()
     return files
 

@@ -1,22 +1,28 @@
-"""Latency tables: the measured latency of every operation that a space can contain, as a JSON file."""
+"""Latency tables: the measured latency of every operation that a space can contain, as a JSON file.
+
+Where these are too many, or cannot be measured alone, a table holds the latency of whole networks, from which that of
+others is learned.
+"""
 
 from __future__ import annotations
 
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
+from nas_optuna.costs.latency_model import LatencyModel, operators
 from nas_optuna.costs.runtimes import RENAMED
-from nas_optuna.errors import TableError, named
+from nas_optuna.errors import ArchitectureError, SpecError, TableError, named
 from nas_optuna.files import write_file
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
@@ -27,11 +33,17 @@ if TYPE_CHECKING:
 
 SECONDS = 0.015
 """Length of a visit: several short ones are not all disturbed by the same thing."""
+MOST_OPERATIONS = 1_000
+"""A space with more operations is measured by whole networks."""
+WHOLE_NETWORKS = 300
+"""So many networks are measured where they stand for the operations."""
+_FOLDS = 10
 _SAVE_EVERY = 5.0
 """Seconds of measuring that a killed process can lose."""
 
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Visit = tuple[_Milliseconds, _Milliseconds, _Milliseconds]
+_Make = Callable[[], "tuple[nn.Module, Shape]"]
 
 
 def _current(conditions: object) -> object:
@@ -66,6 +78,7 @@ class LatencyTable(BaseModel):
     entries: dict[str, list[_Visit]] = {}
     networks: dict[str, list[_Visit]] = {}
     kit: str | None = None
+    _model: LatencyModel | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
@@ -119,6 +132,11 @@ class LatencyTable(BaseModel):
         Raises:
             TableError: The table does not have it.
         """
+        if self.whole:
+            raise TableError(
+                f"the latency table holds whole networks, as the operations of space {self.space!r} are too many or"
+                " cannot be measured alone; what needs the latency of one, as a supernet's loss does, cannot use it"
+            )
         visits = self.entries.get(operation.key)
         if not visits:
             raise TableError(
@@ -127,15 +145,51 @@ class LatencyTable(BaseModel):
             )
         return fastest(Latency(*visit) for visit in visits).median_ms
 
+    @property
+    def whole(self) -> bool:
+        """Whether whole networks stand for the operations."""
+        return not self.entries and bool(self.networks)
+
+    def network_ms(self) -> dict[str, float]:
+        """Latency of each measured network, the median of its fastest visit."""
+        return {text: fastest(Latency(*v) for v in visits).median_ms for text, visits in self.networks.items()}
+
     def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
-        """Latency of a network: the sum over its operations, and the overhead.
+        """Latency of a network: the sum over its operations and the overhead, or what whole networks tell of it.
 
         Raises:
-            TableError: The table does not have one of the operations.
+            TableError: The table does not have one of the operations, or is of networks of another space.
             SpecError: The space's networks are not made of operations.
         """
+        if self.whole:
+            return self._learned(space)(operators(space, architecture))
         made = require_operations(space, "a latency table")
         return max(0.0, self.overhead_ms + sum(map(self.operation_ms, made.operations(architecture))))
+
+    def _learned(self, space: SearchSpace) -> LatencyModel:
+        if self._model is None:
+            measured = self.network_ms()
+            self._model = LatencyModel([self._operators(space, text) for text in measured], list(measured.values()))
+        return self._model
+
+    def _operators(self, space: SearchSpace, text: str) -> Mapping[str, float]:
+        try:
+            return operators(space, space.parse(text))
+        except ArchitectureError as error:
+            raise TableError(f"the latency table is of another space than {space.name!r}: {error}") from error
+
+
+def measurable_operations(space: SearchSpace, runtime: str) -> list[Operation]:
+    """Every operation that a space can contain; none where they are too many to measure, or cannot stand alone."""
+    # What is left of a function's network without its chosen layers has gaps. A runtime that compiles graphs leaves out
+    # what leads into a gap.
+    if not isinstance(space, Decomposable) or (runtime != "torch" and not space.sequential):
+        return []
+    try:
+        found = list(islice(space.reachable_operations(), MOST_OPERATIONS + 1))
+    except SpecError:  # of a function whose choices are too many
+        return []
+    return found if len(found) <= MOST_OPERATIONS else []
 
 
 def measure_table(
@@ -149,7 +203,6 @@ def measure_table(
 ) -> LatencyTable:
     """Measure every operation that a space can contain, or what an earlier call has left over."""
     # The table is saved as it grows and when it is interrupted.
-    made = require_operations(space, "a latency table")
     if path.exists():
         table = LatencyTable.load(path)
         table.require(conditions, path, "continue it under its own")
@@ -159,14 +212,14 @@ def measure_table(
             )
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
-    operations = {operation.key: partial(_build, made, operation) for operation in made.reachable_operations()}
-    visits = {key: len(table.entries.get(key, ())) for key in operations}
-    done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(operations)
+    modules, found = _parts(space, table)
+    visits = {key: len(found.get(key, ())) for key in modules}
+    done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(modules)
     progress(done, total)
     saved = time.monotonic()
     try:
-        for key, latency in measure_in_rounds(operations, conditions, rounds=rounds, seconds=seconds, done=visits):
-            table.entries.setdefault(key, []).append((latency.lower_ms, latency.median_ms, latency.upper_ms))
+        for key, latency in measure_in_rounds(modules, conditions, rounds=rounds, seconds=seconds, done=visits):
+            found.setdefault(key, []).append((latency.lower_ms, latency.median_ms, latency.upper_ms))
             progress(done := done + 1, total)
             if time.monotonic() - saved > _SAVE_EVERY:
                 table.save(path)
@@ -174,6 +227,16 @@ def measure_table(
     finally:
         table.save(path)
     return table
+
+
+def _parts(space: SearchSpace, table: LatencyTable) -> tuple[dict[str, _Make], dict[str, list[_Visit]]]:
+    """What is to be measured of a space, and where a table keeps it."""
+    operations = measurable_operations(space, table.conditions.runtime)
+    if operations:
+        made = require_operations(space, "a latency table")
+        return {operation.key: partial(_build, made, operation) for operation in operations}, table.entries
+    drawn = space.sample_distinct(WHOLE_NETWORKS, random.Random(0))
+    return {str(architecture): partial(_network, space, architecture) for architecture in drawn}, table.networks
 
 
 @dataclass(frozen=True)
@@ -214,6 +277,8 @@ def check_table(
     """Compare a table's sums with whole networks."""
     # These are the networks that the table's kit has measured, or random ones measured on the spot under its
     # conditions.
+    if table.whole:
+        return _check_learned(table, space)
     made = require_operations(space, "a latency table")
     architectures = {str(a): a for a in map(space.parse, table.networks)} or {
         str(a): a for a in space.sample_distinct(networks, random.Random(seed))
@@ -222,16 +287,31 @@ def check_table(
         text: sum(map(table.operation_ms, made.operations(architecture)))
         for text, architecture in architectures.items()
     }
-    visits: dict[str, list[Latency]] = {text: [Latency(*v) for v in table.networks.get(text, ())] for text in sums}
-    if not table.networks:
-        modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
-        total = rounds * len(architectures)
-        progress(0, total)
-        measured = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
-        for done, (text, latency) in enumerate(measured, start=1):
-            visits[text].append(latency)
-            progress(done, total)
-    return compare([fastest(visits[text]).median_ms for text in architectures], [sums[text] for text in architectures])
+    if table.networks:
+        latencies = table.network_ms()
+        return compare([latencies[text] for text in sums], list(sums.values()))
+    visits: dict[str, list[Latency]] = {text: [] for text in sums}
+    modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
+    total = rounds * len(architectures)
+    progress(0, total)
+    measured = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
+    for done, (text, latency) in enumerate(measured, start=1):
+        visits[text].append(latency)
+        progress(done, total)
+    return compare([fastest(found).median_ms for found in visits.values()], list(sums.values()))
+
+
+def _check_learned(table: LatencyTable, space: SearchSpace) -> Check:
+    """Each network is told from the others, a tenth of them at a time."""
+    latencies = list(table.network_ms().values())
+    counted = [table._operators(space, text) for text in table.networks]
+    told = [0.0] * len(counted)
+    for fold in range(_FOLDS):
+        others = [i for i in range(len(counted)) if i % _FOLDS != fold]
+        model = LatencyModel([counted[i] for i in others], [latencies[i] for i in others])
+        for i in range(fold, len(counted), _FOLDS):
+            told[i] = model(counted[i])
+    return compare(latencies, told)
 
 
 def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:

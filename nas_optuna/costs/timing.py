@@ -25,6 +25,8 @@ CALLS = 5
 SECONDS = 0.012
 """Length of a visit: several short ones are not all disturbed by the same thing."""
 ROUNDS = 4
+LOOK = 1.0
+"""Seconds between two visits of the reference operation."""
 DRIFT = 1.15
 """A reference operation slower than its fastest visit by this factor says that the device is throttled or busy."""
 SPREAD = 1.25
@@ -161,7 +163,7 @@ def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
         (fastest(found), sum(fastest(table["entries"][key]) for key in kit["networks"][text]["operations"]))
         for text, found in table["networks"].items()
     ]
-    if not pairs:
+    if not pairs or not table["entries"]:
         return 0.0
     overhead = statistics.median(measured - total for measured, total in pairs)
     error = statistics.median(abs(total + overhead - measured) / measured for measured, total in pairs)
@@ -184,11 +186,11 @@ class _Watch:
         self._first = -1
 
     def look(self, done: int, total: int) -> None:
-        """Visit the reference operation every second, and say every five how far it is."""
+        """Visit the reference operation now and then, and say every five seconds how far it is."""
         now = time.monotonic()
         if self._first < 0:
             self._first = done - 1
-        if now - self._looked > 1:
+        if now - self._looked > LOOK:
             self._visits.append(visit(self._reference, SECONDS)[1])
             self._looked = now
         if now - self._said > 5 or done == total:
@@ -240,12 +242,14 @@ def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> Tuple[str, D
 def device_name() -> str:
     """What the processor's maker calls it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("model name", "hardware", "model\t")):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    said = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    names = [said.get(key, "") for key in ("model name", "model", "hardware")]
+    # An x86 processor's "model" is a number; an Arm board says there what it is.
+    found = [name for name in names if name and not name.isdigit()]
+    return found[0] if found else platform.processor() or platform.machine()
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.best import best_of, complete_trials, longest_trained
 from nas_optuna.study.gain import Gain, Measured
@@ -122,19 +124,20 @@ class Winners:
         return frozenset(trial.number for trial in self.tied)
 
 
-def winners(study: Study, images: int | None) -> Winners | None:
+def winners(study: Study, images: int | None, among: Collection[int] | None = None) -> Winners | None:
     """The best trial and those that are as good; None without a complete trial.
 
     Args:
         study: A study of ours.
         images: Number of validation images, as `validation_images` gives it.
+        among: Numbers of the trials that count; None is all of them.
     """
-    trials = longest_trained(complete_trials(study))
+    trials = [t for t in longest_trained(complete_trials(study)) if among is None or t.number in among]
     best = best_of(study, trials)
     if best is None:
         return None
     error = standard_error(TrialRecord.of(best), images)
-    if error is None or _first_objective(study) != "accuracy":
+    if error is None or _first_objective(study) not in ACCURACIES:
         return Winners(best, None, (best,), best)
     least = best.values[0] - error
     tied = [
@@ -144,6 +147,20 @@ def winners(study: Study, images: int | None) -> Winners | None:
     ]
     tied.sort(key=lambda trial: (-trial.values[0], trial.number))
     return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost(COST), math.inf)))
+
+
+def table_latencies(study: Study, file: Path) -> dict[int, float]:
+    """Milliseconds of each complete trial's network by a latency table, by the trial's number.
+
+    Raises:
+        TableError: The table is damaged, of another space, or lacks an operation.
+        SpecError: The space's networks are not made of operations.
+    """
+    from nas_optuna.costs.latency_table import LatencyTable
+
+    table, space = LatencyTable.load(file), space_of(study)
+    written = {t.number: TrialRecord.of(t).architecture for t in complete_trials(study)}
+    return {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
 
 
 def _first_objective(study: Study) -> str:
@@ -164,7 +181,7 @@ def require_error(study: Study, found: Winners, remedy: str) -> None:
     if found.error is None:
         name = _first_objective(study)
         unknown = "does not know on how many images accuracies were measured"
-        reason = unknown if name == "accuracy" else f"ranks trials by {name} rather than by accuracy"
+        reason = unknown if name in ACCURACIES else f"ranks trials by {name} rather than by accuracy"
         raise StudyError(f"study {study.study_name!r} {reason}, so no standard error is known; {remedy}")
 
 

@@ -75,12 +75,13 @@ class LayeredSpace(BuiltSpace):
         seen: dict[Operation, None] = {}
         tried: set[Architecture] = set()
         groups = self.tracer.independent([n for n in self.parameters if n in self.layer_names])
-        for count, answers in enumerate(self.tracer.paths(lambda name: name not in self.layer_names)):
-            if count == _MAX_VALUES:
-                raise SpecError(
-                    f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
-                    " layers in each; pin some: --set 'space.fix={name = value}'"
-                )
+        paths = list(itertools.islice(self.tracer.paths(lambda name: name not in self.layer_names), _MAX_VALUES + 1))
+        if len(paths) > _MAX_VALUES:
+            raise SpecError(
+                f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
+                " layers in each; pin some: --set 'space.fix={name = value}'"
+            )
+        for answers in paths:
             for group in groups or [[]]:
                 for labels in _combinations({name: self.parameters[name].choices for name in group}):
                     params = {**self._first(), **answers, **labels}

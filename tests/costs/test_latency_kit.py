@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nas_optuna import ConvSpace
+from nas_optuna.costs import timing
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_table import LatencyTable, check_table
 from nas_optuna.errors import SpecError, TableError
@@ -108,17 +110,124 @@ def test_a_kit_replaces_a_kit_and_nothing_else(tmp_path: Path) -> None:
         write_kit(ConvSpace(**SPACE), tmp_path / "kit", precisions=["int4"], networks=3)
 
 
+def test_a_device_that_throttles_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(timing, "LOOK", 0.0)
+    pause = 0.001
+    watch = timing._Watch(lambda: (time.sleep(pause), pause * 1e3)[1])
+    for done in range(1, 9):
+        pause = 0.001 if done < 5 else 0.002
+        watch.look(done, 8)
+    watch.report({("entries", "steady"): [(1.0, 1.0, 1.0)] * 2})
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "in 4 of 8 looks this device was more than 15% slower" in line
+    assert "let it cool or idle and measure again" in line
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor : 0\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n", "AMD EPYC"),
+        (
+            "processor : 0\nCPU part : 0xd08\n\nHardware : BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n",
+            "Raspberry",
+        ),
+        ("Hardware\t: Qualcomm SM8550\n", "Qualcomm"),
+    ],
+)
+def test_a_device_is_called_what_its_maker_calls_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpuinfo: str, name: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(timing, "Path", lambda _: tmp_path / "cpuinfo")
+    assert timing.device_name().startswith(name)
+
+
+SETTINGS = ["space.depth=2", "space.filters=[4,8]", "space.kernels=[3]", "space.strides=[1]", "recipe.input_size=8"]
+SETS = [word for value in SETTINGS for word in ("--set", value)]
+OF_THE_SPACE = ["--set", "depth=2", "--set", "filters=[4,8]", "--set", "kernels=[3]", "--set", "strides=[1]"]
+
+
+def middle(table: LatencyTable) -> float:
+    """A limit that half of the networks meet."""
+    space = ConvSpace(**SPACE)
+    latencies = sorted(table.architecture_ms(space, architecture) for architecture in space.enumerate())
+    return latencies[len(latencies) // 2]
+
+
 def test_a_search_stays_inside_what_another_device_needs(kit: Path, command: Command, place: Path) -> None:
     table = json.loads(run(kit, "--rounds", "1").stdout)
     table["conditions"]["device_name"] = "a board on my desk"
     (place / "table.json").write_text(json.dumps(table))
-    space = ConvSpace(**SPACE)
-    loaded = LatencyTable.load(place / "table.json")
-    latencies = sorted(loaded.architecture_ms(space, architecture) for architecture in space.enumerate())
-    limit = latencies[len(latencies) // 2]
-    settings = ["space.depth=2", "space.filters=[4,8]", "space.kernels=[3]", "space.strides=[1]", "recipe.input_size=8"]
-    sets = [part for value in (*settings, "recipe.epochs=1", "data.train_limit=100") for part in ("--set", value)]
-    said = command("run", "--trials", "3", "--max-latency", limit, "--latency-table", "table.json", *sets)
+    limit = middle(LatencyTable.load(place / "table.json"))
+    more = ["--set", "recipe.epochs=1", "--set", "data.train_limit=100"]
+    said = command("run", "--trials", "3", "--max-latency", limit, "--latency-table", "table.json", *SETS, *more)
     assert said.code == 0, said.err
     best = json.loads(command("best", "--json").out)
-    assert f"{best['costs']['latency_ms'] if 'costs' in best else best['latency_ms']:.6f}" <= f"{limit:.6f}"
+    assert best["costs"]["latency_ms"] <= limit
+
+
+def test_the_best_for_a_device_is_chosen_among_what_was_trained_before(
+    kit: Path, command: Command, place: Path
+) -> None:
+    table = json.loads(run(kit, "--rounds", "1").stdout)
+    (place / "table.json").write_text(json.dumps(table))
+    loaded, space = LatencyTable.load(place / "table.json"), ConvSpace(**SPACE)
+    more = ["--set", "recipe.epochs=1", "--set", "data.train_limit=100"]
+    assert command("run", "--sampler", "grid", "--trials", "4", *SETS, *more).code == 0
+    limit = middle(loaded)
+    best = command("best", "--latency-table", "table.json", "--max-latency", limit, "--json").json
+    latency = loaded.architecture_ms(space, space.parse(best["architecture"]))
+    assert best["costs"]["latency_ms"] == pytest.approx(latency)
+    assert latency <= limit
+    shown = command("best", "--latency-table", "table.json", "--max-latency", limit)
+    assert f"--trial {best['number']}" in shown.err
+    for words, says in (
+        (
+            ["--latency-table", "table.json", "--max-latency", "1e-6"],
+            "no network of study 'nas' needs at most 1e-06 ms",
+        ),
+        (["--max-latency", limit], "--latency-table FILE"),
+        (["--latency-table", "absent.json"], "cannot read latency table"),
+    ):
+        refused = command("best", *words)
+        assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+        assert says in refused.err
+
+
+@pytest.mark.process
+def test_a_device_with_onnx_runtime_alone_and_the_way_back(bare_python: Path, command: Command, place: Path) -> None:
+    """From a space to a table by a bare environment, and every command that takes it."""
+    assert command("latency", "kit", *OF_THE_SPACE, "--input-size", "8", "--networks", "6", "--out", "kit").code == 0
+    there = subprocess.run(
+        [
+            str(bare_python),
+            "-c",
+            "import importlib.util as u; print([n for n in ('torch', 'onnx', 'nas_optuna') if u.find_spec(n)])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": ""},
+    )
+    assert there.stdout.strip() == "[]"
+    for precision in ("fp32", "int8"):
+        measure = [str(bare_python), str(place / "kit" / "measure.py"), "--rounds", "2", "--precision", precision]
+        made = subprocess.run(measure, capture_output=True, text=True, check=False, timeout=120, env={"PATH": ""})
+        assert made.returncode == 0, made.stderr
+        (place / f"{precision}.json").write_text(made.stdout)
+        checked = command("latency", "check", f"{precision}.json", *OF_THE_SPACE, "--input-size", "8", "--json").json
+        assert checked["networks"] == 4  # all that there are
+        assert checked["conditions"]["precision"] == precision
+    limit = middle(LatencyTable.load(place / "fp32.json"))
+    inside = ["--max-latency", limit, "--latency-table", "fp32.json"]
+    more = ["--set", "recipe.epochs=1", "--set", "data.train_limit=200"]
+    assert command("run", "--trials", "3", *inside, *SETS, *more).code == 0
+    assert command("best", "--json").json["costs"]["latency_ms"] <= limit
+    assert command("best", "--latency-table", "int8.json", "--json").json["costs"]["latency_ms"] > 0
+    trained = command("supernet", "train", "--latency-table", "fp32.json", "--set", "supernet.epochs=1")
+    assert trained.code == 0, trained.err
+    assert "costs from fp32.json" in trained.err
+    fitted = command("fit", "digits", "--within", "15s", "--out", "model", "--space", "conv", *inside, *SETS)
+    assert fitted.code == 0, fitted.err

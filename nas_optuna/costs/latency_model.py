@@ -1,0 +1,104 @@
+"""Latency of any network of a space, learned from whole networks that were measured.
+
+Where a space has too many operations to measure each, a table holds whole networks. The latency of another one is a sum
+over its operators, by kind: a share for each call, for what it moves, for its weights and for its arithmetic. None of
+them is negative, and the relative error on the measured networks is least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALIGNED = 16
+"""Runtimes lay channels out in blocks of so many, and have other kernels where these are not full."""
+
+
+class LatencyModel:
+    """Milliseconds of a network from its `operators`.
+
+    Args:
+        networks: `operators` of each measured network.
+        measured_ms: The latency of each.
+
+    Examples:
+        >>> model = LatencyModel([{"relu calls": 1.0}, {"relu calls": 3.0}], [2.0, 6.0])
+        >>> round(model({"relu calls": 2.0}), 6)
+        4.0
+    """
+
+    def __init__(self, networks: Sequence[Mapping[str, float]], measured_ms: Sequence[float]) -> None:
+        from scipy.optimize import nnls
+
+        self._names = sorted(set().union(*networks))
+        counted = np.array([[found.get(name, 0.0) for name in self._names] for found in networks])
+        latencies = np.array(measured_ms)[:, None]
+        largest = np.maximum(counted.max(0), 1.0)
+        shares, _ = nnls(counted / largest / latencies, np.ones(len(networks)))
+        self._shares = shares / largest
+
+    def __call__(self, network: Mapping[str, float]) -> float:
+        """Milliseconds."""
+        return float(sum(share * network.get(name, 0.0) for name, share in zip(self._names, self._shares, strict=True)))
+
+
+@lru_cache(maxsize=16_384)
+def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, float]:
+    """What an architecture's network does for one image, by the kind of its operators; nothing is computed."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    counted: Counter[str] = Counter({"network": 1})
+
+    def tensors(values: Any) -> list[Tensor]:
+        return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+    class Reader(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            name = function.__name__.partition(".")[0].rstrip("_")
+            if not function.is_view and "batch_norm" not in name:  # which is folded into the layer before it
+                counted.update(_operator(name, args, tensors(args), tensors(result)))
+            return result
+
+    with torch.device("meta"):
+        network, image = space.build(architecture).eval(), torch.empty(1, *space.input_shape)
+    with torch.no_grad(), Reader():  # type: ignore[no-untyped-call]
+        network(image)
+    return dict(counted)
+
+
+def _operator(name: str, args: Any, given: Sequence[Tensor], made: Sequence[Tensor]) -> Mapping[str, float]:
+    """What one operator adds."""
+    if not made:
+        return {}
+    weights: Sequence[Tensor] = ()
+    if name == "convolution":
+        given, weights = given[:1], given[1:]
+        kind = "depthwise" if args[8] > 1 else "first" if given[0].shape[1] < ALIGNED // 2 else "convolution"
+        name = f"{kind} {'x'.join(map(str, weights[0].shape[2:]))}"
+    elif name in ("addmm", "mm"):
+        given, weights = given[-2:-1], given[-1:]
+    elif name.endswith("pool2d") or "pool2d_with_indices" in name:
+        name = f"{name} {args[1]}"
+    channels = [tensor.shape[1] for tensor in (*given[:1], *made[:1]) if tensor.ndim == 4]
+    if any(count % ALIGNED for count in (channels[1:] if name.startswith("first") else channels)):
+        name = f"{name} unaligned"
+    moved = sum(math.prod(tensor.shape) for tensor in (*given, *made))
+    found: dict[str, float] = {f"{name} calls": 1, f"{name} moved": moved}
+    if weights:
+        size = math.prod(weights[0].shape)
+        found |= {f"{name} weights": size, f"{name} macs": size * math.prod(made[0].shape[2:])}
+    return found
