@@ -326,6 +326,7 @@ def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[st
     return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+@cache
+def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sorts ``conv2.kernel`` before ``conv10.kernel``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))

@@ -97,11 +97,12 @@ class GaussianProcess:
         has_trend = len(set(groups)) < len(sizes)
         grids = [range(len(RANGES)), range(len(TRENDS) if has_trend else 1), range(len(NOISES))]
         grids += [range(len(SLOPES))] * len(numbers)
-        parts: dict[int, tuple[Array, Array]] = {}
+        signals: dict[tuple[int, int], Array] = {}
         for reach in grids[0]:
             similarity = _similarity(sizes, ordered, RANGES[reach])
             slope = _slope(sizes, ordered, groups, RANGES[reach])
-            parts[reach] = _kernel(points @ similarity @ points.T), points @ slope @ points.T
+            rest, common = _kernel(points @ similarity @ points.T), points @ slope @ points.T
+            signals |= {(reach, trend): rest + TRENDS[trend] * common for trend in grids[1]}
         linear = [group @ group.T for group in numbers]
         identity = np.eye(len(values))
         known: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -109,8 +110,7 @@ class GaussianProcess:
         def likelihood(chosen: tuple[int, ...]) -> float:
             if chosen not in known:
                 reach, trend, noise, *slopes = chosen
-                rest, common = parts[reach]
-                covariance = rest + TRENDS[trend] * common + NOISES[noise] * identity
+                covariance = signals[reach, trend] + NOISES[noise] * identity
                 for place, product in zip(slopes, linear, strict=True):
                     covariance += SLOPES[place] * product
                 known[chosen] = _profile(covariance, values, PRIOR_POINTS if linear else 0)
@@ -173,7 +173,8 @@ class GaussianProcess:
         return mean, np.sqrt(self._variance * np.maximum(prior - explained, 1e-12))
 
     def _covariance(self, a: Array, b: Array, known_a: Array, known_b: Array) -> Array:
-        return _kernel(a @ self._similarity @ b.T) + a @ self._slope @ b.T + known_a @ known_b.T
+        covariance = _kernel(a @ self._similarity @ b.T) + a @ self._slope @ b.T
+        return covariance + known_a @ known_b.T if known_a.size else covariance
 
 
 def _profile(covariance: Array, values: Array, prior: float) -> tuple[float, float]:
@@ -181,7 +182,7 @@ def _profile(covariance: Array, values: Array, prior: float) -> tuple[float, flo
     lower, _ = dpotrf(covariance, lower=1, clean=0)
     whitened, _ = dtrtrs(lower, values, lower=1)
     count = len(values) + prior
-    scale = prior / float(covariance.diagonal().mean())
+    scale = prior / float(covariance.diagonal().mean()) if prior else 0.0
     variance = max((float(whitened @ whitened) + scale) / count, 1e-12)
     return -0.5 * count * np.log(variance) - float(np.log(lower.diagonal()).sum()), variance
 
