@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, reason_of
 from nas_optuna.files import flush
 from nas_optuna.training.failure import describe
 
@@ -96,8 +96,7 @@ class CheckpointFolder:
         except (OSError, RuntimeError, SafetensorError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "free some space there" if full else "make it a folder that can be written to"
-            reason = " ".join(str(error).split())[:200]
-            raise StudyError(f"cannot keep a checkpoint in {self.path} ({reason}); {remedy}") from error
+            raise StudyError(f"cannot keep a checkpoint in {self.path} ({reason_of(error)}); {remedy}") from error
         self._remove_old(epoch)
 
     def load(self, check: Callable[[Checkpoint], object] = lambda found: None) -> Checkpoint | None:
@@ -188,15 +187,12 @@ def _files(weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: An
 
 def _read(epoch: int, folder: Path) -> Checkpoint:
     """Read a checkpoint."""
+    digests = json.loads((folder / _DIGESTS).read_bytes())
     files = {name: (folder / name).read_bytes() for name in (_WEIGHTS, _STATE, _PROGRESS)}
-    with suppress(FileNotFoundError):  # earlier releases wrote none
-        digests = json.loads((folder / _DIGESTS).read_bytes())
-        for name, data in files.items():
-            if digests[name] != hex_digest(data, 32):
-                raise ValueError(f"{name} is damaged")
+    for name, data in files.items():
+        if digests[name] != hex_digest(data, 32):
+            raise ValueError(f"{name} is damaged")
     state = torch.load(io.BytesIO(files[_STATE]), map_location="cpu", weights_only=True)
-    if not isinstance(state, dict):
-        raise ValueError(f"{_STATE} is damaged")
     return Checkpoint(epoch, load(files[_WEIGHTS]), state, json.loads(files[_PROGRESS]))
 
 
