@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,10 +71,28 @@ def usable_cores() -> int:
     """How many cores this process may keep busy: those that it may run on, and no more than its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = _of_container("cpu.max")
         return max(1, min(cores, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no container, or one without a quota ("max")
         return cores
+
+
+def free_memory() -> int | None:
+    """Bytes that this process can still take, a container's limit included; None where the system does not say."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    with suppress(OSError, ValueError):  # a limit of "max" is none
+        (limit,), (used,), statistics = map(_of_container, ("memory.max", "memory.current", "memory.stat"))
+        # Cached files count as used, but the kernel gives them up when memory is asked for.
+        cached = int(statistics[statistics.index("inactive_file") + 1])
+        found.append(int(limit) - int(used) + cached)
+    return min(found, default=None)
+
+
+def _of_container(figure: str) -> list[str]:
+    return (Path("/sys/fs/cgroup") / figure).read_text(encoding="ascii").split()
 
 
 def use_threads(count: int) -> None:

@@ -14,17 +14,15 @@ from zipfile import ZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nas_optuna.data.array_labels import class_values, label_values, named_classes
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.layout import PART_NAMES
-from nas_optuna.data.memory import require_memory
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing, one_line
+from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing
 from nas_optuna.data.scaling import ValueRange
-from nas_optuna.data.source import PARTS, Part, Reading, fitted, hold_out
-from nas_optuna.errors import DataError, named
+from nas_optuna.data.source import PARTS, FileSource, Part, Reading, fitted, require_memory
+from nas_optuna.errors import DataError, named, reason_of
 
 Role = Literal["images", "labels"]
 
@@ -58,14 +56,14 @@ class _Header:
         return f"{named(self.name)} {list(self.shape)} {self.dtype}"
 
 
-class NpzSource:
+class NpzSource(FileSource):
     """The arrays of an ``.npz`` file.
 
     Images are ``[n, height, width]``, ``[n, height, width, channels]`` or ``[n, channels, height, width]`` with 1 to 4
     channels; where a shape can be read both ways, an array ``layout`` decides. Labels are whole numbers or names,
     ``[n]`` or ``[n, 1]``, or one-hot, ``[n, classes]``. The names of the arrays are in docs/data.md.
 
-    Without a test part, a fixed fifth of each class is held out for it. Whatever is refused is a `DataError`.
+    Whatever is refused is a `DataError`.
     """
 
     def __init__(self, path: Path, reading: Reading) -> None:
@@ -78,43 +76,7 @@ class NpzSource:
         self._channel_axis = self._checked_shapes()
         values = {part: self._label_values(part) for part in self._arrays}
         known, self._classes = class_values(values, self._class_names(), self._left_out)
-        self._numbers = {part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()}
-        self._rest: np.ndarray | None = None
-        if "test" not in self._arrays:
-            self._rest, self._held_out = hold_out(self._numbers["train"])
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """``[n]``, int64, of the training and the validation part."""
-        train = self._numbers["train"]
-        parts = [train if self._rest is None else train[torch.from_numpy(self._rest)]]
-        if "validation" in self._numbers:
-            parts.append(self._numbers["validation"])
-        return torch.cat(parts)
-
-    @property
-    def training_count(self) -> int:
-        """Images of the training part."""
-        return len(self._numbers["train"]) if self._rest is None else len(self._rest)
-
-    def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The training and the validation part, or some images of them."""
-        pixels = self._pixels("train")
-        if self._rest is not None:
-            pixels = pixels[self._rest]
-        if "validation" in self._arrays:
-            pixels = np.concatenate((pixels, self._pixels("validation")))
-        if indices is None:
-            return self._image_set(pixels, self.labels)
-        return self._image_set(pixels[indices], self.labels[torch.as_tensor(indices)])
-
-    def test(self) -> ImageSet:
-        """The test part."""
-        if self._rest is None:
-            return self._image_set(self._pixels("test"), self._numbers["test"])
-        return self._image_set(
-            self._pixels("train")[self._held_out], self._numbers["train"][torch.from_numpy(self._held_out)]
-        )
+        super().__init__({part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()})
 
     def _read_headers(self) -> dict[str, _Header]:
         if self._path.is_dir():
@@ -220,12 +182,17 @@ class NpzSource:
             ranges[not values.whole].append(values)
         return ranges
 
-    def _image_set(self, pixels: np.ndarray, labels: Tensor) -> ImageSet:
-        images = torch.from_numpy(np.ascontiguousarray(pixels))
+    def _read(self, chosen: np.ndarray) -> ImageSet:
+        ends = np.cumsum([self._header(part, "images").shape[0] for part in self._arrays])
+        first, last = np.searchsorted(ends, (chosen.min(), chosen.max()), side="right")
+        parts = [self._pixels(part) for part in list(self._arrays)[first : last + 1]]
+        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        pixels = pixels[chosen - (ends[first] - len(parts[0]))]
+        images, labels = torch.from_numpy(np.ascontiguousarray(pixels)), self._labels[torch.from_numpy(chosen)]
         size = (images.shape[2], images.shape[3])
         arrays = [str(self._header(part, role)) for part in self._arrays for role in ("images", "labels")]
         layout = f"arrays: {', '.join(arrays)}"
-        if self._rest is not None:
+        if "test" not in self._arrays:
             layout += "; no test part: a fixed fifth of each class is held out for test"
         changes = [f"pixels: {v.description}" for ranges in self._ranges for v in ranges[:1] if v.description]
         report = ReadingReport(layout, size, size, 1, tuple(changes), self._left_out.listed())
@@ -245,8 +212,7 @@ def _readable() -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes its readers raise anything
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
-        raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason})") from error
+        raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason_of(error)})") from error
 
 
 def _read_header(name: str, file: IO[bytes]) -> _Header:

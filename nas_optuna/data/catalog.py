@@ -21,10 +21,9 @@ from nas_optuna.data import torchvision_sets
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.report import one_line
 from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
 from nas_optuna.data.torchvision_sets import SETS
-from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, shown
+from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, reason_of, shown
 from nas_optuna.registry import Registry
 
 DATA_SETS = Registry(
@@ -119,7 +118,7 @@ def _user_path(kind: str, text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody
-        raise DataError(f"{named(text)} begins with ~, and there is no such user ({one_line(error)})") from error
+        raise DataError(f"{named(text)} begins with ~, and there is no such user ({reason_of(error)})") from error
 
 
 class _Checked:
@@ -140,7 +139,7 @@ class _Checked:
         except NasOptunaError:
             raise
         except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"{type(error).__name__}: {reason_of(error)}"
             raise DataError(f"its function failed to load the {part} part ({reason})") from error
         if not isinstance(images, ImageSet):
             raise DataError(

@@ -12,11 +12,9 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.layout import FolderLayout, read_layout
-from nas_optuna.data.memory import require_memory
 from nas_optuna.data.pictures import (
     BACKGROUNDS,
     PictureFacts,
@@ -26,10 +24,9 @@ from nas_optuna.data.pictures import (
     shared_background,
 )
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.report import ReadingReport, dimensions, plural
-from nas_optuna.data.resizing import VERBS
+from nas_optuna.data.report import VERBS, ReadingReport, dimensions, plural
 from nas_optuna.data.scaling import ValueRange
-from nas_optuna.data.source import Part, Reading, hold_out
+from nas_optuna.data.source import PARTS, FileSource, Reading, require_memory
 from nas_optuna.errors import DataError
 
 MAX_PHOTO_SIDE = 224
@@ -41,65 +38,35 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class FolderSource:
+class FolderSource(FileSource):
     """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist.
 
     Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
     while they are read, one by one. What it needs is the recipe's input size; where the recipe names none, the
     median of the pictures' shorter sides, at most `Reading.max_side` or `MAX_PHOTO_SIDE`.
 
-    Without a test part, a fixed fifth of each class is held out for it. Whatever is refused is a `DataError` that names
-    the folder or the picture.
+    Whatever is refused is a `DataError` that names the folder or the picture.
     """
 
     def __init__(self, root: Path, reading: Reading) -> None:
         self._reading = reading
         self._layout = read_layout(root)
-        self._files: dict[Part, Sequence[tuple[Path, int]]] = dict(self._layout.parts)
-        if "test" not in self._files:
-            whole = self._files["train"]
-            rest, held_out = hold_out(torch.tensor([label for _, label in whole]))
-            self._files["train"], self._files["test"] = [whole[i] for i in rest], [whole[i] for i in held_out]
-
-    @property
-    def training_count(self) -> int:
-        """Pictures of the training part."""
-        return len(self._files["train"])
+        parts = {part: self._layout.parts[part] for part in PARTS if part in self._layout.parts}
+        super().__init__({part: torch.tensor([label for _, label in files]) for part, files in parts.items()})
+        self._files = [file for files in parts.values() for file, _ in files]
 
     @cached_property
-    def labels(self) -> Tensor:
-        """``[n]``, int64, of the training and the validation part."""
-        return torch.tensor([label for _, label in self._not_test])
-
-    def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The training and the validation part, or some pictures of them."""
-        chosen = range(len(self._not_test)) if indices is None else indices
-        return self._read([self._not_test[i] for i in chosen], [self._training_facts[i] for i in chosen])
-
-    def test(self) -> ImageSet:
-        """The test part, in the size and the colours of the training part."""
-        return self._read(self._files["test"], self._test_facts)
-
-    @cached_property
-    def _not_test(self) -> list[tuple[Path, int]]:
-        return [*self._files["train"], *self._files.get("validation", ())]
-
-    @cached_property
-    def _training_facts(self) -> list[PictureFacts]:
-        return _for_each(inspect_picture, [file for file, _ in self._not_test])
-
-    @cached_property
-    def _test_facts(self) -> list[PictureFacts]:
-        return _for_each(inspect_picture, [file for file, _ in self._files["test"]])
+    def _facts(self) -> list[PictureFacts]:
+        """Of every picture: test pictures take part in finding out what numbers mean."""
+        return _for_each(inspect_picture, self._files)
 
     @cached_property
     def _pixels(self) -> PixelFormat:
         """What all pictures become; its statistics are not known yet."""
-        facts = self._training_facts
+        facts = [self._facts[i] for i in self._training]
         height, width = _unified_size(facts, self._reading)
-        _refuse_shallow_colours([*facts, *self._test_facts])
-        # A file's number format is a convention of the whole data set: test pictures take part in finding it.
-        deep = [fact.values for fact in (*facts, *self._test_facts) if fact.values is not None]
+        _refuse_shallow_colours(self._facts)
+        deep = [fact.values for fact in self._facts if fact.values is not None]
         channels = 1 if all(fact.grey for fact in facts) else 3
         return PixelFormat(
             channels,
@@ -114,12 +81,12 @@ class FolderSource:
             fraction_white=max((values.white for values in deep if not values.whole), default=1),
         )
 
-    def _read(self, files: Sequence[tuple[Path, int]], facts: Sequence[PictureFacts]) -> ImageSet:
+    def _read(self, chosen: np.ndarray) -> ImageSet:
         pixels = self._pixels
-        shape = (len(files), pixels.channels, pixels.height, pixels.width)
+        shape = (len(chosen), pixels.channels, pixels.height, pixels.width)
         require_memory(
             int(np.prod(shape, dtype=object)),
-            f"{plural(len(files), 'picture')} of {pixels.channels}×{pixels.height}×{pixels.width}",
+            f"{plural(len(chosen), 'picture')} of {pixels.channels}×{pixels.height}×{pixels.width}",
             "set recipe.input_size smaller, or data.train_limit",
         )
         images = torch.empty(shape, dtype=torch.uint8)
@@ -128,16 +95,16 @@ class FolderSource:
             number, file = item
             images[number] = torch.from_numpy(np.array(picture_pixels(file, pixels)))
 
-        _for_each(read, [(number, file) for number, (file, _) in enumerate(files)])
+        _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
         return ImageSet(
             images,
-            torch.tensor([label for _, label in files]),
+            self._labels[torch.from_numpy(chosen)],
             self._layout.classes,
             resize=self._reading.resize,
             background=pixels.background,
             whole_white=pixels.whole_white,
             fraction_white=pixels.fraction_white,
-            report=_report(self._layout, facts, pixels),
+            report=_report(self._layout, [self._facts[i] for i in chosen], pixels),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,28 +26,8 @@ Where images are mixed, labels are each class's share of each image, ``[batch, c
 """
 
 
-class BatchLoader(Protocol):
-    """What a training loop needs of a loader.
-
-    Attributes:
-        kind: ``"resident"`` or ``"streaming"``.
-        size: Number of images.
-        batch_size: Images per batch; the last may be smaller.
-    """
-
-    kind: str
-    size: int
-    batch_size: int
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-
-    def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
-        """All images once, or those of an order."""
-
-
-class _Loader:
-    """What both loaders share: who draws what, and what is done to each batch.
+class BatchLoader:
+    """Batches of a set of images, in an order that the number of an epoch decides.
 
     Args:
         images: The images.
@@ -55,7 +35,14 @@ class _Loader:
         input_size: Side of the output in pixels, or its ``(height, width)``.
         device: Where batches are made.
         augmentation: Applied when an epoch has a seed.
+
+    Attributes:
+        kind: ``"resident"`` or ``"streaming"``.
+        size: Number of images.
+        batch_size: Images per batch; the last may be smaller.
     """
+
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -66,15 +53,17 @@ class _Loader:
         augmentation: Augmentation | None = None,
     ) -> None:
         self.size, self.batch_size = len(images), batch_size
-        self._images, self._labels, self._classes = images.images, images.labels, len(images.classes)
+        home = device if self.kind == "resident" else torch.device("cpu")
+        self._images, self._labels, self._classes = images.images.to(home), images.labels.to(home), len(images.classes)
         self._device, self._augmentation = device, augmentation
         self._prepare = Preprocessor(images.pixel_format(input_size), device)
 
     def __len__(self) -> int:
+        """Batches an epoch."""
         return -(-self.size // self.batch_size)
 
     def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
-        """Yield the batches of one epoch in the order that its number decides; see `BatchLoader.epoch`."""
+        """All images once, or those of an order; in the stored order and unvaried without a seed."""
         generator = torch.Generator(self._device).manual_seed(seed or 0)
         if seed is not None and order is None:
             order = self._drawn_order(seed, generator)
@@ -91,21 +80,10 @@ class _Loader:
         raise NotImplementedError
 
 
-class ResidentLoader(_Loader):
+class ResidentLoader(BatchLoader):
     """The raw images live on the device; a batch is an index, a cast, a normalisation and a resize there."""
 
     kind = "resident"
-
-    def __init__(
-        self,
-        images: ImageSet,
-        batch_size: int,
-        input_size: int | tuple[int, int],
-        device: torch.device,
-        augmentation: Augmentation | None = None,
-    ) -> None:
-        super().__init__(images, batch_size, input_size, device, augmentation)
-        self._images, self._labels = self._images.to(device), self._labels.to(device)
 
     def _raw(self, order: Tensor | None) -> Iterator[Batch]:
         if order is None:
@@ -115,7 +93,7 @@ class ResidentLoader(_Loader):
             yield self._images[index], self._labels[index]
 
 
-class StreamingLoader(_Loader):
+class StreamingLoader(BatchLoader):
     """The raw images stay on the host; a thread gathers batches ahead and, on CUDA, a side stream copies them.
 
     On the CPU with the same batches as `ResidentLoader`.

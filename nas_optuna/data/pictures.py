@@ -23,9 +23,8 @@ from nas_optuna.data.pixels import (
     orientation,
     require_decodable,
 )
-from nas_optuna.data.report import one_line
 from nas_optuna.data.scaling import ValueRange
-from nas_optuna.errors import DataError, named
+from nas_optuna.errors import DataError, named, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -141,7 +140,7 @@ def _told_in_one_line(name: str, file: Path | None = None) -> Iterator[None]:
     except (DataError, UnsuitablePicture) as error:
         raise DataError(f"{name} cannot be used: {error}") from error
     except _REFUSALS as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        reason = reason_of(error)
         if file is not None:
             reason = reason.replace(named(file), "the file")
         raise DataError(f"{name} is not an image that can be read ({reason}); repair or delete it") from error

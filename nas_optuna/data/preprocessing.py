@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_optuna.data.pixels import PixelFormat, fit_into
 from nas_optuna.machine import memory_format
@@ -29,12 +29,7 @@ nothing to be gained.
 
 
 def mirrored_alike(classes: Sequence[str]) -> bool:
-    """Whether a mirrored image shows the same class, as far as the classes' names tell: letters and digits do not.
-
-    Examples:
-        >>> mirrored_alike(("cat", "dog")), mirrored_alike(("0", "1"))
-        (True, False)
-    """
+    """Whether a mirrored image shows the same class, as far as names tell: letters and digits do not."""
     return not all(len(name) == 1 for name in classes)
 
 
@@ -149,16 +144,59 @@ def _squares(images: Tensor, side: int | Tensor, generator: torch.Generator) -> 
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
-class Preprocessor:
-    """Scale to [0, 1], normalise, then resize bilinearly to a square, for a whole batch at once.
+class Preparation(nn.Module):
+    """Scale to [0, 1], normalise and resize, in operations that can be traced and exported for any batch size.
 
     A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices; on the CPU that
     is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
-    torchvision's per-image pipeline) within rounding. The second product is most of the work and nearly all of its
-    matrix is zero: where images grow by a whole factor, `enlarge_rows` does it without.
+    torchvision's per-image pipeline) within rounding. Images of another shape are fitted in as `PixelFormat.resize`
+    says. The bars of a padded image are black, so that it is normalised after it was resized.
 
-    Images of another shape are fitted in as `PixelFormat.resize` says. The bars of a padded image are black, so that
-    it is normalised after it was resized.
+    Args:
+        pixels: What the network was trained on.
+
+    Examples:
+        >>> prepare = Preparation(PixelFormat(1, 2, 2, (0.5,), (0.5,), (4, 4)))
+        >>> prepare(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).shape
+        torch.Size([3, 1, 4, 4])
+    """
+
+    mean: Tensor
+    std: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
+
+    def __init__(self, pixels: PixelFormat) -> None:
+        super().__init__()
+        self.pixels, size = pixels, pixels.input_size
+        self.fit = fit = fit_into(pixels.height, pixels.width, *size, pixels.resize)
+        self.pads = (fit.inner_height, fit.inner_width) != size
+        shape = (1, pixels.channels, 1, 1)
+        rows = axis_matrix(fit.height, fit.inner_height, size[0])
+        columns = axis_matrix(fit.width, fit.inner_width, size[1])
+        self.register_buffer("mean", torch.tensor(pixels.mean).reshape(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(pixels.std).reshape(shape), persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", None if columns is None else columns.T.contiguous(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` uint8 → ``[batch, channels, *input_size]`` float32."""
+        fit = self.fit
+        x = images[:, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width].to(torch.float32) / 255
+        if not self.pads:
+            x = (x - self.mean) / self.std
+        if self.columns is not None:
+            x = torch.matmul(x, self.columns)
+        if self.rows is not None:
+            x = torch.matmul(self.rows, x)
+        return (x - self.mean) / self.std if self.pads else x
+
+
+class Preprocessor(Preparation):
+    """`Preparation` as trainings use it, in place and on one device, equal to it within rounding.
+
+    The second product is most of the work and nearly all of its matrix is zero: where images grow by a whole factor,
+    `enlarge_rows` does it without.
 
     Args:
         pixels: The images' size, policy and statistics, and the output's size.
@@ -166,50 +204,37 @@ class Preprocessor:
     """
 
     def __init__(self, pixels: PixelFormat, device: torch.device) -> None:
-        self._height, self._width = pixels.input_size
-        height, width, shape = pixels.height, pixels.width, (1, pixels.channels, 1, 1)
-        self._mean = torch.tensor(pixels.mean, device=device).reshape(shape)
-        self._std = torch.tensor(pixels.std, device=device).reshape(shape)
-        self._fit = fit_into(height, width, self._height, self._width, pixels.resize)
-        self._cropped = (self._fit.height, self._fit.width) != (height, width)
-        self._padded = (self._fit.inner_height, self._fit.inner_width) != (self._height, self._width)
-        self._rows = axis_matrix(self._fit.height, self._fit.inner_height, self._height, device)
-        columns = axis_matrix(self._fit.width, self._fit.inner_width, self._width, device)
-        self._columns = None if columns is None else columns.T.contiguous()
+        super().__init__(pixels)
+        self.to(device)
         self._format = memory_format(device)
         self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` uint8 → float32 of the output's height and width."""
         # The result is in the memory format that suits the device, as networks are.
-        if self._cropped:
-            fit = self._fit
-            images = images[..., fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
-        x = images.to(torch.float32).div_(255)
-        if not self._padded:
-            x = self._normalised(x)
-        if self._columns is not None:
-            x = (x.reshape(-1, x.shape[3]) @ self._columns).view(*x.shape[:3], self._width)
-        if self._rows is not None:
-            x = self._with_rows_resized(x, self._rows)
-        if self._padded:
-            x = self._normalised(x)
+        fit, width = self.fit, self.pixels.input_size[1]
+        x = images[:, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width].to(torch.float32).div_(255)
+        if not self.pads:
+            x = x.sub_(self.mean).div_(self.std)
+        if self.columns is not None:
+            x = (x.reshape(-1, x.shape[3]) @ self.columns).view(*x.shape[:3], width)
+        if self.rows is not None:
+            x = self._with_rows_resized(x, self.rows)
+        if self.pads:
+            x = x.sub_(self.mean).div_(self.std)
         return x.contiguous(memory_format=self._format)
-
-    def _normalised(self, x: Tensor) -> Tensor:
-        return x.sub_(self._mean).div_(self._std)
 
     def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → ``[batch, channels, output height, width]``."""
         batch, channels, height, width = x.shape
         x = x.reshape(batch * channels, height, width)
-        shape = (batch * channels, self._height, width)
+        shape = (batch * channels, len(matrix), width)
         result = x.new_empty(shape) if self._memory is None else self._memory.take(*shape)
-        if self._height % height == 0 and not self._padded:
+        if len(matrix) % height == 0 and not self.pads:
             enlarge_rows(x, out=result)
         else:
-            torch.bmm(matrix.expand(batch * channels, self._height, height), x, out=result)
-        return result.view(batch, channels, self._height, width)
+            torch.bmm(matrix.expand(batch * channels, len(matrix), height), x, out=result)
+        return result.view(batch, channels, len(matrix), width)
 
 
 def enlarge_rows(x: Tensor, out: Tensor) -> None:
@@ -255,14 +280,14 @@ class ReusedMemory(threading.local):
         return torch.from_numpy(used)
 
 
-def axis_matrix(size: int, inner_size: int, output_size: int, device: torch.device) -> Tensor | None:
+def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:
     """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars; None if nothing changes."""
     if size == inner_size == output_size:
         return None
     matrix = torch.zeros(output_size, size)
     first = (output_size - inner_size) // 2
     matrix[first : first + inner_size] = bilinear_matrix(size, inner_size)
-    return matrix.to(device)
+    return matrix
 
 
 def bilinear_matrix(size: int, output_size: int) -> Tensor:

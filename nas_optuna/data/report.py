@@ -8,6 +8,8 @@ from typing import Any
 
 from nas_optuna.errors import named
 
+VERBS = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}
+
 EXAMPLES = 3
 """Names given for each reason; the count says how many more there are."""
 
@@ -70,11 +72,6 @@ class LeftOutCollector:
         return tuple(LeftOut(reason, len(names), tuple(names[:EXAMPLES])) for reason, names in self._names.items())
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text on one line of bounded length."""
-    return named(error)[:200] or type(error).__name__
-
-
 def plural(count: int, noun: str) -> str:
     """``1 picture``, ``1,200 pictures``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
@@ -109,3 +106,13 @@ def listing(names: Iterable[str], limit: int = EXAMPLES) -> str:
     found = [repr(named(name)) for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return ", ".join(found[:limit]) + more
+
+
+def describe_resizing(found: str, one_shape: tuple[int, int] | None, output: tuple[int, int], policy: str) -> str:
+    """``48×40 → 32×32, stretched``: what was found (`one_shape` where it is one) and what a network sees."""
+    if one_shape == output:
+        return dimensions(*output)
+    change = f"{found} → {dimensions(*output)}"
+    if one_shape is not None and one_shape[0] * output[1] == one_shape[1] * output[0]:
+        return change
+    return f"{change}, {VERBS[policy]}"

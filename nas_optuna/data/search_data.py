@@ -11,8 +11,7 @@ import numpy as np
 
 from nas_optuna.data.catalog import naming, open_source
 from nas_optuna.data.images import ImageSet, divide, stratified_order
-from nas_optuna.data.report import class_counts, listing, sizes_found
-from nas_optuna.data.resizing import describe_resizing
+from nas_optuna.data.report import class_counts, describe_resizing, listing, sizes_found
 from nas_optuna.data.source import Reading, Source
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.images import ImageSet, stratified_order
-from nas_optuna.data.pixels import MAX_SIDE
-from nas_optuna.data.report import dimensions
-from nas_optuna.data.resizing import VERBS, resize_images
+from nas_optuna.data.pixels import MAX_SIDE, fit_into
+from nas_optuna.data.report import VERBS, dimensions
+from nas_optuna.devices import free_memory
 from nas_optuna.errors import DataError
 from nas_optuna.spec import ResizePolicy
 
@@ -25,6 +27,11 @@ HELD_OUT_FOR_TEST = 0.2
 
 MAX_INPUT_SIDE = 4096
 """Of images for which nobody says what size a network should see."""
+
+USABLE_SHARE = 0.8
+"""The share of the free memory that images may take."""
+
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,42 @@ def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
             f"{len(order)} images are too few to hold out a fifth of them for test; add images, or a test part"
         )
     return order[held_out:], order[:held_out]
+
+
+class FileSource:
+    """Labelled images in files, in parts that lie one after another, in the order of `PARTS`.
+
+    Without a test part, a fixed fifth of each class is held out of the training part for it.
+
+    Args:
+        labels: Of the images of each part that there is.
+    """
+
+    def __init__(self, labels: Mapping[Part, Tensor]) -> None:
+        ends = np.cumsum([len(labels.get(part, ())) for part in PARTS])
+        train, validation, self._test = np.split(np.arange(ends[-1]), ends[:-1])
+        if "test" not in labels:
+            train, self._test = hold_out(labels["train"])
+        self._training = np.concatenate((train, validation))
+        self._labels = torch.cat([labels[part] for part in PARTS if part in labels])
+        self.training_count = len(train)
+
+    @property
+    def labels(self) -> Tensor:
+        """``[n]``, int64, of the training and the validation part."""
+        return self._labels[torch.from_numpy(self._training)]
+
+    def training(self, indices: np.ndarray | None = None) -> ImageSet:
+        """The training and the validation part, or some images of them."""
+        return self._read(self._training if indices is None else self._training[indices])
+
+    def test(self) -> ImageSet:
+        """The test part."""
+        return self._read(self._test)
+
+    def _read(self, chosen: np.ndarray) -> ImageSet:
+        """The images at these places."""
+        raise NotImplementedError
 
 
 class FunctionSource:
@@ -126,3 +169,29 @@ def fitted(images: ImageSet, reading: Reading) -> ImageSet:
             f" reduce them, or set data.max_side (at most {MAX_INPUT_SIDE})"
         )
     return images
+
+
+def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
+    """Resize ``[n, channels, height, width]``, uint8, to a square, bilinearly and antialiased; padding is black."""
+    fit = fit_into(images.shape[2], images.shape[3], side, side, policy)
+    result = torch.zeros(*images.shape[:2], side, side, dtype=torch.uint8)
+    top, left = (side - fit.inner_height) // 2, (side - fit.inner_width) // 2
+    inner = result[..., top : top + fit.inner_height, left : left + fit.inner_width]
+    for first in range(0, len(images), _CHUNK):
+        part = images[first : first + _CHUNK, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+        resized = F.interpolate(
+            part.float(), (fit.inner_height, fit.inner_width), mode="bilinear", align_corners=False, antialias=True
+        )
+        inner[first : first + _CHUNK] = resized.round_().clamp_(0, 255)
+    return result
+
+
+def require_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuse what takes more bytes than `USABLE_SHARE` of what is free, with a `DataError`."""
+    free = free_memory()
+    if free is not None and needed > USABLE_SHARE * free:
+        raise DataError(f"{what} would take {_gigabytes(needed)}, and {_gigabytes(free)} of memory are free; {remedy}")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count < 1e15 else f"{count / 1e9:.1e} GB"

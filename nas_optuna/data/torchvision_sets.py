@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.report import one_line
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, reason_of
 
 NETWORK_TIMEOUT = 15.0
 """Seconds to wait for an answer of a server that offers a data set."""
@@ -65,7 +64,7 @@ class TorchvisionSet:
             data = self._opened(train, directory)
         except Exception as error:  # torchvision meets a damaged file with whatever its reader raises
             raise DataError(
-                f"it is absent from {directory} or damaged there, and could not be downloaded ({one_line(error)});"
+                f"it is absent from {directory} or damaged there, and could not be downloaded ({reason_of(error)});"
                 f" put {self.files} there (remove damaged files), or use the spec digits-quick, which needs no download"
             ) from error
         images = torch.as_tensor(np.asarray(data.data))
@@ -197,14 +196,5 @@ cifar100 = TorchvisionSet(
     archives=("cifar-100-python.tar.gz",),
 )
 
-SETS: dict[str, TorchvisionSet] = {
-    "mnist": mnist,
-    "fashion-mnist": fashion_mnist,
-    "kmnist": kmnist,
-    "emnist": emnist,
-    "qmnist": qmnist,
-    "usps": usps,
-    "svhn": svhn,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-}
+SETS = {name.replace("_", "-"): found for name, found in list(vars().items()) if isinstance(found, TorchvisionSet)}
+"""Every one of them by its name in a spec."""

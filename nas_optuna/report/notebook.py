@@ -85,8 +85,15 @@ class LoadedStudy:
         return TrialRecord.of(self._chosen(which))
 
     def frame(self) -> pd.DataFrame:
-        """All trials, one row each: state, objectives, figures, and one column ``param.NAME`` per parameter."""
-        import pandas as pd
+        """All trials, one row each: state, objectives, figures, and one column ``param.NAME`` per parameter.
+
+        Raises:
+            StudyError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise StudyError("a table of trials needs one more package: pip install 'nas-optuna[notebook]'") from None
 
         from nas_optuna.report.export import rows
 

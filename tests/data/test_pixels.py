@@ -42,7 +42,7 @@ def _trained(images: ImageSet, path: Path, side: int = 12) -> ImageClassifier:
     space = create_space("conv", {"depth": 1}, in_channels=images.channels, classes=2, input_size=side)
     architecture = space.sample(random.Random(0))
     network = make_network(space, architecture, spec.recipe, CPU, seed=0)
-    save_network(path, network, architecture, spec, images)
+    save_network(path, network, make_header(architecture, spec, images))
     assert make_header(architecture, spec, images).pixels == images.pixel_format(side).to_dict()
     return load_network(path)
 

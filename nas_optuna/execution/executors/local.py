@@ -129,8 +129,7 @@ def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list
 
 def _fitting(threads: int) -> int:
     """How many workers of so many threads fit the cores and the memory."""
-    from nas_optuna.data.memory import free_memory
-    from nas_optuna.devices import usable_cores
+    from nas_optuna.devices import free_memory, usable_cores
 
     free = free_memory()
     by_memory = usable_cores() if free is None else free // WORKER_MEMORY
