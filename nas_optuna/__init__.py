@@ -11,26 +11,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from nas_optuna import layers
-    from nas_optuna.cli.progress import watch
-    from nas_optuna.data import ImageSet, SearchData, load_data
-    from nas_optuna.errors import Interrupted, NasOptunaError
-    from nas_optuna.execution.evaluator import Evaluator, EvaluatorContext, Measurement
-    from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.objective import EvaluatorObjective
-    from nas_optuna.execution.training_objective import Objective
-    from nas_optuna.experiment import Experiment
-    from nas_optuna.fitting import Fitted, fit
-    from nas_optuna.metrics import metric
-    from nas_optuna.report.notebook import load_study
-    from nas_optuna.samplers import create_sampler
-    from nas_optuna.spaces import SearchSpace, create_space
-    from nas_optuna.spaces.architecture import Architecture
-    from nas_optuna.spaces.conv import ConvSpace
-    from nas_optuna.spaces.function import space
-    from nas_optuna.spec import Recipe, StudySpec
-    from nas_optuna.study.records import TrialRecord
-    from nas_optuna.training import load_network
+    from nas_optuna import layers as layers
+    from nas_optuna.cli.progress import watch as watch
+    from nas_optuna.data import ImageSet as ImageSet
+    from nas_optuna.data import SearchData as SearchData
+    from nas_optuna.data import load_data as load_data
+    from nas_optuna.errors import Interrupted as Interrupted
+    from nas_optuna.errors import NasOptunaError as NasOptunaError
+    from nas_optuna.execution.evaluator import Evaluator as Evaluator
+    from nas_optuna.execution.evaluator import EvaluatorContext as EvaluatorContext
+    from nas_optuna.execution.evaluator import Measurement as Measurement
+    from nas_optuna.execution.events import Callback as Callback
+    from nas_optuna.execution.objective import EvaluatorObjective as EvaluatorObjective
+    from nas_optuna.execution.training_objective import Objective as Objective
+    from nas_optuna.experiment import Experiment as Experiment
+    from nas_optuna.fitting import Fitted as Fitted
+    from nas_optuna.fitting import fit as fit
+    from nas_optuna.metrics import metric as metric
+    from nas_optuna.report.notebook import load_study as load_study
+    from nas_optuna.samplers import create_sampler as create_sampler
+    from nas_optuna.spaces import SearchSpace as SearchSpace
+    from nas_optuna.spaces import create_space as create_space
+    from nas_optuna.spaces.architecture import Architecture as Architecture
+    from nas_optuna.spaces.conv import ConvSpace as ConvSpace
+    from nas_optuna.spaces.function import space as space
+    from nas_optuna.spec import Recipe as Recipe
+    from nas_optuna.spec import StudySpec as StudySpec
+    from nas_optuna.study.records import TrialRecord as TrialRecord
+    from nas_optuna.training import load_network as load_network
 
 _HOMES = {
     "Architecture": "nas_optuna.spaces.architecture",
@@ -62,37 +70,7 @@ _HOMES = {
     "watch": "nas_optuna.cli.progress",
 }
 
-__all__ = [
-    "Architecture",
-    "Callback",
-    "ConvSpace",
-    "Evaluator",
-    "EvaluatorContext",
-    "EvaluatorObjective",
-    "Experiment",
-    "Fitted",
-    "ImageSet",
-    "Interrupted",
-    "Measurement",
-    "NasOptunaError",
-    "Objective",
-    "Recipe",
-    "SearchData",
-    "SearchSpace",
-    "StudySpec",
-    "TrialRecord",
-    "__version__",
-    "create_sampler",
-    "create_space",
-    "fit",
-    "layers",
-    "load_data",
-    "load_network",
-    "load_study",
-    "metric",
-    "space",
-    "watch",
-]
+__all__ = [*_HOMES, "__version__", "layers"]
 
 
 def __getattr__(name: str) -> Any:

@@ -120,6 +120,17 @@ def named(path: object) -> str:
     return shortened(printable(str(path)), NAMED)
 
 
+def reason_of(error: BaseException, limit: int = NAMED) -> str:
+    """What an error says, in one line of at most `limit` characters for the end of a message.
+
+    Examples:
+        >>> reason_of(FileNotFoundError(2, "No such file or directory", "a.npz")), reason_of(MemoryError())
+        ('No such file or directory', 'MemoryError')
+    """
+    told = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return shortened(printable(str(told)), limit) or type(error).__name__
+
+
 _PLAINER = {
     "Input should be a valid integer, unable to parse string as an integer": "it must be a whole number",
     "Input should be a valid integer, got a number with a fractional part": "it must be a whole number",

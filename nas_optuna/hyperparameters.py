@@ -91,7 +91,7 @@ def distributions(searched: Mapping[str, Searched]) -> dict[str, BaseDistributio
 
 def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> dict[str, Any]:
     """Let a trial choose every setting."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, Any] = {}
     for name, d in distributions(searched).items():
@@ -100,9 +100,8 @@ def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> 
         elif isinstance(d, IntDistribution):
             found[name] = trial.suggest_int(name, d.low, d.high, log=d.log)
         else:
-            what = searched[name.removeprefix(PREFIX)]
-            assert isinstance(what, Range)
-            found[name] = trial.suggest_float(name, what.low, what.high, log=what.log)
+            assert isinstance(d, FloatDistribution)
+            found[name] = trial.suggest_float(name, d.low, d.high, log=d.log)
     return found
 
 

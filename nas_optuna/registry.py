@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import NasOptunaError, SpecError, unknown
+from nas_optuna.errors import NasOptunaError, SpecError, reason_of, shown, unknown
 
 _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
@@ -125,8 +125,7 @@ class Registry:
         except NasOptunaError:
             raise
         except Exception as error:  # somebody else's module may raise anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason}") from error
+            raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason_of(error)}") from error
         return found
 
     def make(self, name: str, *arguments: Any, options: Mapping[str, Any], wanted: type, **given: Any) -> Any:
@@ -149,8 +148,7 @@ class Registry:
         except NasOptunaError:
             raise
         except Exception as error:  # of a user's factory, too
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise SpecError(f"{self.kind} {name!r} refuses {_shortened(options)}: {reason}") from error
+            raise SpecError(f"{self.kind} {name!r} refuses {shown(dict(options))}: {reason_of(error)}") from error
         if not isinstance(made, wanted):
             raise SpecError(f"{self.kind} {name!r} gave a {type(made).__name__}, not a {wanted.__name__}")
         return made
@@ -231,8 +229,3 @@ def _module_of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _shortened(value: Any) -> str:
-    text = repr(dict(value))
-    return text if len(text) <= 80 else f"{text[:77]}…"

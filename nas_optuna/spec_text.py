@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_optuna.errors import SpecError, named, shown
-from nas_optuna.text_files import read_text
+from nas_optuna.files import read_text
 
 DEEPEST = 16
 """Levels of sections and lists; a spec has three."""

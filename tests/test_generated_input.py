@@ -17,7 +17,7 @@ from nas_optuna.data import load_images
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.trial_queue import read_architectures
-from nas_optuna.training import make_network, save_network
+from nas_optuna.training import make_header, make_network, save_network
 from tests.helpers import Command
 
 SECTIONS = ("data", "space", "recipe", "sampler", "pruner", "supernet", "objectives", "limits", "latency", "x")
@@ -101,7 +101,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], b
     spec = spec.override(
         ["space.depth=2", "space.filters=[4, 8]", "space.kernels=[3, 5]", "space.strides=[1]", "recipe.input_size=8"]
     )
-    save_network(file, made, architecture, spec, load_images("digits", True).subset(range(20)))
+    save_network(file, made, make_header(architecture, spec, load_images("digits", True).subset(range(20))))
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["nas_optuna"]), content

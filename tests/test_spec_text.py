@@ -9,10 +9,10 @@ import pytest
 
 from nas_optuna import ConvSpace
 from nas_optuna.errors import NasOptunaError, SpecError, shown
+from nas_optuna.files import read_text
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import read_toml, to_toml, with_overrides
 from nas_optuna.study.trial_queue import read_architectures
-from nas_optuna.text_files import read_text
 
 TEXT = 'objectives = ["accuracy"]\n[data]\nname = "folder:für Tom"\n'
 

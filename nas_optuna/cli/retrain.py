@@ -116,11 +116,11 @@ def _remember(
     from nas_optuna.execution.finished_network import origin_of
     from nas_optuna.execution.retrain import record
     from nas_optuna.report.notes import note_retraining
-    from nas_optuna.training import save_network
+    from nas_optuna.training import make_header, save_network
 
     report, network, images = trained
     architecture = search.space.parse(report.architecture)
-    save_network(path, network, architecture, search.spec, images, origin_of(study, chosen, report))
+    save_network(path, network, make_header(architecture, search.spec, images, origin_of(study, chosen, report)))
     looks = record(study, report, chosen.number)
     note_retraining(study, chosen, store, path, report)
     return looks

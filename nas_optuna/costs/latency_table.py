@@ -23,10 +23,9 @@ from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_ro
 from nas_optuna.costs.latency_model import LatencyModel, operators
 from nas_optuna.costs.runtimes import RENAMED
 from nas_optuna.errors import ArchitectureError, SpecError, TableError, named
-from nas_optuna.files import write_file
+from nas_optuna.files import read_text, write_file
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.text_files import read_text
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial
 
+from nas_optuna.errors import reason_of
 from nas_optuna.execution.evaluator import Measurement
-from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
@@ -163,8 +163,7 @@ class Callbacks(Callback):
 
     def _drop(self, callback: Callback, error: Exception) -> None:
         self._callbacks.remove(callback)
-        reason = mask_urls(" ".join(str(error).split()))[:200] or type(error).__name__
-        logger.warning("%s is told nothing more: %s", type(callback).__name__, reason)
+        logger.warning("%s is told nothing more: %s", type(callback).__name__, reason_of(error))
         try:
             callback.close()
         except Exception:

@@ -24,7 +24,7 @@ from nas_optuna.export.script import write_script
 from nas_optuna.export.source import write_source
 from nas_optuna.registry import Registry
 from nas_optuna.training import ImageClassifier
-from nas_optuna.training.serialization import write_network
+from nas_optuna.training.serialization import save_network
 
 FORMATS = Registry(
     "export format",
@@ -47,7 +47,7 @@ def weights(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
     """``model.safetensors``: the weights, with what is needed to read them."""
     from safetensors.torch import load_file
 
-    write_network(path, classifier.network, classifier.header)
+    save_network(path, classifier.network, classifier.header)
     written = load_file(path)
     for name, value in classifier.network.state_dict().items():
         if not torch.equal(written[name], value.cpu()):

@@ -46,7 +46,7 @@ from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names
 from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
-from nas_optuna.training.serialization import make_header, write_network
+from nas_optuna.training.serialization import make_header, save_network
 
 STUDY, NETWORK, PAGE = "fit", "network", "report.html"
 TRAINED = "trained.safetensors"
@@ -256,7 +256,7 @@ class _Running:
         report, network = self._retrained(trial, plan)
         architecture, origin = self._architecture(trial), origin_of(self.study, trial, report)
         header = make_header(architecture, self.fit.spec, self.images, origin)
-        write_network(self.files / TRAINED, network, header)  # before the record, which says that it is there
+        save_network(self.files / TRAINED, network, header)  # before the record, which says that it is there
         record(self.study, report, trial.number)
         for folder in checkpoint_folder(self.files, STUDY).glob("retrain-*"):
             shutil.rmtree(folder, ignore_errors=True)

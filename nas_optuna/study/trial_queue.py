@@ -11,13 +11,13 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from nas_optuna.errors import ArchitectureError, named, shown
+from nas_optuna.files import read_text
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.lease import exclusively
 from nas_optuna.study.optuna_internals import all_trials, enqueued_params
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.text_files import read_text
 
 if TYPE_CHECKING:
     from nas_optuna.costs.limits import Limits

@@ -15,6 +15,7 @@ from nas_optuna.randomness import RandomState
 from nas_optuna.training.eight_bits import outputs_in_eight_bits
 from nas_optuna.training.failure import network_failures, require_logits
 from nas_optuna.training.inspection import may_draw
+from nas_optuna.training.metrics import confusion
 from nas_optuna.training.microbatch import microbatch_size
 from nas_optuna.training.precision import autocast
 
@@ -75,10 +76,10 @@ def evaluate(
     was_training = network.training
     network.eval()
     loss = torch.zeros((), device=device)
-    confusion: Tensor | None = None
     part: int | None = None
+    outputs: list[Tensor] = []
     predictions: list[Tensor] = []
-    collected: list[tuple[Tensor, Tensor]] = []
+    targets: list[Tensor] = []
     state = RandomState(0, device) if may_draw(network) else None
     for images, labels in loader.epoch():
         with network_failures("evaluation failed"), state.current() if state else nullcontext():
@@ -86,32 +87,31 @@ def evaluate(
             with autocast(device, dtype):
                 logits = torch.cat([_logits(network, some) for some in images.split(part)])
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        classes = logits.shape[1]
-        if confusion is None:
-            confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
         predictions.append(logits.argmax(1))
-        # Not bincount: on CUDA that waits for the device to learn the largest value.
-        confusion.index_add_(0, labels * classes + predictions[-1], torch.ones_like(labels))
+        targets.append(labels)
         if metrics:
-            collected.append((logits.float(), labels.clone()))
-    assert confusion is not None, "a loader has at least one batch"
-    table = confusion.cpu().reshape(classes, classes)
-    accuracy = table.diagonal().sum().item() / loader.size
-    found = _figures(metrics or {}, collected, lambda: outputs_in_eight_bits(network, calibration or loader, loader))
+            outputs.append(logits.float())
+    predicted, truth = torch.cat(predictions), torch.cat(targets)
+    found = _figures(
+        metrics or {}, outputs, truth, lambda: outputs_in_eight_bits(network, calibration or loader, loader)
+    )
     network.train(was_training)
-    return Evaluation((loss / loader.size).item(), accuracy, table, torch.cat(predictions).cpu(), found)
+    table = confusion(predicted, truth, logits.shape[1]).cpu()
+    accuracy = table.diagonal().sum().item() / loader.size
+    return Evaluation((loss / loader.size).item(), accuracy, table, predicted.cpu(), found)
 
 
 def _figures(
     metrics: Mapping[str, MetricFunction],
-    collected: Sequence[tuple[Tensor, Tensor]],
+    outputs: Sequence[Tensor],
+    targets: Tensor,
     in_eight_bits: Callable[[], tuple[Tensor, Tensor]],
 ) -> dict[str, float]:
     """All metrics, of what was collected or of what the network says in eight bits."""
     found = {}
     rounded = [name for name, function in metrics.items() if getattr(function, "eight_bits", False)]
     said = in_eight_bits() if rounded else None
-    exact = tuple(torch.cat(column) for column in zip(*collected, strict=True)) if metrics else ()
+    exact = (torch.cat(list(outputs)), targets) if metrics else ()
     for name, function in metrics.items():
         with network_failures(f"metric {name!r} failed"):
             found[name] = float(function(*(said if said and name in rounded else exact)))

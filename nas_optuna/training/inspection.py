@@ -19,34 +19,13 @@ _DRAWING = (_DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d
 
 
 def may_draw(network: nn.Module) -> bool:
-    """Whether a forward pass of the network may draw random numbers, as dropout does.
-
-    Returns:
-        True for every network with a module that is neither torch's nor this package's.
-
-    Examples:
-        >>> may_draw(nn.Linear(2, 2)), may_draw(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-        (False, True)
-    """
+    """Whether a forward pass may draw random numbers, as dropout does; true of modules that a user wrote."""
     return any(isinstance(module, _DRAWING) or not _is_known(module) for module in network.modules())
 
 
 @torch.no_grad()
 def mixes_images(network: nn.Module, images: Tensor) -> bool:
-    """Whether an image's logits depend on the images beside it, as they do where a batch is normalised.
-
-    Args:
-        network: On the images' device. The answer is for the mode that it is in; its buffers stay as they are.
-        images: A batch, ``[batch, channels, side, side]``, float32; two of it are tried.
-
-    Returns:
-        True also where the network cannot take a single image.
-
-    Examples:
-        >>> images = torch.zeros(4, 3, 8, 8)
-        >>> mixes_images(nn.Conv2d(3, 3, 1), images), mixes_images(nn.BatchNorm2d(3), images)
-        (False, True)
-    """
+    """Whether an image's logits depend on the images beside it; two of a batch are tried, in the network's mode."""
     modules = list(network.modules())
     if any(isinstance(m, _BatchNorm) and (m.training or not m.track_running_stats) for m in modules):
         return True

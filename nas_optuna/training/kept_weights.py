@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, reason_of
 from nas_optuna.files import write_file
 from nas_optuna.training.checkpoint import CheckpointFolder
 
@@ -61,7 +61,9 @@ class KeptWeights:
             self.path.mkdir(parents=True, exist_ok=True)
             write_file(self.path / f"trial-{number}.safetensors", save(dict(found.weights), {_KEY: json.dumps(said)}))
         except OSError as error:
-            raise StudyError(f"cannot keep weights in {self.path} ({error.strerror}); free some space there") from error
+            raise StudyError(
+                f"cannot keep weights in {self.path} ({reason_of(error)}); free some space there"
+            ) from error
 
     def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """A trial's weights and facts; None where they were not kept."""
@@ -73,9 +75,8 @@ class KeptWeights:
                 facts = json.loads((file.metadata() or {})[_KEY])
                 return {name: file.get_tensor(name) for name in file.keys()}, dict(facts)  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:120]
             raise StudyError(
-                f"the kept weights {path} are damaged ({reason}); nas-optuna retrain makes new ones"
+                f"the kept weights {path} are damaged ({reason_of(error)}); nas-optuna retrain makes new ones"
             ) from error
 
     def numbers(self) -> list[int]:

@@ -11,28 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def confusion(outputs: Tensor, targets: Tensor) -> Tensor:
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
     """Count predictions: ``[classes, classes]`` int64; row is the true class, column the predicted one."""
-    classes = outputs.shape[1]
-    table = torch.zeros(classes * classes, dtype=torch.int64, device=outputs.device)
+    table = torch.zeros(classes * classes, dtype=torch.int64, device=targets.device)
     # Not bincount: on CUDA that waits for the device to learn the largest value.
-    table.index_add_(0, targets * classes + outputs.argmax(1), torch.ones_like(targets))
+    table.index_add_(0, targets * classes + predicted, torch.ones_like(targets))
     return table.reshape(classes, classes)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right predictions.
-
-    Examples:
-        >>> accuracy(torch.eye(3), torch.tensor([0, 1, 1]))
-        tensor(0.6667)
-    """
+    """Share of right predictions."""
     return (outputs.argmax(1) == targets).float().mean()
 
 
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over the classes that occur of the share of each that was recognised (mean recall)."""
-    table = confusion(outputs, targets).double()
+    table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
     found = table.sum(1)
     recall = table.diagonal() / found.clamp_min(1)
     return recall.sum() / (found > 0).sum().clamp_min(1)
@@ -40,7 +34,7 @@ def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def macro_f1(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over the classes that occur, or were predicted, of the harmonic mean of precision and recall."""
-    table = confusion(outputs, targets).double()
+    table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
     either = table.sum(0) + table.sum(1)
     scores = 2 * table.diagonal() / either.clamp_min(1)
     return scores.sum() / (either > 0).sum().clamp_min(1)

@@ -18,38 +18,15 @@ to the kernel, which would clear it again for the next step."""
 
 
 def microbatch_size(network: nn.Module, images: Tensor) -> int:
-    """How many images of a batch to compute at once.
-
-    Args:
-        network: On the images' device, in the mode that it is to run in.
-        images: A batch, ``[batch, channels, side, side]``, float32.
-
-    Returns:
-        The whole batch on other devices than the CPU, and where the images of a batch meet, as in batch normalisation,
-        whose statistics are those of a whole batch.
-
-    Examples:
-        >>> microbatch_size(nn.Conv2d(1, 8, 3), torch.zeros(64, 1, 28, 28))
-        64
-        >>> microbatch_size(nn.Conv2d(1, 64, 3), torch.zeros(64, 1, 224, 224))
-        2
-    """
+    """How many images of a batch, ``[batch, channels, side, side]``, to compute at once."""
+    # Batch normalisation and the like need the statistics of a whole batch.
     if images.device.type != "cpu" or mixes_images(network, images):
         return len(images)
     return max(1, min(len(images), CACHE_BYTES // largest_activation(network, images[:1])))
 
 
 def largest_activation(network: nn.Module, images: Tensor) -> int:
-    """Bytes of the largest output of any layer, for these images.
-
-    Args:
-        network: On the images' device; it runs in evaluation mode and is left in the mode that it was in.
-        images: ``[batch, channels, side, side]``, float32.
-
-    Examples:
-        >>> largest_activation(nn.Flatten(), torch.zeros(1, 1, 8, 8))
-        256
-    """
+    """Bytes of the largest output of any layer in evaluation mode, for these images."""
     largest = 1
 
     def look(module: nn.Module, inputs: object, output: object) -> None:

@@ -23,12 +23,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 by instructions of its own; elsewhere it is emulated.
-
-    Examples:
-        >>> has_fast_bfloat16() in (True, False)
-        True
-    """
+    """Whether this machine's processor multiplies bfloat16 by instructions of its own; elsewhere it is emulated."""
     # torch has no public question for it.
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)

@@ -1,4 +1,4 @@
-"""From whatever a person has of an image to what a network was trained on."""
+"""From whatever a person has of an image to the raw pixels that a network was trained on."""
 
 from __future__ import annotations
 
@@ -7,57 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_optuna.data.pictures import picture_pixels
-from nas_optuna.data.pixels import PixelFormat, fit_into
-from nas_optuna.data.preprocessing import axis_matrix
+from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.errors import DataError
-
-
-class Preparation(nn.Module):
-    """Scale to [0, 1], normalise and resize, in operations that can be traced and exported for any batch size.
-
-    The result is that of `nas_optuna.data.preprocessing.Preprocessor` within rounding.
-
-    Args:
-        pixels: What the network was trained on.
-
-    Examples:
-        >>> prepare = Preparation(PixelFormat(1, 2, 2, (0.5,), (0.5,), (4, 4)))
-        >>> prepare(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).shape
-        torch.Size([3, 1, 4, 4])
-    """
-
-    mean: Tensor
-    std: Tensor
-    rows: Tensor | None
-    columns: Tensor | None
-
-    def __init__(self, pixels: PixelFormat) -> None:
-        super().__init__()
-        self.pixels, size = pixels, pixels.input_size
-        self.fit = fit = fit_into(pixels.height, pixels.width, *size, pixels.resize)
-        self.pads = (fit.inner_height, fit.inner_width) != size
-        cpu, shape = torch.device("cpu"), (1, pixels.channels, 1, 1)
-        rows = axis_matrix(fit.height, fit.inner_height, size[0], cpu)
-        columns = axis_matrix(fit.width, fit.inner_width, size[1], cpu)
-        self.register_buffer("mean", torch.tensor(pixels.mean).reshape(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(pixels.std).reshape(shape), persistent=False)
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("columns", None if columns is None else columns.T.contiguous(), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` uint8 → ``[batch, channels, *input_size]`` float32."""
-        fit = self.fit
-        x = images[:, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width].to(torch.float32) / 255
-        if not self.pads:
-            x = (x - self.mean) / self.std
-        if self.columns is not None:
-            x = torch.matmul(x, self.columns)
-        if self.rows is not None:
-            x = torch.matmul(self.rows, x)
-        return (x - self.mean) / self.std if self.pads else x  # the bars of a padded image are black
 
 
 def as_batch(images: Any, pixels: PixelFormat) -> Tensor:

@@ -21,16 +21,17 @@ from torch import Tensor, nn
 from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.pixels import PixelFormat
+from nas_optuna.data.preprocessing import Preparation
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import DataError, NasOptunaError
+from nas_optuna.errors import DataError, NasOptunaError, named, reason_of
 from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.checks import checked_input_size
-from nas_optuna.spec import StudySpec
+from nas_optuna.spec import StudySpec, problem_of
 from nas_optuna.training.failure import describe
-from nas_optuna.training.preparation import Preparation, as_batch, require_raw
+from nas_optuna.training.preparation import as_batch, require_raw
 from nas_optuna.training.state_validation import require_tensors
 
 FORMAT = 2
@@ -43,6 +44,8 @@ _MAX_CHOICES = 1000
 _MAX_SIDE = 4096
 _MAX_NUMBER = 2**31
 _BATCH = 256
+_REASON = 240
+"""Characters of what is wrong with a file."""
 
 
 class Origin(BaseModel):
@@ -161,7 +164,7 @@ class ImageClassifier(nn.Module):
 
 
 def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, origin: Origin | None = None) -> Header:
-    """What is kept beside a network's weights."""
+    """What is kept beside a network's weights: what builds it again, and how pictures become its inputs."""
     return Header(
         format=FORMAT,
         space=spec.space.name,
@@ -173,32 +176,17 @@ def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, o
     )
 
 
-def save_network(
-    path: Path,
-    network: nn.Module,
-    architecture: Architecture,
-    spec: StudySpec,
-    images: ImageSet,
-    origin: Origin | None = None,
-) -> None:
+def save_network(path: Path, network: nn.Module, header: Header) -> None:
     """Write a trained network.
 
     Args:
-        path: A ``.safetensors`` file.
-        network: Built by the spec's space.
-        architecture: What it was built from.
-        spec: Its `space` and `recipe.input_size` are kept.
-        images: What it was trained on; their pixel format and classes are kept.
-        origin: Which training it comes from; ``nas-optuna export`` takes a file only for the trial that this names.
+        path: A ``.safetensors`` file; it appears whole or not at all.
+        network: Built by the space that the header names.
+        header: From `make_header`.
 
     Raises:
         DataError: The file cannot be written.
     """
-    write_network(path, network, make_header(architecture, spec, images, origin))
-
-
-def write_network(path: Path, network: nn.Module, header: Header) -> None:
-    """Write a network's weights and header; the file appears whole or not at all."""
     # A copy of each: safetensors refuses weights that share memory, and channels-last ones are not contiguous.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -207,7 +195,7 @@ def write_network(path: Path, network: nn.Module, header: Header) -> None:
     try:
         write_file(path, save(weights, {_KEY: header.model_dump_json()}))
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(f"cannot write {path}: {reason_of(error)}") from error
 
 
 def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | None = None) -> ImageClassifier:
@@ -242,9 +230,8 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
         network.load_state_dict(weights)
         classifier = ImageClassifier(network, architecture, header)
     except Exception as error:  # a damaged file can make its readers raise anything
-        shown = repr(str(path))
-        shown = shown if len(shown) <= 160 else f"{shown[:80]}…{shown[-79:]}"
-        raise DataError(f"{shown} is not a network that nas-optuna retrain wrote ({_reason(error)})") from error
+        what = f"{named(path)!r} is not a network that nas-optuna retrain wrote"
+        raise DataError(f"{what} ({_reason(error)})") from error
     return classifier.to(where).eval()
 
 
@@ -370,12 +357,6 @@ def _outline(part: Any) -> Tensor:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        return f"{'.'.join(map(str, first['loc']))[:80] or 'its header'}: {first['msg']}"[:200]
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, SafetensorError):
-        return " ".join(str(error).split())[:160]
-    if isinstance(error, ValueError | NasOptunaError) and not isinstance(error, UnicodeError):
-        return "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:220]
-    return describe(error)
+        return problem_of(error, "header")
+    told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
+    return reason_of(error, _REASON) if told else describe(error)

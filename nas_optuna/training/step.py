@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.errors import TrainingError
+from nas_optuna.errors import TrainingError, reason_of
 from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.failure import is_out_of_memory, require_logits
@@ -206,7 +206,7 @@ class TrainStep:
         except RuntimeError as error:
             self._inputs = None
             self.optimizer.zero_grad(set_to_none=True)
-            self._refuse_graph(" ".join(str(error).split())[:200])
+            self._refuse_graph(reason_of(error))
             return
         self._graph = graph
 
@@ -219,17 +219,7 @@ class TrainStep:
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """What of a network learns, each part with its share of the learning rate (``factor``) and its weight decay.
-
-    Args:
-        network: The bodies of pretrained networks learn at a rate of their own.
-        recipe: `weight_decay` and `decay_norms` are used.
-
-    Examples:
-        >>> network, recipe = nn.Linear(2, 2), Recipe(weight_decay=0.1, decay_norms=False)
-        >>> [len(group["params"]) for group in parameter_groups(network, recipe)]
-        [1, 1]
-    """
+    """What of a network learns, each part with its share of the learning rate (``factor``) and its weight decay."""
     bodies = [module for module in network.modules() if isinstance(module, PretrainedBody)]
     factors = {id(p): body.rate for body in bodies for p in body.parameters()}
     learning = [p for p in network.parameters() if p.requires_grad]
@@ -246,17 +236,7 @@ WARM_UP = 0.2
 
 
 def rate_factor(schedule: str, step: float, steps: float) -> float:
-    """The learning rate of a step, as a share of its peak.
-
-    Args:
-        schedule: See `Recipe.schedule`.
-        step: Steps taken before it.
-        steps: Of the whole training.
-
-    Examples:
-        >>> [round(rate_factor("one-cycle", step, 10), 3) for step in (0, 1, 2, 6, 9)]
-        [0.5, 1.0, 1.0, 0.5, 0.125]
-    """
+    """The learning rate after `step` of all `steps`, as a share of its peak; see `Recipe.schedule`."""
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":

@@ -16,7 +16,7 @@ from nas_optuna.errors import NasOptunaError, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
-from nas_optuna.training import CheckpointFolder, TrainStep, evaluate, fit, make_network, save_network
+from nas_optuna.training import CheckpointFolder, TrainStep, evaluate, fit, make_header, make_network, save_network
 
 CPU = torch.device("cpu")
 SPACE = ConvSpace(depth=2, filters=(4, 8), input_size=8)
@@ -62,7 +62,7 @@ def test_results_folders_states_and_networks_pickle(dumps: Copy, tmp_path: Path)
     with state.current():
         assert torch.equal(torch.rand(3), drawn)
     spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 2, "filters": [4, 8]}, "recipe": {"input_size": 8}})
-    save_network(tmp_path / "n.safetensors", network, ARCHITECTURE, spec, digits)
+    save_network(tmp_path / "n.safetensors", network, make_header(ARCHITECTURE, spec, digits))
     loaded = load_network(tmp_path / "n.safetensors")
     assert pickle.loads(dumps(loaded)).predict(digits.images) == loaded.predict(digits.images)
 

@@ -19,7 +19,7 @@ from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import DataError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
-from nas_optuna.training import ImageClassifier, make_network, save_network
+from nas_optuna.training import ImageClassifier, make_header, make_network, save_network
 from tests.training.user_space import UserSpace
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digits = load_images("digits", True).subset(range(40))
     network = make_network(SPACE, ARCHITECTURE, SPEC.recipe, CPU, seed=1)
     path = tmp_path_factory.mktemp("saved") / "n.safetensors"
-    save_network(path, network, ARCHITECTURE, SPEC, digits)
+    save_network(path, network, make_header(ARCHITECTURE, SPEC, digits))
     return path
 
 
@@ -122,7 +122,7 @@ def test_it_can_be_exported_and_traced_for_any_batch_size(tmp_path: Path, resize
     few = replace(digits.subset(range(6)), images=images, mean=(), std=(), resize=resize)
     space = ConvSpace(depth=2, input_size=16, in_channels=shape[0])
     built = make_network(space, ARCHITECTURE, SPEC.recipe, CPU, seed=1).eval()
-    save_network(tmp_path / "n.safetensors", built, ARCHITECTURE, SPEC, few)
+    save_network(tmp_path / "n.safetensors", built, make_header(ARCHITECTURE, SPEC, few))
     loaded = load_network(tmp_path / "n.safetensors")
     (batch, _), *_ = ResidentLoader(few, 6, 16, CPU).epoch()
     expected = built(batch).detach()
@@ -141,7 +141,9 @@ def test_a_space_of_ones_own_is_given_and_never_imported(tmp_path: Path) -> None
     architecture = space.parse("norm")
     digits = load_images("digits", True).subset(range(4))
     path = tmp_path / "n.safetensors"
-    save_network(path, make_network(space, architecture, spec.recipe, CPU, seed=0), architecture, spec, digits)
+    save_network(
+        path, make_network(space, architecture, spec.recipe, CPU, seed=0), make_header(architecture, spec, digits)
+    )
     with pytest.raises(DataError, match=r"neither built in nor installed.*load_network\(file, space=\.\.\.\)"):
         load_network(path)
     assert len(load_network(path, space=space).predict(digits.images)) == 4
