@@ -25,7 +25,6 @@ from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.search import Search
-from nas_optuna.execution.training_objective import Objective
 from nas_optuna.hyperparameters import distributions
 from nas_optuna.objectives import describe
 from nas_optuna.oneshot.strategies import strategy_options
@@ -113,25 +112,20 @@ class Experiment:
                 strategy_options(spec.supernet)  # a key that is misspelt is refused when the spec is read
             data, evaluator = make_evaluator(spec, data_directory, device, images)
             pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
-            settings: dict[str, Any] = {
-                "objectives": spec.objectives,
-                "limits": spec.limits,
-                "latency": spec.latency,
-                "device": device,
-                "reuse_duplicates": spec.reuse_duplicates,
-                "checkpoints": checkpoints,
-                "interrupted": interrupted,
-                "callbacks": callbacks,
-                "keep_weights": keep_weights,
-                "keep_paused": int(spec.keep_paused),
-            }
-            objective: EvaluatorObjective
-            if data is None:
-                if spec.search:
-                    raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
-                objective = EvaluatorObjective(evaluator, **settings)
-            else:
-                objective = Objective(evaluator.space, data, spec.recipe, search=spec.search, **settings)
+            objective = EvaluatorObjective(
+                evaluator,
+                objectives=spec.objectives,
+                limits=spec.limits,
+                latency=spec.latency,
+                device=device,
+                reuse_duplicates=spec.reuse_duplicates,
+                checkpoints=checkpoints,
+                interrupted=interrupted,
+                callbacks=callbacks,
+                search=spec.search,
+                keep_weights=keep_weights,
+                keep_paused=int(spec.keep_paused),
+            )
             return cls(spec, objective, make_sampler(spec, objective), pruner, data, why)
 
     @classmethod
@@ -141,7 +135,7 @@ class Experiment:
         Args:
             study: A study of ours.
             spec: Its spec with what may change, such as another sampler; by default the one that it remembers.
-            given: As `from_spec` takes them.
+            given: Keyword arguments of `from_spec`.
 
         Raises:
             StudyError: It searches another space, or its images have changed.
@@ -322,7 +316,7 @@ class Experiment:
         """What of the recipe each trial chooses, and what of it the sampler does not propose."""
         from optuna.distributions import CategoricalDistribution
 
-        found = distributions(getattr(self.objective, "searched", {}))
+        found = distributions(self.objective.searched)
         if found:
             yield f"each trial chooses beside its architecture: {', '.join(found)}"
         sampler = self.sampler

@@ -247,8 +247,8 @@ class TrainingEvaluator:
         metrics: Names of what is measured beside accuracy.
 
     Raises:
-        SpecError: The recipe asks for a precision that the device has not, or a metric is unknown or needs packages
-            that are not installed.
+        SpecError: Space, data and recipe do not fit together, the recipe asks for a precision that the device has not,
+            or a metric is unknown or needs packages that are not installed.
     """
 
     def __init__(
@@ -260,6 +260,7 @@ class TrainingEvaluator:
         metrics: Sequence[str] = ("accuracy",),
     ) -> None:
         space.require_logits()
+        _require_fit(space, data, recipe)
         self.space = space
         self.data = data
         self.recipe = recipe
@@ -355,7 +356,7 @@ def _figures(result: EpochResult) -> dict[str, float]:
     return {"accuracy": result.accuracy, "negative_log_likelihood": result.loss, **result.metrics}
 
 
-def require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
+def _require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
     """Refuse a space, data and a recipe that do not fit together, before anything is trained."""
     classes = len(data.train.classes)
     if space.classes != classes:

@@ -39,7 +39,7 @@ _LOOK_EVERY = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         trials: Trials that it finished, whatever their state.
@@ -150,6 +150,16 @@ def run(
     return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), total, may_begin, budget).run()
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error is one of this package, of the machine or of the storage, and none of the objective's."""
+    return isinstance(error, NasOptunaError | Interrupted | OSError) or failure(error) is not None
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether an error says that the study or its database server is not there."""
+    return isinstance(error, Gone) or is_away(error)
+
+
 @dataclass
 class _Run:
     """One call of `run`."""
@@ -242,8 +252,7 @@ class _Run:
             return None, TrialState.FAIL
         except Exception as error:
             refused = isinstance(error, ArchitectureError)
-            ours = isinstance(error, NasOptunaError | Interrupted | OSError) or failure(error) is not None
-            if not refused and (ours or not optuna_internals.is_enqueued(trial)):
+            if not refused and (_is_ours(error) or not optuna_internals.is_enqueued(trial)):
                 raise
             text = str(error) if refused else f"{type(error).__name__}: {error}"
             trial.set_user_attr(TrialKey.CAUSE, " ".join(text.split())[:_CAUSE_LENGTH])
@@ -263,7 +272,7 @@ class _Run:
 
     def _is_lost(self, trial_id: int, error: BaseException) -> bool:
         """Whether the trial is no longer this process's, which explains whatever was raised."""
-        if isinstance(error, Gone) or is_away(error):
+        if _is_gone(error):
             return False
         try:
             lost = lease.status(self.study, trial_id) == LeaseStatus.LOST
@@ -275,9 +284,9 @@ class _Run:
 
     def _give_back(self, trial_id: int, error: BaseException) -> None:
         """After an error that ends the run: the trial fails by its own, and waits after the machine's (a full disk)."""
-        if isinstance(error, Gone) or is_away(error):
+        if _is_gone(error):
             return  # whoever runs the study next takes the trial from this process, which is dead then
-        if isinstance(error, NasOptunaError | OSError) or failure(error) is not None:
+        if _is_ours(error):
             lease.release(self.study, trial_id)
         else:
             self.study.tell(optuna_internals.read_trial(self.study, trial_id).number, state=TrialState.FAIL)

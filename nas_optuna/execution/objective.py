@@ -30,6 +30,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Sub
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.repeats import finished_with, goes_on, reused
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
+from nas_optuna.hyperparameters import applied, parse_range, suggest
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
@@ -70,6 +71,8 @@ class EvaluatorObjective:
         checkpoints: Folder for the state of running trials; without it an interrupted trial begins anew.
         interrupted: Asked between steps; `Interrupted` is raised when it says so.
         callbacks: Told of each step.
+        search: Settings of the recipe that each trial of our own training chooses beside its architecture, as
+            `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
         keep_weights: Keep the weights of each complete trial of our own training in `checkpoints`, for
             ``nas-optuna export``.
         keep_paused: So many bytes of stopped trainings are kept in `checkpoints`, the most promising ones: a trial of
@@ -99,12 +102,16 @@ class EvaluatorObjective:
         checkpoints: Path | None = None,
         interrupted: Callable[[], bool] = never,
         callbacks: Sequence[Callback | OptunaCallback] = (),
+        search: Mapping[str, Any] | None = None,
         keep_weights: bool = False,
         keep_paused: int = DEFAULT_KEPT_BYTES,
     ) -> None:
         self.keep_weights = keep_weights
         self.keep_paused = keep_paused
         self.evaluator = evaluator
+        self.searched = {name: parse_range(name, value) for name, value in (search or {}).items()}
+        if self.searched and not isinstance(evaluator, TrainingEvaluator):
+            raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
         self.space = evaluator.space
         self.device = resolve_device(device)
         self.criteria = tuple(map(parse_criterion, objectives))
@@ -142,6 +149,11 @@ class EvaluatorObjective:
                 raise
 
     def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
+        if self.searched and isinstance(self.evaluator, TrainingEvaluator):
+            recipe = applied(self.evaluator.recipe, suggest(trial, self.searched))
+            chosen = self.with_evaluator(self.evaluator.with_recipe(recipe))
+            chosen.searched = {}
+            return chosen._value(trial, held)
         self._require_directions(trial)
         architecture = self._suggested(trial)
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
@@ -277,7 +289,7 @@ class EvaluatorObjective:
         return should_prune(trial, known, direction, maximized=[name for name, more in others.items() if more])
 
     def _key(self, architecture: Architecture) -> str:
-        """Of a training's state: nobody goes on with another architecture's, or with other settings."""
+        """The key of a training's state, by which nobody goes on with another architecture or other settings."""
         return digest(str(architecture), self.identity)
 
     def _keep_weights(self, trial: BaseTrial, architecture: Architecture, folder: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of an architecture that a study has trained before: its values are taken over, or it is gone on with."""
+"""Architectures that a study has trained before: their values are taken over, or their training goes on."""
 
 from __future__ import annotations
 

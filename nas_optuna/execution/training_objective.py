@@ -6,20 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import BaseTrial
-
 from nas_optuna.data import SearchData
 from nas_optuna.devices import resolve_device
-from nas_optuna.execution.evaluator import TrainingEvaluator, require_fit
+from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES
-from nas_optuna.hyperparameters import applied, parse_range, suggest
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
-from nas_optuna.study import lease
 from nas_optuna.training.fit import never
 
 
@@ -33,7 +29,7 @@ class Objective(EvaluatorObjective):
             made one, which takes them from the data.
         data: Training images and those that select.
         recipe: How each network is trained. Its `input_size` may be left out; it must be the space's.
-        objectives: As `EvaluatorObjective` takes them, and the other arguments too.
+        objectives: What is returned, in order; this and the other arguments are those of `EvaluatorObjective`.
         limits: The most that each cost may be, by name.
         latency: How the cost ``latency_ms`` is known.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
@@ -85,10 +81,6 @@ class Objective(EvaluatorObjective):
         if isinstance(space, SpaceFunction):
             size = recipe.input_size or data.train.side
             space = space(in_channels=data.train.channels, classes=len(data.train.classes), input_size=size)
-        require_fit(space, data, recipe)
-        self.data = data
-        self.recipe = recipe
-        self.searched = {name: parse_range(name, value) for name, value in (search or {}).items()}
         metrics = [c.metric for c in map(parse_criterion, objectives) if c.metric]
         super().__init__(
             TrainingEvaluator(space, data, recipe, resolve_device(device), metrics),
@@ -100,19 +92,7 @@ class Objective(EvaluatorObjective):
             checkpoints=checkpoints,
             interrupted=interrupted,
             callbacks=callbacks,
+            search=search,
             keep_weights=keep_weights,
             keep_paused=keep_paused,
         )
-
-    def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
-        """Evaluate one trial, by the recipe that it chooses where the recipe is searched, too."""
-        if not self.searched:
-            return super()._value(trial, held)
-        return self.with_recipe(applied(self.recipe, suggest(trial, self.searched)))._value(trial, held)
-
-    def with_recipe(self, recipe: Recipe) -> Objective:
-        """Return a copy that trains every network by one recipe, rather than let trials choose settings of it."""
-        assert isinstance(self.evaluator, TrainingEvaluator)
-        other = self.with_evaluator(self.evaluator.with_recipe(recipe))
-        other.recipe, other.searched = recipe, {}
-        return other

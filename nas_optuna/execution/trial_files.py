@@ -42,7 +42,7 @@ class PausedTrainings:
     def __init__(self, path: Path, most_bytes: int) -> None:
         self.path = path
         self._most_bytes = most_bytes
-        self.removed: list[int] = []
+        self.removed: list[int] = []  # numbers of trials whose training was removed to make room
 
     def keep(self, key: str, folder: Path, paused: Paused) -> bool:
         """Take over the folder of a training that was stopped; False where there is nothing to keep, or no room."""
@@ -108,7 +108,7 @@ class TrainingFolder:
 
     @property
     def replayed(self) -> int:
-        """So many steps were trained, and judged, in an earlier trial."""
+        """Number of steps that were trained, and judged, in an earlier trial."""
         return self.continued.steps if self.continued else 0
 
 

@@ -100,7 +100,7 @@ def _put_back(study: Study, trial: FrozenTrial, seen: Lease | None) -> bool:
 
 
 def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
-    """What release 0.2 kept as attributes of a running trial."""
+    """The lease that release 0.2 kept as attributes of a running trial."""
     worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
     if worker is None and until is None:
         return None

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 CLAIM = 2.0
-"""So many standard errors of a difference are a claim; by one, one of two equal networks is often ahead."""
+"""Standard errors of a difference that make a claim: of two equal networks, one is often ahead by a single error."""
 
 
 @dataclass(frozen=True)

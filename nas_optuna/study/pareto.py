@@ -110,7 +110,7 @@ class FeasibleShare:
 
     @property
     def share(self) -> float:
-        """Of feasible ones among the proposals."""
+        """Fraction of proposals that were feasible."""
         return self.feasible / self.proposals
 
 

@@ -29,7 +29,7 @@ LONGEST = 2000
 
 Check = Callable[[Any], bool]
 _Kind = tuple[str, Check]
-"""What a person calls it, and whether a value is one."""
+"""A name for people, and a check whether a value is of that kind."""
 
 
 def _is_text(value: Any) -> bool:

@@ -54,8 +54,8 @@ def with_error(
     """An objective's value as text, without its unit, and if it is an accuracy its standard error.
 
     Args:
-        name: Of the objective.
-        value: Its value.
+        name: The objective's name.
+        value: The objective's value.
         error: The standard error of the trial's accuracy, where it is known.
         large: Writes values from 1,000 on.
 

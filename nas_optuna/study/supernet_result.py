@@ -119,7 +119,7 @@ class SupernetResult:
         costs: Where costs are from, for a person.
         stopped: Why the training ended early; None where it did not.
         identity: Digest of everything that decides the shared weights.
-        version: Of the supernet's computation.
+        version: Version of the supernet's computation.
         artifact: Identifier of the CSV with every epoch's figures.
         settings: The ``[supernet]`` section.
         first_trial: How many trials the study had when it was stored.

@@ -90,21 +90,20 @@ def enqueue_reference(study: Study, space: SearchSpace, limits: Limits) -> Archi
 
 def _enqueue_unless(
     study: Study, architecture: Architecture, origin: str, states: tuple[TrialState, ...] | None = None
-) -> None:
+) -> bool:
     """Enqueue an architecture unless a trial of these states has it, however many processes do so at once."""
+    wanted = dict(architecture.params).items()
     with exclusively(study):
-        if not any(enqueued_params(trial) == architecture.params for trial in all_trials(study, states)):
-            study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
+        known = (enqueued_params(trial) or trial.params for trial in all_trials(study, states))
+        is_new = not any(wanted <= params.items() for params in known)
+        if is_new:
+            study.enqueue_trial(dict(wanted), user_attrs={TrialKey.ORIGIN: origin})
+    return is_new
 
 
 def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, Any]], origin: str) -> int:
-    """As `enqueue`, for those params that no trial of the study has or waits with; return how many these were."""
-    trials = study.get_trials(deepcopy=False)
-    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in trials]
-    new = [params for params in wanted if not any(dict(params).items() <= dict(other).items() for other in known)]
-    for params in new:
-        enqueue(study, space, params, origin)
-    return len(new)
+    """Enqueue params that no trial of the study has yet; return how many there were."""
+    return sum(_enqueue_unless(study, space.architecture(params), origin) for params in wanted)
 
 
 def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> dict[str, Architecture]:

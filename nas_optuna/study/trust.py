@@ -1,4 +1,4 @@
-"""Whose code a stored study may import on this machine.
+"""Consent to import code that a stored study names.
 
 A study's spec can name code: a data set, space, sampler, pruner, evaluator or metric as ``package.module:name`` or
 ``file.py:name``. Whoever gives such a spec on the command line means it. A spec that comes out of a database may be

@@ -1,4 +1,4 @@
-"""What an executor is given, and what it gives back.
+"""The contract of an executor.
 
 Whatever an executor is, every worker runs the same loop (`nas_optuna.execution.loop.run`) against the study's storage:
 the storage decides who runs a trial, so that workers of several executors may work on one study.
@@ -105,7 +105,7 @@ class Handle(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done.
+    """The trials that an executor shall run.
 
     Attributes:
         study: The study, open in this process.

@@ -1,4 +1,4 @@
-"""What every executor with workers of its own keeps: who runs what, who may begin, and whom to tell."""
+"""The pool of workers that executors share: who runs what, who may begin, and whom to tell."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class WorkerPool(ABC, Generic[W]):
             self._finish(worker, message)
 
     def outcome(self, interrupted: bool) -> Outcome:
-        """What all workers did, together."""
+        """The outcome of all workers together."""
         if self.error is not None:
             raise self.error
         return Outcome(self.budget.finished, interrupted, self._resumed)
@@ -177,7 +177,7 @@ class WorkerPool(ABC, Generic[W]):
             self.error = message.error
 
     def _log_once(self, level: int, line: str) -> None:
-        """What all workers find, such as a trial of another host, is said by one of them."""
+        """Log a line that several workers say, such as one on a trial of another host, a single time."""
         if line not in self._logged:
             self._logged.add(line)
             logger.log(level, "%s", line)

@@ -164,7 +164,7 @@ class _PipeChannel:
 
 
 def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
-    """What a worker's process does."""
+    """The main function of a worker's process."""
     stop = StopRequest()
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):

@@ -165,7 +165,7 @@ class RayExecutor(Executor):
     Args:
         options: Without a number of workers there are as many as the cluster has room for. Their threads are reserved.
         gpus: GPUs of each, which are reserved; a fraction shares one.
-        address: As `connected` takes it.
+        address: The address of the cluster; ``"auto"`` or None takes the one that runs here, else starts one.
 
     Raises:
         SpecError: Devices are named, which Ray chooses.

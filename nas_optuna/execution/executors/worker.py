@@ -1,4 +1,4 @@
-"""What a worker does, wherever it is: it opens the study, runs our loop, and tells everything to its executor."""
+"""A worker, wherever it is, opens the study, runs our loop, and tells everything to its executor."""
 
 from __future__ import annotations
 
