@@ -35,7 +35,7 @@ from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ranking_row
 from nas_optuna.oneshot.price import CostTable
-from nas_optuna.oneshot.ranking import ArchitectureRanker, RankingResult
+from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import FEATURES, Score
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import strategy_options
@@ -43,6 +43,7 @@ from nas_optuna.oneshot.trained import make_evaluator
 from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec, SupernetSpec
+from nas_optuna.study.supernet_result import SupernetResult
 
 SIZES = "sizes, short"
 """A score of sizes alone fitted to the same short trainings: the score is better by what shared weights add."""
@@ -89,7 +90,7 @@ class Trained:
     """A trained supernet: what ranks with it, and CPU seconds of its parts and of a stand-alone training."""
 
     ranker: ArchitectureRanker
-    found: RankingResult
+    found: SupernetResult
     training_seconds: float
     choosing_seconds: float
     alone_seconds: float
@@ -147,7 +148,7 @@ def rows(truth: Truth, trained: Trained) -> dict[str, object]:
     cost = trained.training_seconds + trained.choosing_seconds
     result["cost"] = cost / trained.alone_seconds
     result["training cost"] = trained.training_seconds / trained.alone_seconds
-    result["predictor"] = trained.found.fidelity
+    result["predictor"] = trained.found.predictor_spearman
     if truth.search.space.size == len(truth.architectures):
         result |= of_choice(truth, trained.found)
     return result
@@ -161,16 +162,16 @@ def without_shared_weights(trained: Trained, features: NDArray[np.float64]) -> N
     return score(features)
 
 
-def of_choice(truth: Truth, found: RankingResult) -> dict[str, float]:
+def of_choice(truth: Truth, found: SupernetResult) -> dict[str, float]:
     """Where every architecture is known: the regret of the choices, and the share of the prior in the best tenth."""
     space, best = truth.search.space, float(truth.mean.max())
     place = {architecture: i for i, architecture in enumerate(truth.architectures)}
-    shares = [np.exp(logits) / np.exp(logits).sum() for logits in map(np.array, found.logits.values())]
+    shares = list(map(np.array, found.probabilities().values()))
     tokens = np.array([space.tokens(architecture) for architecture in truth.architectures])
     prior = np.prod([share[tokens[:, i]] for i, share in enumerate(shares)], axis=0)
     starts = [place[space.architecture(params_of(space, t))] for t in found.starts[:5]]
     return {
-        "regret of best": 100 * (best - float(truth.mean[place[found.best]])),
+        "regret of best": 100 * (best - float(truth.mean[place[space.parse(found.best)]])),
         "regret of argmax": 100 * (best - float(truth.mean[prior.argmax()])),
         "best of five starts": 100 * (best - float(truth.mean[starts].max())),
         "prior in best tenth": float(prior[truth.mean >= np.quantile(truth.mean, 0.9)].sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,8 @@ def check(
     supernet = trained_supernet(loaded, result, experiment.search, where, files)
     search = restrict_to(supernet, experiment.search) if supernet else experiment.search
     chosen = _put_forward(search, result)
-    drawn = checking.random_architectures(search, architectures, seed, experiment.objective.limits.total_excess)
+    excess = experiment.objective.limits.total_excess
+    drawn = search.space.sample_distinct(architectures, random.Random(seed), lambda drawn: excess(drawn) <= 0)
     loaded.pruner = optuna.pruners.NopPruner()
     waiting = checking.queue_untrained(loaded, experiment.search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):

@@ -1,4 +1,4 @@
-"""What a study's supernet puts forward."""
+"""The architectures that a study's supernet proposes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.supernet_result import SupernetResult
 
 ORIGIN = "supernet"
-"""Origin of a trial that a supernet's export put into the queue."""
+"""The origin of trials that a supernet's export put into the queue."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a supernet puts forward.
+    """An architecture that a supernet proposes.
 
     Attributes:
         architecture: The architecture.
-        by: ``"score"``, of the best by the score, the first of them by short trainings; or ``"alphas"``, the most
-            probable choices.
-        probability: Under the alphas.
+        by: ``"score"`` for the best by the score (or short trainings), ``"alphas"`` for the most probable choices.
+        probability: Its probability under the alphas.
     """
 
     architecture: Architecture

@@ -1,9 +1,8 @@
-"""Is a supernet worth believing? What it says of architectures against their own trainings, with size beside it."""
+"""How well a supernet ranks architectures, compared with their own trainings and with sizes alone."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chosen:
-    """An architecture that the supernet puts forward, trained on its own.
+    """An architecture that the supernet proposes, trained on its own.
 
     Attributes:
         by: ``"score"`` or ``"alphas"``.
@@ -85,9 +84,9 @@ class Verdict:
             repeats trainings; None where it does not, and the noise is not known.
         advantage: Kendall's τ of the score minus that of the best without shared weights: one size, or all sizes; the
             interval is of the difference.
-        chosen: What the supernet puts forward.
-        budget_seconds: What the supernet took: its training and that of the first chosen architecture.
-        random_trained: Random architectures that those seconds would have trained, in the order drawn.
+        chosen: The architectures that the supernet proposes.
+        budget_seconds: Seconds of the supernet: its training and that of the first chosen architecture.
+        random_trained: How many random architectures those seconds would have trained, in the order drawn.
         random_accuracy: The best accuracy among them; None where there is none.
         budget_covered: Whether enough random architectures were trained to use the budget up.
     """
@@ -126,25 +125,6 @@ class Verdict:
             f"The supernet {ranking}; its choice is {outcome} the best of {self.random_trained} random architectures"
             f" trained in the same time ({best.accuracy:.4f} against {self.random_accuracy:.4f}){reach}."
         )
-
-
-def random_architectures(
-    search: Search,
-    count: int,
-    seed: int,
-    excess: Callable[[Architecture], float] = lambda architecture: 0.0,
-    attempts: int = 20_000,
-) -> list[Architecture]:
-    """Distinct architectures inside the limits, uniformly drawn; fewer where the space has fewer."""
-    rng, space = random.Random(seed), search.space
-    found: dict[Architecture, None] = {}
-    for _ in range(attempts):
-        if len(found) >= min(count, space.size):
-            break
-        drawn = space.sample(rng)
-        if drawn not in found and excess(drawn) <= 0:
-            found[drawn] = None
-    return list(found)
 
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:

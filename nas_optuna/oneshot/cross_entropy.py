@@ -18,15 +18,15 @@ Utility = Callable[[Sequence[Tokens]], Sequence[float]]
 """The higher, the better; asked once for each architecture."""
 
 ROUNDS = 4
-"""Rounds of draws, each from what the one before it taught."""
+"""Rounds of draws; each draws from the distribution that the round before it gave."""
 FREE_DRAWS = 1000
-"""Draws per round where everything is evaluated already, so that a draw costs nothing."""
+"""Draws per round where all architectures are evaluated already, so that a draw costs nothing."""
 ELITE = 0.15
 """The share of a round's draws that the alphas move towards."""
 RATE = 0.5
-"""How far they move."""
+"""How far the alphas move towards the best of a round."""
 LEAST = 0.05
-"""No choice becomes less probable than this share of an even one: a prior that excludes nothing can be wrong."""
+"""The least probability of a choice as a share of an even one, so that a wrong prior excludes nothing."""
 SEARCH_SHARE = 0.4
 """The share of all evaluations that the evolutionary search gets."""
 POPULATION, CHILDREN = 24, 16

@@ -65,10 +65,10 @@ def cost_of(space: SearchSpace, architecture: Architecture, costs: Mapping[str, 
 
 
 PRICED_ARCHITECTURES, PRICED_STEPS = 3, 9
-"""Stand-alone networks and steps of shared weights that are timed."""
+"""How many stand-alone networks and how many steps of shared weights are timed."""
 SCORED_AT_RANDOM, SCORED_IN_TURN = 4, 32
-"""Architectures that are scored in one call to see what scoring costs; in turn where the whole space will be scored,
-of which neighbours share most of what is computed."""
+"""How many architectures are scored in one call to measure what scoring costs: random ones, or successive ones, which
+share most of the computation, where the whole space will be scored."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,9 @@ class Price:
     """What a supernet's training costs, measured on a few steps.
 
     Attributes:
-        epoch_seconds: One epoch of shared weights.
-        training_seconds: One stand-alone training of the study's recipe, of an architecture of middling cost.
-        scoring_seconds: One architecture scored on shared weights, among others as they will be scored; 0 where none
-            is.
+        epoch_seconds: Seconds of one epoch of shared weights.
+        training_seconds: Mean seconds of one stand-alone training by the study's recipe, over random architectures.
+        scoring_seconds: Seconds to score one architecture on shared weights; 0 where none is scored.
     """
 
     epoch_seconds: float

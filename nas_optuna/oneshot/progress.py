@@ -27,9 +27,9 @@ class Epoch:
         loss: Mean cross entropy of the weight steps.
         accuracy: Share of right answers in the weight steps, before each step.
         gradient_norm: Median norm of the weights' gradient before clipping.
-        seconds: Wall-clock.
+        seconds: Wall-clock seconds.
         alpha_loss: Mean cross entropy of the alpha steps; None while alphas stand still, and in a joint update.
-        temperature: Of the Gumbel-softmax; None where nothing is drawn from alphas.
+        temperature: The Gumbel-softmax's temperature; None where nothing is drawn from alphas.
         cost: Expected cost at the end of the epoch, in the table's unit; None without alphas or a table.
         alphas: Parameter name → logits at the end of the epoch; None where the strategy trains none.
     """
@@ -46,7 +46,7 @@ class Epoch:
 
 
 def measured(epoch: Epoch) -> Measurement:
-    """What one epoch of a supernet brought, as callbacks are told of it."""
+    """An epoch of a supernet as the measurement that callbacks get."""
     # Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
     # ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
     optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}

@@ -1,11 +1,11 @@
-"""From trained shared weights, or without any, to alphas, the best architecture, and what samplers need of both."""
+"""The ranking of architectures, with or without shared weights: alphas, the best one, and what samplers need."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,58 +20,27 @@ from nas_optuna.oneshot.short_trainings import ShortTrainer
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.supernet_result import Predictor, Tokens, indicators
+from nas_optuna.study.supernet_result import Predictor, SupernetResult, Tokens, indicators
 
 Shared = Callable[[Sequence[Architecture]], Sequence[SharedFigures]]
-"""What shared weights do in each of some architectures."""
+"""Architectures → what each does with shared weights."""
 UNKNOWN = SharedFigures(accuracy=0.0, loss=1.0)
-"""Stands for every architecture where there are no shared weights; a feature that never differs has no weight."""
+"""The figures of every architecture where there are no shared weights; a feature without spread has no weight."""
 LOSS_SPREAD = 0.3
 """Standard deviation of the logarithm of losses where no shared weights tell it."""
 STARTS = 24
-"""Architectures that are kept for a warm start."""
+"""How many architectures are kept for a warm start."""
 REFERENCE = 128
 """Random architectures over which features are standardised; all where all are evaluated."""
 OWN_SHARE = 0.3
-"""What an architecture's own score counts among the starts beside what the predictor says of it.
+"""The weight of an architecture's own score among the starts; the rest is the predictor's.
 
-Few images tell the best of many networks from the luckiest; the predictor averages over those that are alike.
+With few images the best of many networks is often the luckiest; the predictor averages over similar ones.
 """
 POOL = 128
 """Random architectures of which the most informative are trained for a short time."""
-ATTEMPTS = 20_000
-"""Draws after which no more architectures inside the limits are looked for."""
 OUTSIDE = 1e6
-"""What being outside a limit takes from the utility, more than any score gives."""
-
-
-@dataclass(frozen=True)
-class RankingResult:
-    """What shared weights, sizes and short trainings say.
-
-    Attributes:
-        logits: Parameter name → logits of the alphas.
-        best: The best architecture by the score, the cost term and the limits; among finalists, by short trainings.
-        best_figures: What shared weights do in it.
-        starts: Tokens of the best that differ from each other, `best` first.
-        score: Its weights.
-        calibration_set: Tokens and accuracies of the short trainings that the score was fitted to.
-        finalists: How many of the best by the score were compared by short trainings.
-        predictor: The score without the weights of the supernet.
-        fidelity: Spearman's correlation of the predictor with the score on architectures that it was not fitted to.
-        evaluations: Architectures evaluated.
-    """
-
-    logits: Mapping[str, list[float]]
-    best: Architecture
-    best_figures: SharedFigures
-    starts: Sequence[Tokens]
-    score: Score
-    calibration_set: Sequence[tuple[Tokens, float]]
-    finalists: int
-    predictor: Predictor
-    fidelity: float
-    evaluations: int
+"""The penalty of the utility outside a limit, larger than any score."""
 
 
 class ArchitectureRanker:
@@ -136,37 +105,40 @@ class ArchitectureRanker:
             rows = self.rows([tokens for tokens, _ in trained])
             self.score = self.score.fit(rows, [accuracy for _, accuracy in trained], short=short)
 
-    def rank(self) -> RankingResult:
+    def rank(self) -> SupernetResult:
         """Learn the alphas, search the best architecture, fit the predictor, and let the finalists train."""
+        # The best is that of the score, the cost term and the limits; among finalists, that of short trainings.
         evaluated = Evaluated(self.utilities, min(self._evaluations, self._space.size))
         if self._whole:
             evaluated(self._everything())
         alphas = learn_alphas(self._sizes, evaluated, self._rng)
         best = search_best(self._sizes, evaluated, self._rng)
         derived = tuple(max(range(len(p)), key=p.__getitem__) for p in alphas)
-        if self._excess(self.architecture(derived)) > 0 >= self._excess(self.architecture(best)):
+        if self._excess(self._space.from_tokens(derived)) > 0 >= self._excess(self._space.from_tokens(best)):
             alphas = agreeing(alphas, best)
         scored = list(self._known)
         scores = self.score(self.rows(scored))
         coefficients, intercept, fidelity = distil(lambda t: indicators(self._sizes, t), scored, scores)
         smooth = indicators(self._sizes, scored) @ coefficients + intercept
         usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
-        names = list(self._space.parameters)
         starts, finalists = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
         first = starts[0] if starts else best
-        return RankingResult(
-            logits=dict(zip(names, alphas, strict=True)),
-            best=self.architecture(first),
-            best_figures=(self.rows([first]), self._known[first][0])[1],
+        self.rows([first])
+        return SupernetResult(
+            alphas=dict(zip(self._space.parameters, alphas, strict=True)),
+            best=str(self._space.from_tokens(first)),
+            best_shared_accuracy=round(self._known[first][0].accuracy, 4) if self._shared else None,
             starts=starts,
-            score=self.score,
-            calibration_set=self._calibration_set,
-            finalists=finalists,
             predictor=Predictor(
                 {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
             ),
-            fidelity=fidelity,
-            evaluations=len(evaluated.found),
+            predictor_spearman=None if math.isnan(fidelity) else round(fidelity, 3),
+            calibration_set=self._calibration_set,
+            score=self.score.to_dict(),
+            score_trials=self.score.trials,
+            score_short_trainings=self.score.short,
+            score_evaluations=len(evaluated.found),
+            finalists=finalists,
         )
 
     def _starts(self, best: Tokens, evaluated: Evaluated, usual: Mapping[Tokens, float]) -> list[Tokens]:
@@ -181,20 +153,15 @@ class ArchitectureRanker:
         # Of random ones those are trained that differ most in what the score looks at.
         if self._short is None or not self._short.plan.calibrating:
             return []
-        own = {self._space.tokens(architecture) for architecture in trained}
         rng = random.Random(f"teachers {self._spec.seed}")  # others than a check's random ones with the same seed
-        drawn: dict[Tokens, None] = {}
-        for _ in range(ATTEMPTS):
-            tokens = tuple(rng.randrange(size) for size in self._sizes)
-            if tokens not in drawn and tokens not in own and self._excess(self.architecture(tokens)) <= 0:
-                drawn[tokens] = None
-            if len(drawn) == max(POOL, self._short.plan.calibrating):
-                break
+        drawn = self._space.sample_distinct(
+            max(POOL, self._short.plan.calibrating), rng, lambda a: a not in trained and self._excess(a) <= 0
+        )
         if len(drawn) < MIN_TRAININGS:
             return []
-        pool = list(drawn)
+        pool = list(map(self._space.tokens, drawn))
         chosen = [pool[i] for i in self.score.most_informative(self.rows(pool), self._short.plan.calibrating)]
-        reached = self._short([self.architecture(t) for t in chosen], self._short.plan.calibration_epochs)
+        reached = self._short([self._space.from_tokens(t) for t in chosen], self._short.plan.calibration_epochs)
         return [(t, accuracy) for t, accuracy in zip(chosen, reached, strict=True) if accuracy is not None]
 
     def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> tuple[list[Tokens], int]:
@@ -204,7 +171,7 @@ class ArchitectureRanker:
         wanted = starts[: self._short.plan.finalists] if self._short else []
         if self._short is None or len(wanted) < 2:
             return starts, 0
-        reached = self._short([self.architecture(t) for t in wanted], self._short.plan.final_epochs)
+        reached = self._short([self._space.from_tokens(t) for t in wanted], self._short.plan.final_epochs)
         ended = [(t, accuracy) for t, accuracy in zip(wanted, reached, strict=True) if accuracy is not None]
         finalists = [t for t, _ in ended]
         odds, scores = logits([accuracy for _, accuracy in ended]), np.array([usual[t] for t in finalists])
@@ -220,7 +187,7 @@ class ArchitectureRanker:
         """Features of architectures, each evaluated once."""
         new = [t for t in dict.fromkeys(tokens) if t not in self._known]
         if new:
-            architectures = [self.architecture(t) for t in new]
+            architectures = [self._space.from_tokens(t) for t in new]
             shared = self._shared(architectures) if self._shared else [UNKNOWN] * len(new)
             rows = features(self._space, architectures, shared)
             self._known |= {t: (s, row) for t, s, row in zip(new, shared, rows, strict=True)}
@@ -228,7 +195,7 @@ class ArchitectureRanker:
 
     def utilities(self, tokens: Sequence[Tokens]) -> list[float]:
         """Minus the loss that the score stands for, with the cost term, and far below for what is outside a limit."""
-        architectures = [self.architecture(t) for t in tokens]
+        architectures = [self._space.from_tokens(t) for t in tokens]
         excesses = [self._excess(a) for a in architectures]
         utilities = [-OUTSIDE * (1 + excess) for excess in excesses]
         inside = [i for i, excess in enumerate(excesses) if excess <= 0]
@@ -243,15 +210,9 @@ class ArchitectureRanker:
         """Return the utilities of architectures that are inside the limits, from their scores."""
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
-            costs = [cost_of(self._space, self.architecture(t), self._table) for t in tokens]
+            costs = [cost_of(self._space, self._space.from_tokens(t), self._table) for t in tokens]
             losses = cost_loss(self._spec)(losses, torch.tensor(costs, dtype=losses.dtype))
         return (-losses).tolist()
-
-    def architecture(self, tokens: Tokens) -> Architecture:
-        """The architecture that tokens stand for."""
-        return self._space.architecture(
-            {name: p.choices[t] for (name, p), t in zip(self._space.parameters.items(), tokens, strict=True)}
-        )
 
     def _everything(self) -> list[Tokens]:
         return list(itertools.product(*map(range, self._sizes)))

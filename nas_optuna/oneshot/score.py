@@ -34,9 +34,9 @@ PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
 SHARED_STRENGTH, SIZE_STRENGTH, SINGLE_STRENGTH = 1.0, 2.0, 8.0
 """How many trials it takes to move what shared weights say, or sizes, as a whole, and one weight for itself."""
 SHORT_WORTH = 0.25
-"""What a short training counts as a teacher beside a training to the end."""
+"""The weight of a short training in the regression, where a training to the end has 1."""
 MIN_TRAININGS = 3
-"""Trainings below which they teach nothing."""
+"""The fewest trainings that a score is fitted to."""
 
 
 def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
@@ -93,9 +93,9 @@ class Score:
     Attributes:
         centre: Mean of each feature over random architectures.
         scale: Standard deviation of each.
-        weights: As `PRIOR`.
-        trials: Finished trials that taught the weights.
-        short: Short trainings that did; without both it is the prior.
+        weights: One weight for each entry of `PRIOR`, then one for each choice.
+        trials: How many finished trials the weights are fitted to.
+        short: How many short trainings; without both it is the prior.
     """
 
     centre: Array
@@ -140,7 +140,7 @@ class Score:
         return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
 
     def most_informative(self, rows: Array, count: int) -> list[int]:
-        """Which architectures tell most about the weights, were they trained: those that are least predictable."""
+        """The architectures whose training would tell most about the weights: the least predictable ones."""
         # A greedy D-optimal design (Fedorov 1972): each in turn has the largest variance given those before it.
         x = self._design(rows) - self._design(self.centre[None])
         precision = np.eye(x.shape[1]) * (SINGLE_STRENGTH / 2)
@@ -208,7 +208,7 @@ def _agreement(x: Array, y: Array, fit: NDArray[np.int64], test: NDArray[np.int6
 
 
 def _ridge(x: Array, y: Array, strength: float) -> tuple[Array, float]:
-    """By the smaller of the two normal equations."""
+    """Ridge regression by the smaller of the two normal equations."""
     centre, mean = x.mean(0), float(y.mean())
     z, target = x - centre, y - mean
     if len(y) < x.shape[1]:

@@ -15,12 +15,12 @@ from nas_optuna.spaces.supernet import ChoiceWeights, Stage, Supernet
 from nas_optuna.training.precision import autocast
 
 RECALIBRATION_BATCHES = 1
-"""Batches of 256 training images from which a path's batch norm statistics are taken: eight rank the same (τ 0.98)."""
+"""Batches of 256 training images for a path's batch norm statistics; eight rank the same (τ 0.98)."""
 
 
 @dataclass(frozen=True)
 class SharedFigures:
-    """What an architecture does with shared weights, on held-out images.
+    """How well an architecture does with shared weights on held-out images.
 
     Attributes:
         accuracy: Share of right answers, 0 … 1.

@@ -45,9 +45,9 @@ class ShortPlan:
     """How many architectures are trained for a short time, and for how long.
 
     Attributes:
-        calibrating: Random architectures.
+        calibrating: How many random architectures.
         calibration_epochs: Epochs of each.
-        finalists: Of the best by the score.
+        finalists: How many of the best by the score.
         final_epochs: Epochs of each finalist.
 
     Examples:
@@ -100,13 +100,13 @@ class ShortTrainer:
         plan: How many it is meant for.
         device: Where to train.
         folder: Where results are kept; None keeps them in memory.
-        callback: Told of each training as of one subject, ``"short training N"``, where N counts from 1.
+        callback: Hears of each training as of a subject ``"short training N"``, where N counts from 1.
         interrupted: Asked between steps; `Interrupted` is raised when it says so.
 
     Attributes:
-        plan: As given.
-        results: Of those that have ended, in their order, from an earlier process too.
-        seconds_before: What those of an earlier process took.
+        plan: The plan that was given.
+        results: The results of the trainings that have ended, in their order, earlier processes' included.
+        seconds_before: What the trainings of earlier processes took.
     """
 
     def __init__(

@@ -11,14 +11,14 @@ from nas_optuna.errors import TrainingError
 from nas_optuna.spaces.architecture import Choice
 
 EXPLOSION = 100.0
-"""How many times the largest earlier median a window's median gradient norm may reach."""
+"""The largest ratio of a window's median gradient norm to the largest earlier median."""
 CHANCE = 10.0
-"""How many times the loss of guessing, ``log(classes)``, a window's median loss may reach, unless it falls.
+"""The largest ratio of a window's median loss to the loss of guessing, ``log(classes)``, unless the loss falls.
 
 A deep residual network without norm layers can begin with such a loss and learn nevertheless.
 """
 COLLAPSE = 0.8
-"""Mean probability from which on a derived network that does the least possible is a decision, not noise."""
+"""The mean probability from which on an argmax of all smallest choices counts as a collapse."""
 
 
 class DivergenceMonitor:

@@ -6,20 +6,17 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nas_optuna.errors import SpecError
 from nas_optuna.registry import Registry, check_options
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.built import BuiltSpace
+from nas_optuna.spaces.function_supernet import FunctionSupernet
 from nas_optuna.spaces.supernet import Supernet
 
 REGISTRY = Registry("supernet", "nas_optuna.supernets")
-_BUILTIN = {
-    "nas_optuna.spaces.built:BuiltSpace": "nas_optuna.spaces.function_supernet:FunctionSupernet",
-}
 
 Factory = Callable[..., Supernet]
 """Takes a space and the supernet's own options as keywords."""
@@ -46,11 +43,8 @@ class _SupernetFor:
         for cls in type(space).__mro__:
             if cls in self._registered:
                 return self._registered[cls]
-            target = _BUILTIN.get(f"{cls.__module__}:{cls.__qualname__}")
-            if target is not None:
-                module, _, attribute = target.partition(":")
-                made: Factory = getattr(importlib.import_module(module), attribute)
-                return made
+        if isinstance(space, BuiltSpace):
+            return FunctionSupernet
         if space.name in REGISTRY.names():
             found: Factory = REGISTRY.find(space.name)
             return found
@@ -64,17 +58,12 @@ class _SupernetFor:
         found: SearchSpace = getattr(self.factory(space), "supported_subspace", lambda whole: whole)(space)
         return found
 
-    def options(self, space: SearchSpace) -> dict[str, Any]:
-        """The options that the supernet of a space takes, with their defaults."""
-        parameters = inspect.signature(self.factory(space)).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
     def __call__(self, space: SearchSpace, **options: Any) -> Supernet:
         """Make one network that holds every architecture of the space with shared weights.
 
         Args:
             space: The space.
-            options: The supernet's own options, e.g. ``alpha_init="uniform"``; `options` lists them.
+            options: The supernet's own options, e.g. ``alpha_init="uniform"``.
 
         Raises:
             SpecError: The space has no supernet, or an option or its value is refused.

@@ -1,4 +1,4 @@
-"""What a study knows of its supernet and of its own trainings: the weights, the evaluator, and who was trained."""
+"""A study's trained supernet, the evaluator of its shared weights, and the study's own trainings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nas_optuna.training.precision import resolve_precision
 from nas_optuna.training.state_validation import require_tensors
 
 SCORED_IMAGES = 500
-"""The most held-out images that shared weights are scored on: twice as many rank hardly better, in twice the time."""
+"""The most held-out images on which shared weights are scored: twice as many rank hardly better."""
 
 
 def restrict_to(supernet: Supernet, search: Search) -> Search:
@@ -88,7 +88,7 @@ def calibrated_ranker(
         search: What its spec names, for what the supernet holds.
         supernet: The trained supernet; None where there are no shared weights.
         device: Where the supernet is.
-        ranked: What the score is to rank: short trainings of these do not count.
+        ranked: The architectures that the score will rank; their own short trainings are left out.
     """
     spec = SupernetSpec.model_validate(result.settings)
     shared = make_evaluator(supernet, search, device) if supernet else None
@@ -99,7 +99,7 @@ def calibrated_ranker(
 
 
 def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:
-    """How far an architecture is above the study's limits; inside at 0."""
+    """A function that says how far an architecture is above the study's limits; 0 inside."""
     wanted = search.spec.limits
     costs = StudyCosts(search.space, device, limited=list(wanted), latency=search.spec.latency)
     limits = Limits(wanted, costs, search.space)

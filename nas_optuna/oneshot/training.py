@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from nas_optuna.execution.search import Search
 from nas_optuna.machine import laid_out
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
 from nas_optuna.oneshot.progress import Epoch, measured, write_history
-from nas_optuna.oneshot.ranking import ArchitectureRanker, RankingResult
+from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import find_strategy, is_without_weights, strategy_options
@@ -233,63 +232,32 @@ class SupernetTraining:
     def _store(self, short: ShortTrainer | None, stopped: str | None) -> SupernetResult:
         began = time.monotonic()
         evaluator = self._evaluator()
-        ranked = self._rank(evaluator, short) if self._ranks else None
-        result = self._result(ranked)
-        argmax = self._architecture(result)
-        seconds = sum(epoch.seconds for epoch in self.history) + time.monotonic() - began
+        found = self._rank(evaluator, short) if self._ranks else SupernetResult(alphas={})
+        if self.strategy:
+            supernet = self.strategy.supernet
+            supernet.set_alphas(found.alphas)
+            found = replace(found, alphas=supernet.alphas_of(self.whole))
+        argmax = self._architecture(found)
         result = replace(
-            result,
+            found,
+            strategy=self._spec.strategy,
             argmax=str(argmax),
             shared_accuracy=round(evaluator([argmax])[0].accuracy, 4) if evaluator else None,
-            expected_cost=self._expected_cost(argmax),
-            seconds=round(seconds + (short.seconds_before if short else 0.0), 2),
-            stopped=stopped,
-            artifact=self._upload_history(),
-        )
-        write_result(self._study, result)
-        return result
-
-    def _result(self, ranked: RankingResult | None) -> SupernetResult:
-        """What was found, as far as the ranking and the settings say it."""
-        result = SupernetResult(
-            alphas=self._alphas(ranked),
-            strategy=self._spec.strategy,
             epochs=len(self.history),
             price=round(sum(self.prices.values()), 2),
+            expected_cost=self._expected_cost(argmax),
             unit=self._table.unit,
             costs=self._table.source,
+            stopped=stopped,
             identity=self._identity,
             version=self.strategy.supernet.version if self.strategy else 0,
+            artifact=self._upload_history(),
             settings=self._spec.model_dump(mode="json"),
         )
-        if ranked is None:
-            return result
-        return replace(
-            result,
-            best=str(ranked.best),
-            best_shared_accuracy=round(ranked.best_figures.accuracy, 4) if self.strategy else None,
-            starts=ranked.starts,
-            predictor=ranked.predictor,
-            predictor_spearman=None if math.isnan(ranked.fidelity) else round(ranked.fidelity, 3),
-            calibration_set=ranked.calibration_set,
-            score=ranked.score.to_dict(),
-            score_trials=ranked.score.trials,
-            score_short_trainings=ranked.score.short,
-            score_evaluations=ranked.evaluations,
-            finalists=ranked.finalists,
-        )
-
-    def _alphas(self, ranked: RankingResult | None) -> dict[str, list[float]]:
-        """The alphas of every parameter of the study's space, of which the supernet may hold a part."""
-        if self.strategy is None:
-            assert ranked is not None
-            return dict(ranked.logits)
-        supernet = self.strategy.supernet
-        if ranked is not None:
-            with torch.no_grad():
-                for name, alpha in supernet.alphas.items():
-                    alpha.copy_(torch.tensor(ranked.logits[name]))
-        return supernet.alphas_of(self.whole)
+        before = sum(epoch.seconds for epoch in self.history) + (short.seconds_before if short else 0.0)
+        result = replace(result, seconds=round(before + time.monotonic() - began, 2))
+        write_result(self._study, result)
+        return result
 
     def _architecture(self, result: SupernetResult) -> Architecture:
         """The argmax of the alphas, in the part of the space that the supernet holds."""
@@ -305,7 +273,7 @@ class SupernetTraining:
             return round(self.strategy.supernet.expected_cost(self._table.costs).item(), 5)
         return round(cost_of(self.search.space, argmax, self._table.costs), 5)
 
-    def _rank(self, evaluator: SharedEvaluator | None, short: ShortTrainer | None) -> RankingResult:
+    def _rank(self, evaluator: SharedEvaluator | None, short: ShortTrainer | None) -> SupernetResult:
         return ArchitectureRanker(
             self.search.space,
             evaluator,

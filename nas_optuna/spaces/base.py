@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Self
@@ -24,8 +25,8 @@ if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spac
 Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
 
-_MISSES = 10_000
-"""Draws in a row without a new architecture before a sample is taken for the whole space."""
+_ATTEMPTS, _ATTEMPTS_EACH = 20_000, 100
+"""Draws, and more for each wanted architecture, after which no others are looked for."""
 
 
 @dataclass(frozen=True)
@@ -242,14 +243,17 @@ class SearchSpace(ABC):
         """Draw every parameter uniformly and independently."""
         return self.architecture({name: rng.choice(p.choices) for name, p in self.parameters.items()})
 
-    def sample_distinct(self, count: int, rng: random.Random) -> list[Architecture]:
-        """Draw distinct architectures, in the order drawn; fewer where the space is smaller."""
+    def sample_distinct(
+        self, count: int, rng: random.Random, accept: Callable[[Architecture], bool] = lambda architecture: True
+    ) -> list[Architecture]:
+        """Draw distinct architectures that are accepted, in the order drawn; fewer where there are hardly more."""
         found: dict[Architecture, None] = {}
-        misses = 0
-        while len(found) < min(count, self.size) and misses < _MISSES:
-            before = len(found)
-            found[self.sample(rng)] = None
-            misses = 0 if len(found) > before else misses + 1
+        for _ in range(_ATTEMPTS + count * _ATTEMPTS_EACH):
+            if len(found) >= min(count, self.size):
+                break
+            drawn = self.sample(rng)
+            if drawn not in found and accept(drawn):
+                found[drawn] = None
         return list(found)
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
@@ -294,7 +298,8 @@ class SearchSpace(ABC):
         narrowed.parameters = {
             name: Parameter((pinned[name],), p.ordered) if name in pinned else p for name, p in self.parameters.items()
         }
-        narrowed.__dict__.pop("size", None)  # where a subclass caches it
+        for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
+            del narrowed.__dict__[name]  # what follows from the parameters
         return narrowed
 
     def identity(self) -> dict[str, Any]:

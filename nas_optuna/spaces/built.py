@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Decomposable, InputSize, Operation, Parameter, Shape
+from nas_optuna.spaces.base import Decomposable, InputSize, Operation, Parameter
 from nas_optuna.spaces.checks import checked_input_size
 from nas_optuna.spaces.choices import Choices
 
@@ -40,11 +41,28 @@ Build = Callable[..., Any]
 """``(choices, task, **options) -> nn.Module``."""
 
 
+@dataclass(frozen=True)
+class CostStep:
+    """One step of a network's cost as a Markov chain, whose first state is 0.
+
+    Attributes:
+        names: Parameters that are decided here.
+        costs: ``[states, combinations of choices]``, with the choices of the last parameter in a row.
+        targets: The next state of each of them, flattened.
+        uses: A parameter, and for each of its choices 1 where it has this step, else 0; None where all have it.
+    """
+
+    names: Sequence[str]
+    costs: Sequence[Sequence[float]]
+    targets: Sequence[int]
+    uses: tuple[str, Sequence[float]] | None = None
+
+
 class BuiltSpace(Decomposable):
-    """A space whose networks a function builds, with parameters that are known without running it.
+    """A space whose networks a function builds.
 
     Its supernet is made by the same function (`FunctionSupernet`). A subclass fills in `parameters` and says how an
-    architecture is written, and which operations a network is made of, one after another.
+    architecture is written, and which operations a network is made of.
 
     Args:
         build: The function.
@@ -77,19 +95,9 @@ class BuiltSpace(Decomposable):
         """Those params that the architecture's network asks for."""
         return dict(architecture.params)
 
-    def independent(self, names: Sequence[str]) -> list[list[str]]:
-        """Groups of parameters of which none decides whether another group's are asked for."""
-        return [[name] for name in names]
-
-    def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
-        """The operations of one part of a network, and the shape of its output."""
-        operation = self.operations(self.architecture(params))[number]
-        return (operation,), operation.output_shape
-
-    def places(self, architecture: Architecture) -> Mapping[str, str]:
-        """Name of each part of the supernet's network → that of the same part of an architecture's, if there is one."""
-        # Empty where they have the same names.
-        return {}
+    @abstractmethod
+    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
+        """A network's cost, step by step, with the price of an operation."""
 
     def stabilize_init(self, network: nn.Module) -> None:
         """Lessen the initial weights of a supernet's network; see `Supernet.stabilize_init`."""

@@ -32,7 +32,7 @@ class Open:
 
     @property
     def index(self) -> int | None:
-        """Of the one choice to compute; None where choices are mixed."""
+        """The index of the one choice to compute; None where choices are mixed."""
         pick = self.pick
         return None if pick is None or (pick.weights is not None and not self.drawn) else pick.index
 
@@ -81,6 +81,17 @@ class Size:
                 weights[opened.index or 0] = 1
             parts.append(weights)
         return reduce(lambda a, b: torch.outer(a, b).flatten(), parts)
+
+    def mixed(self, compute: Callable[[int], Tensor]) -> Tensor:
+        """What the one choice gives, or the weighted sum of what all give."""
+        import torch
+
+        weights = self.weights()
+        if weights is None:
+            return compute(self.alone)
+        return torch.stack(
+            [weight * compute(choice) for weight, choice in zip(weights, self.choices, strict=True)]
+        ).sum(0)
 
     def mask(self) -> Tensor | None:
         """``[largest]``: how much of each channel the mixed choices have together; None where they are not mixed."""

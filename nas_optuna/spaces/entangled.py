@@ -15,11 +15,11 @@ from nas_optuna.errors import SpecError
 from nas_optuna.spaces.elastic import Size, choices_of, size_of
 
 SMALLEST_GROUP = 4
-"""Fewer channels are not centred, because little would be left of them."""
+"""The smallest group of channels that is centred; of a smaller one, centring would leave little."""
 
 
 class ElasticLayer(nn.Module):
-    """What elastic layers have in common.
+    """The base class of elastic layers.
 
     Attributes:
         inputs: Choices of the input's channels or features; None where there is one.
@@ -36,10 +36,6 @@ class ElasticLayer(nn.Module):
         mask = None if self.inputs is None or self.scales_output else self.inputs.mask()
         return x if mask is None else x * mask.to(x.dtype).view(-1, *[1] * (x.ndim - dim % x.ndim - 1))
 
-    def decides(self) -> set[str]:
-        """Names of the parameters, beside that of its input's width, that decide what it computes."""
-        return {opened.name for opened in self.outputs.opens} if self.outputs else set()
-
     def state_for(self, target: nn.Module) -> dict[str, Tensor]:
         """The weights of one choice."""
         mine = self.state_dict()
@@ -49,7 +45,7 @@ class ElasticLayer(nn.Module):
 
 
 def cut(tensor: Tensor | None, count: int) -> Tensor | None:
-    """The first entries of what may be None."""
+    """The first entries of a tensor, or None for None."""
     return None if tensor is None else tensor[:count]
 
 
@@ -71,12 +67,12 @@ def centred(weight: Tensor, matrix: Tensor) -> Tensor:
 
 @cache
 def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
-    """How many of a kernel's taps along one side meet the image, in the mean over positions.
+    """The mean number of a kernel's taps along one side that lie inside the image, over all positions.
 
     Args:
-        side: Of the image.
-        kernel: Of the kernel.
-        stride: Between positions.
+        side: The image's side in pixels.
+        kernel: The kernel's side.
+        stride: The distance between two positions.
         border: The padding.
 
     Examples:
@@ -88,7 +84,7 @@ def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
 
 
 def geometric_mean(values: Sequence[int]) -> float:
-    """The middle of a list of factors."""
+    """The geometric mean."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
@@ -171,10 +167,6 @@ class OpenConv2d(ElasticLayer, nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def decides(self) -> set[str]:
-        """See `ElasticLayer.decides`."""
-        return {opened.name for size in (self.outputs, self.kernel, self.step) if size for opened in size.opens}
-
     def _centre(self, kernel: int) -> tuple[slice, slice]:
         """Where the crop of that kernel side lies in the largest one."""
         if self.kernel is None:
@@ -183,11 +175,11 @@ class OpenConv2d(ElasticLayer, nn.Conv2d):
         return (slice(border, border + kernel),) * 2
 
     def gain(self, width: int) -> float:
-        """What balancing multiplies the output of a width with."""
+        """The factor by which balancing multiplies the output of a width."""
         return 1.0 if self.balance is None else math.sqrt(self.mean_filters / width)
 
     def _kernel_gain(self, place: int, kernel: int, stride: int, shape: Sequence[int]) -> float:
-        """What balancing multiplies a kernel with: few of its taps meet a small image."""
+        """The factor by which balancing multiplies a kernel, few of whose taps lie inside a small image."""
         if self.balance is None:
             return 1.0
         border = self.paddings[place] if self.kernel else self.padding[0]
@@ -211,19 +203,22 @@ class OpenConv2d(ElasticLayer, nn.Conv2d):
         weight, bias = self.weight if self.depthwise else self.weight[:, : shape[0]], self.bias
         if self.balance is not None:
             weight = centred(weight, self.matrix)
+        taps: Tensor | float = 1.0
         if self.kernel is not None and (mixed := self.kernel.weights()) is not None:
             gains = [self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices)]
-            weight = weight * ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
+            taps = ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
         elif self.balance is not None:
-            weight = weight * self._kernel_gain(0, self.kernel_size[0], stride, shape)
+            taps = self._kernel_gain(0, self.kernel_size[0], stride, shape)
         scale = None
         if self.balance is not None and self.outputs is not None and (mixed := self.outputs.weights()) is not None:
             scale = mixed @ self.width_masks
         if self.step is not None and (mixed := self.step.weights()) is not None:
             drawn = mixed[self.step.choices.index(stride)]
             scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
-        if scale is not None:
-            weight, bias = weight * scale[:, None, None, None], None if bias is None else bias * scale
+        # These factors are small, and weights are not: one multiplication of weights is enough.
+        weight = weight * (taps if scale is None else taps * scale[:, None, None, None])
+        if scale is not None and bias is not None:
+            bias = bias * scale
         return weight[:width], cut(bias, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +237,7 @@ class OpenConv2d(ElasticLayer, nn.Conv2d):
         return F.conv2d(self.masked(x, 1), weight, bias, stride, padding, self.dilation, groups)
 
     def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
-        """From what follows from one width, by ReLU and pooling, to what follows from a smaller one; both by index."""
+        """Turn the output of one width, after ReLU and pooling, into that of a smaller one; both are given by index."""
         assert self.outputs is not None
         width = self.outputs.choices[index]
         return output[:, :width] * (self.gain(width) / self.gain(self.outputs.choices[wide]))

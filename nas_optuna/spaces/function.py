@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Operation, Parameter, Shape, text_of
+from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.layered import LayeredSpace
@@ -236,14 +236,6 @@ class FunctionSpace(LayeredSpace):
         self.tracer.confirm(asked)
         calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         return network, choices, calls
-
-    def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
-        """See `BuiltSpace.part`; the network is one part."""
-        return self.operations(self.architecture(params)), (self.classes,)
-
-    def independent(self, names: Sequence[str]) -> list[list[str]]:
-        """Groups of parameters of which none decides whether another group's are asked for."""
-        return self.tracer.independent(names)
 
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,11 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
 from nas_optuna.spaces.built import BuiltSpace
-from nas_optuna.spaces.chain_cost import ChainCost
+from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.elastic import Open
 from nas_optuna.spaces.entangled import ElasticLayer
-from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional
+from nas_optuna.spaces.expected_cost import ExpectedCost
+from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
 T = TypeVar("T")
@@ -53,15 +54,16 @@ class FunctionSupernet(Supernet):
 
     def __init__(self, space: BuiltSpace, *, alpha_init: str = "zero") -> None:
         self._whole = space
-        part = cast(BuiltSpace, self.supported_subspace(space))
+        probed, probe = _probe(space)
+        part = _kept_part(space, probed)
         super().__init__(part, alpha_init=alpha_init)
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
         self.opened, self.kept = mixing.opened, mixing.kept
         self.mixed: dict[str, list[MixedLayer]] = {}
-        for module in self.network.modules():
-            if isinstance(module, MixedLayer):
-                self.mixed.setdefault(module.name, []).append(module)
+        for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
+            self.mixed.setdefault(layer.name, []).append(layer)
+            layer.in_place = probed_layer.in_place
         self._first = {name: p.choices[0] for name, p in part.parameters.items()}
         if not self.mixed and not self.opened:
             raise SpecError(
@@ -80,23 +82,7 @@ class FunctionSupernet(Supernet):
     def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
         """The function's space with one choice for each value: the largest where they are ordered, else the first."""
         assert isinstance(space, BuiltSpace)
-        mixing = Mixing(space)
-        try:
-            with torch.device("meta"), torch.no_grad():
-                logits = space.build_with(mixing)(torch.empty(2, *space.input_shape))
-        except NasOptunaError:
-            raise
-        except Exception as error:
-            words = " ".join(str(error).split())
-            raise SpecError(f"the supernet of space {space.name!r} cannot take its images: {words}") from error
-        if not isinstance(logits, Tensor) or logits.shape != (2, space.classes):
-            given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise SpecError(
-                f"the supernet of space {space.name!r} gives {given} for 2 images, not logits [2, {space.classes}],"
-                " by which supernets are trained; search with a sampler instead"
-            )
-        kept = {name: value for name, value in mixing.kept.items() if len(space.parameters[name].choices) > 1}
-        return space.fixed(kept) if kept else space
+        return _kept_part(space, _probe(space)[0])
 
     def stabilize_init(self) -> None:
         """See `Supernet.stabilize_init`; the space knows what its networks need."""
@@ -178,43 +164,24 @@ class FunctionSupernet(Supernet):
             for decided in deciding:
                 decided.pick = None  # it holds a graph
 
-    def _parts(self) -> list[nn.Module]:
-        """The network's parts, one after another; the whole where it is no chain of operations."""
-        chain = self.space.sequential and isinstance(self.network, nn.Sequential)
-        return list(self.network.children()) if chain else [self.network]
-
-    def _deciding(self, part: nn.Module) -> list[str]:
-        """The parameters that decide what a part computes, beside the width of its input."""
-        if part is self.network:
-            return [name for name in self.space.parameters if name in self.mixed or name in self.opened]
-        found: set[str] = set()
-        for module in part.modules():
-            if isinstance(module, MixedLayer):
-                found.add(module.name)
-            elif hasattr(module, "decides"):
-                found |= cast("set[str]", cast(Any, module).decides())
-        return [name for name in self.space.parameters if name in found]
-
     def stages(self) -> Sequence[Stage]:
-        """One for each part of a chain."""
+        """One for each part of a chain; one where the network is none."""
+        if not isinstance(self.space, ChainSpace):
+            return super().stages()
 
-        def stage(part: nn.Module) -> Stage:
-            names = self._deciding(part)
-            layer = getattr(part, "nested", None)
-            nested = None
-            if layer is not None and layer.outputs is not None:
-                nested = Nested(layer.outputs.of.name, layer.outputs.choices, layer.narrow)
+        def stage(part: Part, layer: nn.Module) -> Stage:
+            names, nested = [*part.names, *(part.depth or ())[:1]], None
+            narrows = getattr(layer, "nested", None)
+            if narrows is not None and narrows.outputs is not None:
+                nested = Nested(narrows.outputs.of.name, narrows.outputs.choices, narrows.narrow)
                 names.remove(nested.name)
-            return Stage(tuple(names), lambda x, picks: self._run(part, x, picks), nested)
+            return Stage(tuple(names), lambda x, picks: self._run(layer, x, picks), nested)
 
-        return tuple(map(stage, self._parts()))
+        return tuple(map(stage, self.space.chain, self.network.children()))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
-        """The exact expectation, see `ChainCost`."""
-        if self.space.sequential and (error := self.missing(table)):
-            raise error
-        parts = [self._deciding(part) for part in self._parts()]
-        return ChainCost(self.space, parts, set(self.mixed), table, self._alphas[0].detach())
+        """The exact expectation, see `ExpectedCost`."""
+        return ExpectedCost(self.space, table, self._alphas[0].detach())
 
     @torch.no_grad()
     def extract(self, architecture: Architecture) -> nn.Module:
@@ -242,7 +209,9 @@ class FunctionSupernet(Supernet):
                 shared, elastic = _moved(shared, chosen, path), _moved(elastic, chosen, path)
             elif isinstance(layer, Optional):
                 shared, elastic = _moved(shared, f"{path}.0", path), _moved(elastic, f"{path}.0", path)
-        if places := self._whole.places(architecture):
+        if isinstance(self.space, ChainSpace):  # of which shallow networks have fewer parts
+            kept = [str(i) for i, part in enumerate(self.space.chain) if part.is_used(architecture.params)]
+            places = {number: str(i) for i, number in enumerate(kept)}
             shared, elastic = _renamed(shared, places), _renamed(elastic, places)
         _load(network, shared, elastic)
         return network
@@ -259,6 +228,38 @@ class FunctionSupernet(Supernet):
             ]
             found[name] = layers[0].labels[sizes.index(min(sizes))]
         return found
+
+
+def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
+    """What a supernet's network asks for, and that network on meta tensors, in which layers know who works in place."""
+    # Found before anything is trained: were only the first step of a process to copy inputs, its gradients would be
+    # summed in another order, and a training that was stopped and goes on would differ in the last bit.
+    mixing = Mixing(space)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = space.build_with(mixing)
+            for layer in mixed_layers(network):
+                layer.probing = True
+            network.eval()(torch.empty(2, *space.input_shape))
+            logits = network.train()(torch.empty(2, *space.input_shape))
+    except NasOptunaError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise SpecError(f"the supernet of space {space.name!r} cannot take its images: {words}") from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, space.classes):
+        given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise SpecError(
+            f"the supernet of space {space.name!r} gives {given} for 2 images, not logits [2, {space.classes}],"
+            " by which supernets are trained; search with a sampler instead"
+        )
+    return mixing, network
+
+
+def _kept_part(space: BuiltSpace, mixing: Mixing) -> BuiltSpace:
+    """The part of a space that has the values which its supernet keeps."""
+    kept = {name: value for name, value in mixing.kept.items() if len(space.parameters[name].choices) > 1}
+    return space.fixed(kept) if kept else space
 
 
 def _moved(items: Mapping[str, T], chosen: str, path: str) -> dict[str, T]:

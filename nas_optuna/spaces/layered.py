@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import Operation
-from nas_optuna.spaces.built import BuiltSpace
+from nas_optuna.spaces.built import BuiltSpace, CostStep
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
@@ -83,13 +85,42 @@ class LayeredSpace(BuiltSpace):
             )
         for answers in paths:
             for group in groups or [[]]:
-                for labels in _combinations({name: self.parameters[name].choices for name in group}):
+                for labels in self._combinations(group):
                     params = {**self._first(), **answers, **labels}
                     architecture = self.architecture(params)
                     if architecture not in tried:
                         tried.add(architecture)
                         seen.update(dict.fromkeys(self.operations(architecture)))
         yield from seen
+
+    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
+        """See `BuiltSpace.cost_steps`: first all values, which are the state; then layers, whose costs add up."""
+
+        def cost(*chosen: Answers) -> float:
+            params = functools.reduce(operator.or_, chosen, self._first())
+            return sum(map(price, self.operations(self.architecture(params))))
+
+        names = [name for name in self.parameters if name not in self.layer_names]
+        states = self._products(names)
+        base = list(map(cost, states))
+        yield CostStep(names, [base], range(len(states)))
+        for group in self.tracer.independent([name for name in self.parameters if name in self.layer_names]):
+            labels = self._products(group)
+            more = [
+                [cost(state, chosen) - first for chosen in labels] for state, first in zip(states, base, strict=True)
+            ]
+            yield CostStep(group, more, [i for i in range(len(states)) for _ in labels])
+
+    def _combinations(self, names: Sequence[str]) -> Iterator[Answers]:
+        """All choices of some parameters together; one by one where these are too many."""
+        if math.prod(len(self.parameters[name].choices) for name in names) <= _MAX_LABELS:
+            yield from self._products(names)
+        else:
+            yield from ({name: value} for name in names for value in self.parameters[name].choices)
+
+    def _products(self, names: Sequence[str]) -> list[Answers]:
+        choices = [self.parameters[name].choices for name in names]
+        return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
 
     def _first(self) -> Answers:
         return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
@@ -119,13 +150,3 @@ def _without(network: nn.Module, choices: Choices, calls: Sequence[Call]) -> nn.
     from nas_optuna.spaces.shapes import without
 
     return without(network, [choices.layers[call.name][call.place] for call in calls], calls)
-
-
-def _combinations(choices: Mapping[str, Sequence[Choice]]) -> Iterator[Answers]:
-    """All choices of some parameters together; one by one where these are too many."""
-    if math.prod(map(len, choices.values())) <= _MAX_LABELS:
-        for values in itertools.product(*choices.values()):
-            yield dict(zip(choices, values, strict=True))
-    else:
-        for name, several in choices.items():
-            yield from ({name: value} for value in several)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,14 +59,11 @@ class _OpenGroupNorm(ElasticLayer, nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, num_channels, …]`` → the same shape; mixed choices are normalised each on its own."""
-        weights = None if self.inputs is None else self.inputs.weights()
-        if self.inputs is None or weights is None or self.grows:  # groups of one size are the same in every choice
+        if self.inputs is None or self.grows:  # groups of one size are the same in every choice
             return self._first(x, x.shape[1])
-        parts = []
-        for weight, count in zip(weights, self.inputs.choices, strict=True):
-            behind = x.shape[1] - count
-            parts.append(weight * F.pad(self._first(x[:, :count], count), (0, 0) * (x.ndim - 2) + (0, behind)))
-        return torch.stack(parts).sum(0)
+        total = x.shape[1]
+        padding = (0, 0) * (x.ndim - 2)
+        return self.inputs.mixed(lambda count: F.pad(self._first(x[:, :count], count), (*padding, 0, total - count)))
 
     def _first(self, x: Tensor, count: int) -> Tensor:
         groups = self.num_groups * count // self.num_channels if self.grows else self.num_groups

@@ -24,8 +24,10 @@ class MixedLayer(nn.ModuleList):
 
     Attributes:
         name: The parameter's name.
-        labels: Of the candidates.
+        labels: The candidates' labels.
         pick: How they enter the next forward pass; None is a sum with equal weights.
+        in_place: Index of each candidate that changes its input, and whether in training mode; it gets a copy.
+        probing: Whether a forward pass finds `in_place`.
     """
 
     def __init__(self, name: str, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
@@ -33,7 +35,8 @@ class MixedLayer(nn.ModuleList):
         self.name = name
         self.labels = labels
         self.pick: ChoiceWeights | None = None
-        self._changes_input: dict[tuple[int, bool], bool] = {}
+        self.in_place: set[tuple[int, bool]] = set()
+        self.probing = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
@@ -56,15 +59,14 @@ class MixedLayer(nn.ModuleList):
     def _output(self, i: int, args: Any, kwargs: Any) -> Any:
         """What one candidate gives; one that works in place has a copy of the input."""
         case = i, self.training
-        if self._changes_input.get(case) is False:
+        if not self.probing and case not in self.in_place:
             return self[i](*args, **kwargs)
         args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        if case in self._changes_input or torch.is_inference_mode_enabled():
-            return self[i](*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        before = [tensor._version for tensor in tensors]
+        before = [tensor._version for tensor in tensors] if self.probing else []
         output = self[i](*args, **kwargs)
-        self._changes_input[case] = before != [tensor._version for tensor in tensors]
+        if self.probing and before != [tensor._version for tensor in tensors]:
+            self.in_place.add(case)
         return output
 
     def _combined(self, outputs: list[Any], args: Any, combine: Callable[[list[Tensor]], Tensor]) -> Any:
@@ -82,6 +84,11 @@ class MixedLayer(nn.ModuleList):
             combine([others[i] for others, _ in flat]) if _is_mixable(leaf) else leaf for i, leaf in enumerate(leaves)
         ]
         return tree_unflatten(mixed, structure)
+
+
+def mixed_layers(network: nn.Module) -> list[MixedLayer]:
+    """The mixed layers of a network, in its order."""
+    return [module for module in network.modules() if isinstance(module, MixedLayer)]
 
 
 def _is_mixable(leaf: object) -> bool:
@@ -142,10 +149,6 @@ class Optional(nn.ModuleList):
     def __init__(self, layer: nn.Module, depth: Size, number: int) -> None:
         super().__init__([layer])
         self.depth, self.number = depth, number
-
-    def decides(self) -> set[str]:
-        """Names of the parameters that decide whether it is used."""
-        return {self.depth.of.name}
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output where it is used; the share of the depths that use it, where they are mixed."""

@@ -214,7 +214,7 @@ class PretrainedBody(nn.Sequential):
         backbone: Where the stages and their weights come from.
         stages: How many are kept.
         frozen: How many of them do not learn.
-        rate: Of the others, as a share of the recipe's learning rate.
+        rate: The learning rate of the other stages, as a share of the recipe's.
     """
 
     def __init__(self, backbone: Backbone, stages: int, frozen: int, rate: float) -> None:

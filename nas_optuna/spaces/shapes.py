@@ -49,12 +49,12 @@ class TensorSpec:
         return shape
 
     def zeros(self, batch: int, device: torch.device) -> Tensor:
-        """Zeros, of which memory holds one."""
+        """Zeros of that shape; all of them share one value in memory."""
         return torch.zeros((), dtype=self.dtype, device=device).expand(*self.sizes(batch))
 
 
 _BATCH = 2
-"""Images that networks are tried on."""
+"""The batch size with which networks are tried."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Call:
         name: The layer's parameter.
         place: Which of the layers of that name.
         inputs: ``(args, kwargs)`` with a `TensorSpec` for each tensor.
-        outputs: The same of what it gave.
+        outputs: The output, described in the same way.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Call:
 
     @property
     def input_shape(self) -> Shape:
-        """Of one image; several inputs are laid side by side."""
+        """The shape of the input for one image; several inputs are laid side by side."""
         if self.simple:
             shape: Shape = self.inputs[0][0].shape
             return shape
@@ -90,7 +90,7 @@ class Call:
 
     @property
     def output_shape(self) -> Shape:
-        """Of one image; of several outputs, the first."""
+        """The shape of the (first) output for one image."""
         return next((spec.shape for spec in _specs(self.outputs)), ())
 
 
@@ -166,7 +166,7 @@ def _recorded(
 
 
 def not_logits(output: Any, classes: int) -> str | None:
-    """What is wrong with an output, as `try_out` describes it, that is to be logits; None where it is."""
+    """Why an output, as `try_out` describes it, is no batch of logits; None where it is one."""
     if isinstance(output, TensorSpec) and output.batch == 0 and output.shape == (classes,):
         return None
     given = output.sizes(_BATCH) if isinstance(output, TensorSpec) else f"a {type(output).__name__}"
@@ -236,7 +236,7 @@ class Alone(nn.Module):
 
     Args:
         layer: The layer.
-        inputs: As in `Call`.
+        inputs: See `Call.inputs`.
     """
 
     def __init__(self, layer: nn.Module, inputs: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import SearchSpace, require_operations
+from nas_optuna.spaces.base import SearchSpace
 
 Mode = Literal["mixture", "sampled"]
 """How a forward pass treats a choice: the weighted sum of all, or one of them drawn."""
@@ -25,7 +25,7 @@ class GumbelSample:
     Attributes:
         indices: Parameter name → index of the drawn choice.
         noise: Parameter name → the Gumbel noise it was drawn with, ``[choices]``, on the alphas' device.
-        temperature: Of the Gumbel-softmax.
+        temperature: The Gumbel-softmax's temperature.
     """
 
     indices: Mapping[str, int]
@@ -155,6 +155,16 @@ class Supernet(nn.Module, ABC):
                 found[name] = [CERTAIN if i == kept else 0.0 for i in range(len(parameter.choices))]
         return {name: found[name] for name in whole.parameters}
 
+    @torch.no_grad()
+    def set_alphas(self, logits: Mapping[str, Sequence[float]]) -> None:
+        """Set the alphas of some parameters.
+
+        Args:
+            logits: Parameter name → one logit for each choice.
+        """
+        for name, values in logits.items():
+            self.alphas[name].copy_(torch.tensor(values))
+
     def weights(self) -> Iterator[nn.Parameter]:
         """Every trainable parameter that is not an alpha."""
         alphas = set(map(id, self._alphas))
@@ -215,17 +225,6 @@ class Supernet(nn.Module, ABC):
         hard = torch.zeros_like(soft)
         hard[index] = 1
         return ChoiceWeights(index, hard + soft - soft.detach())
-
-    def missing(self, table: Mapping[str, float]) -> SpecError | None:
-        """The error for a table that does not cover the space; None if it does."""
-        space = require_operations(self.space, "the expected cost of a supernet")
-        absent = [op.key for op in space.reachable_operations() if op.key not in table]
-        if not absent:
-            return None
-        return SpecError(
-            f"the cost table lacks {len(absent)} operations of this space, e.g. {absent[0]!r};"
-            " measure one for this space, its options and its input size"
-        )
 
     def path(self, architecture: Architecture) -> dict[str, ChoiceWeights]:
         """The picks that compute one architecture with shared weights, and give alphas no gradient."""

@@ -1,5 +1,6 @@
 """The figures of a check, on values known beforehand."""
 
+import random
 import warnings
 
 import numpy as np
@@ -7,9 +8,8 @@ import optuna
 import pytest
 from scipy import stats
 
-from nas_optuna.costs.complexity import figures
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, judge, random_architectures, rank_correlation
+from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, judge, rank_correlation
 from nas_optuna.oneshot.score import FEATURES, Score, features
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.spec import StudySpec
@@ -46,7 +46,7 @@ def check(
 ) -> Verdict:
     """A check of six architectures whose own accuracies are `OWN` and whose shared accuracies are given."""
     search = Experiment.from_spec(SPEC).search
-    chosen, *drawn = random_architectures(search, 7, seed=0)
+    chosen, *drawn = search.space.sample_distinct(7, random.Random(0))
     study = optuna.create_study(direction="maximize")
     for architecture, value in zip([chosen, *drawn], [chosen_accuracy, *OWN], strict=True):
         attributes = {
@@ -88,7 +88,7 @@ def test_each_figure_has_a_row_with_its_own_ranking() -> None:
 
 def test_a_verdict_says_how_many_short_trainings_taught_the_score() -> None:
     search = Experiment.from_spec(SPEC).search
-    drawn = random_architectures(search, 6, seed=0)
+    drawn = search.space.sample_distinct(6, random.Random(0))
     rows = features(search.space, drawn, [SharedFigures(accuracy, 1.0) for accuracy in OWN])
     assert check(0.95, 5.0, OWN).short == 0
     assert check(0.95, 5.0, OWN, score=Score.prior(rows).fit(rows, OWN, short=True)).short == 6
@@ -96,13 +96,3 @@ def test_a_verdict_says_how_many_short_trainings_taught_the_score() -> None:
 
 def test_noise_has_a_ceiling_only_where_it_is_known() -> None:
     assert check(0.95, 5.0, OWN).ceiling is None
-
-
-def test_random_architectures_are_inside_the_limits() -> None:
-    space = Experiment.from_spec(SPEC).search.space
-    limit = sorted(figures(space, architecture).macs for architecture in space.enumerate())[8]
-    found = random_architectures(
-        Experiment.from_spec(SPEC).search, 8, 0, lambda architecture: figures(space, architecture).macs - limit
-    )
-    assert len(found) == 8
-    assert all(figures(space, architecture).macs <= limit for architecture in found)

@@ -22,6 +22,8 @@ from nas_optuna.oneshot.unrolled import unrolled_gradient
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spaces.function import space as space_function
+from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import StudySpec, SupernetSpec
 
 BLOCK = BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "k5_f16"), input_size=8)
@@ -174,15 +176,37 @@ def test_latency_losses_are_their_formulas() -> None:
     assert cost_loss.target(4.0, 3.5)(ce, cost).item() == 2.0
 
 
+@space_function
+def in_place(c: Any, task: Any) -> nn.Module:
+    """Two candidates that change their input, before one that reads it."""
+    activations = {"relu": lambda: nn.ReLU(inplace=True), "silu": lambda: nn.SiLU(inplace=True), "none": nn.Identity}
+    stem = nn.Conv2d(task.channels, 8, 3, 2, 1)
+    return nn.Sequential(stem, c.layer("activation", activations), nn.Flatten(), nn.Linear(128, task.classes))
+
+
+RESUMED = {
+    "conv": CONV,
+    "block": BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "skip"), input_size=8),
+    "macro": MacroSpace(stages=1, widths=[8, 16], depths=[1], layers=["conv", "maxpool"], branches=[1], input_size=8),
+    "in place": in_place(in_channels=1, classes=10, input_size=8),
+}
+
+
 @pytest.mark.parametrize("strategy", ["darts", "gumbel"])
-def test_a_stopped_search_goes_on_with_the_same_numbers(strategy: str) -> None:
-    whole = list(search(CONV, strategy=strategy, epochs=4).epochs())
-    first = search(CONV, strategy=strategy, epochs=4)
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_stopped_search_goes_on_with_the_same_numbers(name: str, strategy: str) -> None:
+    """To the last bit: another process sums every gradient in the same order."""
+    space, options = RESUMED[name], {"strategy": strategy, "epochs": 3, "part": 320}
+    undisturbed = search(space, **options)
+    whole = list(undisturbed.epochs())
+    first = search(space, **options)
     begun = list(itertools.islice(first.epochs(), 2))
-    second = search(CONV, strategy=strategy, epochs=4)
+    second = search(space, **options)
     second.load_state_dict(first.state_dict())
     parts = begun + list(second.epochs())
     assert [(e.loss, e.alphas) for e in parts] == [(e.loss, e.alphas) for e in whole]
+    resumed = second.supernet.state_dict()
+    assert all(torch.equal(value, resumed[key]) for key, value in undisturbed.supernet.state_dict().items())
 
 
 def test_an_interruption_ends_between_steps() -> None:

@@ -73,9 +73,9 @@ def test_the_best_come_in_the_order_of_their_short_trainings() -> None:
     assert [SPACE.tokens(a) for a in finalists] == list(plain.starts[:4])
     params = [figures(SPACE, SPACE.from_tokens(tokens)).params for tokens in found.starts[:4]]
     assert params == sorted(params) != [figures(SPACE, a).params for a in finalists]
-    assert SPACE.tokens(found.best) == found.starts[0]
+    assert SPACE.tokens(SPACE.parse(found.best)) == found.starts[0]
     assert list(found.starts[4:]) == list(plain.starts[4:])
-    assert found.logits == plain.logits
+    assert found.alphas == plain.alphas
 
 
 def test_a_cost_term_counts_among_the_finalists() -> None:

@@ -1,4 +1,5 @@
 import itertools
+import random
 
 import optuna
 import pytest
@@ -41,7 +42,7 @@ def test_a_candidate_is_what_the_reference_describes() -> None:
     space = BlockSpace(depth=1, pool=[], candidates=("k3_f24", "k3_f24_relu"))
     x = torch.randn(2, 16, 7, 7)
     for candidate in space.candidates:
-        block = space.build_operation(space.block(candidate, (7, 7)))
+        block = space.build_operation(space.block((16, 7, 7), candidate))
         state = block.state_dict()
         r = torch.relu(torch.conv2d(x, state["expand.weight"], state["expand.bias"], padding=1))
         r = torch.conv2d(r, state["project.weight"], state["project.bias"])
@@ -59,9 +60,12 @@ def test_nine_candidates_and_twenty_blocks() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 8))
 def test_default_poolings_end_at_one_pixel(input_size: int, depth: int) -> None:
-    sides = [height for height, _ in BlockSpace(input_size=input_size, depth=depth).sizes()]
+    space = BlockSpace(input_size=input_size, depth=depth)
+    shapes = [operation.output_shape for operation in space.operations(space.sample(random.Random(0)))]
+    sides = list(dict.fromkeys(shape[1] for shape in shapes if len(shape) == 3))
     assert sides[-1] >= 1
-    assert all(after == max(1, before // 2) for before, after in itertools.pairwise(sides))
+    assert len(sides) == 1 + min(depth, input_size.bit_length() - 1)
+    assert all(after == before // 2 for before, after in itertools.pairwise(sides))
 
 
 def test_every_network_is_made_of_reachable_operations() -> None:

@@ -30,14 +30,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class StrategyOptions(BaseModel):
-    """What every strategy can be told in ``[supernet]``; a strategy's own class adds to it and sets defaults.
+    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds to them and sets defaults.
 
     Attributes:
         epochs: Passes over the images that weights are trained on.
         batch_size: Images per step.
-        optimizer: Of the weights: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers sooner.
-        learning_rate: Of the weights, at its peak.
-        weight_decay: Of the weights; decoupled for AdamW, L2 for SGD.
+        optimizer: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers sooner.
+        learning_rate: The weights' learning rate at its peak.
+        weight_decay: The weights' decay; decoupled for AdamW, L2 for SGD.
         schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
         clip: Largest norm of the weights' gradient; 0 is off.
     """
@@ -57,8 +57,8 @@ class RankedOptions(StrategyOptions):
     """Options of a strategy that trains weights alone, after which architectures are ranked.
 
     Attributes:
-        budget: What the weights may cost, in stand-alone trainings of the recipe, instead of `epochs`. With 0 there are
-            none: sizes and short trainings rank architectures.
+        budget: The cost of the weights in stand-alone trainings of the recipe, instead of `epochs`. With 0 there are no
+            shared weights: sizes and short trainings rank architectures.
         evaluations: Architectures that are scored on the frozen weights to learn the alphas and to find the best.
         short_trainings: Random architectures that are trained alone for a twelfth of the recipe's epochs, which tells
             the score what shared weights and each size are worth in this space. A quarter as many, the best by the
@@ -116,7 +116,7 @@ class Strategy(ABC):
 
     Args:
         job: What to train.
-        options: Of class `Options`.
+        options: An instance of `Options`.
 
     Raises:
         SpecError: The space cannot honour an option.
@@ -154,7 +154,7 @@ class Strategy(ABC):
 
     @staticmethod
     def prepare(supernet: Supernet) -> None:
-        """Change initial weights, once, before the first epoch; nothing by default."""
+        """Change the initial weights once before the first epoch; does nothing by default."""
         return
 
     def weight_images(self) -> ImageSet:

@@ -40,10 +40,10 @@ class DartsOptions(StrategyOptions):
         order: 2 differentiates the alphas' loss through one step of the weights (DARTS, equations 7 and 8).
         warmup_epochs: Epochs before alphas move.
         momentum: SGD's momentum.
-        alpha_learning_rate: Of the alphas' Adam; by default 3e-4, and in a joint update `learning_rate`.
-        alpha_weight_decay: Of the alphas; by default 1e-3, and in a joint update 0.
-        temperature: Of the Gumbel-softmax in the first epoch; by default 5, as FBNet has it.
-        temperature_decay: Its factor from epoch to epoch; by default 0.956.
+        alpha_learning_rate: The alphas' learning rate; by default 3e-4, and in a joint update `learning_rate`.
+        alpha_weight_decay: The alphas' weight decay; by default 1e-3, and in a joint update 0.
+        temperature: The Gumbel-softmax's temperature in the first epoch; by default 5, as in FBNet.
+        temperature_decay: The temperature's factor from epoch to epoch; by default 0.956.
     """
 
     epochs: int = Field(default=30, ge=1)

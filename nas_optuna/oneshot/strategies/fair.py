@@ -50,7 +50,7 @@ class FairStrategy(Strategy):
         supernet.stabilize_init()
 
     def default_epochs(self) -> int:
-        """As many whole epochs as `STEPS_PER_PARAMETER` asks for, at least one."""
+        """The number of whole epochs that `STEPS_PER_PARAMETER` comes to, at least one."""
         return max(1, round(STEPS_PER_PARAMETER * len(self.supernet.alphas) / len(self.images)))
 
     def weight_optimizer(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Strategy ``"gumbel"``: as `darts`, but each step computes one drawn candidate of every parameter.
+"""Strategy ``"gumbel"``: like `darts`, but each step computes one drawn candidate of every parameter.
 
 Gumbel-softmax, straight-through: Wu et al. 2019 (FBNet), Dong and Yang 2019 (GDAS).
 """
@@ -12,6 +12,6 @@ from nas_optuna.spaces.supernet import Mode
 
 
 class GumbelStrategy(DartsStrategy):
-    """As darts, by one drawn candidate at a time (FBNet, GDAS): a step costs a single network's."""
+    """Like darts with one drawn candidate at a time (FBNet, GDAS): a step costs what a single network's costs."""
 
     mode: ClassVar[Mode] = "sampled"

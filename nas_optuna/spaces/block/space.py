@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import InputSize, Operation, Parameter
-from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
+from nas_optuna.spaces.built import Task
+from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
 
@@ -45,7 +46,7 @@ def block(
     return nn.Sequential(*layers, head((channels, height, width), task.classes))
 
 
-class BlockSpace(BuiltSpace):
+class BlockSpace(ChainSpace):
     """A 1×1 stem, residual blocks with 2×2 max pooling between them, and one linear layer.
 
     Its parameters are ``block1``, ``block2``, …; each chooses one candidate, none of them ordered. A candidate
@@ -103,51 +104,19 @@ class BlockSpace(BuiltSpace):
             )
         return self.architecture(dict(zip(self.parameters, blocks, strict=True)))
 
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Height and width in pixels at the input of each block, then at the head."""
-        sizes = [self.image_size]
+    def make_chain(self) -> Iterator[Part]:
+        """The ``stem``; a ``block`` or ``skip`` for each parameter, some followed by a ``pool``; the ``head``."""
+        yield Part((), partial(_stem, channels=self.channels))
         for i in range(1, self.depth + 1):
-            height, width = sizes[-1]
-            sizes.append((height // 2, width // 2) if i in self.pool else (height, width))
-        return tuple(sizes)
+            yield Part((f"block{i}",), self.block)
+            if i in self.pool:
+                yield Part((), _pooling)
+        yield Part((), partial(Operation, "head", (), output_shape=(self.classes,)))
 
-    def block(self, candidate: str, size: tuple[int, int]) -> Operation:
-        """The operation of one candidate at a height and width."""
-        shape = (self.channels, *size)
+    def block(self, shape: Shape, candidate: str) -> Operation:
+        """The operation of one candidate, for an input of that ``(channels, height, width)``."""
         options = self.candidates[candidate]
         return Operation("block" if options else SKIP, options, shape, shape)
-
-    def pooling(self, size: tuple[int, int]) -> Operation:
-        """The 2×2 max pooling at a height and width."""
-        height, width = size
-        return Operation("pool", (), (self.channels, height, width), (self.channels, height // 2, width // 2))
-
-    def stem(self) -> Operation:
-        """The 1×1 convolution from the image to the width of the chain."""
-        return Operation("stem", (), self.input_shape, (self.channels, *self.image_size))
-
-    def head(self) -> Operation:
-        """The linear layer at the end."""
-        return Operation("head", (), (self.channels, *self.sizes()[-1]), (self.classes,))
-
-    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """The ``stem``; a ``block`` or ``skip`` for each parameter, some followed by a ``pool``; the ``head``."""
-        operations = [self.stem()]
-        for i, ((_, candidate), size) in enumerate(zip(architecture.items, self.sizes(), strict=False), start=1):
-            operations.append(self.block(str(candidate), size))
-            if i in self.pool:
-                operations.append(self.pooling(size))
-        return (*operations, self.head())
-
-    def reachable_operations(self) -> Iterator[Operation]:
-        """Every candidate at every size, with what stands between."""
-        yield self.stem()
-        sizes = self.sizes()
-        blocks = zip(self.parameters.values(), sizes, strict=False)
-        yield from dict.fromkeys(self.block(str(c), size) for p, size in blocks for c in p.choices)
-        for size in dict.fromkeys(sizes[i - 1] for i in sorted(self.pool)):
-            yield self.pooling(size)
-        yield self.head()
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `Block`, an identity, a pooling, the stem's convolution, or the flattening linear layer."""
@@ -180,6 +149,16 @@ class BlockSpace(BuiltSpace):
                     (module.project or module.expand).weight.div_(self.depth)
                 elif isinstance(module, nn.Linear):
                     module.weight.div_(10)
+
+
+def _stem(shape: Shape, channels: int) -> Operation:
+    _, *sides = shape
+    return Operation("stem", (), shape, (channels, *sides))
+
+
+def _pooling(shape: Shape) -> Operation:
+    channels, height, width = shape
+    return Operation("pool", (), shape, (channels, height // 2, width // 2))
 
 
 def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:

@@ -6,12 +6,14 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import ArchitectureError
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
-from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.built import Task
+from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.checks import require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
 
@@ -65,7 +67,7 @@ def conv(
     return nn.Sequential(*layers, head(channels, sorted(sizes), task.classes, centre=depth >= CENTRED_DEPTH))
 
 
-class ConvSpace(BuiltSpace):
+class ConvSpace(ChainSpace):
     """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
 
     Its parameters are ``conv1.filters``, ``conv1.kernel``, ``conv1.stride``, ``conv2.filters``, …; all of
@@ -144,36 +146,11 @@ class ConvSpace(BuiltSpace):
             params |= {f"conv{i}.{part}": int(value) for part, value in zip(PARTS, layer.groups(), strict=True)}
         return self.architecture(params)
 
-    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+    def make_chain(self) -> Iterator[Part]:
         """One ``conv`` operation a layer, then the ``head``."""
-        params = architecture.params
-        operations = []
-        shape = self.input_shape
         for i in range(1, self.depth + 1):
-            filters, kernel, stride = (int(params[f"conv{i}.{p}"] or 0) for p in PARTS)
-            operations.append(conv_operation(shape, filters, kernel, stride))
-            shape = operations[-1].output_shape
-        return (*operations, head_operation(shape, self.classes))
-
-    def reachable_operations(self) -> Iterator[Operation]:
-        """Walk the shapes that can reach each layer."""
-        shapes = {self.input_shape}
-        seen: set[Operation] = set()
-        for i in range(1, self.depth + 1):
-            following = set()
-            choices = [self.parameters[f"conv{i}.{part}"].choices for part in PARTS]
-            for shape, (filters, kernel, stride) in itertools.product(sorted(shapes), itertools.product(*choices)):
-                assert isinstance(filters, int)
-                assert isinstance(kernel, int)
-                assert isinstance(stride, int)
-                operation = conv_operation(shape, filters, kernel, stride)
-                following.add(operation.output_shape)
-                if operation not in seen:
-                    seen.add(operation)
-                    yield operation
-            shapes = following
-        for shape in sorted(shapes):
-            yield head_operation(shape, self.classes)
+            yield Part(tuple(f"conv{i}.{part}" for part in PARTS), conv_operation)
+        yield Part((), partial(head_operation, classes=self.classes))
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""

@@ -158,16 +158,9 @@ class Pool(nn.Module):
         self.kernel = kernel
         self.pools = nn.ModuleList(pooling(layer, size) for size in kernel.choices)
 
-    def decides(self) -> set[str]:
-        """Names of the parameters that decide its window."""
-        return {self.kernel.of.name}
-
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape."""
-        weights = self.kernel.weights()
-        if weights is None:
-            return cast(Tensor, self.pools[self.kernel.choices.index(self.kernel.alone)](x))
-        return torch.stack([weight * pool(x) for weight, pool in zip(weights, self.pools, strict=True)]).sum(0)
+        return self.kernel.mixed(lambda kernel: cast(Tensor, self.pools[self.kernel.choices.index(kernel)](x)))
 
 
 def pooling(layer: str, kernel: int) -> nn.Module:
@@ -219,25 +212,15 @@ class SlotLayer(nn.Module):
         self.dense = s.layer("connection", {name: connections[name] for name in options["connection"]})
         self.activation = activation() if layer in ("conv", "ds") else None
 
-    def decides(self) -> set[str]:
-        """Names of the parameters that decide the number of branches."""
-        size = size_of(self.count)
-        return {size.of.name} if size else set()
-
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → the same shape."""
         size = size_of(self.count)
-        weights = size.weights() if size else None
-        count = size.alone if size else self.count
-        outputs = [branch(x) for branch in list(self.branches)[:count]]
+        outputs = [branch(x) for branch in list(self.branches)[: size.alone if size else self.count]]
 
         def joined(number: int) -> Tensor:
             return cast(Tensor, outputs[0] if number == 1 or self.merge is None else self.merge(*outputs[:number]))
 
-        if size is None or weights is None:
-            y = joined(count)
-        else:
-            y = torch.stack([w * joined(n) for w, n in zip(weights, size.choices, strict=True)]).sum(0)
+        y = size.mixed(joined) if size else joined(self.count)
         y = self.dense(x, y)
         return y if self.activation is None else cast(Tensor, self.activation(y))
 

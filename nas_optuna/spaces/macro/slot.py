@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 LAYERS = ("conv", "ds", "ir", "maxpool", "avgpool", "skip")
 """Convolution, depthwise separable convolution, inverted residual bottleneck, poolings, and the input itself."""
@@ -12,6 +14,18 @@ CONNECTIONS = ("plain", "res", "dense")
 MERGES = ("add", "cat")
 WEIGHTED = ("conv", "ds", "ir")
 """The layers that have weights, an activation, and branches."""
+PARTS = ("layer", "kernel", "expansion", "activation", "connection", "branches", "merge")
+"""The parameters of one slot, in order."""
+_IN_WEIGHTED = ("kernel", "activation", "connection", "branches", "merge")
+MATTERS: dict[str, tuple[str, ...]] = {
+    "conv": _IN_WEIGHTED,
+    "ds": _IN_WEIGHTED,
+    "ir": (*_IN_WEIGHTED, "expansion"),
+    "maxpool": ("kernel", "connection"),
+    "avgpool": ("kernel", "connection"),
+    "skip": (),
+}
+"""The parameters that matter to a layer; how branches are merged only where there are several."""
 
 _TEXT = re.compile(
     rf"(?P<layer>{'|'.join(LAYERS)})(_k(?P<kernel>\d+))?(_e(?P<expansion>\d+))?(_(?P<activation>{'|'.join(ACTIVATIONS)}))?"
@@ -42,23 +56,11 @@ class Slot:
     merge: str = ""
 
     @classmethod
-    def of(
-        cls, layer: str, kernel: int, expansion: int, activation: str, connection: str, branches: int, merge: str
-    ) -> Slot:
-        """The slot of one choice for everything; what does not matter to the layer is left out."""
-        if layer == "skip":
-            return cls("skip")
-        if layer not in WEIGHTED:
-            return cls(layer, kernel, connection=connection)
-        return cls(
-            layer,
-            kernel,
-            expansion if layer == "ir" else 0,
-            activation,
-            connection,
-            branches,
-            merge if branches > 1 else "",
-        )
+    def of(cls, layer: str, *others: Any) -> Slot:
+        """The slot of one choice for each of `PARTS`; what does not matter to the layer is left out."""
+        given = dict(zip(PARTS[1:], others, strict=True))
+        kept = {name: given[name] for name in MATTERS[layer] if name != "merge" or given["branches"] > 1}
+        return cls(layer, **kept)
 
     @classmethod
     def parse(cls, text: str) -> Slot | None:
@@ -78,7 +80,7 @@ class Slot:
         )
         return slot if slot.text == text else None
 
-    @property
+    @cached_property
     def text(self) -> str:
         """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are not written."""
         parts = [self.layer]

@@ -5,30 +5,70 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
-from nas_optuna.spaces.built import BuiltSpace, Task
+from nas_optuna.spaces.built import Task
+from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.macro.network import macro, stage_stride, strided
-from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, Slot
+from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MATTERS, MERGES, PARTS, Slot
 
 if TYPE_CHECKING:
     from torch import nn
 
 NORMS = ("batch", "group", "none")
 HEADS = ("linear", "hidden")
-PARTS = ("layer", "kernel", "expansion", "activation", "connection", "branches", "merge")
-"""The parameters of one slot, in order."""
 _SMALLEST_INPUT = 8
+_SMALLEST_HALVED = 4
 _LARGEST_GROUP = 8
 
 
-class MacroSpace(BuiltSpace):
+def macro(
+    c: Choices,
+    task: Task,
+    widths: Sequence[Sequence[int]],
+    depths: Sequence[int],
+    slot: Mapping[str, Sequence[Any]],
+    norm: str,
+    group: int,
+    stem_stride: int,
+    head_units: int,
+) -> nn.Module:
+    """The network of the macro space, as the function of a space of your own would build it."""
+    from torch import nn
+
+    from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
+    from nas_optuna.spaces.mixing import optional
+
+    style = Style(norm, group)
+    layers: list[nn.Module] = []
+    channels, sides = task.channels, task.shape[1:]
+    for number, choices in enumerate(widths, start=1):
+        stage = c.scope(f"stage{number}")
+        width, depth = stage.elastic("width", choices), stage.elastic("depth", depths)
+        stride = stage_stride(number, sides, stem_stride)
+        layers.append(Transition(channels, width, stride, style))
+        slots = (make_slot(stage.scope(f"slot{i}"), slot, width, style) for i in range(1, depth + 1))
+        layers += [optional(layer, depth, i) for i, layer in enumerate(slots, start=1)]
+        channels, sides = width, (strided(sides[0], stride), strided(sides[1], stride))
+    return nn.Sequential(*layers, make_head(channels, task.classes, head_units))
+
+
+def stage_stride(stage: int, sides: Sequence[int], stem_stride: int) -> int:
+    """Stride of a stage's first convolution, for an input of that height and width."""
+    return stem_stride if stage == 1 else 2 if min(sides) >= _SMALLEST_HALVED else 1
+
+
+def strided(side: int, stride: int) -> int:
+    """Side length after a convolution with same padding."""
+    return (side - 1) // stride + 1
+
+
+class MacroSpace(ChainSpace):
     """Stages of slots: what stands in each slot, how wide and how deep each stage is.
 
     A stage begins with a 3×3 convolution to its width, with stride 2 from the second stage on while at least 4
@@ -173,17 +213,13 @@ class MacroSpace(BuiltSpace):
         return found
 
     def _slot_params(self, stage: int, slot: int, layer: Slot | None) -> dict[str, Choice]:
-        """The parameters of a slot; all first choices where there is no layer."""
+        """The parameters of a slot: its layer's, and first choices for all that does not matter."""
         params: dict[str, Choice] = {}
         for part in PARTS:
             name = f"stage{stage}.slot{slot}.{part}"
-            first = self.parameters[name].choices[0]
-            value = getattr(layer, part) if layer else first
-            # What does not matter to a layer is zero or empty; where no branches matter there is one, and plain.
-            matters = value and not (layer and layer.layer == "skip" and part != "layer")
-            if part == "branches" and layer and not layer.activation:
-                matters = False
-            params[name] = value if matters else first
+            matters = layer is not None and (part == "layer" or part in MATTERS[layer.layer])
+            # What a layer does without is empty: how the outputs of one branch are merged.
+            params[name] = (getattr(layer, part) if matters else None) or self.parameters[name].choices[0]
         return params
 
     def format(self, params: Mapping[str, Any]) -> str:
@@ -224,33 +260,17 @@ class MacroSpace(BuiltSpace):
             raise ArchitectureError(f"{text!r} leaves something out; the nearest architecture is {architecture}")
         return architecture
 
-    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+    def make_chain(self) -> Iterator[Part]:
         """For each stage a ``transition`` and its slots, then the ``head``; the kind of a slot is its text."""
-        params = architecture.params
-        shape = self.input_shape
-        operations = []
         for stage in range(1, self.stages + 1):
-            operations.append(self.transition(stage, shape, cast(int, params[f"stage{stage}.width"])))
-            shape = operations[-1].output_shape
-            slots = range(1, cast(int, params[f"stage{stage}.depth"]) + 1)
-            operations += [self.slot_operation(self.slot_of(params, stage, slot), shape) for slot in slots]
-        return (*operations, self.head_operation(shape))
+            yield Part((f"stage{stage}.width",), partial(self.transition, stage))
+            depth = f"stage{stage}.depth"
+            for slot in range(1, max(cast(tuple[int, ...], self.parameters[depth].choices)) + 1):
+                yield Part(tuple(f"stage{stage}.slot{slot}.{part}" for part in PARTS), self._chosen, (depth, slot))
+        yield Part((), self.head_operation)
 
-    def reachable_operations(self) -> Iterator[Operation]:
-        """Every transition between two widths, every layer at every width of every stage, every head."""
-        shapes = {self.input_shape: None}
-        seen: set[Operation] = set()
-        for stage in range(1, self.stages + 1):
-            widths = cast(tuple[int, ...], self.parameters[f"stage{stage}.width"].choices)
-            found = [self.transition(stage, shape, width) for shape in shapes for width in widths]
-            shapes = dict.fromkeys(operation.output_shape for operation in found)
-            variants: dict[Slot, None] = {}
-            for slot in range(1, self.slots + 1):
-                variants |= self.slot_variants(stage, slot)
-            found += [self.slot_operation(slot, shape) for shape in shapes for slot in variants]
-            yield from (operation for operation in dict.fromkeys(found) if operation not in seen)
-            seen.update(found)
-        yield from map(self.head_operation, shapes)
+    def _chosen(self, shape: Shape, *values: Any) -> Operation:
+        return self.slot_operation(_slot(*values), shape)
 
     def transition(self, stage: int, shape: Shape, width: int) -> Operation:
         """The first convolution of a stage, for an input of that shape."""
@@ -286,42 +306,6 @@ class MacroSpace(BuiltSpace):
         numbers = {"kernel": [slot.kernel or 1], "expansion": [slot.expansion or 1], "branches": [slot.branches]}
         return layers.make_slot(answers, {**every, **numbers}, channels, style)
 
-    def _parts(self) -> Iterator[tuple[int, int]]:
-        """``(stage, slot)`` of each part of the supernet's network; slot 0 is the transition, stage 0 the head."""
-        for stage in range(1, self.stages + 1):
-            depths = cast(tuple[int, ...], self.parameters[f"stage{stage}.depth"].choices)
-            yield from ((stage, slot) for slot in range(max(depths) + 1))
-        yield 0, 0
-
-    def part(self, params: Mapping[str, Choice], number: int) -> tuple[tuple[Operation, ...], Shape]:
-        """See `BuiltSpace.part`; a slot beyond its stage's depth has no operation."""
-        stage, slot = list(self._parts())[number]
-        shape = self.input_shape
-        for i in range(1, (stage or self.stages) + 1):
-            operation = self.transition(i, shape, cast(int, params[f"stage{i}.width"]))
-            shape = operation.output_shape
-        if stage == 0:
-            operation = self.head_operation(shape)
-        elif slot > cast(int, params[f"stage{stage}.depth"]):
-            return (), shape
-        elif slot:
-            operation = self.slot_operation(self.slot_of(params, stage, slot), shape)
-        return (operation,), operation.output_shape
-
-    def independent(self, names: Sequence[str]) -> list[list[str]]:
-        """See `BuiltSpace.independent`; what a slot costs is no sum over its parameters."""
-        return [list(names)]
-
-    def places(self, architecture: Architecture) -> Mapping[str, str]:
-        """See `BuiltSpace.places`: shallower stages have fewer parts."""
-        params = architecture.params
-        used = [
-            number
-            for number, (stage, slot) in enumerate(self._parts())
-            if slot == 0 or slot <= cast(int, params[f"stage{stage}.depth"])
-        ]
-        return {str(number): str(place) for place, number in enumerate(used)}
-
     def macs_by_formula(self, operation: Operation) -> int:
         """Written out, because there are thousands of operations."""
         channels, *sides = operation.input_shape
@@ -341,6 +325,10 @@ class MacroSpace(BuiltSpace):
         merge = slot.branches * channels**2 if slot.merge == "cat" else 0
         dense = 2 * channels**2 if slot.connection == "dense" else 0
         return (slot.branches * body + merge + dense) * math.prod(sides)
+
+
+_slot = cache(Slot.of)
+"""There are a few thousand, and a supernet's cost asks for each at every shape."""
 
 
 def _numbers(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
