@@ -30,7 +30,7 @@ def target(weight: float, limit: float) -> CostLoss:
 
 
 def cost_loss(spec: SupernetSpec) -> CostLoss:
-    """The loss that a spec names."""
+    """The loss that a spec asks for."""
     if spec.latency_loss == "fbnet":
         return fbnet(spec.latency_weight, spec.latency_power or 0.6)
     if spec.latency_loss == "target":

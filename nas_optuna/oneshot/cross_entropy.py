@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from nas_optuna.study.supernet_result import Tokens
 
 Utility = Callable[[Sequence[Tokens]], Sequence[float]]
-"""The higher, the better; asked once for each architecture."""
+"""Utilities of architectures: the higher, the better; called once for each architecture."""
 
 ROUNDS = 4
 """Rounds of draws; each draws from the distribution that the round before it gave."""
@@ -85,7 +85,7 @@ def _moved(shares: Sequence[float], chosen: Sequence[int]) -> list[float]:
 
 
 def search_best(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) -> Tokens:
-    """The best architecture that mutations of the best ones lead to, until nothing new is left or affordable."""
+    """The best architecture found by mutating the best ones, until nothing new is left or the limit is reached."""
     vain = 0
     while evaluated.left and vain < 5:
         parents = evaluated.best(POPULATION)
@@ -105,7 +105,7 @@ def _mutated(parent: Tokens, sizes: Sequence[int], rng: random.Random) -> Tokens
 
 
 def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]:
-    """From the best down, those that differ from all taken before in at least that many parameters."""
+    """The best ones that differ from each other in at least `distance` parameters, best first."""
     # Where the ranking ends before enough are taken, the distance shrinks by one and it begins anew.
     taken: list[Tokens] = []
     while len(taken) < min(count, len(ranked)):

@@ -1,4 +1,4 @@
-"""What a supernet's training costs, and what each operation of its space does."""
+"""The price of a supernet's training, and the cost of each operation of its space."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CostTable:
 
 
 def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False) -> CostTable:
-    """A latency table for what a space's supernet holds, or its MACs where there is none."""
+    """The latency table of the space that a supernet holds, or its MACs where there is none."""
     # With `whole` it is for all of the space, which needs no supernet; without a file it is then empty, because the
     # MACs of each architecture are counted, see `cost_of`.
     # A table may be of another device than this one: it is of the device that the network is searched for.
@@ -129,7 +129,7 @@ def _scoring_seconds(
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
-    """The fastest of three runs: what else runs on the machine disturbs some."""
+    """The fastest of three runs, because other processes disturb some."""
 
     def once() -> float:
         start = time.perf_counter()

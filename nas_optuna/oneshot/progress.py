@@ -1,4 +1,4 @@
-"""What one epoch of a supernet's training gave, and how its figures are gathered."""
+"""The figures of one epoch of a supernet's training, and how they are gathered."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nas_optuna.oneshot.stability import DivergenceMonitor
 from nas_optuna.study.supernet_result import entropy, softmax
 
 WINDOW = 50
-"""Steps between two looks at the losses and gradient norms, the only times that the loop waits for the device."""
+"""Steps between two reads of losses and gradient norms; only then does the loop wait for the device."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of a supernet's training gave.
+    """The figures of one epoch of a supernet's training.
 
     Attributes:
         number: Counted from 1.
@@ -92,7 +92,7 @@ class Meter:
             self.look()
 
     def look(self) -> None:
-        """Read what is pending and let the watch judge it."""
+        """Read the pending figures and let the monitor judge them."""
         if self._pending:
             losses, hits, norms = torch.stack(self._pending).T.tolist()
             self._pending.clear()

@@ -27,18 +27,18 @@ Shared = Callable[[Sequence[Architecture]], Sequence[SharedFigures]]
 UNKNOWN = SharedFigures(accuracy=0.0, loss=1.0)
 """The figures of every architecture where there are no shared weights; a feature without spread has no weight."""
 LOSS_SPREAD = 0.3
-"""Standard deviation of the logarithm of losses where no shared weights tell it."""
+"""The standard deviation of the logarithm of losses where there are no shared weights."""
 STARTS = 24
 """How many architectures are kept for a warm start."""
 REFERENCE = 128
-"""Random architectures over which features are standardised; all where all are evaluated."""
+"""How many random architectures features are standardised over; all where all are evaluated."""
 OWN_SHARE = 0.3
 """The weight of an architecture's own score among the starts; the rest is the predictor's.
 
 With few images the best of many networks is often the luckiest; the predictor averages over similar ones.
 """
 POOL = 128
-"""Random architectures of which the most informative are trained for a short time."""
+"""The pool of random architectures from which the most informative are trained for a short time."""
 OUTSIDE = 1e6
 """The penalty of the utility outside a limit, larger than any score."""
 
@@ -142,7 +142,7 @@ class ArchitectureRanker:
         )
 
     def _starts(self, best: Tokens, evaluated: Evaluated, usual: Mapping[Tokens, float]) -> list[Tokens]:
-        """The best, then those inside the limits that are best by what is usual for networks like them."""
+        """The best, then those inside the limits that have the best smoothed scores."""
         inside = [t for t, utility in evaluated.found.items() if utility > -OUTSIDE]
         utilities = self._utilities(inside, np.array([usual[t] for t in inside]))
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
@@ -194,7 +194,7 @@ class ArchitectureRanker:
         return np.array([self._known[t][1] for t in tokens])
 
     def utilities(self, tokens: Sequence[Tokens]) -> list[float]:
-        """Minus the loss that the score stands for, with the cost term, and far below for what is outside a limit."""
+        """Minus the loss that the score stands for, with the cost term; far lower outside the limits."""
         architectures = [self._space.from_tokens(t) for t in tokens]
         excesses = [self._excess(a) for a in architectures]
         utilities = [-OUTSIDE * (1 + excess) for excess in excesses]

@@ -25,14 +25,14 @@ from nas_optuna.spaces.architecture import Architecture
 Array = NDArray[np.float64]
 
 FEATURES = ("shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "log resolutions")
-"""What the score is made of, in order; the loss enters as minus its logarithm."""
+"""The features of the score, in order; the loss enters as minus its logarithm."""
 SIZES = slice(2, 6)
 ENOUGH = 0.5
-"""Standard deviations above the mean from which on more size says nothing beforehand: size tells what is too small."""
+"""Sizes are cut off this many standard deviations above the mean: they tell mainly which networks are too small."""
 PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
-"""Weights before there are trainings: of standardised features, sizes cut off at `ENOUGH`, then of sizes uncut."""
+"""The weights before any training: of standardised features, with sizes cut off at `ENOUGH`, then of uncut sizes."""
 SHARED_STRENGTH, SIZE_STRENGTH, SINGLE_STRENGTH = 1.0, 2.0, 8.0
-"""How many trials it takes to move what shared weights say, or sizes, as a whole, and one weight for itself."""
+"""Strength of the prior, in trials: of the shared features as a whole, of the sizes as a whole, of a single weight."""
 SHORT_WORTH = 0.25
 """The weight of a short training in the regression, where a training to the end has 1."""
 MIN_TRAININGS = 3
@@ -40,7 +40,7 @@ MIN_TRAININGS = 3
 
 
 def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
-    """What is known of architectures without training them: ``[architectures, len(FEATURES) + choices]``."""
+    """The features of architectures, ``[architectures, len(FEATURES) + choices]``; none needs a training."""
     # The last columns are one indicator for each choice of each parameter: what trainings say of a choice beyond sizes.
     rows = []
     for architecture, figure in zip(architectures, shared, strict=True):

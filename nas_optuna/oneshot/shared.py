@@ -1,4 +1,4 @@
-"""Shared weights evaluated for many architectures: what they agree on is computed once, and no module is copied."""
+"""Evaluation of many architectures with shared weights: common prefixes are computed once."""
 
 from __future__ import annotations
 

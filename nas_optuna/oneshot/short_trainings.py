@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 FILE = "short-trainings.json"
 LIMIT = 2
-"""Stand-alone trainings, counted in epochs, that the random ones may cost, and as many again the finalists."""
+"""The most stand-alone trainings, counted in epochs, that random architectures may cost; finalists may cost as many."""
 CALIBRATION_SHARE, FINAL_SHARE = 12, 6
-"""The recipe's epochs divided by these are those of a random one and of a finalist; at least one epoch."""
+"""The recipe's epochs divided by these are the epochs of a random architecture and of a finalist; at least one."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class ShortTrainer:
             ) from error
 
     def _read(self) -> list[ShortResult]:
-        """What the file holds; nothing where it is damaged, or of another recipe."""
+        """The results in the file; none where it is damaged or belongs to another recipe."""
         try:
             content = json.loads((self._folder / FILE).read_text(encoding="utf-8")) if self._folder else {}
             if content.get("identity") != self._evaluator.identity:

@@ -34,11 +34,11 @@ class DivergenceMonitor:
         self._lowest = math.inf
 
     def state_dict(self) -> dict[str, float | None]:
-        """What it has seen: plain numbers."""
+        """The state as plain numbers."""
         return {"largest_norm": self._largest, "lowest_loss": self._lowest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a training's state that holds a `state_dict`."""
+        """Restore the state from that of a training."""
         self._largest, self._lowest = state["largest_norm"], state["lowest_loss"]
 
     def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
@@ -63,7 +63,7 @@ class DivergenceMonitor:
 def require_no_collapse(
     probabilities: Mapping[str, Sequence[float]], derived: Mapping[str, Choice], smallest: Mapping[str, Choice]
 ) -> None:
-    """Refuse to go on once every parameter has settled on its least work: all identity, or all smallest."""
+    """Raise once every parameter has settled on its cheapest choice."""
     mean = statistics.mean(max(p) for p in probabilities.values())
     if dict(derived) == dict(smallest) and mean >= COLLAPSE:
         choices = ", ".join(dict.fromkeys(map(str, derived.values())))

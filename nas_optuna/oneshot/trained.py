@@ -65,7 +65,7 @@ def make_evaluator(
 
 
 class _FixedOrder:
-    """A loader's images in one shuffled order, so that a path's statistics do not depend on what came before."""
+    """A loader's images in one shuffled order, so that a path's statistics do not depend on earlier paths."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self._loader = loader

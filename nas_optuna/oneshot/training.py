@@ -151,7 +151,7 @@ class SupernetTraining:
 
     @property
     def prices(self) -> dict[str, float]:
-        """What each part costs, in stand-alone trainings: ``weights``, ``scoring`` and ``short``."""
+        """The cost of each part in stand-alone trainings: ``weights``, ``scoring`` and ``short``."""
         recipe, price = self.search.spec.recipe, self.price
         return {
             "weights": self.length * price.epoch_in_trainings if price else 0.0,
@@ -169,7 +169,7 @@ class SupernetTraining:
             return self._train(told, short)
 
     def _facts(self) -> dict[str, Any]:
-        """What a display needs to know before the first epoch."""
+        """The facts that a display needs before the first epoch."""
         alphas = self.strategy.supernet.alphas if self.strategy and self.strategy.learns_alphas else ()
         return {
             "what": f"supernet of space {self.search.space.name}, strategy {self._spec.strategy}",
@@ -268,7 +268,7 @@ class SupernetTraining:
         )
 
     def _expected_cost(self, argmax: Architecture) -> float:
-        """Under the alphas; of the argmax where there is no supernet."""
+        """The expected cost under the alphas, or that of the argmax where there is no supernet."""
         if self.strategy is not None:
             return round(self.strategy.supernet.expected_cost(self._table.costs).item(), 5)
         return round(cost_of(self.search.space, argmax, self._table.costs), 5)
@@ -302,7 +302,7 @@ def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:
 
 
 def _identity(search: Search, options: Mapping[str, Any], table: CostTable, version: int) -> str:
-    """Twelve hex digits that differ whenever the shared weights would."""
+    """Twelve hex digits that change whenever the shared weights would change."""
     said = search.spec.to_dict()
     parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
     # Short trainings come after the weights, which need not be trained again for others of them.

@@ -80,7 +80,7 @@ def create_space(
 
 
 def _require_space(name: str) -> None:
-    """Refuse a function that nobody has made a space, which would be called with what it does not know."""
+    """Refuse a plain function, which would be called with arguments that it does not have."""
     found = SPACES.find(name)
     if not inspect.isfunction(found):
         return

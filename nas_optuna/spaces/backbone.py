@@ -1,4 +1,4 @@
-"""The backbone space: what to keep of a pretrained network, what of it may learn, and how large it sees pictures."""
+"""The backbone space: how much of a pretrained network to keep and to train, and at which input size."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nas_optuna.spaces.pretrained import LITE0, Backbone, PretrainedBody
 
 RATES = (0.03, 0.1, 0.3, 1.0)
 FEWEST_STAGES = 3
-"""What comes before sees edges and colours, and no things."""
+"""The fewest stages that are kept; earlier ones respond to edges and colours only."""
 SIZES = (64, 96, 128)
 LARGE = 160
-"""Pictures with as many pixels a side are seen as they are, or at three quarters of that."""
+"""Pictures with at least this many pixels a side keep their size, or get three quarters of it."""
 
 
 def reference(
     task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The params of what one does first: all stages, of which the last two learn."""
+    """The params of the usual first attempt: all stages, of which the last two learn."""
     stages = len(Backbone(model, weights).channels())
     middle = _sizes(task, sizes)
     return {"input": middle[len(middle) // 2], "stages": stages, "frozen": stages - 2, "rate": 0.1, "dropout": 0.2}

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
 
 _ATTEMPTS, _ATTEMPTS_EACH = 20_000, 100
-"""Draws, and more for each wanted architecture, after which no others are looked for."""
+"""The most draws of a sample, and how many more for each wanted architecture."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Parameter:
     ordered: bool = False
 
     def match(self, name: str, value: Any) -> Choice:
-        """The choice that a value is, or an `ArchitectureError`. ``True`` is not 1, though Python says so."""
+        """The choice that equals a value, else an `ArchitectureError`. ``True`` is not 1, unlike in Python."""
         for choice in self.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
@@ -135,7 +135,7 @@ class SearchSpace(ABC):
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: each parameter with its choices."""
+        """The table that a notebook shows: each parameter with its choices."""
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{escape(', '.join(map(text_of, parameter.choices)))}</td></tr>"
             for name, parameter in self.parameters.items()
@@ -246,7 +246,7 @@ class SearchSpace(ABC):
     def sample_distinct(
         self, count: int, rng: random.Random, accept: Callable[[Architecture], bool] = lambda architecture: True
     ) -> list[Architecture]:
-        """Draw distinct architectures that are accepted, in the order drawn; fewer where there are hardly more."""
+        """Draw distinct, accepted architectures, in the order drawn; fewer where the space has few of them."""
         found: dict[Architecture, None] = {}
         for _ in range(_ATTEMPTS + count * _ATTEMPTS_EACH):
             if len(found) >= min(count, self.size):

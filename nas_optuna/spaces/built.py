@@ -1,4 +1,4 @@
-"""A space whose networks a function builds: what the spaces of this package and those of yours have in common."""
+"""The base class of spaces whose networks a function builds: those of this package and your own."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class BuiltSpace(Decomposable):
         return network
 
     def known(self, name: str, asked: Parameter) -> Parameter:
-        """The space's parameter for a question of the function: a fixed one has fewer choices than it asks for."""
+        """The space's parameter for a question of the function; a fixed one has fewer choices than the question."""
         return self.parameters[name]
 
     def used(self, architecture: Architecture) -> dict[str, Choice]:
@@ -97,7 +97,7 @@ class BuiltSpace(Decomposable):
 
     @abstractmethod
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """A network's cost, step by step, with the price of an operation."""
+        """The steps of a network's cost, where `price` gives the cost of one operation."""
 
     def stabilize_init(self, network: nn.Module) -> None:
         """Lessen the initial weights of a supernet's network; see `Supernet.stabilize_init`."""

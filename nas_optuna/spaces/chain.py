@@ -30,7 +30,7 @@ class Part:
     depth: tuple[str, int] | None = None
 
     def is_used(self, params: Mapping[str, Choice]) -> bool:
-        """Whether a network with these params has it."""
+        """Whether a network with these params has this part."""
         return self.depth is None or cast(int, params[self.depth[0]]) >= self.depth[1]
 
 
@@ -57,7 +57,7 @@ class ChainSpace(BuiltSpace):
         return tuple(found)
 
     def _walk(self) -> Iterator[tuple[Part, list[list[Operation]]]]:
-        """Each part with what it can be: for each shape that reaches it, one operation for each row of choices."""
+        """Each part with its possible operations: for each input shape, one for each combination of choices."""
         known: dict[object, list[Operation]] = {}
         shapes: list[Shape] = [self.input_shape]
         for part in self.chain:
@@ -76,7 +76,7 @@ class ChainSpace(BuiltSpace):
         yield from dict.fromkeys(operation for _, rows in self._walk() for row in rows for operation in row)
 
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """See `BuiltSpace.cost_steps`: one step a part; the state is the shape that the part is given."""
+        """See `BuiltSpace.cost_steps`: one step for each part; the state is the shape of the part's input."""
         priced = cache(price)
         for part, rows in self._walk():
             places: dict[Shape, int] = {}

@@ -1,4 +1,4 @@
-"""Numbers that a supernet leaves open: a whole number that knows what else it may be."""
+"""Numbers that a supernet leaves open: a whole number that knows all its choices."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Open:
-    """One elastic parameter of a supernet.
+    """One parameter that a supernet leaves open.
 
     Attributes:
         name: The parameter's name.
         count: How many choices it has.
-        pick: How its choices enter the next forward pass; None is the largest.
+        pick: How its choices enter the next forward pass; None for an elastic number is the largest.
         drawn: Whether its choices cannot be mixed, since they change the size of what follows.
     """
 
@@ -57,7 +57,7 @@ class Size:
 
     @property
     def alone(self) -> int:
-        """What to compute: the number under the one choice, or the largest where choices are mixed."""
+        """The number to compute with: that of the one choice, or the largest where choices are mixed."""
         indices = [opened.index for opened in self.opens]
         places = itertools.product(*(range(opened.count) for opened in self.opens))
         return max(
@@ -83,7 +83,7 @@ class Size:
         return reduce(lambda a, b: torch.outer(a, b).flatten(), parts)
 
     def mixed(self, compute: Callable[[int], Tensor]) -> Tensor:
-        """What the one choice gives, or the weighted sum of what all give."""
+        """The result for the one choice, or the weighted sum of the results for all."""
         import torch
 
         weights = self.weights()

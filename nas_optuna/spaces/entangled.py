@@ -50,7 +50,7 @@ def cut(tensor: Tensor | None, count: int) -> Tensor | None:
 
 
 def centring(channels: int, widths: Sequence[int]) -> Tensor:
-    """``[channels, channels]``: times a weight's input channels, it takes their mean over each group from them."""
+    """The ``[channels, channels]`` matrix that subtracts from a weight's input channels their mean over each group."""
     # Groups are what one width has more than the next smaller one, so that the first channels of a centred weight are
     # those of the centred first channels.
     ascending = sorted(set(widths))
@@ -89,7 +89,7 @@ def geometric_mean(values: Sequence[int]) -> float:
 
 
 class OpenConv2d(ElasticLayer, nn.Conv2d):
-    """What `ElasticConv2d` is where one of its numbers is elastic; see there."""
+    """`ElasticConv2d` with at least one elastic number; see there."""
 
     matrix: Tensor
     kernel_masks: Tensor

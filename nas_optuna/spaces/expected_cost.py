@@ -11,10 +11,9 @@ from torch import Tensor
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.base import Operation
 from nas_optuna.spaces.built import BuiltSpace
-from nas_optuna.spaces.supernet import CostModel
 
 
-class ExpectedCost(CostModel):
+class ExpectedCost:
     """The exact expectation over a Markov chain: given the state, a step's choices decide its cost and the next state.
 
     So the probabilities of the states are carried from step to step, and nothing is drawn.
@@ -54,7 +53,7 @@ class ExpectedCost(CostModel):
             )
 
     def __call__(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """See `CostModel`."""
+        """See `nas_optuna.spaces.supernet.CostModel`."""
         like = next(iter(probabilities.values()))
         state, total = like.new_ones(1), like.new_zeros(())
         for names, costs, targets, states, uses in self._steps:

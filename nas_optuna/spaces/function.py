@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Operation, Parameter, text_of
+from nas_optuna.spaces.base import Operation, Parameter
+from nas_optuna.spaces.built import BuiltSpace, CostStep
 from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.layered import LayeredSpace
+from nas_optuna.spaces.params_text import read_params, write_params
 from nas_optuna.spaces.space_function import SpaceFunction as SpaceFunction
 from nas_optuna.spaces.space_function import source_of
 from nas_optuna.spaces.space_function import space as space
@@ -25,9 +31,13 @@ if TYPE_CHECKING:
 
 _PROBES = 16
 """Architectures that are tried before a function is refused because none of them works."""
+_MAX_VALUES = 64
+"""Choices of values for which the layers of a space are listed."""
+_MAX_LABELS = 256
+"""Choices of layers that belong together for which they are listed."""
 
 
-class FunctionSpace(LayeredSpace):
+class FunctionSpace(BuiltSpace):
     """The space of a function that builds networks.
 
     Its parameters are all that the function asks for under some answers. A parameter that an architecture does not use
@@ -87,7 +97,7 @@ class FunctionSpace(LayeredSpace):
         first: Exception | None = None
         for count, answers in enumerate(self.tracer.paths()):
             try:
-                self.tried(self.architecture(answers))
+                self._tried(self.architecture(answers))
                 return
             except ArchitectureError as error:  # it asked for nothing new a moment ago
                 raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
@@ -144,7 +154,7 @@ class FunctionSpace(LayeredSpace):
                     f"parameter {name!r} has no value; choose one of {self.parameters[name].choices}"
                 )
         chosen = {name: used.get(name, p.choices[0]) for name, p in self.parameters.items()}
-        return Architecture(tuple(chosen.items()), self._written(used))
+        return Architecture(tuple(chosen.items()), write_params(used, self.parameters))
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """See `SearchSpace.canonical`."""
@@ -170,38 +180,15 @@ class FunctionSpace(LayeredSpace):
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"width=32,depth=2,block0=conv3"``."""
-        return self._written(self.tracer.trace(params))
-
-    def _written(self, used: Answers) -> str:
-        return ",".join(f"{_quote(name)}={_quote(self._text(name, value))}" for name, value in used.items()) or "fixed"
-
-    def _text(self, name: str, value: Choice) -> str:
-        written = [text_of(choice) for choice in self.parameters[name].choices]
-        # "1" and 1 are written alike, unless the text keeps its quotes.
-        return f'"{value}"' if isinstance(value, str) and written.count(value) > 1 else text_of(value)
+        return write_params(self.tracer.trace(params), self.parameters)
 
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order."""
-        names = {_quote(name): name for name in self.parameters}
-        params: Answers = {}
-        for part in text.strip().split(",") if text.strip() not in ("", "fixed") else ():
-            written, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals:
-                raise ArchitectureError(f"{part!r} is not name=value; an architecture is written {self._example()}")
-            if written not in names:
-                raise ArchitectureError(unknown("parameter", written, names))
-            name = names[written]
-            choices = {_quote(self._text(name, choice)): choice for choice in self.parameters[name].choices}
-            if value not in choices:
-                raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {list(choices)}")
-            params[name] = choices[value]
+        params = read_params(text, self.parameters, example=self.format({}))
         architecture = self.architecture(params)
         if unused := params.keys() - self.used(architecture).keys():
             raise ArchitectureError(f"{text!r} gives {sorted(unused)[0]!r}, which its network does not ask for")
         return architecture
-
-    def _example(self) -> str:
-        return self._written(self.tracer.trace({}))
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change while a study goes on: parameters, input, and the function's own options."""
@@ -210,37 +197,128 @@ class FunctionSpace(LayeredSpace):
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
         if architecture not in self._outputs:
-            self.tried(architecture)
-        return self.build_with(Choices(self.decide(architecture)))
+            self._tried(architecture)
+        return self.build_with(Choices(self._decide(architecture)))
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
         """See `SearchSpace.require_logits`."""
         from nas_optuna.spaces.shapes import not_logits
 
         if architecture is not None and architecture not in self._outputs:
-            self.tried(architecture)
+            self._tried(architecture)
         for output in self._outputs.values() if architecture is None else [self._outputs[architecture]]:
             if problem := not_logits(output, self.classes):
                 raise SpecError(f"space {self.name!r}: {problem}")
 
-    def tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
+    def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
         """The network on meta tensors, the choices that built it, and how it used them on two images."""
         import torch
 
         from nas_optuna.spaces.shapes import try_out
 
         asked: Answers = {}
-        choices = Choices(self.decide(architecture, asked))
+        choices = Choices(self._decide(architecture, asked))
         with _kept_random_state(), torch.device("meta"):
             network = self.build_with(choices)
         self.tracer.confirm(asked)
         calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         return network, choices, calls
 
+    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+        """Each use of a layer that was chosen, as it stands in its network, and the rest of the network."""
+        from nas_optuna.spaces.shapes import TensorSpec, without
+
+        network, choices, calls = self._tried(architecture)
+        params = architecture.params
+        made: dict[Operation, tuple[Architecture, Call | None]] = {}
+        found = []
+        for call in calls:
+            layer = choices.layers[call.name][call.place]
+            several = "" if call.simple else f" {_digest(repr(call.inputs))}"
+            kind = f"{params[call.name]} {_digest(repr(layer))}{several}"
+            found.append(Operation(kind, (), call.input_shape, call.output_shape))
+            made[found[-1]] = (architecture, call)
+        rest = _digest(f"{without(network, choices.layers, calls)} {[call.outputs for call in calls]}")
+        output = self._outputs[architecture]
+        shape = output.shape if isinstance(output, TensorSpec) else ()
+        found.append(Operation(f"rest {rest}", (), self.input_shape, shape))
+        made[found[-1]] = (architecture, None)
+        self._builders = {**made, **self._builders}
+        return tuple(found)
+
+    def reachable_operations(self) -> Iterator[Operation]:
+        """Every layer in place and every rest: all values, and with each of them every label."""
+        seen: dict[Operation, None] = {}
+        tried: set[Architecture] = set()
+        groups = self.tracer.independent([n for n in self.parameters if n in self.layer_names])
+        paths = list(itertools.islice(self.tracer.paths(lambda name: name not in self.layer_names), _MAX_VALUES + 1))
+        if len(paths) > _MAX_VALUES:
+            raise SpecError(
+                f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
+                " layers in each; pin some: --set 'space.fix={name = value}'"
+            )
+        for answers in paths:
+            for group in groups or [[]]:
+                for labels in self._combinations(group):
+                    params = {**self._first(), **answers, **labels}
+                    architecture = self.architecture(params)
+                    if architecture not in tried:
+                        tried.add(architecture)
+                        seen.update(dict.fromkeys(self.operations(architecture)))
+        yield from seen
+
+    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
+        """See `BuiltSpace.cost_steps`: first all values, which are the state; then layers, whose costs add up."""
+
+        def cost(*chosen: Answers) -> float:
+            params = functools.reduce(operator.or_, chosen, self._first())
+            return sum(map(price, self.operations(self.architecture(params))))
+
+        names = [name for name in self.parameters if name not in self.layer_names]
+        states = self._products(names)
+        base = list(map(cost, states))
+        yield CostStep(names, [base], range(len(states)))
+        for group in self.tracer.independent([name for name in self.parameters if name in self.layer_names]):
+            labels = self._products(group)
+            more = [
+                [cost(state, chosen) - first for chosen in labels] for state, first in zip(states, base, strict=True)
+            ]
+            yield CostStep(group, more, [i for i in range(len(states)) for _ in labels])
+
+    def _combinations(self, names: Sequence[str]) -> Iterator[Answers]:
+        """All choices of some parameters together; one by one where these are too many."""
+        if math.prod(len(self.parameters[name].choices) for name in names) <= _MAX_LABELS:
+            yield from self._products(names)
+        else:
+            yield from ({name: value} for name in names for value in self.parameters[name].choices)
+
+    def _products(self, names: Sequence[str]) -> list[Answers]:
+        choices = [self.parameters[name].choices for name in names]
+        return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
+
+    def _first(self) -> Answers:
+        return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
+
+    def build_operation(self, operation: Operation) -> nn.Module:
+        """A layer of some network that has it, or such a network with stand-ins for its layers."""
+        from nas_optuna.spaces.shapes import Alone, without
+
+        if operation not in self._builders:
+            list(self.reachable_operations())
+        architecture, call = self._builders[operation]
+        choices = Choices(self._decide(architecture))
+        network = self.build_with(choices)
+        if call is None:
+            return without(network, choices.layers, self._tried(architecture)[2])
+        layer = choices.layers[call.name][call.place]
+        return layer if call.simple else Alone(layer, call.inputs)
+
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device."""
         import torch
         from torch import nn
+
+        from nas_optuna.spaces.shapes import settle
 
         on_meta = torch.get_default_device().type == "meta"
         try:
@@ -254,11 +332,11 @@ class FunctionSpace(LayeredSpace):
                 made = self._build(choices, self._task, **self.options)
         if not isinstance(made, nn.Module):
             raise SpecError(f"space {self.name!r}: its function must return an nn.Module, not a {type(made).__name__}")
-        _settle(made, self.input_shape)
+        settle(made, self.input_shape)
         return made.to("meta") if on_meta else made
 
-    def decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
-        """See `LayeredSpace.decide`."""
+    def _decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
+        """What answers the function's questions for an architecture; `answers` is filled with what was asked."""
         params = architecture.params
 
         def decide(name: str, asked: Parameter) -> Choice:
@@ -307,27 +385,12 @@ def _kept_random_state() -> Iterator[None]:
         yield
 
 
-def _settle(network: nn.Module, shape: tuple[int, ...]) -> None:
-    """Give lazy modules their shapes, which they take from a first batch."""
-    import torch
-    from torch.nn.parameter import is_lazy
-
-    from nas_optuna.spaces.shapes import blaming
-
-    lazy = [p for p in [*network.parameters(), *network.buffers()] if is_lazy(p)]
-    if lazy:
-        was_training = network.training
-        with torch.no_grad(), blaming(network):
-            network.eval()(torch.zeros(2, *shape, device=lazy[0].device))
-        network.train(was_training)
-
-
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
     shown = text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
     return shown if len(shown) <= 240 else f"{shown[:239]}…"
 
 
-def _quote(text: str) -> str:
-    """Percent-encode what separates, and blanks and control characters."""
-    return "".join(f"%{ord(c):02X}" if c in "%,=" or c.isspace() or not c.isprintable() else c for c in text)
+def _digest(text: str) -> str:
+    """Six hex digits that tell modules of different make apart."""
+    return hex_digest(text, 6)

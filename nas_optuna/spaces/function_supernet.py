@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,11 @@ from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.chain import ChainSpace, Part
-from nas_optuna.spaces.elastic import Open
 from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.expected_cost import ExpectedCost
 from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +44,7 @@ class FunctionSupernet(Supernet):
         kept: The values that it has, by parameter.
         network: The function's network.
         mixed: Parameter → its layers, one for each place in which it was asked for.
-        opened: Name of each elastic number → what its layers look at.
+        opened: Parameter → what its layers look at, of mixed layers and of elastic numbers.
     """
 
     version = 4
@@ -65,7 +63,8 @@ class FunctionSupernet(Supernet):
             self.mixed.setdefault(layer.name, []).append(layer)
             layer.in_place = probed_layer.in_place
         self._first = {name: p.choices[0] for name, p in part.parameters.items()}
-        if not self.mixed and not self.opened:
+        self._elastic = [name for name in self.opened if name not in self.mixed]
+        if not self.opened:
             raise SpecError(
                 f"space {space.name!r} has no layer that a supernet could mix; write c.layer(…), or c.elastic(…) for"
                 " the width of a layer of nas_optuna.layers"
@@ -90,14 +89,14 @@ class FunctionSupernet(Supernet):
 
     def _require_elastic(self) -> None:
         """Compare every elastic number, at its smallest, with networks of their own, before anything is trained."""
-        if not self.opened:
+        if not self._elastic:
             return
-        widest = {name: max(self._choices(name)) for name in self.opened}
+        widest = {name: max(self._choices(name)) for name in self._elastic}
         training = self.training
         self.eval()
         with seeded(0), torch.no_grad():
             images = torch.randn(2, *self.space.input_shape)
-            for name in self.opened:
+            for name in self._elastic:
                 smallest = min(self._choices(name))
                 labels = {n: self.space.parameters[n].choices for n in self.mixed}
                 for turn in range(max(map(len, labels.values()), default=1)):
@@ -151,21 +150,16 @@ class FunctionSupernet(Supernet):
         return self._run(self.network, images, picks)
 
     def _run(self, part: nn.Module, x: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
-        deciding: list[MixedLayer | Open] = [*self.opened.values()]
-        names = [*self.opened]
-        for name, layers in self.mixed.items():
-            deciding += layers
-            names += [name] * len(layers)
-        for name, decided in zip(names, deciding, strict=True):
-            decided.pick = picks[name]
+        for name, opened in self.opened.items():
+            opened.pick = picks[name]
         try:
             return cast(Tensor, part(x))
         finally:
-            for decided in deciding:
-                decided.pick = None  # it holds a graph
+            for opened in self.opened.values():
+                opened.pick = None  # it holds a graph
 
     def stages(self) -> Sequence[Stage]:
-        """One for each part of a chain; one where the network is none."""
+        """One stage for each part of a chain; a single stage where the network is no chain."""
         if not isinstance(self.space, ChainSpace):
             return super().stages()
 
@@ -196,31 +190,22 @@ class FunctionSupernet(Supernet):
         device = self._alphas[0].device
         with seeded(0), torch.device(device):  # weights are drawn, to be overwritten
             network = self._whole.build(architecture)
-        modules = dict(self.network.named_modules(remove_duplicate=False))
-        if any(isinstance(module, ElasticLayer) and module.scales_output for module in modules.values()):
+        if any(isinstance(module, ElasticLayer) and module.scales_output for module in self.network.modules()):
             training = self.training
             self.eval()(torch.zeros(1, *self.space.input_shape, device=device), self.path(architecture))
             self.train(training)
-        elastic = {path: module for path, module in modules.items() if isinstance(module, ElasticLayer)}
-        shared: dict[str, Tensor] = dict(self.network.state_dict())
-        for path, layer in reversed(modules.items()):  # inner ones first
-            if isinstance(layer, MixedLayer) and layer.name in used:
-                chosen = f"{path}.{layer.labels.index(used[layer.name])}"
-                shared, elastic = _moved(shared, chosen, path), _moved(elastic, chosen, path)
-            elif isinstance(layer, Optional):
-                shared, elastic = _moved(shared, f"{path}.0", path), _moved(elastic, f"{path}.0", path)
+        whole = self.network
         if isinstance(self.space, ChainSpace):  # of which shallow networks have fewer parts
-            kept = [str(i) for i, part in enumerate(self.space.chain) if part.is_used(architecture.params)]
-            places = {number: str(i) for i, number in enumerate(kept)}
-            shared, elastic = _renamed(shared, places), _renamed(elastic, places)
-        _load(network, shared, elastic)
+            parts = zip(self.space.chain, whole.children(), strict=True)
+            whole = nn.Sequential(*(layer for part, layer in parts if part.is_used(architecture.params)))
+        _load(network, dict(_chosen_modules(whole, used, "")))
         return network
 
     def smallest(self) -> dict[str, Choice]:
         """The candidates with the fewest weights, the smallest widths and kernels, the largest strides."""
         found = dict(self._first)
-        for name, opened in self.opened.items():
-            found[name] = max(self._choices(name)) if opened.drawn else min(self._choices(name))
+        for name in self._elastic:
+            found[name] = (max if self.opened[name].drawn else min)(self._choices(name))
         for name, layers in self.mixed.items():
             sizes = [
                 (sum(p.numel() for layer in layers for p in layer[i].parameters()), not isinstance(one, nn.Identity))
@@ -231,7 +216,7 @@ class FunctionSupernet(Supernet):
 
 
 def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
-    """What a supernet's network asks for, and that network on meta tensors, in which layers know who works in place."""
+    """The questions of a supernet's network, and the network on meta tensors after finding `MixedLayer.in_place`."""
     # Found before anything is trained: were only the first step of a process to copy inputs, its gradients would be
     # summed in another order, and a training that was stopped and goes on would differ in the last bit.
     mixing = Mixing(space)
@@ -262,47 +247,40 @@ def _kept_part(space: BuiltSpace, mixing: Mixing) -> BuiltSpace:
     return space.fixed(kept) if kept else space
 
 
-def _moved(items: Mapping[str, T], chosen: str, path: str) -> dict[str, T]:
-    """Items by path, of which a mixed layer's are left out, but those of its chosen candidate, which take its place."""
-
-    def inside(key: str, of: str) -> bool:
-        return key == of or key.startswith(f"{of}." if of else "")
-
-    kept = {key: item for key, item in items.items() if not inside(key, path)}
-    mine = {
-        f"{path}{key.removeprefix(chosen)}".removeprefix("."): item
-        for key, item in items.items()
-        if inside(key, chosen.removeprefix("."))
-    }
-    return kept | mine
-
-
-def _renamed(items: Mapping[str, T], places: Mapping[str, str]) -> dict[str, T]:
-    """Items by path, of which the first name is replaced; those without a new one are left out."""
-    split = {key: key.partition(".") for key in items}
-    return {f"{places[first]}{dot}{rest}": items[k] for k, (first, dot, rest) in split.items() if first in places}
-
-
-def _load(network: nn.Module, shared: Mapping[str, Tensor], elastic: Mapping[str, ElasticLayer]) -> None:
-    """Load shared weights; an elastic layer says which of its own a choice has."""
-    state: dict[str, Tensor] = {}
-    for path, layer in elastic.items():
-        try:
-            target = network.get_submodule(path)
-        except AttributeError:
+def _chosen_modules(module: nn.Module, used: Mapping[str, Choice], path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a supernet's network that an architecture has, by their paths in its own network."""
+    yield path, module
+    for name, child in module._modules.items():
+        if child is None:
             continue
-        state |= {f"{path}.{key}": value for key, value in layer.state_for(target).items()}
+        if isinstance(module, MixedLayer):  # the chosen candidate takes its place
+            if module.name in used and int(name) == module.labels.index(used[module.name]):
+                yield from _chosen_modules(child, used, path)
+        elif isinstance(module, Optional):
+            yield from _chosen_modules(child, used, path)
+        else:
+            yield from _chosen_modules(child, used, f"{path}.{name}".removeprefix("."))
+
+
+def _load(network: nn.Module, shared: Mapping[str, nn.Module]) -> None:
+    """Load the weights of shared modules; an elastic layer says which of its own a choice has."""
+    state: dict[str, Tensor] = {}
+    for path, target in network.named_modules(remove_duplicate=False):
+        source = shared.get(path)
+        if isinstance(source, ElasticLayer):
+            state |= {f"{path}.{key}".removeprefix("."): value for key, value in source.state_for(target).items()}
     for key, mine in network.state_dict().items():
         if key in state:
             continue
-        path = key.rpartition(".")[0]
+        path, _, name = key.rpartition(".")
+        found = shared[path].state_dict().get(name) if path in shared else None
         layer_name = f"layer {path!r} ({type(network.get_submodule(path)).__name__})"
-        if key not in shared:
+        if found is None:
             raise SpecError(f"{layer_name} is not in the supernet: the function builds other layers for other widths")
-        if shared[key].shape != mine.shape:
+        if found.shape != mine.shape:
             raise SpecError(
-                f"{layer_name} has the shape {list(mine.shape)}, in the supernet {list(shared[key].shape)}, and is not"
+                f"{layer_name} has the shape {list(mine.shape)}, in the supernet {list(found.shape)}, and is not"
                 " elastic; build it by nas_optuna.layers, or ask for its width by c.choice"
             )
-        state[key] = shared[key]
+        state[key] = found
     network.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What a supernet makes of a function's questions: all candidates of a layer, and numbers that are left open."""
+"""How a supernet answers a function's questions: with all candidates of a layer, and with numbers left open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
 from nas_optuna.spaces.elastic import Elastic, Open, Size, size_of
-from nas_optuna.spaces.supernet import ChoiceWeights
 
 
 class MixedLayer(nn.ModuleList):
@@ -25,23 +24,23 @@ class MixedLayer(nn.ModuleList):
     Attributes:
         name: The parameter's name.
         labels: The candidates' labels.
-        pick: How they enter the next forward pass; None is a sum with equal weights.
+        opened: Says how they enter the next forward pass; where it says nothing, as a sum with equal weights.
         in_place: Index of each candidate that changes its input, and whether in training mode; it gets a copy.
         probing: Whether a forward pass finds `in_place`.
     """
 
-    def __init__(self, name: str, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
+    def __init__(self, opened: Open, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
         super().__init__(candidates)
-        self.name = name
+        self.name = opened.name
         self.labels = labels
-        self.pick: ChoiceWeights | None = None
+        self.opened = opened
         self.in_place: set[tuple[int, bool]] = set()
         self.probing = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
         # Of a drawn one only its own logit's path gets a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
-        pick = self.pick
+        pick = self.opened.pick
         if pick is not None and pick.index is not None:
             drawn = self[pick.index](*args, **kwargs)
             if pick.weights is None:
@@ -57,7 +56,7 @@ class MixedLayer(nn.ModuleList):
         )
 
     def _output(self, i: int, args: Any, kwargs: Any) -> Any:
-        """What one candidate gives; one that works in place has a copy of the input."""
+        """The output of one candidate; a candidate that works in place gets a copy of the input."""
         case = i, self.training
         if not self.probing and case not in self.in_place:
             return self[i](*args, **kwargs)
@@ -110,7 +109,7 @@ class Mixing(Choices):
         space: The function's space.
 
     Attributes:
-        opened: Name of each elastic number → what its layers look at.
+        opened: Name of each layer and of each elastic number → what says how its choices enter a forward pass.
         kept: Name of each value → its one choice: the largest where they are ordered, else the first.
     """
 
@@ -129,12 +128,15 @@ class Mixing(Choices):
         self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]
     ) -> nn.Module:
         labels = self._space.known(name, parameter).choices
-        return MixedLayer(name, labels, [made_module(name, str(label), candidates[str(label)]) for label in labels])
+        made = [made_module(name, str(label), candidates[str(label)]) for label in labels]
+        return MixedLayer(self._open(name, len(labels)), labels, made)
 
     def _make_elastic(self, name: str, parameter: Parameter) -> int:
         choices = cast(tuple[int, ...], self._space.known(name, parameter).choices)
-        opened = self.opened.setdefault(name, Open(name, len(choices)))
-        return Elastic(Size((opened,), choices))
+        return Elastic(Size((self._open(name, len(choices)),), choices))
+
+    def _open(self, name: str, count: int) -> Open:
+        return self.opened.setdefault(name, Open(name, count))
 
 
 class Optional(nn.ModuleList):
@@ -164,6 +166,6 @@ class Optional(nn.ModuleList):
 
 
 def optional(layer: nn.Module, depth: int, number: int) -> nn.Module:
-    """The layer itself, or, in a supernet, one that depths below a number do without."""
+    """The layer itself; in a supernet, a layer that is skipped where the depth is below `number`."""
     size = size_of(depth)
     return layer if size is None else Optional(layer, size, number)

@@ -36,7 +36,7 @@ class Backbone:
     weights: str | None = None
 
     def stages(self) -> list[nn.Module]:
-        """The network cut where its feature maps become smaller, with weights that nobody has trained."""
+        """The network cut where its feature maps become smaller, with untrained weights."""
         return self._cut(self._network())
 
     def trained_stages(self) -> list[nn.Module]:
@@ -182,7 +182,7 @@ def _chain(network: nn.Module) -> Iterator[nn.Module]:
 
 @functools.cache
 def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
-    """First layer, end and channels of each stage; found on meta tensors, once for each network."""
+    """First layer, end and channels of each stage, found on meta tensors once for each network."""
     with torch.device("cpu"):  # some read values of tensors while they are built
         network = Backbone(model)._network().eval()
     with torch.device("meta"), torch.no_grad():

@@ -165,6 +165,16 @@ def _recorded(
             handle.remove()
 
 
+def settle(network: nn.Module, shape: Shape) -> None:
+    """Give lazy modules their shapes, which they take from a first batch."""
+    lazy = [p for p in [*network.parameters(), *network.buffers()] if is_lazy(p)]
+    if lazy:
+        was_training = network.training
+        with torch.no_grad(), blaming(network):
+            network.eval()(torch.zeros(2, *shape, device=lazy[0].device))
+        network.train(was_training)
+
+
 def not_logits(output: Any, classes: int) -> str | None:
     """Why an output, as `try_out` describes it, is no batch of logits; None where it is one."""
     if isinstance(output, TensorSpec) and output.batch == 0 and output.shape == (classes,):
@@ -262,9 +272,9 @@ class Alone(nn.Module):
         return next(leaf for leaf in tree_leaves(self.layer(*args, **kwargs)) if isinstance(leaf, Tensor))
 
 
-def without(network: nn.Module, layers: Sequence[nn.Module], calls: Sequence[Call]) -> nn.Module:
-    """The network with stand-ins for some of its layers."""
-    replaced = set(map(id, layers))
+def without(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], calls: Sequence[Call]) -> nn.Module:
+    """The network with stand-ins for the layers that were called."""
+    replaced = {id(layers[call.name][call.place]) for call in calls}
     outputs, turn = [call.outputs for call in calls], [0]
     if id(network) in replaced:
         return Standin(outputs, turn)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas_optuna.spaces.function import FunctionSpace
 
 _OWN_WEIGHTS = "own weights"
-"""In the digest of a function's file, because earlier releases drew its networks' weights anew: other results."""
+"""Part of the digest of a function's file: earlier releases drew its networks' weights anew, with other results."""
 Reference = Mapping[str, Choice] | Callable[..., Mapping[str, Choice]]
 """Params, or a function ``(task, **options)`` that gives them."""
 

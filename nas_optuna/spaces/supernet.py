@@ -77,12 +77,9 @@ class Stage:
     nested: Nested | None = None
 
 
-class CostModel(ABC):
-    """The expected cost of a network drawn from the alphas' probabilities: exact, and differentiable."""
-
-    @abstractmethod
-    def __call__(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """The expectation, a scalar in the table's unit, for one ``[choices]`` vector a parameter."""
+CostModel = Callable[[Mapping[str, Tensor]], Tensor]
+"""From one ``[choices]`` vector of probabilities a parameter to the expected cost of a network that is drawn from them:
+exact, differentiable, a scalar in the table's unit."""
 
 
 CERTAIN = 50.0
@@ -170,17 +167,13 @@ class Supernet(nn.Module, ABC):
         alphas = set(map(id, self._alphas))
         return (p for p in self.parameters() if id(p) not in alphas)
 
-    def probabilities(self, temperature: float = 1.0) -> dict[str, Tensor]:
-        """Parameter name → ``softmax(alpha / temperature)``, ``[choices]``, differentiable."""
-        return {name: torch.softmax(alpha / temperature, 0) for name, alpha in self.alphas.items()}
+    def probabilities(self) -> dict[str, Tensor]:
+        """Parameter name → ``softmax(alpha)``, ``[choices]``, differentiable."""
+        return {name: torch.softmax(alpha, 0) for name, alpha in self.alphas.items()}
 
-    def prior(self, temperature: float = 1.0) -> dict[str, list[float]]:
+    def prior(self) -> dict[str, list[float]]:
         """The probabilities as plain numbers: parameter name → one for each choice, in order."""
-        return {name: p.detach().cpu().double().tolist() for name, p in self.probabilities(temperature).items()}
-
-    def entropy(self) -> dict[str, float]:
-        """Parameter name → entropy of its probabilities in nats; 0 is decided, ``log(choices)`` undecided."""
-        return {name: float(torch.special.entr(p.detach()).sum()) for name, p in self.probabilities().items()}
+        return {name: p.detach().cpu().double().tolist() for name, p in self.probabilities().items()}
 
     def derive(self) -> dict[str, Choice]:
         """The most probable choice of every parameter: a params dict, valid for ``optuna.trial.FixedTrial``."""

@@ -15,18 +15,18 @@ Answers = dict[str, Choice]
 _Key = tuple[tuple[type, Choice] | None, ...]
 
 _PATIENCE = 32
-"""Random runs in a row that bring no new parameter before the search for parameters ends."""
+"""How many random runs in a row may bring no new parameter before the search for parameters ends."""
 _MAX_COUNTED = 20_000
-"""Cases that counting the architectures may distinguish; more are estimated."""
+"""The most cases that counting the architectures may distinguish; beyond that their number is estimated."""
 _ESTIMATED_FROM = 512
-"""Random runs that an estimate of the number of architectures is made from."""
+"""How many random runs the estimate of the number of architectures is made from."""
 _RANDOM = (
     "the network's function asks other questions when it is run again with the same answers; let it depend on its"
     " choices alone"
 )
 _MAX_PARAMETERS = 10_000
 _MAX_REMEMBERED = 65_536
-"""Runs that are remembered of a function whose questions follow no simple rule."""
+"""The most runs that are remembered for a function whose questions follow no simple rule."""
 
 
 class _TooManyError(Exception):
@@ -111,7 +111,7 @@ class Tracer:
         return answers
 
     def _case(self, name: str, answers: Mapping[str, Choice]) -> _Key:
-        """What was answered to the deciders of a question."""
+        """The answers to the questions that decide whether another question is asked."""
         return tuple(_key(answers[d]) if d in answers else None for d in self._deciders[name])
 
     def confirm(self, answers: Answers) -> None:
@@ -228,7 +228,7 @@ class Tracer:
         return counted
 
     def _count(self, names: Sequence[str], answers: Answers) -> int:
-        """Architectures that differ in some questions, given the answers to those before them."""
+        """The number of architectures that differ in some questions, given the answers to the questions before."""
         self._cases += 1
         if self._cases > _MAX_COUNTED:
             raise _TooManyError

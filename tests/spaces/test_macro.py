@@ -221,3 +221,18 @@ def test_every_alpha_of_a_mixture_learns() -> None:
         torch.randn(8, 1, 12, 12), supernet.picks("mixture", drawn, differentiable=True)
     ).square().mean().backward()
     assert all(float(alpha.grad.abs().max()) > 0 for alpha in supernet.alphas.values())  # type: ignore[union-attr]
+
+
+def test_slots_that_are_alike_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of a supernet's cost needs no more operations where stages are deeper."""
+    made: list[Slot] = []
+    original = MacroSpace.slot_operation
+    monkeypatch.setattr(
+        MacroSpace, "slot_operation", lambda space, slot, shape: made.append(slot) or original(space, slot, shape)
+    )
+    counts = []
+    for depths in ([1], [1, 2, 3]):
+        made.clear()
+        list(MacroSpace(stages=1, widths=[8, 16], depths=depths).cost_steps(lambda operation: 1.0))
+        counts.append(len(made))
+    assert counts[0] == counts[1] == 2 * 6 * 3 * 2 * 4 * 3 * 3 * 2

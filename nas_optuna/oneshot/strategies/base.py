@@ -1,4 +1,4 @@
-"""What every strategy is: a loop over epochs and steps that can stop and go on; each says what one step does."""
+"""The base class of strategies: a loop over epochs and steps that can be resumed; a subclass defines one step."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class DartsStrategy(Strategy):
         return float(start * decay**self.finished)
 
     def begin_epoch(self, seed: int) -> None:
-        """Read the alphas, and begin the alphas' images anew."""
+        """Read the alphas, and restart the alphas' images."""
         self._draws.refresh()
         self._alpha_losses = []
         self._batches = self._alpha_batches()
@@ -196,12 +196,12 @@ class DartsStrategy(Strategy):
         return self._loss(cross_entropy, self._cost(self.supernet.probabilities()))
 
     def state_dict(self) -> dict[str, Any]:
-        """Also the alphas' optimizer and the draws."""
+        """The state of the base class, of the alphas' optimizer and of the draws."""
         own = {"alpha_optimizer": self._alpha_optimizer.state_dict(), "draws": self._draws.generator.get_state()}
         return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Also the alphas' optimizer and the draws."""
+        """The state of the base class, of the alphas' optimizer and of the draws."""
         super().load_state_dict(state)
         load_optimizer_state(state["alpha_optimizer"], self._alpha_optimizer)
         self._draws.generator.set_state(state["draws"].cpu())

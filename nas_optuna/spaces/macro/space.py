@@ -198,7 +198,7 @@ class MacroSpace(ChainSpace):
         return dict.fromkeys(Slot.of(*cast(Any, values)) for values in itertools.product(*choices))
 
     def slot_of(self, params: Mapping[str, Any], stage: int, slot: int) -> Slot:
-        """What stands in a slot, whether or not the stage is deep enough to use it."""
+        """The layer of a slot, whether or not the stage is deep enough to use it."""
         return Slot.of(*(params[f"stage{stage}.slot{slot}.{part}"] for part in PARTS))
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
@@ -280,7 +280,7 @@ class MacroSpace(ChainSpace):
         return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output)
 
     def slot_operation(self, slot: Slot, shape: Shape) -> Operation:
-        """What stands in a slot, for an input of that shape."""
+        """The operation of a slot, for an input of that shape."""
         return Operation(slot.text if slot.layer == "skip" else f"{slot.text} {self.norm}", (), shape, shape)
 
     def head_operation(self, shape: Shape) -> Operation:
@@ -307,7 +307,7 @@ class MacroSpace(ChainSpace):
         return layers.make_slot(answers, {**every, **numbers}, channels, style)
 
     def macs_by_formula(self, operation: Operation) -> int:
-        """Written out, because there are thousands of operations."""
+        """A formula for each operation, because there are thousands of them."""
         channels, *sides = operation.input_shape
         if operation.kind == "head":
             units = self.head_units
@@ -328,7 +328,7 @@ class MacroSpace(ChainSpace):
 
 
 _slot = cache(Slot.of)
-"""There are a few thousand, and a supernet's cost asks for each at every shape."""
+"""Cached, because a supernet's cost asks for each of a few thousand slots at every shape."""
 
 
 def _numbers(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
