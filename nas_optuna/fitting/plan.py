@@ -8,7 +8,7 @@ from typing import Any
 
 SHORTEST = 0.03
 """Share of the time for each network of the first rung."""
-LEAST, MOST = 0.15, 0.55
+LEAST, MOST = 0.15, 0.4
 """Shares of the time for the search."""
 FEW, MANY = 20, 160
 """Epochs that the reference could be trained for in all the time, at which the search gets the least and the most. With

@@ -30,11 +30,11 @@ SMALLEST_HALVED = 7
 
 
 def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]:
-    """The params of the network that one would take without a search: a small ResNet with an early pooling."""
+    """The params of the network that one would take without a search: a small ResNet."""
     params: dict[str, Any] = {
         "stem.width": width,
         "stem.stride": stem_strides(task)[0],
-        "downsampling": "pool first",
+        "downsampling": "pool after",
         "activation": "relu",
         "head": "average",
     }
@@ -48,7 +48,7 @@ def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]
 def residual(c: Choices, task: Task, *, width: int = 16, stages: int = 3) -> nn.Module:
     """A residual network with batch norm."""
     activation = ACTIVATIONS[c.choice("activation", list(ACTIVATIONS))]
-    downsampling = c.choice("downsampling", ["pool first", "pool after", "stride"])
+    downsampling = c.choice("downsampling", ["pool after", "pool first", "stride"])
     stride = c.choice("stem.stride", stem_strides(task), ordered=True)
     channels = c.elastic("stem.width", sorted({rounded(width * m) for m in (1, 1.5, 2)}))
     # A kernel that sees every pixel, and no more taps than a 3×3 where the stride is small.
