@@ -164,7 +164,9 @@ class CurveSampler(ArchitectureGPSampler):
         epochs = _epochs(curves.values())
         whole = sum(curve.final is not None or (curve.running and not epochs) for curve in curves.values())
         if whole < self._config.n_startup_trials or not epochs:
-            return Choice(self._random(history, rng) if curves else self._large(history, study, rng), 0)
+            # A study of several objectives was begun with its cheapest network; a large one is the front's other end.
+            is_first = len(curves) < len(study.directions)
+            return Choice(self._large(history, study, rng) if is_first else self._random(history, rng), 0)
         first = rungs(epochs)[0]
         looks = sum(curve.final is None and (curve.running or curve.last >= first) for curve in curves.values())
         if first == epochs or looks >= EARLY_LOOKS:

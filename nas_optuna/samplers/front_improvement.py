@@ -88,7 +88,9 @@ def _bounds(table: Array) -> tuple[Array, Array]:
     # Several costs' bounds are paired at random.
     order = np.stack([rng.permutation(BOUNDS) for _ in low], 1)
     volumes = np.take_along_axis(np.diff(edges, axis=0), order, 0).prod(1)
-    return np.take_along_axis(edges[1:], order, 0), volumes / max(float(volumes.sum()), 1e-300)
+    upper = edges[1:].copy()
+    upper[-1] = np.inf  # dearer networks than any that is known may still be better
+    return np.take_along_axis(upper, order, 0), volumes / max(float(volumes.sum()), 1e-300)
 
 
 class _Cost:
