@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -29,40 +29,86 @@ from nas_optuna.cli import (
     space,
     study,
     supernet,
+    supernet_check,
 )
-from nas_optuna.cli.commands import CLOCK, Group
+from nas_optuna.cli.commands import CLOCK, Command, Group, with_options
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
 from nas_optuna.cli.streams import discard, prepare_streams
 from nas_optuna.errors import NasOptunaError, SpecError, plainer, shown
 
-app = typer.Typer(
-    name="nas-optuna",
-    cls=Group,
-    help="Neural architecture search as a plugin for Optuna.",
-    epilog="Example: nas-optuna run --sampler random --trials 20",
-    no_args_is_help=True,
-    add_completion=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,  # help is our words and defaults that are a user's: neither is markup
-    pretty_exceptions_enable=False,
-)
-fit.register(app)
-study.register(app)
-run.register(app)
-best.register(app)
-draw.register(app)
-report.register(app)
-compare.register(app)
-retrain.register(app)
-export.register(app)
-pareto.register(app)
-latency.register(app)
-space.register(app)
-lists.register(app)
-data.register(app)
-dashboard.register(app)
-supernet.register(app)
+_GROUPS = {
+    "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
+    "latency": ("Measure latency tables, and check them.", "measure --space conv --device cpu --out table.json"),
+    "space": ("Show search spaces.", "show --set space.depth=20"),
+    "data": ("List and fetch data sets.", "fetch mnist"),
+    "supernet": (
+        "Train a supernet, export its best architecture, check whether its ranking can be believed.",
+        "train --study s --spec digits-supernet",
+    ),
+}
+"""Groups of commands, in the order of the help: what they are for, and an example."""
+_COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
+    "fit": (fit.fit, "photos/ --within 10m --out model"),
+    "study create": (study.create, "mine --spec mnist-fast --epochs 3"),
+    "study list": (study.list_, "--json"),
+    "study show": (study.show, "nas"),
+    "study delete": (study.delete, "nas --yes"),
+    "study release": (study.release, "nas 3"),
+    "study export": (study.export, "nas --format csv --out nas.csv"),
+    "run": (run.run, "--sampler random --trials 20"),
+    "best": (best.best, "--study nas --json"),
+    "draw": (draw.draw, "--trial best --out best.svg"),
+    "report": (report.report, "--study nas --out report.html"),
+    "compare": (compare.compare, "random tpe --out compare.html"),
+    "retrain": (retrain.retrain, "--trial best --seeds 3"),
+    "export": (export.export, "--trial best --out model"),
+    "pareto": (pareto.pareto, "--study cost --reference latency_ms=2"),
+    "latency measure": (latency.measure, "--space conv --device cpu --out table.json"),
+    "latency check": (latency.check, "table.json --save-overhead"),
+    "latency kit": (latency.kit, "--space conv --out kit"),
+    "space show": (space.show, "--set space.depth=20"),
+    "list": (lists.list_, "samplers --json"),
+    "samplers": (lists.samplers, "--json"),
+    "devices": (lists.devices, "--json"),
+    "data list": (data.list_, ""),
+    "data fetch": (data.fetch, "mnist --data-dir data"),
+    "dashboard": (dashboard.dashboard, "--port 8080"),
+    "supernet train": (supernet.train, "--study s --spec digits-supernet --latency-weight 0.1"),
+    "supernet export": (supernet.export, "--study s --top 3 --out fixed.json"),
+    "supernet check": (supernet_check.check, "--study s --architectures 20"),
+}
+"""Commands, in the order of the help: what is called with their options, and an example."""
+_HIDDEN = ("samplers", "devices")
+"""Had names of their own before there was ``list``."""
+
+
+def _made() -> typer.Typer:
+    top = typer.Typer(
+        name="nas-optuna",
+        cls=Group,
+        help="Neural architecture search as a plugin for Optuna.",
+        epilog="Example: nas-optuna run --sampler random --trials 20",
+        no_args_is_help=True,
+        add_completion=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,  # help is our words and defaults that are a user's: neither is markup
+        pretty_exceptions_enable=False,
+    )
+    groups = {"": top}
+    for name, (purpose, example) in _GROUPS.items():
+        groups[name] = typer.Typer(help=purpose, no_args_is_help=True, epilog=f"Example: nas-optuna {name} {example}")
+        groups[name].callback()(lambda: None)  # or a group of one command would be that command
+        top.add_typer(groups[name], name=name)
+    for words, (function, example) in _COMMANDS.items():
+        group, _, name = words.rpartition(" ")
+        epilog = f"Example: nas-optuna {words} {example}".rstrip()
+        add = groups[group].command(name, cls=Command, epilog=epilog, hidden=words in _HIDDEN)
+        add(with_options(function))
+    return top
+
+
+app = _made()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
@@ -25,12 +25,16 @@ NAMES = {
 """What stands for a registry's names in the text of an option → the registry, which is imported when it is asked."""
 
 
+def named_by(key: str) -> Any:
+    """The registry, or function of names, that a key of `NAMES` stands for."""
+    module, _, attribute = NAMES[key].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def names_of(*keys: str) -> list[str]:
     """The names of the registries that keys of `NAMES` stand for."""
     found: list[str] = []
-    for key in keys:
-        module, _, attribute = NAMES[key].partition(":")
-        registry: Any = getattr(importlib.import_module(module), attribute)
+    for registry in map(named_by, keys):
         found += registry() if callable(registry) else registry.names()
     return found
 
@@ -46,55 +50,39 @@ CLOCK = Clock()
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command that takes dataclasses, each of whose fields is an option of that name.
-
-    So several commands share a class of options, which is checked where it is made. A field may be a dataclass itself.
-
-    Args:
-        function: Parameters that are annotated with a dataclass are made of the options that are its fields.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    taken = inspect.signature(function).parameters
-    options: dict[str, inspect.Parameter] = {}
-    for name, parameter in taken.items():
-        options |= _options_of(hints[name]) if is_dataclass(hints[name]) else {name: parameter}
+    """A command whose dataclasses give an option for each of their fields; a field may be a dataclass itself."""
 
     @wraps(function)
     def command(**given: Any) -> Any:
-        made = {name: _made(hints[name], given) if is_dataclass(hints[name]) else given[name] for name in taken}
-        return function(**made)
+        return _call(function, given)
 
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(name, parameter.annotation))
-        for name, parameter in options.items()
-    ]
+    parameters = _options_of(function)
     del command.__wrapped__  # whose signature is another
-    command.__dict__["__signature__"] = inspect.Signature(parameters)
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__dict__["__signature__"] = inspect.Signature(list(parameters.values()))
+    command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return command
 
 
-def _options_of(kind: Any) -> dict[str, inspect.Parameter]:
-    hints = get_type_hints(kind, include_extras=True)
+def _options_of(taker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a function or dataclass, by name; those of its dataclasses stand in their place."""
+    hints = get_type_hints(taker, include_extras=True)
     found: dict[str, inspect.Parameter] = {}
-    for each in fields(kind):
-        if is_dataclass(hints[each.name]):
-            found |= _options_of(hints[each.name])
-            continue
-        default = inspect.Parameter.empty if each.default is MISSING else each.default
-        found[each.name] = inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[each.name]
-        )
+    for name, parameter in inspect.signature(taker).parameters.items():
+        if is_dataclass(hints[name]):
+            found |= _options_of(hints[name])
+        else:
+            found[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
     return found
 
 
-def _made(kind: Any, given: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(kind, include_extras=True)
-    values = {
-        each.name: _made(hints[each.name], given) if is_dataclass(hints[each.name]) else given[each.name]
-        for each in fields(kind)
-    }
-    return kind(**values)
+def _call(taker: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(taker, include_extras=True)
+    return taker(
+        **{
+            name: _call(hints[name], given) if is_dataclass(hints[name]) else given[name]
+            for name in inspect.signature(taker).parameters
+        }
+    )
 
 
 class Command(TyperCommand):
@@ -109,7 +97,7 @@ class Command(TyperCommand):
                 record = (record[0], _with_names(record[1]))
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
-        for name in sorted(sections, key=lambda name: (name != "Arguments", name != "Options")):
+        for name in sorted(sections, key=lambda name: (name != "Arguments", name != "Options", name == "Details")):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
 
@@ -131,11 +119,7 @@ def _with_names(text: str) -> str:
 
 
 def completes(*keys: str) -> Callable[[str], list[str]]:
-    """Complete the names of registries in a shell.
-
-    Args:
-        keys: Of `NAMES`.
-    """
+    """Complete the names of the registries that keys of `NAMES` stand for."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names_of(*keys) if name.startswith(incomplete)]

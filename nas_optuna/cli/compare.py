@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import STDOUT, Column, count, print_json, print_table, say, seconds, write_out
+from nas_optuna.cli.options import option
+from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
+from nas_optuna.quantities import duration
 
-
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(epilog="Example: nas-optuna compare random tpe --out compare.html")(compare)
+if TYPE_CHECKING:
+    from nas_optuna.report.comparison import Summary
 
 
 def compare(
     studies: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of the studies.", show_default=False)],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Write an HTML page with curves; - for stdout.", show_default=False),
-    ] = None,
+    out: Annotated[Path | None, option("Write an HTML page with curves; - for stdout.", "FILE")] = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
+    from nas_optuna.quantities import count
     from nas_optuna.report.comparison import comparison_page, differences, require_comparable, summary_of
     from nas_optuna.study.standard_errors import with_error
     from nas_optuna.study.storage import open_storage, storage_url
@@ -45,27 +43,19 @@ def compare(
     elif json:
         print_json([summary.to_dict() for summary in summaries])
     else:
+
+        def best(summary: Summary) -> str | None:
+            return None if summary.best is None else with_error(objective, summary.best, summary.error, count)
+
         columns = [
-            Column("study"),
-            Column(objective, right=True),
-            Column("complete", right=True, rank=1),
-            Column("trials", right=True),
-            Column("time", right=True, rank=2),
-            Column("sampler", rank=3),
-            Column("architecture", shortest=12, rank=4),
+            Column("study", lambda s: s.study),
+            Column(objective, best, right=True),
+            Column("complete", lambda s: s.complete, right=True, rank=1),
+            Column("trials", lambda s: s.trials, right=True),
+            Column("time", lambda s: duration(s.seconds), right=True, rank=2),
+            Column("sampler", lambda s: s.sampler, rank=3),
+            Column("architecture", lambda s: s.architecture, shortest=12, rank=4),
         ]
-        rows = [
-            (
-                s.study,
-                None if s.best is None else with_error(objective, s.best, s.error, count),
-                s.complete,
-                s.trials,
-                seconds(s.seconds),
-                s.sampler,
-                s.architecture,
-            )
-            for s in summaries
-        ]
-        print_table("comparison", columns, rows)
+        print_table("comparison", columns, summaries)
     if out is not None:
         write_out(out, comparison_page(loaded, summaries))

@@ -7,23 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from nas_optuna.cli import options
+from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import StudyError
 
 HOST = "127.0.0.1"
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(epilog="Example: nas-optuna dashboard --port 8080")(dashboard)
-
-
 def dashboard(
     storage: options.Storage = None,
-    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N", min=1, max=65535)] = 8080,
 ) -> None:
     """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
 

@@ -7,23 +7,14 @@ from typing import Annotated
 import typer
 
 from nas_optuna.cli import lists, options
-from nas_optuna.cli.printing import print_json, print_table, say
-
-app = typer.Typer(help="List and fetch data sets.", no_args_is_help=True, epilog="Example: nas-optuna data fetch mnist")
+from nas_optuna.cli.printing import Column, print_json, print_table, say
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the command group."""
-    parent.add_typer(app, name="data")
-
-
-@app.command("list", epilog="Example: nas-optuna data list")
 def list_(json: options.Json = False) -> None:
     """List the data sets that have a name; beside them there are folder:PATH, npz:FILE and package.module:function."""
     lists.show("data", json=json)
 
 
-@app.command(epilog="Example: nas-optuna data fetch mnist --data-dir data")
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
     data_dir: options.DataDir = None,
@@ -41,7 +32,8 @@ def fetch(
         keys = ("part", "images", "shape", "classes")
         print_json([dict(zip(keys, row, strict=True)) for row in rows])
         return
-    print_table(f"data set {name}", ("part", "images", "channels×height×width", "classes"), rows, right=(1, 3))
+    columns = ("part", Column("images", right=True), "channels×height×width", Column("classes", right=True))
+    print_table(f"data set {name}", columns, rows)
     for line in dict.fromkeys(line for lines in notes.values() for line in lines):
         say(line)
     say(f"kept in {data_dir or data_directory()}")

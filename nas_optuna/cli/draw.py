@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from nas_optuna.cli import options
+from nas_optuna.cli.options import Trial, TrustedStudyOptions, is_given, option
 from nas_optuna.cli.printing import STDOUT, say, write_out
 from nas_optuna.errors import SpecError
-
-if TYPE_CHECKING:
-    import optuna
-
-
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(epilog="Example: nas-optuna draw --trial best --out best.svg")(draw)
 
 
 def draw(
     context: typer.Context,
-    study: options.StudyName = "nas",
-    trial: options.Trial = "best",
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            "--architecture",
-            metavar="ARCHITECTURE",
-            help="Draw this point of the study's space instead.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="SVG file; STUDY-trial-N.svg by default, - for stdout."),
-    ] = None,
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
+    stored: TrustedStudyOptions,
+    trial: Trial = "best",
+    architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
+    out: Annotated[Path | None, option("SVG file; STUDY-trial-N.svg by default, - for stdout.", "FILE")] = None,
 ) -> None:
     """Draw a trial's network as SVG: its layers, their shapes, and their shares of the compute.
 
@@ -50,27 +28,16 @@ def draw(
     from nas_optuna.report.selection import choose, space_of
     from nas_optuna.study.studies import file_name
 
-    if architecture is not None and options.is_given(context, "trial"):
+    if architecture is not None and is_given(context, "trial"):
         raise SpecError("--trial and --architecture name two networks; give one of them")
-    loaded = trusted_study(storage, study, trust)
-    space = space_of(loaded)
+    study = stored.open_trusted()
+    space, name = space_of(study), file_name(stored.study)
     if architecture is not None:
-        drawing, name = draw_architecture(space, space.parse(architecture)), f"{file_name(study)}-architecture.svg"
+        drawing, name = draw_architecture(space, space.parse(architecture)), f"{name}-architecture.svg"
     else:
-        found = choose(loaded, trial, data_dir)
-        drawing, name = draw_trial(space, found), f"{file_name(study)}-trial-{found.number}.svg"
+        found = choose(study, trial, stored.data_dir)
+        drawing, name = draw_trial(space, found), f"{name}-trial-{found.number}.svg"
     if out == STDOUT:
         write_out(out, drawing.svg)
         return
     say(f"wrote {drawing.save(out or Path(name))}")
-
-
-def trusted_study(storage: str | None, name: str, trust: bool) -> optuna.Study:
-    """A stored study whose space may be built here.
-
-    Raises:
-        StudyError: There is no such study, or it names code that nobody has agreed to.
-    """
-    from nas_optuna.report.notebook import load_study
-
-    return load_study(name, storage, trust=trust).study

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from nas_optuna.cli import options
+from nas_optuna.cli.options import TrustedStudyOptions, option
 from nas_optuna.cli.printing import print_json, print_table, refuse_stdout, say
 from nas_optuna.errors import SpecError
 
@@ -21,31 +20,15 @@ if TYPE_CHECKING:
     from nas_optuna.export.int8 import EightBits
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(epilog="Example: nas-optuna export --trial best --out model")(export)
-
-
-Trial = Annotated[str, typer.Option("--trial", metavar="best|cheapest|N", help="Which trial's network to export.")]
-Network = Annotated[
-    Path | None,
-    typer.Option("--network", metavar="FILE", help="The file that retrain wrote for it.", show_default=False),
-]
-Int8 = Annotated[
-    bool, typer.Option("--int8", help="Also write model.int8.onnx, and measure what eight bits cost and bring.")
-]
-
-
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default=False)],
-    study: options.StudyName = "nas",
-    trial: Trial = "best",
-    network: Network = None,
-    int8: Int8 = False,
-    storage: options.Storage = None,
+    out: Annotated[Path, option("A new or empty folder.", "DIR")],
+    stored: TrustedStudyOptions,
+    trial: options.Trial = "best",
+    network: Annotated[Path | None, option("The file that retrain wrote for it.", "FILE")] = None,
+    int8: Annotated[
+        bool, option("Also write model.int8.onnx, and measure what eight bits cost and bring.", None, "--int8")
+    ] = False,
     data: options.MovedData = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Write a trial's network as PyTorch source, ONNX, torch.export program and weights.
@@ -54,24 +37,19 @@ def export(
     else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
     images before they are put in place.
     """
-    from nas_optuna.cli.specs import moved_to, stored_experiment
     from nas_optuna.export import export_network
     from nas_optuna.report.drawing import draw_trial
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.storage import storage_url
 
     refuse_stdout(out)
-    url = storage_url(storage)
-    experiment, loaded = stored_experiment(
-        url, study, trust=trust, overrides=moved_to(data), data_directory=data_dir, device="cpu"
-    )
+    experiment, study = stored.experiment(data, device="cpu")
     if experiment.data is None:
         raise SpecError(
-            f"study {study!r} trains with an evaluator of its own, so nas-optuna does not know its weights; export them"
-            " in your own code with nas_optuna.export.export_network"
+            f"study {stored.study!r} trains with an evaluator of its own, so nas-optuna does not know its weights;"
+            " export them in your own code with nas_optuna.export.export_network"
         )
-    search, chosen = experiment.search, choose(loaded, trial, data_dir)
-    found = _found(url, loaded, search, chosen, network)
+    search, chosen = experiment.search, choose(study, trial, stored.data_dir)
+    found = _found(stored.url, study, search, chosen, network)
     exported = export_network(
         found.classifier,
         out,
@@ -79,7 +57,7 @@ def export(
         title=f"{search.data.name}: {found.classifier.architecture}",
         facts=found.facts,
         drawing=draw_trial(search.space, chosen).svg,
-        eight_bits=_eight_bits(search, found, data_dir) if int8 else None,
+        eight_bits=_eight_bits(search, found, stored.data_dir) if int8 else None,
         say=say,
     )
     if json:

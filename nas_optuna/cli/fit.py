@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import CLOCK, Command, with_options
+from nas_optuna.cli.commands import CLOCK
 from nas_optuna.cli.options import option
-from nas_optuna.cli.printing import print_json, print_table, say, say_next
+from nas_optuna.cli.printing import print_facts, print_json, say, say_next
 from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import Interrupted
 
@@ -19,20 +19,14 @@ if TYPE_CHECKING:
     from nas_optuna.fitting import Fitted
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(cls=Command, epilog="Example: nas-optuna fit photos/ --within 10m --out model")(fit)
-
-
-@with_options
 def fit(
     context: typer.Context,
     given: SpecOptions,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A folder of pictures, a .npz file, or a name such as mnist.")
     ],
-    within: Annotated[str, option("--within", metavar="TIME", help="For everything: 90s, 10m, 2h; 10m.")] = "10m",
-    out: Annotated[Path, option("--out", metavar="DIR", help="Where everything is written; model.")] = Path("model"),
+    within: Annotated[str, option("For everything: 90s, 10m, 2h; 10m.", "TIME")] = "10m",
+    out: Annotated[Path, option("Where everything is written; model.", "DIR")] = Path("model"),
     device: options.Device = "auto",
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -56,9 +50,10 @@ def fit(
     budget = TimeBudget(parse_duration(within), began=CLOCK.began)
     taken = replace(given, spec=given.spec or OWN_IMAGES, sampler=given.sampler or SAMPLER)
     spec = with_few_to_select(taken.read(), data_dir)
-    from nas_optuna.cli.progress import FitDisplay
+    from nas_optuna.cli.progress import FitDisplay, bars
 
-    with FitDisplay.shown(budget) as display:
+    with bars() as shown:
+        display = FitDisplay(budget, shown)
         work = Fit(spec, budget, out, device, data_dir, say=display.say, callbacks=[display])
         try:
             fitted = work.run()
@@ -86,7 +81,7 @@ def _print(fitted: Fitted, *, json: bool) -> None:
         ("network", str(fitted.folder / "network")),
         ("report", str(fitted.folder / "report.html")),
     ]
-    print_table("fitted", ("", ""), rows)
+    print_facts("fitted", rows)
     for remark in gain.remarks() if gain else ():
         say(remark)
     say_next([(f"python {fitted.folder / 'network' / 'model.py'} PICTURE", "name the class of a picture")])

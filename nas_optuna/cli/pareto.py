@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from nas_optuna.cli import options
+from nas_optuna.cli.options import Json, StudyOptions, option
 from nas_optuna.cli.printing import Column, print_json, print_table, say
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.cli.ranking import record_columns
+from nas_optuna.errors import SpecError
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -16,41 +15,32 @@ if TYPE_CHECKING:
     from nas_optuna.study.pareto import Front
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(epilog="Example: nas-optuna pareto --study cost --reference latency_ms=2")(pareto)
-
-
 def pareto(
-    study: options.StudyName = "nas",
-    storage: options.Storage = None,
+    stored: StudyOptions,
     reference: Annotated[
         list[str] | None,
-        typer.Option(
-            "--reference",
-            metavar="NAME=VALUE",
-            help="The worst value of an objective, which the hypervolume is measured from; for a cost the largest of"
-            " any trial without it. Repeatable.",
-            show_default=False,
+        option(
+            "The worst value of an objective, which the hypervolume is measured from; for a cost the largest of any"
+            " trial without it. Repeatable.",
+            "NAME=VALUE",
         ),
     ] = None,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
     """Show the trials that no other trial beats in every objective, and the hypervolume that they dominate."""
+    from nas_optuna.report.selection import no_complete_trial
     from nas_optuna.study.pareto import front_of
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study, study_spec
+    from nas_optuna.study.studies import study_spec
 
-    loaded = load_study(open_storage(storage_url(storage)), study)
-    study_spec(loaded)  # refuses a study that is not ours
-    front = front_of(loaded, _reference(reference or []))
+    study = stored.open()
+    study_spec(study)  # refuses a study that is not ours
+    front = front_of(study, _reference(reference or []))
     if not front.records:
-        makes_some = options.hint("run", storage, study)
-        raise StudyError(f"study {study!r} has no complete trial yet; {makes_some} makes some")
+        raise no_complete_trial(study)
     if json:
         print_json(front.to_dict())
         return
-    _print(study, front)
+    _print(study.study_name, front)
 
 
 def print_front(study: Study) -> None:
@@ -75,28 +65,14 @@ def say_feasible(study: Study) -> None:
 
 def _print(name: str, front: Front) -> None:
     from nas_optuna.objectives import describe
-    from nas_optuna.study.records import cost_names
-    from nas_optuna.study.records import count as counted
+    from nas_optuna.study.records import count
 
-    costs = [describe(cost) for cost in cost_names(front.records, front.objectives)]
-    rows = [
-        (
-            r.number,
-            *(describe(o).brief(v) for o, v in zip(front.objectives, r.values, strict=True)),
-            *(cost.brief(r.costs[cost.name]) if cost.name in r.costs else None for cost in costs),
-            r.epochs,
-            r.architecture,
-        )
-        for r in front.records
-    ]
     columns = (
-        Column("trial", right=True),
-        *(Column(objective, right=True) for objective in front.objectives),
-        *(Column(cost.heading, right=True, rank=place) for place, cost in enumerate(costs, start=2)),
-        Column("epochs", right=True, rank=1),
-        Column("architecture", shortest=28),
+        Column("trial", lambda record: record.number, right=True),
+        *record_columns(front.records, front.objectives, kept=len(front.objectives), time=False),
+        Column("architecture", lambda record: record.architecture, shortest=28),
     )
-    print_table(f"front of study {name}: {counted(len(rows), 'trial')}", columns, rows)
+    print_table(f"front of study {name}: {count(len(front.records), 'trial')}", columns, front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas_optuna import quantities
 from nas_optuna.cli.streams import discard
 from nas_optuna.cli.tables import Column, print_facts, print_table
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
@@ -21,15 +20,14 @@ from nas_optuna.masking import mask_urls
 __all__ = [
     "STDOUT",
     "Column",
-    "count",
     "print_error",
     "print_facts",
     "print_json",
     "print_table",
     "refuse_stdout",
+    "require_folder_of",
     "say",
     "say_next",
-    "seconds",
     "write",
     "write_out",
 ]
@@ -85,11 +83,7 @@ def write(text: str) -> None:
 
 
 def write_out(path: Path, text: str) -> None:
-    """Write what a command's ``--out`` asks for, whole or not at all; ``-`` is stdout.
-
-    Raises:
-        SpecError: It cannot be written.
-    """
+    """Write what a command's ``--out`` asks for, whole or not at all; ``-`` is stdout."""
     if path == STDOUT:
         write(text if text.endswith("\n") else text + "\n")
         return
@@ -103,28 +97,16 @@ def write_out(path: Path, text: str) -> None:
 
 
 def refuse_stdout(path: Path | None) -> None:
-    """Refuse ``--out -`` where what is written is no text.
-
-    Raises:
-        SpecError: The path is ``-``.
-    """
+    """Refuse ``--out -`` where what is written is no text."""
     if path == STDOUT:
         raise SpecError("--out - would write to the terminal what is no text; name a file or a folder")
 
 
-def count(number: float | None) -> str | None:
-    """A count in three digits and a suffix: 1.23M; None stays None."""
-    return None if number is None else quantities.count(number)
-
-
-def seconds(value: float) -> str:
-    """A duration that a person can read: 8.1 s, 3 min 20 s, 2 h 05 min."""
-    if value < 60:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def require_folder_of(path: Path) -> None:
+    """Refuse an ``--out`` whose folder is not there, before anything long begins."""
+    refuse_stdout(path)
+    if not path.absolute().parent.is_dir():
+        raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
 
 
 def _remark(line: str) -> None:

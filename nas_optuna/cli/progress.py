@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna.cli.printing import is_quiet, say, seconds
+from nas_optuna.cli.printing import is_quiet, say
 from nas_optuna.errors import printable
 from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.quantities import duration
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -85,7 +87,7 @@ class Score:
             parts = [f"{self.front} on the front"]
         parts.append(f"{self.pruned} pruned")
         left = self._left()
-        parts += [f"{seconds(left)} left"] if left is not None else []
+        parts += [f"{duration(left)} left"] if left is not None else []
         return " · ".join(parts)
 
     def _left(self) -> float | None:
@@ -97,122 +99,58 @@ class Score:
         return max(0.0, min(estimates)) if estimates else None
 
 
-class RunDisplay(Callback):
-    """Shows a run as it goes.
+class Bars:
+    """The lines of a live display, in the order of their keys; without one (no terminal) nothing is shown."""
 
-    Args:
-        score: What is counted.
-        progress: The live display; None prints a line per trial.
-    """
-
-    def __init__(self, score: Score, progress: Progress | None) -> None:
-        self._score = score
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.are_live = progress is not None
         self._progress = progress
-        self._study: Study | None = None
-        self._steps: int | None = None
-        self._run: TaskID | None = None
-        self._trainings: dict[int | None, TaskID] = {}
-        if progress is not None:
-            self._run = progress.add_task("trials", total=score.total, note="")
+        self._lines: dict[float, dict[str, Any]] = {}
+        self._tasks: dict[float, TaskID] = {}
 
-    def run_started(self, run: Run) -> None:
-        """Begin to watch a study."""
-        self._study = run.study
-        self._steps = run.steps
-        self._score.look_up_best(run.study)
-        self._refresh()
-
-    def trial_started(self, subject: Subject) -> None:
-        """Show the trial's own bar, in the line of its worker."""
+    def show(self, description: str, done: float, total: float | None, note: str = "", key: float = 0) -> None:
+        """Add a line, or change that of the same key."""
         if self._progress is None:
             return
-        name = subject.name if subject.worker is None else f"worker {subject.worker} · {subject.name}"
-        if subject.worker in self._trainings:
-            self._progress.reset(self._trainings[subject.worker], total=self._steps, description=name, note="")
+        line: dict[str, Any] = {"description": description, "completed": done, "total": total, "note": printable(note)}
+        self._lines[key] = line
+        if key in self._tasks:
+            self._progress.update(self._tasks[key], **line)
             return
-        lines = {number: self._taken_away(self._progress, task) for number, task in self._trainings.items()}
-        lines[subject.worker] = {"description": name, "total": self._steps, "note": ""}
-        if self._run is not None:
-            self._progress.remove_task(self._run)
-        # In the order of their numbers, with the totals below.
-        self._trainings = {n: self._progress.add_task(**lines[n]) for n in sorted(lines, key=lambda n: n or 0)}
-        self._run = self._progress.add_task("trials", total=self._score.total, note="")
-        self._refresh()
-
-    @staticmethod
-    def _taken_away(progress: Progress, task: TaskID) -> dict[str, Any]:
-        """Remove a line; returns what makes it anew."""
-        line = next(one for one in progress.tasks if one.id == task)
-        progress.remove_task(task)
-        return {"description": line.description, "total": line.total, "completed": line.completed, **line.fields}
-
-    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Move the trial's own bar."""
-        if self._progress is None or subject.worker not in self._trainings:
-            return
-        figure = next(iter(measurement.metrics.values()))
-        self._progress.update(
-            self._trainings[subject.worker],
-            completed=measurement.step,
-            note=printable(f"epochs · {figure:.4f} · {subject.architecture}"),
-        )
-
-    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Count the trial, and say on a plain terminal what it was."""
-        from nas_optuna.objectives import describe
-        from nas_optuna.study.records import TrialRecord
-        from nas_optuna.study.records import count as counted
-
-        if self._study is None or ended is None:
-            return
-        self._score.add(self._study, ended)
-        self._refresh()
-        if self._progress is None:
-            record = TrialRecord.of(ended)
-            names = self._study.metric_names or ["value"] * len(record.values)
-            values = " ".join(describe(n).brief(v) for n, v in zip(names, record.values, strict=False)) or "-"
-            epochs = counted(record.epochs, "epoch")
-            note = f"  ({record.cause})" if record.cause else ""
-            note += f"  (continues trial {record.continues})" if record.continues is not None else ""
-            note += f"  (as trial {record.duplicate_of})" if record.duplicate_of is not None else ""
-            say(
-                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {epochs:>9s}"
-                f"  {seconds(record.seconds):>8s}  {record.architecture}{note}  [{self._score}]"
-            )
-
-    def _refresh(self) -> None:
-        if self._progress is not None and self._run is not None:
-            self._progress.update(self._run, completed=self._score.done, note=str(self._score))
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks = {key: self._progress.add_task(**self._lines[key]) for key in sorted(self._lines)}
 
 
 @contextmanager
-def watch(total: int | None = None, timeout: float | None = None) -> Iterator[RunDisplay]:
-    """A display for one run, as ``nas-optuna run`` has it; a callback.
-
-    Args:
-        total: Trials it shall run, if that is known.
-        timeout: Seconds after which it begins no more, if there is such a limit.
-
-    Examples:
-        ::
-
-            with nas_optuna.watch(20) as display:
-                experiment.run(study, trials=20, callbacks=[display])
-    """
-    score = Score(total, timeout)
+def bars(*, time_left: bool = False) -> Iterator[Bars]:
+    """Bars on standard error that are gone when they end, so that what is printed can be piped."""
     if not shows_live():
-        yield RunDisplay(score, None)
+        yield Bars()
         return
-    from rich.progress import BarColumn, MofNCompleteColumn
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    columns = (
-        text("{task.description}"),
+    # A text may be a user's and so is never markup; what does not fit is cut, and the note has what the others leave.
+    note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        text("{task.fields[note]}", rest=True),
-    )
-    with live(*columns) as progress:
-        yield RunDisplay(score, progress)
+        *([TimeRemainingColumn()] if time_left else []),
+        TextColumn("{task.fields[note]}", markup=False, table_column=note),
+    ]
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+        yield Bars(progress)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """One bar with the time left, and what moves it: a function of what is done and of all."""
+    with bars(time_left=True) as shown:
+        yield lambda done, total: shown.show(what, done, total)
 
 
 def shows_live() -> bool:
@@ -231,93 +169,112 @@ def _in_notebook() -> bool:
     return Console().is_jupyter
 
 
-def live(*columns: ProgressColumn) -> Progress:
-    """A display on standard error that is gone when it ends, so that what is printed can be piped."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    return Progress(*columns, console=console, transient=True, expand=True)
+def _figure(subject: Subject, measurement: Measurement) -> str:
+    """What is trained, and its first figure."""
+    name, figure = next(iter(measurement.metrics.items()))
+    return f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}"
 
 
-def text(template: str, *, rest: bool = False) -> ProgressColumn:
-    """A column of text, which may be a user's and so is never markup; what does not fit is cut.
+class RunDisplay(Callback):
+    """Shows a search as it goes: a bar for each worker and one of all trials, or a line for each trial."""
+
+    def __init__(self, score: Score, shown: Bars) -> None:
+        self._score = score
+        self._bars = shown
+        self._study: Study | None = None
+        self._steps: int | None = None
+
+    def run_started(self, run: Run) -> None:
+        """Begin to watch a study."""
+        self._study = run.study
+        self._steps = run.steps
+        self._score.look_up_best(run.study)
+        self._refresh()
+
+    def trial_started(self, subject: Subject) -> None:
+        """Show the trial's own bar, in the line of its worker."""
+        self._show(subject, 0, "")
+
+    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+        """Move the trial's own bar."""
+        figure = next(iter(measurement.metrics.values()))
+        self._show(subject, measurement.step, f"epochs · {figure:.4f} · {subject.architecture}")
+
+    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
+        """Count the trial, and say on a plain terminal what it was."""
+        from nas_optuna.report.trial_facts import objectives_of, remarks_of
+        from nas_optuna.study.records import TrialRecord, count
+
+        if self._study is None or ended is None:
+            return
+        self._score.add(self._study, ended)
+        self._refresh()
+        if not self._bars.are_live:
+            record = TrialRecord.of(ended)
+            names = self._study.metric_names or ["value"] * len(record.values)
+            values = " ".join(text for _, text in objectives_of(record, names)) or "-"
+            notes = "".join(f"  ({remark})" for remark in remarks_of(record))
+            say(
+                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {count(record.epochs, 'epoch'):>9s}"
+                f"  {duration(record.seconds):>8s}  {record.architecture}{notes}  [{self._score}]"
+            )
+
+    def _show(self, subject: Subject, done: int, note: str) -> None:
+        worker = subject.worker or 0
+        name = f"worker {worker} · {subject.name}" if worker else subject.name
+        self._bars.show(name, done, self._steps, note, key=worker)
+
+    def _refresh(self) -> None:
+        self._bars.show("trials", self._score.done, self._score.total, str(self._score), key=math.inf)
+
+
+@contextmanager
+def watch(total: int | None = None, timeout: float | None = None) -> Iterator[RunDisplay]:
+    """A display for one run, as ``nas-optuna run`` has it; a callback.
 
     Args:
-        template: What a task's text is.
-        rest: Give it what the other columns leave of the line, rather than cut all of them alike.
+        total: Trials it shall run, if that is known.
+        timeout: Seconds after which it begins no more, if there is such a limit.
+
+    Examples:
+        ::
+
+            with nas_optuna.watch(20) as display:
+                experiment.run(study, trials=20, callbacks=[display])
     """
-    from rich.progress import TextColumn
-    from rich.table import Column
-
-    return TextColumn(
-        template, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1 if rest else None)
-    )
+    with bars() as shown:
+        yield RunDisplay(Score(total, timeout), shown)
 
 
-class EpochBar(Callback):
-    """A bar over the epochs of one training after another: a live one on a terminal, a line per epoch elsewhere."""
+class RetrainingDisplay(Callback):
+    """A bar over the epochs of one training after another, or a line per epoch."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
+    def __init__(self, shown: Bars) -> None:
+        self._bars = shown
+        self._done = self._total = 0
+
+    def run_started(self, run: Run) -> None:
+        """Count the epochs of all trainings."""
+        self._total = (run.subjects or 1) * run.steps
+        self._bars.show("retraining", 0, self._total)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move on."""
-        name, figure = next(iter(measurement.metrics.items()))
-        self._show(f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}")
-
-    @classmethod
-    @contextmanager
-    def shown(cls, total: int, what: str) -> Iterator[EpochBar]:
-        """Show one.
-
-        Args:
-            total: Epochs, of all trainings.
-            what: Stands before the bar.
-        """
-        if not shows_live():
-            done = iter(range(1, total + 1))
-            yield cls(lambda note: say(f"{what} {next(done)}/{total}  {note}"))
-            return
-        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-
-        columns = (
-            text("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            text("{task.fields[note]}", rest=True),
-        )
-        with live(*columns) as progress:
-            task = progress.add_task(what, total=total, note="")
-            yield cls(lambda note: progress.update(task, advance=1, note=printable(note)))
+        self._done += 1
+        note = _figure(subject, measurement)
+        self._bars.show("retraining", self._done, self._total, note)
+        if not self._bars.are_live:
+            say(f"retraining {self._done}/{self._total}  {note}")
 
 
-class SupernetBar(Callback):
-    """A supernet's training and the short ones after it: a live bar on a terminal, and a line per epoch everywhere."""
+class SupernetDisplay(Callback):
+    """A supernet's training and the short ones after it: a bar over their steps, and a line per epoch."""
 
-    def __init__(self, advance: Callable[[int, int], None], show: Callable[[str], None]) -> None:
-        self._advance = advance
-        self._show = show
+    def __init__(self, shown: Bars) -> None:
+        self._bars = shown
         self._unit = ""
         self._epochs = self._done = self._total = 0
         self._reached: float | None = None
-
-    @classmethod
-    @contextmanager
-    def shown(cls) -> Iterator[SupernetBar]:
-        """Show one."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if not shows_live():
-            yield cls(lambda done, total: None, say)
-            return
-        from rich.progress import BarColumn, TimeRemainingColumn
-
-        with live(text("supernet"), BarColumn(), text("{task.percentage:3.0f} %"), TimeRemainingColumn()) as progress:
-            task = progress.add_task("supernet", total=None)
-            yield cls(lambda done, total: progress.update(task, completed=done, total=total), progress.console.print)
 
     def run_started(self, run: Run) -> None:
         """Say what the columns are and where the training stands."""
@@ -325,16 +282,16 @@ class SupernetBar(Callback):
         self._unit, self._epochs = run.facts["unit"], run.steps
         self._done, self._total = (count * run.facts["steps_per_epoch"] for count in (done, run.steps))
         self._total += run.facts["short_steps"]
-        self._advance(self._done, self._total)
+        self._bars.show("supernet", self._done, self._total)
         if done:
-            self._show(f"going on after epoch {done}")
+            say(f"going on after epoch {done}")
         if run.facts["parameters"]:
-            self._show(printable(f"entropy, nats: {' '.join(run.facts['parameters'])}"))
+            say(f"entropy, nats: {' '.join(run.facts['parameters'])}")
 
     def step(self) -> None:
         """Count an optimiser's step."""
         self._done += 1
-        self._advance(self._done, self._total)
+        self._bars.show("supernet", self._done, self._total)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Print an epoch's figures, with the entropy of every parameter's alphas where they train."""
@@ -346,50 +303,35 @@ class SupernetBar(Callback):
         cost = f"  E[cost] {figures['expected_cost']:.4g} {self._unit}" if "expected_cost" in figures else ""
         entropies = [f"{value:.2f}" for name, value in figures.items() if name.startswith("entropy/")]
         entropy = f"  entropy {' '.join(entropies)}" if entropies else ""
-        self._show(
+        say(
             f"epoch {measurement.step:3d}/{self._epochs}  loss {figures['train_loss']:.4f}{alphas}"
-            f"  accuracy {figures['train_accuracy']:.4f}{cost}  {seconds(measurement.seconds)}{entropy}"
+            f"  accuracy {figures['train_accuracy']:.4f}{cost}  {duration(measurement.seconds)}{entropy}"
         )
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Print what a short training reached."""
         if subject.architecture and self._reached is not None:
-            self._show(printable(f"{subject.name}, {subject.architecture}: accuracy {self._reached:.4f}"))
+            say(f"{subject.name}, {subject.architecture}: accuracy {self._reached:.4f}")
             self._reached = None
 
 
 class FitDisplay(Callback):
-    """A fit as it goes: what is being done, what the best is, and how much of the time is left."""
+    """A fit as it goes: what is being done, what each network reached, and how much of the time is left."""
 
-    def __init__(self, budget: TimeBudget, show: Callable[[str], None] | None) -> None:
+    def __init__(self, budget: TimeBudget, shown: Bars) -> None:
         self._budget = budget
-        self._show = show
-        self._best: float | None = None
+        self._bars = shown
         self._step = ""
-
-    @classmethod
-    @contextmanager
-    def shown(cls, budget: TimeBudget) -> Iterator[FitDisplay]:
-        """Show one."""
-        if not shows_live():
-            yield cls(budget, None)
-            return
-        from rich.progress import BarColumn
-
-        with live(text("{task.description}"), BarColumn(bar_width=24), text("{task.fields[note]}", rest=True)) as bar:
-            task = bar.add_task("fit", total=budget.total, note="")
-            yield cls(budget, lambda note: bar.update(task, completed=budget.elapsed, note=printable(note)))
 
     def say(self, line: str) -> None:
         """Tell what begins."""
         self._step = line
-        say(f"[{seconds(self._budget.elapsed)}] {line}")
+        say(f"[{duration(self._budget.elapsed)}] {line}")
         self._refresh("")
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Show the figure."""
-        name, figure = next(iter(measurement.metrics.items()))
-        self._refresh(f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}")
+        self._refresh(_figure(subject, measurement))
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Say what a network reached."""
@@ -402,10 +344,10 @@ class FitDisplay(Callback):
         value = f"{record.values[0]:.4f}" if record.values else record.cause or record.state
         steps = attribute(ended, TrialKey.STEPS)
         say(
-            f"[{seconds(self._budget.elapsed)}] {subject.name}  {value}"
+            f"[{duration(self._budget.elapsed)}] {subject.name}  {value}"
             f"  {f'{steps:,} steps  ' if steps else ''}{record.architecture}  ({record.origin})"
         )
 
     def _refresh(self, note: str) -> None:
-        if self._show is not None:
-            self._show(f"{seconds(max(0.0, self._budget.left))} left · {note or self._step}")
+        left = f"{duration(max(0.0, self._budget.left))} left · {note or self._step}"
+        self._bars.show("fit", self._budget.elapsed, self._budget.total, left)

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, print_json, print_table, refuse_stdout, say, say_next, seconds
+from nas_optuna.cli.options import TrustedStudyOptions, option
+from nas_optuna.cli.printing import (
+    Column,
+    print_facts,
+    print_json,
+    print_table,
+    require_folder_of,
+    say,
+    say_next,
+)
 from nas_optuna.errors import Interrupted, SpecError
+from nas_optuna.quantities import duration
 
 if TYPE_CHECKING:
     import optuna
@@ -26,34 +36,17 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 """Classes that are listed, worst first."""
-Trial = Annotated[str, typer.Option("--trial", metavar="best|cheapest|N", help="Whose architecture.")]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", metavar="N", help="Rather than the recipe's.", show_default=False)
-]
-Seeds = Annotated[int, typer.Option("--seeds", metavar="K", help="Train with this many seeds.", min=1)]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="FILE", help="STUDY-trial-N.safetensors by default.", show_default=False),
-]
-
-
-def register(parent: typer.Typer) -> None:
-    """Add the command."""
-    parent.command(epilog="Example: nas-optuna retrain --trial best --seeds 3")(retrain)
 
 
 def retrain(
     context: typer.Context,
-    study: options.StudyName = "nas",
-    trial: Trial = "best",
-    epochs: Epochs = None,
-    seeds: Seeds = 1,
-    out: Out = None,
+    stored: TrustedStudyOptions,
+    trial: options.Trial = "best",
+    epochs: Annotated[int | None, option("Rather than the recipe's.", "N")] = None,
+    seeds: Annotated[int, option("Train with this many seeds; 1.", "K", min=1)] = 1,
+    out: Annotated[Path | None, option("STUDY-trial-N.safetensors by default.", "FILE")] = None,
     device: options.Device = "auto",
-    storage: options.Storage = None,
     data: options.MovedData = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
     track: options.Track = None,
     json: options.Json = False,
 ) -> int:
@@ -61,46 +54,43 @@ def retrain(
 
     The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
     """
-    from nas_optuna.cli.progress import EpochBar
-    from nas_optuna.cli.specs import moved_to, stored_experiment
+    from nas_optuna.cli.progress import RetrainingDisplay, bars
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
-    from nas_optuna.study.files import folders, remember, usable
-    from nas_optuna.study.storage import storage_url
+    from nas_optuna.study.files import remember
+    from nas_optuna.study.hints import command
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.trackers import create_trackers
 
-    url = storage_url(storage)
-    where: dict[str, Any] = {"data_directory": data_dir, "device": device}
-    full = moved_to(data) + ([] if epochs is None else [f"recipe.epochs={epochs}"])
-    experiment, loaded = stored_experiment(url, study, trust=trust, overrides=full, **where)
-    chosen = choose(loaded, trial, data_dir)
+    experiment, study = stored.experiment(data, [] if epochs is None else [f"recipe.epochs={epochs}"], device=device)
+    chosen = choose(study, trial, stored.data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
-    path, files = _output(out, study, chosen.number), usable(folders(url, loaded.user_attrs)[0])
-    remember(loaded, url)
+    path, files = _output(out, stored.study, chosen.number), stored.files(study)
+    remember(study, stored.url)
     stop = StopRequest()
-    say(f"{study}: retraining trial {chosen.number}, {architecture}")
+    say(f"{stored.study}: retraining trial {chosen.number}, {architecture}")
     try:
-        with EpochBar.shown(seeds * search.spec.recipe.epochs, "retraining") as bar, interruptible(stop):
+        with bars(time_left=True) as shown, interruptible(stop):
             trained = train_and_test(
-                loaded,
+                study,
                 search,
                 architecture,
                 seeds=seeds,
-                **where,
-                checkpoints=checkpoint_folder(files, study),
+                device=device,
+                data_directory=stored.data_dir,
+                checkpoints=checkpoint_folder(files, stored.study),
                 interrupted=stop,
-                callbacks=[bar, *create_trackers(track)],
+                callbacks=[RetrainingDisplay(shown), *create_trackers(track)],
             )
     except Interrupted:
         say(f"stopped; nothing is lost. Continue: {options.command_line(context)}")
         return 130
-    report, looks = trained[0], _remember(loaded, chosen, search, trained, path, files / "artifacts")
+    report, looks = trained[0], _remember(study, chosen, search, trained, path, files / "artifacts")
     facts = {"trial": chosen.number, "file": str(path), "earlier_looks": looks}
     print_json(report.to_dict() | facts) if json else _print_report(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
-    _say_what_next(path, looks, options.hint("export", storage, study, *which, "--out", "model"))
+    _say_what_next(path, looks, command(study, "export", "--study", stored.study, *which, "--out", "model"))
     return 0
 
 
@@ -129,10 +119,8 @@ def _remember(
 def _output(out: Path | None, study: str, trial: int) -> Path:
     from nas_optuna.study.studies import file_name
 
-    refuse_stdout(out)
     path = out or Path(f"{file_name(study)}-trial-{trial}.safetensors")
-    if not path.parent.is_dir():
-        raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
+    require_folder_of(path)
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise SpecError(f"cannot write {path}: it is a directory, or you may not; choose another --out")
     return path
@@ -167,29 +155,25 @@ def _print_report(report: TestReport) -> None:
         *((f"  seed {s}", f"{a:.4f}") for s, a in zip(report.seeds, report.accuracies, strict=True)),
         *([("  deviation over seeds", f"{report.spread:.4f}")] if report.spread is not None else []),
         ("images", f"{report.images:,} for training, {report.test_images:,} for test"),
-        ("time", seconds(report.seconds)),
+        ("time", duration(report.seconds)),
         ("device", report.device),
     ]
-    print_table("test figures", ("", ""), rows)
+    print_facts("test figures", rows)
     print_confusions(report)
 
 
 def print_confusions(report: TestReport) -> None:
-    """Print the classes that were recognised worst, each with what it was most often taken for.
-
-    The whole matrix of each seed is in the command's JSON.
-    """
+    """Print the classes that were recognised worst, each with what it was most often taken for."""
     from nas_optuna.report.confusion import Confusion
 
     found = Confusion.of(report).accuracies()[:CLASSES]
-    rows = [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in found]
     seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
-    some = "" if len(rows) == len(report.classes) else f", the worst {len(rows)} of {len(report.classes)}"
+    some = "" if len(found) == len(report.classes) else f", the worst {len(found)} of {len(report.classes)}"
     columns = (
         Column("true class", shortest=12),
-        Column("accuracy", right=True),
+        Column("accuracy", lambda row: f"{row[1]:.4f}", right=True),
         Column("images", right=True, rank=1),
         Column("mistaken for", wrap=True),
     )
-    print_table(f"test accuracy of each class{some}{seeds}", columns, rows)
+    print_table(f"test accuracy of each class{some}{seeds}", columns, found)
     say("the whole confusion matrix of each seed: --json")

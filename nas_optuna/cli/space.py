@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from nas_optuna.cli import options
 from nas_optuna.cli.printing import print_json, print_table, say
 from nas_optuna.errors import DataError
 
-app = typer.Typer(
-    help="Show search spaces.", no_args_is_help=True, epilog="Example: nas-optuna space show --set space.depth=20"
-)
 
-
-def register(parent: typer.Typer) -> None:
-    """Add the command group."""
-    parent.add_typer(app, name="space")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep ``show`` a command of its own although it is the only one."""
-
-
-@app.command(epilog="Example: nas-optuna space show --set space.depth=20")
 def show(
     spec: options.Spec = None,
     set_: options.Set = None,

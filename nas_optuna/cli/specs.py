@@ -6,65 +6,97 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from nas_optuna.cli import options
+from nas_optuna.cli.options import DETAILS, LIMITS, TrustedStudyOptions, option
 from nas_optuna.cli.printing import say
-from nas_optuna.errors import SpecError, shown
+from nas_optuna.errors import SpecError, StudyExists, shown
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.study import Study
 
     from nas_optuna.experiment import Experiment
     from nas_optuna.spec import StudySpec
 
-_KEYS = {
-    "reference": "reference",
-    "keep_paused": "keep_paused",
-    "epochs": "recipe.epochs",
-    "image_size": "recipe.input_size",
-    "batch_size": "recipe.batch_size",
-    "lr": "recipe.learning_rate",
-    "max_macs": "limits.macs",
-    "max_params": "limits.params",
-    "max_memory": "limits.memory",
-    "max_latency": "limits.latency_ms",
-    "max_flash": "limits.flash",
-    "max_arena": "limits.arena",
-    "latency_table": "latency.table",
-    "latency_runtime": "latency.runtime",
-}
-
 
 @dataclass(frozen=True)
 class SpecOptions:
-    """What a command line says about a study's spec; each field is an option."""
+    """What a command line says about a study's spec; each field is an option, many with the one key that it sets."""
 
-    data: options.Data = None
-    space: options.Space = None
+    data: Annotated[
+        str | None,
+        option("A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, ...", "DATA", complete=("DATA",)),
+        "data.name",
+    ] = None
+    space: Annotated[str | None, option("Search space: SPACES or file.py:function.", "NAME", complete=("SPACES",))] = (
+        None
+    )
     spec: options.Spec = None
-    sampler: options.Sampler = None
-    pruner: options.Pruner = None
-    epochs: options.Epochs = None
-    image_size: options.ImageSize = None
-    batch_size: options.BatchSize = None
-    lr: options.Rate = None
-    objectives: options.Objectives = None
-    max_params: options.MaxParams = None
+    sampler: Annotated[str | None, option("What proposes architectures: SAMPLERS.", "NAME", complete=("SAMPLERS",))] = (
+        None
+    )
+    pruner: Annotated[str | None, option("What stops unpromising trials: PRUNERS.", "NAME", complete=("PRUNERS",))] = (
+        None
+    )
+    epochs: Annotated[int | None, option("Epochs of each training.", "N"), "recipe.epochs"] = None
+    image_size: Annotated[int | None, option("Pixels a side that networks see.", "N"), "recipe.input_size"] = None
+    batch_size: Annotated[int | None, option("Images of a step.", "N"), "recipe.batch_size"] = None
+    lr: Annotated[float | None, option("The learning rate at its peak.", "RATE"), "recipe.learning_rate"] = None
+    objective: Annotated[
+        list[str] | None,
+        option(
+            "What to optimise: METRICS, COSTS or accuracy*(latency_ms/0.5)^-0.07; repeatable.",
+            "NAME",
+            complete=("METRICS", "COSTS"),
+        ),
+        "objectives",
+    ] = None
+    max_params: Annotated[str | None, option("The most weights, e.g. 50k.", "N"), "limits.params"] = None
     max_latency: options.MaxLatency = None
-    reference: options.Reference = None
-    seed: options.Seed = None
-    max_macs: options.MaxMacs = None
-    max_memory: options.MaxMemory = None
-    max_flash: options.MaxFlash = None
-    max_arena: options.MaxArena = None
+    reference: Annotated[
+        str | None,
+        option(
+            "Your own network, function(task) -> nn.Module, to be trained as every trial is and compared with.",
+            "FILE.py:FUNCTION",
+        ),
+        "reference",
+    ] = None
+    seed: Annotated[int | None, option("Seed of the sampler's proposals.", "N")] = None
+    max_macs: Annotated[str | None, option("The most MACs, e.g. 2M.", "N", panel=LIMITS), "limits.macs"] = None
+    max_memory: Annotated[
+        str | None, option("The most bytes of weights and activations, e.g. 1M.", "N", panel=LIMITS), "limits.memory"
+    ] = None
+    max_flash: Annotated[
+        str | None, option("The most bytes of weights in eight bits, e.g. 1M.", "N", panel=LIMITS), "limits.flash"
+    ] = None
+    max_arena: Annotated[
+        str | None, option("The most bytes of activations in eight bits, e.g. 256k.", "N", panel=LIMITS), "limits.arena"
+    ] = None
     latency_table: options.LatencyTable = None
-    latency_runtime: options.LatencyRuntime = None
+    latency_runtime: Annotated[
+        str | None, option("What runs the networks, e.g. onnxruntime.", "NAME", panel=LIMITS), "latency.runtime"
+    ] = None
     set_: options.Set = None
-    fix: options.Fix = None
-    search: options.Search = None
-    among: options.Among = None
-    keep_paused: options.KeepPaused = None
+    fix: Annotated[
+        list[str] | None,
+        option("Pin a parameter, e.g. conv1.stride=1; repeatable.", "NAME=VALUE", panel=DETAILS),
+    ] = None
+    search: Annotated[
+        list[str] | None,
+        option(
+            "Search a setting of the recipe, too: recipe.learning_rate=1e-4..1e-1:log or recipe.batch_size=32,64.",
+            "KEY=RANGE",
+            panel=DETAILS,
+        ),
+    ] = None
+    among: Annotated[
+        Path | None, option("Propose only these architectures, one a line.", "FILE", panel=DETAILS), "among"
+    ] = None
+    keep_paused: Annotated[
+        str | None, option("Of stopped trainings, to go on with; 1GB.", "BYTES", panel=DETAILS), "keep_paused"
+    ] = None
 
     @property
     def overrides(self) -> list[str]:
@@ -73,27 +105,22 @@ class SpecOptions:
 
     def _named(self) -> list[tuple[str, str]]:
         """Options that stand for one key each, with the override of a spec."""
-        values: dict[str, tuple[str, Any]] = {"--objective": ("objectives", list(self.objectives or ()) or None)}
-        values["--data"] = ("data.name", self._data_name)
-        values["--among"] = ("among", None if self.among is None else str(self.among.resolve()))
-        values |= {f"--{name.replace('_', '-')}": (key, getattr(self, name)) for name, key in _KEYS.items()}
+        values = [(name, key, self._value(name)) for name, key in keys_of(type(self))]
         # JSON's strings and lists of strings are TOML's too.
-        return [(option, f"{key}={json.dumps(v)}") for option, (key, v) in values.items() if v is not None]
+        return [(f"--{n.replace('_', '-')}", f"{key}={json.dumps(v)}") for n, key, v in values if v is not None]
 
-    @property
-    def _data_name(self) -> str | None:
-        if self.data is None:
-            return None
-        from nas_optuna.data.names import data_name
+    def _value(self, name: str) -> Any:
+        value = getattr(self, name)
+        if name == "data" and value is not None:
+            from nas_optuna.data.names import data_name
 
-        return data_name(self.data)
+            return data_name(value)
+        if isinstance(value, Path):
+            return str(value.resolve())
+        return list(value) or None if isinstance(value, list | tuple) else value
 
     def read(self) -> StudySpec:
-        """The spec of the preset or file that is named; without a name that of the preset which fits the data.
-
-        Raises:
-            SpecError: There is no such spec, or it is refused.
-        """
+        """The spec of the preset or file that is named; without a name that of the preset which fits the data."""
         from nas_optuna.presets import find_spec
         from nas_optuna.spec import StudySpec
 
@@ -129,9 +156,15 @@ class SpecOptions:
         for name, what in map(partial(_pair, "--search"), self.search or ()):
             values["search"][name.removeprefix("recipe.")] = what
         result = type(spec).from_dict(values, "the command line").override(self.set_ or ())
-        for option, text in self._named():
-            result = result.override([text], option)
+        for flag, text in self._named():
+            result = result.override([text], flag)
         return result
+
+
+def keys_of(kind: type) -> list[tuple[str, str]]:
+    """The fields of a class of options that stand for one key each, with the key."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [(name, hint.__metadata__[-1]) for name, hint in hints.items() if isinstance(hint.__metadata__[-1], str)]
 
 
 _EXAMPLES = {"--fix": "conv1.stride=1", "--search": "recipe.learning_rate=1e-4..1e-1:log"}
@@ -144,90 +177,41 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a command works on.
-
-    Attributes:
-        study: The study, where it exists.
-        spec: The spec to run it by: its own with what the command line changes, or that of the command line.
-    """
-
-    study: optuna.Study | None
-    spec: StudySpec
-
-
-def find_target(url: str, name: str, given: SpecOptions, *, extra: Sequence[str] = (), trust: bool = False) -> Target:
-    """The study, where it exists, and the spec to run it by.
-
-    Args:
-        url: The storage's URL.
-        name: The study's name.
-        given: What the command line says.
-        extra: More overrides.
-        trust: Whether the code that a stored spec names may be imported.
-
-    Raises:
-        SpecError: The spec is refused.
-        StudyError: The storage cannot be opened, the study was made by another spec, or it names code that nobody has
-            agreed to.
-    """
+def find_target(
+    stored: TrustedStudyOptions, given: SpecOptions, extra: Sequence[str] = ()
+) -> tuple[Study | None, StudySpec]:
+    """The study, where it exists, and the spec to run it by: its own with what the command line changes."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.storage import open_storage, sqlite_file
     from nas_optuna.study.studies import check_name, load_study, require_same_spec, study_names, study_spec
     from nas_optuna.study.trust import require_trust
 
-    database = sqlite_file(url)
+    url, name, database = stored.url, stored.study, sqlite_file(stored.url)
     storage = None if database is not None and not database.exists() else open_storage(url)
     if storage is None or name not in study_names(storage):
         check_name(name)
-        return Target(None, given.read().override(extra))
+        return None, given.read().override(extra)
     study = load_study(storage, name)
-    stored = study_spec(study)
-    wanted = (given.read() if given.spec is not None else given.applied_to(stored)).override(extra)
+    remembered = study_spec(study)
+    wanted = (given.read() if given.spec is not None else given.applied_to(remembered)).override(extra)
     require_same_spec(study, wanted)
     if given.spec is None:
-        own = code_named(given.applied_to(type(stored)()))  # what the command line itself names is meant
-        require_trust(url, name, [code for code in code_named(wanted) if code not in own], yes=trust)
-    return Target(study, wanted)
+        own = code_named(given.applied_to(type(remembered)()))  # what the command line itself names is meant
+        require_trust(url, name, [code for code in code_named(wanted) if code not in own], yes=stored.trust)
+    return study, wanted
 
 
-def moved_to(data: str | None) -> list[str]:
-    """The override of a spec whose images lie elsewhere now."""
-    if data is None:
-        return []
-    from nas_optuna.data.names import data_name
-
-    return [f"data.name={json.dumps(data_name(data))}"]
-
-
-def stored_experiment(
-    url: str, name: str, *, trust: bool, overrides: Sequence[str] = (), **given: Any
-) -> tuple[Experiment, optuna.Study]:
-    """A stored study and what it takes to go on with it.
-
-    Args:
-        url: The storage's URL.
-        name: The study's name.
-        trust: Whether the code that its spec names may be imported.
-        overrides: What is different this time, e.g. ``recipe.epochs=30``.
-        given: As `Experiment.from_spec` takes them.
-
-    Raises:
-        StudyError: There is no such study, it names code that nobody has agreed to, or its images have changed.
-    """
-    from nas_optuna.experiment import Experiment
+def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
+    """The new study of an experiment, or that which another process made of the same spec just now."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.storage import open_storage
-    from nas_optuna.study.studies import load_study, study_spec
-    from nas_optuna.study.trust import require_trust
+    from nas_optuna.study.trust import remember
 
-    study = load_study(open_storage(url), name)
-    spec = study_spec(study)
-    require_trust(url, name, code_named(spec), yes=trust)
-    return Experiment.of_study(study, spec.override(overrides), **given), study
-
-
-def say_created(name: str, given: SpecOptions) -> None:
-    """Say that a study was created, and from which preset where none was named."""
-    say(f"created study {name!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))
+    storage = open_storage(stored.url, create=True)
+    try:
+        study = experiment.create(storage, stored.study)
+    except StudyExists:
+        return experiment.create(storage, stored.study, load_if_exists=True)
+    remember(stored.url, stored.study, code_named(experiment.spec))  # whoever makes a study means its code
+    say(f"created study {stored.study!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))
+    return study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,63 +10,52 @@ from typing import Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import Command, with_options
+from nas_optuna.cli.options import StudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
 from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
 
-app = typer.Typer(
-    help="Create, list, show, delete and export studies.",
-    no_args_is_help=True,
-    epilog="Example: nas-optuna study create mine --spec mnist-fast",
-)
-Name = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="Name of the study.  [default: nas]", show_default=False)
-]
-# As the commands outside this group have it.
-Study = Annotated[str | None, typer.Option("--study", metavar="NAME", help="The same as NAME.", show_default=False)]
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study; nas.", show_default=False)]
+SameName = Annotated[str | None, option("The same as NAME.", "NAME")]
 
 
-def _named(name: str | None, study: str | None) -> str | None:
-    """The study that is named in one of two ways, or None; an empty name is a name, and refused later."""
-    if name is not None and study is not None and name != study:
-        raise SpecError(f"NAME is {name!r} and --study is {study!r}; give one of them")
-    return name if study is None else study
+@dataclass(frozen=True)
+class NamedStudy:
+    """A study that is named by a word, or by an option as the commands outside this group have it."""
+
+    name: Name = None
+    study: SameName = None
+    storage: options.Storage = None
+
+    def given(self) -> str | None:
+        """The name, or None; an empty one is a name, and refused later."""
+        if self.name is not None and self.study is not None and self.name != self.study:
+            raise SpecError(f"NAME is {self.name!r} and --study is {self.study!r}; give one of them")
+        return self.name if self.study is None else self.study
+
+    def stored(self) -> StudyOptions:
+        """Which stored study that is."""
+        name = self.given()
+        return StudyOptions("nas" if name is None else name, self.storage)
 
 
-def _named_or_default(name: str | None, study: str | None) -> str:
-    named = _named(name, study)
-    return "nas" if named is None else named
-
-
-def register(parent: typer.Typer) -> None:
-    """Add the command group."""
-    parent.add_typer(app, name="study")
-
-
-@app.command(cls=Command, epilog="Example: nas-optuna study create mine --spec mnist-fast --epochs 3")
-@with_options
 def create(
-    given: SpecOptions,
-    name: Name = None,
-    study: Study = None,
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    json: options.Json = False,
+    given: SpecOptions, named_study: NamedStudy, data_dir: options.DataDir = None, json: options.Json = False
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.experiment import Experiment
     from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.storage import is_kept, open_storage, storage_url
+    from nas_optuna.study.hints import command
+    from nas_optuna.study.storage import is_kept, open_storage
     from nas_optuna.study.studies import check_name
     from nas_optuna.study.trust import remember
 
-    name = _named_or_default(name, study)
+    stored = named_study.stored()
+    name, url = stored.study, stored.url
     check_name(name)
     experiment = Experiment.from_spec(given.read(), data_directory=data_dir)
-    url = storage_url(storage)
-    experiment.create(open_storage(url, create=True), name)
+    study = experiment.create(open_storage(url, create=True), name)
     remember(url, name, code_named(experiment.spec))
     say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}")
     for line in experiment.notes():
@@ -75,55 +65,38 @@ def create(
     if not is_kept(url):
         say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
         return
-    say(f"next: {options.hint('run', storage, name, '--trials', '20')}")
+    say(f"next: {command(study, 'run', '--study', name, '--trials', '20')}")
 
 
-@app.command("list", epilog="Example: nas-optuna study list --json")
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:
     """List the studies of a storage."""
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import summaries
 
-    rows = summaries(open_storage(storage_url(storage)))
+    found = summaries(open_storage(storage_url(storage)))
     if json:
-        print_json([row.to_dict() for row in rows])
+        print_json([row.to_dict() for row in found])
         return
-    print_table(
-        "studies",
-        (
-            Column("study", shortest=12),
-            Column("trials", right=True),
-            Column("complete", right=True, rank=2),
-            Column("pruned", right=True, rank=3),
-            Column("best", right=True),
-            Column("objectives", shortest=10, rank=1),
-        ),
-        [(r.name, r.trials, r.complete, r.pruned, _best(r.best), ", ".join(r.objectives)) for r in rows],
+    columns = (
+        Column("study", lambda row: row.name, shortest=12),
+        Column("trials", lambda row: row.trials, right=True),
+        Column("complete", lambda row: row.complete, right=True, rank=2),
+        Column("pruned", lambda row: row.pruned, right=True, rank=3),
+        Column("best", lambda row: None if row.best is None else f"{row.best:.4f}", right=True),
+        Column("objectives", lambda row: ", ".join(row.objectives), shortest=10, rank=1),
     )
+    print_table("studies", columns, found)
 
 
-@app.command(epilog="Example: nas-optuna study show nas")
-def show(
-    name: Name = None,
-    study: Study = None,
-    storage: options.Storage = None,
-    all_: options.All = False,
-    json: options.Json = False,
-) -> None:
+def show(named_study: NamedStudy, all_: options.All = False, json: options.Json = False) -> None:
     """Show a study's spec and its best trials."""
     from nas_optuna.cli.ranking import print_ranking
-    from nas_optuna.study.optuna_internals import read_once
-    from nas_optuna.study.records import ranked
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study, maximizes, study_spec
+    from nas_optuna.report.facts import StudyFacts
 
-    name = _named_or_default(name, study)
-    loaded = read_once(load_study(open_storage(storage_url(storage)), name))
-    spec = study_spec(loaded).to_dict()
-    trials = loaded.get_trials(deepcopy=False)
+    facts = StudyFacts(named_study.stored().open())
+    name, spec = facts.study.study_name, facts.spec.to_dict()
     if json:
-        records = [record.to_dict() for record in ranked(trials, maximizes(loaded))]
-        print_json({"study": name, "spec": spec, "trials": records})
+        print_json({"study": name, "spec": spec, "trials": [record.to_dict() for record in facts.records]})
         return
     rows = [
         (section, ", ".join(f"{k} = {v}" for k, v in value.items() if v is not None))
@@ -131,15 +104,13 @@ def show(
         if isinstance(value, dict) and value
     ]
     print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
-    print_ranking(loaded, everything=all_)
+    print_ranking(facts.study, everything=all_)
 
 
-@app.command(epilog="Example: nas-optuna study delete nas --yes")
 def delete(
+    named_study: NamedStudy,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study.", show_default=False)] = None,
-    study: Study = None,
-    storage: options.Storage = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, option("Do not ask.", None, "--yes")] = False,
     json: options.Json = False,
 ) -> None:
     """Delete a study with its trials, checkpoints and weights; asks first."""
@@ -150,10 +121,10 @@ def delete(
     from nas_optuna.study.studies import delete_study, load_study
     from nas_optuna.study.transactions import counts
 
-    name = _named(name, study)
+    name = named_study.given()
     if name is None:
         raise SpecError("which study? give its NAME; nas-optuna study list lists them")
-    url = storage_url(storage)
+    url = storage_url(named_study.storage)
     opened = open_storage(url)
     trials = sum(counts(opened).get(name, {}).values())
     attributes: dict[str, Any] = {}
@@ -178,14 +149,11 @@ def delete(
         print_json({"study": name, "trials": trials, "artifacts": len(shown)})
 
 
-@app.command(epilog="Example: nas-optuna study release nas 3")
 def release(
     words: Annotated[
         list[str], typer.Argument(metavar="NAME TRIAL...", help="Name of the study, and numbers of running trials.")
     ],
-    study: Annotated[
-        str | None, typer.Option("--study", metavar="NAME", help="In place of the first word.", show_default=False)
-    ] = None,
+    study: Annotated[str | None, option("In place of the first word.", "NAME")] = None,
     storage: options.Storage = None,
     json: options.Json = False,
 ) -> None:
@@ -194,14 +162,12 @@ def release(
     A run does so by itself: at once after processes of its own machine, and after their lease for those of other hosts.
     """
     from nas_optuna.study.abandoned import release_by_hand
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study
 
     name, numbers = (words[0], words[1:]) if study is None else (study, words)
     wrong = next((word for word in numbers if not word.isdecimal()), None)
     if wrong is not None or not numbers:
         raise SpecError(f"which trials? {wrong!r} is no number" if wrong is not None else "which trials? give numbers")
-    loaded, trials = load_study(open_storage(storage_url(storage)), name), [int(word) for word in numbers]
+    loaded, trials = StudyOptions(name, storage).open(), [int(word) for word in numbers]
     for number in trials:
         release_by_hand(loaded, number)
         say(f"trial {number} waits for the next run")
@@ -209,31 +175,19 @@ def release(
         print_json({"study": name, "trials": trials})
 
 
-@app.command(epilog="Example: nas-optuna study export nas --format csv --out nas.csv")
 def export(
     context: typer.Context,
-    name: Name = None,
-    study: Study = None,
-    storage: options.Storage = None,
-    format_: Annotated[str, typer.Option("--format", metavar="csv|json", help="Of the file.")] = "csv",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="File; stdout without it.", show_default=False)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    named_study: NamedStudy,
+    format_: Annotated[str, option("Of the file; csv.", "csv|json", "--format")] = "csv",
+    out: Annotated[Path | None, option("File; stdout without it.", "FILE")] = None,
+    json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
     from nas_optuna.report.export import FORMATS
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import load_study
 
     if json and format_ != "json" and options.is_given(context, "format_"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
-    text = FORMATS[format_](load_study(open_storage(storage_url(storage)), _named_or_default(name, study)))
-    write_out(out or STDOUT, text)
-
-
-def _best(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4f}"
+    write_out(out or STDOUT, FORMATS[format_](named_study.stored().open()))

@@ -3,99 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from nas_optuna.cli import options, supernet_check
-from nas_optuna.cli.printing import STDOUT, print_json, print_table, say, say_next, seconds, write_out
-from nas_optuna.errors import Interrupted, StudyExists, TrainingError
+from nas_optuna.cli import options
+from nas_optuna.cli.options import TrustedStudyOptions, option
+from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, write_out
+from nas_optuna.cli.specs import SpecOptions, create, find_target, keys_of
+from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.quantities import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import optuna
     from optuna.study import Study
 
-    from nas_optuna.cli.progress import SupernetBar
-    from nas_optuna.cli.specs import SpecOptions, Target
+    from nas_optuna.cli.progress import SupernetDisplay
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.oneshot.training import SupernetTraining
     from nas_optuna.spaces import SearchSpace
+    from nas_optuna.spec import StudySpec
     from nas_optuna.study.supernet_result import SupernetResult
 
-app = typer.Typer(
-    help="Train a supernet, export its best architecture, check whether its ranking can be believed.",
-    no_args_is_help=True,
-    epilog="Example: nas-optuna supernet train --study s --spec digits-supernet",
-)
+
+@dataclass(frozen=True)
+class SupernetOptions:
+    """What a command line says about a supernet's training; each field is an option, most with the key that it sets."""
+
+    spec: options.Spec = None
+    set_: options.Set = None
+    epochs: Annotated[int | None, option("supernet.epochs.", "N"), "epochs"] = None
+    budget: Annotated[
+        float | None,
+        option(
+            "Train the shared weights for what N stand-alone trainings cost (measured); the rest is extra. 0: none.",
+            "N",
+        ),
+        "budget",
+    ] = None
+    strategy: Annotated[str | None, option("fair, darts, gumbel or your own.", "NAME"), "strategy"] = None
+    # Of release 0.2: mixture is strategy darts, sampled is gumbel.
+    mode: Annotated[str | None, option("", hidden=True), "mode"] = None
+    latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "latency_weight"] = None
+    target_latency: Annotated[
+        float | None,
+        option("Penalise expected latency only above T ms (millions of MACs without a table).", "T"),
+        "latency_target",
+    ] = None
+    latency_table: Annotated[Path | None, option("Rather than the spec's; MACs without any.", "FILE")] = None
+    restart: Annotated[bool, option("Begin anew rather than go on.", None, "--restart")] = False
+    device: options.Device = "auto"
+
+    @property
+    def study_spec(self) -> SpecOptions:
+        """What is said of the study's whole spec."""
+        return SpecOptions(spec=self.spec, set_=self.set_)
+
+    @property
+    def overrides(self) -> list[str]:
+        """Options that stand for one key of the spec's section each."""
+        values = {key: getattr(self, name) for name, key in keys_of(type(self))}
+        values["latency_loss"] = None if self.target_latency is None else "target"
+        return [f"supernet.{key}={value!r}" for key, value in values.items() if value is not None]
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the command group."""
-    supernet_check.register(app)
-    parent.add_typer(app, name="supernet")
-
-
-Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", help="supernet.epochs.", show_default=False)]
-Budget = Annotated[
-    float | None,
-    typer.Option(
-        "--budget",
-        metavar="N",
-        help="Train the shared weights for what N stand-alone trainings cost (measured); the rest is extra. 0: none.",
-        show_default=False,
-    ),
-]
-Strategy = Annotated[
-    str | None,
-    typer.Option("--strategy", metavar="NAME", help="fair, darts, gumbel or your own.", show_default=False),
-]
-Mode = Annotated[str | None, typer.Option("--mode", hidden=True)]
-"""Of release 0.2: ``mixture`` is strategy darts, ``sampled`` is gumbel."""
-LatencyWeight = Annotated[
-    float | None, typer.Option("--latency-weight", metavar="W", help="supernet.latency_weight.", show_default=False)
-]
-TargetLatency = Annotated[
-    float | None,
-    typer.Option(
-        "--target-latency",
-        metavar="T",
-        help="Penalise expected latency only above T ms (millions of MACs without a table).",
-        show_default=False,
-    ),
-]
-LatencyTableFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--latency-table", metavar="FILE", help="Rather than the spec's; MACs without any.", show_default=False
-    ),
-]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew rather than go on.")]
-
-
-@app.command(epilog="Example: nas-optuna supernet train --study s --spec digits-supernet --latency-weight 0.1")
 def train(
-    study: options.StudyName = "nas",
-    spec: options.Spec = None,
-    set_: options.Set = None,
-    epochs: Epochs = None,
-    budget: Budget = None,
-    strategy: Strategy = None,
-    mode: Mode = None,
-    latency_weight: LatencyWeight = None,
-    target_latency: TargetLatency = None,
-    latency_table: LatencyTableFile = None,
-    restart: Restart = False,
-    device: options.Device = "auto",
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
-    track: options.Track = None,
-    json: options.Json = False,
+    stored: TrustedStudyOptions, wanted: SupernetOptions, track: options.Track = None, json: options.Json = False
 ) -> int:
     """Train a supernet on the study's images and store its alphas with the study.
 
@@ -107,104 +82,72 @@ def train(
     study that does not exist is created from --spec. Every key of the spec's [supernet] section can be set:
     --set supernet.seed=1.
     """
-    from nas_optuna.cli.progress import SupernetBar
-    from nas_optuna.cli.specs import SpecOptions, find_target
+    from nas_optuna.cli.progress import SupernetDisplay, bars
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.report.figures import save_alpha_figure
-    from nas_optuna.study.storage import storage_url
     from nas_optuna.study.supernet_result import find_result
     from nas_optuna.trackers import create_trackers
 
-    overrides = _overrides(strategy=strategy, mode=mode, budget=budget, epochs=epochs, latency_weight=latency_weight)
-    overrides += _overrides(latency_target=target_latency, latency_loss=target_latency and "target")
-    url, said, stop = storage_url(storage), SpecOptions(spec=spec, set_=set_), StopRequest()
-    target = find_target(url, study, said, extra=overrides, trust=trust)
+    stop = StopRequest()
+    known, spec = find_target(stored, wanted.study_spec, wanted.overrides)
     trackers = create_trackers(track)
-    with SupernetBar.shown() as bar:
-        step = partial(_stepped, bar, stop)
-        loaded, training = _prepare(url, study, said, target, latency_table, data_dir, device, restart, step)
+    with bars(time_left=True) as shown:
+        display = SupernetDisplay(shown)
+        step = partial(_stepped, display, stop)
+        study, training = _prepare(stored, wanted, known, spec, step)
         stopped: TrainingError | None = None
         try:
             with interruptible(stop):
-                result = training.train([bar, *trackers])
+                result = training.train([display, *trackers])
         except Interrupted:
             where = "in the short trainings" if len(training.history) == training.length else ""
             say(f"stopped {where or f'after epoch {len(training.history)}'}; the same command goes on from there")
             return 130
         except TrainingError as error:
             stopped = error
-    if (found := find_result(loaded)) is not None:
-        save_alpha_figure(loaded, training.whole, found, training.history)
+    if (found := find_result(study)) is not None:
+        save_alpha_figure(study, training.whole, found, training.history)
     if stopped is not None:
         raise stopped
-    return _print_trained(loaded, training, result, json)
+    return _print_trained(study, training, result, json)
 
 
-def _overrides(**given: object) -> list[str]:
-    """Options that were given, as overrides of the spec's section."""
-    return [f"supernet.{key}={value!r}" for key, value in given.items() if value is not None]
-
-
-def _stepped(bar: SupernetBar, stop: StopRequest) -> bool:
-    bar.step()
+def _stepped(display: SupernetDisplay, stop: StopRequest) -> bool:
+    display.step()
     return stop()
 
 
 def _prepare(
-    url: str,
-    study: str,
-    said: SpecOptions,
-    target: Target,
-    latency_table: Path | None,
-    data_dir: Path | None,
-    device: str,
-    restart: bool,
+    stored: TrustedStudyOptions,
+    wanted: SupernetOptions,
+    study: Study | None,
+    spec: StudySpec,
     interrupted: Callable[[], bool],
-) -> tuple[optuna.Study, SupernetTraining]:
+) -> tuple[Study, SupernetTraining]:
     """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
-    from nas_optuna.cli.specs import say_created
     from nas_optuna.devices import resolve_device
     from nas_optuna.experiment import Experiment
     from nas_optuna.oneshot.price import cost_table
     from nas_optuna.oneshot.strategies import is_without_weights
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
-    from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.files import folders, usable
-    from nas_optuna.study.files import remember as remember_files
-    from nas_optuna.study.storage import open_storage
-    from nas_optuna.study.studies import load_study, require_same_spec
-    from nas_optuna.study.trust import remember
+    from nas_optuna.study.files import remember
 
-    loaded, wanted = target.study, target.spec
-    experiment = Experiment.from_spec(wanted, data_directory=data_dir, device=device)
+    device = resolve_device(wanted.device)
+    experiment = Experiment.from_spec(spec, data_directory=stored.data_dir, device=wanted.device)
     search = experiment.search
-    whole = is_without_weights(wanted.supernet)
-    table = cost_table(search.space, latency_table or wanted.latency.table, whole=whole)
-    files = usable(folders(url, None if loaded is None else loaded.user_attrs)[0])
-    if loaded is None:
-        make_strategy(search, table, resolve_device(device))  # refuses what it cannot honour
-        try:
-            loaded = experiment.create(open_storage(url, create=True), study)
-            remember(url, study, code_named(wanted))  # whoever makes a study means its code
-            say_created(study, said)
-        except StudyExists:  # another process made it just now
-            loaded = load_study(open_storage(url), study)
-            require_same_spec(loaded, wanted)
-    experiment.require_same(loaded)
-    remember_files(loaded, url)
-    training = SupernetTraining(
-        loaded,
-        search,
-        table,
-        resolve_device(device),
-        files,
-        restart=restart,
-        interrupted=interrupted,
-    )
-    how = f"strategy {wanted.supernet.strategy}" if training.strategy else "without shared weights"
-    say(f"{study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
+    whole = is_without_weights(spec.supernet)
+    table = cost_table(search.space, wanted.latency_table or spec.latency.table, whole=whole)
+    files = stored.files(study)
+    if study is None:
+        make_strategy(search, table, device)  # refuses what it cannot honour
+        study = create(experiment, stored, wanted.study_spec)
+    experiment.require_same(study)
+    remember(study, stored.url)
+    training = SupernetTraining(study, search, table, device, files, restart=wanted.restart, interrupted=interrupted)
+    how = f"strategy {spec.supernet.strategy}" if training.strategy else "without shared weights"
+    say(f"{stored.study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
     say(_price(training))
-    return loaded, training
+    return study, training
 
 
 def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> int:
@@ -216,7 +159,7 @@ def _print_trained(study: Study, training: SupernetTraining, result: SupernetRes
         print_json({**result.summary(), "alphas": result.alphas, "history": history})
         return 0
     _print_alphas(study.study_name, training.whole, result)
-    say(f"argmax of the alphas {result.argmax}{_shared(result.shared_accuracy)}; {seconds(result.seconds)}")
+    say(f"argmax of the alphas {result.argmax}{_shared(result.shared_accuracy)}; {duration(result.seconds)}")
     if result.best is not None:
         of = f", first of {result.finalists} in short trainings" if result.finalists else ""
         say(f"best by the score{of}, {result.best}{_shared(result.best_shared_accuracy)}")
@@ -244,17 +187,10 @@ def _trainings(result: SupernetResult) -> str:
     return " and ".join(said) or "no trainings yet, the prior"
 
 
-@app.command(epilog="Example: nas-optuna supernet export --study s --top 3 --out fixed.json")
 def export(
-    study: options.StudyName = "nas",
-    top: Annotated[int, typer.Option("--top", metavar="K", help="The K best.", min=1)] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="STUDY-fixed.json by default; - for stdout.", show_default=False),
-    ] = None,
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
+    stored: TrustedStudyOptions,
+    top: Annotated[int, option("The K best; 1.", "K", min=1)] = 1,
+    out: Annotated[Path | None, option("STUDY-fixed.json by default; - for stdout.", "FILE")] = None,
     json: options.Json = False,
 ) -> None:
     """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
@@ -264,22 +200,20 @@ def export(
     """
     import json as json_format
 
-    from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.oneshot.candidates import ORIGIN, candidates
     from nas_optuna.study.hints import command
-    from nas_optuna.study.storage import storage_url
     from nas_optuna.study.studies import file_name
     from nas_optuna.study.supernet_result import read_result
     from nas_optuna.study.trial_queue import enqueue_once
 
-    experiment, loaded = stored_experiment(storage_url(storage), study, trust=trust, data_directory=data_dir)
+    experiment, study = stored.experiment()
     space = experiment.space
-    found = candidates(read_result(loaded), space, top)
+    found = candidates(read_result(study), space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
-    path = out or Path(f"{file_name(study)}-fixed.json")
+    path = out or Path(f"{file_name(stored.study)}-fixed.json")
     write_out(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
     for choices in params:
-        enqueue_once(loaded, space, choices, ORIGIN)
+        enqueue_once(study, space, choices, ORIGIN)
     if path == STDOUT:
         pass
     elif json:
@@ -290,10 +224,14 @@ def export(
             ]
         )
     else:
-        rows = [(i, c.by, f"{c.probability:.3g}", c.architecture) for i, c in enumerate(found, start=1)]
-        columns = ("rank", "found by", "probability", "architecture")
-        print_table(f"study {study}: the supernet's best", columns, rows, right=(0, 2))
-    say(f"wrote {path}; next: {command(loaded, 'run', '--study', study, '--fixed', str(path))}")
+        columns = (
+            Column("rank", lambda c: found.index(c) + 1, right=True),
+            Column("found by", lambda c: c.by, wrap=True),
+            Column("probability", lambda c: f"{c.probability:.3g}", right=True),
+            Column("architecture", lambda c: c.architecture, wrap=True),
+        )
+        print_table(f"study {stored.study}: the supernet's best", columns, found)
+    say(f"wrote {path}; next: {command(study, 'run', '--study', stored.study, '--fixed', str(path))}")
 
 
 def _price(training: SupernetTraining) -> str:
@@ -305,7 +243,7 @@ def _price(training: SupernetTraining) -> str:
         alone, scored = training.price.training_seconds, training.scored
         parts.append(
             f"the shared weights ({count(training.length, 'epoch')} of {len(strategy.images)} steps) cost"
-            f" {prices['weights']:.1f} stand-alone trainings of {seconds(alone)} each (measured)"
+            f" {prices['weights']:.1f} stand-alone trainings of {duration(alone)} each (measured)"
         )
         parts += [f"scoring {count(scored, 'architecture')} about {prices['scoring']:.1f}"] * bool(scored)
     if plan.epochs:
@@ -328,7 +266,8 @@ def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> Non
         )
         for name, parameter in space.parameters.items()
     ]
-    print_table(f"study {study}: alphas", ("parameter", "probabilities", "entropy", "argmax"), rows, right=(2,))
+    columns = ("parameter", "probabilities", Column("entropy", right=True), "argmax")
+    print_table(f"study {study}: alphas", columns, rows)
 
 
 def _shares(choices: Sequence[object], shares: Sequence[float]) -> str:

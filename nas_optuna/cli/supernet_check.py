@@ -6,10 +6,10 @@ import random
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from nas_optuna.cli import options
-from nas_optuna.cli.printing import Column, print_json, print_table, say, seconds
+from nas_optuna.cli.options import TrustedStudyOptions, option
+from nas_optuna.cli.printing import Column, print_json, print_table, say
+from nas_optuna.quantities import duration
 
 if TYPE_CHECKING:
     from nas_optuna.execution.search import Search
@@ -18,19 +18,11 @@ if TYPE_CHECKING:
     from nas_optuna.study.supernet_result import SupernetResult
 
 
-def register(group: typer.Typer) -> None:
-    """Add the command to the group ``supernet``."""
-    group.command(epilog="Example: nas-optuna supernet check --study s --architectures 20")(check)
-
-
 def check(
-    study: options.StudyName = "nas",
-    architectures: Annotated[int, typer.Option("--architectures", metavar="N", help="Random ones.", min=3)] = 20,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random ones.", min=0)] = 0,
+    stored: TrustedStudyOptions,
+    architectures: Annotated[int, option("Random ones; 20.", "N", min=3)] = 20,
+    seed: Annotated[int, option("Seed of the random ones; 0.", "N", min=0)] = 0,
     device: options.Device = "auto",
-    storage: options.Storage = None,
-    data_dir: options.DataDir = None,
-    trust: options.Trust = False,
     track: options.Track = None,
     json: options.Json = False,
 ) -> int:
@@ -43,46 +35,40 @@ def check(
     import optuna
 
     from nas_optuna.cli.progress import watch
-    from nas_optuna.cli.specs import stored_experiment
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.oneshot import check as checking
     from nas_optuna.oneshot.trained import calibrated_ranker, restrict_to, trained_supernet
     from nas_optuna.study.files import holding
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import checkpoint_folder, load_study
+    from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.study.supernet_result import read_result
     from nas_optuna.trackers import create_trackers
 
-    url, where, trackers = storage_url(storage), resolve_device(device), create_trackers(track)
-    stop, files = StopRequest(), holding(url, load_study(open_storage(url), study), "supernet-*")
-    experiment, loaded = stored_experiment(
-        url,
-        study,
-        trust=trust,
+    where, trackers = resolve_device(device), create_trackers(track)
+    stop, files = StopRequest(), holding(stored.url, stored.open(), "supernet-*")
+    experiment, study = stored.experiment(
         overrides=["reuse_duplicates=false"],
-        data_directory=data_dir,
         device=device,
-        checkpoints=checkpoint_folder(files, study),
+        checkpoints=checkpoint_folder(files, stored.study),
         interrupted=stop,
     )
-    result = read_result(loaded)
-    supernet = trained_supernet(loaded, result, experiment.search, where, files)
+    result = read_result(study)
+    supernet = trained_supernet(study, result, experiment.search, where, files)
     search = restrict_to(supernet, experiment.search) if supernet else experiment.search
     chosen = _put_forward(search, result)
     excess = experiment.objective.limits.total_excess
     drawn = search.space.sample_distinct(architectures, random.Random(seed), lambda drawn: excess(drawn) <= 0)
-    loaded.pruner = optuna.pruners.NopPruner()
-    waiting = checking.queue_untrained(loaded, experiment.search, [*chosen.values(), *drawn])
+    study.pruner = optuna.pruners.NopPruner()
+    waiting = checking.queue_untrained(study, experiment.search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):
-        outcome = experiment.run(loaded, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
+        outcome = experiment.run(study, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
     if outcome.interrupted:
         say("stopped; nothing is lost, and the same command goes on")
         return 130
     ranker = calibrated_ranker(result, search, supernet, where, drawn)
     rows = ranker.rows([search.space.tokens(architecture) for architecture in drawn])
-    verdict = checking.judge(loaded, search, drawn, chosen, ranker.score, rows, result.seconds)
-    _print_verdict(study, verdict, json)
+    verdict = checking.judge(study, search, drawn, chosen, ranker.score, rows, result.seconds)
+    _print_verdict(stored.study, verdict, json)
     return 0
 
 
@@ -103,19 +89,15 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     def interval(c: RankCorrelation) -> str:
         return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
 
-    rows = [
-        (row.name, interval(row.kendall), interval(row.spearman), f"{row.regret_1:.4f}", f"{row.regret_5:.4f}")
-        for row in verdict.rows
-    ]
     columns = (
-        Column("ranked by"),
-        Column("Kendall τ"),
-        Column("Spearman ρ", rank=2),
-        Column("best − its first", right=True),
-        Column("best − best of its 5", right=True, rank=1),
+        Column("ranked by", lambda row: row.name),
+        Column("Kendall τ", lambda row: interval(row.kendall)),
+        Column("Spearman ρ", lambda row: interval(row.spearman), rank=2),
+        Column("best − its first", lambda row: f"{row.regret_1:.4f}", right=True),
+        Column("best − best of its 5", lambda row: f"{row.regret_5:.4f}", right=True, rank=1),
     )
     title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
-    print_table(title, columns, rows)
+    print_table(title, columns, verdict.rows)
     short = f"{count(verdict.short, 'short training')} of others and " if verdict.short else ""
     say(f"all sizes, score: fitted to {short}the trainings of the architectures that are not ranked just then")
     ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
@@ -125,6 +107,6 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
         rank = f"rank {chosen.rank} of {verdict.architectures + 1}"
         say(f"chosen by {chosen.by}: {chosen.architecture}, own accuracy {chosen.accuracy:.4f}, {rank}")
     if verdict.random_accuracy is not None:
-        within = f"in the {seconds(verdict.budget_seconds)} of the supernet and its choice"
+        within = f"in the {duration(verdict.budget_seconds)} of the supernet and its choice"
         say(f"best of {verdict.random_trained} random architectures {within}: {verdict.random_accuracy:.4f}")
     say(verdict.sentence)

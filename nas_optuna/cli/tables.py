@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_optuna.cli.streams import plain
 from nas_optuna.errors import printable, shortened
@@ -30,6 +30,7 @@ class Column:
 
     Attributes:
         heading: Stands above it.
+        of: Gives its cell of a row; without it a row is a sequence of cells.
         right: Whether its cells are aligned right.
         shortest: The width to which its cells may be shortened in their middle before other columns are left out;
             None: they never are.
@@ -39,29 +40,19 @@ class Column:
     """
 
     heading: str
+    of: Callable[[Any], object] | None = None
     right: bool = False
     shortest: int | None = None
     wrap: bool = False
     rank: int = 0
 
 
-def print_table(
-    title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[object]], right: Iterable[int] = ()
-) -> None:
-    """A table on stdout.
-
-    Args:
-        title: Stands above it.
-        columns: Headings; a heading without more can be folded.
-        rows: One cell per column; None is left empty.
-        right: Indices of plain headings whose cells are aligned right.
-    """
-    aligned = set(right)
-    described = [
-        Column(column, right=i in aligned, wrap=i not in aligned) if isinstance(column, str) else column
-        for i, column in enumerate(columns)
+def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]) -> None:
+    """A table on stdout. A heading without more can be folded; a cell that is None is left empty."""
+    described = [Column(column, wrap=True) if isinstance(column, str) else column for column in columns]
+    cells = [
+        [_text(row[i] if column.of is None else column.of(row)) for i, column in enumerate(described)] for row in rows
     ]
-    cells = [[_text(cell) for cell in row] for row in rows]
     console = _console()
     widths = fit(described, cells, console.width)
     kept = [i for i, width in enumerate(widths) if width]
@@ -76,17 +67,11 @@ def print_table(
 
 def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
     """A table of names and values on stdout, without headings."""
-    print_table(title, (Column(""), Column("", wrap=True)), facts)
+    print_table(title, ("", ""), facts)
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """How wide each column is printed; 0 where it is left out.
-
-    Args:
-        columns: What they are.
-        rows: Their cells.
-        width: Characters of a line.
-    """
+    """How wide each column is printed, with so many characters a line; 0 where it is left out."""
     from rich.cells import cell_len
 
     natural = [

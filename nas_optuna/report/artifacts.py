@@ -29,12 +29,7 @@ _NAME = re.compile(r"[0-9a-f-]{36}")
 
 
 class ArtifactFolders(FileSystemArtifactStore):
-    """The artifact store of a storage whose studies keep their files in several folders.
-
-    Args:
-        own: Where what is uploaded is put, and looked for first.
-        others: Gives the folders in which to look then.
-    """
+    """The artifact store of a storage whose studies keep files in several folders; new ones are put into its own."""
 
     def __init__(self, own: Path, others: Callable[[], Iterable[Path]]) -> None:
         super().__init__(own)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import xml.sax.saxutils as xml
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
+
+from nas_optuna.report.svg import attribute
+from nas_optuna.report.svg import escaped as _text
 
 WIDTH, HEIGHT = 480.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 10.0, 40.0
@@ -87,7 +89,7 @@ def parallel(
         parts += [f'<text x="{x + 4:.1f}" y="{at(i, k) + 4:.1f}">{_text(c, 9)}</text>' for k, c in enumerate(choices_)]
     return Markup(
         f'<svg class="chart" style="max-width:none;width:{width * 1.3:.0f}px" role="img"'
-        f' aria-label={xml.quoteattr(label)} viewBox="0 0 {width:.0f} 244">{"".join(parts)}</svg>'
+        f' aria-label={attribute(label)} viewBox="0 0 {width:.0f} 244">{"".join(parts)}</svg>'
     )
 
 
@@ -190,12 +192,4 @@ def _legend(series: Sequence[Series]) -> Markup:
 
 def _svg(inside: str, label: str, height: float) -> Markup:
     box = f"0 0 {WIDTH:.0f} {height:.0f}"
-    return Markup(f'<svg class="chart" role="img" aria-label={xml.quoteattr(label)} viewBox="{box}">{inside}</svg>')
-
-
-def _text(text: str, room: int) -> str:
-    text = "".join(c for c in text if c.isprintable())
-    if len(text) > room:
-        half = max(1, (room - 1) // 2)
-        text = f"{text[:half]}…{text[-half:]}"
-    return xml.escape(text)
+    return Markup(f'<svg class="chart" role="img" aria-label={attribute(label)} viewBox="{box}">{inside}</svg>')

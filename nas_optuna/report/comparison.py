@@ -10,11 +10,11 @@ from typing import Any
 from optuna.study import Study
 
 from nas_optuna.errors import StudyError, shown
+from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
-from nas_optuna.report.facts import best_so_far
-from nas_optuna.report.rendering import duration, render
-from nas_optuna.report.selection import validation_images
+from nas_optuna.report.facts import StudyFacts, best_so_far
+from nas_optuna.report.rendering import render
 from nas_optuna.study.best import best_trial, complete_trials
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord
@@ -56,16 +56,16 @@ class Summary:
 
 def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
     """Summarise one study."""
-    study = read_once(study)
-    spec, best, trials = study_spec(study), best_trial(study), study.get_trials(deepcopy=False)
-    images = validation_images(study, data_directory) if best and spec.objectives[0] == "accuracy" else None
+    facts = StudyFacts(study, data_directory, may_load=True)
+    best, spec = best_trial(facts.study), facts.spec
+    images = facts.images if best and spec.objectives[0] == "accuracy" else None
     return Summary(
         study.study_name,
         spec.sampler.name,
         spec.pruner.name,
-        len(trials),
-        len(complete_trials(study)),
-        sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in trials),
+        len(facts.trials),
+        len(facts.complete),
+        sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in facts.trials),
         best.values[0] if best else None,
         standard_error(TrialRecord.of(best), images) if best and images else None,
         TrialRecord.of(best).architecture if best else "",

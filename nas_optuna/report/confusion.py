@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import xml.sax.saxutils as xml
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from nas_optuna.report.svg import escaped, framed
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
@@ -81,25 +82,15 @@ class Confusion:
                 title = f"{self.classes[i]} taken for {self.classes[j]}: {count} of {total}"
                 parts.append(
                     f'<rect class="cell {kind}" x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}"{shade}>'
-                    f"<title>{_escaped(title)}</title></rect>"
+                    f"<title>{escaped(title)}</title></rect>"
                 )
                 if count and n <= MOST_NUMBERS:
                     parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "middle"))
         width, height = max(left + n * cell + 12, 360.0), top + n * cell + 26
         seeds = "" if self.seeds == 1 else f", sum of {self.seeds} seeds"
         parts.append(_text(12, height - 8, f"row: true class, column: predicted class{seeds}", "axis", 80))
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="nas-matrix" role="img" aria-label="Confusion matrix"'
-            f' width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
-            f'<style>{_STYLE}</style><rect class="paper" width="100%" height="100%" rx="8"/>{"".join(parts)}</svg>'
-        )
+        return framed("nas-matrix", "Confusion matrix", width, height, _STYLE, "".join(parts))
 
 
 def _text(x: float, y: float, text: str, style: str, room: int = 40, turned: str = "") -> str:
-    if len(text) > room:
-        text = text[: room - 1] + "…"
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{turned}>{_escaped(text)}</text>'
-
-
-def _escaped(text: str) -> str:
-    return xml.escape("".join(c for c in text if c.isprintable()))
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{turned}>{escaped(text, room)}</text>'

@@ -36,11 +36,6 @@ def note_in(attributes: Mapping[str, Any]) -> str:
     )
 
 
-def has_note(attributes: Mapping[str, Any], trial: FrozenTrial) -> bool:
-    """Whether a study's system attributes hold a note of a trial."""
-    return _note_keys(trial)[0] in attributes
-
-
 def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
     """The key of a note's version, and what the keys of its parts begin with."""
     of = "" if trial is None else f"{trial_id_of(trial)}:"

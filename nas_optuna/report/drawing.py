@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import xml.sax.saxutils as xml
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,11 @@ from nas_optuna.errors import NasOptunaError
 from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import count
-from nas_optuna.report.network_graph import Layer, Shape, graph_of, trace
+from nas_optuna.report.network_graph import Layer, Shape, graph_of
+from nas_optuna.report.svg import escaped, framed
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-    from torch import nn
 
     from nas_optuna.spaces import SearchSpace
     from nas_optuna.spaces.architecture import Architecture
@@ -101,11 +100,6 @@ def draw_trial(space: SearchSpace, trial: FrozenTrial) -> Drawing:
     return draw(space, space.architecture(of_architecture(trial.params)))
 
 
-def draw_network(network: nn.Module, input_shape: Shape, title: str = "") -> Drawing:
-    """Draw any network of torch."""
-    return Drawing(to_svg(trace(network, input_shape), title))
-
-
 @dataclass
 class _Place:
     """Where a layer stands: the middle of its top edge, and its size."""
@@ -162,18 +156,13 @@ class _Picture:
         width = max(right, max(place.right for place in self.places)) + _MARGIN
         height = max(place.bottom for place in self.places) + _MARGIN
         heading = self._heading(width) if self.title else ""
-        label = xml.quoteattr(_printable(f"Drawing of the network {self.title}".strip()))
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="nas-net" role="img" aria-label={label}'
-            f' width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
-            f'<style>{_STYLE}</style><rect class="paper" width="100%" height="100%" rx="8"/>'
-            f"{heading}{''.join(edges)}{''.join(boxes)}</svg>"
-        )
+        parts = "".join([heading, *edges, *boxes])
+        return framed("nas-net", f"Drawing of the network {self.title}".strip(), width, height, _STYLE, parts)
 
     def _heading(self, width: float) -> str:
         figures = f"{count(self._macs)} MACs · {count(self._params)} weights"
         return (
-            f'<text class="title" x="{_MARGIN}" y="20">{_escaped(self.title, round((width - 2 * _MARGIN) / 8))}</text>'
+            f'<text class="title" x="{_MARGIN}" y="20">{escaped(self.title, round((width - 2 * _MARGIN) / 8))}</text>'
             f'<text class="faint" x="{_MARGIN}" y="36">{figures}</text>'
         )
 
@@ -181,10 +170,10 @@ class _Picture:
         left, small = place.x - place.width / 2, place.width == _SMALL
         shape = f'width="{place.width:.0f}" height="{place.height:.0f}" x="{left:.1f}" y="{place.y:.1f}" rx="6"'
         kind = "box merge" if layer.kind in ("sum", "product", "concat") else "box"
-        parts = [f"<title>{_escaped(self._tooltip(layer))}</title>", f'<rect class="{kind}" {shape}/>']
+        parts = [f"<title>{escaped(self._tooltip(layer))}</title>", f'<rect class="{kind}" {shape}/>']
         if small:
             text = shape_text(layer.shape) if layer.kind == "input" else layer.title
-            parts.append(f'<text class="middle" x="{place.x:.1f}" y="{place.y + 19:.1f}">{_escaped(text)}</text>')
+            parts.append(f'<text class="middle" x="{place.x:.1f}" y="{place.y + 19:.1f}">{escaped(text)}</text>')
             return f"<g>{''.join(parts)}</g>"
         share = layer.macs / self._macs if self._macs else 0.0
         if share > 0.002:
@@ -195,9 +184,9 @@ class _Picture:
         then = " · ".join(layer.then)
         room = _LETTERS - len(shape_text(layer.shape))
         texts = [
-            ("title", left + 10, 19, _escaped(layer.title, 33)),
-            ("faint", left + 10, 38, _escaped(then, room)),
-            ("faint end", place.right - 10, 38, _escaped(shape_text(layer.shape))),
+            ("title", left + 10, 19, escaped(layer.title, 33)),
+            ("faint", left + 10, 38, escaped(then, room)),
+            ("faint end", place.right - 10, 38, escaped(shape_text(layer.shape))),
             ("faint end", place.right - 10, 19, _percent(share) if layer.macs else ""),
         ]
         parts += [
@@ -275,16 +264,3 @@ def _around(start: _Place, end: _Place, lane: float) -> str:
     top, bottom = start.y + start.height * 0.7, end.y + end.height / 2
     path = f"M{start.right:.1f} {top:.1f}H{lane - 6:.1f}q6 0 6 6V{bottom - 6:.1f}q0 6 -6 6H{end.right + 7:.1f}"
     return f'<path class="flow" d="{path}"/><path class="head" d="M{end.right + 1:.1f} {bottom:.1f}l8 -4.5v9z"/>'
-
-
-def _escaped(text: str, room: int = 200) -> str:
-    """Text that is no markup, shortened in its middle where it is too long."""
-    if len(text) > room:
-        half = max(1, (room - 1) // 2)
-        text = f"{text[:half]}…{text[-half:]}"
-    return xml.escape(_printable(text))
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which XML refuses even where they are escaped."""
-    return "".join(c for c in text if c.isprintable())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from nas_optuna.objectives import describe
-from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.report.facts import StudyFacts, titles_of
 from nas_optuna.study.schema import TrialKey, attribute
 
 if TYPE_CHECKING:
@@ -39,63 +38,55 @@ MAX_ROWS = 24
 
 def save_figures(study: Study) -> None:
     """Put the figures of a study of several objectives on its page, in place of earlier ones."""
-    if len(study.directions) < 2:
-        return
+    if len(study.directions) > 1:
+        _save(study, front_figure(study), "front")
+        _save(study, curves_figure(study), "curves")
+
+
+def _save(study: Study, figure: go.Figure, name: str) -> None:
     from optuna_dashboard import save_plotly_graph_object
 
-    save_plotly_graph_object(study, front_figure(study), graph_object_id="front")
-    save_plotly_graph_object(study, curves_figure(study), graph_object_id="curves")
+    save_plotly_graph_object(study, figure, graph_object_id=name)
+
+
+def _figure(title: str, x: str, y: str, lines: Sequence[dict[str, Any]], **layout: Any) -> go.Figure:
+    """Lines or dots on two axes, each as `plotly.graph_objects.Scatter` takes it."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure([go.Scatter(**line) for line in lines])
+    return figure.update_layout(title=title, **STYLE, **layout).update_xaxes(GRID, title=x).update_yaxes(GRID, title=y)
 
 
 def front_figure(study: Study) -> go.Figure:
     """The first objective against the second, with the front marked."""
-    import plotly.graph_objects as go
-
-    study = read_once(study)
-    names = study.metric_names or [f"objective {i + 1}" for i in range(len(study.directions))]
-    front = {trial.number for trial in study.best_trials}
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    figure = go.Figure()
+    facts = StudyFacts(study)
+    first, second = (describe(name).heading for name in facts.names[:2])
+    front = {trial.number for trial in facts.study.best_trials}
+    complete = [trial for trial in facts.trials if trial.state == TrialState.COMPLETE]
+    dots = []
     for name, on_front in (("other complete trials", False), ("the front", True)):
         trials = [trial for trial in complete if (trial.number in front) == on_front]
-        figure.add_trace(
-            go.Scatter(
-                x=[t.values[1] for t in trials],
-                y=[t.values[0] for t in trials],
-                text=[f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in trials],
-                mode="markers",
-                name=name,
-            )
-        )
-    figure.update_layout(
-        title=f"{describe(names[0]).heading} against {describe(names[1]).heading}",
-        xaxis_title=describe(names[1]).heading,
-        yaxis_title=describe(names[0]).heading,
-        legend={"orientation": "h", "y": -0.25},
-        **STYLE,
-    )
-    figure.update_xaxes(GRID).update_yaxes(GRID)
-    return figure
+        x, y = [t.values[1] for t in trials], [t.values[0] for t in trials]
+        dots.append({"x": x, "y": y, "text": titles_of(trials), "mode": "markers", "name": name})
+    return _figure(f"{first} against {second}", second, first, dots, legend={"orientation": "h", "y": -0.25})
 
 
 def curves_figure(study: Study) -> go.Figure:
     """What each trial was pruned by, after each epoch."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    curves: list[dict[str, Any]] = []
     for trial in study.get_trials(deepcopy=False):
         reports: dict[str, float] = attribute(trial, TrialKey.REPORTS, {})
-        points = sorted((int(epoch), value) for epoch, value in reports.items())
-        if points:
+        if points := sorted((int(epoch), value) for epoch, value in reports.items()):
             epochs, values = zip(*points, strict=True)
             opacity = 0.3 if trial.state == TrialState.PRUNED else 1.0
-            name = f"trial {trial.number}"
-            figure.add_trace(go.Scatter(x=epochs, y=values, name=name, opacity=opacity, mode="lines+markers"))
-    figure.update_layout(title="Learning curves (pale: pruned)", **STYLE)
-    last = max((x for trace in figure.data for x in trace.x), default=1)
-    figure.update_xaxes(GRID, title="epoch", dtick=epoch_step(last))
-    figure.update_yaxes(GRID, title="what trials are pruned by")
-    return figure
+            curves.append({"x": epochs, "y": values, "name": f"trial {trial.number}", "opacity": opacity})
+    figure = _figure(
+        "Learning curves (pale: pruned)",
+        "epoch",
+        "what trials are pruned by",
+        [curve | {"mode": "lines+markers"} for curve in curves],
+    )
+    return figure.update_xaxes(dtick=epoch_step(max((x for curve in curves for x in curve["x"]), default=1)))
 
 
 def epoch_step(last: int) -> int:
@@ -107,33 +98,21 @@ def entropy_figure(study: Study) -> go.Figure | None:
     """The policy's entropy when it proposed each trial, in nats per token; None where no controller proposed any."""
     # It begins at the mean logarithm of the numbers of choices, where all are equally likely, and falls as the
     # controller makes up its mind; at 0 it would propose one architecture only.
-    points = [
-        (t.number, entropy)
-        for t in study.get_trials(deepcopy=False)
-        if (entropy := attribute(t, TrialKey.ENTROPY)) is not None
-    ]
+    entropies = [(t.number, attribute(t, TrialKey.ENTROPY)) for t in study.get_trials(deepcopy=False)]
+    points = [point for point in entropies if point[1] is not None]
     if not points:
         return None
-    import plotly.graph_objects as go
-
-    numbers, entropies = zip(*points, strict=True)
-    figure = go.Figure(go.Scatter(x=numbers, y=entropies, mode="lines+markers"))
-    figure.update_layout(
-        title="Entropy of the controller's policy",
-        xaxis=GRID | {"title": "trial"},
-        yaxis=GRID | {"title": "nats per token", "rangemode": "tozero"},
-        **STYLE,
+    x, y = zip(*points, strict=True)
+    line = {"x": x, "y": y, "mode": "lines+markers"}
+    return _figure("Entropy of the controller's policy", "trial", "nats per token", [line]).update_yaxes(
+        rangemode="tozero"
     )
-    return figure
 
 
 def save_entropy(study: Study) -> None:
     """Put the figure among the study's graphs in optuna-dashboard, in place of an earlier one."""
-    figure = entropy_figure(study)
-    if figure is not None:
-        from optuna_dashboard import save_plotly_graph_object
-
-        save_plotly_graph_object(study, figure, graph_object_id=ENTROPY_GRAPH)
+    if (figure := entropy_figure(study)) is not None:
+        _save(study, figure, ENTROPY_GRAPH)
 
 
 def alpha_figure(space: SearchSpace, result: SupernetResult, history: Sequence[Epoch]) -> go.Figure:
@@ -181,6 +160,4 @@ def alpha_figure(space: SearchSpace, result: SupernetResult, history: Sequence[E
 
 def save_alpha_figure(study: Study, space: SearchSpace, result: SupernetResult, history: Sequence[Epoch]) -> None:
     """Put the figure on the study's page in optuna-dashboard; a later one replaces it."""
-    from optuna_dashboard import save_plotly_graph_object
-
-    save_plotly_graph_object(study, alpha_figure(space, result, history), graph_object_id=ALPHAS_GRAPH)
+    _save(study, alpha_figure(space, result, history), ALPHAS_GRAPH)

@@ -21,13 +21,7 @@ _OWN = frozenset({"", "none", "same-origin"})
 
 
 class OwnPagesOnly:
-    """A WSGI application that answers only to its own host names, and only to its own pages.
-
-    Args:
-        application: What is guarded.
-        port: The port that it is served on.
-        names: Host names that it may be called by.
-    """
+    """A WSGI application that answers only to its own host names on a port, and only to its own pages."""
 
     def __init__(
         self, application: WSGIApplication, port: int, names: Iterable[str] = ("127.0.0.1", "localhost", "[::1]")

@@ -67,8 +67,8 @@ def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...
 
 def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
     """Run a network once on one input and note every layer that it calls, in the order of the calls."""
-    # A layer is a module of ``torch.nn`` that is no container, or a function of torch that the network calls itself. So
-    # nothing has to be known of the network's own classes, and its code may branch as it likes.
+    # A layer is a function of torch that the network or a module of ``torch.nn`` calls. So nothing has to be known of
+    # any class, and the network's code may branch as it likes.
     import torch
 
     weight = next(network.parameters(), None)
@@ -78,7 +78,7 @@ def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        with torch.no_grad(), recorder.watching(network):
+        with torch.no_grad(), recorder.watching():
             output = network(recorder.input)
     finally:
         for module, training in modes:
@@ -98,7 +98,6 @@ class _Recorder:
         self._alive: list[object] = [image]  # or an id would be used again
         self._flops = flop_counter()
         self._counted: set[int] = set()
-        self._inside = 0
 
     def places(self, values: object) -> list[int]:
         """The layers that made the tensors in a nest of values."""
@@ -108,8 +107,8 @@ class _Recorder:
         return list(dict.fromkeys(place for place in found if place is not None))
 
     @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[None]:
-        """Within it every call of a leaf module or of a function is noted."""
+    def watching(self) -> Iterator[None]:
+        """Within it every call of a function is noted; what such a function calls itself is a part of it."""
         from torch.overrides import TorchFunctionMode
 
         recorder = self
@@ -117,55 +116,16 @@ class _Recorder:
         class Functions(TorchFunctionMode):
             def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 kwargs = kwargs or {}
-                if recorder._inside:
-                    return function(*args, **kwargs)
                 before, sources = recorder._flops.get_total_flops(), recorder.places([args, kwargs])
                 result = function(*args, **kwargs)
                 if sources:
-                    recorder._note_function(function, args, kwargs, result, before, sources)
+                    recorder._note(function, args, kwargs, result, before, sources)
                 return result
 
-        handles = [handle for module in _leaves(network) for handle in self._hooks(module)]
-        try:
-            with self._flops, Functions():
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self._flops, Functions():
+            yield
 
-    def _hooks(self, module: nn.Module) -> list[Any]:
-        starts: list[tuple[int, list[int]]] = []
-
-        def enter(_: Any, args: Any, kwargs: Any) -> None:
-            starts.append((self._flops.get_total_flops(), self.places([args, kwargs])))
-            self._inside += 1
-
-        def leave(_: Any, args: Any, kwargs: Any, result: Any) -> None:
-            self._inside -= 1
-            before, sources = starts.pop()
-            if self._inside == 0 and sources:
-                kind, title = _module_title(module)
-                self._note(kind, title, result, before, sources, list(module.parameters()))
-
-        return [
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave, with_kwargs=True),
-        ]
-
-    def _note_function(
-        self, function: Any, args: Any, kwargs: Any, result: Any, before: int, sources: list[int]
-    ) -> None:
-        from torch import nn
-        from torch.utils._pytree import tree_leaves
-
-        name = getattr(function, "__name__", str(function))
-        weights = [value for value in tree_leaves([args, kwargs]) if isinstance(value, nn.Parameter)]
-        kind, title = _function_title(name, args, kwargs, len(sources))
-        self._note(kind, title, result, before, sources, weights)
-
-    def _note(
-        self, kind: str, title: str, result: Any, before: int, sources: list[int], weights: Sequence[Tensor]
-    ) -> None:
+    def _note(self, function: Any, args: Any, kwargs: Any, result: Any, before: int, sources: list[int]) -> None:
         import torch
         from torch.utils._pytree import tree_leaves
 
@@ -173,31 +133,22 @@ class _Recorder:
         if not tensors:
             return  # a size, say
         self._alive += tensors
+        name = getattr(function, "__name__", str(function))
+        kind, title = _function_title(name, args, kwargs, len(sources))
         if kind == "unseen" and len(sources) == 1:
             self._made_by |= {id(tensor): sources[0] for tensor in tensors}
             return
+        weights = [value for value in tree_leaves([args, kwargs]) if isinstance(value, torch.nn.Parameter)]
         new = [weight for weight in weights if id(weight) not in self._counted]
         self._counted |= {id(weight) for weight in new}
         self._alive += new
-        layer = Layer(
-            kind,
-            title,
-            tuple(tensors[0].shape[1:]),
-            macs=(self._flops.get_total_flops() - before) // 2,
-            params=sum(weight.numel() for weight in new),
-            inputs=tuple(sources),
-        )
+        macs = (self._flops.get_total_flops() - before) // 2
+        if kind == "elementwise" and title in name and (macs or new):  # attention, say
+            kind, title = "other", title.removesuffix("_forward").replace("_", " ")
+        shape, params = tuple(tensors[0].shape[1:]), sum(weight.numel() for weight in new)
+        layer = Layer(kind, title, shape, macs=macs, params=params, inputs=tuple(sources))
         self._made_by |= {id(tensor): len(self.layers) for tensor in tensors}
         self.layers.append(layer)
-
-
-def _leaves(network: nn.Module) -> Iterator[nn.Module]:
-    from torch import nn
-
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    for module in network.modules():
-        if type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, containers):
-            yield module
 
 
 def _between_input_and(ends: Sequence[int], layers: Sequence[Layer]) -> list[Layer]:
@@ -246,43 +197,6 @@ def _sides(value: Any) -> str:
     return "×".join(map(str, values))
 
 
-def _conv_title(kernel: Sequence[int], filters: int, stride: Any, groups: int, channels: int) -> str:
-    strides = {stride} if isinstance(stride, int) else set(stride)
-    kind = "Depthwise" if groups == channels > 1 else "Conv"
-    title = f"{kind} {_sides(tuple(kernel)) if len(kernel) > 1 else kernel[0]}, {filters} filter{'s' * (filters != 1)}"
-    title += f", {groups} groups" if 1 < groups < channels else ""
-    return title + (f", stride {max(strides)}" if strides != {1} else "")
-
-
-def _module_title(module: nn.Module) -> tuple[str, str]:
-    from torch import nn
-    from torch.nn.modules.conv import _ConvNd
-
-    name = type(module).__name__
-    if isinstance(module, _ConvNd):
-        title = _conv_title(module.kernel_size, module.out_channels, module.stride, module.groups, module.in_channels)
-        return "conv", f"Transposed {title}" if "Transpose" in name else title
-    if isinstance(module, nn.Linear):
-        return "linear", f"Linear, {module.out_features} outputs"
-    if isinstance(module, nn.Identity):
-        return "unseen", "identity"
-    if "Pool" in name:
-        size = getattr(module, "kernel_size", getattr(module, "output_size", None))
-        return "pool", _pool_title(name, size)
-    if "Norm" in name:
-        return "norm", {"BatchNorm": "batch norm", "LayerNorm": "layer norm", "GroupNorm": "group norm"}.get(
-            name.rstrip("123d"), name
-        )
-    if "Dropout" in name:
-        return ("dropout", f"dropout {module.p:g}") if getattr(module, "p", 0) else ("unseen", name)
-    if isinstance(module, nn.Flatten | nn.Unflatten):
-        return "reshape", name.lower()
-    if type(module).__module__ == "torch.nn.modules.activation" and not any(True for _ in module.parameters()):
-        return "activation", _ACTIVATIONS.get(name.lower(), name)
-    extra = module.extra_repr()
-    return "other", f"{name} ({extra})" if 0 < len(extra) <= 24 else name
-
-
 def _pool_title(name: str, size: Any) -> str:
     lower = name.lower()
     kind = "average" if "avg" in lower else "max" if "max" in lower else "Lp"
@@ -313,13 +227,16 @@ def _function_title(name: str, args: Sequence[Any], kwargs: dict[str, Any], sour
             plain, _argument(1, "output_size" if "adaptive" in plain else "kernel_size", args, kwargs)
         )
     if plain.startswith("conv"):
-        return _functional_conv(args, kwargs)
+        return _conv(plain, args, kwargs)
     if plain == "linear":
         return "linear", f"Linear, {_argument(1, 'weight', args, kwargs).shape[0]} outputs"
     if plain.endswith("_norm"):
         return "norm", plain.replace("_", " ")
+    if plain == "hardtanh" and (_argument(1, "min_val", args, kwargs), _argument(2, "max_val", args, kwargs)) == (0, 6):
+        return "activation", "ReLU6"  # its module calls it so
     if "dropout" in plain:
-        return "unseen", plain
+        share = _argument(1, "p", args, kwargs, 0.5)
+        return ("dropout", f"dropout {share:g}") if share else ("unseen", plain)
     if plain in _RESHAPES:
         return "reshape", plain
     if plain == "mean" and sources == 1:
@@ -327,8 +244,16 @@ def _function_title(name: str, args: Sequence[Any], kwargs: dict[str, Any], sour
     return ("other" if sources > 1 or plain == "getitem" else "elementwise"), plain.replace("getitem", "slice")
 
 
-def _functional_conv(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, str]:
-    weight = _argument(1, "weight", args, kwargs)
-    stride, groups = _argument(3, "stride", args, kwargs, 1), _argument(6, "groups", args, kwargs, 1)
+def _conv(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, str]:
+    transposed = "transpose" in name
+    weight, stride = _argument(1, "weight", args, kwargs), _argument(3, "stride", args, kwargs, 1)
+    groups = _argument(6, "groups", args, kwargs, 1)
     filters, channels, *kernel = weight.shape
-    return "conv", _conv_title(kernel, filters, stride, groups, channels * groups)
+    if transposed:
+        filters, channels = channels * groups, filters // groups
+    kind = "Depthwise" if groups == channels * groups > 1 else "Conv"
+    size = _sides(kernel) if len(kernel) > 1 else kernel[0]
+    title = f"{'Transposed ' * transposed}{kind} {size}, {filters} filter{'s' * (filters != 1)}"
+    title += f", {groups} groups" if 1 < groups < channels * groups else ""
+    strides = {stride} if isinstance(stride, int) else set(stride)
+    return "conv", title + (f", stride {max(strides)}" if strides != {1} else "")

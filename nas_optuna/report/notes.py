@@ -15,19 +15,20 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.markdown import code, plain, table
-from nas_optuna.objectives import describe
 from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.report.dashboard_notes import dashboard_note, has_note, note_in
+from nas_optuna.report.dashboard_notes import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.report.figures import save_figures
-from nas_optuna.report.selection import gain_of, remembered_images, winners
+from nas_optuna.report.selection import remembered_images
+from nas_optuna.report.trial_facts import figures_of
 from nas_optuna.study.hints import command
-from nas_optuna.study.optuna_internals import read_once, study_system_attributes, trial_id_of
-from nas_optuna.study.records import TrialRecord, cost_names, count
+from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
+from nas_optuna.study.records import TrialRecord, count
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
-from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.standard_errors import accuracy_on_test
+from nas_optuna.study.studies import maximizes
 from nas_optuna.study.transactions import set_study_system_attributes
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 _GAP = "&emsp;"
 """Ends each cell of a table, between whose columns optuna-dashboard leaves no room."""
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
-LATEST = 50
-"""Trials that are looked at, at the start of a run, for a note that is missing."""
 FRONT = 10
 """Trials of a front that a study's note lists."""
 
@@ -58,27 +57,10 @@ def trial_note(
     parts = [f"{text}."]
     if picture:
         parts.append(f"![The network, drawn: boxes are layers, the bars their shares of MACs]({picture})")
-    parts.append(_facts(figures_of(trial, names, images)))
+    parts.append(_table(["figure", "value"], figures_of(record, names, images)))
     if trial.params:
         parts.append(architecture_table(trial.params))
     return "\n\n".join(parts)
-
-
-def figures_of(trial: FrozenTrial, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
-    """A trial's figures for a person: name and value with its unit."""
-    record = TrialRecord.of(trial)
-    error = standard_error(record, images)
-    rows = [
-        (name, with_error(name, value, error))
-        for name, value in zip(names, record.values, strict=False)
-        if name.partition(":")[0] not in record.costs
-    ]
-    if record.accuracy is not None and "accuracy" not in dict(rows):
-        rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
-    costs = {name: describe(name) for name in cost_names([record])}
-    rows += [(cost.label or name, cost.text(record.costs[name])) for name, cost in costs.items()]
-    rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
-    return rows + ([("proposed by", record.origin)] if record.origin else [])
 
 
 def architecture_table(params: Mapping[str, Any]) -> str:
@@ -95,38 +77,35 @@ def architecture_table(params: Mapping[str, Any]) -> str:
 
 def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     """Markdown of a study: what is searched, what was found, and what to do next."""
-    study = read_once(study)
-    spec, trials = study_spec(study), study.get_trials(deepcopy=False)
-    names = study.metric_names or list(spec.objectives)
+    facts = StudyFacts(study)
+    trials, names = facts.trials, facts.names
     states = Counter(trial.state.name.lower() for trial in trials)
     parts = [
-        f"A search for neural networks: **{plain(' and '.join(names))}** on {plain(spec.data.name)}, space"
-        f" {plain(spec.space.name)}, sampler {plain(spec.sampler.name)}, pruner {plain(spec.pruner.name)},"
-        f" {count(spec.recipe.epochs, 'epoch')} per trial.",
+        f"A search for neural networks: {plain(facts.what)}",
         f"{count(len(trials), 'trial')}: {', '.join(f'{n:,} {state}' for state, n in states.items()) or 'none yet'}.",
     ]
-    images = remembered_images(study)
-    found = winners(study, images)
+    found = facts.winners
     if found is None:
         parts.append("No trial was trained to the end yet.")
         return "\n\n".join(parts)
     parts.append("## The front" if len(names) > 1 else "## The best")
     several = {found.best.number: "best", found.cheapest.number: "the cheapest as good"} | {found.best.number: "best"}
     ends = {trial.number: trial for trial in (found.best, found.cheapest)}
-    shown = study.best_trials[:FRONT] if len(names) > 1 else list(ends.values())
-    shown.sort(key=lambda trial: trial.values[0], reverse=maximizes(study))
-    columns = [name for name, _ in figures_of(shown[0], names, images)]
+    shown = facts.study.best_trials[:FRONT] if len(names) > 1 else list(ends.values())
+    shown.sort(key=lambda trial: trial.values[0], reverse=facts.maximize)
+    found_of = {trial.number: dict(facts.figures(trial)) for trial in shown}
+    columns = list(found_of[shown[0].number])
     rows = [
         [
             f"{trial.number}" + (f" ({several[trial.number]})" if len(names) == 1 and len(shown) > 1 else ""),
-            *(dict(figures_of(trial, names, images)).get(name, "") for name in columns),
+            *(found_of[trial.number].get(name, "") for name in columns),
             TrialRecord.of(trial).architecture,
         ]
         for trial in shown
     ]
     parts.append(_table(["trial", *columns, "architecture"], rows))
-    if (gain := gain_of(study)) is not None:
-        parts += [f"Accuracy {gain}.", *gain.remarks()]
+    if facts.gain is not None:
+        parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
     if picture := artifacts.address(study, attributes, trial_id_of(found.best), artifacts.DRAWING):
         parts.append(f"![The best network, drawn]({picture})")
     return "\n\n".join([*parts, *_tested(study)])
@@ -148,12 +127,7 @@ def _tested(study: Study) -> list[str]:
 
 
 class NoteWriter(Callback):
-    """Writes the note of each trial when it has ended, and that of the study when there is a new best one.
-
-    Args:
-        space: Draws the networks; no drawing without one.
-        store: Folder of the artifact store, where drawings are kept; no drawing without one.
-    """
+    """Writes the note of each ended trial, drawn where a space and a store are given, and that of the study."""
 
     def __init__(self, space: SearchSpace | None = None, store: Path | None = None) -> None:
         self._space = space
@@ -163,14 +137,9 @@ class NoteWriter(Callback):
         self._best: float | None = None
 
     def run_started(self, run: Run) -> None:
-        """Read what all notes need, and write those that a process which was killed has not written any more."""
+        """Read what all notes need."""
         self._names = run.study.metric_names or ("value",)
         self._images = remembered_images(run.study)
-        ended = [trial for trial in run.study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        attributes = study_system_attributes(run.study) if ended else {}
-        for trial in ended[-LATEST:]:
-            if TrialRecord.of(trial).architecture and not has_note(attributes, trial):
-                self._write(run.study, trial)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""
@@ -237,10 +206,6 @@ def write_study_note(study: Study) -> None:
     body = study_note(study, attributes)
     note = dashboard_note(body, None, attributes)
     set_study_system_attributes(study, note | {StudyKey.NOTE: hex_digest(body, 16, "sha256")})
-
-
-def _facts(rows: Sequence[tuple[str, str]]) -> str:
-    return _table(["figure", "value"], rows)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -21,21 +21,22 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.masking import mask_urls
 from nas_optuna.objectives import describe
+from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, titles_of
-from nas_optuna.report.notes import figures_of
 from nas_optuna.report.parameters import LEAST_FOR_IMPORTANCE, what_mattered
-from nas_optuna.report.rendering import duration, render
-from nas_optuna.report.selection import gain_of, space_of
+from nas_optuna.report.rendering import render
+from nas_optuna.report.selection import space_of
 from nas_optuna.report.supernet import supernet_section
+from nas_optuna.report.trial_facts import EXACT, figure_columns
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.records import TrialRecord, cost_names, count, ranked
+from nas_optuna.study.records import TrialRecord, cost_names, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
+from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
 from nas_optuna.study.trial_queue import REFERENCE
 
 MANY = 40
@@ -44,7 +45,7 @@ MANY = 40
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
     """A study as one HTML page that needs neither an internet connection nor scripts."""
-    facts = StudyFacts(study, data_directory, files)
+    facts = StudyFacts(study, data_directory, files, may_load=True)
     return render(
         "report.html.j2",
         **_heading(facts),
@@ -66,15 +67,10 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
 
 
 def _heading(facts: StudyFacts) -> Section:
-    spec, states = facts.spec, Counter(trial.state for trial in facts.trials)
-    limits = "".join(f", {_limit(name, limit)}" for name, limit in spec.limits.items())
-    what = (
-        f"{' and '.join(map(_named, spec.objectives))}{limits} on {spec.data.name}, space {spec.space.name}, sampler"
-        f" {spec.sampler.name}, pruner {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial."
-    )
+    states = Counter(trial.state for trial in facts.trials)
     boxes = [("trial" if len(facts.trials) == 1 else "trials", len(facts.trials))]
     boxes += [(state.name.lower(), states[state]) for state in TrialState if states[state]]
-    return {"name": facts.study.study_name, "what": what, "boxes": boxes, "objective": _named(facts.first)}
+    return {"name": facts.study.study_name, "what": facts.what, "boxes": boxes, "objective": _named(facts.first)}
 
 
 def _unfinished(facts: StudyFacts) -> Section:
@@ -90,7 +86,7 @@ def _winner(facts: StudyFacts) -> Section | None:
     found = facts.winners
     if found is None:
         return None
-    gain = gain_of(facts.study)
+    gain = facts.gain
     drawing, undrawn = Markup(""), ""
     try:
         drawing = Markup(draw_trial(space_of(facts.study), found.best).svg)
@@ -110,9 +106,8 @@ def _winner(facts: StudyFacts) -> Section | None:
 
 def _figures(facts: StudyFacts, trial: FrozenTrial) -> list[tuple[str, object]]:
     record = TrialRecord.of(trial)
-    shown = figures_of(trial, facts.names, facts.images)
-    rows: list[tuple[str, object]] = [("trial", record.number), ("architecture", record.architecture), *shown]
-    return [*rows, ("epochs", record.epochs)]
+    named = [("trial", record.number), ("architecture", record.architecture)]
+    return [*named, *facts.figures(trial), ("epochs", record.epochs)]
 
 
 def _test(facts: StudyFacts) -> Section | None:
@@ -149,21 +144,17 @@ def _ranking(facts: StudyFacts) -> Section | None:
     if not records or len(facts.complete) == 1:
         return None
     shown = records[:10] + [record for record in records[10:] if record.origin == REFERENCE][:1]
-    costs = {name: describe(name) for name in cost_names(shown, facts.names)}
-    errors = {r.number: standard_error(r, facts.images) for r in shown}
+    figures = figure_columns(shown, facts.names, facts.images, EXACT)
     rows = [
         (
-            r.number,
-            *(with_error(n, v, errors[r.number]) for n, v in zip(facts.names, r.values, strict=True)),
-            r.epochs,
-            *(cost.brief(r.costs[name]) if name in r.costs else "" for name, cost in costs.items()),
-            f"{r.architecture} (reference)" if r.origin == REFERENCE else r.architecture,
+            record.number,
+            *(column.of(record) for column in figures),
+            f"{record.architecture} (reference)" if record.origin == REFERENCE else record.architecture,
         )
-        for r in shown
-    ]  # fmt: skip
-    headings = [cost.heading for cost in costs.values()]
-    columns = ["trial", *map(_named, facts.names), "epochs", *headings, "architecture"]
-    return {"found": len(records), "columns": columns, "rows": rows}
+        for record in shown
+    ]
+    headings = [_named(column.heading) if column.kind == "objective" else column.heading for column in figures]
+    return {"found": len(records), "columns": ["trial", *headings, "architecture"], "rows": rows}
 
 
 def _progress(facts: StudyFacts) -> Section | None:
@@ -195,11 +186,6 @@ def _progress(facts: StudyFacts) -> Section | None:
 
 def _named(objective: str) -> str:
     return describe(objective).heading
-
-
-def _limit(name: str, limit: float) -> str:
-    cost = describe(name)
-    return f"{cost.heading} at {'least' if cost.maximize else 'most'} {cost.number(limit)}"
 
 
 def _tradeoffs(facts: StudyFacts) -> Section:

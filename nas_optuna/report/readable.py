@@ -38,12 +38,7 @@ Attribute = dict[str, str]
 
 
 class ReadableAttributes:
-    """A WSGI application that renames attributes in another one's answers about studies.
-
-    Args:
-        application: optuna-dashboard.
-        attributes: Gives the user attributes of a study by its number within the storage.
-    """
+    """Renames attributes in the dashboard's answers about studies, whose user attributes a number gives."""
 
     def __init__(self, application: WSGIApplication, attributes: Callable[[int], Mapping[str, Any]]) -> None:
         self._application = application

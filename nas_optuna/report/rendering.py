@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from nas_optuna.report.svg import clean
 from nas_optuna.study.records import count
 
 if TYPE_CHECKING:
@@ -38,12 +39,4 @@ def _printable(value: object) -> object:
     """Text without control characters, which a page may not hold even where they are escaped."""
     if isinstance(value, Markup):
         return value
-    return "" if value is None else "".join(c for c in str(value) if c.isprintable())
-
-
-def duration(seconds: float) -> str:
-    """``"8.1 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    return "" if value is None else clean(str(value))

@@ -29,12 +29,7 @@ COST = "macs"
 
 
 def space_of(study: Study) -> SearchSpace:
-    """The space that a study searches, made from what the study remembers, without its images.
-
-    Raises:
-        StudyError: The study was not made by nas-optuna.
-        SpecError: The space is a user's own and cannot be imported here.
-    """
+    """The space that a study searches, made from what the study remembers, without its images."""
     spec = study_spec(study)
     identity = study.user_attrs.get(StudyKey.SPACE)
     if identity is None:
@@ -50,12 +45,7 @@ def space_of(study: Study) -> SearchSpace:
 
 
 def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
-    """What a search has brought; None without a complete trial, or where the first objective is not accuracy.
-
-    Args:
-        study: The study.
-        chosen: The trial that was taken, where that is not the best one.
-    """
+    """What the best or `chosen` trial has brought; None without one, or where the first objective is not accuracy."""
     images, trials = remembered_images(study), longest_trained(complete_trials(study))
     best = chosen or best_of(study, trials)
     if best is None or images is None or _first_objective(study) != "accuracy":
@@ -125,13 +115,7 @@ class Winners:
 
 
 def winners(study: Study, images: int | None, among: Collection[int] | None = None) -> Winners | None:
-    """The best trial and those that are as good; None without a complete trial.
-
-    Args:
-        study: A study of ours.
-        images: Number of validation images, as `validation_images` gives it.
-        among: Numbers of the trials that count; None is all of them.
-    """
+    """The best trial `among` those numbered, and those as good on so many images; None without a complete one."""
     trials = [t for t in longest_trained(complete_trials(study)) if among is None or t.number in among]
     best = best_of(study, trials)
     if best is None:
@@ -168,16 +152,7 @@ def _first_objective(study: Study) -> str:
 
 
 def require_error(study: Study, found: Winners, remedy: str) -> None:
-    """Refuse to tell what is as good as the best trial.
-
-    Args:
-        study: A study of ours.
-        found: Its winners.
-        remedy: What a person may do instead.
-
-    Raises:
-        StudyError: It is not known how far chance may have moved what the best one is best in.
-    """
+    """Refuse, with a remedy, to tell what is as good as the best where no standard error is known."""
     if found.error is None:
         name = _first_objective(study)
         unknown = "does not know on how many images accuracies were measured"
@@ -185,26 +160,20 @@ def require_error(study: Study, found: Winners, remedy: str) -> None:
         raise StudyError(f"study {study.study_name!r} {reason}, so no standard error is known; {remedy}")
 
 
+def no_complete_trial(study: Study) -> StudyError:
+    """What to raise where a command needs a complete trial."""
+    name = study.study_name
+    return StudyError(f"study {name!r} has no complete trial yet; {command(study, 'run', '--study', name)} makes some")
+
+
 def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:
-    """The trial that a person names.
-
-    Args:
-        study: A study of ours.
-        which: ``"best"``, ``"cheapest"`` (the fewest MACs within one standard error of the best) or a number.
-        data_directory: Where data sets are; ``"cheapest"`` needs to know how many images validate.
-
-    Raises:
-        StudyError: There is no such trial, or it never chose an architecture.
-    """
+    """The trial that a person names: ``"best"``, ``"cheapest"`` within one standard error of the best, or a number."""
     study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     if which in ("best", "cheapest"):
         found = winners(study, validation_images(study, data_directory) if which == "cheapest" else None)
         if found is None:
-            raise StudyError(
-                f"study {study.study_name!r} has no complete trial yet;"
-                f" {command(study, 'run', '--study', study.study_name)} makes some"
-            )
+            raise no_complete_trial(study)
         if which == "cheapest":
             require_error(study, found, "choose --trial best")
         return found.best if which == "best" else found.cheapest

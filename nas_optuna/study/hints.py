@@ -11,11 +11,11 @@ from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.storage import storage_url
 
 
-def command(study: Study, *words: str) -> str:
+def command(study: Study | str, *words: str) -> str:
     """Return a command as a shell needs it, with the study's storage where it is not the one that is meant without.
 
     Args:
-        study: What the command is about.
+        study: What the command is about, or the URL of its storage where it is not there yet.
         words: The command's own, e.g. ``"run", "--study", study.study_name``. Passwords are masked.
 
     Examples:
@@ -25,6 +25,6 @@ def command(study: Study, *words: str) -> str:
         >>> command(study, "run", "--study", study.study_name)
         "nas-optuna run --study 'my own' --storage sqlite:///:memory:"
     """
-    url = url_of(study)
+    url = study if isinstance(study, str) else url_of(study)
     elsewhere = ("--storage", mask_urls(url)) if url is not None and url != storage_url() else ()
     return shlex.join(["nas-optuna", *words, *elsewhere])

@@ -64,7 +64,7 @@ def test_hints_can_be_typed(command: Command) -> None:
     created = command("study", "create", name, "--storage", storage, *tiny())
     assert created.code == 0, created.err
     words = shlex.split(created.err.rpartition("next: ")[2])
-    assert words == ["nas-optuna", "run", "--study", name, "--storage", storage, "--trials", "20"]
+    assert words == ["nas-optuna", "run", "--study", name, "--trials", "20", "--storage", storage]
     for arguments in (("best",), ("pareto",)):
         error = command(*arguments, "--study", name, "--storage", storage).err
         said = error.partition("; nas-optuna ")[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nas_optuna.cli.latency import app
+from nas_optuna.cli import app
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.errors import SpecError, TableError
 
@@ -23,7 +23,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(app, ["latency", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -59,7 +59,7 @@ def test_a_foreign_table_needs_force(table: Path) -> None:
 
 def test_wrong_values_are_refused(tmp_path: Path) -> None:
     out = str(tmp_path / "table.json")
-    with pytest.raises(TableError, match=r"directory .* does not exist"):
+    with pytest.raises(SpecError, match=r"directory .* does not exist"):
         run("measure", "--out", f"{out}/x/y.json")
     with pytest.raises(SpecError, match="did you mean 'depth'"):
         run("measure", "--out", out, "--set", "depht=3")

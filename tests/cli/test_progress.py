@@ -1,9 +1,13 @@
+import io
+import sys
+
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from rich.progress import Progress
 
 from nas_optuna.cli import progress
-from nas_optuna.cli.progress import Score
+from nas_optuna.cli.progress import Bars, Score
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Run, Subject
 
@@ -62,14 +66,13 @@ def test_with_several_objectives_it_counts_the_front() -> None:
 
 def test_each_worker_has_a_line_in_the_order_of_their_numbers_and_the_totals_are_below() -> None:
     study = optuna.create_study()
-    with progress.live(progress.text("{task.description}")) as shown:
-        display = progress.RunDisplay(Score(total=4, timeout=None), shown)
+    with Progress(disable=True) as shown:
+        display = progress.RunDisplay(Score(total=4, timeout=None), Bars(shown))
         display.run_started(Run("search", study, 4, steps=5))
         for worker, number in ((2, 0), (1, 1), (3, 2)):
-            display.trial_started(Subject(f"trial {number}", worker=worker))
-            display.step_finished(
-                Subject(f"trial {number}", worker=worker), Measurement(worker, {"accuracy": 0.5}, 1.0)
-            )
+            subject = Subject(f"trial {number}", worker=worker)
+            display.trial_started(subject)
+            display.step_finished(subject, Measurement(worker, {"accuracy": 0.5}, 1.0))
         display.trial_started(Subject("trial 3", worker=1))
         lines = [(task.description, task.completed) for task in shown.tasks]
     assert lines == [
@@ -78,3 +81,15 @@ def test_each_worker_has_a_line_in_the_order_of_their_numbers_and_the_totals_are
         ("worker 3 · trial 2", 3),
         ("trials", 0),
     ]
+
+
+def test_a_terminal_shows_the_line_that_a_user_named_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.bars(time_left=True) as shown:
+        shown.show("supernet", 3, 7, "[red]f16\x1bk3[/red]")
+    assert shown.are_live
+    assert "3/7" in terminal.getvalue()
+    assert "[red]f16\ufffdk3[/red]" in terminal.getvalue()

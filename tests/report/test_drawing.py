@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nas_optuna.costs.complexity import figures
 from nas_optuna.errors import NasOptunaError
-from nas_optuna.report.drawing import draw, draw_network
+from nas_optuna.report.drawing import draw, to_svg
 from nas_optuna.report.network_graph import graph_of, trace
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.architecture import Architecture
@@ -55,8 +55,25 @@ def test_branches_and_what_joins_them_are_arrows() -> None:
     titles = [layer.title for layer in layers]
     assert titles == ["input", "Conv 3×3, 4 filters", "Conv 5×5, 4 filters", "+", "Linear, 2 outputs"]
     assert [layer.inputs for layer in layers] == [(), (0,), (0,), (1, 2), (3,)]
-    root = ElementTree.fromstring(draw_network(TwoBranches(), (3, 8, 8)).svg)
+    root = ElementTree.fromstring(to_svg(trace(TwoBranches(), (3, 8, 8))))
     assert sum(path.get("class") == "flow" for path in root.iter(f"{SVG}path")) == 5
+
+
+def test_attention_and_recurrence_are_boxes_with_their_weights() -> None:
+    class Attentive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.memory = nn.LSTM(8, 5, batch_first=True)
+
+        def forward(self, images: Tensor) -> Tensor:
+            words = images.flatten(2)
+            return self.memory(self.attention(words, words, words)[0])[0][:, -1]
+
+    network = Attentive()
+    layers = trace(network, (3, 2, 4))
+    assert {"multi head attention", "lstm"} <= {layer.title for layer in layers}
+    assert sum(layer.params for layer in layers) == sum(p.numel() for p in network.parameters())
 
 
 def test_tracing_leaves_the_network_as_it_was() -> None:
@@ -79,7 +96,7 @@ def test_a_network_that_fails_is_refused_in_one_line(error: type[Exception], mon
 
 
 def test_a_title_is_never_markup() -> None:
-    svg = draw_network(TwoBranches(), (3, 8, 8), '<script>alert(1)</script>&"\x07').svg
+    svg = to_svg(trace(TwoBranches(), (3, 8, 8)), '<script>alert(1)</script>&"\x07')
     assert "<script" not in svg
     assert any("<script>" in text for text in texts(svg))  # shown as it is
 
