@@ -1,8 +1,10 @@
-"""Trainings of equal seconds rather than equal epochs.
+"""Trainings that are divided by seconds rather than epochs.
 
-With equal epochs a search prefers what is large, and spends its time there. Here each network's own step is timed
-before its training, which then has as many steps as fit into its share of the time, with a rate that has come down to
-zero by the end. So a cheap network sees more images, as it would in a training of all the time that there is.
+With equal epochs a search prefers what is large, and spends its time there. With equal seconds it prefers what is
+cheap, which is soon as good as it becomes: on 12,000 pictures of CIFAR-10 the best of nine seconds each ended five
+points behind a known network, after four minutes of training. So each network's own step is timed, and its seconds grow
+with it, by less than in proportion; see `nas_optuna.fitting.plan.Rung`. It has as many steps as fit into them, with a
+rate that has come down to zero by the end.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 
 from nas_optuna.data import BatchLoader
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
+from nas_optuna.fitting.plan import Rung
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
@@ -33,27 +36,30 @@ PART = 32
 """Images that a step is timed with on a processor; its time grows in proportion from there on."""
 FORWARD = 1 / 3
 """Time of an image's forward pass, as a share of its part in a step."""
+CHEAPEST, DEAREST = 1 / 8, 4.0
+"""Costs of a network, as multiples of the reference's, beyond which its seconds do not change any more."""
 
 
 class EqualSeconds(TrainingEvaluator):
-    """Our own training, in which each network has the same seconds; see `nas_optuna.execution.evaluator.Evaluator`.
+    """Our own training, in which networks of one cost have equal seconds; see `Evaluator`.
 
     How many steps these are is fixed when the network's step has been timed, and kept: the training is then as
     reproducible as any, and goes on where it stopped.
 
     Args:
         training: Gives space, images and recipe; its `epochs` and `epoch_size` are not used.
-        seconds: For each network, validation included.
-        rung: Kept with each trial, as the seconds are: networks of other lengths are not compared.
-        alone: Whether it is the only network of its rung.
+        rung: How many networks there are, and their seconds, validation included.
+        number: Of the rung; kept with each trial, as the seconds are: networks of other lengths are not compared.
+        per_step: Seconds of a step of the reference network.
     """
 
-    def __init__(self, training: TrainingEvaluator, seconds: float, rung: int, *, alone: bool = False) -> None:
+    def __init__(self, training: TrainingEvaluator, rung: Rung, number: int, per_step: float) -> None:
         vars(self).update(vars(training))
-        self.seconds, self.rung, self.alone = seconds, rung, alone
-        self.attributes = {TrialKey.RUNG: rung, TrialKey.SHARE: round(seconds, 2)}
-        self.steps = max(1, math.ceil(seconds / LONGEST_EPOCH))
-        self.__dict__["identity"] = digest(training.identity, {"seconds": round(seconds, 1), "rung": rung})
+        self.rung, self.per_step, self.alone = rung, per_step, rung.networks == 1
+        self.attributes = {TrialKey.RUNG: number, TrialKey.SHARE: round(rung.seconds, 2)}
+        self.steps = max(1, math.ceil(rung.seconds / LONGEST_EPOCH))
+        divided = {"seconds": round(rung.seconds, 1), "rung": number, "growth": rung.growth}
+        self.__dict__["identity"] = digest(training.identity, divided)
 
     def evaluate(
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
@@ -67,7 +73,7 @@ class EqualSeconds(TrainingEvaluator):
         fewest = 1 if self.alone or architecture == self.space.reference else FEWEST_STEPS
         steps = self._fixed_steps(architecture, resume, fewest)
         if steps < fewest:
-            raise optuna.TrialPruned(f"{steps} steps fit into {self.seconds:.0f} s")
+            raise optuna.TrialPruned(f"{steps} steps fit into {self.rung.seconds:.0f} s")
         recipe = paced(self.recipe, steps, self.steps)
         trained = copy_of(self, recipe)
         for measured in TrainingEvaluator.evaluate(trained, architecture, resume=resume, stop=stop):
@@ -80,7 +86,8 @@ class EqualSeconds(TrainingEvaluator):
             return int(json.loads(file.read_text()))
         per_step = seconds_per_step(self.space, architecture, self.recipe, self.train_loader, self.device)
         batches = len(self.validation_loader) * self.steps
-        usable = self.seconds - batches * per_step * FORWARD
+        cost = min(DEAREST, max(CHEAPEST, per_step / self.per_step))
+        usable = self.rung.seconds * cost**self.rung.growth - batches * per_step * FORWARD
         steps = max(int(usable / per_step), 1)
         if file is not None and steps >= fewest:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 SHORTEST = 0.03
@@ -31,15 +31,18 @@ LEAST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Rung:
-    """Networks that are trained for equal seconds.
+    """Networks that are trained for about the same time.
 
     Attributes:
         networks: How many.
-        seconds: For each.
+        seconds: For one that costs as much as the reference.
+        growth: The power of a network's cost, as a multiple of the reference's, by which its seconds grow: with 0 all
+            have equal seconds, with 1 they see equally many images.
     """
 
     networks: int
     seconds: float
+    growth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Plan:
     Attributes:
         rungs: One after the other; each takes the best networks of the one before it, and the reference.
         reserve: Seconds at the end for the test, the export and the report.
+        per_step: Seconds of a training step of the reference network.
     """
 
     rungs: tuple[Rung, ...]
     reserve: float
+    per_step: float = 1.0
 
     @classmethod
     def of(cls, seconds: float, speed: Speed, reserve: float, *, retrain: bool = True) -> Plan:
@@ -82,31 +87,25 @@ class Plan:
         Examples:
             >>> slow, fast = Speed(0.05, 0.2, 172), Speed(0.05, 0.1, 18)
             >>> [[(rung.networks, round(rung.seconds)) for rung in Plan.of(300, s, 9).rungs] for s in (slow, fast)]
-            [[(8, 9)], [(9, 9), (3, 24)]]
+            [[(6, 9)], [(7, 9), (3, 17)]]
             >>> Plan.of(20, Speed(0.5, 4, 18), 5).rungs  # not even a few steps for each of three networks
-            (Rung(networks=1, seconds=3.75),)
+            (Rung(networks=1, seconds=3.75, growth=0.0),)
         """
         usable = max(0.0, seconds - reserve)
         share = _share(usable / (speed.per_step * speed.steps)) if retrain else 1.0
         shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step, LEAST_SECONDS)
-        first = shortest + speed.per_validation
-        networks = min(MOST_NETWORKS, int(FIRST * share * usable / first))
-        second = (1 - FIRST) * share * usable / FINALISTS
-        if networks > FINALISTS and second > 1.5 * first:
-            return cls((Rung(networks, first), Rung(FINALISTS, second)), reserve)
-        networks = min(MOST_NETWORKS, int(share * usable / first))
-        if networks < FEWEST_NETWORKS:
-            return cls((Rung(1, max(ALONE * usable, min(first, usable / 4))),), reserve)
-        return cls((Rung(networks, first),), reserve)
+        rungs = _rungs(usable, share, shortest + speed.per_validation)
+        longest = usable - sum(rung.networks * rung.seconds for rung in rungs) if retrain else rungs[-1].seconds
+        return cls(tuple(_growing(rung, longest) for rung in rungs), reserve, speed.per_step)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """What `to_dict` gave."""
-        return cls(tuple(Rung(**rung) for rung in values["rungs"]), values["reserve"])
+        return cls(**values | {"rungs": tuple(Rung(**rung) for rung in values["rungs"])})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self) | {"rungs": [asdict(rung) for rung in self.rungs]}
+        return asdict(self)
 
     def describe(self) -> str:
         """One line for a person.
@@ -126,3 +125,22 @@ def _share(epochs: float) -> float:
     """The search's share of the time, by how many epochs of the reference all of it is."""
     place = math.log(max(epochs, FEW) / FEW) / math.log(MANY / FEW)
     return LEAST + (MOST - LEAST) * min(1.0, place)
+
+
+def _rungs(usable: float, share: float, first: float) -> list[Rung]:
+    """One rung, or two where the second gives its networks clearly more time than the first."""
+    networks = min(MOST_NETWORKS, int(FIRST * share * usable / first))
+    second = (1 - FIRST) * share * usable / FINALISTS
+    if networks > FINALISTS and second > 1.5 * first:
+        return [Rung(networks, first), Rung(FINALISTS, second)]
+    networks = min(MOST_NETWORKS, int(share * usable / first))
+    if networks < FEWEST_NETWORKS:
+        return [Rung(1, max(ALONE * usable, min(first, usable / 4)))]
+    return [Rung(networks, first)]
+
+
+def _growing(rung: Rung, longest: float) -> Rung:
+    """The rung with seconds that grow with a network's cost, the more so the longer the last training is."""
+    # What a doubling of the time brings falls with about the square root of the time.
+    growth = 1 - math.sqrt(min(1.0, rung.seconds / longest)) if rung.networks > 1 else 0.0
+    return replace(rung, growth=round(growth, 3))

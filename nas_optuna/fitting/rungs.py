@@ -1,4 +1,4 @@
-"""The search of a fit: networks trained for equal seconds, the best of them for longer."""
+"""The search of a fit: networks trained for about the same time, the best of them for longer."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Search:
         for number, rung in enumerate(self.plan.rungs, start=1):
             is_last = number == len(self.plan.rungs)
             if self.deadline is not None and is_last:
-                rung = Rung(UNTIL_TIME_IS_UP, rung.seconds)
+                rung = replace(rung, networks=UNTIL_TIME_IS_UP)
             else:
                 say(f"{count(rung.networks, 'network')}, {rung.seconds:.0f} s each")
             objective = self.objective(rung, self.from_rung + number - 1)
@@ -128,7 +128,7 @@ class Search:
         """What scores the networks of a rung."""
         training = self.experiment.objective.evaluator
         assert isinstance(training, TrainingEvaluator)
-        shared = EqualSeconds(training, rung.seconds, number, alone=rung.networks == 1)
+        shared = EqualSeconds(training, rung, number, self.plan.per_step)
         return self.experiment.objective.with_evaluator(shared)
 
     def _reference(self) -> Architecture | None:

@@ -8,6 +8,7 @@ from nas_optuna import Experiment
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
+from nas_optuna.fitting.equal_seconds import EqualSeconds
 from nas_optuna.fitting.plan import Plan, Rung
 from nas_optuna.fitting.rungs import Search, plan_for
 from nas_optuna.fitting.spec import spec_for
@@ -53,6 +54,18 @@ def of_rung(study: optuna.Study, rung: int) -> list[TrialRecord]:
 def test_cheap_networks_take_more_steps_in_the_same_seconds(study: optuna.Study) -> None:
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     assert len({trial.user_attrs[TrialKey.STEPS] for trial in trials}) > 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "growth", "times"), [(4, 0.0, 1), (4, 0.5, 2), (4, 1.0, 4), (1 / 4, 0.5, 1 / 2), (1, 0.5, 1)]
+)
+def test_seconds_grow_with_cost(monkeypatch: pytest.MonkeyPatch, cost: float, growth: float, times: float) -> None:
+    monkeypatch.setattr(equal_seconds, "seconds_per_step", lambda *arguments: 0.001 * cost)
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    training = EqualSeconds(experiment.objective.evaluator, Rung(2, 1.0, growth), 1, per_step=0.001)
+    steps = training._fixed_steps(experiment.space.reference, None, 1)
+    looks = len(training.validation_loader) * equal_seconds.FORWARD
+    assert steps == pytest.approx(1000 * times / cost - looks, abs=1)
 
 
 def test_the_reference_is_first_and_stays_a_candidate(study: optuna.Study) -> None:
