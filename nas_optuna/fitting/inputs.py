@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.names import data_name
-from nas_optuna.errors import DataError, StudyError, named
+from nas_optuna.data.pictures import picture_pixels
+from nas_optuna.data.pixels import PixelFormat, is_deep
+from nas_optuna.data.report import one_line
+from nas_optuna.data.scaling import ValueRange
+from nas_optuna.data.source import Reading
+from nas_optuna.errors import DataError, StudyError, named, shown
 
 DATABASE = "search.db"
 """The search of a fit; where it is, the images beside it are those that it began with."""
 PIXELS = "images.npz"
 """Where pictures that were given as arrays are kept, so that a repeated call needs no other file."""
 
+Arrays = dict[str, np.ndarray[Any, Any]]
+"""What an ``.npz`` file holds, by its names."""
+
 
 def name_of(data: Any, folder: Path) -> str:
     """The data set's name.
 
     Args:
-        data: A folder, a ``.npz`` file, a name such as ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors,
-            or a torch ``Dataset`` of such pairs.
+        data: A folder, a ``.npz`` file, a name such as ``"mnist"``, a pair ``(images, labels)``, a dictionary of
+            arrays as an ``.npz`` file has them, or a torch ``Dataset`` of pairs. Images are arrays, tensors or PIL
+            images, all of one size; labels are whole numbers, names or one-hot rows.
         folder: Where what is in memory is written to.
 
     Raises:
         SpecError: A name stands for nothing.
-        DataError: It is something else, or its images differ in size.
+        DataError: It is something else, its images differ in size, or its labels are no classes.
         StudyError: The folder holds a fit of other images.
 
     Examples:
@@ -37,58 +47,137 @@ def name_of(data: Any, folder: Path) -> str:
     """
     if isinstance(data, str | Path):
         return data_name(str(data))
-    if isinstance(data, tuple | list) and len(data) == 2:
-        return _kept(_array(data[0]), _array(data[1]), folder)
+    if isinstance(data, Mapping):
+        return _kept({str(name): _array(values, f"{name!s:.40}") for name, values in data.items()}, folder)
+    if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
+        return _kept({"images": _images(data[0]), "labels": _labels(data[1])}, folder)
     if hasattr(data, "__getitem__") and isinstance(data, Sized):
-        return _kept(*_collected(data), folder)
+        return _kept(_collected(data), folder)
     raise DataError(
         f"a {type(data).__name__} holds no pictures; give a folder, a .npz file, a pair (images, labels) or a Dataset"
     )
 
 
-def _array(values: Any) -> np.ndarray[Any, Any]:
-    found = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    return np.asarray(found)
-
-
-def _collected(dataset: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The pictures and labels of a ``Dataset``, read once."""
+def _collected(dataset: Any) -> Arrays:
+    """The pictures and labels of a ``Dataset``, read once, and the names of its classes where it has them."""
     images, labels = [], []
     for index in range(len(dataset)):
-        item = dataset[index]
+        try:
+            item = dataset[index]
+        except Exception as error:  # it is the user's code, or something that is no Dataset
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise DataError(f"item {index} of the {type(dataset).__name__} cannot be read ({reason})") from error
         if not (isinstance(item, tuple | list) and len(item) >= 2):
-            raise DataError("an item of the Dataset must be a pair (image, label)")
-        images.append(_array(item[0]))
-        labels.append(int(item[1]) if hasattr(item[1], "item") else item[1])
-    shapes = {image.shape for image in images}
-    if len(shapes) != 1:
-        sizes = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3]) or "none"
-        raise DataError(f"the images of the Dataset have several shapes ({sizes}); resize them in its transform")
-    return np.stack(images), np.asarray(labels)
+            kinds = f"an item of the {type(dataset).__name__} is a {type(item).__name__}"
+            raise DataError(f"{kinds}; each must be a pair (image, label)")
+        images.append(item[0])
+        labels.append(item[1])
+    found = {"images": _images(images), "labels": _labels(labels)}
+    while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset  # of a Subset
+    names = getattr(dataset, "classes", None)
+    if found["labels"].dtype.kind in "iu" and isinstance(names, tuple | list) and all(type(n) is str for n in names):
+        found["classes"] = np.asarray(names)
+    return found
 
 
-def _read(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+def _images(values: Any) -> np.ndarray[Any, Any]:
+    """``[n, …]``: an array of images, or the images of a sequence."""
+    if isinstance(values, str | bytes | Path) or not isinstance(values, Iterable):
+        raise DataError(f"images must be arrays, tensors or PIL images, not {shown(values)}")
+    if hasattr(values, "shape"):
+        found = _array(values, "images")
+    else:
+        images = list(values)
+        size = max((max(image.size) for image in images if hasattr(image, "getbands")), default=0)
+        grey = size > 0 and all(len(image.getbands()) == 1 for image in images if hasattr(image, "getbands"))
+        arrays = [_picture(image, 1 if grey else 3) for image in images]
+        shapes = sorted({image.shape for image in arrays})
+        if len(shapes) > 1:
+            sizes = ", ".join("×".join(map(str, shape)) for shape in shapes[:3])
+            raise DataError(
+                f"the images have several shapes ({sizes}{', …' if len(shapes) > 3 else ''}); resize them, or save them"
+                " in one folder for each class and give that"
+            )
+        found = np.stack(arrays) if arrays else np.empty(0)
+    if not len(found):
+        raise DataError("there are no images")
+    if found.dtype != np.uint8:
+        try:
+            ValueRange.of(found)
+        except DataError as error:
+            hint = " (or leave Normalize out of a transform)" if " in -" in str(error) else ""
+            raise DataError(f"images: {error}{hint}") from None
+    return found
+
+
+def _picture(image: Any, channels: int) -> np.ndarray[Any, Any]:
+    """One image as an array; a PIL image as a picture file would be."""
+    if not hasattr(image, "getbands") or is_deep(image):
+        if isinstance(image, str | bytes | Path) or image is None:
+            raise DataError(f"images must be arrays, tensors or PIL images, not {shown(image)}")
+        return _array(image, "images")
+    width, height = image.size
+    if image.getexif().get(0x0112, 1) >= 5:  # it lies on its side
+        width, height = height, width
+    format = PixelFormat(channels, height, width, (0.0,) * channels, (1.0,) * channels, (height, width))
+    return picture_pixels(image, format)
+
+
+def _labels(values: Any) -> np.ndarray[Any, Any]:
+    """Labels as an array; single ones may be tensors or numbers of NumPy."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise DataError(f"labels must be one for each image, not {shown(values)}")
+    if not hasattr(values, "shape"):
+        values = [value.item() if getattr(value, "shape", None) == () else value for value in values]
+        kinds = {isinstance(value, str | bytes) for value in values}
+        if len(kinds) > 1:
+            raise DataError("some labels are names and others are not; use one of both")
+    return _array(values, "labels")
+
+
+def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
+    """An array, wherever a tensor lies and whatever its number format is."""
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            values = values.float().numpy() if values.is_floating_point() else values.numpy()
+        found = np.asarray(values)
+        if found.dtype == object and found.size and all(type(value) is str for value in found.flat):
+            return found.astype(str)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"the {what} cannot be read as an array ({one_line(error)})") from error
+    if found.dtype.kind not in "biufUS":
+        raise DataError(f"the {what} are of type {found.dtype}; give numbers or, of labels, names")
+    return found
+
+
+def _read(path: Path) -> Arrays | None:
     """The arrays of an earlier call; None where they are absent or damaged, so that they are written anew."""
     try:
         with np.load(path) as known:
-            return known["images"], known["labels"]
+            return dict(known)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 
 
-def _kept(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], folder: Path) -> str:
+def _kept(arrays: Arrays, folder: Path) -> str:
     """Write the arrays, unless the same lie there already, or others of which a search has begun."""
     path = (folder / PIXELS).absolute()
-    known = _read(path) if (folder / DATABASE).is_file() else None
-    if known is not None:
-        if not all(map(np.array_equal, known, (images, labels))):
-            raise StudyError(f"{named(folder)} holds a fit of other images; choose another out")
+    known = _read(path)
+    same = known is not None and known.keys() == arrays.keys()
+    if known is not None and same and all(np.array_equal(known[name], arrays[name]) for name in known):
         return f"npz:{path}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if known is not None and (folder / DATABASE).is_file():
+        raise StudyError(f"{named(folder)} holds a fit of other images; choose another out")
     partial = path.with_name(f".{path.name}.partial.npz")
     try:
-        np.savez(partial, images=images, labels=labels)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(partial, allow_pickle=False, **arrays)
+        NpzSource(partial, Reading())  # refuses what does not fit together
         partial.replace(path)
     except OSError as error:
         raise DataError(f"cannot keep the images in {path}: {error.strerror}; choose another out") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return f"npz:{path}"
