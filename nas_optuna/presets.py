@@ -12,6 +12,8 @@ from nas_optuna.spec import SUFFIX
 DEFAULT = "digits-quick"
 OWN_IMAGES = "own-images"
 """Taken where the data are a folder or a NumPy file, and no spec is named."""
+PRETRAINED = "pretrained"
+"""Taken by fit where its space is a pretrained backbone."""
 
 # In an installed wheel the specs lie inside the package, in a checkout beside it.
 _FOLDERS = (Path(__file__).parent / "studies", Path(__file__).parent.parent / "studies")

@@ -40,15 +40,16 @@ def fit(
     """
     say(f"nas-optuna fit: a network for {data} within {within}")
     from nas_optuna.devices import use_threads
+    from nas_optuna.fitting.clock import refuse_named
     from nas_optuna.fitting.run import Fit
-    from nas_optuna.fitting.spec import SAMPLER, with_few_to_select
+    from nas_optuna.fitting.spec import SAMPLER, preset_for, with_few_to_select
     from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
-    from nas_optuna.presets import OWN_IMAGES
 
     if threads is not None:
         use_threads(threads)
     budget = TimeBudget(parse_duration(within), began=CLOCK.began)
-    taken = replace(given, spec=given.spec or OWN_IMAGES, sampler=given.sampler or SAMPLER)
+    refuse_named(given.overrides, pruner=given.pruner)
+    taken = replace(given, spec=given.spec or preset_for(given.space), sampler=given.sampler or SAMPLER)
     spec = with_few_to_select(taken.read(), data_dir)
     from nas_optuna.cli.progress import FitDisplay, bars
 

@@ -105,6 +105,10 @@ def _check(plan: RunOptions, experiment: Experiment, study: Study | None) -> Non
     for text in plan.until or ():
         parse_until(text, experiment.spec.objectives)
     create_trackers(plan.track)
+    if plan.within is not None:
+        from nas_optuna.fitting.clock import refuse_undivided
+
+        refuse_undivided(experiment.spec)
     if plan.warm_start or experiment.spec.sampler.name == "supernet":
         if study is None:
             begin = command(plan.url, "supernet", "train", "--study", plan.study)
@@ -240,7 +244,7 @@ def _fill_queue(plan: RunOptions, experiment: Experiment, study: Study) -> int |
     if plan.fixed:
         only = read_architectures(plan.fixed, space)
         return max(enqueue_once(study, space, architecture.params, origin="fixed") for architecture in only)
-    if (reference := enqueue_reference(study, space, objective.limits)) is not None:
+    if (reference := enqueue_reference(study, space, objective.costs, objective.limits)) is not None:
         say(f"in the queue: the reference, {reference}")
     for architecture in read_architectures(plan.enqueue, space) if plan.enqueue else []:
         enqueue(study, space, architecture.params, origin="enqueued")

@@ -153,14 +153,14 @@ class RunOptions(TrustedStudyOptions):
             )
         if self.within is None:
             return
+        from nas_optuna.fitting.clock import refuse_named
         from nas_optuna.fitting.time_budget import parse_duration
 
         parse_duration(self.within)
         asked = self.workers
         if asked.executor != "local" or asked.workers not in (None, "1") or asked.devices or asked.per_device:
             raise SpecError("--within divides the time of one process; leave out options on workers, or use --timeout")
-        if self.spec.epochs is not None:
-            raise SpecError("--within decides how many epochs each network has; leave out --epochs")
+        refuse_named(self.spec.overrides, pruner=self.spec.pruner)
 
     @property
     def count(self) -> int | None:

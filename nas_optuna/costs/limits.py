@@ -42,6 +42,11 @@ class Limits:
         """Which side of its limit a cost may not be on."""
         return "below" if self._costs.quantity(name).maximize else "above"
 
+    def largest_excess(self, architecture: Architecture) -> float:
+        """How far the cost that is furthest outside its limit is so, as a share of it; below 0 where all are inside."""
+        costs = self._costs.only(list(self._limits), architecture)
+        return max(self.excess(costs).values(), default=-1.0)
+
     def total_excess(self, architecture: Architecture) -> float:
         """How far an architecture is outside its limits, added up; feasible at 0 and below."""
         costs = self._costs.only(list(self._limits), architecture)

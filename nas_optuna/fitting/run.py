@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,35 +14,36 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.data import ImageSet, load_test_images
+from nas_optuna.data import ImageSet, load_data, load_test_images
+from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted, SpecError, StudyError, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
-from nas_optuna.execution.finished_network import kept_network, origin_of
+from nas_optuna.execution.finished_network import kept_network
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
+from nas_optuna.fitting.clock import refuse_undivided
 from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
 from nas_optuna.fitting.fitted import Fitted, tested
 from nas_optuna.fitting.inputs import DATABASE, name_of
-from nas_optuna.fitting.pace import Clock
+from nas_optuna.fitting.pace import TEST, Clock, Load
 from nas_optuna.fitting.plan import Plan
 from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for
+from nas_optuna.fitting.size import decided_size, smaller_space
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
-from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.report.drawing import draw_trial
+from nas_optuna.fitting.winner import Winner, winner_of
 from nas_optuna.report.notes import NoteWriter
 from nas_optuna.report.page import report as page_of
-from nas_optuna.report.selection import gain_of
-from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.report.selection import space_of
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.best import best_trial
 from nas_optuna.study.files import folders
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names
+from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.serialization import make_header, save_network
@@ -51,10 +51,6 @@ from nas_optuna.training.serialization import make_header, save_network
 STUDY, NETWORK, PAGE = "fit", "network", "report.html"
 TRAINED = "trained.safetensors"
 """The network, from its test until it is exported."""
-RESERVE = 3.0
-"""Seconds that the export and the report need of a processor, beside the test."""
-SLOWEST = 5.0
-"""Where other processes take more of the machine than this leaves, the end comes late."""
 EPOCHS = 40
 """Epochs of the last training: after each its state is kept, and the clock decides anew."""
 
@@ -131,6 +127,7 @@ class Fit:
         say: Told in one line what is being done.
         callbacks: Told of each training and step.
         stop: Asked between steps.
+        load: How busy the machine is.
     """
 
     spec: StudySpec
@@ -141,6 +138,7 @@ class Fit:
     say: Callable[[str], None] = to_stderr
     callbacks: Sequence[Callback | OptunaCallback] = ()
     stop: StopRequest = field(default_factory=StopRequest)
+    load: Load = field(default_factory=Load)
 
     def run(self) -> Fitted:
         """Do what is left to do; see `fit`."""
@@ -148,6 +146,7 @@ class Fit:
             raise SpecError("fit trains by a recipe, and the spec names an evaluator of its own; use run")
         if self.spec.data.select_on == "test":
             raise SpecError("fit tests its network once, so test images must not select; leave out data.select_on")
+        refuse_undivided(self.spec)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -160,6 +159,7 @@ class Fit:
         state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
         self.budget.spent += state.get("spent", 0.0)
         if study is not None:
+            self.spec = self.spec.override(decided_size(self.spec, study_spec(study)))
             self._require_same(study, images=bool(state.get("done")))
             if state.get("done"):
                 self.say(f"{named(self.folder)} holds the finished network; another --out begins anew")
@@ -175,9 +175,9 @@ class Fit:
                 Experiment.of_study(study, self.spec, data_directory=self.data_directory, device=self.device)
 
     def _fitted(self, study: Study) -> Fitted:
-        network = load_network(self.folder / NETWORK / "model.safetensors")
-        chosen = study.get_trials(deepcopy=False)[study.user_attrs[StudyKey.RETRAINED][-1]["trial"]]
-        return Fitted(network, tested(study), study, gain_of(study, chosen), self.folder, self.budget.spent)
+        winner = winner_of(study, space_of(study), self.spec.reference)
+        network = load_network(self.folder / NETWORK / "model.safetensors", space=winner.space)
+        return Fitted(network, tested(study), study, winner.gain(study), self.folder, self.budget.spent)
 
 
 @dataclass
@@ -205,7 +205,12 @@ class _Running:
             "keep_weights": True,
         }
         if study is None:
-            experiment = Experiment.from_spec(fit.spec, **settings)
+            spec = fit.spec
+            found = load_data(spec.data, fit.data_directory, input_size=spec.recipe.input_size)
+            if smaller := smaller_space(spec, found, resolve_device(fit.device)):
+                fit.say(f"a smaller space for the limits: {', '.join(smaller)}")
+                fit.spec = spec.override(smaller)
+            experiment = Experiment.from_spec(fit.spec, **settings, images=lambda: found)
             study = experiment.create(storage, STUDY)
         else:
             with _in_a_folder():
@@ -225,7 +230,7 @@ class _Running:
         for line in (self.experiment.describe(), *self.experiment.notes()):
             say(line)
         try:
-            trial, report, classifier = self._finished() or self._made()
+            winner, report, classifier = self._finished() or self._made()
         except Interrupted:
             self._remember()
             self._leave_something()
@@ -235,32 +240,34 @@ class _Running:
             "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",
         }
         say("writing the network and the report")
-        self._export(classifier, trial, facts)
+        self._export(classifier, winner, facts)
         self._write_report()
         self._remember(done=True)  # last, so that a kill leaves nothing out
-        gain = gain_of(self.study, trial)
-        return Fitted(classifier, report, self.study, gain, self.fit.folder, self.state["spent"])
+        return Fitted(classifier, report, self.study, winner.gain(self.study), self.fit.folder, self.state["spent"])
 
-    def _finished(self) -> tuple[FrozenTrial, TestReport, ImageClassifier] | None:
+    def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """What an earlier run has trained and tested, where only the export was missing."""
-        file, reports = self.files / TRAINED, self.study.user_attrs.get(StudyKey.RETRAINED)
-        if not reports or not file.is_file():
+        file = self.files / TRAINED
+        if not self.study.user_attrs.get(StudyKey.RETRAINED) or not file.is_file():
             return None
-        trial = self.study.get_trials(deepcopy=False)[reports[-1]["trial"]]
-        return trial, tested(self.study), load_network(file, space=self.experiment.space)
+        winner = winner_of(self.study, self.experiment.space, self.fit.spec.reference)
+        return winner, tested(self.study), load_network(file, space=winner.space)
 
-    def _made(self) -> tuple[FrozenTrial, TestReport, ImageClassifier]:
+    def _made(self) -> tuple[Winner, TestReport, ImageClassifier]:
         """Search, train the winner and test it."""
-        plan, final = self._plan(), self.state.get("final")
-        trial = self._chosen(plan) if final is None else self.study.get_trials(deepcopy=False)[final["trial"]]
-        report, network = self._retrained(trial, plan)
-        architecture, origin = self._architecture(trial), origin_of(self.study, trial, report)
-        header = make_header(architecture, self.fit.spec, self.images, origin)
+        plan, final, search = self._plan(), self.state.get("final"), self.experiment.search
+        if final is None:
+            winner = Winner.of(self.study, self._chosen(plan), search, self.fit.device)
+        else:
+            winner = winner_of(self.study, search.space, self.fit.spec.reference)
+        report, network = self._retrained(winner, plan)
+        architecture, origin = winner.architecture, winner.origin(self.study, report)
+        header = make_header(architecture, winner.in_search(search).spec, self.images, origin)
         save_network(self.files / TRAINED, network, header)  # before the record, which says that it is there
-        record(self.study, report, trial.number)
+        record(self.study, report, None if winner.own else winner.trial.number)
         for folder in checkpoint_folder(self.files, STUDY).glob("retrain-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        return trial, report, ImageClassifier(network.cpu(), architecture, header).eval()
+        return winner, report, ImageClassifier(network.cpu(), architecture, header).eval()
 
     def _plan(self) -> Plan:
         """How the time is divided: as it was decided when the fit began, unless the user gives another time now."""
@@ -268,15 +275,9 @@ class _Running:
         if "plan" in self.state and (same_time or "final" in self.state):
             return Plan.from_dict(self.state["plan"])
         left, tests = self.fit.budget.left, len(self.test_images)
-        plan = plan_for(self.experiment, left, RESERVE * self._slowness, test_images=tests)
+        plan = plan_for(self.experiment, left, self.fit.load.reserve(), test_images=tests)
         self._remember(plan=plan.to_dict(), first_rung=last_rung(self.study) + 1)
         return plan
-
-    @property
-    def _slowness(self) -> float:
-        """How many times longer than on an idle machine things take here, by what this run has needed so far."""
-        waited = time.monotonic() - self.fit.budget.began
-        return min(SLOWEST, max(1.0, waited / max(time.process_time(), 1.0)))
 
     def _chosen(self, plan: Plan) -> FrozenTrial:
         """The trial of the search's best network."""
@@ -297,46 +298,50 @@ class _Running:
             raise Interrupted
         return found
 
-    def _retrained(self, trial: FrozenTrial, plan: Plan) -> tuple[TestReport, torch.nn.Module]:
+    def _retrained(self, winner: Winner, plan: Plan) -> tuple[TestReport, torch.nn.Module]:
         """The network, trained on all images for the time that is left, and its test figures."""
-        budget, evaluator, architecture = self.fit.budget, self._evaluator, self._architecture(trial)
+        budget, evaluator, architecture = self.fit.budget, self._evaluator, winner.architecture
         final = self.state.get("final")
+        per_step = seconds_per_step(
+            winner.space, architecture, evaluator.recipe, evaluator.train_loader, evaluator.device
+        )
+        batches = len(self.test_images) / evaluator.recipe.batch_size
+        reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
         if final is None:
-            per_step = seconds_per_step(
-                self.experiment.space, architecture, evaluator.recipe, evaluator.train_loader, evaluator.device
-            )
-            seconds = max(budget.left - plan.reserve, 1.0)
+            seconds = max(budget.left - reserve, 1.0)
             steps = max(1, int(seconds / per_step))
             epochs = min(EPOCHS, steps)
             recipe = paced(evaluator.recipe, steps, epochs)
-            final = {"epochs": epochs, "epoch_size": recipe.epoch_size, "trial": trial.number}
+            final = {"epochs": epochs, "epoch_size": recipe.epoch_size, "trial": winner.trial.number}
+            final["own"] = winner.own
             self._remember(final=final)
         recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})
-        spec = self.fit.spec.model_copy(update={"recipe": recipe})
-        self.fit.say(f"training {architecture} on all {len(self.images):,} images")
+        search = winner.in_search(self.experiment.search)
+        what = f"your reference {self.fit.spec.reference}" if winner.own else str(architecture)
+        self.fit.say(f"training {what} on all {len(self.images):,} images")
         report, network, _ = retrain(
             self.study,
-            replace(self.experiment.search, spec=spec),
+            replace(search, spec=search.spec.model_copy(update={"recipe": recipe})),
             architecture,
             device=self.fit.device,
             data_directory=self.fit.data_directory,
             checkpoints=checkpoint_folder(self.files, STUDY),
             interrupted=self.fit.stop,
             callbacks=[*self.fit.callbacks, Remember(self._remember)],
-            pace=Clock(budget, plan.reserve, recipe.epochs),
+            pace=Clock(budget, reserve, recipe.epochs, per_step * recipe.epoch_size / recipe.batch_size),
             parts=(self.images, self.test_images),
         )
-        return report, network
+        return replace(report, architecture=self.fit.spec.reference or "") if winner.own else report, network
 
-    def _export(self, classifier: ImageClassifier, trial: FrozenTrial, facts: dict[str, str]) -> Exported:
+    def _export(self, classifier: ImageClassifier, winner: Winner, facts: dict[str, str]) -> Exported:
         data = self.experiment.search.data
         exported = export_network(
             classifier,
             self.fit.folder / NETWORK,
             data.validation.images,
-            title=f"{data.name}: {classifier.architecture}",
+            title=f"{data.name}: {self.fit.spec.reference if winner.own else winner.architecture}",
             facts=facts,
-            drawing=draw_trial(self.experiment.space, trial).svg,
+            drawing=winner.drawing(),
         )
         for name, reason in exported.left_out.items():
             self.fit.say(f"{name} was not written: {reason}")
@@ -351,7 +356,7 @@ class _Running:
             return
         try:
             found = kept_network(self.study, self.experiment.search, best, kept)
-            self._export(found.classifier, best, found.facts)
+            self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts)
         except Exception as error:  # whatever it is, it must not hide that somebody stopped the fit
             self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
         else:
@@ -372,9 +377,6 @@ class _Running:
         evaluator = self.experiment.objective.evaluator
         assert isinstance(evaluator, TrainingEvaluator)
         return evaluator
-
-    def _architecture(self, trial: FrozenTrial) -> Architecture:
-        return self.experiment.space.architecture(of_architecture(trial.params))
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from optuna.pruners import NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.costs.nearest import nearest_inside
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback, Subject
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
+from nas_optuna.fitting.clock import refuse_undivided
 from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
 from nas_optuna.fitting.plan import Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
@@ -132,11 +134,10 @@ class Search:
         return self.experiment.objective.with_evaluator(shared)
 
     def _reference(self) -> Architecture | None:
-        """The space's reference, where it is inside the study's limits."""
-        reference = self.experiment.space.reference
-        if reference is None or self.experiment.objective.limits.total_excess(reference) > 0:
-            return None
-        return reference
+        """The space's reference, or what is nearest to it inside the study's limits."""
+        space, objective = self.experiment.space, self.experiment.objective
+        known = space.reference
+        return known and nearest_inside(space, objective.costs, objective.limits, known)
 
     def _train(self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]]) -> None:
         """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
@@ -172,10 +173,9 @@ def plan_for(
         retrain: Whether the chosen network is trained anew.
 
     Raises:
-        SpecError: Settings of the recipe are searched.
+        SpecError: The spec decides what the clock does.
     """
-    if experiment.spec.search:
-        raise SpecError("a search with a clock trains every network by one recipe; leave out search, or use --timeout")
+    refuse_undivided(experiment.spec)
     training, space = experiment.objective.evaluator, experiment.space
     assert isinstance(training, TrainingEvaluator)
     middle = {name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()}

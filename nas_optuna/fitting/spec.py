@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_optuna.data.catalog import open_source
-from nas_optuna.errors import SpecError
-from nas_optuna.presets import OWN_IMAGES, find_spec
+from nas_optuna.fitting.clock import refuse_named
+from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
 from nas_optuna.spec import StudySpec
 
 SAMPLER = "neighbours"
@@ -45,13 +45,17 @@ def spec_for(
     """
     given = [f"data.name={json.dumps(name)}", f"sampler.seed={seed}"]
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
-    values = StudySpec.from_toml(find_spec(OWN_IMAGES)).to_dict()
+    values = StudySpec.from_toml(find_spec(preset_for(space))).to_dict()
     values |= {part: {"name": named} for part, named in (("space", space), ("sampler", sampler or SAMPLER)) if named}
+    refuse_named(overrides)
     keys = {text.partition("=")[0].strip() for text in overrides}
-    if "recipe.epochs" in keys:
-        raise SpecError("fit decides by the time how many epochs each network has; leave out --epochs (recipe.epochs)")
     spec = StudySpec.from_dict(values).override([*given, *overrides])
     return spec if "data.validation_fraction" in keys else with_few_to_select(spec, data_directory)
+
+
+def preset_for(space: str | None) -> str:
+    """The preset for own images whose recipe suits a space."""
+    return PRETRAINED if space == "backbone" else OWN_IMAGES
 
 
 def with_few_to_select(spec: StudySpec, data_directory: Path | None) -> StudySpec:

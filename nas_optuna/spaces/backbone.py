@@ -16,7 +16,7 @@ from nas_optuna.spaces.pretrained import LITE0, Backbone, PretrainedBody
 RATES = (0.03, 0.1, 0.3, 1.0)
 FEWEST_STAGES = 3
 """The fewest stages that are kept; earlier ones respond to edges and colours only."""
-SIZES = (64, 96, 128)
+SIZES = (64, 96, 128, 160)
 LARGE = 160
 """Pictures with at least this many pixels a side keep their size, or get three quarters of it."""
 

@@ -195,7 +195,9 @@ def kaiming(module: nn.Module) -> None:
         >>> network.bias.tolist()
         [0.0, 0.0]
     """
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if (
+        isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta
+    ):  # which takes torch long to draw nothing
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -32,7 +32,7 @@ SMALLEST_HALVED = 7
 def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]:
     """The params of the network that one would take without a search: a small ResNet."""
     params: dict[str, Any] = {
-        "stem.width": width,
+        "stem.width": rounded(width),
         "stem.stride": stem_strides(task)[0],
         "downsampling": "pool after",
         "activation": "relu",

@@ -77,12 +77,15 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return len(waiting) + 1
 
 
-def enqueue_reference(study: Study, space: SearchSpace, limits: Limits) -> Architecture | None:
+def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> Architecture | None:
     """Begin a study with the network that its user would have taken without a search."""
     # Does nothing once a trial of the study has begun, or where the space names no such network.
-    reference = space.reference
+    from nas_optuna.costs.nearest import nearest_inside
+
+    known = space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    if reference is None or begun or limits.total_excess(reference) > 0:
+    reference = None if known is None or begun else nearest_inside(space, costs, limits, known)
+    if reference is None:
         return None
     _enqueue_unless(study, reference, REFERENCE)
     return reference

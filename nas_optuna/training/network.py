@@ -13,6 +13,7 @@ from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.failure import network_failures
+from nas_optuna.training.precision import keep_grouped_in_float32, resolve_precision
 
 
 def make_network(
@@ -52,4 +53,6 @@ def make_network(
         for module in network.modules():
             if isinstance(module, PretrainedBody):
                 module.load_pretrained()
+        if device.type == "cpu" and resolve_precision(recipe.precision, device) == torch.bfloat16:
+            keep_grouped_in_float32(network)
     return laid_out(network, device)

@@ -152,10 +152,20 @@ def test_a_search_with_a_clock_leaves_what_a_fit_has_decided(stopped: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "override", ['data.select_on="test"', "recipe.epochs=3", 'evaluator.name="tests.fitting.own:Own"']
+    "override",
+    [
+        'data.select_on="test"',
+        'evaluator.name="tests.fitting.own:Own"',
+        "recipe.epochs=3",
+        "recipe.repeats=3",
+        "recipe.epoch_size=64",
+        'pruner.name="median"',
+        "keep_paused=0",
+        "search.learning_rate=1e-3..1e-1:log",
+    ],
 )
 def test_what_fit_cannot_do_is_refused_before_anything_is_made(tmp_path: Path, override: str) -> None:
-    with pytest.raises(SpecError, match=r"^fit "):
+    with pytest.raises(SpecError, match=r"^(fit|a search with a clock) .*leave out|use run"):
         nas.fit("digits", SECONDS, tmp_path / "model", overrides=(*SMALL, override), say=lambda line: None)
     assert not (tmp_path / "model").exists()
 

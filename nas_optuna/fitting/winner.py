@@ -1,0 +1,97 @@
+"""The network that a fit trains last, tests and exports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.devices import resolve_device
+from nas_optuna.execution.finished_network import origin_of
+from nas_optuna.execution.reference import as_space
+from nas_optuna.execution.retrain import TestReport
+from nas_optuna.execution.search import Search
+from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.report.drawing import draw
+from nas_optuna.report.selection import gain_of
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.gain import Gain
+from nas_optuna.study.schema import StudyKey
+from nas_optuna.training.serialization import Origin
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A network of the search, or the user's own reference where nothing was ahead of it.
+
+    Attributes:
+        trial: The trial that was taken; beside the user's own reference, the best one of the search.
+        space: The space that the network is of.
+        architecture: The network.
+        own: Whether it is the user's own reference.
+    """
+
+    trial: FrozenTrial
+    space: SearchSpace
+    architecture: Architecture
+    own: bool = False
+
+    @classmethod
+    def known(cls, trial: FrozenTrial, space: SearchSpace, reference: str | None = None) -> Winner:
+        """The network of a trial, or the user's own reference where its name is given."""
+        if reference is None:
+            return cls(trial, space, space.architecture(of_architecture(trial.params)))
+        own = as_space(reference, like=space)
+        return cls(trial, own, own.architecture({}), own=True)
+
+    @classmethod
+    def of(cls, study: Study, trial: FrozenTrial, search: Search, device: str) -> Winner:
+        """The network of a trial, unless the user's own reference is inside the limits and no worse.
+
+        Args:
+            study: The study.
+            trial: The best one of its search.
+            search: Its space and spec.
+            device: Where a latency that is limited is measured.
+        """
+        found, spec = cls.known(trial, search.space), search.spec
+        gain = gain_of(study, trial)
+        if spec.reference is None or gain is None or gain.reference is None or gain.best.is_ahead(gain.reference):
+            return found
+        own = cls.known(trial, search.space, spec.reference)
+        costs = StudyCosts(own.space, resolve_device(device), (), list(spec.limits), spec.latency)
+        return own if Limits(spec.limits, costs, own.space).total_excess(own.architecture) <= 0 else found
+
+    def in_search(self, search: Search) -> Search:
+        """A search of the space that the network is of, on the same images."""
+        if not self.own:
+            return search
+        section = search.spec.space.model_validate({"name": search.spec.reference})
+        return replace(search, space=self.space, spec=search.spec.model_copy(update={"space": section}))
+
+    def gain(self, study: Study) -> Gain | None:
+        """What the search has brought over the reference, by what was taken."""
+        found = gain_of(study, self.trial)
+        if found is None or found.reference is None or not self.own:
+            return found
+        return replace(found, best=found.reference, is_reference=True)
+
+    def drawing(self) -> str:
+        """The network as SVG."""
+        return draw(self.space, self.architecture).svg
+
+    def origin(self, study: Study, report: TestReport) -> Origin | None:
+        """What its file says of where it comes from; the user's own reference comes from no trial."""
+        return None if self.own else origin_of(study, self.trial, report)
+
+
+def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner:
+    """The network that a fit has decided to train last; its space may be the user's own reference alone."""
+    final: dict[str, Any] = study.user_attrs[StudyKey.FIT]["final"]
+    trial = study.get_trials(deepcopy=False)[final["trial"]]
+    return Winner.known(trial, space, reference if final.get("own") else None)

@@ -1,0 +1,44 @@
+"""The network inside limits that is nearest to a good one outside."""
+
+import pytest
+import torch
+
+from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.nearest import nearest_inside
+from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.spaces import SearchSpace, create_space
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return create_space("residual", {"width": 8}, in_channels=1, classes=10, input_size=16)
+
+
+def limited(space: SearchSpace, **limits: float) -> tuple[StudyCosts, Limits]:
+    costs = StudyCosts(space, torch.device("cpu"), (), list(limits))
+    return costs, Limits(limits, costs, space)
+
+
+@pytest.mark.parametrize("name", ["params", "macs", "memory"])
+def test_half_the_cost_leaves_every_part_and_uses_most_of_the_limit(space: SearchSpace, name: str) -> None:
+    reference = space.reference
+    assert reference is not None
+    most = limited(space, **{name: 1.0})[0].only([name], reference)[name] / 2
+    costs, limits = limited(space, **{name: most})
+    found = nearest_inside(space, costs, limits, reference)
+    assert found is not None
+    assert 0.5 * most < costs.only([name], found)[name] <= most
+    depths = [value for key, value in found.params.items() if key.endswith("depth")]
+    assert depths == [1, 1, 1] or name == "memory"
+
+
+def test_what_is_inside_stays_as_it_is(space: SearchSpace) -> None:
+    reference = space.reference
+    assert reference is not None
+    assert nearest_inside(space, *limited(space, params=1e9), reference) == reference
+
+
+def test_a_limit_below_everything_has_no_network(space: SearchSpace) -> None:
+    reference = space.reference
+    assert reference is not None
+    assert nearest_inside(space, *limited(space, params=10), reference) is None

@@ -1,0 +1,41 @@
+"""A training that ends when time is up."""
+
+import time
+
+import pytest
+
+from nas_optuna.fitting.pace import BUSIEST, END, Clock, Load
+from nas_optuna.fitting.time_budget import TimeBudget
+from nas_optuna.training import EpochResult
+
+
+def epochs(*seconds: float) -> list[EpochResult]:
+    return [EpochResult(i, 0.0, 0.0, 0.0, 0.0, taken, 1) for i, taken in enumerate(seconds, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("taken", "planned"),
+    [
+        ((), 10),
+        ((2.0,), 1 + 9),  # 20 s are left, of which 2 are kept
+        ((1.0, 1.0), 2 + 18),
+        ((4.0,), 1 + 4),  # twice as slow as expected: 4 are kept
+        ((20.0,), 1 + 1),
+    ],
+)
+def test_epochs_follow_from_the_time_that_is_left(taken: tuple[float, ...], planned: int) -> None:
+    clock = Clock(TimeBudget(20.2), reserve=2.0, epochs=10, expected=2.0)
+    assert clock(epochs(*taken)) == planned
+
+
+def test_no_epoch_is_added_to_what_has_ended() -> None:
+    clock = Clock(TimeBudget(1000.0), reserve=2.0, epochs=2, expected=2.0)
+    assert clock(epochs(1.0, 1.0)) == 2
+
+
+def test_a_busy_machine_needs_a_larger_reserve() -> None:
+    load = Load()
+    assert load.reserve() == END
+    time.sleep(1.3)  # as if others had computed meanwhile
+    assert 1.2 < load() <= BUSIEST
+    assert load.reserve() == pytest.approx(END * load(), rel=0.1)
