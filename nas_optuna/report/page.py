@@ -27,6 +27,7 @@ from nas_optuna.report.charts import Series
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, titles_of
+from nas_optuna.report.kept import mistakes_of_winner
 from nas_optuna.report.parameters import LEAST_FOR_IMPORTANCE, what_mattered
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
@@ -46,6 +47,7 @@ MANY = 40
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
     """A study as one HTML page that needs neither an internet connection nor scripts."""
     facts = StudyFacts(study, data_directory, files, may_load=True)
+    test = _test(facts)
     return render(
         "report.html.j2",
         **_heading(facts),
@@ -56,7 +58,8 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
         complete=len(facts.complete),
         least_for_importance=LEAST_FOR_IMPORTANCE,
         winner=_winner(facts),
-        test=_test(facts),
+        test=test,
+        mistakes=[] if test else mistakes_of_winner(facts),
         ranking=_ranking(facts),
         progress=_progress(facts),
         tradeoffs=_tradeoffs(facts),

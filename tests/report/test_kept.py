@@ -1,0 +1,33 @@
+"""Pictures that a network gets wrong whose weights were kept, without a test."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas_optuna import Experiment, StudySpec
+from nas_optuna.report.page import report
+from nas_optuna.study.studies import checkpoint_folder
+
+SPEC = StudySpec.from_dict(
+    {
+        "space": {"name": "conv", "depth": 1},
+        "recipe": {"epochs": 1, "input_size": 8},
+        "data": {"name": "digits", "train_limit": 200},
+    }
+)
+SAID = "Validation pictures that it gets wrong"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_report_shows_what_kept_weights_get_wrong(tmp_path: Path, keep: bool) -> None:
+    files = checkpoint_folder(tmp_path, "kept")
+    experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=files, keep_weights=keep)
+    study = experiment.create(optuna.storages.InMemoryStorage(), "kept")
+    experiment.run(study, trials=1)
+    page = report(study, files=tmp_path)
+    assert (SAID in page) is keep
+    assert page.count("<figcaption>") == page.count("data:image/webp")
+    for weights in tmp_path.rglob("trial-*.safetensors"):
+        weights.write_bytes(b"damaged")
+    assert SAID not in report(study, files=tmp_path), "the report is whole without them"
