@@ -51,11 +51,19 @@ class EqualSeconds(TrainingEvaluator):
         rung: How many networks there are, and their seconds, validation included.
         number: Of the rung; kept with each trial, as the seconds are: networks of other lengths are not compared.
         per_step: Seconds of a step of the reference network.
+        reference: That network, which is trained however slow it is.
     """
 
-    def __init__(self, training: TrainingEvaluator, rung: Rung, number: int, per_step: float) -> None:
+    def __init__(
+        self,
+        training: TrainingEvaluator,
+        rung: Rung,
+        number: int,
+        per_step: float,
+        reference: Architecture | None = None,
+    ) -> None:
         vars(self).update(vars(training))
-        self.rung, self.per_step, self.alone = rung, per_step, rung.networks == 1
+        self.rung, self.per_step, self.alone, self.reference = rung, per_step, rung.networks == 1, reference
         self.attributes = {TrialKey.RUNG: number, TrialKey.SHARE: round(rung.seconds, 2)}
         self.steps = max(1, math.ceil(rung.seconds / LONGEST_EPOCH))
         divided = {"seconds": round(rung.seconds, 1), "rung": number, "growth": rung.growth}
@@ -70,7 +78,7 @@ class EqualSeconds(TrainingEvaluator):
             optuna.TrialPruned: The network is so large that its share of the time is too short for it. The reference,
                 or the only network, is trained even so: the search has to end with one.
         """
-        fewest = 1 if self.alone or architecture == self.space.reference else FEWEST_STEPS
+        fewest = 1 if self.alone or architecture == self.reference else FEWEST_STEPS
         steps = self._fixed_steps(architecture, resume, fewest)
         if steps < fewest:
             raise optuna.TrialPruned(f"{steps} steps fit into {self.rung.seconds:.0f} s")

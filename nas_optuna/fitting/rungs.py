@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from optuna.pruners import NopPruner
@@ -85,7 +86,7 @@ class Search:
 
     def _run(self, say: Callable[[str], None]) -> FrozenTrial | None:
         abandoned.release_abandoned(self.study)
-        space, reference = self.experiment.space, self._reference()
+        space, reference = self.experiment.space, self.reference
         first = [] if reference is None else [(reference, REFERENCE)]
         earlier = best_trial(self.study) if self.from_rung > 1 else None
         queue = first
@@ -130,14 +131,13 @@ class Search:
         """What scores the networks of a rung."""
         training = self.experiment.objective.evaluator
         assert isinstance(training, TrainingEvaluator)
-        shared = EqualSeconds(training, rung, number, self.plan.per_step)
+        shared = EqualSeconds(training, rung, number, self.plan.per_step, self.reference)
         return self.experiment.objective.with_evaluator(shared)
 
-    def _reference(self) -> Architecture | None:
-        """The space's reference, or what is nearest to it inside the study's limits."""
-        space, objective = self.experiment.space, self.experiment.objective
-        known = space.reference
-        return known and nearest_inside(space, objective.costs, objective.limits, known)
+    @cached_property
+    def reference(self) -> Architecture | None:
+        """What the search has to beat."""
+        return reference_of(self.experiment)
 
     def _train(self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]]) -> None:
         """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
@@ -160,6 +160,13 @@ class Search:
             experiment.run(self.study, trials=missing, timeout=left, stop=self.stop, callbacks=self.callbacks)
 
 
+def reference_of(experiment: Experiment) -> Architecture | None:
+    """The space's reference, or what is nearest to it inside the study's limits."""
+    space, objective = experiment.space, experiment.objective
+    known = space.reference
+    return known and nearest_inside(space, objective.costs, objective.limits, known)
+
+
 def plan_for(
     experiment: Experiment, seconds: float, reserve: float, *, test_images: int = 0, retrain: bool = True
 ) -> Plan:
@@ -179,7 +186,7 @@ def plan_for(
     training, space = experiment.objective.evaluator, experiment.space
     assert isinstance(training, TrainingEvaluator)
     middle = {name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()}
-    network = space.reference or space.architecture(middle)
+    network = reference_of(experiment) or space.architecture(middle)
     step = seconds_per_step(space, network, training.recipe, training.train_loader, training.device)
     speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
     end = reserve + 1.2 * FORWARD * step * test_images / training.recipe.batch_size

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 
 import nas_optuna as nas
+from nas_optuna.execution.loop import StopRequest
+from nas_optuna.experiment import Experiment
+from nas_optuna.fitting.plan import Plan, Rung
+from nas_optuna.fitting.rungs import Search
+from nas_optuna.fitting.spec import spec_for
+from nas_optuna.fitting.winner import Winner
 from nas_optuna.study.schema import StudyKey
 
 GOOD = """
@@ -13,12 +20,9 @@ from torch import nn
 
 def good(task):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 10))
-
-def bad(task):
-    return nn.Sequential(nn.Flatten(), nn.Dropout(0.99), nn.Linear(64, 10))
 """
 WEIGHTS = 64 * 256 + 256 + 2 * 256 + 256 * 10 + 10
-POOR = ("space.width=8", "space.stages=1", "space.fix.head=max", "data.train_limit=400", "recipe.learning_rate=1e-5")
+POOR = ("space.width=8", "space.stages=1", "data.train_limit=400", "recipe.learning_rate=1e-5")
 """With a rate at which nothing learns in seconds, so that the reference is ahead or alike."""
 
 
@@ -51,14 +55,15 @@ def test_a_reference_that_nothing_beats_is_trained_tested_and_exported(tmp_path:
     assert fitted.study.user_attrs[StudyKey.RETRAINED][-1]["trial"] is None
 
 
-def test_a_reference_outside_the_limits_is_not_taken(tmp_path: Path, file: Path) -> None:
-    fitted = fit(tmp_path / "model", f"{file}:good", [], *POOR, "limits.params=15000")
-    assert sum(weight.numel() for weight in fitted.network.parameters()) <= 15_000
-
-
-def test_a_reference_that_the_search_beats_is_not_taken(tmp_path: Path, file: Path) -> None:
-    small = ("space.width=8", "space.stages=1", "data.train_limit=400")
-    fitted = fit(tmp_path / "model", f"{file}:bad", [], *small)
-    assert fitted.gain is not None
-    assert not fitted.gain.is_reference
-    assert fitted.report.architecture
+@pytest.mark.parametrize(("accuracy", "limits", "own"), [(1.0, [], True), (0.0, [], False), (1.0, ["15000"], False)])
+def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
+    tmp_path: Path, file: Path, accuracy: float, limits: list[str], own: bool
+) -> None:
+    small = ["data.train_limit=100", "space.width=8", "space.stages=1", f"reference={file}:good"]
+    spec = spec_for("digits", overrides=[*small, *(f"limits.params={most}" for most in limits)])
+    experiment = Experiment.from_spec(spec, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    found = Search(experiment, study, Plan((Rung(1, 0.1),), reserve=0.0), StopRequest()).run(lambda line: None)
+    assert found is not None
+    study.set_user_attr(StudyKey.REFERENCE, study.user_attrs[StudyKey.REFERENCE] | {"accuracy": accuracy})
+    assert Winner.of(study, found, experiment.search, "cpu").own is own
