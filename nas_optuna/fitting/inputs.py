@@ -13,10 +13,9 @@ from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.names import data_name
 from nas_optuna.data.pictures import picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
-from nas_optuna.data.report import one_line
 from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import Reading
-from nas_optuna.errors import DataError, StudyError, named, shown
+from nas_optuna.errors import DataError, StudyError, named, reason_of, shown
 
 DATABASE = "search.db"
 """The search of a fit; where it is, the images beside it are those that it began with."""
@@ -65,7 +64,7 @@ def _collected(dataset: Any) -> Arrays:
         try:
             item = dataset[index]
         except Exception as error:  # it is the user's code, or something that is no Dataset
-            reason = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"{type(error).__name__}: {reason_of(error)}"
             raise DataError(f"item {index} of the {type(dataset).__name__} cannot be read ({reason})") from error
         if not (isinstance(item, tuple | list) and len(item) >= 2):
             kinds = f"an item of the {type(dataset).__name__} is a {type(item).__name__}"
@@ -146,7 +145,7 @@ def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
         if found.dtype == object and found.size and all(type(value) is str for value in found.flat):
             return found.astype(str)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"the {what} cannot be read as an array ({one_line(error)})") from error
+        raise DataError(f"the {what} cannot be read as an array ({reason_of(error)})") from error
     if found.dtype.kind not in "biufUS":
         raise DataError(f"the {what} are of type {found.dtype}; give numbers or, of labels, names")
     return found
