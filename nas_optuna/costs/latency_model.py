@@ -25,6 +25,10 @@ ALIGNED = 16
 """Runtimes lay channels out in blocks of so many, and have other kernels where these are not full."""
 
 
+WIDE = 64
+"""From so many channels on, kernels may take far longer for each multiply-accumulate, those of eight bits above all."""
+
+
 class LatencyModel:
     """Milliseconds of a network from its `operators`.
 
@@ -100,5 +104,8 @@ def _operator(name: str, args: Any, given: Sequence[Tensor], made: Sequence[Tens
     found: dict[str, float] = {f"{name} calls": 1, f"{name} moved": moved}
     if weights:
         size = math.prod(weights[0].shape)
-        found |= {f"{name} weights": size, f"{name} macs": size * math.prod(made[0].shape[2:])}
+        macs = size * math.prod(made[0].shape[2:])
+        found |= {f"{name} weights": size, f"{name} macs": macs}
+        if given[0].shape[1] >= WIDE and given[0].ndim == 4:
+            found[f"{name} macs of wide inputs"] = macs
     return found

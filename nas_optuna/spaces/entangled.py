@@ -59,11 +59,10 @@ def centring(channels: int, widths: Sequence[int]) -> Tensor:
     return torch.eye(channels) - (torch.block_diag(*means) if groups else 0)
 
 
-def centred(weight: Tensor, matrix: Tensor, factor: Tensor | float = 1.0) -> Tensor:
-    """``[out, in, …]`` times a `centring` matrix and a factor of ``[out, …, in]``, in channels-last memory format."""
-    # Convolutions are fastest in that format. With one input channel a product outside of here would not keep it.
+def centred(weight: Tensor, matrix: Tensor) -> Tensor:
+    """``[out, in, …]`` times a `centring` matrix, in channels-last memory format, in which convolutions are fastest."""
     channels = weight.shape[1]
-    return (weight.movedim(1, -1) @ matrix[:channels, :channels] * factor).movedim(-1, 1)
+    return (weight.movedim(1, -1) @ matrix[:channels, :channels]).movedim(-1, 1)
 
 
 @cache
@@ -196,30 +195,30 @@ class OpenConv2d(ElasticLayer, nn.Conv2d):
         if self.balance is None:
             return weight, bias
         gain = self.gain(width)
-        weight = centred(weight, self.matrix, gain * self._kernel_gain(place, kernel, stride, shape))
+        weight = centred(weight, self.matrix) * (gain * self._kernel_gain(place, kernel, stride, shape))
         return weight, None if bias is None else bias * gain
 
     def _mixed(self, width: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the largest choice, masked by what the mixed choices have of each."""
         weight, bias = self.weight if self.depthwise else self.weight[:, : shape[0]], self.bias
-        factor: Tensor | float = 1.0  # of [out, kernel, kernel, in]; small, so that weights are multiplied once
+        if self.balance is not None:
+            weight = centred(weight, self.matrix)
+        taps: Tensor | float = 1.0
         if self.kernel is not None and (mixed := self.kernel.weights()) is not None:
             gains = [self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices)]
-            factor = ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(*self.kernel_size, 1)
+            taps = ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
         elif self.balance is not None:
-            factor = self._kernel_gain(0, self.kernel_size[0], stride, shape)
+            taps = self._kernel_gain(0, self.kernel_size[0], stride, shape)
         scale = None
         if self.balance is not None and self.outputs is not None and (mixed := self.outputs.weights()) is not None:
             scale = mixed @ self.width_masks
         if self.step is not None and (mixed := self.step.weights()) is not None:
             drawn = mixed[self.step.choices.index(stride)]
             scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
-        if scale is not None:
-            factor, bias = factor * scale[:, None, None, None], None if bias is None else bias * scale
-        if self.balance is not None:
-            weight = centred(weight, self.matrix, factor)
-        else:
-            weight = weight * (factor.movedim(-1, -3) if isinstance(factor, Tensor) else factor)
+        # These factors are small, and weights are not: one multiplication of weights is enough.
+        weight = weight * (taps if scale is None else taps * scale[:, None, None, None])
+        if scale is not None and bias is not None:
+            bias = bias * scale
         return weight[:width], cut(bias, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def quantised(name: str, options: dict[str, Any], number: int, digits: SearchDat
 
 
 def require_kept(made: Int8Export, folder: Path, digits: SearchData) -> None:
-    assert made.fp32.accuracy > 0.5, "it has learned something that could be lost"
+    assert made.fp32.accuracy > 0.2, "it has learned something that could be lost"
     lost = made.fp32.accuracy - made.int8.accuracy
     if lost > sampling_error(made.fp32.accuracy, made.images):
         assert made.culprit in {node.name for node in onnx.load(str(folder / "model.onnx")).graph.node}
@@ -81,6 +81,7 @@ def test_eight_bits_keep_the_accuracy_or_name_the_layer(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "options"), SPACES, ids=["conv", "macro", "residual", "function"])
 def test_twenty_networks_of_each_space(name: str, options: dict[str, Any], digits: SearchData, tmp_path: Path) -> None:
     inside, named = 0, []

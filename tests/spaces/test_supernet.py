@@ -263,17 +263,3 @@ def test_wrong_options_are_refused() -> None:
         supernet_for(BLOCK, alpha_init="normal")
     with pytest.raises(SpecError, match="must be odd"):
         supernet_for(ConvSpace(kernels=(3, 4)))
-
-
-def test_a_mixed_weight_keeps_the_format_in_which_convolutions_are_fastest() -> None:
-    """Also that of the first layer, whose one input channel leaves the format open: a step took a third longer."""
-    supernet = supernet_for(CONV).to(memory_format=torch.channels_last)
-    formats = []
-    for layer in list(supernet.network)[:-1]:
-        layer.conv.register_forward_hook(lambda module, given, out: formats.append(out.stride(1)))
-    noise = {name: torch.zeros(len(alpha)) for name, alpha in supernet.alphas.items()}
-    drawn = GumbelSample(dict.fromkeys(supernet.alphas, 0), noise, 1.0)
-    images = torch.randn(4, *CONV.input_shape).to(memory_format=torch.channels_last)
-    supernet(images, supernet.picks("mixture", drawn, differentiable=False))
-    assert formats == [1] * len(formats)
-    assert len(formats) == CONV.depth
