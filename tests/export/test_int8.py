@@ -63,7 +63,6 @@ def quantised(name: str, options: dict[str, Any], number: int, digits: SearchDat
 
 
 def require_kept(made: Int8Export, folder: Path, digits: SearchData) -> None:
-    assert made.fp32.accuracy > 0.2, "it has learned something that could be lost"
     lost = made.fp32.accuracy - made.int8.accuracy
     if lost > sampling_error(made.fp32.accuracy, made.images):
         assert made.culprit in {node.name for node in onnx.load(str(folder / "model.onnx")).graph.node}
@@ -77,14 +76,16 @@ def require_kept(made: Int8Export, folder: Path, digits: SearchData) -> None:
 def test_eight_bits_keep_the_accuracy_or_name_the_layer(
     name: str, options: dict[str, Any], number: int, digits: SearchData, tmp_path: Path
 ) -> None:
-    require_kept(quantised(name, options, number, digits, tmp_path), tmp_path, digits)
+    made = quantised(name, options, number, digits, tmp_path)
+    assert made.fp32.accuracy > 0.2, "it has learned something that could be lost"
+    require_kept(made, tmp_path, digits)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "options"), SPACES, ids=["conv", "macro", "residual", "function"])
 def test_twenty_networks_of_each_space(name: str, options: dict[str, Any], digits: SearchData, tmp_path: Path) -> None:
-    inside, named = 0, []
+    inside, named, learned = 0, [], 0
     for number in range(MORE):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -92,9 +93,11 @@ def test_twenty_networks_of_each_space(name: str, options: dict[str, Any], digit
         require_kept(made, folder, digits)
         inside += made.fp32.accuracy - made.int8.accuracy <= sampling_error(made.fp32.accuracy, made.images)
         named += [made.culprit] if made.culprit else []
+        learned += made.fp32.accuracy > 0.2  # a network of nothing but "skip" hardly does
         print(f"{name} {number}: {made.sentence} {made.culprit or ''}")
     print(f"{name}: {inside} of {MORE} within one standard error, of the others the layer is named: {named}")
     assert inside + len(named) >= MORE
+    assert learned >= 0.7 * MORE, "there is something that could be lost"
 
 
 @pytest.mark.process
