@@ -24,6 +24,7 @@ from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.among import AmongSampler
+from nas_optuna.samplers.base import ArchitectureSampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
@@ -119,6 +120,8 @@ def _with_seed(
     sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
     if listed is not None:
         return AmongSampler(sampler, space, _pinned(listed, fixed), seed)
+    if isinstance(sampler, ArchitectureSampler):
+        sampler.pinned = fixed
     return FixedSampler(sampler, fixed) if fixed else sampler
 
 

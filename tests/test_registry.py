@@ -13,7 +13,7 @@ from nas_optuna.data.catalog import set_names
 from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
-from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler
+from nas_optuna.samplers.distinct import DistinctSampler
 
 PACKAGE = """
 import optuna, torch
@@ -99,7 +99,7 @@ def test_a_data_set(prefix: str) -> None:
 
 def test_built_in_names_win() -> None:
     assert type(create_space("conv", {}, **FIGURES)) is ConvSpace
-    assert isinstance(create_sampler("random", ConvSpace(), 0, {}), PerTrialSeedSampler)
+    assert isinstance(create_sampler("random", ConvSpace(), 0, {}), DistinctSampler)
 
 
 def test_options_are_checked_before_anything_is_made() -> None:

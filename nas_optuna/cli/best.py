@@ -54,7 +54,7 @@ def best(
     if within:
         require_error(study, found, "leave out --within")
     shown = found.cheapest if within else found.best
-    record, gain = TrialRecord.of(shown), gain_of(study, shown) if latencies else facts.gain
+    record, gain = TrialRecord.of(shown), gain_of(study, shown)
     if latencies:
         record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:

@@ -67,15 +67,19 @@ class Score:
 
     def look_up_best(self, study: Study) -> None:
         """Find the study's best trial, other workers' included, where it has one objective; else count its front."""
+        from nas_optuna.study.best import front_trials
+
         if len(study.directions) > 1:
-            self.front = len(study.best_trials)
+            self.front = len(front_trials(study))
         else:
             self._compare(study, study.get_trials(deepcopy=False))
 
     def _compare(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        from nas_optuna.study.best import is_feasible
         from nas_optuna.study.studies import maximizes
 
-        found = [(trial.values[0], trial.number) for trial in trials if trial.state.name == "COMPLETE"]
+        complete = [trial for trial in trials if trial.state.name == "COMPLETE" and is_feasible(trial)]
+        found = [(trial.values[0], trial.number) for trial in complete]
         if self.best is not None:
             found.insert(0, self.best)
         if found:

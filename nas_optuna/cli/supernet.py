@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_optuna.cli import options
 from nas_optuna.cli.options import TrustedStudyOptions, option
@@ -54,12 +54,13 @@ class SupernetOptions:
     ] = None
     latency_table: Annotated[Path | None, option("Rather than the spec's; MACs without any.", "FILE")] = None
     restart: Annotated[bool, option("Begin anew rather than go on.", None, "--restart")] = False
+    data: options.MovedData = None
     device: options.Device = "auto"
 
     @property
     def study_spec(self) -> SpecOptions:
         """What is said of the study's whole spec."""
-        return SpecOptions(spec=self.spec, set_=self.set_)
+        return SpecOptions(spec=self.spec, set_=self.set_, data=self.data)
 
     @property
     def overrides(self) -> list[str]:
@@ -133,7 +134,8 @@ def _prepare(
     from nas_optuna.study.files import remember
 
     device = resolve_device(wanted.device)
-    experiment = Experiment.from_spec(spec, data_directory=stored.data_dir, device=wanted.device)
+    where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
+    experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)
     search = experiment.search
     whole = is_without_weights(spec.supernet)
     table = cost_table(search.space, wanted.latency_table or spec.latency.table, whole=whole)
@@ -191,6 +193,7 @@ def export(
     stored: TrustedStudyOptions,
     top: Annotated[int, option("The K best; 1.", "K", min=1)] = 1,
     out: Annotated[Path | None, option("STUDY-fixed.json by default; - for stdout.", "FILE")] = None,
+    data: options.MovedData = None,
     json: options.Json = False,
 ) -> None:
     """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
@@ -206,7 +209,7 @@ def export(
     from nas_optuna.study.supernet_result import read_result
     from nas_optuna.study.trial_queue import enqueue_once
 
-    experiment, study = stored.experiment()
+    experiment, study = stored.experiment(data)
     space = experiment.space
     found = candidates(read_result(study), space, top)
     params = [dict(candidate.architecture.params) for candidate in found]

@@ -23,6 +23,7 @@ def check(
     architectures: Annotated[int, option("Random ones; 20.", "N", min=3)] = 20,
     seed: Annotated[int, option("Seed of the random ones; 0.", "N", min=0)] = 0,
     device: options.Device = "auto",
+    data: options.MovedData = None,
     track: options.Track = None,
     json: options.Json = False,
 ) -> int:
@@ -47,6 +48,7 @@ def check(
     where, trackers = resolve_device(device), create_trackers(track)
     stop, files = StopRequest(), holding(stored.url, stored.open(), "supernet-*")
     experiment, study = stored.experiment(
+        data,
         overrides=["reuse_duplicates=false"],
         device=device,
         checkpoints=checkpoint_folder(files, stored.study),

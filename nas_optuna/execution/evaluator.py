@@ -225,15 +225,17 @@ def digest(*parts: Any) -> str:
 
 
 def space_identity(space: SearchSpace) -> dict[str, Any]:
-    """What decides the network of an architecture: the space's identity and every plain setting that it keeps."""
+    """What decides the network of an architecture: the space's identity and its settings."""
+    names = space.settings if space.settings is not None else _plain_attributes(space)
+    return {**space.identity(), "settings": {name: repr(getattr(space, name)) for name in names}}
+
+
+def _plain_attributes(space: SearchSpace) -> list[str]:
+    """What a space that declares no settings keeps, without what it has computed."""
     plain = (str, int, float, bool, tuple, list, dict, frozenset, type(None))
     derived = {k for k in vars(space) if isinstance(getattr(type(space), k, None), cached_property)}
-    own = {k: v for k, v in vars(space).items() if not k.startswith("_") and k not in derived}
-    settings = {k: v for k, v in own.items() if isinstance(v, plain)}
-    identity = space.identity()
-    if settings.get("options") and "options" not in identity:  # a built-in space, which keeps each as 0.2 did
-        del settings["options"]
-    return {**identity, "settings": {k: repr(v) for k, v in settings.items() if k != "parameters"}}
+    public = {k: v for k, v in vars(space).items() if not k.startswith("_") and k not in derived}
+    return [name for name, value in public.items() if isinstance(value, plain) and name != "parameters"]
 
 
 class TrainingEvaluator:

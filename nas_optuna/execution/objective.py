@@ -150,7 +150,10 @@ class EvaluatorObjective:
 
     def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
         if self.searched and isinstance(self.evaluator, TrainingEvaluator):
-            recipe = applied(self.evaluator.recipe, suggest(trial, self.searched))
+            try:
+                recipe = applied(self.evaluator.recipe, suggest(trial, self.searched))
+            except (SpecError, ValueError) as error:  # Optuna's, of a fixed value
+                raise self._impossible(trial, error) from error
             chosen = self.with_evaluator(self.evaluator.with_recipe(recipe))
             chosen.searched = {}
             return chosen._value(trial, held)
@@ -208,9 +211,15 @@ class EvaluatorObjective:
     def _suggested(self, trial: BaseTrial) -> Architecture:
         try:
             return self.space.suggest(trial)
-        except ArchitectureError as error:  # params of the queue, written by whoever enqueued them
-            trial.set_user_attr(TrialKey.CAUSE, str(error)[:200])
-            raise TrainingError(str(error), str(error)[:200]) from error
+        except ArchitectureError as error:
+            raise self._impossible(trial, error) from error
+
+    def _impossible(self, trial: BaseTrial, error: Exception) -> optuna.TrialPruned:
+        """What ends a trial that was enqueued with impossible params, and not the study: one cannot foresee a queue."""
+        cause = " ".join(str(error).split())[:200]
+        trial.set_user_attr(TrialKey.CAUSE, cause)
+        logger.warning("trial %d cannot be run: %s", trial.number, cause)
+        return optuna.TrialPruned(cause)
 
     def _costs_of(self, trial: BaseTrial, earlier: FrozenTrial | None, architecture: Architecture) -> dict[str, float]:
         """The costs; a measured one is measured once, though the trial goes on after a crash or repeats another."""

@@ -15,7 +15,8 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity
 from nas_optuna.samplers.per_trial_seed import Allowed
-from nas_optuna.study.pareto import hypervolume, is_feasible
+from nas_optuna.study.best import is_feasible
+from nas_optuna.study.pareto import hypervolume
 from nas_optuna.study.records import count
 
 PATIENCE = 5

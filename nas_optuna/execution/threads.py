@@ -77,16 +77,14 @@ def _duration(seconds: float) -> str:
 
 
 def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
-    """Compute with as many CPU threads as make a step fastest, unless somebody has decided."""
-    # ``nas-optuna run`` calls it; a program that uses `nas_optuna.Objective` may call it once, before
-    # ``study.optimize``.
+    """Compute with as many CPU threads as make a step fastest, unless somebody has decided; return why."""
     if given is not None or "OMP_NUM_THREADS" in os.environ:
         return ""
     times = measure_steps(evaluator)
     if times is None:
         return ""
     use_threads(times.fastest())
-    return f"CPU threads: {times.fastest()} ({times}); use --threads N to change it"
+    return f"CPU threads: {times.fastest()} ({times})"
 
 
 def measure_steps(evaluator: Evaluator) -> StepTimes | None:

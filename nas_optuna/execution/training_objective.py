@@ -11,6 +11,7 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.execution.threads import choose_threads
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
@@ -42,8 +43,8 @@ class Objective(EvaluatorObjective):
         keep_weights: Keep the weights of each complete trial.
         keep_paused: Bytes of stopped trainings that are kept.
 
-    Torch computes with as many CPU threads as the program says; small networks are often faster with one.
-    `nas_optuna.execution.threads.choose_threads` measures that, as ``nas-optuna run`` does.
+    Torch computes with as many CPU threads as the program says, and small networks are often faster with one:
+    call `choose_threads` before ``study.optimize``.
 
     Raises:
         SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
@@ -96,3 +97,15 @@ class Objective(EvaluatorObjective):
             keep_weights=keep_weights,
             keep_paused=keep_paused,
         )
+
+    def choose_threads(self) -> str:
+        """Let torch compute with as many CPU threads as make a training step fastest, as ``nas-optuna run`` does.
+
+        An objective does not do so by itself, because the number is the whole process's: other models of the program
+        and other objectives that run in its threads would have it, too.
+
+        Returns:
+            What was measured, as one line; empty where the variable ``OMP_NUM_THREADS`` has decided, the device is not
+            the CPU, or trainings are too short to be worth a measurement.
+        """
+        return choose_threads(self.evaluator)

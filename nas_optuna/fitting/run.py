@@ -35,7 +35,7 @@ from nas_optuna.fitting.size import decided_size, smaller_space
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
 from nas_optuna.fitting.winner import Winner, winner_of
-from nas_optuna.report.notes import NoteWriter
+from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of
 from nas_optuna.report.selection import space_of
 from nas_optuna.spec import StudySpec
@@ -314,6 +314,7 @@ class _Running:
             recipe = paced(evaluator.recipe, steps, epochs)
             final = {"epochs": epochs, "epoch_size": recipe.epoch_size, "trial": winner.trial.number}
             final["own"] = winner.own
+            final["trials"] = len(self.study.get_trials(deepcopy=False))
             self._remember(final=final)
         recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})
         search = winner.in_search(self.experiment.search)
@@ -363,6 +364,7 @@ class _Running:
             self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
 
     def _write_report(self) -> None:
+        write_study_note(self.study)
         page = page_of(self.study, self.fit.data_directory, self.files)
         partial = self.fit.folder / f".{PAGE}.partial"
         partial.write_text(page, encoding="utf-8")

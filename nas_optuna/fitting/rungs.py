@@ -26,8 +26,7 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import measured, remembered_images
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import abandoned
-from nas_optuna.study.best import best_trial
-from nas_optuna.study.pareto import is_feasible
+from nas_optuna.study.best import best_trial, is_feasible
 from nas_optuna.study.records import TrialRecord, count
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error

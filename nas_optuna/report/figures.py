@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from nas_optuna.objectives import describe
 from nas_optuna.report.facts import StudyFacts, titles_of
+from nas_optuna.study.best import front_trials
 from nas_optuna.study.schema import TrialKey, attribute
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def front_figure(study: Study) -> go.Figure:
     """The first objective against the second, with the front marked."""
     facts = StudyFacts(study)
     first, second = (describe(name).heading for name in facts.names[:2])
-    front = {trial.number for trial in facts.study.best_trials}
+    front = {trial.number for trial in front_trials(facts.study)}
     complete = [trial for trial in facts.trials if trial.state == TrialState.COMPLETE]
     dots = []
     for name, on_front in (("other complete trials", False), ("the front", True)):

@@ -23,6 +23,7 @@ from nas_optuna.report.facts import StudyFacts
 from nas_optuna.report.figures import save_figures
 from nas_optuna.report.selection import remembered_images
 from nas_optuna.report.trial_facts import figures_of
+from nas_optuna.study.best import front_trials
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
 from nas_optuna.study.records import TrialRecord, count
@@ -91,7 +92,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     parts.append("## The front" if len(names) > 1 else "## The best")
     several = {found.best.number: "best", found.cheapest.number: "the cheapest as good"} | {found.best.number: "best"}
     ends = {trial.number: trial for trial in (found.best, found.cheapest)}
-    shown = facts.study.best_trials[:FRONT] if len(names) > 1 else list(ends.values())
+    shown = front_trials(facts.study)[:FRONT] if len(names) > 1 else list(ends.values())
     shown.sort(key=lambda trial: trial.values[0], reverse=facts.maximize)
     found_of = {trial.number: dict(facts.figures(trial)) for trial in shown}
     columns = list(found_of[shown[0].number])

@@ -34,6 +34,7 @@ from nas_optuna.report.selection import space_of
 from nas_optuna.report.supernet import supernet_section
 from nas_optuna.report.trial_facts import EXACT, figure_columns
 from nas_optuna.spec_text import to_toml
+from nas_optuna.study.best import front_trials
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.records import TrialRecord, cost_names, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
@@ -142,7 +143,7 @@ def _test(facts: StudyFacts) -> Section | None:
 
 
 def _ranking(facts: StudyFacts) -> Section | None:
-    found = facts.study.best_trials if len(facts.names) > 1 and facts.complete else facts.complete
+    found = front_trials(facts.study) if len(facts.names) > 1 else facts.complete
     records = ranked(found, facts.maximize)
     if not records or len(facts.complete) == 1:
         return None

@@ -1,6 +1,7 @@
 """Samplers by name. A new one is a file here and a line in `SAMPLERS`.
 
-Each factory takes ``(space, seed, **options)``; its keyword options are what ``[sampler]`` in a study spec may hold.
+Those below propose no network twice while others are left. Each factory takes ``(space, seed, **options)``; its keyword
+options are what ``[sampler]`` in a study spec may hold.
 Third parties register the entry point group ``nas_optuna.samplers`` or are named as ``package.module:factory``.
 """
 

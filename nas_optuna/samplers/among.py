@@ -15,7 +15,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.samplers.base import ArchitectureSampler, is_ordered
 from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.samplers.fixed import FixedSampler
-from nas_optuna.samplers.per_trial_seed import Allowed, PerTrialSeedSampler, seed_for
+from nas_optuna.samplers.per_trial_seed import Allowed, seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued
 
@@ -100,9 +100,7 @@ class AmongSampler(FixedSampler):
         return len(self._tried(study, ended=goes_on)) >= len(self._listed)
 
     def _is_random(self) -> bool:
-        return isinstance(self.sampler, RandomSampler) or (
-            isinstance(self.sampler, PerTrialSeedSampler) and str(self.sampler) == "RandomSampler"
-        )
+        return str(self.sampler) == RandomSampler.__name__
 
     def _tried(self, study: Study, ended: bool = False) -> set[int]:
         known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}

@@ -38,6 +38,9 @@ _MAX_CANONICAL = 100_000
 MAX_POOL = 400
 """Of listed architectures at most so many random ones are candidates of one proposal."""
 
+GRID_LIMIT = 10_000
+"""A space of at most so many architectures is listed where random draws find nothing new, and for ``grid``."""
+
 ATTEMPTS = 8
 """A proposal that another worker has published as well is replaced at most this many times."""
 
@@ -67,6 +70,7 @@ class History(Encoding):
     Args:
         space: Parameter name → distribution, in order.
         canonical: Of the search space; None where different params are different architectures.
+        pinned: Parameter name → the only value that a proposal may have.
 
     Attributes:
         finished: In order of completion, as far as this process could know it.
@@ -76,9 +80,15 @@ class History(Encoding):
         seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution], canonical: Canonical | None = None) -> None:
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        canonical: Canonical | None = None,
+        pinned: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(space)
         self._canonical = canonical
+        self._pins = {i: self.axes[n].token((pinned or {})[n]) for i, n in enumerate(self.axes) if n in (pinned or {})}
         self._canonical_tokens: dict[Tokens, Tokens] = {}
         self.finished: list[Observation] = []
         self.informative: list[Observation] = []
@@ -128,9 +138,19 @@ class History(Encoding):
         """The canonical ones of several that differ, each once, in their order."""
         return list(several if self._canonical is None else dict.fromkeys(map(self.canonical, several)))
 
+    def proposed(self, tokens: Tokens) -> Tokens:
+        """The canonical tokens of the network that a proposal becomes, in which pinned parameters have their values."""
+        if self._pins:
+            tokens = tuple(self._pins.get(i, token) for i, token in enumerate(tokens))
+        return self.canonical(tokens)
+
+    def new(self, several: Iterable[Tokens]) -> list[Tokens]:
+        """What several proposals become: each network once, in their order, and none that was tried."""
+        return [tokens for tokens in dict.fromkeys(map(self.proposed, several)) if tokens not in self.seen]
+
     def is_new(self, tokens: Tokens) -> bool:
-        """Whether no trial has evaluated, or is evaluating, the same network."""
-        return self.canonical(tokens) not in self.seen
+        """Whether no trial has evaluated, or is evaluating, the network that a proposal becomes."""
+        return self.proposed(tokens) not in self.seen
 
     def _published(self, trial: FrozenTrial) -> Tokens | None:
         digest, *tokens = trial.system_attrs.get(PROPOSAL) or [None]
@@ -159,6 +179,7 @@ class ArchitectureSampler(BaseSampler):
         allowed: What may be proposed; None allows everything. A constraint on costs that are known before training.
         canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
         among: The only architectures that may be proposed, as params; None is the whole space.
+        pinned: Parameter name → the only value that a proposal may have; whoever pins sets the values themselves.
         repeated: An architecture of an earlier trial that the last proposal meant to train on; None where it is new.
         attempt: How often a proposal of this trial met another worker's.
         repeated_params: The params of that trial: a number within the same level would be another training.
@@ -172,6 +193,8 @@ class ArchitectureSampler(BaseSampler):
         self.allowed: Allowed | None = None
         self.canonical: Canonical | None = None
         self.among: Sequence[Mapping[str, Any]] | None = None
+        self.pinned: Mapping[str, Any] = {}
+        self._space: SearchSpace | None = None
         self.repeated: Tokens | None = None
         self.repeated_params: Mapping[str, Any] = {}
         self.attempt = 0
@@ -181,6 +204,7 @@ class ArchitectureSampler(BaseSampler):
     def for_space(self, space: SearchSpace) -> Self:
         """Return the sampler, which from now on knows which params of a space give the same network."""
         self.canonical = space.canonical if space.conditional else None
+        self._space = space
         return self
 
     def _follow(self, study_name: str | None) -> None:
@@ -189,13 +213,14 @@ class ArchitectureSampler(BaseSampler):
         self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._history = History({})
         self._listed: dict[int, list[Tokens]] = {}
+        self._networks: dict[int, list[Tokens]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the options travel to another process: everything learned is in the study."""
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("_lock", "_study_name", "_intersection", "_history", "_listed")
+            if name not in ("_lock", "_study_name", "_intersection", "_history", "_listed", "_networks")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -271,7 +296,7 @@ class ArchitectureSampler(BaseSampler):
 
     def _read(self, study: Study, space: Mapping[str, BaseDistribution]) -> History:
         if list(self._history.space.items()) != list(space.items()):
-            self._history = History(space, self.canonical)
+            self._history = History(space, self.canonical, self.pinned)
         self._history.read(study)
         return self._history
 
@@ -283,9 +308,25 @@ class ArchitectureSampler(BaseSampler):
         candidates = self.pool_tokens(history, rng, attempts)
         if candidates is None:
             draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
-            candidates = [history.canonical(tuple(int(t) for t in draw)) for draw in draws]
-        unseen = [tokens for tokens in candidates if tokens not in history.seen]
+            candidates = [history.proposed(tuple(int(t) for t in draw)) for draw in draws]
+        unseen = [tokens for tokens in candidates if tokens not in history.seen] or self._left(history, rng)
         return next((tokens for tokens in unseen if self._allows(history, tokens)), (unseen or candidates)[0])
+
+    def _left(self, history: History, rng: np.random.Generator) -> list[Tokens]:
+        """The networks of a small space that nobody has tried, in a random order; none where it is large."""
+        left = [tokens for tokens in self._all(history) if tokens not in history.seen]
+        return [left[i] for i in rng.permutation(len(left))]
+
+    def _all(self, history: History) -> list[Tokens]:
+        """Every network of a small space, or of a list, that may be proposed."""
+        if history.digest not in self._networks:
+            found = self.among
+            if found is None and self._space is not None and self._space.size <= GRID_LIMIT:
+                found = [architecture.params for architecture in self._space.enumerate()]
+            points = [params for params in found or () if params.keys() >= history.axes.keys()]
+            tokens = [tuple(a.token(params[name]) for name, a in history.axes.items()) for params in points]
+            self._networks = {history.digest: list(dict.fromkeys(map(history.proposed, tokens)))}
+        return self._networks[history.digest]
 
     def pool_tokens(self, history: History, rng: np.random.Generator, most: int = MAX_POOL) -> list[Tokens] | None:
         """Those of the listed architectures that were not seen, at most so many at random; None without a list."""

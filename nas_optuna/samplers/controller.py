@@ -131,9 +131,12 @@ class ControllerSampler(ArchitectureSampler):
             if allowed is not None or exhausted:
                 break
         chosen = next((i for i in (allowed, *unseen) if i is not None), 0)
-        for name, value in ((TrialKey.LOG_PROB, rollout.log_prob[chosen]), (TrialKey.ENTROPY, entropy)):
+        proposal, log_prob = candidates[chosen], rollout.log_prob[chosen]
+        if not unseen and not exhausted and history.is_new(left := self._random(history, self._rng(trial))):
+            proposal, log_prob = left, policy.evaluate(torch.tensor([left])).log_prob[0]
+        for name, value in ((TrialKey.LOG_PROB, log_prob), (TrialKey.ENTROPY, entropy)):
             set_trial_attribute(study, trial, name, float(value))
-        return candidates[chosen]
+        return proposal
 
     def policy(self, study: Study) -> Policy:
         """The policy after all finished trials of `study`, to look at its probabilities."""

@@ -227,7 +227,7 @@ class CurveSampler(ArchitectureGPSampler):
         pool = self.pool_tokens(history, rng)
         if pool is None:
             pool = candidates_near(np.array(_leaders(curves, model)), history.sizes, rng)
-        fresh = [t for t in dict.fromkeys(map(history.canonical, pool)) if t not in history.seen]
+        fresh = history.new(pool)
         if self._known is None or self.among is not None or len(fresh) <= MAX_ASKED:
             return fresh
         # To count a network takes a millisecond, so that only those are counted that look good without it.
@@ -240,6 +240,7 @@ class CurveSampler(ArchitectureGPSampler):
     ) -> Iterator[Choice]:
         """For each rung the best of the networks that were stopped there."""
         waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < model.epochs]
+        waiting = [tokens for tokens in waiting if history.proposed(tokens) == tokens]  # as what is pinned allows
         by_rung: dict[int, list[Tokens]] = {}
         for one in waiting:
             by_rung.setdefault(model.rung_of(curves[one].last), []).append(one)

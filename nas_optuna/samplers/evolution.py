@@ -173,7 +173,7 @@ class EvolutionSampler(ArchitectureSampler):
         if not children:
             return None
         probabilities = np.asarray(weights) / np.sum(weights)
-        return history.canonical(children[int(rng.choice(len(children), p=probabilities))])
+        return history.proposed(children[int(rng.choice(len(children), p=probabilities))])
 
 
 @configured(EvolutionConfig)

@@ -169,7 +169,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         """The process of some trials, and candidates that nobody has tried."""
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
         pool = self.pool_tokens(history, rng) or candidates_near(parents, history.sizes, rng)
-        candidates = [c for c in history.canonical_all(pool) if c not in history.seen]
+        candidates = history.new(pool)
         ordered = self._order(history)
         return GaussianProcess(history.sizes, ordered, tokens, merit, groups_of(history.space), mean), candidates
 

@@ -10,12 +10,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers.base import ArchitectureSampler, History
+from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, History
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.spaces import SearchSpace
-
-GRID_LIMIT = 10_000
-"""The largest space that ``grid`` accepts. It lists every network before the first trial."""
 
 
 class GridSampler(ArchitectureSampler):
@@ -32,11 +29,10 @@ class GridSampler(ArchitectureSampler):
         super().__init__(seed)
         self.for_space(space)
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
-        self._params = [dict(architecture.params) for architecture in space.enumerate()]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space; nothing for a trial that has its choices already."""
-        return {} if trial.distributions else self._distributions
+        return {} if self._distributions.keys() <= trial.distributions.keys() else self._distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -48,10 +44,10 @@ class GridSampler(ArchitectureSampler):
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """One of those that are left; where none is, any."""
-        left = self._left(history)
         rng = self._rng(trial)
-        choices = [tokens for tokens in left if self._allows(history, tokens)] or left or self._points(history)
-        return choices[int(rng.integers(len(choices)))]
+        left = self._left(history, rng)
+        choices = [tokens for tokens in left if self._allows(history, tokens)] or left or self._all(history)
+        return choices[0]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stop the study when no network but this trial's was left."""
@@ -59,19 +55,14 @@ class GridSampler(ArchitectureSampler):
             history = self._read(study, self._distributions)
             tokens = history.tokens(trial)
             own = None if tokens is None else history.canonical(tokens)
-            if all(left == own for left in self._left(history)):
+            if all(tokens == own or tokens in history.seen for tokens in self._all(history)):
                 study.stop()
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether every network was tried."""
         with self._lock:
-            return not self._left(self._read(study, self._distributions))
-
-    def _points(self, history: History) -> list[Tokens]:
-        return [tuple(a.token(params[name]) for name, a in history.axes.items()) for params in self._params]
-
-    def _left(self, history: History) -> list[Tokens]:
-        return [tokens for tokens in self._points(history) if tokens not in history.seen]
+            history = self._read(study, self._distributions)
+            return all(tokens in history.seen for tokens in self._all(history))
 
 
 def grid(space: SearchSpace, seed: int) -> GridSampler:

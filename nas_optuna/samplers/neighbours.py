@@ -114,14 +114,14 @@ class NeighboursSampler(ArchitectureSampler):
             if _kind(name) == move.kind:
                 token = tokens[i] + move.step if move.step else move.choice
                 tokens[i] = min(max(token, 0), axis.size - 1)
-        return history.canonical(tuple(tokens))
+        return history.proposed(tuple(tokens))
 
     def _single(self, history: History, start: Tokens, rng: np.random.Generator) -> Iterator[Tokens]:
         """Networks that differ in one parameter, in a random order."""
         places = [(i, token) for i, size in enumerate(history.sizes) for token in range(size) if token != start[i]]
         for place in rng.permutation(len(places)):
             i, token = places[place]
-            yield history.canonical((*start[:i], token, *start[i + 1 :]))
+            yield history.proposed((*start[:i], token, *start[i + 1 :]))
 
 
 def _kind(name: str) -> str:

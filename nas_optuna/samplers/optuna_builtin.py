@@ -1,4 +1,4 @@
-"""Optuna's own samplers, seeded so that a study can be stopped and resumed."""
+"""Optuna's own samplers, seeded so that a study can be stopped and resumed, and kept from repeating networks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.samplers.distinct import DistinctSampler
 from nas_optuna.samplers.per_trial_seed import Allowed, PerTrialSeedSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import showing
@@ -23,7 +24,7 @@ GP_TRIALS = 100
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
     """Uniformly at random: the baseline that a search has to beat."""
-    return _per_trial(optuna.samplers.RandomSampler, seed)
+    return DistinctSampler(_per_trial(optuna.samplers.RandomSampler, seed), space, seed)
 
 
 def tpe(
@@ -35,35 +36,37 @@ def tpe(
     constant_liar: bool = True,
 ) -> BaseSampler:
     """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
-    return _per_trial(
-        _TPESampler,
-        seed,
-        n_startup_trials=n_startup_trials,
-        multivariate=multivariate,
-        constant_liar=constant_liar,
-    )
+    options = {
+        "n_startup_trials": n_startup_trials,
+        "multivariate": multivariate,
+        "constant_liar": constant_liar,
+    }
+    return DistinctSampler(_per_trial(_TPESampler, seed, **options), space, seed)
 
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
     """Optuna's Gaussian process: as few trials as arch, but many times its time for a proposal."""
-    return _per_trial(_GPSampler, seed, n_startup_trials=n_startup_trials, warn_independent_sampling=False)
+    options = {"n_startup_trials": n_startup_trials, "warn_independent_sampling": False}
+    return DistinctSampler(_per_trial(_GPSampler, seed, **options), space, seed)
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
     """NSGA-II: for several objectives and hundreds of trials."""
-    return _per_trial(optuna.samplers.NSGAIISampler, seed, population_size=population_size)
+    made = _per_trial(optuna.samplers.NSGAIISampler, seed, population_size=population_size)
+    return DistinctSampler(made, space, seed)
 
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
     """Quasi-random points: for a study that is to cover the space evenly."""
     # Its position in the sequence lives in the study, so it keeps the study's seed.
-    return _QMCSampler(
+    made = _QMCSampler(
         seed=seed,
         scramble=True,
-        independent_sampler=random(space, seed),
+        independent_sampler=_per_trial(optuna.samplers.RandomSampler, seed),
         warn_independent_sampling=False,
         warn_asynchronous_seeding=False,
     )
+    return DistinctSampler(made, space, seed)
 
 
 def _per_trial(kind: type[BaseSampler], seed: int, **options: Any) -> BaseSampler:
@@ -112,7 +115,8 @@ class _QMCSampler(optuna.samplers.QMCSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing for a trial that has its choices already."""
-        return {} if trial.distributions else super().infer_relative_search_space(study, trial)
+        found = super().infer_relative_search_space(study, trial)
+        return {} if found.keys() <= trial.distributions.keys() else found
 
 
 class _GPSampler(optuna.samplers.GPSampler):

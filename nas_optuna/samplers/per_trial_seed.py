@@ -48,6 +48,7 @@ class PerTrialSeedSampler(BaseSampler):
 
     Attributes:
         allowed: What a sampler that can choose among its candidates may propose; None allows everything.
+        attempt: How often it was asked for the same trial before; each time it draws anew.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -55,12 +56,14 @@ class PerTrialSeedSampler(BaseSampler):
         self._seed = seed
         self._name = str(make(0))
         self.allowed: Allowed | None = None
+        self.attempt = 0
 
     def __str__(self) -> str:
         return self._name
 
     def _sampler(self, trial: FrozenTrial, draw: str = "") -> BaseSampler:
-        made = self._make(seed_for(self._seed, trial.number, draw))
+        again = (self.attempt,) if self.attempt else ()
+        made = self._make(seed_for(self._seed, trial.number, draw, *again))
         if isinstance(made, Selective):
             made.allowed = self.allowed
         return made

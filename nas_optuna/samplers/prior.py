@@ -13,6 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.samplers.distinct import DistinctSampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
@@ -55,7 +56,7 @@ def propose(
         found = params if canonical is None else canonical(params)
         return tuple(map(found.get, distributions))
 
-    seen = {key(trial.params) for trial in all_trials(study)}
+    seen = {key(trial.params) for trial in all_trials(study) if trial.params.keys() >= distributions.keys()}
     for params in ({**first, **start} for start in result.start_params()):  # a supernet may hold a part of the space
         if key(params) not in seen:
             return params
@@ -225,7 +226,7 @@ def supernet(
     anneal_trials: int = 50,
 ) -> BaseSampler:
     """Draws from the prior of the study's supernet; train one first."""
-    return SupernetSampler(
+    made = SupernetSampler(
         space.distributions(),
         seed,
         start_temperature=start_temperature,
@@ -233,3 +234,4 @@ def supernet(
         anneal_trials=anneal_trials,
         canonical=space.canonical if space.conditional else None,
     )
+    return DistinctSampler(made, space, seed)

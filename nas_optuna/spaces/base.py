@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
@@ -105,6 +105,9 @@ class SearchSpace(ABC):
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels; ``(height, width)`` where the input is not square.
+        settings: Names of the attributes that decide, beside `identity`, which network an architecture is: studies
+            reuse a training only where they are the same. None stands for every public attribute that is a plain value
+            (so a space that declares nothing must keep what it computes under names with an underscore).
         draws_weights: Whether a recipe's `init` draws the weights of the space's networks. Where it does not, as in a
             space of your own, they are trained from what `build` set: pretrained, frozen or zeroed.
 
@@ -119,6 +122,7 @@ class SearchSpace(ABC):
 
     name: str
     version: int = 1
+    settings: ClassVar[tuple[str, ...] | None] = None
     draws_weights: bool = False
 
     parameters: Mapping[str, Parameter]

@@ -63,6 +63,7 @@ class FunctionSpace(BuiltSpace):
 
     sequential = False  # a network's memory does not follow from its layers'
     draws_weights = False
+    settings = ("in_channels", "classes", "input_size", "name", "version", "source", "options")
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import Criterion, parse_criterion
 from nas_optuna.quantities import Direction
+from nas_optuna.study.best import front_trials, is_feasible
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey, attribute
@@ -78,7 +79,7 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
     for objective, best, value in zip(objectives, ideal, worst, strict=True):
         if value >= best if objective.maximize else value <= best:
             raise SpecError(f"reference {objective.name} = {value:g} leaves no room to its ideal, {best:g}")
-    records = ranked(study.best_trials, objectives[0].direction == "maximize")
+    records = ranked(front_trials(study), objectives[0].direction == "maximize")
     losses = [
         [(value - best) / (reference - best) for value, best, reference in zip(r.values, ideal, worst, strict=True)]
         for r in records
@@ -112,11 +113,6 @@ class FeasibleShare:
     def share(self) -> float:
         """Fraction of proposals that were feasible."""
         return self.feasible / self.proposals
-
-
-def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial is inside every limit; so is one of a study without limits."""
-    return all(excess <= 0 for excess in trial.constraints.values())
 
 
 def feasible_share(trials: Sequence[FrozenTrial]) -> FeasibleShare | None:

@@ -238,7 +238,7 @@ class StudyKey:
     """dict: what must not change about the search space while the study goes on."""
     DATA = _study_key("data", *_MAPPING)
     """dict: fingerprint and figures of the data set that the study began with."""
-    FIT = _study_key("fit", *_MAPPING)
+    FIT = _study_key("fit", "what a fit has decided", _record(final=_record(trial=_is_count, trials=_is_count)))
     """dict: how a fit divided its time, how much of it is spent, and what it has decided."""
     WITHIN = _study_key("within", *_MAPPING)
     """dict: the same of a search with a clock, which may go on in the study of a fit."""

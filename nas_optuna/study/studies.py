@@ -219,8 +219,7 @@ def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
 
 def _best_value(study: Study) -> float | None:
     """The best value of the only objective; where a higher one may be of a shorter training, that does not count."""
-    from nas_optuna.study.best import best_trial
-    from nas_optuna.study.pareto import is_feasible
+    from nas_optuna.study.best import best_trial, is_feasible
 
     if not {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys():
         try:

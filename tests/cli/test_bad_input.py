@@ -310,8 +310,11 @@ def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> Non
     settings = tiny(data__train_limit=16)
     assert command(*RUN, *settings, *data).code == 0
     (tmp_path / "pets").rename(tmp_path / "animals")
-    for words in (RUN, ("retrain",), ("export", "--out", "model")):
+    supernet = [("supernet", verb) for verb in ("train", "export", "check")]
+    for words in (RUN, ("retrain",), ("export", "--out", "model"), *supernet):
         refused(command, *words, says=("pets does not exist", "if the images were moved", "--data folder:NEW/PATH"))
+    for words in supernet:
+        refused(command, *words, "--data", f"folder:{tmp_path / 'birds'}", says=("birds does not exist",))
     moved = command(*RUN, "--set", f"data.name=folder:{tmp_path / 'animals'}")
     assert moved.code == 0, "the content decides, not the path"
     assert command(*RUN).code == 0, "and the new path is remembered"

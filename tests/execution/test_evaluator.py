@@ -25,7 +25,7 @@ from nas_optuna import (
     load_data,
 )
 from nas_optuna.errors import SpecError, StudyError
-from nas_optuna.execution.evaluator import EvaluatorContext, space_identity
+from nas_optuna.execution.evaluator import EvaluatorContext, digest, space_identity
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.spaces import create_space
@@ -353,4 +353,13 @@ def test_what_a_space_has_computed_does_not_change_its_identity(name: str) -> No
     space.build(architecture)
     assert space.size > 1
     space.operations(architecture)  # type: ignore[attr-defined]
+    space.remembered = 3  # type: ignore[attr-defined]
     assert space_identity(space) == before == space_identity(pickle.loads(pickle.dumps(space)))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("conv", "83caecc6a5e4c7d1"), ("block", "04a9312be011d8f2"), ("macro", "22243d63b303a963")],
+)
+def test_a_space_has_the_identity_that_release_0_2_stored(name: str, known: str) -> None:
+    assert digest(space_identity(create_space(name, {}, in_channels=3, classes=10, input_size=32))) == known

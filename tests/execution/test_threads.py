@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna import ConvSpace, SearchData
+from nas_optuna import ConvSpace, Objective, SearchData
 from nas_optuna.execution import threads
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.threads import StepTimes, measure_steps
@@ -84,3 +84,20 @@ def test_nothing_is_measured_where_there_is_nothing_to_choose(
     assert measure_steps(evaluator.with_recipe(Recipe(epochs=50, batch_size=32, input_size=8))) is None, (
         "its trials say what is wrong"
     )
+
+
+def test_an_objective_chooses_threads_when_it_is_asked(
+    space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    objective = Objective(space, data, Recipe(epochs=30, batch_size=64, input_size=8), device="cpu")
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert objective.choose_threads() == ""
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        said = objective.choose_threads()
+        assert said.startswith(f"CPU threads: {torch.get_num_threads()} (a step takes ")
+        assert "--" not in said
+    finally:
+        torch.set_num_threads(before)

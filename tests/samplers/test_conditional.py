@@ -40,8 +40,13 @@ SPACES = {
 }
 
 
-def tried(space: SearchSpace, sampler: str, trials: int) -> list[str]:
-    study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, space, 0, {}))
+QUICK = ("random", "tpe", "nsga2", "qmc", "evolution", "neighbours", "controller", "arch")
+SLOW = ("gp", "curves")
+"""They think for a second about some proposals."""
+
+
+def tried(space: SearchSpace, sampler: str, trials: int, seed: int = 0) -> list[str]:
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, space, seed, {}))
     found: list[str] = []
 
     def score(trial: optuna.Trial) -> float:
@@ -52,8 +57,9 @@ def tried(space: SearchSpace, sampler: str, trials: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("space", list(SPACES))
-@pytest.mark.parametrize("sampler", ["arch", "evolution", "controller"])
+@pytest.mark.parametrize(
+    ("sampler", "space"), [*((name, space) for name in QUICK for space in SPACES), *((name, "deep") for name in SLOW)]
+)
 def test_fifty_trials_try_fifty_networks(sampler: str, space: str) -> None:
     assert len(set(tried(SPACES[space], sampler, 50))) >= 48
 
@@ -63,7 +69,13 @@ def test_the_sizes_are_known() -> None:
     assert SPACES["switched"].size == (3 + 1) * (4 + 1 + 1 + 1) ** 3
 
 
-@pytest.mark.parametrize("sampler", ["grid", "arch", "evolution", "controller"])
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "qmc", "arch"])
+def test_a_parameter_of_one_choice_changes_nothing(sampler: str) -> None:
+    space = deep(**SHAPE, most=1, kinds=8)
+    assert len(set(tried(space, sampler, 8))) == 8
+
+
+@pytest.mark.parametrize("sampler", ["grid", *QUICK, *SLOW])
 def test_a_small_space_takes_as_many_trials_as_networks(sampler: str) -> None:
     space = deep(**SHAPE, most=3, kinds=2)
     assert space.size == 14
@@ -80,3 +92,54 @@ def test_a_grid_goes_on_where_another_sampler_stopped() -> None:
     study.optimize(lambda trial: float(len(str(space.suggest(trial)))), n_trials=50)
     assert len(study.trials) == 3 + space.size - len(before)
     assert {space.architecture(trial.params) for trial in study.trials} == set(space.enumerate())
+
+
+def test_random_search_stays_uniform_among_what_is_left() -> None:
+    space = deep(**SHAPE, most=2, kinds=2)  # two networks of one layer, each twice as likely as one of the four of two
+    both_shallow = 0
+    for seed in range(300):
+        first, second = tried(space, "random", 2, seed)
+        assert first != second
+        both_shallow += first.startswith("depth=1") and second.startswith("depth=1")
+    assert both_shallow == pytest.approx(300 * 1 / 2 * 1 / 3, abs=20)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "evolution", "arch", "grid", "curves"])
+@pytest.mark.parametrize("limits", [{}, {"params": 1200}])
+def test_pins_and_limits_leave_no_repeat(sampler: str, limits: dict[str, float]) -> None:
+    experiment = nas.Experiment.from_spec(
+        nas.StudySpec.from_dict(
+            {
+                "sampler": sampler,
+                "pruner": "none",
+                "limits": limits,
+                "data": {"name": "digits", "train_limit": 60},
+                "space": {"name": "conv", "depth": 1, "filters": [4, 8], "kernels": [3, 5, 7], "strides": [1, 2]},
+                "recipe": {"epochs": 1, "input_size": 8},
+                "fixed": {"conv1.kernel": 5},
+            }
+        ),
+        device="cpu",
+    )
+    study = experiment.create(optuna.storages.InMemoryStorage(), "s")
+    networks = 3 if limits else 4
+    experiment.run(study, trials=networks)
+    assert len({str(trial.params) for trial in study.trials}) == networks
+
+
+def test_a_network_may_be_trained_again_with_another_learning_rate() -> None:
+    space = deep(**SHAPE, most=1, kinds=2)
+    study = optuna.create_study(sampler=create_sampler("tpe", space, 0, {}))
+
+    def score(trial: optuna.Trial) -> float:
+        return trial.suggest_float("rate", 0, 1) + len(str(space.suggest(trial)))
+
+    study.optimize(score, n_trials=20)
+    assert len({trial.params["rate"] for trial in study.trials}) == 20
+
+
+def test_two_workers_try_two_networks() -> None:
+    space = deep(**SHAPE, most=1, kinds=2)
+    study = optuna.create_study(sampler=create_sampler("random", space, 0, {}))
+    first, second = study.ask(), study.ask()
+    assert space.suggest(first) != space.suggest(second)

@@ -35,7 +35,7 @@ def objective(trial: optuna.Trial) -> float:
 
 def earlier(sign: float, trials: int = 60, direction: str = "maximize", url: str | None = None) -> optuna.Study:
     """A study of the same space on another scale; with the sign -1, of the contrary."""
-    sampler = create_sampler("tpe", SPACE, 7, {})
+    sampler = create_sampler("random", SPACE, 7, {})
     study = optuna.create_study(direction=direction, sampler=sampler, storage=url)
     study.optimize(lambda trial: 10 + 3 * sign * objective(trial), n_trials=trials)
     return study

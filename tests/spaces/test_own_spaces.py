@@ -365,15 +365,18 @@ def test_a_figure_that_is_no_number_is_named() -> None:
         study.optimize(objective, n_trials=1)
 
 
-@pytest.mark.parametrize("width", [7, "wide", None])
-def test_an_impossible_value_in_the_queue_fails_its_trial_alone(width: Any) -> None:
+@pytest.mark.parametrize("width", [7, "wide", None, [2], {"a": 1}, 1e300, True])
+def test_an_impossible_value_in_the_queue_ends_its_trial_alone(width: Any, caplog: pytest.LogCaptureFixture) -> None:
     space = nas.space(pixels)(**SHAPE)
     objective = nas.EvaluatorObjective(Figures(space, float), device="cpu")
     study = optuna.create_study(direction="maximize")
     study.enqueue_trial({"width": width})
-    study.optimize(objective, n_trials=2, catch=(TrainingError,))
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    study.optimize(objective, n_trials=2)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
     assert "choose one of (2, 4)" in str(study.trials[0].user_attrs)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "trial 0 cannot be run: width: " in line
+    assert "\n" not in line
     with pytest.raises(ArchitectureError, match=r"width: .*choose one of \(2, 4\)"):
         space.suggest(optuna.trial.FixedTrial({"width": width}))
 

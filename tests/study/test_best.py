@@ -1,14 +1,17 @@
 """Which trial is best, where some were trained for seconds and others to the end."""
 
+import random
 from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nas_optuna.cli.progress import Score
 from nas_optuna.execution.events import Subject
 from nas_optuna.execution.trial_files import KeepBest
-from nas_optuna.study.best import best_trial
+from nas_optuna.report.figures import front_figure
+from nas_optuna.study.best import best_trial, best_trials, front_trials
 from nas_optuna.study.records import ranked
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import summaries
@@ -49,3 +52,55 @@ def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, c
     assert summaries(storage)[0].best == trained[best][0]
     KeepBest(tmp_path).trial_finished(Subject("", None, "", study), None)
     assert KeptWeights(kept).numbers() == [best]
+
+
+def two_objectives() -> optuna.Study:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    inside, outside = {"macs": -1.0}, {"macs": 1.0}
+    short = {TrialKey.RUNG: 1, TrialKey.SHARE: 2.0}
+    study.add_trials(
+        [
+            create_trial(values=[0.9, 5], constraints=inside),
+            create_trial(values=[0.8, 9], constraints=inside),
+            create_trial(values=[0.99, 1], constraints=outside),
+            create_trial(values=[0.95, 1], constraints=inside, user_attrs=short),
+            create_trial(values=[0.7, 2], constraints=inside),
+            create_trial(values=[0.7, 2], constraints=inside),
+            create_trial(state=TrialState.FAIL, user_attrs={TrialKey.UNREADABLE: "accuracy is not a number"}),
+        ]
+    )
+    return study
+
+
+def test_a_front_holds_what_is_inside_the_limits_and_can_be_compared() -> None:
+    assert [trial.number for trial in front_trials(two_objectives())] == [0, 4, 5]
+    assert front_trials(optuna.create_study(directions=["maximize", "minimize"])) == []
+
+
+@pytest.mark.parametrize("directions", [("maximize", "minimize"), ("minimize", "minimize", "maximize")])
+def test_a_front_is_that_of_optuna_where_there_are_no_limits(directions: list[str]) -> None:
+    study, rng = optuna.create_study(directions=directions), random.Random(0)
+    study.add_trials([create_trial(values=[rng.randrange(9) for _ in directions]) for _ in range(60)])
+    assert [t.number for t in front_trials(study)] == sorted(t.number for t in study.best_trials)
+
+
+def test_every_figure_shows_the_same_front() -> None:
+    study = two_objectives()
+    shown = [trace for trace in front_figure(study).data if trace.name == "the front"]
+    assert sorted(shown[0].y) == [0.7, 0.7, 0.9]
+    score = Score(total=None, timeout=None)
+    score.look_up_best(study)
+    assert score.front == 3
+    assert {trial.number for trial in best_trials(study)} == {0, 4, 5}
+
+
+def test_what_a_fit_has_chosen_is_the_best_until_there_are_more_trials() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([of(0.71, None, 1), of(0.70, None, 1)])
+    study.set_user_attr(StudyKey.FIT, {"final": {"trial": 1, "trials": 2}})
+    assert (found := best_trial(study)) is not None
+    assert found.number == 1
+    assert [trial.number for trial in best_trials(study)] == [1]
+    study.add_trial(of(0.6, None, 1))
+    assert (found := best_trial(study)) is not None
+    assert found.number == 0

@@ -81,7 +81,8 @@ class LocalExecutor(Executor):
 
         if self.options.is_one_process:
             said = choose_threads(objective.evaluator, self.options.threads)
-            return [*([said] if said else []), f"training on {objective.describe_device()}"]
+            chosen = [f"{said}; use --threads N to change it"] if said else []
+            return [*chosen, f"training on {objective.describe_device()}"]
         self._devices, times = _placed(self.options, objective)
         self._threads = _threads_each(self.options, len(self._devices), times)
         names = ", ".join(f"{self._devices.count(name)} on {name}" for name in dict.fromkeys(self._devices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
@@ -27,6 +28,10 @@ from nas_optuna.execution.executors.worker import Message, WorkerSpec, run_worke
 from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
 
 _SCRATCH = "nas-optuna-"
+_YOUNG = 3600.0
+"""Seconds: a folder without a lock may belong to a process that is about to lock it."""
+_OLD = 30 * 86_400.0
+"""Seconds after which nobody uses such a folder, where the system does not tell which files processes use."""
 
 
 def run_processes(
@@ -49,10 +54,29 @@ def scratch_folder() -> Iterator[Path]:
         with suppress(OSError), lock.open() as file:  # somebody else's, or removed meanwhile
             if _is_locked_here(file):
                 shutil.rmtree(lock.parent, ignore_errors=True)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/"):
+        with suppress(OSError):
+            if _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name, (Path(name) / "new").open("w") as file:
         if _is_locked_here(file):
             (Path(name) / "new").rename(Path(name) / "lock")
         yield Path(name)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether a folder holds nothing but images of ours that no process uses; release 0.2 locked none."""
+    if folder.is_symlink() or not {file.name for file in folder.iterdir()} <= {"images", "new"}:
+        return False
+    about, processes = folder.stat(), list(Path("/proc").glob("[0-9]*/maps"))
+    age = time.time() - about.st_mtime
+    if age < (_YOUNG if processes else _OLD) or (hasattr(os, "getuid") and about.st_uid != os.getuid()):
+        return False
+    for maps in processes:
+        with suppress(OSError):  # another user's, or it has ended
+            if f"{folder}/" in maps.read_text(errors="replace"):
+                return False
+    return True
 
 
 def _is_locked_here(file: IO[str]) -> bool:

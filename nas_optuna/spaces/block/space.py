@@ -68,6 +68,7 @@ class BlockSpace(ChainSpace):
     """
 
     name = "block"
+    settings = ("in_channels", "classes", "input_size", "depth", "channels", "candidates", "pool")
 
     def __init__(
         self,

@@ -94,6 +94,7 @@ class ConvSpace(ChainSpace):
     """
 
     name = "conv"
+    settings = ("in_channels", "classes", "input_size", "depth")
 
     def __init__(
         self,

@@ -112,6 +112,10 @@ class MacroSpace(ChainSpace):
     """
 
     name = "macro"
+    settings = (
+        *("in_channels", "classes", "input_size", "norm", "stem_stride", "head_units"),
+        *("stages", "slot_choices", "depths", "slots", "group"),
+    )
 
     def __init__(
         self,
