@@ -21,7 +21,7 @@ from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import refuse_undivided
 from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
-from nas_optuna.fitting.plan import Plan, Rung, Speed
+from nas_optuna.fitting.plan import LEAST_SECONDS, Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import measured, remembered_images
 from nas_optuna.spaces.architecture import Architecture
@@ -99,7 +99,7 @@ class Search:
             else:
                 say(f"{count(rung.networks, 'network')}, {rung.seconds:.0f} s each")
             objective = self.objective(rung, self.from_rung + number - 1)
-            self._train(rung, objective, queue)
+            self._train(rung, objective, queue, at_least=int(best is None))
             if self.stop.asked:
                 return None
             ranking = ranked(self.study, finished(self.study, objective))
@@ -138,8 +138,11 @@ class Search:
         """What the search has to beat."""
         return reference_of(self.experiment)
 
-    def _train(self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]]) -> None:
+    def _train(
+        self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]], *, at_least: int
+    ) -> None:
         """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
+        # So many in any case: where loading took all of the time, a search ends with a network even so.
         done = finished(self.study, objective)
         known = {attribute(trial, TrialKey.ARCHITECTURE) for trial in done}
         missing = rung.networks - len(done)
@@ -149,13 +152,14 @@ class Search:
         experiment = replace(self.experiment, objective=objective)
         # One at a time: what waits when the rung has to end would be trained in the next one.
         for architecture, origin in (each for each in queue if str(each[0]) not in known):
-            if missing <= 0 or time.monotonic() > ends or self.stop.asked:
+            late = time.monotonic() > ends and rung.networks - missing >= at_least
+            if missing <= 0 or late or self.stop.asked:
                 return
             enqueue_once(self.study, self.experiment.space, architecture.params, origin)
             experiment.run(self.study, trials=1, stop=self.stop, callbacks=self.callbacks)
             missing -= 1
         if missing > 0 and not self.stop.asked:
-            left = max(0.0, ends - time.monotonic())
+            left = max(0.0 if rung.networks - missing >= at_least else LEAST_SECONDS, ends - time.monotonic())
             experiment.run(self.study, trials=missing, timeout=left, stop=self.stop, callbacks=self.callbacks)
 
 

@@ -139,3 +139,11 @@ def test_settings_that_are_searched_are_refused_before_anything_is_trained() -> 
     searched = SPEC.override(["search.learning_rate=1e-3..1e-1:log"])
     with pytest.raises(SpecError, match="leave out search, or use --timeout"):
         plan_for(Experiment.from_spec(searched, device="cpu"), 60.0, 0.0)
+
+
+def test_a_search_whose_time_is_up_before_it_begins_trains_the_reference() -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    found = Search(experiment, study, Plan((Rung(1, 0.0),), 0.0), StopRequest()).run(lambda line: None)
+    assert found is not None
+    assert [trial.user_attrs[TrialKey.ORIGIN] for trial in study.trials] == [REFERENCE]
