@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -44,16 +43,14 @@ class Clock:
 
     Args:
         budget: The clock.
-        reserve: Seconds to leave; more of them on a machine on which epochs take longer than they were expected to.
+        reserve: Seconds to leave.
         epochs: How many are planned.
-        expected: Seconds of an epoch.
     """
 
-    def __init__(self, budget: TimeBudget, reserve: float, epochs: int, expected: float = math.inf) -> None:
+    def __init__(self, budget: TimeBudget, reserve: float, epochs: int) -> None:
         self._budget = budget
         self._reserve = reserve
         self._planned = epochs
-        self._expected = expected
 
     def __call__(self, results: Sequence[EpochResult]) -> int:
         """The number of epochs in all."""
@@ -61,6 +58,5 @@ class Clock:
         if not done or done >= self._planned:
             return self._planned
         each = statistics.median(result.seconds for result in results[-_RECENT:])
-        reserve = self._reserve * min(BUSIEST, max(1.0, each / self._expected))
-        self._planned = done + max(1, int((self._budget.left - reserve) / each))
+        self._planned = done + max(1, int((self._budget.left - self._reserve) / each))
         return self._planned

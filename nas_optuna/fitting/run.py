@@ -329,7 +329,7 @@ class _Running:
             checkpoints=checkpoint_folder(self.files, STUDY),
             interrupted=self.fit.stop,
             callbacks=[*self.fit.callbacks, Remember(self._remember)],
-            pace=Clock(budget, reserve, recipe.epochs, per_step * final["epoch_size"] / recipe.batch_size),
+            pace=Clock(budget, reserve, recipe.epochs),
             parts=(self.images, self.test_images),
         )
         return replace(report, architecture=self.fit.spec.reference or "") if winner.own else report, network
