@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
 
 from nas_optuna.spaces import Parameter
 
@@ -29,8 +30,18 @@ HERE = Path(__file__).parent
 Array = NDArray[np.float64]
 
 
+class Searched:
+    """What has parameters, as Optuna sees them."""
+
+    parameters: Mapping[str, Parameter]
+
+    def distributions(self) -> dict[str, CategoricalDistribution]:
+        """One distribution for each parameter."""
+        return {name: CategoricalDistribution(p.choices) for name, p in self.parameters.items()}
+
+
 @dataclass(frozen=True)
-class Table:
+class Table(Searched):
     """Networks of a space and their trainings. It has what `create_sampler` asks of a space.
 
     Attributes:
@@ -238,7 +249,7 @@ def nas_bench_macro() -> Table:
     return Table("nas-bench-macro", parameters, choices, sizes, ("log_macs",), curves, macs / 1e7)
 
 
-class Chain:
+class Chain(Searched):
     """A made-up chain of 20 layers with 24 kinds each (24^20), with interactions between neighbours; one epoch.
 
     A layer has filters (4, ordered), a kernel (3, ordered) and a stride (2). Half of the variance is of single layers,

@@ -59,7 +59,6 @@ def test_nothing_above_a_limit_is_trained(command: Command) -> None:
     assert "inside the limits: 6 of" in result.err
     trials = load().trials
     assert all(t.user_attrs["nas_optuna:macs"] <= 20_000 and t.constraints["macs"] <= 0 for t in trials)
-    assert sum(t.user_attrs["nas_optuna:proposals"] for t in trials) > 6
 
 
 @pytest.mark.parametrize(

@@ -283,17 +283,6 @@ def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials
     assert get_note(study) == "my own words"
 
 
-def test_a_note_that_a_killed_process_did_not_write_is_written_by_the_next(command: Command, trials: Trials) -> None:
-    storage = optuna.storages.RDBStorage("sqlite:///nas-optuna.db")
-    study = optuna.load_study(study_name="nas", storage=storage)
-    with storage.engine.begin() as connection:  # as if it had been killed after the trial's end was stored
-        connection.exec_driver_sql("DELETE FROM study_system_attributes WHERE key LIKE 'dashboard:2:%'")
-    assert command("run", "--trials", 1).code == 0
-    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    assert trials[1]["architecture"] in attributes["dashboard:2:note_str:0"]
-
-
 def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials) -> None:
     folder = Path("nas-optuna-files/artifacts")
     study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")

@@ -6,11 +6,9 @@ from typing import Any
 
 import optuna
 import pytest
-import torch
 from torch import nn
 
 from nas_optuna.costs.complexity import figures, macs_table
-from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import Decomposable, Parameter, SearchSpace
@@ -19,7 +17,6 @@ from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.checks import require_choices
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.supernet import Supernet
-from nas_optuna.spec import LatencySpec
 
 
 class Switches(SearchSpace):
@@ -83,8 +80,6 @@ def test_a_space_without_operations_is_counted_whole() -> None:
     assert figures(space, architecture).params == (9 * 4 + 4) + 8 + (9 * 16 + 4) + (12 + 3)
     with pytest.raises(SpecError, match="'switches'"):
         macs_table(space)
-    with pytest.raises(SpecError, match="a latency table needs"):
-        StudyCosts(space, torch.device("cpu"), latency=LatencySpec(table="table.json"))
 
 
 def test_a_whole_network_is_counted_as_its_operations_are() -> None:
