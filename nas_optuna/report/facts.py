@@ -22,7 +22,7 @@ from nas_optuna.study.gain import Gain
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord, count, ranked
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.studies import maximizes, study_spec
 
 Section = dict[str, Any]
@@ -66,10 +66,10 @@ class StudyFacts:
         spec = self.spec
         wanted = " and ".join(describe(name).heading for name in spec.objectives)
         limits = "".join(f", {_limit(name, limit)}" for name, limit in spec.limits.items())
-        return (
-            f"{wanted}{limits} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, pruner"
-            f" {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial."
-        )
+        how = f"pruner {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial"
+        by_clock = {StudyKey.FIT, StudyKey.WITHIN} & self.attributes.keys()
+        how = "trainings of about equal seconds" if by_clock else how
+        return f"{wanted}{limits} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
 
     @cached_property
     def records(self) -> list[TrialRecord]:
