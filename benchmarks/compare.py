@@ -139,7 +139,7 @@ def cell(figures: dict[str, Any]) -> str:
 
 
 def print_table(title: str, result: dict[str, Any]) -> None:
-    """As Markdown."""
+    """Print a result as a Markdown table."""
     first = next(iter(result.values()))
     nested = not any("se" in figures for figures in first.values())
     columns = [f"{name} {c}" for c in first for name in first[c]] if nested else [*first]

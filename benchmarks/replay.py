@@ -30,7 +30,7 @@ PRUNED_BY = {"hyperband": "random+hyperband", "curves": "curves+curves"}
 """Methods that are more than a sampler without a pruner."""
 
 EARLIER_TRIALS, BEGIN_WITH = 60, 3
-"""Of an earlier study, and how many of its best networks the new one begins with."""
+"""How many trials an earlier study has, and with how many of its best networks the new one begins."""
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,7 @@ class Chain(Searched):
 
     @cached_property
     def best(self) -> float:
-        """Of the best chain, by dynamic programming."""
+        """The accuracy of the best chain, found by dynamic programming."""
         so_far = self._single[0]
         for single, pair in zip(self._single[1:], self._pairs, strict=True):
             so_far = (so_far[:, None] + pair).max(0) + single
@@ -317,7 +317,7 @@ class Chain(Searched):
         return [float(self.worth(np.array([row]))[0]) / self._scale]
 
     def epoch_seconds(self, place: int) -> float:
-        """The same for each chain."""
+        """Seconds of an epoch, which are the same for every chain."""
         return 1.0
 
     def known_numbers(self, params: Mapping[str, Any]) -> Array:

@@ -53,6 +53,17 @@ def code_named(spec: StudySpec) -> list[str]:
     return [code for registry, name in parts for code in registry.code(name)]
 
 
+def make_space(spec: StudySpec, data: SearchData) -> SearchSpace:
+    """A spec's space, for the images of its data."""
+    return create_space(
+        spec.space.name,
+        spec.space.options,
+        in_channels=data.train.channels,
+        classes=len(data.train.classes),
+        input_size=spec.recipe.input_size or data.train.side,
+    )
+
+
 def make_evaluator(
     spec: StudySpec, data_directory: Path | None, device: str, images: Callable[[], SearchData] | None = None
 ) -> tuple[SearchData | None, Evaluator]:
@@ -62,13 +73,7 @@ def make_evaluator(
         if spec.evaluator.options:
             raise SpecError("evaluator 'training' has no options; its settings are those of [recipe]")
         data = images() if images else load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
-        space = create_space(
-            spec.space.name,
-            spec.space.options,
-            in_channels=data.train.channels,
-            classes=len(data.train.classes),
-            input_size=spec.recipe.input_size or data.train.side,
-        )
+        space = make_space(spec, data)
         metrics = [c.metric for c in map(parse_criterion, spec.objectives) if c.metric]
         return data, TrainingEvaluator(space, data, spec.recipe, where, metrics)
     context = EvaluatorContext(partial(create_space, spec.space.name, spec.space.options), where, data_directory)

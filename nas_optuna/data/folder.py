@@ -57,7 +57,7 @@ class FolderSource(FileSource):
 
     @cached_property
     def _facts(self) -> list[PictureFacts]:
-        """Of every picture: test pictures take part in finding out what numbers mean."""
+        """What the files of all pictures say, of the test part, too: their range tells what numbers mean."""
         return _for_each(inspect_picture, self._files)
 
     @cached_property

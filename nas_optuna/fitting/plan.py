@@ -92,13 +92,16 @@ class Plan:
             >>> slow, fast = Speed(0.05, 0.2, 172), Speed(0.05, 0.1, 18)
             >>> [[(rung.networks, round(rung.seconds)) for rung in Plan.of(300, s, 9).rungs] for s in (slow, fast)]
             [[(1, 15)], [(7, 9), (3, 17)]]
+            >>> len(Plan.of(300, slow, 0, retrain=False).rungs)  # the last rung has what is left, and is not short
+            2
             >>> Plan.of(20, Speed(0.5, 4, 18), 5).rungs  # not even a few steps for each of three networks
             (Rung(networks=1, seconds=3.75, growth=0.0),)
         """
         usable = max(0.0, seconds - reserve)
         share = _share(usable / (speed.per_step * speed.steps)) if retrain else 1.0
         shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step, LEAST_SECONDS)
-        told = max(shortest, LEAST_EPOCHS * speed.per_step * speed.steps)
+        # Without a later training a rung foretells nothing: its networks are compared as they are.
+        told = max(shortest, LEAST_EPOCHS * speed.per_step * speed.steps) if retrain else shortest
         rungs = _rungs(usable, share, told + speed.per_validation) or [
             Rung(1, max(ALONE * usable, min(shortest + speed.per_validation, usable / 4)))
         ]

@@ -24,6 +24,7 @@ from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
+from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import refuse_undivided
 from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
 from nas_optuna.fitting.fitted import Fitted, tested
@@ -366,9 +367,7 @@ class _Running:
     def _write_report(self) -> None:
         write_study_note(self.study)
         page = page_of(self.study, self.fit.data_directory, self.files)
-        partial = self.fit.folder / f".{PAGE}.partial"
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(self.fit.folder / PAGE)
+        write_file(self.fit.folder / PAGE, page)
 
     def _remember(self, **decided: Any) -> None:
         self.state |= decided | {"spent": round(self.fit.budget.elapsed, 2), "within": self.fit.budget.total}

@@ -21,6 +21,7 @@ from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import refuse_undivided
 from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
+from nas_optuna.fitting.pace import TEST
 from nas_optuna.fitting.plan import LEAST_SECONDS, Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import measured, remembered_images
@@ -192,7 +193,7 @@ def plan_for(
     network = reference_of(experiment) or space.architecture(middle)
     step = seconds_per_step(space, network, training.recipe, training.train_loader, training.device)
     speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
-    end = reserve + 1.2 * FORWARD * step * test_images / training.recipe.batch_size
+    end = reserve + TEST * step * test_images / training.recipe.batch_size
     return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain)
 
 

@@ -11,12 +11,12 @@ from nas_optuna.costs.limits import Limits
 from nas_optuna.costs.nearest import nearest_inside
 from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.data import SearchData
-from nas_optuna.spaces import create_space
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec
+from nas_optuna.spec_parts import make_space
 
 WIDTH, STAGES = 16, 3
-"""Of the residual space, where nothing is said."""
+"""The residual space's own defaults, from which it is made smaller."""
 NEAR = 3.0
 """The most that a cost of the reference may be above its limit, as a share of it, for a walk from there: a network of a
 quarter has half the widths."""
@@ -64,13 +64,7 @@ def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:
 
 def _excess(spec: StudySpec, data: SearchData, device: torch.device, *, walks: bool) -> float:
     """How far the space's reference is outside the limits; 0 where a short walk leads to a network inside."""
-    space = create_space(
-        spec.space.name,
-        spec.space.options,
-        in_channels=data.train.channels,
-        classes=len(data.train.classes),
-        input_size=spec.recipe.input_size or data.train.side,
-    )
+    space = make_space(spec, data)
     costs = StudyCosts(space, device, (), list(spec.limits), spec.latency)
     limits, known = Limits(spec.limits, costs, space), space.reference
     if known is None:

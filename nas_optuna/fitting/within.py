@@ -27,7 +27,7 @@ def run_within(
     callbacks: Sequence[Callback | OptunaCallback] = (),
     say: Callable[[str], None],
 ) -> Outcome:
-    """Train networks for equal seconds, and the best of them for longer, until time is up.
+    """Train networks for about equal seconds, and the best of them for longer, until time is up.
 
     A run that was killed goes on with what it had decided, and with the time that it had left; one that has ended
     begins anew, with the best so far.

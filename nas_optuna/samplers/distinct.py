@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas_optuna.samplers.base import ArchitectureSampler, History
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler, Selective
+from nas_optuna.samplers.wrapping import WrappingSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued
 
@@ -20,7 +20,7 @@ DRAWS = 8
 """A sampler is asked so many times at most for a new network, then a random one is taken."""
 
 
-class DistinctSampler(ArchitectureSampler):
+class DistinctSampler(WrappingSampler, ArchitectureSampler):
     """Ask a sampler that does not know which params give the same network until it proposes a new network.
 
     Choices that switch others off give many params to one network, and some samplers favour what they have seen. A
@@ -44,9 +44,6 @@ class DistinctSampler(ArchitectureSampler):
         self.for_space(space)
         self.sampler = sampler
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
-
-    def __str__(self) -> str:
-        return str(self.sampler)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space and what else the sampler proposes; nothing for a trial that has its choices already."""
@@ -101,15 +98,3 @@ class DistinctSampler(ArchitectureSampler):
     ) -> Any:
         """Ask the sampler."""
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the sampler that a trial begins."""
-        self.sampler.before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the sampler that a trial has ended."""
-        self.sampler.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        """Reseed the sampler."""
-        self.sampler.reseed_rng()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+
+from nas_optuna.samplers.wrapping import WrappingSampler
 
 
-class FixedSampler(BaseSampler):
+class FixedSampler(WrappingSampler):
     """Ask a sampler, and overrule it where a parameter is pinned.
 
     Unlike Optuna's ``PartialFixedSampler`` the sampler still sees the whole space, because some (the controller, the
@@ -28,9 +30,6 @@ class FixedSampler(BaseSampler):
     def __init__(self, sampler: BaseSampler, fixed: Mapping[str, Any]) -> None:
         self.sampler = sampler
         self._fixed = dict(fixed)
-
-    def __str__(self) -> str:
-        return str(self.sampler)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the sampler's own."""
@@ -50,15 +49,3 @@ class FixedSampler(BaseSampler):
         if param_name in self._fixed:
             return self._fixed[param_name]
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the sampler."""
-        self.sampler.before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the sampler."""
-        self.sampler.after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        """Reseed the sampler."""
-        self.sampler.reseed_rng()

@@ -40,7 +40,7 @@ class Backbone:
         return self._cut(self._network())
 
     def trained_stages(self) -> list[nn.Module]:
-        """The same stages, with their weights."""
+        """The stages that are kept, with their pretrained weights."""
         network = self._network()
         state = self._state()
         known = network.state_dict()

@@ -91,11 +91,11 @@ def test_a_report_that_is_missing_is_made(resumed: tuple[Path, list[str], list[s
     study = study_in(folder)
     study.set_user_attr(StudyKey.FIT, state_in(folder) | {"done": False})
     (folder / "report.html").unlink()
-    (folder / ".report.html.partial").mkdir()  # the disk fails, or somebody kills the process, just then
+    (folder / "report.html").mkdir()  # it cannot be written, or somebody kills the process just then
     with pytest.raises(OSError, match=r"report\.html"):
         work(folder)[0].run()
     assert not state_in(folder).get("done")
-    (folder / ".report.html.partial").rmdir()
+    (folder / "report.html").rmdir()
     work(folder)[0].run()
     assert (folder / "report.html").is_file()
     assert state_in(folder)["done"]
