@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,12 +71,22 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
+def _without_waiting(name: str, flags: int) -> int:
+    """Open a file; opening a pipe that nobody writes to would wait until somebody does."""
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(descriptor, True)
+    return descriptor
+
+
 def read_text(path: Path) -> str:
     r"""The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as Windows tools write them."""
     if "\0" in str(path):
         raise ValueError("a file name holds no NUL character")
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:
         content = file.read(LIMIT + 1)
+        if not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is a pipe that nobody writes to")
     if len(content) > LIMIT:
         raise ValueError(f"it is larger than {LIMIT // 2**20} MiB")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")

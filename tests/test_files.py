@@ -2,11 +2,13 @@
 
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from nas_optuna.files import replacing, write_file
+from nas_optuna.files import read_text, replacing, write_file
 
 
 def test_a_failure_leaves_the_old_file_whole_and_nothing_else(tmp_path: Path) -> None:
@@ -66,3 +68,21 @@ def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 250 + ".json")
     write_file(path, "{}")
     assert path.read_text() == "{}"
+
+
+def test_a_pipe_is_read_but_one_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="a pipe that nobody writes to"):
+        read_text(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("late" * 50_000,))
+    writer.start()  # which waits for a reader
+    time.sleep(0.2)
+    assert read_text(pipe) == "late" * 50_000
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/random"])
+def test_a_device_that_never_ends_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="larger than 64 MiB"):
+        read_text(Path(name))

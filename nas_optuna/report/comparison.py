@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from optuna.study import Study
 
+from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, shown
 from nas_optuna.quantities import duration
 from nas_optuna.report import charts
@@ -84,13 +86,7 @@ def differences(studies: Sequence[Study]) -> tuple[str, ...]:
     """What else differs between studies, a line each: where there is any, values do not compare samplers alone."""
     found: dict[str, dict[str, list[str]]] = {}
     for study in studies:
-        spec, data = study_spec(study), study.user_attrs.get(StudyKey.DATA, {})
-        values: dict[str, Any] = {"images": _images(spec.data.name, data), "space": spec.space.name}
-        values |= {f"space.{name}": value for name, value in spec.space.options.items()}
-        values |= {f"recipe.{name}": value for name, value in spec.recipe.model_dump().items()}
-        values |= {f"searched {name}": what for name, what in spec.search.items()}
-        values["limits"] = dict(spec.limits)
-        for name, value in values.items():
+        for name, value in _what_decides(study).items():
             text = value if isinstance(value, str) else shown(value)
             found.setdefault(name, {}).setdefault(text, []).append(study.study_name)
     return tuple(
@@ -98,6 +94,26 @@ def differences(studies: Sequence[Study]) -> tuple[str, ...]:
         for name, by_value in found.items()
         if len(by_value) > 1 or sum(map(len, by_value.values())) < len(studies)
     )
+
+
+def _what_decides(study: Study) -> dict[str, Any]:
+    """All but sampler and pruner that decides what a study can find, by name."""
+    spec, data = study_spec(study), study.user_attrs.get(StudyKey.DATA, {})
+    sections = {name: value for name, value in spec.to_dict().items() if name not in _OF_THE_SEARCH}
+    found: dict[str, Any] = {"images": _images(spec.data.name, data)}
+    for name, value in sections.items():
+        begin = "searched " if name == "search" else f"{name}."
+        found |= {begin + key: item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    del found["data.name"]
+    if ":" in spec.space.name:  # code may have changed while its name has not
+        described = json.dumps(study.user_attrs.get(StudyKey.SPACE), sort_keys=True)
+        found["space.name"] = f"{spec.space.name} ({hex_digest(described, 6)})"
+    by_clock = any(attribute(trial, TrialKey.SHARE) is not None for trial in study.get_trials(deepcopy=False))
+    return found | {"trained": "for seconds" if by_clock else "for epochs"}
+
+
+_OF_THE_SEARCH = frozenset({"sampler", "pruner", "supernet", "keep_paused"})
+"""Sections of a spec that a comparison is about."""
 
 
 def _images(name: str, data: Mapping[str, Any]) -> str:

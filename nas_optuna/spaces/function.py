@@ -219,10 +219,12 @@ class FunctionSpace(BuiltSpace):
 
         asked: Answers = {}
         choices = Choices(self._decide(architecture, asked))
-        with _kept_random_state(), torch.device("meta"):
-            network = self.build_with(choices)
+        with _kept_random_state():
+            with torch.device("meta"):
+                network = self.build_with(choices)
+            with torch.device("cpu"):  # whatever its caller builds on
+                calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         self.tracer.confirm(asked)
-        calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         return network, choices, calls
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:

@@ -221,12 +221,14 @@ def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
     # summed in another order, and a training that was stopped and goes on would differ in the last bit.
     mixing = Mixing(space)
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"):
             network = space.build_with(mixing)
-            for layer in mixed_layers(network):
-                layer.probing = True
-            network.eval()(torch.empty(2, *space.input_shape))
-            logits = network.train()(torch.empty(2, *space.input_shape))
+            images = torch.empty(2, *space.input_shape)
+        for layer in mixed_layers(network):
+            layer.probing = True
+        with torch.no_grad():
+            network.eval()(images)
+            logits = network.train()(images)
     except NasOptunaError:
         raise
     except Exception as error:

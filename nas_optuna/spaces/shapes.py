@@ -107,7 +107,8 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
         shape: ``(channels, height, width)`` of an image.
 
     Returns:
-        Every use of a layer that is not within another one, in order, and the output, described.
+        Every use of a layer that is not within another one, in order, when the network is not being trained; and the
+        output when it is, described.
 
     Raises:
         RuntimeError: Naming the layer that cannot take what it was given.
@@ -118,12 +119,14 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
         >>> output.shape
         (10,)
     """
-    used, output = _recorded(network, layers, shape, _BATCH)
+    with torch.no_grad(), blaming(network):
+        output = network(torch.empty(_BATCH, *shape, device="meta"))
+    network.eval()  # what is priced is inference: a layer may be used in training only, or left out at random
+    used = _recorded(network, layers, shape, _BATCH)
     more: list[Any] = [None] * len(used)
     several = any(len(tree_leaves((args, kwargs))) > 1 or not isinstance(out, Tensor) for *_, args, kwargs, out in used)
     if several:
-        again, _ = _recorded(network, layers, shape, _BATCH + 1)
-        more = [call[2:] for call in again]
+        more = [call[2:] for call in _recorded(network, layers, shape, _BATCH + 1)]
     calls = []
     for (name, place, *values), other in zip(used, more, strict=True):
         args, kwargs, out = tree_map(TensorSpec.of, tuple(values), *([other] if several else []))
@@ -131,10 +134,8 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
     return calls, tree_map(TensorSpec.of, output)
 
 
-def _recorded(
-    network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape, batch: int
-) -> tuple[list[Any], Any]:
-    """``(name, place, args, kwargs, output)`` of every use of a layer that is not within another, and the output."""
+def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape, batch: int) -> list[Any]:
+    """``(name, place, args, kwargs, output)`` of every use of a layer that is not within another."""
     calls: list[Any] = []
     within: list[nn.Module] = []
 
@@ -159,10 +160,11 @@ def _recorded(
             )
     try:
         with torch.no_grad(), blaming(network):
-            return calls, network(torch.empty(batch, *shape, device="meta"))
+            network(torch.empty(batch, *shape, device="meta"))
     finally:
         for handle in handles:
             handle.remove()
+    return calls
 
 
 def settle(network: nn.Module, shape: Shape) -> None:

@@ -1,5 +1,9 @@
 """``compare`` says when more than samplers differ."""
 
+from pathlib import Path
+
+import optuna
+
 from tests.helpers import Command, tiny
 
 RUN = ("run", "--sampler", "random", "--trials", 1)
@@ -22,6 +26,46 @@ def test_studies_of_other_images_and_recipes_are_not_put_side_by_side_without_a_
     assert command("compare", "a", "c", "--out", "page.html").code == 0
     with open("page.html", encoding="utf-8") as page:
         assert "recipe.epochs: 1 in a; 2 in c" in page.read()
+
+
+def test_all_that_decides_a_value_is_compared(command: Command) -> None:
+    assert command(*RUN, "--study", "a", *tiny()).code == 0
+    other = (
+        "--objective",
+        "accuracy",
+        "--objective",
+        "macs",
+        "--max-params",
+        "10M",
+        "--set",
+        'fixed={"conv1.stride" = 1}',
+    )
+    assert command(*RUN, "--study", "b", *tiny(data__select_on="test"), *other).code == 0
+    said = " ".join(command("compare", "a", "b").err.split())
+    for line in ("objectives: ['accuracy'] in a; ['accuracy', 'macs'] in b", "limits.params: 10000000.0 in b"):
+        assert line in said
+    for line in ("data.select_on: validation in a; test in b", "fixed.conv1.stride: 1 in b"):
+        assert line in said
+
+
+def test_changed_code_and_trainings_by_a_clock_are_compared(command: Command) -> None:
+    Path("mine.py").write_text(
+        "import nas_optuna as nas\nfrom torch import nn\n@nas.space\ndef mine(c, task):\n"
+        "    c.choice('bias', [True, False])\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(task.classes))\n"
+    )
+    settings = (word for word in tiny() if word not in ("--set", "space.depth=2"))
+    given = [word for setting in (*settings, "space.name=mine.py:mine") for word in ("--set", setting)]
+    for name in ("a", "b"):
+        assert command(*RUN, "--study", name, *given).code == 0
+    assert "differ" not in command("compare", "a", "b").err
+    changed = optuna.load_study(study_name="b", storage="sqlite:///nas-optuna.db")
+    described = changed.user_attrs["nas_optuna:space"]
+    changed.set_user_attr("nas_optuna:space", described | {"parameters": {"bias": [True]}})
+    trial = optuna.create_trial(value=0.5, user_attrs={"nas_optuna:share": 3.0})
+    changed.add_trial(trial)
+    said = " ".join(command("compare", "a", "b").err.split())
+    assert said.count("mine.py:mine (") == 2
+    assert "trained: for epochs in a; for seconds in b" in said
 
 
 def test_an_objective_that_is_a_cost_stands_once_in_a_front(command: Command) -> None:

@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from nas_optuna.data import load_images
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.study.trial_queue import read_architectures
 from tests.data.odd_pictures import write_odd_pictures
+from tests.hostile import LABELS, NINES, PIXELS, lying, npz
 
 MOST = 500_000
 """Kilobytes above what was used before."""
@@ -39,26 +39,6 @@ def _read(name: str) -> bool:
     return not said
 
 
-def _npz(**arrays: bytes | np.ndarray) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in arrays.items():
-            if isinstance(content, np.ndarray):
-                part = io.BytesIO()
-                np.save(part, content, allow_pickle=True)
-                content = part.getvalue()
-            archive.writestr(f"{name}.npy", content)
-    return out.getvalue()
-
-
-def _lying(header: str, data: bytes = b"\0" * 64, version: tuple[int, int] = (1, 0)) -> bytes:
-    text = (header + " " * (-(len(header) + 11) % 64) + "\n").encode("latin1")
-    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
-    return b"\x93NUMPY" + bytes(version) + length + text + data
-
-
-LABELS = np.arange(40) % 2
-PIXELS = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
 KINDS = (
     "|O", "<f2", "<f4", "<f8", "<c16", "<M8[s]", "<U1000000", "|S9999999", "<i8", "|V8", "|b1", "<u8", "<f16", ">u2",
     "[('a', '<f4')]",
@@ -75,17 +55,17 @@ def _hostile_arrays() -> Iterator[bytes]:
         for shape in SHAPES:
             described = kind if kind.startswith("[") else repr(kind)
             header = f"{{'descr': {described}, 'fortran_order': False, 'shape': {shape}, }}"
-            yield _npz(images=_lying(header), labels=LABELS)
+            yield npz(images=lying(header), labels=LABELS)
     for header in ("", "{", "[" * 5000, "{'descr': __import__('os').getcwd()}", "'" + "x" * 30_000):
         for version in ((1, 0), (2, 0), (3, 0), (9, 9)):
-            yield _npz(images=_lying(header, version=version), labels=LABELS)
+            yield npz(images=lying(header, version=version), labels=LABELS)
     for labels in (np.zeros(40), np.full(40, np.nan), np.full(40, 2**63, np.uint64), np.array(["\ud800", "a"] * 20)):
-        yield _npz(images=PIXELS, labels=labels)
+        yield npz(images=PIXELS, labels=labels)
     for images in (np.full((40, 6, 6), np.inf), np.full((40, 6, 6), -1), np.full((40, 6, 6), 1e300), PIXELS * 1j):
-        yield _npz(images=images, labels=LABELS)
-    yield _npz(images=np.zeros((4, 10_000, 10_000), np.uint8), labels=LABELS[:4])  # 400 MB, and no room for a copy
-    yield _npz(images=PIXELS, labels=LABELS, **{f"array{i}": b"" for i in range(1200)})
-    whole, rng = _npz(images=PIXELS, labels=LABELS), random.Random(0)
+        yield npz(images=images, labels=LABELS)
+    yield npz(images=np.zeros((4, 10_000, 10_000), np.uint8), labels=LABELS[:4])  # 400 MB, and no room for a copy
+    yield npz(images=PIXELS, labels=LABELS, **{f"array{i}": b"" for i in range(1200)})
+    whole, rng = npz(images=PIXELS, labels=LABELS), random.Random(0)
     for _ in range(100):
         damaged = bytearray(whole)
         for _ in range(rng.randint(1, 30)):
@@ -208,7 +188,6 @@ def _write_strip_tiff(path: Path, side: int) -> None:
 
 
 SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), strides=(1,), input_size=8)
-NINES = "9" * 6000
 QUEUES = [
     NINES, f"[{NINES}]", f'{{"conv1.filters": {NINES}}}', f"f{NINES}k3s1-f4k3s1", f'["f{NINES}k3s1-f4k3s1"]',
     f"f4k{NINES}s1-f4k3s1", f'{{"conv1.filters": -{NINES}}}', f'{{"conv1.filters": {"9" * 4200}}}',

@@ -141,8 +141,27 @@ class Pair(Product):
         return super().forward(x, y) - y
 
 
+class InTrainingOnly(nn.Module):
+    """Uses a layer twice in training, left out at random, and once in inference."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.rand(()) < 0.5:
+            return x
+        return self.inner(self.inner(x)) if self.training else self.inner(x)  # type: ignore[no-any-return]
+
+
+@nas.space
+def dropping(c: Any, task: Any) -> nn.Module:
+    layers = {"conv3": lambda: conv(3), "conv1": lambda: conv(1), "pool": lambda: nn.AvgPool2d(3, 1, 1)}
+    return head(*(Residual(InTrainingOnly(c.layer(f"layer{i}", layers))) for i in range(3)))
+
+
 SPACES: dict[str, FunctionSpace] = {
-    made.__name__: made(**SHAPE) for made in (sharing, nesting, reusing, in_place, recurring)
+    made.__name__: made(**SHAPE) for made in (sharing, nesting, reusing, in_place, recurring, dropping)
 }
 
 
@@ -272,10 +291,6 @@ def test_a_candidate_may_give_a_tuple() -> None:
 
 
 def test_what_cannot_be_mixed_is_said_in_one_line() -> None:
-    def build(c: Any, task: Any) -> nn.Module:
-        layer = c.layer("memory", {"lstm": lambda: nn.LSTM(8, 8), "linear": lambda: nn.Linear(8, 8)})
-        return nn.Sequential(nn.Flatten(1, 2), layer, nn.Flatten(), nn.LazyLinear(task.classes))
-
     def one(c: Any, task: Any) -> nn.Module:
         class Loose(nn.Module):
             def __init__(self) -> None:
@@ -291,7 +306,6 @@ def test_what_cannot_be_mixed_is_said_in_one_line() -> None:
 
         return Loose()
 
-    del build
     space = nas.space(one)(**SHAPE)
     with pytest.raises(SpecError, match=r"'memory' cannot be mixed: .* 'lstm' gives tuple of .* 'linear' gives \["):
         supernet_for(space)
