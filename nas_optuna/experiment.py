@@ -283,8 +283,8 @@ class Experiment:
             canonical=self.space.canonical if self.space.conditional else None,
         )
 
-    def describe(self) -> str:
-        """One line for a person."""
+    def describe(self, *, within: bool = False) -> str:
+        """One line for a person; `within` a time nothing is pruned, and epochs are no measure."""
         size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
         height, width = self.space.image_size
         goal = " and ".join(self.spec.objectives)
@@ -297,11 +297,11 @@ class Experiment:
                 f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
                 f" {self.spec.data.select_on} images, {height}×{width})"
             )
-        return (
-            f"{what}, space {self.space.name} ({size} architectures), sampler {self.spec.sampler.name}"
-            f"{f' ({self.why})' if self.why else ''},"
-            f" pruner {self.spec.pruner.name}, {count(self.objective.evaluator.steps, 'epoch')}"
-        )
+        what += f", space {self.space.name} ({size} architectures), sampler {self.spec.sampler.name}"
+        what += f" ({self.why})" if self.why else ""
+        if within:
+            return what
+        return f"{what}, pruner {self.spec.pruner.name}, {count(self.objective.evaluator.steps, 'epoch')}"
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the images: classes, sizes, what is left out."""

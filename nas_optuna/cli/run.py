@@ -130,7 +130,7 @@ def _search(plan: RunOptions, experiment: Experiment, study: Study, executor: Ex
         experiment.begin_warm(study, plan.warm_trials or DEFAULT_WARM_TRIALS)
     _learn_from(plan, experiment, study)
     trials = _fill_queue(plan, experiment, study)
-    say(f"{plan.study}: {experiment.describe()}")
+    say(f"{plan.study}: {experiment.describe(within=plan.within is not None)}")
     for line in (*experiment.notes(), *executor.prepare(experiment.objective)):
         say(line)
     names = experiment.spec.objectives

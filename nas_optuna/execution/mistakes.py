@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 
 import torch
 from PIL import Image
@@ -44,10 +45,14 @@ class Mistake:
 
 
 def find_mistakes(images: ImageSet, predicted: Sequence[int]) -> tuple[Mistake, ...]:
-    """The first pictures that were taken for another class, in the order of the images."""
-    wrong = torch.nonzero(images.labels != torch.as_tensor(predicted)).flatten()[: 2 * MAX_PICTURES].tolist()
-    found = [Mistake(int(images.labels[i]), int(predicted[i]), _small(images, i)) for i in wrong]
-    return tuple(one for one in found if len(str(one)) < LONGEST - 8)[:MAX_PICTURES]
+    """Pictures that were taken for another class: the first one of every class, then the second, and so on."""
+    wrong: dict[int, list[int]] = {}
+    for i in torch.nonzero(images.labels != torch.as_tensor(predicted)).flatten().tolist():
+        wrong.setdefault(int(images.labels[i]), []).append(i)
+    in_turn = [i for turn in zip_longest(*(wrong[label] for label in sorted(wrong))) for i in turn if i is not None]
+    made = (Mistake(int(images.labels[i]), int(predicted[i]), _small(images, i)) for i in in_turn)
+    found = list(islice((one for one in made if len(str(one)) < LONGEST - 8), MAX_PICTURES))
+    return tuple(sorted(found, key=lambda one: one.label))
 
 
 def _small(images: ImageSet, index: int) -> str:

@@ -228,7 +228,7 @@ class _Running:
 
     def run(self) -> Fitted:
         say, budget = self.fit.say, self.fit.budget
-        for line in (self.experiment.describe(), *self.experiment.notes()):
+        for line in (self.experiment.describe(within=True), *self.experiment.notes()):
             say(line)
         try:
             winner, report, classifier = self._finished() or self._made()

@@ -72,8 +72,10 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
 
 def _heading(facts: StudyFacts) -> Section:
     states = Counter(trial.state for trial in facts.trials)
-    boxes = [("trial" if len(facts.trials) == 1 else "trials", len(facts.trials))]
-    boxes += [(state.name.lower(), states[state]) for state in TrialState if states[state]]
+    reports = facts.attributes.get(StudyKey.RETRAINED, [])
+    boxes = [("test accuracy", accuracy_on_test(reports[0]))] if reports else []
+    boxes.append(("trial" if len(facts.trials) == 1 else "trials", f"{len(facts.trials):,}"))
+    boxes += [(state.name.lower(), f"{states[state]:,}") for state in TrialState if states[state]]
     return {"name": facts.study.study_name, "what": facts.what, "boxes": boxes, "objective": _named(facts.first)}
 
 

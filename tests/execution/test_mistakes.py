@@ -26,6 +26,14 @@ def test_mistakes_are_the_wrong_pictures_and_fit_into_any_storage(channels: int,
         assert max(Image.open(io.BytesIO(base64.b64decode(one.picture))).size) == min(side, MAX_SIDE)
 
 
+def test_every_class_shows_some_of_its_mistakes() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 50 + [2])  # sorted, as a folder's are
+    images = ImageSet(torch.zeros(101, 1, 8, 8, dtype=torch.uint8), labels, ("a", "b", "c"))
+    found = find_mistakes(images, [1] * 50 + [2] * 50 + [0])
+    shown = [one.label for one in found]
+    assert (shown.count(0), shown.count(1), shown.count(2)) == (12, 11, 1)
+
+
 def test_no_mistakes_are_no_pictures() -> None:
     images = ImageSet(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("a", "b"))
     assert find_mistakes(images, [0, 1, 0]) == ()
