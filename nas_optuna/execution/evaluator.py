@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import optuna
 import torch
+from torch import Tensor
 
 from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
@@ -238,6 +239,14 @@ def _plain_attributes(space: SearchSpace) -> list[str]:
     return [name for name, value in public.items() if isinstance(value, plain) and name != "parameters"]
 
 
+Beginning = Callable[[Architecture], Mapping[str, Tensor] | None]
+"""From an architecture to the weights with which its training begins; None draws them."""
+
+
+def drawn(architecture: Architecture) -> None:
+    """The beginning of a network that was not trained before."""
+
+
 class TrainingEvaluator:
     """Our own training: images, a recipe, metrics on the images that select.
 
@@ -268,6 +277,7 @@ class TrainingEvaluator:
         self.recipe = recipe
         self.device = device
         self.steps = recipe.epochs
+        self.begin_with: Beginning = drawn
         self.precision = str(resolve_precision(recipe.precision, device)).removeprefix("torch.")
         # Accuracy and the mean cross entropy come with every epoch anyway.
         self._metrics = [find_metric(m) for m in metrics if m not in ("accuracy", "negative_log_likelihood")]
@@ -337,8 +347,11 @@ class TrainingEvaluator:
     def _training(
         self, architecture: Architecture, seed: int, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[EpochResult]:
+        network = make_network(self.space, architecture, self.recipe, self.device, seed)
+        if (weights := self.begin_with(architecture)) is not None:
+            network.load_state_dict(weights)
         return fit(
-            make_network(self.space, architecture, self.recipe, self.device, seed),
+            network,
             self.train_loader,
             self.validation_loader,
             self.recipe,

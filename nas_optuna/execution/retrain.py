@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from optuna.study import Study
-from torch import nn
+from torch import Tensor, nn
 
 from nas_optuna.data import (
     Augmentation,
@@ -113,8 +113,12 @@ def retrain(
     callbacks: Sequence[Callback | OptunaCallback] = (),
     pace: Pace | None = None,
     parts: tuple[ImageSet, ImageSet] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[TestReport, nn.Module, ImageSet]:
-    """Train on training and validation images together, with several seeds, and score on the test set."""
+    """Train on training and validation images together, with several seeds, and score on the test set.
+
+    `weights` are those of a shorter training, which then goes on; otherwise they are drawn.
+    """
     where = resolve_device(device)
     spec, space, recipe = search.spec, search.space, search.spec.recipe
     images = parts[0] if parts else _training_images(spec, data_directory)
@@ -123,7 +127,9 @@ def retrain(
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
     with told.during(run):
-        trained = [_trained(search, architecture, s, train, where, folder, interrupted, told, pace) for s in numbers]
+        trained = [
+            _trained(search, architecture, s, train, where, folder, interrupted, told, pace, weights) for s in numbers
+        ]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when all that could be chosen is chosen.
         test_images = parts[1] if parts else _test_images(spec, images, data_directory)
@@ -182,12 +188,15 @@ def _trained(
     interrupted: Callable[[], bool],
     told: Callback,
     pace: Pace | None,
+    weights: Mapping[str, Tensor] | None,
 ) -> tuple[nn.Module, float]:
     """The network of one seed, and the seconds that its training took."""
     recipe, seconds = search.spec.recipe, 0.0
     subject = Subject(f"seed {seed}", None, str(architecture))
     told.trial_started(subject)
     network = make_network(search.space, architecture, recipe, device, seed)
+    if weights is not None:
+        network.load_state_dict(weights)
     state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
     for result in fit(
         network, images, None, recipe, device, seed=seed, checkpoints=state, interrupted=interrupted, pace=pace

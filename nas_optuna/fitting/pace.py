@@ -5,11 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from nas_optuna.fitting.equal_seconds import FORWARD
+from nas_optuna.fitting.equal_seconds import FORWARD, paced
 from nas_optuna.fitting.time_budget import TimeBudget
+from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult
 
+EPOCHS = 40
+"""Epochs of the last training: after each its state is kept, and the clock decides anew."""
 _RECENT = 3
 TEST = 1.2 * FORWARD
 """Time of a test batch, as a share of a training step."""
@@ -33,6 +37,18 @@ class Load:
     def reserve(self) -> float:
         """Seconds for the export and the report."""
         return END * self()
+
+
+def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: float = 0.0) -> dict[str, Any]:
+    """The epochs and the epoch size of a training of so many seconds; no epochs where these are fewer than `least`.
+
+    A network that begins with the weights of a search is left as it is where the rate, which rises first, has less time
+    to come down than it had in the search.
+    """
+    seconds = max(seconds, 1.0)
+    steps = max(1, int(seconds / per_step))
+    epochs = min(EPOCHS, steps)
+    return {"epochs": 0 if seconds < least else epochs, "epoch_size": paced(recipe, steps, epochs).epoch_size}
 
 
 class Clock:

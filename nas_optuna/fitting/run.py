@@ -26,12 +26,12 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import refuse_undivided
-from nas_optuna.fitting.equal_seconds import paced, seconds_per_step
+from nas_optuna.fitting.equal_seconds import seconds_per_step
 from nas_optuna.fitting.fitted import Fitted, tested
 from nas_optuna.fitting.inputs import DATABASE, name_of
-from nas_optuna.fitting.pace import TEST, Clock, Load
+from nas_optuna.fitting.pace import TEST, Clock, Load, epochs_within
 from nas_optuna.fitting.plan import Plan
-from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for
+from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for, trained_weights
 from nas_optuna.fitting.size import decided_size, smaller_space
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
@@ -42,7 +42,7 @@ from nas_optuna.report.selection import space_of
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.best import best_trial
 from nas_optuna.study.files import folders
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
@@ -52,8 +52,6 @@ from nas_optuna.training.serialization import make_header, save_network
 STUDY, NETWORK, PAGE = "fit", "network", "report.html"
 TRAINED = "trained.safetensors"
 """The network, from its test until it is exported."""
-EPOCHS = 40
-"""Epochs of the last training: after each its state is kept, and the clock decides anew."""
 
 
 def to_stderr(line: str) -> None:
@@ -291,7 +289,7 @@ class _Running:
         earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
         if earlier is not None:
             return earlier  # of the search that another time has cut short
-        search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first)
+        search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first, kept=self._kept)
         left = self.fit.budget.left
         self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {left:.0f} s")
         found = search.run(self.fit.say)
@@ -308,19 +306,18 @@ class _Running:
         )
         batches = len(self.test_images) / evaluator.recipe.batch_size
         reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
+        weights = None if winner.own else trained_weights(self.study, self._kept, architecture)
         if final is None:
-            seconds = max(budget.left - reserve, 1.0)
-            steps = max(1, int(seconds / per_step))
-            epochs = min(EPOCHS, steps)
-            recipe = paced(evaluator.recipe, steps, epochs)
-            final = {"epochs": epochs, "epoch_size": recipe.epoch_size, "trial": winner.trial.number}
-            final["own"] = winner.own
-            final["trials"] = len(self.study.get_trials(deepcopy=False))
-            self._remember(final=final)
+            least = 0.0 if weights is None else attribute(winner.trial, TrialKey.SECONDS, 0.0)
+            final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, least=least)
+            final |= {"trial": winner.trial.number, "own": winner.own}
+            self._remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
         recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})
         search = winner.in_search(self.experiment.search)
         what = f"your reference {self.fit.spec.reference}" if winner.own else str(architecture)
-        self.fit.say(f"training {what} on all {len(self.images):,} images")
+        doing = f"{'training' if weights is None else 'going on with'} {what} on all {len(self.images):,} images"
+        late = "" if final["epochs"] else ": too little time is left, so it is taken as the search has left it"
+        self.fit.say(doing + late)
         report, network, _ = retrain(
             self.study,
             replace(search, spec=search.spec.model_copy(update={"recipe": recipe})),
@@ -331,7 +328,8 @@ class _Running:
             interrupted=self.fit.stop,
             callbacks=[*self.fit.callbacks, Remember(self._remember)],
             pace=Clock(budget, reserve, recipe.epochs),
-            parts=(self.images, self.test_images),
+            parts=(self.images if final["epochs"] else search.data.train, self.test_images),
+            weights=weights,
         )
         return replace(report, architecture=self.fit.spec.reference or "") if winner.own else report, network
 
@@ -351,13 +349,12 @@ class _Running:
 
     def _leave_something(self) -> None:
         """After an interruption: the best network so far, so that there is something to use."""
-        kept = KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
         best = best_trial(self.study)
         if best is None:
             self.fit.say("no network was trained to its end yet")
             return
         try:
-            found = kept_network(self.study, self.experiment.search, best, kept)
+            found = kept_network(self.study, self.experiment.search, best, self._kept)
             self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts)
         except Exception as error:  # whatever it is, it must not hide that somebody stopped the fit
             self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
@@ -372,6 +369,10 @@ class _Running:
     def _remember(self, **decided: Any) -> None:
         self.state |= decided | {"spent": round(self.fit.budget.elapsed, 2), "within": self.fit.budget.total}
         self.study.set_user_attr(StudyKey.FIT, self.state)
+
+    @property
+    def _kept(self) -> KeptWeights:
+        return KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
 
     @property
     def _evaluator(self) -> TrainingEvaluator:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from optuna.pruners import NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from nas_optuna.costs.nearest import nearest_inside
 from nas_optuna.errors import StudyError
@@ -33,6 +35,7 @@ from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
+from nas_optuna.training.kept_weights import KeptWeights
 
 UNTIL_TIME_IS_UP = 1_000_000
 """Networks of the last rung of a search that has a deadline."""
@@ -54,6 +57,7 @@ class Search:
         callbacks: Told of each trial and step.
         from_rung: The number of the first rung; above 1 where the study has rungs of an earlier run.
         deadline: By `time.monotonic`: the last rung goes on until no further network would end before it.
+        kept: The weights of its networks, from which a longer rung goes on; without them it trains anew.
     """
 
     experiment: Experiment
@@ -63,6 +67,7 @@ class Search:
     callbacks: Sequence[Callback | OptunaCallback] = ()
     from_rung: int = 1
     deadline: float | None = None
+    kept: KeptWeights | None = None
 
     def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
         """Run what is missing of every rung.
@@ -132,6 +137,8 @@ class Search:
         training = self.experiment.objective.evaluator
         assert isinstance(training, TrainingEvaluator)
         shared = EqualSeconds(training, rung, number, self.plan.per_step, self.reference)
+        if self.kept is not None:
+            shared.begin_with = partial(trained_weights, self.study, self.kept)
         return self.experiment.objective.with_evaluator(shared)
 
     @cached_property
@@ -195,6 +202,16 @@ def plan_for(
     speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
     end = reserve + TEST * step * test_images / training.recipe.batch_size
     return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain)
+
+
+def trained_weights(study: Study, kept: KeptWeights, architecture: Architecture) -> dict[str, Tensor] | None:
+    """What the latest training of a network has left; None where nothing was kept."""
+    for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))):
+        if attribute(trial, TrialKey.ARCHITECTURE) == str(architecture):
+            with suppress(StudyError):
+                if (found := kept.load(trial.number)) is not None:
+                    return found[0]
+    return None
 
 
 class Remember(Callback):

@@ -7,17 +7,21 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 
 import nas_optuna as nas
 from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.inputs import name_of
-from nas_optuna.fitting.run import Fit
+from nas_optuna.fitting.pace import Load
+from nas_optuna.fitting.run import TRAINED, Fit
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.time_budget import TimeBudget
 from nas_optuna.fitting.within import run_within
 from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.study.studies import checkpoint_folder
+from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
 SECONDS = 16.0
 SMALL = ("space.width=8", "space.stages=1", "data.train_limit=400")
@@ -25,10 +29,17 @@ SEARCHES = " s each"
 """In the line that says how a search divides its time."""
 
 
+class Idle(Load):
+    """A machine that does nothing else, whatever else it does while tests run."""
+
+    def __call__(self) -> float:
+        return 1.0
+
+
 def work(folder: Path, seconds: float = SECONDS, until: str | None = None) -> tuple[Fit, list[str]]:
     """A fit that is asked to stop as soon as it says something, and what it has said."""
     said: list[str] = []
-    fit = Fit(spec_for("digits", overrides=SMALL), TimeBudget(seconds), folder, "cpu")
+    fit = Fit(spec_for("digits", overrides=SMALL), TimeBudget(seconds), folder, "cpu", load=Idle())
 
     def say(line: str) -> None:
         said.append(line)
@@ -83,6 +94,26 @@ def test_a_last_training_that_has_begun_goes_on_without_a_search(resumed: tuple[
     assert [line for line in after if "on all " in line] == [line for line in before if "on all " in line]
     chosen = study_in(folder).user_attrs[StudyKey.RETRAINED][-1]
     assert chosen["trial"] == state_in(folder)["final"]["trial"]
+
+
+def test_where_time_has_run_out_the_network_is_what_the_search_has_left(
+    resumed: tuple[Path, list[str], list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resumed[0], folder)
+    (folder / "search-files" / TRAINED).unlink()
+    study, state = study_in(folder), state_in(folder)
+    del state["final"]
+    study.set_user_attr(StudyKey.FIT, state | {"done": False, "spent": SECONDS - 0.5})
+    again, said = work(folder)
+    fitted = again.run()
+    assert any("as the search has left it" in line for line in said)
+    kept = KeptWeights(checkpoint_folder(folder / "search-files", "fit") / KEPT_FOLDER)
+    weights = kept.load(state_in(folder)["final"]["trial"])
+    assert weights is not None
+    found = fitted.network.network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in weights[0].items())
+    assert fitted.report.images < 400  # those that chose it did not train it
 
 
 def test_a_report_that_is_missing_is_made(resumed: tuple[Path, list[str], list[str]], tmp_path: Path) -> None:

@@ -4,13 +4,25 @@ import time
 
 import pytest
 
-from nas_optuna.fitting.pace import BUSIEST, END, Clock, Load
+from nas_optuna.fitting.pace import BUSIEST, END, EPOCHS, Clock, Load, epochs_within
 from nas_optuna.fitting.time_budget import TimeBudget
+from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult
 
 
 def epochs(*seconds: float) -> list[EpochResult]:
     return [EpochResult(i, 0.0, 0.0, 0.0, 0.0, taken, 1) for i, taken in enumerate(seconds, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least", "epochs", "size"),
+    [(40.0, 0.0, EPOCHS, 640), (0.35, 0.0, 10, 64), (-3.0, 0.0, 10, 64), (40.0, 39.0, EPOCHS, 640), (5.0, 6.0, 0, 64)],
+)
+def test_a_training_on_from_a_search_has_no_epochs_where_time_is_short(
+    seconds: float, least: float, epochs: int, size: int
+) -> None:
+    found = epochs_within(Recipe(batch_size=64), seconds, 0.1, least=least)
+    assert found == {"epochs": epochs, "epoch_size": size}
 
 
 @pytest.mark.parametrize(
