@@ -13,7 +13,7 @@ from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.function import Task, space
 from nas_optuna.spaces.pretrained import LITE0, Backbone, PretrainedBody
 
-RATES = (0.03, 0.1, 0.3, 1.0)
+RATES = (0.05, 0.1, 0.2, 0.5)
 FEWEST_STAGES = 3
 """The fewest stages that are kept; earlier ones respond to edges and colours only."""
 SIZES = (64, 96, 128, 160)
@@ -27,7 +27,7 @@ def reference(
     """The params of the usual first attempt: all stages, of which the last two learn."""
     stages = len(Backbone(model, weights).channels())
     middle = _sizes(task, sizes)
-    return {"input": middle[len(middle) // 2], "stages": stages, "frozen": stages - 2, "rate": 0.1, "dropout": 0.2}
+    return {"input": middle[len(middle) // 2], "stages": stages, "frozen": stages - 2, "rate": 0.2, "dropout": 0.2}
 
 
 @space(reference=reference)
