@@ -83,7 +83,7 @@ class Int8Export:
 
 def write_int8(folder: Path, by: EightBits) -> Int8Export:
     """Write ``model.int8.onnx`` from ``model.onnx``, and measure both."""
-    # Weights and activations are signed integers, calibrated on images (static quantisation by ONNX Runtime's own
+    # Weights and activations are integers, calibrated on images (static quantisation by ONNX Runtime's own
     # tool); what turns pixels into inputs stays as it was.
     require_tools()
     import onnx

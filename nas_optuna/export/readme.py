@@ -38,7 +38,7 @@ print(classes[logits[0].argmax()])
 """,
     "model.int8.onnx": """## model.int8.onnx: eight bits
 
-It is used as `model.onnx` is: weights and activations are signed eight-bit integers inside, the input is the same.
+It is used as `model.onnx` is: weights and activations are eight-bit integers inside, the input is the same.
 """,
     "model.pt2": """## model.pt2: torch.export
 
