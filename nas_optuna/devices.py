@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,13 @@ def resolve_device(name: str = "auto") -> torch.device:
         present = [f"{k}:{i}" for k, n in counts.items() if k != "cpu" for i in range(n)]
         raise DeviceError(f"device {name!r} is not on this machine; choose auto, {', '.join(['cpu', *present])}")
     return torch.device(kind, int(index)) if index else torch.device(kind)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Within it a device is the current one of its kind, which "cuda" without a number means."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def list_devices() -> list[DeviceInfo]:

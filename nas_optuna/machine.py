@@ -119,6 +119,6 @@ def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], No
     def step() -> None:
         network(images).sum().backward()
         if device.type != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(device)
 
     return step

@@ -63,14 +63,13 @@ def measure(
     from nas_optuna.cli.progress import progress_bar
     from nas_optuna.costs.latency import Conditions
     from nas_optuna.costs.latency_table import measure_table
-    from nas_optuna.devices import resolve_device
+    from nas_optuna.devices import current, resolve_device
 
     require_folder_of(out)
-    conditions = Conditions.here(
-        resolve_device(device), runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
-    )
+    chosen = resolve_device(device)
+    conditions = Conditions.here(chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision)
     try:
-        with progress_bar("measuring") as progress:
+        with progress_bar("measuring") as progress, current(chosen):
             table = measure_table(wanted.make(), conditions, out, rounds=rounds, progress=progress)
     except KeyboardInterrupt:
         say(f"stopped; {out} is kept, and the same command goes on from there")
@@ -99,14 +98,15 @@ def check(
     from nas_optuna.cli.progress import progress_bar
     from nas_optuna.costs.latency import Conditions
     from nas_optuna.costs.latency_table import LatencyTable, check_table
-    from nas_optuna.devices import resolve_device
+    from nas_optuna.devices import current, resolve_device
 
     loaded = LatencyTable.load(table)
     theirs = loaded.conditions
-    here = theirs
+    here, chosen = theirs, resolve_device("cpu")
     if not loaded.networks:
+        chosen = resolve_device(device)
         here = Conditions.here(
-            resolve_device(device),
+            chosen,
             runtime=theirs.runtime,
             threads=theirs.threads,
             batch_size=theirs.batch_size,
@@ -116,7 +116,7 @@ def check(
             loaded.require(here, table, "compare all the same: --force")
     made = wanted.make(_named_space(loaded.space, space, table))
     measured = loaded.model_copy(update={"conditions": here})
-    with progress_bar("measuring") as progress:
+    with progress_bar("measuring") as progress, current(chosen):
         result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
     if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)

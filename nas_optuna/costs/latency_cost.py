@@ -76,9 +76,11 @@ class LatencyCost(Cost):
         return self._measured[architecture]
 
     def _timed(self, architecture: Architecture, seconds: float) -> float:
+        from nas_optuna.devices import current
         from nas_optuna.randomness import seeded
 
         space = self.context.space
         with seeded(0):  # a network is drawn, which no training, in whatever thread, may notice
             network = space.build(architecture)
-        return measure(network, space.input_shape, self._conditions, seconds).median_ms
+        with current(self.context.device):
+            return measure(network, space.input_shape, self._conditions, seconds).median_ms

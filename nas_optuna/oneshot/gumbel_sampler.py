@@ -27,7 +27,7 @@ class GumbelSampler:
         self._device = next(iter(supernet.alphas.values())).device
         self.generator = torch.Generator().manual_seed(seed)
         pinned = self._device.type == "cuda"
-        self._copies = [torch.empty(sum(self._sizes), pin_memory=pinned) for _ in range(2)]
+        self._copies = [torch.empty(sum(self._sizes), device="cpu", pin_memory=pinned) for _ in range(2)]
         self._events = [torch.Event(self._device) for _ in range(2)] if pinned else []
         self._turn = 0
         self.refresh()

@@ -24,6 +24,7 @@ from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import TrainStep, make_network
+from nas_optuna.training.step import GRAPH_WARM_UP
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator
     for _ in range(PRICED_ARCHITECTURES):
         network = make_network(space, space.sample(rng), recipe, job.device, recipe.seed)
         step = TrainStep(network, recipe, job.device, total_steps=1000)
-        step(*own_batch)
+        for _ in range(1 if job.device.type == "cpu" else GRAPH_WARM_UP + 1):  # all but the first few steps are graphs
+            step(*own_batch)
         alone.append(_seconds(partial(step, *own_batch), job.device))
         steps = PRICED_STEPS // PRICED_ARCHITECTURES
         shared += [_seconds(lambda: copied.step(shared_batch), job.device) for _ in range(steps)]

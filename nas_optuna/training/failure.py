@@ -14,6 +14,13 @@ from torch import Tensor
 from nas_optuna.errors import Interrupted, NasOptunaError, TrainingError
 
 _CAUSE_LENGTH = 120
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What errors say that are no `torch.OutOfMemoryError`: the CPU's allocator, the driver, and NVIDIA's libraries."""
 
 
 @contextmanager
@@ -40,8 +47,8 @@ def describe(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation on a device failed: CUDA has an exception for it, the CPU's allocator only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether an allocation on a device failed: CUDA's allocator has an exception for it, others only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def require_logits(logits: object, images: int) -> None:

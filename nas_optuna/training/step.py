@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -191,18 +192,23 @@ class TrainStep:
         """Warm-up batches are real training steps; they run where capture will, as torch asks."""
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # these steps only warm up
             self._eager(images, labels)
         torch.cuda.current_stream(self.device).wait_stream(side)
 
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         self._inputs = (images.clone(memory_format=torch.preserve_format), labels.clone())
-        graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            # Other threads, such as one that pins the next batches, go on allocating meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._update(*self._inputs)
+            # On the network's own device, which need not be the current one: a graph of another holds nothing. The
+            # stream is left again even where the capture fails.
+            with torch.cuda.stream(torch.cuda.current_stream(self.device)):
+                graph = torch.cuda.CUDAGraph()
+                # Other threads, such as one that pins the next batches, go on allocating meanwhile.
+                own = torch.cuda.Stream(self.device)
+                with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
+                    self._update(*self._inputs)
         except RuntimeError as error:
             self._inputs = None
             self.optimizer.zero_grad(set_to_none=True)
@@ -250,6 +256,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser, fused into one kernel where the device has that."""
     parameters = parameter_groups(network, recipe)
+    if isinstance(rate, Tensor):  # the optimiser would give the same tensor to all groups, whose rates differ
+        parameters = [{**group, "lr": rate.clone()} for group in parameters]
     fused = device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(

@@ -128,16 +128,33 @@ def test_smoothed_labels_are_torchs() -> None:
     assert step.read_sums()[0] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_rate_that_is_a_tensor_is_each_groups_own(optimizer: str) -> None:
+    """A CUDA graph reads rates from tensors, and a pretrained body has another rate than its head."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    recipe = DOCUMENTS.model_copy(update={"optimizer": optimizer, "decay_norms": False, "weight_decay": 0.1})
+    groups = make_optimizer(network, recipe, CPU, torch.tensor(0.5), capturable=False).param_groups
+    groups[0]["lr"].fill_(0.125)
+    assert [float(group["lr"]) for group in groups] == [0.125, 0.5]
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
 class OutOfMemoryAbove(nn.Module):
     """Fails as CUDA's allocator does when a batch is larger than it can take."""
 
-    def __init__(self, inner: nn.Module, limit: int) -> None:
+    def __init__(self, inner: nn.Module, limit: int, error: Exception = OUT_OF_MEMORY[0]) -> None:
         super().__init__()
-        self.inner, self.limit = inner, limit
+        self.inner, self.limit, self.error = inner, limit, error
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+            raise self.error
         result: torch.Tensor = self.inner(x)
         return result
 
@@ -157,8 +174,9 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else() -> None
     assert torch.allclose(results[0][1], results[1][1], atol=1e-5)
 
 
-def test_a_second_out_of_memory_is_told_with_its_cause() -> None:
-    network = OutOfMemoryAbove(make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=0), limit=3)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["allocator", "driver", "library"])
+def test_a_second_out_of_memory_is_told_with_its_cause(error: Exception) -> None:
+    network = OutOfMemoryAbove(make_network(SPACE, ARCHITECTURE, DOCUMENTS, CPU, seed=0), limit=3, error=error)
     step = TrainStep(network, DOCUMENTS, CPU, total_steps=1)
     with pytest.raises(TrainingError) as caught:
         step(*batches(1)[0])
