@@ -10,17 +10,17 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-gpu-day}
 mkdir -p "$out"
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 PYTHONPATH="$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}"
 step() { # NAME SECONDS
     timeout --kill-after=5 "$2" python "$here/gpu_day.py" step "$1" --out "$out" >"$out/$1.log" 2>&1
     code=$?
     [ $code -eq 0 ] || python "$here/gpu_day.py" failed "$1" --out "$out" --code $code --limit "$2"
 }
-step tests 80
+step tests 60
 step roofline 45
 step graphs 40
-step workers 80
-step supernet 35
+step workers 90
+step supernet 40
 step fit 145
-step latency 30
+step latency 40
 python "$here/gpu_day.py" page --out "$out"

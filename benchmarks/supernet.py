@@ -105,22 +105,21 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
     figures = {"depth": options.depth, "input_size": options.input_size}
     largest = ConvSpace(**figures, **CHOICES[24])
     steps: dict[str, Step] = {}
-    with torch.device(device):
-        network = largest.build(largest.parse("-".join(["f48k7s1"] * options.depth)))
-        steps["largest single network"] = single_step(network, batch)
-        for count, choices in CHOICES.items():
-            for mode in ("mixture", "sampled") if count == 24 else ("mixture",):
-                supernet = supernet_for(ConvSpace(**figures, **choices))
-                decide(supernet, {name: 1 for name in supernet.alphas if name.endswith("stride")})
-                if mode == "sampled":
-                    decide(
-                        supernet,
-                        {n: max(p.choices) for n, p in supernet.space.parameters.items() if "stride" not in n},
-                    )
-                search = strategy(supernet.to(memory_format=torch.channels_last), images, mode)
-                steps[f"{mode}, {count} choices"] = lambda s=search: s.weight_step(batch, joint=False)
-                if count == 24:
-                    steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s.alpha_step(batch, batch)
+    network = largest.build(largest.parse("-".join(["f48k7s1"] * options.depth)))
+    steps["largest single network"] = single_step(network.to(device), batch)
+    for count, choices in CHOICES.items():
+        for mode in ("mixture", "sampled") if count == 24 else ("mixture",):
+            supernet = supernet_for(ConvSpace(**figures, **choices)).to(device, memory_format=torch.channels_last)
+            decide(supernet, {name: 1 for name in supernet.alphas if name.endswith("stride")})
+            if mode == "sampled":
+                decide(
+                    supernet,
+                    {n: max(p.choices) for n, p in supernet.space.parameters.items() if "stride" not in n},
+                )
+            search = strategy(supernet, images, mode)
+            steps[f"{mode}, {count} choices"] = lambda s=search: s.weight_step(batch, joint=False)
+            if count == 24:
+                steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s.alpha_step(batch, batch)
     return steps
 
 
@@ -131,15 +130,14 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
     # A path that has each of the reference's candidates once, so that it is a mean one.
     path = {name: list(space.candidates)[i % 5] for i, name in enumerate(space.parameters)}
     steps: dict[str, Step] = {}
-    with torch.device(device):
-        steps["single path"] = single_step(space.build(space.architecture(path)), batch)
-        for mode in ("sampled", "mixture"):
-            supernet = supernet_for(space).to(memory_format=torch.channels_last)
-            if mode == "sampled":
-                decide(supernet, path)
-            search = strategy(supernet, images, mode)
-            steps[mode] = lambda s=search: s.weight_step(batch, joint=False)
-            steps[f"{mode}, alphas"] = lambda s=search: s.alpha_step(batch, batch)
+    steps["single path"] = single_step(space.build(space.architecture(path)).to(device), batch)
+    for mode in ("sampled", "mixture"):
+        supernet = supernet_for(space).to(device, memory_format=torch.channels_last)
+        if mode == "sampled":
+            decide(supernet, path)
+        search = strategy(supernet, images, mode)
+        steps[mode] = lambda s=search: s.weight_step(batch, joint=False)
+        steps[f"{mode}, alphas"] = lambda s=search: s.alpha_step(batch, batch)
     return steps
 
 
