@@ -12,6 +12,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import StudyOptions, TrustedStudyOptions, option
 from nas_optuna.cli.printing import print_facts, print_json, say, say_next
 from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.metrics import ACCURACIES
 
 if TYPE_CHECKING:
     from nas_optuna.report.selection import Winners
@@ -82,7 +83,7 @@ def best(
 
 def _say_what_chose(objective: str, images: int | None, error: str) -> None:
     on = f" on {images:,} images" if images else ""
-    chosen = ", which selected it" if objective == "accuracy" else ""
+    chosen = ", which selected it" if objective in ACCURACIES else ""
     say(f"These are validation figures{on}{chosen}{error}.")
 
 

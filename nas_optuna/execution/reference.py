@@ -16,6 +16,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import TrainingEvaluator, checked_measurements
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.function import SpaceFunction, Task
@@ -51,20 +52,22 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
         raise SpecError("a reference is trained by the recipe, and the study has an evaluator of its own")
     evaluator = copy.copy(objective.evaluator)
     evaluator.space = as_space(name, objective.space)
+    first = objective.criteria[0].metric
+    judged = first if first in ACCURACIES else "accuracy"
     last: Any = None
     architecture = evaluator.space.architecture({})
     folder = _folder(objective)
     stop: Callable[[], bool] = objective.interrupted
     try:
         for last in checked_measurements(
-            evaluator, architecture, {"accuracy"}, resume=folder, stop=stop, device=objective.device
+            evaluator, architecture, {judged}, resume=folder, stop=stop, device=objective.device
         ):
             told.step_finished(Subject("reference", None, name), last)
     except optuna.TrialPruned as error:
         raise SpecError(
             f"the reference {name} is too slow for its share of the time ({error}); give more time"
         ) from None
-    entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics["accuracy"], "epochs": last.step}
+    entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics[judged], "epochs": last.step}
     weights = sum(parameter.numel() for parameter in evaluator.space.build(architecture).parameters())
     study.set_user_attr(StudyKey.REFERENCE, entry | {"params": weights})
     if folder is not None:

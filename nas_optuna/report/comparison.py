@@ -12,6 +12,7 @@ from optuna.study import Study
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, shown
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
@@ -60,7 +61,7 @@ def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
     """Summarise one study."""
     facts = StudyFacts(study, data_directory, may_load=True)
     best, spec = best_trial(facts.study), facts.spec
-    images = facts.images if best and spec.objectives[0] == "accuracy" else None
+    images = facts.images if best and spec.objectives[0] in ACCURACIES else None
     return Summary(
         study.study_name,
         spec.sampler.name,

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.masking import mask_urls
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
 from nas_optuna.quantities import duration
 from nas_optuna.report import charts
@@ -169,7 +170,7 @@ def _progress(facts: StudyFacts) -> Section | None:
     dots = [(t.number, t.values[0]) for t in facts.complete]
     best = best_so_far(facts.complete, facts.maximize)
     errors: Sequence[float] = ()
-    if facts.first == "accuracy":
+    if facts.first in ACCURACIES:
         errors = [standard_error(TrialRecord.of(t), facts.images) or 0.0 for t in facts.complete]
     drawn = [
         Series(dots, "dot faint", titles_of(facts.complete), errors, "complete trial"),

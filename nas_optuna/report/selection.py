@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ def space_of(study: Study) -> SearchSpace:
 
 
 def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
-    """What the best or `chosen` trial has brought; None without one, or where the first objective is not accuracy."""
+    """What the best or `chosen` trial has brought; None without one, or where the first objective is no accuracy."""
     images, trials = remembered_images(study), longest_trained(complete_trials(study))
     best = chosen or best_of(study, trials)
-    if best is None or images is None or _first_objective(study) != "accuracy":
+    if best is None or images is None or _first_objective(study) not in ACCURACIES:
         return None
     attributes = study.user_attrs
     majority: float | None = attributes.get(StudyKey.DATA, {}).get("majority")
@@ -64,8 +64,12 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
 
 def measured(trial: FrozenTrial, images: int | None) -> Measured:
     """The first value of a complete trial, and its standard error; 0 where that is not known."""
-    error = standard_error(TrialRecord.of(trial), images)
-    return Measured(trial.values[0], 0.0 if error is None else error)
+    return Measured(trial.values[0], _error(trial, images) or 0.0)
+
+
+def _error(trial: FrozenTrial, images: int | None) -> float | None:
+    """One standard error of a trial's first value, where that is an accuracy, in full precision or not."""
+    return standard_error(replace(TrialRecord.of(trial), accuracy=trial.values[0]), images)
 
 
 def remembered_images(study: Study) -> int | None:
@@ -120,8 +124,8 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
     best = best_of(study, trials)
     if best is None:
         return None
-    error = standard_error(TrialRecord.of(best), images)
-    if error is None or _first_objective(study) not in ACCURACIES:
+    error = _error(best, images) if _first_objective(study) in ACCURACIES else None
+    if error is None:
         return Winners(best, None, (best,), best)
     least = best.values[0] - error
     tied = [

@@ -47,6 +47,31 @@ def test_a_search_ranks_by_accuracy_in_eight_bits(command: Command, place: Path)
     assert "accuracy_int8" in (place / "page.html").read_text()
 
 
+COLLAPSES = """
+from torch import nn
+
+class Far(nn.Module):
+    def forward(self, x):
+        return (x + 3000.0) - 3000.0
+
+def network(task):
+    pixels = task.shape[0] * task.shape[1] * task.shape[2]
+    return nn.Sequential(Far(), nn.Flatten(), nn.Linear(pixels, task.classes))
+"""
+
+
+def test_the_gain_over_a_reference_is_that_of_eight_bits(command: Command, place: Path) -> None:
+    """What is left of a step of 24 in eight bits tells no digits apart, whatever full precision tells."""
+    (place / "mine.py").write_text(COLLAPSES)
+    asked = ["--objective", "accuracy_int8", "--reference", "mine.py:network"]
+    said = command("run", "--sampler", "random", "--trials", "1", *asked, *SETS)
+    assert said.code == 0, said.err
+    best = command("best", "--json").json
+    assert best["gain"]["accuracy"] == best["values"][0]
+    assert best["gain"]["reference_accuracy"] < 0.3
+    assert "reference 0." in command("best").out
+
+
 def test_the_outputs_are_those_of_eight_bits_and_the_network_stays(space: ConvSpace, data: SearchData) -> None:
     objective = Objective(space, data, Recipe(epochs=1, input_size=8), objectives=["accuracy_int8"], device="cpu")
     evaluator: Any = objective.evaluator
