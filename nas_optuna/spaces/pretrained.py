@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError, named, unknown
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the pixels of ImageNet, by which most networks normalise them."""
 _SIDE = 64
 """Pixels a side of the image on which stages are told apart."""
 _ENDS = (nn.Linear, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
@@ -61,7 +63,21 @@ class Backbone:
 
     def _cut(self, network: nn.Module) -> list[nn.Module]:
         layers = list(_chain(network))
-        return [nn.Sequential(*layers[first:last]) for first, last, _ in _outline(self.model)]
+        stages: list[nn.Module] = [nn.Sequential(*layers[first:last]) for first, last, _ in _outline(self.model)]
+        mean, std = self._normalization()
+        if (mean, std) != IMAGENET:
+            stages[0] = nn.Sequential(Renormalized(mean, std), stages[0])
+        return stages
+
+    def _normalization(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation by which the pixels were normalised that the network was trained on."""
+        library, _, name = self.model.rpartition(":")
+        if library == "timm":
+            import timm
+
+            found: Any = timm.get_pretrained_cfg(name)
+            return (tuple(found.mean), tuple(found.std)) if found else IMAGENET
+        return ((0.498,) * 3, (0.502,) * 3) if self.model == LITE0 else IMAGENET
 
     def channels(self) -> list[int]:
         """Channels of each stage's feature maps."""
@@ -202,6 +218,31 @@ def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
             reason = " ".join(str(error).split())[:120]
             raise SpecError(f"backbone {model!r} is no chain of layers ({reason}); take another") from error
     return tuple(zip(starts, [*starts[1:], len(layers)], channels, strict=True))
+
+
+class Renormalized(nn.Module):
+    """Inputs as a network saw them that was trained on pixels of another normalisation.
+
+    Here each data set has mean 0 and deviation 1. Pictures of ImageNet have that under their usual normalisation; under
+    another one they are brighter or of less contrast, which the first layers of a pretrained network have got used to.
+
+    Args:
+        mean: Of the network's own normalisation, one for each channel, of pixels in 0 … 1.
+        std: Its standard deviation.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        usual, own = torch.tensor(IMAGENET), torch.tensor((tuple(mean), tuple(std)))
+        self.register_buffer("scale", (usual[1] / own[1])[:, None, None])
+        self.register_buffer("shift", ((usual[0] - own[0]) / own[1])[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, 3, height, width]`` → the same shape."""
+        return x * self.scale + self.shift
 
 
 class PretrainedBody(nn.Sequential):
