@@ -104,7 +104,7 @@ def _winner(facts: StudyFacts) -> Section | None:
         "figures": _figures(facts, found.best),
         "gain": gain if gain and gain.beside else None,
         "cheapest": _figures(facts, found.cheapest) if found.cheapest.number != found.best.number else None,
-        "error": found.error,
+        "error": found.error if len(facts.complete) > 1 else None,
         "drawing": drawing,
         "undrawn": undrawn,
         "wide": width is not None and int(width[1]) >= 500,
