@@ -1,7 +1,10 @@
 """The search of a fit: equal seconds, and the best of a rung in the next one."""
 
+from pathlib import Path
+
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from nas_optuna import Experiment
@@ -18,6 +21,7 @@ from nas_optuna.study.best import best_trial
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import REFERENCE
+from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
 PLAN = Plan((Rung(4, 1.0), Rung(2, 2.0)), reserve=0.0)
 SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.train_limit=400"])
@@ -39,6 +43,27 @@ def searched(study: optuna.Study | None = None) -> optuna.Study:
         patch.setattr(equal_seconds, "FEWEST_STEPS", 1)
         Search(experiment, study, PLAN, StopRequest()).run(lambda line: None)
     return study
+
+
+def test_a_longer_training_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=tmp_path, keep_weights=True)
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    kept = KeptWeights(tmp_path / KEPT_FOLDER)
+    search = Search(experiment, study, Plan((Rung(1, 1.0),), reserve=0.0), StopRequest(), kept=kept)
+    found, reference = search.run(lambda line: None), experiment.space.reference
+    assert found is not None
+    assert reference is not None
+    left = kept.load(found.number)
+    assert left is not None
+    still = experiment.objective.evaluator.with_recipe(experiment.spec.recipe.model_copy(update={"learning_rate": 0.0}))
+    longer = EqualSeconds(still, Rung(1, 1.0), 2, per_step=0.01)
+    longer.begin_with = search.objective(Rung(1, 1.0), 2).evaluator.begin_with
+    assert all(torch.equal(value, left[0][name]) for name, value in longer.begin_with(reference).items())
+    begun, anew = (
+        next(evaluator.evaluate(reference, resume=None, stop=lambda: False)).metrics["accuracy"]
+        for evaluator in (longer, EqualSeconds(still, Rung(1, 1.0), 2, per_step=0.01))
+    )
+    assert begun > anew + 0.2  # nothing was learned in either, as the rate was zero
 
 
 @pytest.fixture(scope="module")
