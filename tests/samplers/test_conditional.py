@@ -7,9 +7,10 @@ import pytest
 from torch import nn
 
 import nas_optuna as nas
-from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.macro import MacroSpace
+from nas_optuna.study.supernet_result import SupernetResult, write_result
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 2, "input_size": 8}
@@ -40,13 +41,17 @@ SPACES = {
 }
 
 
-QUICK = ("random", "tpe", "nsga2", "qmc", "evolution", "neighbours", "controller", "arch")
+QUICK = ("random", "tpe", "nsga2", "qmc", "evolution", "neighbours", "controller", "arch", "supernet")
 SLOW = ("gp", "curves")
 """They think for a second about some proposals."""
 
 
 def tried(space: SearchSpace, sampler: str, trials: int, seed: int = 0) -> list[str]:
     study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, space, seed, {}))
+    if sampler == "supernet":  # which has a favourite in each parameter
+        write_result(
+            study, SupernetResult({n: [4.0] + [0.0] * (len(p.choices) - 1) for n, p in space.parameters.items()})
+        )
     found: list[str] = []
 
     def score(trial: optuna.Trial) -> float:
@@ -62,6 +67,10 @@ def tried(space: SearchSpace, sampler: str, trials: int, seed: int = 0) -> list[
 )
 def test_fifty_trials_try_fifty_networks(sampler: str, space: str) -> None:
     assert len(set(tried(SPACES[space], sampler, 50))) >= 48
+
+
+def test_every_sampler_is_tried() -> None:
+    assert {*QUICK, *SLOW, "grid"} == set(SAMPLERS.names())
 
 
 def test_the_sizes_are_known() -> None:
