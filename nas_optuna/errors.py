@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from nas_optuna.masking import mask_urls
 
@@ -179,13 +180,51 @@ def shortened(text: str, limit: int, ellipsis: str = "…") -> str:
     return f"{text[: room - room // 2]}{ellipsis}{text[len(text) - room // 2 :]}"
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that nobody knows, with the nearest one that somebody does."""
+def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str:
+    """The sentence for a name that nobody knows, with the nearest one that somebody does; `meant` as for `nearest`."""
     names = sorted(known)
-    near = difflib.get_close_matches(name[:SHOWN], names, n=1, cutoff=0.5)
+    near = nearest(name, names, meant)
     some = f"choose one of: {', '.join(names)}" if names else "there is none"
-    hint = f"did you mean {shown(near[0])}?" if near else some
+    hint = f"did you mean {shown(near)}?" if near else some
     return f"unknown {kind} {shown(name)}; {hint}"
+
+
+def nearest(name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
+    """The known name that somebody most likely wanted to write; None where that is anybody's guess.
+
+    Args:
+        name: What was written.
+        known: What could have been meant.
+        meant: Words of other tools, in small letters without other signs -> what each is called here.
+
+    Returns:
+        The one that differs in case and separators only, else what `meant` says, else the one that is begun or
+        continued by the name, or has it among its words, else one with two thirds of its letters in their order.
+
+    Examples:
+        >>> nearest("acc", ["accuracy", "macs"]), nearest("f1", ["macro_f1", "macs"]), nearest("tqe", ["tpe", "arch"])
+        ('accuracy', 'macro_f1', 'tpe')
+        >>> nearest("epochs", ["search"]) is None
+        True
+    """
+    names = sorted(known, key=lambda each: (len(each), each))
+    plain, word = {each: _letters(each) for each in names}, _letters(name[:SHOWN])
+    words = {each: re.split(r"[\W_]+", each.casefold()) for each in names}
+    begun = [n for n in names if len(word) > 2 and plain[n].startswith(word)]
+    continued = [n for n in names if len(plain[n]) > 2 and word.startswith(plain[n])]
+    found = (
+        *(n for n in names if plain[n] == word),
+        *(n for n in [(meant or {}).get(word)] if n in plain),
+        *begun,
+        *(n for n in names if len(word) > 1 and word in words[n]),
+        *reversed(continued),
+        *(n for n in names if plain[n] in difflib.get_close_matches(word, plain.values(), n=1, cutoff=0.65)),
+    )
+    return found[0] if found else None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it

@@ -31,6 +31,15 @@ _SOFT = re.compile(r"([\w.:]+)\s*\*\s*\(\s*(\w+)\s*/\s*([^()]+?)\s*\)\s*\^\s*([+
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _DIRECTIONS: tuple[Direction, ...] = ("maximize", "minimize")
 EXAMPLE = "accuracy*(latency_ms/0.5)^-0.07"
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("loss", "nll", "crossentropy", "logloss"), "negative_log_likelihood"),
+    **dict.fromkeys(("f1", "fscore", "f1score"), "macro_f1"),
+    **dict.fromkeys(("flops", "flop", "madds", "multadds"), "macs"),
+    **dict.fromkeys(("size", "weights", "parameters"), "params"),
+    **dict.fromkeys(("time", "speed", "runtime", "milliseconds", "ms"), "latency_ms"),
+    **dict.fromkeys(("ram", "bytes"), "memory"),
+}
+"""What other tools call a metric or a cost -> its name here."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def _parsed(text: str) -> Criterion:
         return Criterion(f"{name}:{direction}", direction, format=".4f", metric=name)
     if ":" not in name and name not in METRICS:
         known = (*METRICS.names(), *COSTS.names())
-        raise SpecError(f"{unknown('objective', name, known)}; or a soft target such as {EXAMPLE}")
+        raise SpecError(f"{unknown('objective', name, known, ELSEWHERE)}; or a soft target such as {EXAMPLE}")
     return _criterion(_metric(name), Criterion(name, metric=name, code=_code(name)))
 
 
@@ -182,7 +191,7 @@ def _require_maximized(text: str, metric: Metric) -> None:
 
 def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str) -> Criterion:
     if cost not in COSTS:
-        raise SpecError(unknown("cost", cost, COSTS.names()))
+        raise SpecError(unknown("cost", cost, COSTS.names(), ELSEWHERE))
     if metric_name not in METRICS and ":" not in metric_name:
         raise SpecError(unknown("metric", metric_name, METRICS.names()))
     found = _metric(metric_name)

@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from nas_optuna.errors import SpecError, named, plainer, shown, unknown
-from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
+from nas_optuna.errors import SpecError, named, nearest, plainer, shown, unknown
+from nas_optuna.objectives import COSTS, ELSEWHERE, parse_amount, parse_criterion
 from nas_optuna.recipe import Recipe as Recipe
 from nas_optuna.spec_history import supernet_section
 from nas_optuna.spec_text import check_values, read_toml, with_overrides
@@ -267,7 +267,7 @@ class StudySpec(_Part):
             raise ValueError(str(error)) from None
         for name in limits:
             if name not in COSTS:
-                raise ValueError(unknown("cost", name, COSTS.names()))
+                raise ValueError(unknown("cost", name, COSTS.names(), ELSEWHERE))
         return limits
 
     @model_validator(mode="before")
@@ -351,9 +351,30 @@ def _first_problem(error: ValidationError) -> str:
         section: Any = StudySpec
         for part in location[:-1]:
             section = section.model_fields[part].annotation
-        where = f"in [{'.'.join(location[:-1])}]" if location[:-1] else "at the top"
-        return f"{unknown('key', location[-1], section.model_fields)} ({where})"
+        if location[:-1]:
+            return f"{unknown('key', location[-1], section.model_fields, _ELSEWHERE)} (in [{'.'.join(location[:-1])}])"
+        return f"{_unknown_at_the_top(location[0])} (at the top)"
     return problem_of(error)
+
+
+_ELSEWHERE = {"lr": "learning_rate", "bs": "batch_size", "imagesize": "input_size", "limit": "train_limit"}
+"""What other tools call a key -> its name here."""
+
+
+def _unknown_at_the_top(key: str) -> str:
+    """The sentence for a key that is no section: most often its section was left out."""
+    sections = {name: field.annotation for name, field in StudySpec.model_fields.items()}
+    places: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        for inner in getattr(section, "model_fields", {}):
+            places.setdefault(inner, []).append(f"{name}.{inner}")
+    for cost in COSTS.builtin:
+        places.setdefault(cost, []).append(f"limits.{cost}")
+    near = nearest(key, sections) or nearest(key, places, {**_ELSEWHERE, **ELSEWHERE})
+    meant = places.get(key) or (places.get(near, [near]) if near else [])
+    if meant:
+        return f"unknown key {shown(key)}; did you mean {' or '.join(map(shown, meant))}?"
+    return f"{unknown('key', key, sections)}; other keys follow their section, as in recipe.epochs or space.depth"
 
 
 def problem_of(error: ValidationError, *section: str) -> str:

@@ -35,7 +35,7 @@ from nas_optuna.cli.commands import CLOCK, Command, Group, with_options
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
 from nas_optuna.cli.streams import discard, prepare_streams
-from nas_optuna.errors import NasOptunaError, SpecError, plainer, shown
+from nas_optuna.errors import NasOptunaError, SpecError, nearest, plainer, shown
 
 _GROUPS = {
     "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
@@ -220,5 +220,27 @@ def _storage_problem(error: Exception) -> str | None:
 
 
 def _message(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    if context is not None and (option := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
+        known = (name for parameter in context.command.params for name in parameter.opts if name.startswith("--"))
+        near = nearest(option, known, _ELSEWHERE)
+        return f"No such option: {option}{f'; did you mean {near}?' if near else ''}"
     describe = getattr(error, "format_message", None)
     return plainer(str(describe() if describe else error).rstrip("."))
+
+
+_ELSEWHERE = {
+    **dict.fromkeys(("gpu", "gpus", "cuda", "cpu", "accelerator"), "--device"),
+    **dict.fromkeys(("jobs", "njobs", "parallel", "processes", "numworkers"), "--workers"),
+    **dict.fromkeys(("db", "database", "url"), "--storage"),
+    **dict.fromkeys(("output", "outdir", "outputdir", "save", "dest"), "--out"),
+    **dict.fromkeys(("config", "preset"), "--spec"),
+    **dict.fromkeys(("time", "minutes", "duration", "budget"), "--within"),
+    **dict.fromkeys(("metric", "optimize"), "--objective"),
+    **dict.fromkeys(("weights", "checkpoint"), "--network"),
+    **dict.fromkeys(("flops", "maxflops"), "--max-macs"),
+    **dict.fromkeys(("arch", "model", "searchspace"), "--space"),
+    "name": "--study",
+    "learningrate": "--lr",
+}
+"""What other tools call an option -> its name here, where a command has it."""

@@ -11,7 +11,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.commands import CLOCK
 from nas_optuna.cli.options import option
-from nas_optuna.cli.printing import print_facts, print_json, say, say_next
+from nas_optuna.cli.printing import print_facts, print_json, refuse_stdout, say, say_next
 from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import Interrupted
 
@@ -38,6 +38,7 @@ def fit(
     network among them; the best is trained on all training images for the rest. Ctrl-C leaves the best so far, and the
     same command goes on.
     """
+    refuse_stdout(out)
     say(f"nas-optuna fit: a network for {data} within {within}")
     from nas_optuna.devices import use_threads
     from nas_optuna.fitting.clock import refuse_named

@@ -81,7 +81,9 @@ class NpzSource(FileSource):
     def _read_headers(self) -> dict[str, _Header]:
         if self._path.is_dir():
             raise DataError("it is a directory; name an .npz file, or folder: and a directory of pictures")
-        if self._path.exists() and not self._path.is_file():
+        if not self._path.exists():
+            raise DataError("it does not exist")
+        if not self._path.is_file():
             raise DataError("it is not a regular file")  # a pipe would be waited for, and a device never ends
         headers = {}
         with ZipFile(self._path) as archive:

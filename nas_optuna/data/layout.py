@@ -61,6 +61,7 @@ def read_layout(root: Path) -> FolderLayout:
     """Find the parts, the classes and the pictures of a folder."""
     # A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
     # any other holds one directory per class.
+    root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # which have no name to call them by
     if not root.is_dir():
         problem = "is not a directory" if root.exists() else "does not exist"
         raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")

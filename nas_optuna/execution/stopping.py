@@ -28,7 +28,8 @@ WORTH = 5e-4
 HARD_STOP = 6
 """Hard stop after this many times the patience without an improvement, whatever is expected."""
 
-_BOUND = re.compile(r"(.+?)\s*(>=|<=|:|\s)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_BOUND = re.compile(r"(.+?)\s*(>=|<=|:|\s)\s*([+-]?)((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kMG%]?)")
+_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "%": 0.01}
 _STALLED = re.compile(r"stalled(?:\s*[:\s]\s*(\d+))?")
 
 
@@ -103,7 +104,8 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
 
     Args:
         text: ``stalled``, ``stalled:30`` for another patience, ``accuracy>=0.98`` or ``latency_ms<=0.5``; also
-            ``accuracy:0.98`` or ``accuracy 0.98``, which no shell takes for a redirection.
+            ``accuracy:0.98`` or ``accuracy 0.98``, which no shell takes for a redirection, and ``accuracy:98%`` or
+            ``macs:300k``.
         objectives: Names of the study's objectives, in order.
         allowed: What may still be proposed, by its parameters; None allows everything.
 
@@ -131,11 +133,14 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     match = _BOUND.fullmatch(text) if len(text) < 200 else None
     if match is None:
         raise SpecError(f"{text!r} ends no study; write stalled, stalled:10, accuracy:0.98 or latency_ms:0.5")
+    if match[1] == "stalled":
+        raise SpecError(f"{text!r}: the patience must be a whole number of at least 1 trial")
     if match[1] not in objectives:
         raise SpecError(unknown("objective", match[1], objectives))
     objective = _described(match[1])
     operator = match[2] if match[2] in (">=", "<=") else _operator(objective)
-    return _sensible(Reached(match[1], operator == ">=", float(match[3])), objective)
+    value = float(match[3] + match[4]) * _FACTORS[match[5]]
+    return _sensible(Reached(match[1], operator == ">=", value), objective)
 
 
 def _described(name: str) -> Quantity | None:

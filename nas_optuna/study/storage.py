@@ -103,7 +103,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     database = sqlite_file(url)
     absent = database is not None and not database.exists()
     if absent and not create:
-        raise StudyError(f"there is no database {database}; nas-optuna study create makes it, --storage names another")
+        raise StudyError(f"there is no database {database}; nas-optuna run begins one, --storage names another")
     patience = _patience()
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 

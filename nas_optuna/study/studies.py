@@ -16,7 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError, StudyExists, unknown
+from nas_optuna.errors import StudyError, StudyExists, named, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import storage_of, study_id_of
@@ -133,9 +133,21 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
     for section, value in now.items():
         if section not in _MAY_CHANGE and began[section] != value:
             raise StudyError(
-                f"study {study.study_name!r} was made with another {section!r}, so its values could not be compared;"
-                " give the new spec a study of its own: --study NAME"
+                f"study {study.study_name!r} was made with another {section!r} ({_changes(began[section], value)}), so"
+                " its values could not be compared; give the new spec a study of its own: --study NAME"
             )
+
+
+def _changes(began: Any, now: Any) -> str:
+    """What of a section has changed, in a few words."""
+    if not (isinstance(began, dict) and isinstance(now, dict)):
+        return f"{_written(began)} → {_written(now)}"
+    keys = [key for key in {**began, **now} if began.get(key) != now.get(key)]
+    return ", ".join(f"{named(key)} {_written(began.get(key))} → {_written(now.get(key))}" for key in keys[:3])
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else named(", ".join(map(str, value)) if isinstance(value, list) else value)
 
 
 _MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", "among", "keep_paused"})

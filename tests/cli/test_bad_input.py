@@ -90,7 +90,7 @@ RUN = ("run", "--trials", 1)
         ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath': its function failed to load",)),
         ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
         ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),
-        (("study", "list"), ("there is no database nas-optuna.db; nas-optuna study create makes it",)),
+        (("study", "list"), ("there is no database nas-optuna.db; nas-optuna run begins one",)),
         (("best",), ("there is no database",)),
         (("dashboard",), ("there is no database",)),
         (("study", "export", "--format", "xml"), ("--format 'xml' is not known; choose csv or json",)),
@@ -276,7 +276,7 @@ def test_npz_files(command: Command, tmp_path: Path) -> None:
     def refuses(*says: str) -> None:
         refused(command, *RUN, "--set", f"data.name=npz:{file}", says=(str(file), *says))
 
-    refuses("not an .npz file with arrays 'images' and 'labels'")
+    refuses("it does not exist")
     file.write_bytes(b"PK\x03\x04 broken")
     refuses("not an .npz file")
     with file.open("wb") as stream:

@@ -60,6 +60,15 @@ def test_a_bound_that_cannot_be_meant_is_refused_with_the_remedy(text: str, obje
         parse_until(text, [objective])
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("macs:300k", 3e5), ("macs<=1.5M", 1.5e6), ("accuracy:98%", 0.98), ("accuracy >= 95 %", 0.95)]
+)
+def test_amounts_are_understood(text: str, value: float) -> None:
+    condition = parse_until(text, ["accuracy", "macs"])
+    assert isinstance(condition, Reached)
+    assert condition.value == pytest.approx(value)
+
+
 @pytest.mark.parametrize("text", ["", "stalled:0", "accuracy=0.9", "accuracy>=x", "acuracy>=0.9", "accuracy>=nan"])
 def test_what_ends_no_study_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(SpecError) as error:
