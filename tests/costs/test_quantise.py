@@ -1,0 +1,55 @@
+"""What is quantised is computed in eight bits, in every layer."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas_optuna.costs.quantise import quantised
+from nas_optuna.costs.runtimes import to_onnx
+
+
+class Twice(nn.Module):
+    """A layer whose input and whose output are both read twice."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.silu(self.conv(x))
+
+
+def network(kind: str) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()]
+    if kind == "read twice":
+        layers += [Twice(8), Twice(8)]
+    else:
+        layers += [nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)]
+    if kind == "equal biases":
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+
+
+@pytest.mark.parametrize("kind", ["plain", "equal biases", "read twice"])
+def test_no_convolution_is_left_in_full_precision(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made, images = network(kind), torch.randn(4, 1, 12, 12)
+    model = quantised(to_onnx(made, images), [images.numpy()])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    computed = Counter(node.op_type for node in onnx.load(str(tmp_path / "optimised.onnx")).graph.node)
+    assert (computed["Conv"], computed["FusedConv"]) == (0, 0), computed
+    assert computed["QLinearConv"] == 3
+    (logits,) = session.run(None, {"images": images.numpy()})
+    exact = made(images).detach().numpy()
+    assert np.abs(logits - exact).max() < 0.1 * np.abs(exact).max()
