@@ -32,6 +32,7 @@ class LatencyCost(Cost):
         self._measured: dict[Architecture, float] = {}
         if settings.table is not None:
             self._table = LatencyTable.load(Path(settings.table))
+            self._table.require_space(context.space, settings.table)
             if not self._table.whole:
                 require_operations(context.space, "a latency table")
         if self._table is not None and self._table.kit:  # of another device, on purpose

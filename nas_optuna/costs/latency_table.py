@@ -95,7 +95,7 @@ class LatencyTable(BaseModel):
             where = named(".".join(map(str, problem["loc"]))) or "the file"
             raise TableError(
                 f"{named(path)} is not a sound latency table ({where}: {problem['msg']});"
-                " remove it and measure again with: nas-optuna latency measure"
+                " remove it and measure again, with nas-optuna latency measure or the measure.py of a kit"
             ) from None
         except ValueError as error:
             raise TableError(f"cannot read latency table {named(path)}: {error}") from None
@@ -123,6 +123,17 @@ class LatencyTable(BaseModel):
             raise TableError(
                 f"latency table {path} was measured with {'; '.join(differences)};"
                 f" measure one for these conditions, or {remedy}"
+            )
+
+    def require_space(self, space: SearchSpace, path: Path | str) -> None:
+        """Refuse a table of another space than this one.
+
+        Raises:
+            TableError: Naming both.
+        """
+        if self.space != space.name:
+            raise TableError(
+                f"latency table {path} is of space {self.space!r}, not {space.name!r}; choose another file"
             )
 
     def operation_ms(self, operation: Operation) -> float:
@@ -205,10 +216,7 @@ def measure_table(
     if path.exists():
         table = LatencyTable.load(path)
         table.require(conditions, path, "continue it under its own")
-        if table.space != space.name:
-            raise TableError(
-                f"latency table {path} is of space {table.space!r}, not {space.name!r}; choose another file"
-            )
+        table.require_space(space, path)
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
     modules, found = _parts(space, table)

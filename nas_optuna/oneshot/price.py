@@ -49,11 +49,12 @@ def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = Fal
     # A table may be of another device than this one: it is of the device that the network is searched for.
     if whole and path is None:
         return CostTable({}, "MMACs", "MACs")
-    space = space if whole else supernet_for.supported_subspace(space)
+    held = space if whole else supernet_for.supported_subspace(space)
     if path is None:
-        return CostTable({key: macs / 1e6 for key, macs in macs_table(space).items()}, "MMACs", "MACs")
+        return CostTable({key: macs / 1e6 for key, macs in macs_table(held).items()}, "MMACs", "MACs")
     table = LatencyTable.load(Path(path))
-    operations = require_operations(space, "a latency table").reachable_operations()
+    table.require_space(space, path)
+    operations = require_operations(held, "a latency table").reachable_operations()
     costs = {operation.key: table.operation_ms(operation) for operation in operations}
     return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")
 

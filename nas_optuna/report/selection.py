@@ -147,6 +147,7 @@ def table_latencies(study: Study, file: Path) -> dict[int, float]:
     from nas_optuna.costs.latency_table import LatencyTable
 
     table, space = LatencyTable.load(file), space_of(study)
+    table.require_space(space, file)
     written = {t.number: TrialRecord.of(t).architecture for t in complete_trials(study)}
     return {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
 

@@ -166,6 +166,15 @@ def test_a_search_stays_inside_what_another_device_needs(kit: Path, command: Com
     assert said.code == 0, said.err
     best = json.loads(command("best", "--json").out)
     assert best["costs"]["latency_ms"] <= limit
+    (place / "foreign.json").write_text(json.dumps(table | {"space": "block"}))
+    for words in (
+        ["run", "--study", "other", "--trials", "1", *SETS],
+        ["best"],
+        ["supernet", "train"],
+    ):
+        refused = command(*words, "--latency-table", "foreign.json")
+        assert (refused.code, refused.err.count("error:")) == (2, 1), refused.err
+        assert "latency table foreign.json is of space 'block', not 'conv'" in refused.err
 
 
 def test_the_best_for_a_device_is_chosen_among_what_was_trained_before(
