@@ -33,7 +33,7 @@ from nas_optuna.fitting.pace import TEST, Clock, Load, epochs_within
 from nas_optuna.fitting.plan import Plan
 from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for, trained_weights
 from nas_optuna.fitting.size import decided_size, smaller_space
-from nas_optuna.fitting.spec import spec_for
+from nas_optuna.fitting.spec import advice, spec_for
 from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
 from nas_optuna.fitting.winner import Winner, winner_of
 from nas_optuna.report.notes import NoteWriter, write_study_note
@@ -226,7 +226,8 @@ class _Running:
 
     def run(self) -> Fitted:
         say, budget = self.fit.say, self.fit.budget
-        for line in (self.experiment.describe(within=True), *self.experiment.notes()):
+        about = (*self.experiment.notes(), *advice(self.fit.spec, self.images))
+        for line in (self.experiment.describe(within=True), *about):
             say(line)
         try:
             winner, report, classifier = self._finished() or self._made()

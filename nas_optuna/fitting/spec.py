@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_optuna.data import ImageSet
 from nas_optuna.data.catalog import open_source
 from nas_optuna.fitting.clock import refuse_named
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
@@ -14,6 +15,8 @@ from nas_optuna.spec import StudySpec
 
 SAMPLER = "neighbours"
 """The sampler that makes the most of few short trainings; another is taken where the user names one."""
+FEW = 5000
+"""Training images, below which a pretrained network is worth a hint: with 1,500 of CIFAR-10 it is 13 points ahead."""
 ENOUGH_TO_SELECT = 1000
 """Images that select, of which more would cost time and hardly tell more: their standard error is below 0.016."""
 
@@ -56,6 +59,12 @@ def spec_for(
 def preset_for(space: str | None) -> str:
     """The preset for own images whose recipe suits a space."""
     return PRETRAINED if space == "backbone" else OWN_IMAGES
+
+
+def advice(spec: StudySpec, images: ImageSet) -> Iterator[str]:
+    """What would help more than any search."""
+    if spec.space.name == "residual" and images.channels == 3 and len(images) < FEW:
+        yield "on few pictures a network that has seen millions of others is far ahead: see --space backbone"
 
 
 def with_few_to_select(spec: StudySpec, data_directory: Path | None) -> StudySpec:
