@@ -25,7 +25,7 @@ WINDOW = 64
 """A reward is relative to the last so many trials."""
 
 BASELINE_DECAY = 0.9
-"""Of the rewards' moving average, a trial."""
+"""EMA decay of the reward baseline, per trial."""
 
 MAX_IMPORTANCE = 2.0
 """Truncation of π_now(a) / π_then(a) for trials that an older policy proposed."""
@@ -82,7 +82,7 @@ class ReinforceTrainer:
         then = [attribute(trial, TrialKey.LOG_PROB, uniform) for trial in trials]
         importance = (log_prob.detach() - torch.as_tensor(then)).exp().clamp(max=MAX_IMPORTANCE)
         advantage = importance * torch.as_tensor(rewards - self._baseline[0] / self._baseline[1])
-        squares = sum(logits.square().sum(1) for logits in rollout.logits)
+        squares = rollout.logits.nan_to_num(neginf=0.0).square().sum((1, 2))
         objective = advantage * log_prob + self.config.entropy * rollout.entropy.sum(1) - LOGIT_DECAY * squares
         self._optimizer.zero_grad()
         (-objective.mean()).backward()

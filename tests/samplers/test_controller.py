@@ -105,7 +105,7 @@ def test_failed_trials_teach_only_if_asked_to(failures: Any) -> None:
     sampler = ControllerSampler(ControllerConfig(failures=failures), seed=0)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     study.optimize(objective, n_trials=60, catch=(RuntimeError,))
-    p = sampler.policy(study).evaluate(torch.tensor([TARGET])).logits[0].softmax(1)[0, 0]
+    p = sampler.policy(study).evaluate(torch.tensor([TARGET])).logits[0, 0].softmax(0)[0]
     assert p < 0.15 if failures == "worst" else p > 0.15
 
 

@@ -31,7 +31,7 @@ def test_a_sequence_is_drawn_and_evaluated_alike() -> None:
 
 def test_log_prob_and_entropy_are_those_of_the_distributions() -> None:
     rollout = random_policy().sample(7, seeded())
-    distributions = [torch.distributions.Categorical(logits=logits) for logits in rollout.logits]
+    distributions = [torch.distributions.Categorical(logits=logits) for logits in rollout.logits.unbind(1)]
     log_probs = [d.log_prob(tokens) for d, tokens in zip(distributions, rollout.tokens.T, strict=True)]
     torch.testing.assert_close(rollout.log_prob, torch.stack(log_probs).sum(0))
     torch.testing.assert_close(rollout.entropy, torch.stack([d.entropy() for d in distributions], 1))
@@ -39,7 +39,7 @@ def test_log_prob_and_entropy_are_those_of_the_distributions() -> None:
 
 def test_a_distribution_depends_on_the_tokens_before_it_alone() -> None:
     policy = random_policy()
-    first, second = (policy.evaluate(torch.tensor([[0, 0, token, 0, 0]])).logits for token in (0, 1))
+    first, second = (policy.evaluate(torch.tensor([[0, 0, token, 0, 0]])).logits[0] for token in (0, 1))
     same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
     assert same == [True, True, True, False, False]
 
@@ -47,7 +47,7 @@ def test_a_distribution_depends_on_the_tokens_before_it_alone() -> None:
 def test_samples_follow_the_probabilities() -> None:
     rollout = random_policy().sample(40_000, seeded())
     observed = rollout.tokens[:, 0].bincount(minlength=4) / 40_000
-    torch.testing.assert_close(observed, rollout.logits[0][0].softmax(0), atol=0.01, rtol=0)
+    torch.testing.assert_close(observed, rollout.logits[0, 0, :4].softmax(0), atol=0.01, rtol=0)
 
 
 def test_a_fresh_policy_is_nearly_uniform_and_a_high_temperature_makes_any_so() -> None:
