@@ -215,10 +215,9 @@ class OpenConv2d(ElasticLayer, nn.Conv2d):
         if self.step is not None and (mixed := self.step.weights()) is not None:
             drawn = mixed[self.step.choices.index(stride)]
             scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
-        # These factors are small, and weights are not: one multiplication of weights is enough.
-        weight = weight * (taps if scale is None else taps * scale[:, None, None, None])
-        if scale is not None and bias is not None:
-            bias = bias * scale
+        weight = weight * taps
+        if scale is not None:  # apart from taps: their product would take channels-last from weights of one channel
+            weight, bias = weight * scale[:, None, None, None], None if bias is None else bias * scale
         return weight[:width], cut(bias, width)
 
     def forward(self, x: Tensor) -> Tensor:
