@@ -16,11 +16,6 @@ def hex_digest(
 
     Studies remember them, so that a place that computes one keeps its algorithm and its length for ever.
 
-    Args:
-        content: Text (as UTF-8), bytes, or bytes in pieces.
-        digits: How many, an even number: BLAKE2b is made for that length, SHA-256 is cut to it.
-        algorithm: Either.
-
     Examples:
         >>> hex_digest("conv", 12, "sha256")
         '2ec3e47dcf05'

@@ -32,9 +32,6 @@ def mask_urls(text: str) -> str:
 
     Where it cannot be known what a password is, too much is replaced rather than too little.
 
-    Args:
-        text: A URL, or any text that may hold some.
-
     Examples:
         >>> mask_urls("postgresql+psycopg://me:secret@host/studies?sslpassword=secret")
         'postgresql+psycopg://me:***@host/studies?sslpassword=***'

@@ -212,9 +212,6 @@ def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: 
 def parse_amount(text: str | float) -> float:
     """A positive number that may end in k, M or G: ``"2M"`` is 2,000,000.
 
-    Raises:
-        SpecError: It is not one.
-
     Examples:
         >>> parse_amount("300k")
         300000.0

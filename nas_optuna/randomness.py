@@ -28,9 +28,6 @@ def seeded(seed: int) -> Iterator[None]:
 
     The numbers are those that ``torch.manual_seed(seed)`` gives. Operations on other devices are not affected.
 
-    Args:
-        seed: The seed, from 0 to 2^63 - 1.
-
     Examples:
         >>> with seeded(0):
         ...     first = torch.rand(2)

@@ -24,9 +24,6 @@ _STRATEGY_OF_MODE = {"mixture": "darts", "sampled": "gumbel"}
 def supernet_section(values: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a ``[supernet]`` section of release 0.2, whose strategy ``"darts"`` had two modes.
 
-    Raises:
-        ValueError: It contradicts itself.
-
     Examples:
         >>> supernet_section({"strategy": "darts", "mode": "sampled", "order": 2})
         {'strategy': 'gumbel', 'order': 2}

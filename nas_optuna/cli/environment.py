@@ -17,9 +17,6 @@ def set_defaults(command: str = "") -> None:
     """Set what makes training on the CPU fast; a value of the user's own wins. Call it before torch is imported.
 
     The command line and the benchmarks do; importing the library changes nothing in its host's process.
-
-    Args:
-        command: The first word of the command, such as ``"run"``.
     """
     # Activations of large images are allocated and freed in every step: with huge pages the kernel has far fewer to
     # clear.

@@ -140,9 +140,6 @@ class SpecOptions:
 
         Another sampler or pruner than the spec's starts with its default options, because the spec's belong to its own;
         ``--set sampler.population_size=8`` then sets one of the new sampler's.
-
-        Raises:
-            SpecError: A value is refused.
         """
         values = spec.to_dict()
         for section, name in (("space", self.space), ("sampler", self.sampler), ("pruner", self.pruner)):

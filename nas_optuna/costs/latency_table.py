@@ -137,11 +137,7 @@ class LatencyTable(BaseModel):
             )
 
     def operation_ms(self, operation: Operation) -> float:
-        """Latency of one operation, the median of its fastest visit.
-
-        Raises:
-            TableError: The table does not have it.
-        """
+        """Latency of one operation, the median of its fastest visit."""
         if self.whole:
             raise TableError(
                 f"the latency table holds whole networks, as the operations of space {self.space!r} are too many or"
@@ -165,12 +161,7 @@ class LatencyTable(BaseModel):
         return {text: fastest(Latency(*v) for v in visits).median_ms for text, visits in self.networks.items()}
 
     def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
-        """Latency of a network: the sum over its operations and the overhead, or what whole networks tell of it.
-
-        Raises:
-            TableError: The table does not have one of the operations, or is of networks of another space.
-            SpecError: The space's networks are not made of operations.
-        """
+        """Latency of a network: the sum over its operations and the overhead, or what whole networks tell of it."""
         if self.whole:
             return self._learned(space)(operators(space, architecture))
         made = require_operations(space, "a latency table")

@@ -15,15 +15,6 @@ def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start:
 
     Each step changes one parameter: the one that loses the fewest MACs for what it saves of what is limited, so that
     weights are saved where a network has most of them, which is at its end. Only when that is done, parts are left out.
-
-    Args:
-        space: The space of the network.
-        costs: Knows MACs, and what is limited.
-        limits: What costs may be.
-        start: The network to begin with.
-
-    Returns:
-        None where no neighbour is smaller any more.
     """
     here, excess = start, limits.largest_excess(start)
     while excess > 0:

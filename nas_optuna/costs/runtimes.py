@@ -154,16 +154,7 @@ class OnnxRuntime(Runtime):
 
 
 def to_onnx(module: nn.Module, images: torch.Tensor, *, any_batch: bool = False) -> bytes:
-    """A module that takes one tensor as an ONNX model with the input ``images``.
-
-    Args:
-        module: In eval mode, on the CPU.
-        images: One batch.
-        any_batch: Whether the model is to take batches of other sizes, too.
-
-    Raises:
-        TrainingError: ONNX has no such operation; the layer is named where one layer is to blame.
-    """
+    """A module that takes one tensor as an ONNX model with the input ``images``."""
     try:
         return _exported(module, images, any_batch)
     except Exception as error:  # whatever the exporter, or a layer of somebody's own, raises

@@ -62,12 +62,7 @@ class SearchData:
         return (*lines, *self.train.notes)
 
     def describe_size(self, height: int, width: int) -> str:
-        """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (height×width).
-
-        Args:
-            height: Of what networks see, in pixels.
-            width: Of what networks see.
-        """
+        """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (height×width)."""
         stored = (self.train.images.shape[2], self.train.images.shape[3])
         report = self.train.report
         one_shape = None if report.sizes > 1 else report.largest if report.sizes else stored

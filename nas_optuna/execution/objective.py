@@ -244,11 +244,7 @@ class EvaluatorObjective:
         folder: TrainingFolder,
         held: lease.Held | None,
     ) -> tuple[Mapping[str, float], dict[str, float]]:
-        """Train to the end or to the pruning, which is by the first objective that training decides.
-
-        Returns:
-            The last metrics, and the costs, of which a measured one has become more exact.
-        """
+        """Train to the end or to the pruning, which is by the first objective that training decides."""
         decided = next(criterion for criterion in self.criteria if criterion.metric)
         subject = Subject(f"trial {trial.number}", trial, str(architecture), getattr(trial, "study", None))
         metrics: Mapping[str, float] = {}

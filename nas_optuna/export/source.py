@@ -53,13 +53,6 @@ class NetworkSource:
 def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
     """Write out a network.
 
-    Args:
-        network: In evaluation mode.
-        example: A batch that it takes, of which shapes are noted in comments.
-
-    Raises:
-        NotWritable: It has code that depends on values, or something that is not plain torch.
-
     Examples:
         >>> source = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
         >>> source.layers
@@ -79,9 +72,6 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
 
 def attribute(path: str) -> str:
     """The attribute for a module or parameter of a dotted path; `script` loads weights by the same rule.
-
-    Raises:
-        NotWritable: It cannot be an attribute.
 
     Examples:
         >>> attribute("0.conv"), attribute("head.1")
@@ -122,9 +112,6 @@ def _own_tensor(traced: fx.GraphModule, name: str, path: str) -> str:
 
 def constructor(module: nn.Module) -> str:
     """The expression that makes a module of torch's like this one; its weights aside.
-
-    Raises:
-        NotWritable: The module does not tell how it was made.
 
     Examples:
         >>> constructor(nn.Conv2d(1, 8, (3, 3), padding=1, bias=False))

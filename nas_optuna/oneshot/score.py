@@ -65,10 +65,6 @@ def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, f
     Where an operation has no filters, the channels that it gives count; positions are height times width of what it
     gives. A space that does not declare operations has 0 throughout, which a score ignores.
 
-    Args:
-        space: The space.
-        architecture: One of it.
-
     Examples:
         >>> from nas_optuna import ConvSpace
         >>> space = ConvSpace(depth=1, input_size=8)

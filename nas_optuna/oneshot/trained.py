@@ -81,15 +81,7 @@ def calibrated_ranker(
     device: torch.device,
     ranked: Sequence[Architecture],
 ) -> ArchitectureRanker:
-    """Make the ranker whose score was fitted to a result's short trainings, not yet to trials.
-
-    Args:
-        result: What the study's supernet found.
-        search: What its spec names, for what the supernet holds.
-        supernet: The trained supernet; None where there are no shared weights.
-        device: Where the supernet is.
-        ranked: The architectures that the score will rank; their own short trainings are left out.
-    """
+    """Make the ranker whose score was fitted to a result's short trainings, not yet to trials."""
     spec = SupernetSpec.model_validate(result.settings)
     shared = make_evaluator(supernet, search, device) if supernet else None
     made = ArchitectureRanker(search.space, shared, spec, excess=limits_of(search, device))
@@ -144,11 +136,7 @@ def supernet_folder(files: Path, study: Study, identity: str) -> Path:
 def trained_supernet(
     study: Study, result: SupernetResult, search: Search, device: torch.device, files: Path
 ) -> Supernet | None:
-    """The study's supernet with the weights that its training left behind; None where it had no shared weights.
-
-    Raises:
-        StudyError: An earlier release trained it, or its weights are on another machine.
-    """
+    """The study's supernet with the weights that its training left behind; None where it had no shared weights."""
     if not result.epochs:
         return None
     with seeded(0):

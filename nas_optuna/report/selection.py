@@ -138,12 +138,7 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
 
 
 def table_latencies(study: Study, file: Path) -> dict[int, float]:
-    """Milliseconds of each complete trial's network by a latency table, by the trial's number.
-
-    Raises:
-        TableError: The table is damaged, of another space, or lacks an operation.
-        SpecError: The space's networks are not made of operations.
-    """
+    """Milliseconds of each complete trial's network by a latency table, by the trial's number."""
     from nas_optuna.costs.latency_table import LatencyTable
 
     table, space = LatencyTable.load(file), space_of(study)

@@ -19,9 +19,6 @@ def configured(
 ) -> Callable[[Callable[[SearchSpace, int, Config], BaseSampler]], Callable[..., BaseSampler]]:
     """Turn a function of (space, seed, config) into a factory that takes the fields of the config as keywords.
 
-    Args:
-        config: A dataclass whose fields all have defaults.
-
     Examples:
         >>> import dataclasses, optuna
         >>> @dataclasses.dataclass(frozen=True)

@@ -139,12 +139,7 @@ class CurveSampler(ArchitectureGPSampler):
         return choice.tokens
 
     def should_stop(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the epochs of a running trial are better spent on another network.
-
-        Args:
-            study: Its study.
-            trial: With its intermediate values; its last epoch is a rung.
-        """
+        """Whether the epochs of a running trial are better spent on another network."""
         with self._lock, one_blas_thread():
             history = self._read(study, self._common(study))
             chosen = history.tokens(trial)

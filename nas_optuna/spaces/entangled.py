@@ -69,12 +69,6 @@ def centred(weight: Tensor, matrix: Tensor) -> Tensor:
 def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
     """The mean number of a kernel's taps along one side that lie inside the image, over all positions.
 
-    Args:
-        side: The image's side in pixels.
-        kernel: The kernel's side.
-        stride: The distance between two positions.
-        border: The padding.
-
     Examples:
         >>> mean_taps(1, 7, 1, 4)
         1.0

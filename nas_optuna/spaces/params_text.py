@@ -16,11 +16,7 @@ def write_params(params: Mapping[str, Choice], parameters: Mapping[str, Paramete
 
 
 def read_params(text: str, parameters: Mapping[str, Parameter], example: str) -> dict[str, Choice]:
-    """The params of a text, in any order.
-
-    Raises:
-        ArchitectureError: The text has another form, or names what the space does not have.
-    """
+    """The params of a text, in any order."""
     names = {_quote(name): name for name in parameters}
     params: dict[str, Choice] = {}
     for part in text.strip().split(",") if text.strip() not in ("", "fixed") else ():

@@ -140,9 +140,6 @@ class Supernet(nn.Module, ABC):
         """The alphas as numbers, for every parameter of a space of which the supernet holds a part.
 
         A parameter that has one choice in that part is certain of it.
-
-        Args:
-            whole: The space.
         """
         found = {name: alpha.detach().tolist() for name, alpha in self.alphas.items()}
         for name, parameter in whole.parameters.items():
@@ -154,11 +151,7 @@ class Supernet(nn.Module, ABC):
 
     @torch.no_grad()
     def set_alphas(self, logits: Mapping[str, Sequence[float]]) -> None:
-        """Set the alphas of some parameters.
-
-        Args:
-            logits: Parameter name → one logit for each choice.
-        """
+        """Set the alphas of some parameters."""
         for name, values in logits.items():
             self.alphas[name].copy_(torch.tensor(values))
 

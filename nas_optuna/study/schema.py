@@ -289,11 +289,6 @@ def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
 def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:
     """What a trial remembers under a key.
 
-    Args:
-        trial: The trial.
-        key: One of `TrialKey`.
-        default: Returned where the trial has no such key.
-
     Examples:
         >>> import optuna
         >>> trial = optuna.create_trial(value=1.0, user_attrs={"nas_optuna:epochs": 3})
@@ -310,10 +305,6 @@ def readable(study: Study) -> dict[str, Any]:
 
 def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | None:
     """What is wrong with a trial's attributes, in a few words; None where nothing is.
-
-    Args:
-        user: Its user attributes.
-        system: Its system attributes.
 
     Examples:
         >>> flaw_of_trial({"nas_optuna:accuracy": []}, {})

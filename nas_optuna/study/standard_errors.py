@@ -53,12 +53,6 @@ def with_error(
 ) -> str:
     """An objective's value as text, without its unit, and if it is an accuracy its standard error.
 
-    Args:
-        name: The objective's name.
-        value: The objective's value.
-        error: The standard error of the trial's accuracy, where it is known.
-        large: Writes values from 1,000 on.
-
     Examples:
         >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
         ('0.9700 ± 0.0100', '1,234')

@@ -45,9 +45,6 @@ def keep_grouped_in_float32(network: nn.Module) -> None:
 
     torch has no fast gradient of them in bfloat16: that of a depthwise 5×5 convolution takes 3 times as long as in
     float32, and 77 times with a stride of 2.
-
-    Args:
-        network: Its convolutions get hooks, which do nothing outside of autocast on the processor.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:

@@ -177,16 +177,7 @@ def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, o
 
 
 def save_network(path: Path, network: nn.Module, header: Header) -> None:
-    """Write a trained network.
-
-    Args:
-        path: A ``.safetensors`` file; it appears whole or not at all.
-        network: Built by the space that the header names.
-        header: From `make_header`.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
+    """Write a trained network."""
     # A copy of each: safetensors refuses weights that share memory, and channels-last ones are not contiguous.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

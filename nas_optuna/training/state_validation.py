@@ -20,13 +20,6 @@ _MOMENTS["AdamW"] = _MOMENTS["Adam"]
 def require_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
     """Compare names, shapes and number types; and where the wanted values are finite, so must those found be.
 
-    Args:
-        found: By name; what was read.
-        wanted: By name, on any device, the meta device too, of which only shapes and types count.
-
-    Raises:
-        ValueError: Naming the first difference.
-
     Examples:
         >>> require_tensors({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
         Traceback (most recent call last):

@@ -41,9 +41,6 @@ def find_strategy(name: str) -> type[Strategy]:
 def strategy_options(spec: SupernetSpec) -> StrategyOptions:
     """Validate what a ``[supernet]`` section says beside its common keys by its strategy's options class.
 
-    Raises:
-        SpecError: The strategy is unknown, or refuses a key or a value; one line with the remedy.
-
     Examples:
         >>> strategy_options(SupernetSpec(strategy="darts", order=2)).epochs
         30
