@@ -1,4 +1,4 @@
-"""The price of a supernet's training, and the cost of each operation of its space."""
+"""What a supernet's training costs, and what its networks cost: each operation, and the alphas' loss with it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nas_optuna.costs.complexity import macs_table, size
 from nas_optuna.costs.latency_table import LatencyTable
@@ -23,6 +24,7 @@ from nas_optuna.oneshot.strategies.base import Strategy
 from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import TrainStep, make_network
 from nas_optuna.training.step import GRAPH_WARM_UP
 
@@ -64,6 +66,17 @@ def cost_of(space: SearchSpace, architecture: Architecture, costs: Mapping[str, 
     if not costs:
         return size(space, architecture)[0] / 1e6
     return sum(costs[op.key] for op in require_operations(space, "a cost").operations(architecture))
+
+
+def with_cost(spec: SupernetSpec, cross_entropy: Tensor, cost: Tensor) -> Tensor:
+    """The loss with the cost term that a spec asks for; the cost in milliseconds or millions of MACs."""
+    if spec.latency_loss == "fbnet":
+        # Wu et al. 2019 (FBNet), equation 2, with the cost in microseconds. The 1 keeps the logarithm positive for the
+        # smallest networks and is lost in the cost otherwise.
+        return cross_entropy * spec.latency_weight * torch.log1p(1000 * cost) ** (spec.latency_power or 0.6)
+    if spec.latency_target is not None:  # free below it
+        cost = torch.relu(cost / spec.latency_target - 1)
+    return cross_entropy + spec.latency_weight * cost
 
 
 PRICED_ARCHITECTURES, PRICED_STEPS = 3, 9

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_optuna.oneshot.cost_loss import cost_loss
 from nas_optuna.oneshot.cross_entropy import Evaluated, agreeing, diverse, learn_alphas, search_best
-from nas_optuna.oneshot.price import cost_of
+from nas_optuna.oneshot.price import cost_of, with_cost
 from nas_optuna.oneshot.score import MIN_TRAININGS, Score, distil, features, logits
 from nas_optuna.oneshot.shared import SharedFigures
 from nas_optuna.oneshot.short_trainings import ShortTrainer
@@ -211,7 +210,7 @@ class ArchitectureRanker:
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
             costs = [cost_of(self._space, self._space.from_tokens(t), self._table) for t in tokens]
-            losses = cost_loss(self._spec)(losses, torch.tensor(costs, dtype=losses.dtype))
+            losses = with_cost(self._spec, losses, torch.tensor(costs, dtype=losses.dtype))
         return (-losses).tolist()
 
     def _everything(self) -> list[Tokens]:

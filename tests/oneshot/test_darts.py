@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nas_optuna.data import ResidentLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
-from nas_optuna.oneshot import cost_loss
 from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
+from nas_optuna.oneshot.price import with_cost
 from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job
@@ -168,12 +168,18 @@ def test_latency_makes_the_derived_network_cheaper(options: dict[str, object]) -
     assert priced.cost < 0.95 * free.cost
 
 
-def test_latency_losses_are_their_formulas() -> None:
-    ce, cost = torch.tensor(2.0), torch.tensor(3.0)
-    assert cost_loss.linear(0.5)(ce, cost).item() == pytest.approx(3.5)
-    assert cost_loss.fbnet(0.2, 0.6)(ce, cost).item() == pytest.approx(2 * 0.2 * math.log(3001) ** 0.6)
-    assert cost_loss.target(4.0, 2.0)(ce, cost).item() == pytest.approx(4.0)
-    assert cost_loss.target(4.0, 3.5)(ce, cost).item() == 2.0
+@pytest.mark.parametrize(
+    ("options", "loss"),
+    [
+        ({"latency_weight": 0.5}, 3.5),
+        ({"latency_loss": "fbnet", "latency_weight": 0.2}, 2 * 0.2 * math.log(3001) ** 0.6),
+        ({"latency_loss": "target", "latency_weight": 4.0, "latency_target": 2.0}, 4.0),
+        ({"latency_loss": "target", "latency_weight": 4.0, "latency_target": 3.5}, 2.0),
+    ],
+)
+def test_latency_losses_are_their_formulas(options: dict[str, Any], loss: float) -> None:
+    found = with_cost(SupernetSpec(**options), torch.tensor(2.0), torch.tensor(3.0))
+    assert found.item() == pytest.approx(loss)
 
 
 @space_function

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from nas_optuna.data import ImageSet, split
 from nas_optuna.errors import SpecError
-from nas_optuna.oneshot.cost_loss import cost_loss
 from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
+from nas_optuna.oneshot.price import with_cost
 from nas_optuna.oneshot.progress import Epoch
 from nas_optuna.oneshot.stability import require_no_collapse
 from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOptions
@@ -88,7 +88,6 @@ class DartsStrategy(Strategy):
         self._alpha_optimizer = _alpha_optimizer(self._alphas, options)
         self._draws = GumbelSampler(self.supernet, job.spec.seed)
         self._cost = self.supernet.cost_model(job.costs) if job.costs else None
-        self._loss = cost_loss(job.spec)
         self._alpha_losses: list[Tensor] = []
 
     def _require_draws(self) -> None:
@@ -193,7 +192,7 @@ class DartsStrategy(Strategy):
     def _with_cost(self, cross_entropy: Tensor) -> Tensor:
         if self.job.spec.latency_weight == 0 or self._cost is None:
             return cross_entropy
-        return self._loss(cross_entropy, self._cost(self.supernet.probabilities()))
+        return with_cost(self.job.spec, cross_entropy, self._cost(self.supernet.probabilities()))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the base class, of the alphas' optimizer and of the draws."""
