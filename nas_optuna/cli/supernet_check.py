@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 from nas_optuna.cli import options
@@ -39,7 +39,7 @@ def check(
     from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.oneshot import check as checking
-    from nas_optuna.oneshot.trained import calibrated_ranker, restrict_to, trained_supernet
+    from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
     from nas_optuna.study.files import holding
     from nas_optuna.study.studies import checkpoint_folder
     from nas_optuna.study.supernet_result import read_result
@@ -56,7 +56,7 @@ def check(
     )
     result = read_result(study)
     supernet = trained_supernet(study, result, experiment.search, where, files)
-    search = restrict_to(supernet, experiment.search) if supernet else experiment.search
+    search = replace(experiment.search, space=supernet.space) if supernet else experiment.search
     chosen = _put_forward(search, result)
     excess = experiment.objective.limits.total_excess
     drawn = search.space.sample_distinct(architectures, random.Random(seed), lambda drawn: excess(drawn) <= 0)

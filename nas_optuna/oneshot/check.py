@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -186,23 +186,25 @@ def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
     return result
 
 
-def rank_correlation(kind: str, x: Sequence[float], y: Sequence[float], seed: int = 0) -> RankCorrelation:
+def rank_correlation(kind: str, x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankCorrelation:
     """Kendall's τ-b or Spearman's ρ with a percentile bootstrap interval over the pairs."""
     correlation = _kendall if kind == "kendall" else _spearman
     first, second = _signs(np.asarray(x)), _signs(np.asarray(y))
-    lower, upper = np.percentile(correlation(first, second, _resamples(len(first), seed)), [2.5, 97.5])
-    return RankCorrelation(float(correlation(first, second, np.ones(len(first)))), float(lower), float(upper))
+    return _bootstrapped(lambda counts: correlation(first, second, counts), len(first), seed)
 
 
 def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
     """τ(x, y) − τ(other, y), resampled in pairs."""
     ours, theirs, own = _signs(x), _signs(other), _signs(y)
+    return _bootstrapped(lambda counts: _kendall(ours, own, counts) - _kendall(theirs, own, counts), len(y))
 
-    def difference(counts: Array) -> Array:
-        return _kendall(ours, own, counts) - _kendall(theirs, own, counts)
 
-    lower, upper = np.percentile(difference(_resamples(len(y), 0)), [2.5, 97.5])
-    return RankCorrelation(float(difference(np.ones(len(y)))), float(lower), float(upper))
+def _bootstrapped(statistic: Callable[[Array], Array], size: int, seed: int = 0) -> RankCorrelation:
+    """A figure of how often each of `size` values counts, with its interval over resamples."""
+    drawn = np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
+    counts = np.stack([np.bincount(indices, minlength=size) for indices in drawn]).astype(np.float64)
+    lower, upper = np.percentile(statistic(counts), [2.5, 97.5])
+    return RankCorrelation(float(statistic(np.ones(size))), float(lower), float(upper))
 
 
 def ranking_row(name: str, values: Array, own: Array) -> Row:
@@ -210,8 +212,8 @@ def ranking_row(name: str, values: Array, own: Array) -> Row:
     order = np.argsort(-values, kind="stable")
     return Row(
         name,
-        rank_correlation("kendall", values.tolist(), own.tolist()),
-        rank_correlation("spearman", values.tolist(), own.tolist()),
+        rank_correlation("kendall", values, own),
+        rank_correlation("spearman", values, own),
         float(own.max() - own[order[0]]),
         float(own.max() - own[order[:5]].max()),
     )
@@ -239,12 +241,6 @@ def _afforded(trials: Sequence[FrozenTrial], budget: float) -> tuple[int, bool]:
 
 def _seconds(trial: FrozenTrial) -> float:
     return float(attribute(trial, TrialKey.SECONDS, 0.0))
-
-
-def _resamples(size: int, seed: int) -> Array:
-    """How often each of `size` values is in each resample, ``[_RESAMPLES, size]``."""
-    drawn = np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
-    return np.stack([np.bincount(indices, minlength=size) for indices in drawn]).astype(np.float64)
 
 
 def _signs(values: Array) -> Array:

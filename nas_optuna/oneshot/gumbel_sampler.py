@@ -34,14 +34,16 @@ class GumbelSampler:
 
     def refresh(self) -> None:
         """Read the alphas now, after they were set or at the start of an epoch."""
-        self._copy()
+        flat = torch.cat([alpha.detach() for alpha in self._supernet.alphas.values()])
+        self._copies[self._turn].copy_(flat, non_blocking=True)
+        if self._events:
+            self._events[self._turn].record()
         self._turn = 1 - self._turn
 
     def next(self, temperature: float) -> GumbelSample:
         """Draw every parameter."""
         logits = self._previous()
-        self._copy()
-        self._turn = 1 - self._turn
+        self.refresh()
         noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
         perturbed = torch.split(logits + noise, self._sizes)
         on_device = torch.split(noise.to(self._device, non_blocking=True), self._sizes)
@@ -50,12 +52,6 @@ class GumbelSampler:
             dict(zip(self._names, on_device, strict=True)),
             temperature,
         )
-
-    def _copy(self) -> None:
-        flat = torch.cat([alpha.detach() for alpha in self._supernet.alphas.values()])
-        self._copies[self._turn].copy_(flat, non_blocking=True)
-        if self._events:
-            self._events[self._turn].record()
 
     def _previous(self) -> Tensor:
         before = 1 - self._turn

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,14 +102,11 @@ class Meter:
             self._norms += norms
             self._hits += sum(hits)
 
-    def mean_loss(self) -> float:
-        """Mean over steps."""
-        return sum(self._losses) / len(self._losses)
-
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return self._hits / self._seen
-
-    def median_norm(self) -> float:
-        """Median norm of the gradient before clipping."""
-        return sorted(self._norms)[len(self._norms) // 2]
+    def figures(self) -> dict[str, Any]:
+        """The `Epoch`'s ``loss``, ``accuracy`` and ``gradient_norm``."""
+        self.look()
+        return {
+            "loss": sum(self._losses) / len(self._losses),
+            "accuracy": self._hits / self._seen,
+            "gradient_norm": sorted(self._norms)[len(self._norms) // 2],
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ class SharedEvaluator:
     Args:
         supernet: The supernet, on its device.
         held_out: Images that the weights were not trained on.
-        training: Training images, which set the statistics of batch norm layers.
+        training: Gives batches of training images, which set the statistics of batch norm layers.
         dtype: Autocast to this; float32 is no autocast.
     """
 
@@ -49,7 +49,7 @@ class SharedEvaluator:
         self,
         supernet: Supernet,
         held_out: BatchLoader,
-        training: Iterable[tuple[Tensor, Tensor]] = (),
+        training: Callable[[], Iterable[tuple[Tensor, Tensor]]] = tuple,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._supernet = supernet
@@ -78,7 +78,7 @@ class SharedEvaluator:
     def _recalibrated(self, architectures: Sequence[Architecture], sums: Tensor) -> None:
         shared = {name: buffer.clone() for name, buffer in self._supernet.named_buffers()}
         for i, architecture in enumerate(architectures):
-            self._supernet.recalibrate(architecture, self._training, RECALIBRATION_BATCHES)
+            self._supernet.recalibrate(architecture, self._training(), RECALIBRATION_BATCHES)
             path = self._supernet.path(architecture)
             for images, labels in self._batches:
                 _add(sums[i], self._supernet(images, path), labels)

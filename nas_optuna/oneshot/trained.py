@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.limits import Limits
 from nas_optuna.costs.study_costs import StudyCosts
-from nas_optuna.data import BatchLoader, ImageSet, make_loader
+from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.search import Search
 from nas_optuna.machine import laid_out
@@ -36,11 +36,6 @@ SCORED_IMAGES = 500
 """The most held-out images on which shared weights are scored: twice as many rank hardly better."""
 
 
-def restrict_to(supernet: Supernet, search: Search) -> Search:
-    """The search for what a supernet holds: where some parameters are kept at one choice, a part of the space."""
-    return replace(search, space=supernet.space)
-
-
 def supernet_precision(search: Search, device: torch.device) -> torch.dtype:
     """A supernet's steps have no gradient scaler, which float16 needs."""
     precision = search.spec.recipe.precision
@@ -61,17 +56,8 @@ def make_evaluator(
     side = search.space.input_size
     held_out = make_loader(scoring_images(search), SCORED_IMAGES, side, device)
     training = make_loader(search.data.train, 256, side, device)
-    return SharedEvaluator(supernet, held_out, _FixedOrder(training), dtype)
-
-
-class _FixedOrder:
-    """A loader's images in one shuffled order, so that a path's statistics do not depend on earlier paths."""
-
-    def __init__(self, loader: BatchLoader) -> None:
-        self._loader = loader
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self._loader.epoch(0)
+    # One order for all, so that a path's statistics do not depend on earlier paths.
+    return SharedEvaluator(supernet, held_out, partial(training.epoch, 0), dtype)
 
 
 def calibrated_ranker(

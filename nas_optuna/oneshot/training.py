@@ -31,7 +31,6 @@ from nas_optuna.oneshot.trained import (
     limits_of,
     make_evaluator,
     own_accuracies,
-    restrict_to,
     supernet_folder,
     supernet_precision,
 )
@@ -113,7 +112,7 @@ class SupernetTraining:
         self._files = files
         self._interrupted = interrupted
         self.strategy = make_strategy(search, table, device, interrupted)
-        self.search = restrict_to(self.strategy.supernet, search) if self.strategy else search
+        self.search = replace(search, space=self.strategy.supernet.space) if self.strategy else search
         version = self.strategy.supernet.version if self.strategy else 0
         self._identity = _identity(search, self._options.model_dump(mode="json"), table, version)
         self._folder = CheckpointFolder(supernet_folder(files, study, self._identity))

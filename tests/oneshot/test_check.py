@@ -22,7 +22,7 @@ SPEC = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})
 def test_rank_correlations_and_their_bootstrap_are_scipys_also_with_ties(last: float) -> None:
     x, y = np.array([0.1, 0.4, 0.3, 0.9, 0.5, 0.4]), np.array([1.0, 2.0, 2.5, 6.0, 3.0, last])
     for kind, function in (("kendall", stats.kendalltau), ("spearman", stats.spearmanr)):
-        found = rank_correlation(kind, x.tolist(), y.tolist(), seed=3)
+        found = rank_correlation(kind, x, y, seed=3)
         assert found.value == pytest.approx(function(x, y).statistic)
         drawn = np.random.default_rng(3).integers(6, size=(1000, 6))
         with warnings.catch_warnings(action="ignore"):  # of resamples without any order

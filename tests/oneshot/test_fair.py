@@ -183,7 +183,7 @@ def test_batch_norm_is_recalibrated_for_each_path() -> None:
     drawn = [space.sample(rng) for _ in range(6)]
     calibration = list(loader(0, 480, 480).epoch())
     before = {name: value.clone() for name, value in fair.supernet.named_buffers()}
-    evaluate = SharedEvaluator(fair.supernet, loader(500, 700, 64), calibration)
+    evaluate = SharedEvaluator(fair.supernet, loader(500, 700, 64), lambda: calibration)
     shared = evaluate(drawn)
     assert all(torch.equal(value, before[name]) for name, value in fair.supernet.named_buffers())
     assert evaluate(drawn[::-1]) == shared[::-1]

@@ -208,14 +208,12 @@ class Strategy(ABC):
             logits = self.supernet(images, picks)
         return F.cross_entropy(logits.float(), labels), logits
 
-    def train_weights(self, loss: Tensor, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Take one step of the weights' optimizer; see `step` for what it returns."""
+    def train_weights(
+        self, loss: Tensor, logits: Tensor, batch: Batch, whole: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Take one clipped step of the weights' optimizer, of the `whole` loss where more than `loss` counts."""
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        return self.apply_gradient(loss, logits, batch)
-
-    def apply_gradient(self, loss: Tensor, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Clip the weights' gradient and take the step."""
+        torch.autograd.backward(loss if whole is None else whole)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip or math.inf)
         self.optimizer.step()
         labels = batch[1]
@@ -251,15 +249,8 @@ class Strategy(ABC):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(i, steps)
             meter.add(*self.step(batch))
-        meter.look()
-        return Epoch(
-            number=self.finished + 1,
-            loss=meter.mean_loss(),
-            accuracy=meter.accuracy(),
-            gradient_norm=meter.median_norm(),
-            seconds=time.monotonic() - start,
-            **self.end_epoch(),
-        )
+        figures = meter.figures()  # which waits for the device
+        return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **self.end_epoch())
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on as if nothing had happened: tensors and plain numbers."""

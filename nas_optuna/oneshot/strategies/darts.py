@@ -150,10 +150,8 @@ class DartsStrategy(Strategy):
     def weight_step(self, batch: Batch, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, int]:
         """Train the weights; in a joint update the alphas as well."""
         loss, logits = self._drawn(batch, self._draws.next(self.temperature), differentiable=joint)
-        self.optimizer.zero_grad()
         self._alpha_optimizer.zero_grad()
-        torch.autograd.backward(self._with_cost(loss) if joint else loss)
-        result = self.apply_gradient(loss, logits, batch)
+        result = self.train_weights(loss, logits, batch, self._with_cost(loss) if joint else None)
         if joint:
             self._alpha_optimizer.step()
         return result
