@@ -40,6 +40,7 @@ def test_the_memory_format_is_measured_once_and_remembered(cache: Path, monkeypa
     assert memory_format(CPU) is chosen
 
 
+@pytest.mark.process
 def test_another_process_finds_it(cache: Path) -> None:
     memory_format(CPU)
     before = (cache / "nas-optuna" / "machine.json").read_bytes()

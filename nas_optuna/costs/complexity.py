@@ -159,12 +159,14 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
 def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> _ModuleComplexity:
     import torch
 
+    from nas_optuna.spaces.shapes import QuickNorm
+
     with torch.device("meta"):
         one = torch.empty(1, *input_shape)
         x = torch.empty(batch_size, *input_shape)
-    with flop_counter() as counter, torch.no_grad():
+    with flop_counter() as counter, torch.no_grad(), QuickNorm():
         module.eval()(one)
-    with torch.no_grad(), _tracked(module, x) as live:
+    with torch.no_grad(), _tracked(module, x) as live, QuickNorm():
         module(x)
     weights = list(module.parameters())
     return _ModuleComplexity(

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nas_optuna.errors import NasOptunaError
@@ -98,6 +100,19 @@ def _specs(values: Any) -> list[TensorSpec]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, TensorSpec)]
 
 
+class QuickNorm(TorchFunctionMode):
+    """Within it batch norm on the meta device only makes its tensors: torch takes it apart in Python, for milliseconds.
+
+    These are its output and two statistics, which count as memory.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.batch_norm and args[0].is_meta:
+            made = torch.empty_like(args[0]), *(args[0].new_empty(args[0].shape[1]) for _ in range(2))
+            return made[0]
+        return function(*args, **(kwargs or {}))
+
+
 def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape) -> tuple[list[Call], Any]:
     """Run a network on two images on the meta device.
 
@@ -119,7 +134,7 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
         >>> output.shape
         (10,)
     """
-    with torch.no_grad(), blaming(network):
+    with torch.no_grad(), blaming(network), QuickNorm():
         output = network(torch.empty(_BATCH, *shape, device="meta"))
     network.eval()  # what is priced is inference: a layer may be used in training only, or left out at random
     used = _recorded(network, layers, shape, _BATCH)
@@ -159,7 +174,7 @@ def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], sha
                 )
             )
     try:
-        with torch.no_grad(), blaming(network):
+        with torch.no_grad(), blaming(network), QuickNorm():
             network(torch.empty(batch, *shape, device="meta"))
     finally:
         for handle in handles:

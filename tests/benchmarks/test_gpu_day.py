@@ -45,6 +45,7 @@ def test_the_page_has_each_result_and_says_what_is_missing(gpu_day: ModuleType, 
     assert kept["workers"]["trials_per_minute"]["4"] == 25.5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("code", "said"), [(124, "longer than 45 s"), (1, "failed with exit code 1, see fit.log")])
 def test_a_step_that_fails_costs_the_others_nothing(tmp_path: Path, code: int, said: str) -> None:
     command = [sys.executable, str(FOLDER / "gpu_day.py"), "failed", "fit", "--out", str(tmp_path)]

@@ -83,6 +83,7 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.process
 def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
     (study,) = get(f"{address}/api/studies")["study_summaries"]
     assert study["study_name"] == "nas"
@@ -109,6 +110,7 @@ def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
     assert best["architecture"] in found["note"]["body"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to open the dashboard with")
 def test_the_trial_page_shows_the_architecture(address: str, trials: Trials, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
@@ -139,6 +141,7 @@ def ask(address: str, method: str, path: str, **headers: str) -> tuple[int, str]
     return answer.status, answer.read().decode()
 
 
+@pytest.mark.process
 def test_it_answers_to_its_own_names_and_pages_only(address: str) -> None:
     port = address.rpartition(":")[2]
     (study,) = get(f"{address}/api/studies")["study_summaries"]
@@ -179,6 +182,7 @@ ATTACK = """async ([target, study]) => {
 }"""
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to attack the dashboard with")
 def test_a_page_of_another_origin_can_neither_read_nor_delete(address: str, trials: Trials) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
@@ -245,6 +249,7 @@ def test_what_a_stranger_put_into_a_study_does_not_run(trials: Trials) -> None:
         browser.close()
 
 
+@pytest.mark.process
 def test_the_optuna_command_lists_the_trials(trials: Trials) -> None:
     optuna = Path(sys.executable).with_name("optuna")
     command = [str(optuna), "trials", "--study-name", "nas", "--storage", "sqlite:///nas-optuna.db"]
@@ -257,6 +262,7 @@ def test_the_optuna_command_lists_the_trials(trials: Trials) -> None:
     assert time.strptime(listed[0]["datetime_start"], "%Y-%m-%d %H:%M:%S")
 
 
+@pytest.mark.process
 def test_a_retraining_is_shown_beside_its_trial(trials: Trials, command: Command) -> None:
     result = command("retrain", "--trial", 1, "--out", "net.safetensors", "--json")
     assert result.code == 0, result.err

@@ -68,6 +68,7 @@ def test_wrong_values_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_what_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "table.json"
     start = [sys.executable, "-c", "from nas_optuna.cli import main; raise SystemExit(main())"]

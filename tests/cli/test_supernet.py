@@ -210,6 +210,7 @@ def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
     assert [row["name"] for row in verdict["rows"]] == [*FEATURES[SIZES], "score"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("budget", [(), ("--budget", "0")], ids=["shared weights", "without"])
 def test_training_resumes_after_a_kill_in_a_short_training(
     budget: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -233,6 +234,7 @@ def test_training_resumes_after_a_kill_in_a_short_training(
         assert killed[f"nas_optuna:supernet:{key}:0"] == whole[f"nas_optuna:supernet:{key}:0"]
 
 
+@pytest.mark.process
 def test_training_resumes_after_a_kill(folder: Path) -> None:
     """The killed and resumed search ends with the alphas of an undisturbed one."""
     train = ["supernet", "train", "--spec", "tiny.toml", "--epochs", "8", "--study"]

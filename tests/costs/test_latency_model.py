@@ -67,6 +67,7 @@ def test_the_latency_of_networks_that_were_not_measured_is_told() -> None:
     assert off[len(off) // 2] < 0.05
 
 
+@pytest.mark.process
 def test_a_space_of_too_many_operations_has_a_kit_all_the_same(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

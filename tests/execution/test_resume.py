@@ -75,6 +75,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return whole, parts, half
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_ten_trials_and_ten_more_elsewhere_are_twenty_in_one(files: tuple[str, str, int], sampler: str) -> None:
     whole, parts, half = files
@@ -124,6 +125,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[FrozenTrial]
     return trials(folder)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
 )

@@ -128,6 +128,7 @@ def test_all_forms_agree(
     assert "nas_optuna" not in (tmp_path / "out/model.py").read_text()
 
 
+@pytest.mark.process
 def test_model_py_needs_torch_alone_and_says_what_pictures_need(tmp_path: Path) -> None:
     images = _images((3, 20, 30), "crop")
     classifier = _classifier("conv", images, depth=2)
@@ -161,6 +162,7 @@ def test_model_py_answers_bad_calls_with_one_line(tmp_path: Path) -> None:
     assert _run(out, "x.png", code=1).startswith("model.safetensors beside this file cannot be read: ")
 
 
+@pytest.mark.process
 def test_the_code_in_the_readme_runs(tmp_path: Path) -> None:
     images = _images()
     _export(_classifier("conv", images, depth=1), tmp_path / "out", images)

@@ -95,6 +95,7 @@ def work(name: str, folder: Path, start: Any) -> None:
 
 
 # Workers of `neighbours`, which `fit` runs in one process, may now and then make the same move.
+@pytest.mark.process
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "neighbours"])
 def test_four_processes_on_one_study(name: str, tmp_path: Path) -> None:
     optuna.create_study(storage=database(tmp_path), study_name="s")

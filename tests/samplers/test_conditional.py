@@ -65,8 +65,9 @@ def tried(space: SearchSpace, sampler: str, trials: int, seed: int = 0) -> list[
 @pytest.mark.parametrize(
     ("sampler", "space"), [*((name, space) for name in QUICK for space in SPACES), *((name, "deep") for name in SLOW)]
 )
-def test_fifty_trials_try_fifty_networks(sampler: str, space: str) -> None:
-    assert len(set(tried(SPACES[space], sampler, 50))) >= 48
+def test_no_sampler_tries_a_network_twice(sampler: str, space: str) -> None:
+    trials = 20 if sampler in SLOW else 50
+    assert len(set(tried(SPACES[space], sampler, trials))) >= 0.96 * trials
 
 
 def test_every_sampler_is_tried() -> None:

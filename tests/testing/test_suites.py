@@ -31,7 +31,7 @@ class TestBlock(SpaceSuite, SupernetSuite):
 
 class TestMacro(SpaceSuite, SupernetSuite):
     def make_space(self) -> SearchSpace:
-        return MacroSpace(input_size=8)
+        return MacroSpace(stages=2, widths=(8, 16), depths=(1, 2), input_size=8)
 
 
 class TestTraining(EvaluatorSuite):

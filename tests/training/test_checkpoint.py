@@ -175,6 +175,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_remedy(tmp_path: Path) 
     assert not list(tmp_path.glob("file/*"))
 
 
+@pytest.mark.process
 def test_a_full_disk_is_named_and_leaves_the_epoch_before() -> None:
     """A file system of 64 KiB: nothing is imitated."""
     script = """

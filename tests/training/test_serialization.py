@@ -151,6 +151,7 @@ def test_a_space_of_ones_own_is_given_and_never_imported(tmp_path: Path) -> None
         load_network(path, space=UserSpace(classes=3))
 
 
+@pytest.mark.process
 def test_naming_code_executes_nothing(file: Path, tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text("open('executed', 'w')\ndef make(**options): open('executed', 'w')\n")
     (tmp_path / "hubconf.py").write_text("open('executed', 'w')\ndef make(**options): open('executed', 'w')\n")
