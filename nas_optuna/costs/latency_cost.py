@@ -16,12 +16,7 @@ _SECONDS, _AGAIN_SECONDS = 0.1, 0.01
 
 
 class LatencyCost(Cost):
-    """Milliseconds of one inference, from a latency table or measured on the device that trains.
-
-    Raises:
-        TableError: The table is damaged, or was measured elsewhere and ``latency.force`` is not set.
-        SpecError: The settings of the latency section are refused.
-    """
+    """Milliseconds of one inference, from a latency table or measured on the device that trains."""
 
     name, label, unit = "latency_ms", "latency", "ms"
 

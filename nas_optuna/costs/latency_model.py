@@ -32,10 +32,6 @@ WIDE = 64
 class LatencyModel:
     """Milliseconds of a network from its `operators`.
 
-    Args:
-        networks: `operators` of each measured network.
-        measured_ms: The latency of each.
-
     Examples:
         >>> model = LatencyModel([{"relu calls": 1.0}, {"relu calls": 3.0}], [2.0, 6.0])
         >>> round(model({"relu calls": 2.0}), 6)

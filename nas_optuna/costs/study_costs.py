@@ -23,17 +23,6 @@ logger = logging.getLogger(__name__)
 class StudyCosts:
     """Every cost of a study, by name: those that it asks for, and those that cost nothing to know.
 
-    Args:
-        space: The study's space.
-        device: Where networks are trained and measured.
-        optimised: Names of the costs that objectives need; these are refined while a network trains.
-        limited: Names of the costs that have a limit.
-        latency: How latency is known.
-
-    Raises:
-        SpecError: A cost is unknown, or its settings are refused.
-        TableError: The latency table is damaged, or was measured elsewhere and ``latency.force`` is not set.
-
     Examples:
         >>> import torch
         >>> from nas_optuna import ConvSpace

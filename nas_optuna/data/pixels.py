@@ -52,9 +52,6 @@ class PixelFormat:
         background: The shade that transparency is laid on: 255 is white, 0 black.
         whole_white: The whole number that becomes 255 where pixels are deeper than 8 bits; 4095 for 12 bits.
         fraction_white: The fraction that becomes 255 where pixels are floating-point numbers: 1 or 255.
-
-    Raises:
-        ValueError: A value is out of its range; the message names it.
     """
 
     channels: int

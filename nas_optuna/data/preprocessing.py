@@ -152,9 +152,6 @@ class Preparation(nn.Module):
     torchvision's per-image pipeline) within rounding. Images of another shape are fitted in as `PixelFormat.resize`
     says. The bars of a padded image are black, so that it is normalised after it was resized.
 
-    Args:
-        pixels: What the network was trained on.
-
     Examples:
         >>> prepare = Preparation(PixelFormat(1, 2, 2, (0.5,), (0.5,), (4, 4)))
         >>> prepare(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).shape
@@ -197,10 +194,6 @@ class Preprocessor(Preparation):
 
     The second product is most of the work and nearly all of its matrix is zero: where images grow by a whole factor,
     `enlarge_rows` does it without.
-
-    Args:
-        pixels: The images' size, policy and statistics, and the output's size.
-        device: Where batches will be prepared.
     """
 
     def __init__(self, pixels: PixelFormat, device: torch.device) -> None:

@@ -83,9 +83,6 @@ class FileSource:
     """Labelled images in files, in parts that lie one after another, in the order of `PARTS`.
 
     Without a test part, a fixed fifth of each class is held out of the training part for it.
-
-    Args:
-        labels: Of the images of each part that there is.
     """
 
     def __init__(self, labels: Mapping[Part, Tensor]) -> None:

@@ -27,9 +27,6 @@ class TrialBudget:
     A trial that a worker does not finish (it died, or somebody else took the trial) is given to the next that asks, so
     that the run ends with exactly as many trials as it shall have.
 
-    Args:
-        budget: The run's.
-
     Examples:
         >>> budget = TrialBudget(Budget(trials=1))
         >>> budget.ask(1), budget.ask(2)

@@ -248,19 +248,7 @@ def drawn(architecture: Architecture) -> None:
 
 
 class TrainingEvaluator:
-    """Our own training: images, a recipe, metrics on the images that select.
-
-    Args:
-        space: The search space.
-        data: Training images and those that select.
-        recipe: How each network is trained.
-        device: Where.
-        metrics: Names of what is measured beside accuracy.
-
-    Raises:
-        SpecError: Space, data and recipe do not fit together, the recipe asks for a precision that the device has not,
-            or a metric is unknown or needs packages that are not installed.
-    """
+    """Our own training: images, a recipe, metrics on the images that select."""
 
     def __init__(
         self,

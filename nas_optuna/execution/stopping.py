@@ -189,10 +189,6 @@ def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence
 class StopWhen:
     """An Optuna callback that ends a study, in each of its workers after the trial at hand.
 
-    Args:
-        objectives: Names of the study's objectives, in order.
-        conditions: What ends it.
-
     Attributes:
         reason: Why it has ended; None before.
 

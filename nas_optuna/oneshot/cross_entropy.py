@@ -36,10 +36,6 @@ POPULATION, CHILDREN = 24, 16
 class Evaluated:
     """Architectures and their utilities, each evaluated once.
 
-    Args:
-        utility: Asked for those that are new.
-        limit: How many it may be asked for.
-
     Attributes:
         found: Tokens → utility, in the order of evaluation.
     """

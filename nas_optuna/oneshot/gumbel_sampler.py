@@ -14,10 +14,6 @@ class GumbelSampler:
     Which candidate runs next is decided on the host, and alphas live on the device. Reading them in every step
     would stall it, so a draw uses the logits as they were one draw ago: their copy to the host has long
     ended when it is read. An alpha moves by about its learning rate in between. The gradient uses the current logits.
-
-    Args:
-        supernet: The supernet, on its device.
-        seed: Seed of the noise. It is drawn on the host: the same on every device.
     """
 
     def __init__(self, supernet: Supernet, seed: int) -> None:
@@ -25,7 +21,7 @@ class GumbelSampler:
         self._names = list(supernet.alphas)
         self._sizes = [len(alpha) for alpha in supernet.alphas.values()]
         self._device = next(iter(supernet.alphas.values())).device
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)  # of the host: the same noise on every device
         pinned = self._device.type == "cuda"
         self._copies = [torch.empty(sum(self._sizes), device="cpu", pin_memory=pinned) for _ in range(2)]
         self._events = [torch.Event(self._device) for _ in range(2)] if pinned else []

@@ -37,12 +37,6 @@ class SharedEvaluator:
     Each stage of the forward pass is computed once for all architectures that agree up to it, and of those that differ
     only in a number of channels the widest is computed and narrowed. So a whole space costs a fraction of its
     networks. A supernet with batch norm is recalibrated for each architecture, and computes each from the start.
-
-    Args:
-        supernet: The supernet, on its device.
-        held_out: Images that the weights were not trained on.
-        training: Gives batches of training images, which set the statistics of batch norm layers.
-        dtype: Autocast to this; float32 is no autocast.
     """
 
     def __init__(

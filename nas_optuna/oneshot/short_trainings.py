@@ -95,14 +95,6 @@ class ShortTrainer:
 
     Results are kept in a file as they come, and an architecture's state after each epoch.
 
-    Args:
-        search: What the study's spec names.
-        plan: How many it is meant for.
-        device: Where to train.
-        folder: Where results are kept; None keeps them in memory.
-        callback: Hears of each training as of a subject ``"short training N"``, where N counts from 1.
-        interrupted: Asked between steps; `Interrupted` is raised when it says so.
-
     Attributes:
         plan: The plan that was given.
         results: The results of the trainings that have ended, in their order, earlier processes' included.

@@ -22,11 +22,7 @@ COLLAPSE = 0.8
 
 
 class DivergenceMonitor:
-    """Looks at the gradient norms and losses of one window of steps after the other.
-
-    Args:
-        classes: Number of classes.
-    """
+    """Looks at the gradient norms and losses of one window of steps after the other."""
 
     def __init__(self, classes: int) -> None:
         self._guessing = math.log(max(classes, 2))

@@ -71,19 +71,6 @@ class SupernetTraining:
 
     With a budget of 0 there are no shared weights: sizes and short trainings rank architectures.
 
-    Args:
-        study: The study.
-        search: What its spec names.
-        table: What operations cost.
-        device: Where to train.
-        files: The storage's folder for checkpoints and artifacts.
-        restart: Forget an earlier training with the same settings.
-        interrupted: Asked between steps.
-
-    Raises:
-        SpecError: The space has no supernet, or cannot honour a setting.
-        DataError: There are too few images to halve.
-
     Attributes:
         whole: The study's space, of which the result has alphas.
         search: What the study's spec names; its space is the part of `whole` that the supernet holds.

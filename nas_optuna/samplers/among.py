@@ -25,12 +25,6 @@ class AmongSampler(FixedSampler):
 
     A list may be what a hardware team allows, or what a table of trainings holds. Our own samplers that compare
     candidates take them from the list; random search draws from it.
-
-    Args:
-        sampler: The sampler.
-        space: The space.
-        listed: What may be proposed: params of each architecture.
-        seed: The study's seed.
     """
 
     def __init__(

@@ -170,9 +170,6 @@ class ArchitectureSampler(BaseSampler):
 
     Threads of one process may share an instance; an instance follows one study at a time.
 
-    Args:
-        seed: The study's seed; None draws one.
-
     Attributes:
         numbers: Whether the class proposes floats and integers, too. Where it does not, they are drawn uniformly.
         obeys_list: Whether the class proposes only what is in `among`, where that is given.

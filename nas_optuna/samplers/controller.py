@@ -43,9 +43,6 @@ class ControllerConfig:
             ``"standardised"`` is the value's distance from their mean in standard deviations, clipped to ±3.
             A pruned trial is compared with the others at the last epoch that it reached.
         failures: ``"ignore"`` failed trials, or reward them as ``"worst"``.
-
-    Raises:
-        ValueError: A value is out of its range.
     """
 
     hidden: int = 32
@@ -88,10 +85,6 @@ class ControllerSampler(ArchitectureSampler):
     The policy is a function of the finished trials in their order of completion, so any process can rebuild it.
 
     For one objective. Parameters that are not categorical are sampled uniformly.
-
-    Args:
-        config: How to learn.
-        seed: The study's seed; None draws one.
     """
 
     def __init__(self, config: ControllerConfig | None = None, *, seed: int | None = None) -> None:

@@ -18,9 +18,6 @@ class CurvePruner(BasePruner):
 
     A trial without such a plan (of another sampler, enqueued) is judged by `GuardedPruner`.
 
-    Args:
-        epochs: The largest step that a trial can reach.
-
     Examples:
         >>> import optuna
         >>> sampler = CurveSampler(seed=0)

@@ -30,11 +30,6 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
     Where trials have parameters with numbers, such as a learning rate, the same network is another training, and the
     sampler is obeyed.
 
-    Args:
-        sampler: The sampler.
-        space: The space.
-        seed: The study's seed.
-
     Attributes:
         sampler: The sampler that is asked.
     """

@@ -87,9 +87,6 @@ def axis(distribution: BaseDistribution) -> Axis:
 class Encoding:
     """The parameters of a study as tokens.
 
-    Args:
-        space: Parameter name → distribution, in order.
-
     Attributes:
         axes: Parameter name → its tokens.
         sizes: How many tokens each parameter has.

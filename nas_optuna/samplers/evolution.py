@@ -38,9 +38,6 @@ class EvolutionConfig:
             to a distant one.
         crossover: The probability that a child mixes two parents, parameter by parameter, before it mutates.
         children: How many children the score of the study's supernet chooses from; 1 does not ask it.
-
-    Raises:
-        ValueError: A value is out of its range.
     """
 
     population_size: int = 50

@@ -19,10 +19,6 @@ class FixedSampler(WrappingSampler):
     Unlike Optuna's ``PartialFixedSampler`` the sampler still sees the whole space, because some (the controller, the
     Gaussian process) propose whole architectures; a study can so be pinned in one run and not in the next.
 
-    Args:
-        sampler: The sampler.
-        fixed: Parameter name → value.
-
     Attributes:
         sampler: The sampler that is asked.
     """

@@ -44,9 +44,6 @@ class ArchitectureGPConfig:
 
     Attributes:
         n_startup_trials: So many trials must have finished before the process is fitted; until then, random.
-
-    Raises:
-        ValueError: A value is out of its range.
     """
 
     n_startup_trials: int = 3

@@ -42,10 +42,6 @@ class PerTrialSeedSampler(BaseSampler):
 
     Fits samplers whose state lives in the study (random, TPE, GP, NSGA-II).
 
-    Args:
-        make: Makes the sampler for a seed.
-        seed: The study's seed.
-
     Attributes:
         allowed: What a sampler that can choose among its candidates may propose; None allows everything.
         attempt: How often it was asked for the same trial before; each time it draws anew.

@@ -37,13 +37,7 @@ LOGIT_DECAY = 0.0005
 
 
 class ReinforceTrainer:
-    """A policy and the state of its training: a function of the finished trials in their order, whatever the seed.
-
-    Args:
-        history: The trials to learn from; more may be added to it.
-        config: How to learn.
-        direction: Of the objective.
-    """
+    """A policy and the state of its training: a function of the finished trials in their order, whatever the seed."""
 
     def __init__(self, history: History, config: ControllerConfig, direction: StudyDirection) -> None:
         self.history = history

@@ -63,11 +63,6 @@ class BuiltSpace(Decomposable):
 
     Its supernet is made by the same function (`FunctionSupernet`). A subclass fills in `parameters` and says how an
     architecture is written, and which operations a network is made of.
-
-    Args:
-        build: The function.
-        task: What the networks are for.
-        options: The function's own further arguments.
     """
 
     draws_weights = True

@@ -17,14 +17,6 @@ class ExpectedCost:
     """The exact expectation over a Markov chain: given the state, a step's choices decide its cost and the next state.
 
     So the probabilities of the states are carried from step to step, and nothing is drawn.
-
-    Args:
-        space: The supernet's space.
-        table: ``Operation.key`` → cost.
-        like: A tensor of the device and type of the result.
-
-    Raises:
-        SpecError: The table lacks operations.
     """
 
     def __init__(self, space: BuiltSpace, table: Mapping[str, float], like: Tensor) -> None:

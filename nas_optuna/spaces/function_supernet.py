@@ -32,14 +32,6 @@ class FunctionSupernet(Supernet):
     Values (`choice`, `integer`) shape the network, and are kept at one: the largest, where they are ordered, else the
     first. Pin others with the space's ``fix``. Its `space` is the part of the function's space that has these values.
 
-    Args:
-        space: The function's space.
-        alpha_init: See `Supernet`.
-
-    Raises:
-        SpecError: Nothing can be mixed, the candidates of a layer give different shapes, or a layer of an elastic
-            number is not elastic.
-
     Attributes:
         kept: The values that it has, by parameter.
         network: The function's network.

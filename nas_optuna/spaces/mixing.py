@@ -105,9 +105,6 @@ def _shown(value: Any) -> str:
 class Mixing(Choices):
     """Builds all candidates of a layer and leaves elastic numbers open; values are pinned.
 
-    Args:
-        space: The function's space.
-
     Attributes:
         opened: Name of each layer and of each elastic number → what says how its choices enter a forward pass.
         kept: Name of each value → its one choice: the largest where they are ordered, else the first.
@@ -140,13 +137,7 @@ class Mixing(Choices):
 
 
 class Optional(nn.ModuleList):
-    """A layer that only the deeper choices of an elastic depth use; it keeps the shape.
-
-    Args:
-        layer: The layer.
-        depth: The elastic depth.
-        number: The least depth that uses it.
-    """
+    """A layer that an elastic depth uses from `number` on; it keeps the shape."""
 
     def __init__(self, layer: nn.Module, depth: Size, number: int) -> None:
         super().__init__([layer])

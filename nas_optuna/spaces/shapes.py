@@ -259,12 +259,7 @@ class Standin(nn.Module):
 
 
 class Alone(nn.Module):
-    """A layer of several inputs or outputs, as a module from one tensor to one.
-
-    Args:
-        layer: The layer.
-        inputs: See `Call.inputs`.
-    """
+    """A layer of several inputs or outputs, as a module from one tensor to one."""
 
     def __init__(self, layer: nn.Module, inputs: Any) -> None:
         super().__init__()

@@ -37,11 +37,7 @@ _WAITS = {
 
 
 class MlflowTracker(Callback):
-    """Logs through a client of its own, so that an active run of the user's is left alone.
-
-    Args:
-        uri: The tracking URI, e.g. ``sqlite:///mlflow.db``; MLflow's default without it.
-    """
+    """Logs through a client of its own, so that an active run of the user's is left alone."""
 
     def __init__(self, uri: str | None = None) -> None:
         for name, value in _WAITS.items():

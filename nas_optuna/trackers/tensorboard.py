@@ -16,11 +16,7 @@ from nas_optuna.trackers.facts import facts, figures
 
 
 class TensorBoardTracker(Callback):
-    """Writes event files to ``FOLDER/STUDY/trial-N``.
-
-    Args:
-        folder: Where; ``tensorboard --logdir FOLDER`` shows it.
-    """
+    """Writes event files to ``FOLDER/STUDY/trial-N``."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)

@@ -20,9 +20,6 @@ _PATIENCE = 15.0
 class WandbTracker(Callback):
     """Logs to a project, beside an active run of the user's. ``WANDB_MODE=offline`` keeps everything in files.
 
-    Args:
-        project: The project; ``nas-optuna`` without one.
-
     Examples:
         >>> tracker = WandbTracker("digits")
     """

@@ -65,9 +65,6 @@ class CheckpointFolder:
 
     Several processes may write to one folder, which happens where two of them train the same trial.
 
-    Args:
-        path: The folder; it is made when the first checkpoint is saved.
-
     Examples:
         >>> import tempfile
         >>> folder = CheckpointFolder(Path(tempfile.mkdtemp()) / "training")

@@ -37,20 +37,11 @@ class TrainStep:
     Where memory runs out, the micro-batch is halved: gradients of the parts are summed, so that the step is the same
     to rounding for networks without batch statistics. A second failure raises.
 
-    Args:
-        network: The network, which is trained in place.
-        recipe: Its optimiser, schedule, precision and graphs are used.
-        device: Where the network lives.
-        total_steps: How many steps the whole training has, for the schedule.
-
     Attributes:
         micro_batches: How many parts a batch is divided into to fit in memory.
         draws: Whether the network may draw random numbers, see `inspection.may_draw`.
         mixes: Whether the images of a batch meet in the network, see `inspection.mixes_images`; False before the first
             step.
-
-    Raises:
-        SpecError: The recipe asks for a precision that the device does not have.
 
     Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -35,9 +35,6 @@ class WorkerOptions:
         per_device: How many on each device.
         device: The device, where none is named for each worker; ``"auto"`` is the best there is.
         threads: CPU threads of each.
-
-    Raises:
-        SpecError: Options contradict each other.
     """
 
     workers: int | None = None

@@ -45,9 +45,6 @@ class LocalExecutor(Executor):
     The main module of a program that uses several workers is imported by every one, as always with `multiprocessing`:
     begin it with ``if __name__ == "__main__":``.
 
-    Args:
-        options: Without any, trials run in this process.
-
     Examples:
         ::
 
