@@ -83,8 +83,9 @@ def measure(trials: int, block: int) -> dict[str, list[float]]:
         evaluator_module.fit = stubbed_fit  # type: ignore[assignment]
         evaluator_module.make_network = lambda *_: torch.nn.Identity()  # type: ignore[assignment]
         display = RunDisplay(Score(trials, None), Bars())
-        display.run_started(Run("search", ours, trials, RECIPE.epochs))
         callbacks = (NoteWriter(), display)
+        for callback in callbacks:
+            callback.run_started(Run("search", ours, trials, RECIPE.epochs))
         for _ in range(trials // block):
             timed("bare", lambda: theirs.optimize(bare, n_trials=block))
             with contextlib.redirect_stderr(io.StringIO()):

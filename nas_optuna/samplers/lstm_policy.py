@@ -61,7 +61,7 @@ class Policy(nn.Module):
                 weights.zero_() if "bias" in name else weights.uniform_(-0.1, 0.1, generator=generator)
             self.cell.bias_ih[hidden : 2 * hidden] = 1  # the forget gate starts open
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(self, batch: int, generator: torch.Generator, temperature: float = 1.0) -> Rollout:
         """Draw `batch` sequences; a higher temperature flattens every distribution."""
         return self._run(batch, lambda _, p: torch.multinomial(p, 1, generator=generator)[:, 0], temperature)

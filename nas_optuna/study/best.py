@@ -39,7 +39,8 @@ def best_of(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     comparable = longest_trained(trials)
     sign = -1.0 if maximizes(study) else 1.0
     best = min(comparable, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
-    return next((trial for trial in comparable if trial.number == _chosen(study, comparable)), best)
+    chosen = _chosen(study, comparable)
+    return next((trial for trial in comparable if trial.number == chosen), best)
 
 
 def _chosen(study: Study, trials: Sequence[FrozenTrial]) -> int | None:

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -52,6 +53,23 @@ def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, c
     assert summaries(storage)[0].best == trained[best][0]
     KeepBest(tmp_path).trial_finished(Subject("", None, "", study), None)
     assert KeptWeights(kept).numbers() == [best]
+
+
+def test_a_study_is_read_once_however_many_trials_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([of(0.01 * number, None, 1) for number in range(40)])
+    reads: list[int] = []
+    original = optuna.storages.InMemoryStorage.get_study_user_attrs
+
+    def counted(storage: optuna.storages.InMemoryStorage, study_id: int) -> dict[str, Any]:
+        reads.append(study_id)
+        return original(storage, study_id)
+
+    monkeypatch.setattr(optuna.storages.InMemoryStorage, "get_study_user_attrs", counted)
+    found = best_trial(study)
+    assert found is not None
+    assert found.number == 39
+    assert len(reads) <= 3
 
 
 def two_objectives() -> optuna.Study:
