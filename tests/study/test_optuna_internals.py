@@ -292,6 +292,7 @@ for trial in found:
     subprocess.run([sys.executable, "-c", script, f"sqlite:///{tmp_path}/x.db"], env=environment, check=True)
 
 
+@pytest.mark.process
 def test_a_transaction_that_the_server_has_undone_is_repeated(postgresql: Server) -> None:
     """Each of two takes what the other one wants next, which a server ends by undoing one of them."""
     storage, began, met = open_storage(postgresql.fresh()), [0, 0], threading.Barrier(2)
