@@ -175,6 +175,8 @@ class ArchitectureSampler(BaseSampler):
         obeys_list: Whether the class proposes only what is in `among`, where that is given.
         allowed: What may be proposed; None allows everything. A constraint on costs that are known before training.
         canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
+        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
+            are all numbers.
         among: The only architectures that may be proposed, as params; None is the whole space.
         pinned: Parameter name → the only value that a proposal may have; whoever pins sets the values themselves.
         repeated: An architecture of an earlier trial that the last proposal meant to train on; None where it is new.
@@ -185,10 +187,11 @@ class ArchitectureSampler(BaseSampler):
     numbers: ClassVar[bool] = False
     obeys_list: ClassVar[bool] = False
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
         self._seed = secrets.randbelow(2**31) if seed is None else seed
         self.allowed: Allowed | None = None
         self.canonical: Canonical | None = None
+        self.ordered = None if ordered is None else frozenset(ordered)
         self.among: Sequence[Mapping[str, Any]] | None = None
         self.pinned: Mapping[str, Any] = {}
         self._space: SearchSpace | None = None
@@ -199,8 +202,9 @@ class ArchitectureSampler(BaseSampler):
         self._follow(None)
 
     def for_space(self, space: SearchSpace) -> Self:
-        """Return the sampler, which from now on knows which params of a space give the same network."""
+        """Return the sampler, which from now on knows which params of a space are alike, or give the same network."""
         self.canonical = space.canonical if space.conditional else None
+        self.ordered = frozenset(name for name, parameter in space.parameters.items() if parameter.ordered)
         self._space = space
         return self
 
@@ -337,6 +341,10 @@ class ArchitectureSampler(BaseSampler):
         if len(unseen) <= 1:
             return unseen
         return [unseen[i] for i in rng.permutation(len(unseen))[:most]]
+
+    def _order(self, history: History) -> list[bool]:
+        """For each parameter, whether its neighbouring choices are alike."""
+        return [is_ordered(name, distribution, self.ordered) for name, distribution in history.space.items()]
 
     def _allows(self, history: History, tokens: Tokens) -> bool:
         return self.allowed is None or self.allowed(history.params(tokens))

@@ -21,14 +21,10 @@ def _for_space(sampler: Made, space: SearchSpace) -> Made:
     return sampler.for_space(space)
 
 
-def _ordered(space: SearchSpace) -> list[str]:
-    return [name for name, parameter in space.parameters.items() if parameter.ordered]
-
-
 @configured(ArchitectureGPConfig)
 def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
     """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
-    return _for_space(ArchitectureGPSampler(config, seed=seed, ordered=_ordered(space)), space)
+    return _for_space(ArchitectureGPSampler(config, seed=seed), space)
 
 
 @configured(ArchitectureGPConfig)
@@ -36,7 +32,7 @@ def curves(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> Curve
     """Learns from every epoch, stops networks and goes on with them: the fewest epochs; with pruner curves."""
     given = {name: CategoricalDistribution(p.choices) for name, p in space.parameters.items()}
     known = known_of(space)
-    sampler = CurveSampler(config, seed=seed, ordered=_ordered(space), known=known, distributions=given)
+    sampler = CurveSampler(config, seed=seed, known=known, distributions=given)
     sampler.images = images_of
     return _for_space(sampler, space)
 

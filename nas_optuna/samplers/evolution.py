@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.base import ArchitectureSampler, History, is_ordered
+from nas_optuna.samplers.base import ArchitectureSampler, History
 from nas_optuna.samplers.beforehand import score_of
 from nas_optuna.samplers.comparison import nondominated_ranks
 from nas_optuna.samplers.config import configured
@@ -102,9 +102,8 @@ class EvolutionSampler(ArchitectureSampler):
         seed: int | None = None,
         ordered: Collection[str] | None = None,
     ) -> None:
-        super().__init__(seed)
+        super().__init__(seed, ordered)
         self._config = config or EvolutionConfig()
-        self._ordered = None if ordered is None else frozenset(ordered)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A mutated winner of a tournament; of several, the one that the study's supernet prefers."""
@@ -120,8 +119,7 @@ class EvolutionSampler(ArchitectureSampler):
         score = score_of(study, history)
         if score is not None:
             return score
-        ordered = [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
-        experience = experience_of(study, history, ordered)
+        experience = experience_of(study, history, self._order(history))
         members = history.informative[-self._config.population_size :]
         if experience is None or len(members) < FEWEST:
             return experience
@@ -160,8 +158,7 @@ class EvolutionSampler(ArchitectureSampler):
     def _mutate(self, parent: Tokens, history: History, rng: np.random.Generator) -> Tokens | None:
         """Change one parameter so that the result was not seen, or None where every neighbour was."""
         children, weights = [], []
-        for i, (name, distribution) in enumerate(history.space.items()):
-            ordered = is_ordered(name, distribution, self._ordered)
+        for i, ordered in enumerate(self._order(history)):
             for token in range(history.sizes[i]):
                 child = (*parent[:i], token, *parent[i + 1 :])
                 if token != parent[i] and history.is_new(child):
@@ -176,5 +173,4 @@ class EvolutionSampler(ArchitectureSampler):
 @configured(EvolutionConfig)
 def evolution(space: SearchSpace, seed: int, config: EvolutionConfig) -> EvolutionSampler:
     """Regularized evolution: for many trials, many workers or several objectives."""
-    ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    return EvolutionSampler(config, seed=seed, ordered=ordered).for_space(space)
+    return EvolutionSampler(config, seed=seed).for_space(space)

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, is_ordered, one_blas_thread
+from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, one_blas_thread
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
 from nas_optuna.samplers.learned_mean import Beforehand, LearnedMean, Scorer
@@ -100,9 +100,8 @@ class ArchitectureGPSampler(ArchitectureSampler):
         seed: int | None = None,
         ordered: Collection[str] | None = None,
     ) -> None:
-        super().__init__(seed)
+        super().__init__(seed, ordered)
         self._config = config or ArchitectureGPConfig()
-        self._ordered = None if ordered is None else frozenset(ordered)
         self.beforehand: Beforehand | None = None
 
     def _scores(self, study: Study, history: History) -> Sequence[tuple[Scorer, float]]:
@@ -169,9 +168,6 @@ class ArchitectureGPSampler(ArchitectureSampler):
         candidates = history.new(pool)
         ordered = self._order(history)
         return GaussianProcess(history.sizes, ordered, tokens, merit, groups_of(history.space), mean), candidates
-
-    def _order(self, history: History) -> list[bool]:
-        return [is_ordered(name, d, self._ordered) for name, d in history.space.items()]
 
     def _best(
         self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float

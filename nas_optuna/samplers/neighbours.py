@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.base import ArchitectureSampler, History, is_ordered
+from nas_optuna.samplers.base import ArchitectureSampler, History
 from nas_optuna.samplers.comparison import nondominated_ranks
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.encoding import Tokens
@@ -53,8 +53,6 @@ class NeighboursSampler(ArchitectureSampler):
 
     Args:
         seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
-            are all numbers.
 
     Examples:
         >>> import optuna
@@ -62,10 +60,6 @@ class NeighboursSampler(ArchitectureSampler):
     """
 
     numbers = True
-
-    def __init__(self, *, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
-        super().__init__(seed)
-        self._ordered = None if ordered is None else frozenset(ordered)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The best network so far, with the next move that gives a new one."""
@@ -92,10 +86,10 @@ class NeighboursSampler(ArchitectureSampler):
         """Every move in the order of its turn: those of size first, the others in an order that the seed draws."""
         sizes: dict[str, int] = {}
         steps: set[str] = set()
-        for name, axis in history.axes.items():
+        for (name, axis), ordered in zip(history.axes.items(), self._order(history), strict=True):
             kind = _kind(name)
             sizes[kind] = max(sizes.get(kind, 0), axis.size)
-            if is_ordered(name, axis.distribution, self._ordered):
+            if ordered:
                 steps.add(kind)
         first = [kind for kind in FIRST if kind in sizes]
         rest = [kind for kind in sizes if kind not in first]
@@ -131,5 +125,4 @@ def _kind(name: str) -> str:
 @configured(NeighboursConfig)
 def neighbours(space: SearchSpace, seed: int, config: NeighboursConfig) -> NeighboursSampler:
     """Local search around a good network: for few trials, and what fit takes."""
-    ordered = [name for name, parameter in space.parameters.items() if parameter.ordered]
-    return NeighboursSampler(seed=seed, ordered=ordered).for_space(space)
+    return NeighboursSampler(seed).for_space(space)

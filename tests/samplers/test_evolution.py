@@ -94,7 +94,7 @@ def test_ordered_parameters_mutate_to_adjacent_choices(ordered: Any, least: floa
 def test_the_factory_passes_on_what_the_space_says() -> None:
     sampler = create_sampler("evolution", SPACE, 0, {"population_size": 30})
     assert isinstance(sampler, EvolutionSampler)
-    assert sampler._ordered == frozenset(PARAMETERS)
+    assert sampler.ordered == frozenset(PARAMETERS)
 
 
 def test_crossover_mixes_two_members() -> None:
