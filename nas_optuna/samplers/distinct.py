@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from nas_optuna.samplers.base import ArchitectureSampler, History
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.per_trial_seed import PerTrialSeedSampler, Selective
-from nas_optuna.samplers.wrapping import WrappingSampler
+from nas_optuna.samplers.wrapping import WrappingSampler, whole_proposal
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued
 
@@ -82,14 +82,4 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
             sampler.allowed = self.allowed
         if isinstance(sampler, PerTrialSeedSampler):
             sampler.attempt = draw
-        found = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
-        return {
-            name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
-            for name, distribution in space.items()
-        }
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Ask the sampler."""
-        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+        return whole_proposal(sampler, study, trial, space)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas_optuna.samplers.among import AmongSampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.grid import GridSampler
 from nas_optuna.samplers.per_trial_seed import Selective, seed_for
+from nas_optuna.samplers.wrapping import WrappingSampler, whole_proposal
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import is_enqueued, set_trial_attribute
@@ -25,7 +26,7 @@ _UNIFORM_DRAWS = 248
 _REMEMBERED = 20_000
 
 
-class WithinLimitsSampler(BaseSampler):
+class WithinLimitsSampler(WrappingSampler):
     """Ask a sampler until it proposes an architecture inside the limits.
 
     A cost is known before training, so a proposal outside costs next to nothing, where a trial outside costs a place
@@ -62,6 +63,7 @@ class WithinLimitsSampler(BaseSampler):
         self._seed = seed
         self._known: dict[tuple[Any, ...], float] = {}
         self._only = {name: p.choices[0] for name, p in space.parameters.items() if len(p.choices) == 1}
+        self.sampler = self._sampler(0)
 
     def _sampler(self, draw: int) -> BaseSampler:
         if draw not in self._samplers:
@@ -88,18 +90,9 @@ class WithinLimitsSampler(BaseSampler):
             self._known[key] = self._excess(self._space.architecture(params))
         return self._known[key]
 
-    @property
-    def sampler(self) -> BaseSampler:
-        """What is asked first."""
-        return self._sampler(0)
-
-    def __str__(self) -> str:
-        return str(self._sampler(0))
-
     def is_exhausted(self, study: Study) -> bool:
         """Whether the sampler has a list of architectures, and nothing of it is left to try."""
-        sampler = self._sampler(0)
-        return isinstance(sampler, AmongSampler | GridSampler) and sampler.is_exhausted(study)
+        return isinstance(self.sampler, AmongSampler | GridSampler) and self.sampler.is_exhausted(study)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, because limits are on whole architectures."""
@@ -113,7 +106,10 @@ class WithinLimitsSampler(BaseSampler):
             return {}
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
-            params = self._draw(study, trial, draw) if draw < _OWN_DRAWS else self._uniform(trial, draw)
+            if draw < _OWN_DRAWS:
+                params = whole_proposal(self._sampler(draw), study, trial, self._distributions)
+            else:
+                params = self._uniform(trial, draw)
             excess = self._outside(params)
             if best is None or excess < best[0]:
                 best = excess, params
@@ -122,28 +118,6 @@ class WithinLimitsSampler(BaseSampler):
         assert best is not None
         set_trial_attribute(study, trial, TrialKey.PROPOSALS, draw + 1)
         return best[1]
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Ask the wrapped sampler; only for a parameter that an enqueued trial leaves open."""
-        return self._sampler(0).sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the wrapped sampler that a trial begins."""
-        self._sampler(0).before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the wrapped sampler that a trial has ended."""
-        self._sampler(0).after_trial(study, trial, state, values)
-
-    def _draw(self, study: Study, trial: FrozenTrial, draw: int) -> dict[str, Any]:
-        sampler = self._sampler(draw)
-        relative = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
-        return {
-            name: relative[name] if name in relative else sampler.sample_independent(study, trial, name, distribution)
-            for name, distribution in self._distributions.items()
-        }
 
     def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
         rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +31,23 @@ class WrappingSampler(BaseSampler):
         """Tell the sampler that a trial has ended."""
         self.sampler.after_trial(study, trial, state, values)
 
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Ask the sampler."""
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
     def reseed_rng(self) -> None:
         """Reseed the sampler."""
         self.sampler.reseed_rng()
+
+
+def whole_proposal(
+    sampler: BaseSampler, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
+) -> dict[str, Any]:
+    """A sampler's proposal of every parameter of a space: what it proposes together, and the rest one by one."""
+    found = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
+    return {
+        name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
+        for name, distribution in space.items()
+    }
