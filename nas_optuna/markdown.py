@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from nas_optuna.errors import printable
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
 
 
@@ -44,5 +46,5 @@ def table(headings: Sequence[object], rows: Sequence[Sequence[object]], gap: str
 
 
 def _one_line(text: object) -> str:
-    """Without line breaks, and without what no file in UTF-8 can hold."""
-    return " ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split())
+    """Without line breaks, what no file in UTF-8 can hold, and what a terminal or a page would obey."""
+    return printable(" ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split()))

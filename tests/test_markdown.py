@@ -47,3 +47,8 @@ def test_no_text_ends_the_cell_of_a_table() -> None:
 
 def test_what_utf_8_cannot_hold_is_written_out() -> None:
     assert plain("\ud800").encode() == rb"\\ud800"
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\u202e", "\u2066", "\x7f", "\U000e0001", "\x07", "\ufeff"])
+def test_what_a_terminal_or_a_page_would_obey_is_left_out(sign: str) -> None:
+    assert plain(f"a{sign}b") == code(f"a{sign}b").strip("`") == "a\N{REPLACEMENT CHARACTER}b"

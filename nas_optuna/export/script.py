@@ -132,7 +132,8 @@ def main(files):
         with torch.inference_mode():
             shares = model(images).softmax(1)[0]
         best = int(shares.argmax())
-        print(f"{file}: {CLASSES[best]} ({shares[best]:.1%})")
+        name = "".join(c if c.isprintable() else "\\N{REPLACEMENT CHARACTER}" for c in CLASSES[best])
+        print(f"{file}: {name} ({shares[best]:.1%})")
     return 0
 
 

@@ -282,6 +282,10 @@ def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
     Image.fromarray(images.images[0, 0].numpy()).save(tmp_path / "image.png")
     _run(tmp_path / "out", tmp_path / "image.png")
     assert not (tmp_path / "out/executed").exists()
+    obeyed = replace(images, classes=tuple(f"\x1b]0;{i}\x07\u202e" for i in range(10)))
+    _export(_classifier("conv", obeyed, depth=1), tmp_path / "terminal", obeyed)
+    said = _run(tmp_path / "terminal", tmp_path / "image.png")
+    assert "\x1b" not in said + (tmp_path / "terminal/README.md").read_text()
     assert tuple(runpy.run_path(str(tmp_path / "out/model.py"))["CLASSES"]) == names
     row = next(line for line in (tmp_path / "out/README.md").read_text().splitlines() if line.startswith("| classes"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 3, "no class ends a cell of the table"
