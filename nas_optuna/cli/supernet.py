@@ -153,7 +153,6 @@ def _prepare(
 
 
 def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> int:
-    from nas_optuna.oneshot.score import scored_by
     from nas_optuna.study.hints import command
 
     if json:
@@ -165,7 +164,8 @@ def _print_trained(study: Study, training: SupernetTraining, result: SupernetRes
     if result.best is not None:
         of = f", first of {result.finalists} in short trainings" if result.finalists else ""
         say(f"best by the score{of}, {result.best}{_shared(result.best_shared_accuracy)}")
-        say(f"score, learned from {_trainings(result)}: {scored_by(result.score)}")
+        weights = ", ".join(f"{name} {value:+.2f}" for name, value in result.score.items())
+        say(f"score, learned from {_trainings(result)}: {weights}")
     named = ("--study", study.study_name)
     searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
     say_next(

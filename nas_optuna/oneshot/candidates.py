@@ -15,17 +15,11 @@ ORIGIN = "supernet"
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture that a supernet proposes.
-
-    Attributes:
-        architecture: The architecture.
-        by: ``"score"`` for the best by the score (or short trainings), ``"alphas"`` for the most probable choices.
-        probability: Its probability under the alphas.
-    """
+    """An architecture that a supernet proposes."""
 
     architecture: Architecture
-    by: str
-    probability: float
+    by: str  # "score" for the best by the score (or short trainings), "alphas" for the most probable choices
+    probability: float  # under the alphas
 
 
 def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:

@@ -37,39 +37,23 @@ class RankCorrelation:
 
 @dataclass(frozen=True)
 class Row:
-    """How one figure ranks the architectures that were trained.
+    """How one figure ranks the architectures that were trained; without shared weights only sizes and the score do."""
 
-    Attributes:
-        name: One of `oneshot.score.FEATURES`; or ``"all sizes"``, a score of sizes alone fitted to the same trainings;
-            or ``"score"``, which is all of them together. Without shared weights only sizes and the score.
-        kendall: Kendall's τ-b with the architectures' own accuracy.
-        spearman: Spearman's ρ with it.
-        regret_1: The best own accuracy minus that of the architecture which the figure ranks first.
-        regret_5: The best own accuracy minus the best of the five that it ranks first.
-    """
-
-    name: str
-    kendall: RankCorrelation
+    name: str  # one of `score.FEATURES`; `ALL_SIZES`, a score of sizes alone, fitted to the same trainings; or `SCORE`
+    kendall: RankCorrelation  # τ-b with the architectures' own accuracy
     spearman: RankCorrelation
-    regret_1: float
-    regret_5: float
+    regret_1: float  # the best own accuracy minus that of the architecture which the figure ranks first
+    regret_5: float  # the best own accuracy minus the best of the five that it ranks first
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """An architecture that the supernet proposes, trained on its own.
+    """An architecture that the supernet proposes, trained on its own."""
 
-    Attributes:
-        by: ``"score"`` or ``"alphas"``.
-        architecture: Its canonical string.
-        accuracy: Own validation accuracy.
-        rank: Its rank among the random architectures and itself; 1 is best.
-    """
-
-    by: str
+    by: str  # `SCORE` or `ALPHAS`
     architecture: str
-    accuracy: float
-    rank: int
+    accuracy: float  # on validation images, 0 … 1
+    rank: int  # among the random architectures and itself; 1 is best
 
 
 @dataclass(frozen=True)
@@ -77,30 +61,22 @@ class Verdict:
     """What a check found.
 
     Attributes:
-        architectures: Number of random architectures compared.
-        rows: One for each figure; the score's weights are learned without the architectures that it ranks.
-        short: Short trainings that the score was fitted to beside the other architectures' trainings.
         ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
             repeats trainings; None where it does not, and the noise is not known.
         advantage: Kendall's τ of the score minus that of the best without shared weights: one size, or all sizes; the
             interval is of the difference.
-        chosen: The architectures that the supernet proposes.
-        budget_seconds: Seconds of the supernet: its training and that of the first chosen architecture.
-        random_trained: How many random architectures those seconds would have trained, in the order drawn.
-        random_accuracy: The best accuracy among them; None where there is none.
-        budget_covered: Whether enough random architectures were trained to use the budget up.
     """
 
-    architectures: int
-    rows: tuple[Row, ...]
-    short: int
+    architectures: int  # random ones that were compared
+    rows: tuple[Row, ...]  # one for each figure; the score's weights are learned without the architectures it ranks
+    short: int  # short trainings that the score was fitted to beside the other architectures' trainings
     ceiling: float | None
     advantage: RankCorrelation
     chosen: tuple[Chosen, ...]
-    budget_seconds: float
-    random_trained: int
-    random_accuracy: float | None
-    budget_covered: bool
+    budget_seconds: float  # of the supernet's training and that of the first chosen architecture
+    random_trained: int  # how many random architectures these seconds would have trained, in the order drawn
+    random_accuracy: float | None  # the best among them; None where there is none
+    budget_covered: bool  # whether enough random architectures were trained to use the budget up
 
     def row(self, name: str) -> Row:
         """The row of that name."""

@@ -34,15 +34,11 @@ POPULATION, CHILDREN = 24, 16
 
 @dataclass
 class Evaluated:
-    """Architectures and their utilities, each evaluated once.
-
-    Attributes:
-        found: Tokens → utility, in the order of evaluation.
-    """
+    """Architectures and their utilities, each evaluated once, and at most so many."""
 
     utility: Utility
     limit: int
-    found: dict[Tokens, float] = field(default_factory=dict)
+    found: dict[Tokens, float] = field(default_factory=dict)  # in the order of evaluation
 
     def __call__(self, wanted: Sequence[Tokens]) -> None:
         """Evaluate those that are new, as far as the limit allows."""
@@ -103,17 +99,17 @@ def _mutated(parent: Tokens, sizes: Sequence[int], rng: random.Random) -> Tokens
 def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]:
     """The best ones that differ from each other in at least `distance` parameters, best first."""
     # Where the ranking ends before enough are taken, the distance shrinks by one and it begins anew.
+
+    def differences(a: Tokens, b: Tokens) -> int:
+        return sum(x != y for x, y in zip(a, b, strict=True))
+
     taken: list[Tokens] = []
     while len(taken) < min(count, len(ranked)):
         for tokens in ranked:
-            if len(taken) < count and all(_differences(tokens, other) >= max(1, distance) for other in taken):
+            if len(taken) < count and all(differences(tokens, other) >= max(1, distance) for other in taken):
                 taken.append(tokens)
         distance -= 1
     return taken
-
-
-def _differences(a: Tokens, b: Tokens) -> int:
-    return sum(x != y for x, y in zip(a, b, strict=True))
 
 
 def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from nas_optuna.spaces.supernet import GumbelSample, Supernet
 
@@ -38,7 +37,10 @@ class GumbelSampler:
 
     def next(self, temperature: float) -> GumbelSample:
         """Draw every parameter."""
-        logits = self._previous()
+        before = 1 - self._turn
+        if self._events:
+            self._events[before].synchronize()
+        logits = self._copies[before]
         self.refresh()
         noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
         perturbed = torch.split(logits + noise, self._sizes)
@@ -48,9 +50,3 @@ class GumbelSampler:
             dict(zip(self._names, on_device, strict=True)),
             temperature,
         )
-
-    def _previous(self) -> Tensor:
-        before = 1 - self._turn
-        if self._events:
-            self._events[before].synchronize()
-        return self._copies[before]

@@ -31,17 +31,11 @@ from nas_optuna.training.step import GRAPH_WARM_UP
 
 @dataclass(frozen=True)
 class CostTable:
-    """What each operation of a space costs.
+    """What each operation of a space costs."""
 
-    Attributes:
-        costs: ``Operation.key`` → cost in `unit`.
-        unit: ``"ms"``, or ``"MMACs"`` for millions of multiply-accumulates.
-        source: Where the figures are from, for a person.
-    """
-
-    costs: Mapping[str, float]
-    unit: str
-    source: str
+    costs: Mapping[str, float]  # ``Operation.key`` → cost in `unit`
+    unit: str  # "ms", or "MMACs" for millions of multiply-accumulates
+    source: str  # where the figures are from, for a person
 
 
 def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False) -> CostTable:
@@ -88,17 +82,11 @@ share most of the computation, where the whole space will be scored."""
 
 @dataclass(frozen=True)
 class Price:
-    """What a supernet's training costs, measured on a few steps.
+    """What a supernet's training costs, measured on a few steps."""
 
-    Attributes:
-        epoch_seconds: Seconds of one epoch of shared weights.
-        training_seconds: Mean seconds of one stand-alone training by the study's recipe, over random architectures.
-        scoring_seconds: Seconds to score one architecture on shared weights; 0 where none is scored.
-    """
-
-    epoch_seconds: float
-    training_seconds: float
-    scoring_seconds: float
+    epoch_seconds: float  # of shared weights
+    training_seconds: float  # mean of one stand-alone training by the study's recipe, over random architectures
+    scoring_seconds: float  # for one architecture on shared weights; 0 where none is scored
 
     @property
     def epoch_in_trainings(self) -> float:

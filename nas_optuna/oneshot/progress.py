@@ -21,29 +21,17 @@ WINDOW = 50
 
 @dataclass(frozen=True)
 class Epoch:
-    """The figures of one epoch of a supernet's training.
+    """The figures of one epoch of a supernet's training."""
 
-    Attributes:
-        number: Counted from 1.
-        loss: Mean cross entropy of the weight steps.
-        accuracy: Share of right answers in the weight steps, before each step.
-        gradient_norm: Median norm of the weights' gradient before clipping.
-        seconds: Wall-clock seconds.
-        alpha_loss: Mean cross entropy of the alpha steps; None while alphas stand still, and in a joint update.
-        temperature: The Gumbel-softmax's temperature; None where nothing is drawn from alphas.
-        cost: Expected cost at the end of the epoch, in the table's unit; None without alphas or a table.
-        alphas: Parameter name → logits at the end of the epoch; None where the strategy trains none.
-    """
-
-    number: int
-    loss: float
-    accuracy: float
-    gradient_norm: float
+    number: int  # from 1
+    loss: float  # mean cross entropy of the weight steps
+    accuracy: float  # share of right answers in the weight steps, before each step
+    gradient_norm: float  # median norm of the weights' gradient before clipping
     seconds: float
-    alpha_loss: float | None = None
-    temperature: float | None = None
-    cost: float | None = None
-    alphas: Mapping[str, list[float]] | None = None
+    alpha_loss: float | None = None  # of the alpha steps; None while alphas stand still, and in a joint update
+    temperature: float | None = None  # the Gumbel-softmax's; None where nothing is drawn from alphas
+    cost: float | None = None  # expected at the end, in the table's unit; None without alphas or a table
+    alphas: Mapping[str, list[float]] | None = None  # parameter name → logits at the end; None where none are trained
 
 
 def measured(epoch: Epoch) -> Measurement:

@@ -49,10 +49,7 @@ class ArchitectureRanker:
     fraction of as many architectures drawn at random.
 
     Args:
-        space: The space.
         shared: Shared weights on held-out images; None without shared weights.
-        spec: The cost term and the seed.
-        evaluations: How many architectures are scored.
         table: ``Operation.key`` → cost, for the cost term.
         excess: How far an architecture is above the study's limits; inside at 0.
         trained: The study's own trainings: architecture → accuracy, 0 … 1. The score is fitted to them.

@@ -11,7 +11,7 @@ say; these may bring uncut sizes back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,21 +84,13 @@ def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, f
 
 @dataclass(frozen=True)
 class Score:
-    """A weighted sum of standardised features, and of sizes cut off.
+    """A weighted sum of standardised features, and of sizes cut off."""
 
-    Attributes:
-        centre: Mean of each feature over random architectures.
-        scale: Standard deviation of each.
-        weights: One weight for each entry of `PRIOR`, then one for each choice.
-        trials: How many finished trials the weights are fitted to.
-        short: How many short trainings; without both it is the prior.
-    """
-
-    centre: Array
-    scale: Array
-    weights: Array
-    trials: int = 0
-    short: int = 0
+    centre: Array  # mean of each feature over random architectures
+    scale: Array  # standard deviation of each
+    weights: Array  # one for each entry of `PRIOR`, then one for each choice
+    trials: int = 0  # finished ones that the weights are fitted to
+    short: int = 0  # short trainings that they are fitted to; without both it is the prior
 
     @classmethod
     def prior(cls, reference: Array) -> Score:
@@ -212,8 +204,3 @@ def _ridge(x: Array, y: Array, strength: float) -> tuple[Array, float]:
     else:
         coefficients = np.linalg.solve(z.T @ z + strength * np.eye(x.shape[1]), z.T @ target)
     return coefficients, mean - float(centre @ coefficients)
-
-
-def scored_by(weights: Mapping[str, float]) -> str:
-    """The score's weights in words, for a person."""
-    return ", ".join(f"{name} {value:+.2f}" for name, value in weights.items())

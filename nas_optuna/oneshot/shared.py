@@ -20,15 +20,10 @@ RECALIBRATION_BATCHES = 1
 
 @dataclass(frozen=True)
 class SharedFigures:
-    """How well an architecture does with shared weights on held-out images.
+    """How well an architecture does with shared weights on held-out images."""
 
-    Attributes:
-        accuracy: Share of right answers, 0 … 1.
-        loss: Mean cross entropy.
-    """
-
-    accuracy: float
-    loss: float
+    accuracy: float  # share of right answers, 0 … 1
+    loss: float  # mean cross entropy
 
 
 class SharedEvaluator:

@@ -44,12 +44,6 @@ CALIBRATION_SHARE, FINAL_SHARE = 12, 6
 class ShortPlan:
     """How many architectures are trained for a short time, and for how long.
 
-    Attributes:
-        calibrating: How many random architectures.
-        calibration_epochs: Epochs of each.
-        finalists: How many of the best by the score.
-        final_epochs: Epochs of each finalist.
-
     Examples:
         >>> ShortPlan.of(16, epochs=12, size=1000)
         ShortPlan(calibrating=16, calibration_epochs=1, finalists=4, final_epochs=2)
@@ -57,10 +51,10 @@ class ShortPlan:
         2.0
     """
 
-    calibrating: int
-    calibration_epochs: int
-    finalists: int
-    final_epochs: int
+    calibrating: int  # random architectures
+    calibration_epochs: int  # of each
+    finalists: int  # of the best by the score
+    final_epochs: int  # of each
 
     @classmethod
     def of(cls, count: int, epochs: int, size: int, trained: int = 0, *, alone: bool = False) -> ShortPlan:
@@ -94,11 +88,6 @@ class ShortTrainer:
     """Trains architectures alone by the study's recipe, with one seed, and stops early; see `ShortPlan`.
 
     Results are kept in a file as they come, and an architecture's state after each epoch.
-
-    Attributes:
-        plan: The plan that was given.
-        results: The results of the trainings that have ended, in their order, earlier processes' included.
-        seconds_before: What the trainings of earlier processes took.
     """
 
     def __init__(
@@ -117,8 +106,8 @@ class ShortTrainer:
         self._callback = callback or Callback()
         self._interrupted = interrupted
         self._failed: set[tuple[str, int]] = set()
-        self.results = self._read()
-        self.seconds_before = sum(result.seconds for result in self.results)
+        self.results = self._read()  # of the trainings that have ended, in their order
+        self.seconds_before = sum(result.seconds for result in self.results)  # of earlier processes
 
     def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
         """Validation accuracy of each after so many epochs; None where a training fails."""

@@ -31,12 +31,6 @@ class FunctionSupernet(Supernet):
 
     Values (`choice`, `integer`) shape the network, and are kept at one: the largest, where they are ordered, else the
     first. Pin others with the space's ``fix``. Its `space` is the part of the function's space that has these values.
-
-    Attributes:
-        kept: The values that it has, by parameter.
-        network: The function's network.
-        mixed: Parameter → its layers, one for each place in which it was asked for.
-        opened: Parameter → what its layers look at, of mixed layers and of elastic numbers.
     """
 
     version = 4
@@ -50,7 +44,7 @@ class FunctionSupernet(Supernet):
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
         self.opened, self.kept = mixing.opened, mixing.kept
-        self.mixed: dict[str, list[MixedLayer]] = {}
+        self.mixed: dict[str, list[MixedLayer]] = {}  # one for each place in which a parameter was asked for
         for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
             self.mixed.setdefault(layer.name, []).append(layer)
             layer.in_place = probed_layer.in_place

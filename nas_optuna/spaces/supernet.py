@@ -137,10 +137,7 @@ class Supernet(nn.Module, ABC):
         return dict(zip(self.space.parameters, self._alphas, strict=True))
 
     def alphas_of(self, whole: SearchSpace) -> dict[str, list[float]]:
-        """The alphas as numbers, for every parameter of a space of which the supernet holds a part.
-
-        A parameter that has one choice in that part is certain of it.
-        """
+        """The alphas as numbers for every parameter of a whole space, certain where the supernet holds one choice."""
         found = {name: alpha.detach().tolist() for name, alpha in self.alphas.items()}
         for name, parameter in whole.parameters.items():
             if len(found.get(name, ())) != len(parameter.choices):
