@@ -107,9 +107,11 @@ class QuickNorm(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is F.batch_norm and args[0].is_meta:
-            made = torch.empty_like(args[0]), *(args[0].new_empty(args[0].shape[1]) for _ in range(2))
-            return made[0]
+        if function is F.batch_norm and not kwargs and args[0].is_meta and args[0].dim() > 1:
+            x, *weights = args[:5]
+            if all(each is None or each.shape == x.shape[1:2] for each in weights):  # else torch says what is wrong
+                made = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+                return made[0]
         return function(*args, **(kwargs or {}))
 
 

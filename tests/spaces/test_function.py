@@ -207,6 +207,11 @@ def too_wide(c: Any, task: Any) -> Any:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(99, 10))
 
 
+def wrong_norm(c: Any, task: Any) -> Any:
+    c.choice("a", [1, 2])
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(10))
+
+
 def no_logits(c: Any, task: Any) -> Any:
     return nn.Conv2d(1, c.choice("width", [4, 8]), 3)
 
@@ -233,6 +238,7 @@ def endless(c: Any, task: Any) -> Any:
         (instance, 'write "relu": lambda'),
         (candidate_of_text, "layer 'a': candidate 'silu' gives a str, not a module"),
         (too_wide, r"layer '2' \(Linear, weights \[10, 99\]\) cannot take \[2, 144\]: .*144.*99"),
+        (wrong_norm, r"layer '1' \(BatchNorm2d, weights \[8\]\) cannot take \[2, 4, 6, 6\]"),
         (misspelt, "AttributeError: .*Conv3"),
         (unnamed, "a parameter needs a name"),
         (endless, "1,000,000 values"),
