@@ -29,8 +29,9 @@ REFERENCES = Registry("reference", "nas_optuna.references")
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
     """The space that holds the user's network alone."""
     make = REFERENCES.find(name)
-    if not callable(make):
-        raise SpecError(f"reference {name!r} is a {type(make).__name__}; name a function (task) -> nn.Module")
+    if not callable(make) or isinstance(make, SpaceFunction):
+        kind = "space" if isinstance(make, SpaceFunction) else type(make).__name__
+        raise SpecError(f"reference {name!r} is a {kind}; name a function (task) -> nn.Module")
 
     def build(_: object, task: Task) -> nn.Module:
         network: nn.Module = make(task)

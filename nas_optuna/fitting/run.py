@@ -292,7 +292,7 @@ class _Running:
             return earlier  # of the search that another time has cut short
         search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first, kept=self._kept)
         left = self.fit.budget.left
-        self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {left:.0f} s")
+        self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {max(left, 0.0):.0f} s")
         found = search.run(self.fit.say)
         if found is None:
             raise Interrupted

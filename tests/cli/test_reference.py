@@ -8,6 +8,7 @@ from tests.helpers import Command, tiny
 
 OWN = """
 import math
+import nas_optuna
 from torch import nn
 
 def linear(task):
@@ -17,6 +18,10 @@ def other_shape(task):
     return nn.Linear(3, 2)
 
 number = 3
+
+@nas_optuna.space
+def several(c, task):
+    return linear(task)
 """
 
 
@@ -47,6 +52,7 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
     [
         ("own.py:other_shape", "cannot take"),
         ("own.py:number", "name a function (task)"),
+        ("own.py:several", "is a space; name a function (task)"),
         ("own.py:lineer", "did you mean 'linear'"),
         ("nothing.py:net", "there is no file"),
         ("own.py", "say what in it is meant"),

@@ -128,3 +128,4 @@ def test_the_kit_ranks_whole_networks(name: str, precision: str, tmp_path: Path)
     check = check_table(table, space)
     print(f"{name} {precision}: Spearman {check.spearman:.3f}, median error {check.error[1]:.1%}")
     assert check.spearman >= 0.9
+    assert check.error[1] <= 0.15
