@@ -175,13 +175,14 @@ def workers(place: Place, folder: Path) -> Found:
     from optuna.trial import TrialState
 
     root = data_folder()
-    recipe = ["--set", "recipe.epochs=3", "--set", "data.train_limit=12000"]
-    data = ["--spec", "mnist-fast"] if root and (root / "MNIST").exists() else []
+    is_there = root is not None and (root / "MNIST").exists()
+    data = ["--set", "recipe.epochs=3"]
+    data += ["--spec", "mnist-fast", "--set", "data.train_limit=12000"] if is_there else []
     found = {}
     for count in WORKERS:
         with tempfile.TemporaryDirectory() as there:
             many = ["--trials", str(TRIALS), "--per-device", str(count), "--device", place.device]
-            nas_optuna("run", "--sampler", "random", "--pruner", "none", *many, *data, *recipe, cwd=Path(there))
+            nas_optuna("run", "--sampler", "random", "--pruner", "none", *many, *data, cwd=Path(there))
             study = optuna.load_study(study_name=None, storage=f"sqlite:///{there}/nas-optuna.db")
             times = [(t.datetime_start, t.datetime_complete) for t in study.get_trials(states=[TrialState.COMPLETE])]
         seconds = (max(end for _, end in times) - min(start for start, _ in times)).total_seconds()
