@@ -160,6 +160,8 @@ def _npz_contents() -> Iterator[tuple[str, bytes]]:
             **{"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS, "y_test": LABELS + 5}
         },
         "names for three classes": {"images": PIXELS, "labels": LABELS, "classes": np.array(list("abc"))[:1]},
+        "labels of three axes": {"images": PIXELS, "labels": np.zeros((40, 2, 2))},
+        "names that are numbers": {"images": PIXELS, "labels": LABELS, "classes": np.arange(2)},
         "an empty archive member": {"images": b"", "labels": LABELS},
         "two thousand arrays": {"images": PIXELS, "labels": LABELS, **{f"array{i}": b"" for i in range(2000)}},
     }.items():

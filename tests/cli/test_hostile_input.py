@@ -80,13 +80,13 @@ LARGE = (
     "1 GB",
     "512 MB",
     "100 MB",
-    "100,000",
     "13000 by",
-    "of 60000",
+    "60000 by",
     "/dev/zero",
     "a pipe",
-    "40,000",
-    "two thou",
+    "two thousand",
+    "nested",
+    "0xFF",
 )
 
 
