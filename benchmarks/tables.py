@@ -4,7 +4,8 @@ A table is an ``.npz`` file of these arrays: ``parameters`` (JSON: name → choi
 ``[n, parameters]`` (index of each network's choice), ``sizes`` ``[n, s]`` with ``size_names``, ``curves``
 ``[n, epochs]`` (accuracy 0 … 1), ``seconds`` ``[n]`` (of an epoch) and ``about``. `make_table.py` writes them.
 
-``digits`` holds real trainings, and so does ``nas-bench-macro``; the others are made up.
+``digits`` holds real trainings, and so does ``nas-bench-macro``; the others are made up, those of `made_up.py` among
+them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import os
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from made_up import NATURES, made_up
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
@@ -67,16 +69,23 @@ class Table(Searched):
     def read(cls, path: Path) -> Table:
         """Read a file of the format above."""
         with np.load(path, allow_pickle=False) as file:
-            parameters = json.loads(str(file["parameters"]))
-            return cls(
-                path.stem,
-                {n: Parameter(tuple(p["choices"]), bool(p["ordered"])) for n, p in parameters.items()},
-                file["choices"].astype(np.int64),
-                file["sizes"].astype(float),
-                tuple(map(str, file["size_names"])),
-                file["curves"].astype(float),
-                file["seconds"].astype(float),
-            )
+            return cls.of(path.stem, file)
+
+    @classmethod
+    def of(cls, name: str, arrays: Mapping[str, NDArray[Any]]) -> Table:
+        """The table that arrays of the format above hold; of networks with the same choices the first one counts."""
+        parameters = json.loads(str(arrays["parameters"]))
+        _, first = np.unique(arrays["choices"], axis=0, return_index=True)
+        first.sort()
+        return cls(
+            name,
+            {n: Parameter(tuple(p["choices"]), bool(p["ordered"])) for n, p in parameters.items()},
+            arrays["choices"][first].astype(np.int64),
+            arrays["sizes"][first].astype(float),
+            tuple(map(str, arrays["size_names"])),
+            arrays["curves"][first].astype(float),
+            arrays["seconds"][first].astype(float),
+        )
 
     @property
     def size(self) -> int:
@@ -325,6 +334,11 @@ class Chain(Searched):
         return np.zeros(0)
 
 
+def _of_nature(name: str, seed: int) -> Table:
+    """A table of `made_up.py`: the same whatever the search's seed."""
+    return Table.of(name, made_up(NATURES[name]))
+
+
 TABLES: dict[str, Callable[[int], Table | Chain]] = {
     "digits": lambda seed: Table.read(HERE / "digits-conv2.npz"),
     "synthetic": lambda seed: synthetic(),
@@ -332,6 +346,7 @@ TABLES: dict[str, Callable[[int], Table | Chain]] = {
     "nas-bench-macro": lambda seed: nas_bench_macro(),
     "misleading": lambda seed: misleading(),
     "long-chain": Chain,
+    **{name: partial(_of_nature, name) for name in NATURES},
 }
 
 

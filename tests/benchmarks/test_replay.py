@@ -16,6 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import compare  # noqa: E402
 import limits  # noqa: E402
+from made_up import NATURES  # noqa: E402
 from replay import Replay, Task, make_study, one_epoch, regret, search  # noqa: E402
 from tables import Chain, Table, open_table, synthetic  # noqa: E402
 
@@ -118,6 +119,27 @@ def test_a_search_of_a_chain_improves_on_a_random_one() -> None:
     chain = Chain(0)
     ours, drawn = (search(Task("long-chain", trials=60), method, 0) for method in ("arch", "random"))
     assert 0 <= regret(chain, ours) < regret(chain, drawn)
+
+
+@pytest.mark.parametrize("nature", NATURES)
+def test_a_search_of_a_table_of_any_nature_ends_networks(nature: str) -> None:
+    table = open_table(nature)
+    points = search(Task(nature, trainings=6), "curves", 0)
+    assert sum(point.value is not None for point in points) >= 3
+    assert 0 <= regret(table, points) <= 100 * (table.best - table.typical)
+
+
+@pytest.mark.parametrize("nature", ["three-epochs", "unordered-unknown"])
+def test_a_made_up_table_is_a_file_like_any_other(nature: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.npz"
+    command = [sys.executable, str(BENCHMARKS / "made_up.py"), nature, "--out", str(path)]
+    subprocess.run(command, check=True)
+    read, named = open_table(str(path)), open_table(nature)
+    assert isinstance(read, Table)
+    assert isinstance(named, Table)
+    assert np.array_equal(read.curves, named.curves)
+    assert read.listed is not None
+    assert read.place(read.listed[3]) == 3
 
 
 @pytest.mark.parametrize("epochs", [5, 90])
