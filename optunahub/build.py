@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent / "nas_optuna"
 NAME = "samplers/curve_sampler"
 WANTED = {
-    "nas_optuna.samplers.curves": ("CurveSampler",),
+    "nas_optuna.samplers.curves": ("CurveConfig", "CurveSampler"),
     "nas_optuna.samplers.curve_pruner": ("CurvePruner",),
     "nas_optuna.samplers.gp": ("ArchitectureGPConfig", "ArchitectureGPSampler"),
 }

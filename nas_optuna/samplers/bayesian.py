@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution
 from nas_optuna.costs.complexity import Sizes
 from nas_optuna.samplers.beforehand import beforehand, images_of
 from nas_optuna.samplers.config import configured
-from nas_optuna.samplers.curves import CurveSampler, Known
+from nas_optuna.samplers.curves import CurveConfig, CurveSampler, Known
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
 from nas_optuna.spaces import SearchSpace
 
@@ -27,8 +27,8 @@ def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> Archite
     return _for_space(ArchitectureGPSampler(config, seed=seed), space)
 
 
-@configured(ArchitectureGPConfig)
-def curves(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> CurveSampler:
+@configured(CurveConfig)
+def curves(space: SearchSpace, seed: int, config: CurveConfig) -> CurveSampler:
     """Learns from every epoch, stops networks and goes on with them: the fewest epochs; with pruner curves."""
     given = {name: CategoricalDistribution(p.choices) for name, p in space.parameters.items()}
     known = known_of(space)

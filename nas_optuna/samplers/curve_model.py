@@ -26,8 +26,11 @@ from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.front_improvement import Improvement, Target
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess
 
-RUNGS = (0.1, 0.3)
+RUNGS = (0.1, 0.3, 0.6)
 """Trainings are compared after these shares of their epochs, and at the end."""
+
+ENDED_SHARE = 0.4
+"""Where trainings that ended took less than this share of the epochs, only an end is worth more: looks may mislead."""
 
 MIN_AT_RUNG, MIN_COMPLETE = 4, 2
 """Trainings that must have reached a rung, or the end, before it has a process."""
@@ -113,6 +116,7 @@ class CurveModel:
 
     Attributes:
         typical: ``[numbers]``: the mean of what is known of the architectures.
+        may_look: Whether trainings that ended took enough of the epochs, so that others may be stopped.
     """
 
     def __init__(
@@ -143,6 +147,7 @@ class CurveModel:
                 self._add(step, tokens[members], values[members], standardised[members], [found[i] for i in members])
 
         ended = [i for i, curve in enumerate(found) if curve.final is not None]
+        self.may_look = epochs * len(ended) >= ENDED_SHARE * sum(curve.last for curve in found)
         names = list(curves)
         finals, costs = [found[i].final or 0.0 for i in ended], [found[i].costs for i in ended]
         self._target = Target([names[i] for i in ended], finals, costs, self._space, standardised[ended])
@@ -234,7 +239,7 @@ def rungs(epochs: int) -> list[int]:
 
     Examples:
         >>> rungs(90), rungs(5)
-        ([9, 27, 90], [1, 2, 5])
+        ([9, 27, 54, 90], [1, 2, 3, 5])
     """
     return sorted({min(epochs, max(1, round(share * epochs))) for share in RUNGS} | {epochs})
 

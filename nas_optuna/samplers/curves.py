@@ -14,7 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.samplers.base import History, natural, one_blas_thread
-from nas_optuna.samplers.curve_model import Curve, CurveModel, rate, rate_with_a_look, rungs, value_at
+from nas_optuna.samplers.curve_model import MIN_COMPLETE, Curve, CurveModel, rate, rate_with_a_look, rungs, value_at
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near, groups_of
@@ -42,6 +42,20 @@ PARENTS = 3
 
 Known = Callable[[Mapping[str, Any]], Sequence[float]]
 """From params to what is known of a network before it is trained, the larger the better as a first guess."""
+
+
+@dataclass(frozen=True)
+class CurveConfig(ArchitectureGPConfig):
+    """Options of `CurveSampler`.
+
+    Attributes:
+        n_startup_trials: So many trainings must have ended before the model chooses; a large network, and random ones.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    n_startup_trials: int = MIN_COMPLETE
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class CurveSampler(ArchitectureGPSampler):
         known: Known | None = None,
         distributions: Mapping[str, BaseDistribution] | None = None,
     ) -> None:
-        super().__init__(config, seed=seed, ordered=ordered)
+        super().__init__(config or CurveConfig(), seed=seed, ordered=ordered)
         self._known = known
         self.images: Callable[[Study], int | None] = _unknown
         self._distributions = dict(distributions or {})
@@ -264,7 +278,8 @@ class CurveSampler(ArchitectureGPSampler):
         forecast, worth = model.forecast(tokens, known, reached, values), model.improvement(tokens, known)
         best = rate(forecast, worth, model.epochs - kept)
         until = np.zeros(len(tokens), int)
-        for later, step in zip(forecast.later[:-1], model.steps[reached:-1], strict=True):
+        looks = zip(forecast.later[:-1], model.steps[reached:-1], strict=True) if model.may_look else ()
+        for later, step in looks:
             rates = LOOK_DISCOUNT * rate_with_a_look(forecast, later, worth, step - kept, model.epochs - step)
             until = np.where(rates > best, step, until)
             best = np.maximum(rates, best)

@@ -43,7 +43,7 @@ def made(seed: int = 0) -> optuna.Study:
 
 
 def test_rungs_are_shares_of_the_epochs_each_once() -> None:
-    assert (rungs(90), rungs(5), rungs(1)) == ([9, 27, 90], [1, 2, 5], [1])
+    assert (rungs(90), rungs(5), rungs(1)) == ([9, 27, 54, 90], [1, 2, 3, 5], [1])
 
 
 def test_a_stopped_network_comes_back_and_ends() -> None:
