@@ -227,6 +227,15 @@ def test_how_much_early_epochs_tell_is_learned(informative: bool) -> None:
     assert (high - low > 1.5) if informative else (abs(high - low) < 0.8)
 
 
+@pytest.mark.parametrize("looks", [25, 35])
+def test_further_looks_wait_until_enough_trainings_have_ended(looks: int) -> None:
+    tokens = list(dict.fromkeys(map(tuple, points(60).tolist())))
+    ended = {t: Curve({1: 0.1, 10: 0.2 + 0.1 * sum(t)}, final=0.2 + 0.1 * sum(t)) for t in tokens[:2]}
+    curves = ended | {t: Curve({1: 0.1 + 0.1 * sum(t)}) for t in tokens[2 : 2 + looks]}
+    model = CurveModel(curves, 10, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((len(curves), 0)))
+    assert model.may_look == (looks <= 30)
+
+
 @pytest.mark.parametrize(("images", "least"), [(None, 0.0), (100, 0.04), (10_000, 0.004)])
 def test_values_are_as_noisy_as_the_number_of_images_makes_them(images: int | None, least: float) -> None:
     tokens = list(dict.fromkeys(map(tuple, points(60).tolist())))
