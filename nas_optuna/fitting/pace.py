@@ -45,10 +45,10 @@ def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: flo
     A network that begins with the weights of a search is left as it is where the rate, which rises first, has less time
     to come down than it had in the search.
     """
-    seconds = max(seconds, 1.0)
-    steps = max(1, int(seconds / per_step))
+    steps = max(1, int(max(seconds, 1.0) / per_step))
     epochs = min(EPOCHS, steps)
-    return {"epochs": 0 if seconds < least else epochs, "epoch_size": paced(recipe, steps, epochs).epoch_size}
+    late = 0 < least and seconds < least
+    return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs).epoch_size}
 
 
 class Clock:

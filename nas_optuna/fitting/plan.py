@@ -13,6 +13,9 @@ LEAST, MOST = 0.15, 0.4
 FEW, MANY = 20, 160
 """Epochs that the reference could be trained for in all the time, at which the search gets the least and the most. With
 few, each epoch that the search costs is missed at the end; with many, the last half of them brings next to nothing."""
+ENOUGH_TO_SELECT = 1000
+"""Images that select, with which a search has its whole share of the time: the standard error of an accuracy is then
+below 0.016. With fewer the share falls as that error grows: they could not tell the networks apart."""
 FIRST = 0.55
 """Share of the search for the first of two rungs."""
 MOST_NETWORKS = 12
@@ -79,30 +82,36 @@ class Plan:
     per_step: float = 1.0
 
     @classmethod
-    def of(cls, seconds: float, speed: Speed, reserve: float, *, retrain: bool = True) -> Plan:
+    def of(
+        cls, seconds: float, speed: Speed, reserve: float, *, retrain: bool = True, selecting: int = ENOUGH_TO_SELECT
+    ) -> Plan:
         """Divide the time that is left.
 
         Args:
             seconds: That are left.
             speed: Of the reference network.
             reserve: Seconds to keep for the end.
-            retrain: Whether the chosen network is to be trained anew on all images; otherwise the rungs have all.
+            retrain: Whether the chosen network is to be trained on all images; otherwise the rungs have all.
+            selecting: How many images select.
 
         Examples:
             >>> slow, fast = Speed(0.05, 0.2, 172), Speed(0.05, 0.1, 18)
             >>> [[(rung.networks, round(rung.seconds)) for rung in Plan.of(300, s, 9).rungs] for s in (slow, fast)]
             [[(1, 15)], [(7, 9), (3, 17)]]
+            >>> [(rung.networks, round(rung.seconds)) for rung in Plan.of(300, fast, 9, selecting=300).rungs]
+            [(7, 9)]
             >>> len(Plan.of(300, slow, 0, retrain=False).rungs)  # the last rung has what is left, and is not short
             2
             >>> Plan.of(20, Speed(0.5, 4, 18), 5).rungs  # not even a few steps for each of three networks
             (Rung(networks=1, seconds=3.75, growth=0.0),)
         """
         usable = max(0.0, seconds - reserve)
-        share = _share(usable / (speed.per_step * speed.steps)) if retrain else 1.0
+        told = math.sqrt(min(1.0, selecting / ENOUGH_TO_SELECT))
+        share = _share(usable / (speed.per_step * speed.steps)) * told if retrain else 1.0
         shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step, LEAST_SECONDS)
         # Without a later training a rung foretells nothing: its networks are compared as they are.
-        told = max(shortest, LEAST_EPOCHS * speed.per_step * speed.steps) if retrain else shortest
-        rungs = _rungs(usable, share, told + speed.per_validation) or [
+        first = max(shortest, LEAST_EPOCHS * speed.per_step * speed.steps) if retrain else shortest
+        rungs = _rungs(usable, share, first + speed.per_validation) or [
             Rung(1, max(ALONE * usable, min(shortest + speed.per_validation, usable / 4)))
         ]
         longest = usable - sum(rung.networks * rung.seconds for rung in rungs) if retrain else rungs[-1].seconds

@@ -201,7 +201,8 @@ def plan_for(
     step = seconds_per_step(space, network, training.recipe, training.train_loader, training.device)
     speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
     end = reserve + TEST * step * test_images / training.recipe.batch_size
-    return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain)
+    selecting = len(training.data.validation)
+    return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain, selecting=selecting)
 
 
 def trained_weights(study: Study, kept: KeptWeights, architecture: Architecture) -> dict[str, Tensor] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from nas_optuna.data import ImageSet
 from nas_optuna.data.catalog import open_source
 from nas_optuna.fitting.clock import refuse_named
+from nas_optuna.fitting.plan import ENOUGH_TO_SELECT
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
 from nas_optuna.spec import StudySpec
 
@@ -17,8 +18,6 @@ SAMPLER = "neighbours"
 """The sampler that makes the most of few short trainings; another is taken where the user names one."""
 FEW = 5000
 """Training images, below which a pretrained network is worth a hint: with 1,500 of CIFAR-10 it is 13 points ahead."""
-ENOUGH_TO_SELECT = 1000
-"""Images that select, of which more would cost time and hardly tell more: their standard error is below 0.016."""
 
 
 def spec_for(
