@@ -47,7 +47,7 @@ def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: flo
     """
     steps = max(1, int(max(seconds, 1.0) / per_step))
     epochs = min(EPOCHS, steps)
-    late = 0 < least and seconds < least
+    late = least > 0 and seconds < least
     return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs).epoch_size}
 
 
