@@ -122,7 +122,7 @@ class Search:
         return best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
-        """The best, or the reference where the best is not ahead by more than a standard error of the difference.
+        """The best, or the reference where the best is not ahead by two standard errors of the difference.
 
         Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
         """

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 CLAIM = 2.0
-"""Standard errors of a difference that make a claim: of two equal networks, one is often ahead by a single error."""
+"""Standard errors of a difference that make a claim: the best of a few equal networks is often ahead by one."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Measured:
     def __str__(self) -> str:
         return f"{self.accuracy:.3f} ± {self.error:.3f}"
 
-    def is_ahead(self, other: Measured, errors: float = 1.0) -> bool:
-        """Whether it is higher than another by more than so many standard errors of the difference of two accuracies.
+    def is_ahead(self, other: Measured) -> bool:
+        """Whether it is higher than another by more than two standard errors of the difference of two accuracies.
 
         The best of many networks is compared, and partly lucky: the true error is larger, if anything.
         """
-        return self.accuracy - other.accuracy > errors * math.hypot(self.error, other.error)
+        return self.accuracy - other.accuracy > CLAIM * math.hypot(self.error, other.error)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Gain:
     @property
     def beats_reference(self) -> bool | None:
         """Whether the best network is ahead by more than two standard errors of the difference; None without one."""
-        return None if self.reference is None else self.best.is_ahead(self.reference, CLAIM)
+        return None if self.reference is None else self.best.is_ahead(self.reference)
 
     @property
     def has_learned(self) -> bool:
