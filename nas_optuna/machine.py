@@ -96,7 +96,7 @@ def _contiguous_is_faster(device: torch.device) -> bool | None:
                 began = time.perf_counter()
                 step()
                 taken[format_].append(time.perf_counter() - began)
-    except (RuntimeError, NotImplementedError):  # tensors without memory, or a device that lacks an operation
+    except (RuntimeError, ValueError):  # tensors without memory, or a device that lacks an operation
         return None
     usual, other = (statistics.median(taken[format_]) for format_ in formats)
     return other * GAIN < usual
