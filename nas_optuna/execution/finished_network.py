@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from torch import nn
 
 from nas_optuna.data import make_loader
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.hints import command
 from nas_optuna.study.records import count
@@ -112,8 +114,10 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
     return f"{typed} makes the file of this one"
 
 
-def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
-    """The network of a trial whose weights were kept; its accuracy is measured again and must be what it was."""
+def with_kept_weights(
+    study: Study, space: SearchSpace, trial: FrozenTrial, kept: KeptWeights
+) -> tuple[nn.Module, dict[str, str]]:
+    """The network of a trial with its kept weights, and their facts; a `StudyError` where they are not its own."""
     found = kept.load(trial.number)
     if found is None:
         raise StudyError(
@@ -124,13 +128,19 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     own = study.user_attrs.get(StudyKey.UID)
     if facts.get("study_uid", own) != own:
         raise StudyError(f"the weights in {kept.path} are of an earlier study of that name; {_remedy(study, trial)}")
-    architecture = search.space.architecture(of_architecture(trial.params))
-    network = search.space.build(architecture)
+    network = space.build(space.architecture(of_architecture(trial.params)))
     try:
         require_tensors(weights, network.state_dict())
     except ValueError as error:
         raise StudyError(f"the kept weights of trial {trial.number} are of another network ({error})") from error
     network.load_state_dict(weights)
+    return network, facts
+
+
+def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
+    """The network of a trial whose weights were kept; its accuracy is measured again and must be what it was."""
+    network, facts = with_kept_weights(study, search.space, trial, kept)
+    architecture = search.space.architecture(of_architecture(trial.params))
     classifier = ImageClassifier(
         network, architecture, make_header(architecture, search.spec, search.data.train)
     ).eval()

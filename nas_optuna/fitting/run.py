@@ -307,7 +307,7 @@ class _Running:
         )
         batches = len(self.test_images) / evaluator.recipe.batch_size
         reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
-        weights = None if winner.own else trained_weights(self.study, self._kept, architecture)
+        weights = None if winner.own else trained_weights(self.study, winner.space, self._kept, architecture)
         if final is None:
             least = 0.0 if weights is None else attribute(winner.trial, TrialKey.SECONDS, 0.0)
             final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, least=least)

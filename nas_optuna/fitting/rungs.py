@@ -18,6 +18,7 @@ from nas_optuna.costs.nearest import nearest_inside
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback, Subject
+from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
@@ -27,6 +28,7 @@ from nas_optuna.fitting.pace import TEST
 from nas_optuna.fitting.plan import LEAST_SECONDS, Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import measured, remembered_images
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import abandoned
 from nas_optuna.study.best import best_trial, is_feasible
@@ -138,7 +140,7 @@ class Search:
         assert isinstance(training, TrainingEvaluator)
         shared = EqualSeconds(training, rung, number, self.plan.per_step, self.reference)
         if self.kept is not None:
-            shared.begin_with = partial(trained_weights, self.study, self.kept)
+            shared.begin_with = partial(trained_weights, self.study, self.experiment.space, self.kept)
         return self.experiment.objective.with_evaluator(shared)
 
     @cached_property
@@ -205,13 +207,14 @@ def plan_for(
     return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain, selecting=selecting)
 
 
-def trained_weights(study: Study, kept: KeptWeights, architecture: Architecture) -> dict[str, Tensor] | None:
-    """What the latest training of a network has left; None where nothing was kept."""
+def trained_weights(
+    study: Study, space: SearchSpace, kept: KeptWeights, architecture: Architecture
+) -> dict[str, Tensor] | None:
+    """What the latest training of a network has left; None where nothing was kept, or it is another network's."""
     for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))):
         if attribute(trial, TrialKey.ARCHITECTURE) == str(architecture):
             with suppress(StudyError):
-                if (found := kept.load(trial.number)) is not None:
-                    return found[0]
+                return with_kept_weights(study, space, trial, kept)[0].state_dict()
     return None
 
 

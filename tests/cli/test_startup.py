@@ -47,7 +47,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 
 def median_seconds(*arguments: str, times: int = 10) -> float:
-    """Of the processor, which another process on it takes nothing from."""
+    """Seconds that the process computed, which do not grow where others use the processor, as the wall clock's do."""
     script = Path(sys.executable).with_name("nas-optuna")
     launch = [str(script)] if script.exists() else [sys.executable, "-m", "nas_optuna"]
 

@@ -1,11 +1,13 @@
 """The search of a fit: equal seconds, and the best of a rung in the next one."""
 
+import json
 from pathlib import Path
 
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from safetensors.torch import save_file
 
 from nas_optuna import Experiment
 from nas_optuna.errors import SpecError
@@ -13,7 +15,7 @@ from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.equal_seconds import EqualSeconds
 from nas_optuna.fitting.plan import Plan, Rung
-from nas_optuna.fitting.rungs import Search, plan_for
+from nas_optuna.fitting.rungs import Search, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.report.selection import gain_of
@@ -55,6 +57,16 @@ def test_a_longer_training_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
     assert reference is not None
     left = kept.load(found.number)
     assert left is not None
+    file = kept.path / f"trial-{found.number}.safetensors"
+    whole, (weights, facts) = file.read_bytes(), left
+    for altered, said in (
+        ({"another": torch.zeros(1)}, facts),
+        ({name: value.to(torch.float64) for name, value in weights.items()}, facts),
+        (weights, facts | {"study_uid": "of an earlier study"}),
+    ):
+        save_file(altered, file, metadata={"nas_optuna_kept": json.dumps(said)})
+        assert trained_weights(study, experiment.space, kept, reference) is None
+    file.write_bytes(whole)
     still = experiment.objective.evaluator.with_recipe(experiment.spec.recipe.model_copy(update={"learning_rate": 0.0}))
     longer = EqualSeconds(still, Rung(1, 1.0), 2, per_step=0.01)
     longer.begin_with = search.objective(Rung(1, 1.0), 2).evaluator.begin_with
