@@ -6,6 +6,7 @@ its result is kept in the user's cache folder, so that it is the same in every r
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import statistics
@@ -28,6 +29,8 @@ that it must not change by chance."""
 _ROUNDS = 7
 _KEPT = 200
 """So many measurements are remembered, the latest."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Names of glibc's ``mallopt``."""
 
 
 def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> Any:
@@ -122,3 +125,28 @@ def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], No
             torch.accelerator.synchronize(device)
 
     return step
+
+
+@functools.cache
+def prepare_process(device: torch.device) -> None:
+    """Set what makes trainings on a device faster in all of this process, and changes no value on a processor."""
+    import torch
+
+    if device.type == "cuda":  # TF32, and cuDNN measures its algorithms: shapes repeat for a whole trial
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    if device.type == "cpu":
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next step.
+
+    As it is, it returns the memory of activations to the system after each step and has it cleared anew for the next:
+    a quarter of the time of a pretrained network at 128 pixels, a twentieth of that of a small one.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc has its own ways
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        allocator.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)

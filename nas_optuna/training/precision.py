@@ -63,11 +63,3 @@ def _leave_autocast(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tens
 def _enter_autocast(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     if module.__dict__.pop(_LEFT, False):
         torch.set_autocast_enabled("cpu", True)
-
-
-def allow_fast_float32(device: torch.device) -> None:
-    """On CUDA let float32 products use TF32 and let cuDNN measure its algorithms: shapes repeat for a whole trial."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import TrainingError, reason_of
+from nas_optuna.machine import prepare_process
 from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.failure import is_out_of_memory, require_logits
 from nas_optuna.training.inspection import may_draw, mixes_images
 from nas_optuna.training.microbatch import microbatch_size
-from nas_optuna.training.precision import allow_fast_float32, autocast, resolve_precision
+from nas_optuna.training.precision import autocast, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class TrainStep:
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, total_steps: int) -> None:
-        allow_fast_float32(device)
+        prepare_process(device)
         self.network = network
         self.recipe = recipe
         self.device = device

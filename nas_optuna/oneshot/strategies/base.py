@@ -16,13 +16,14 @@ from torch import Tensor
 
 from nas_optuna.data import BatchLoader, ImageSet, make_loader
 from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.machine import prepare_process
 from nas_optuna.oneshot.progress import Epoch, Meter
 from nas_optuna.oneshot.stability import DivergenceMonitor
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.fit import never
-from nas_optuna.training.precision import allow_fast_float32, autocast
+from nas_optuna.training.precision import autocast
 from nas_optuna.training.state_validation import load_optimizer_state
 
 Batch = tuple[Tensor, Tensor]
@@ -145,7 +146,7 @@ class Strategy(ABC):
         self.options = options
         self.supernet = job.supernet
         self.finished = 0
-        allow_fast_float32(job.device)
+        prepare_process(job.device)
         self.images = job.loader(self.weight_images(), options.batch_size)
         self.length: int = options.epochs or self.default_epochs()
         self.weights = list(self.supernet.weights())
