@@ -23,7 +23,8 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ import numpy as np
 from replay import Replay, Task, front, make_study, one_epoch, quiet, regret, search
 from tables import Table, open_table
 
+from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, shown
 from nas_optuna.execution.stopping import parse_until, reason_to_stop
 
 CLOSE, MATTERS = 0.3, 0.1
@@ -151,30 +153,85 @@ def print_table(title: str, result: dict[str, Any]) -> None:
         print(f"| {method} | {' | '.join([*map(cell, figures), *last])} |", flush=True)
 
 
+def check(method: str, options: argparse.Namespace) -> None:
+    """Raise what is wrong with a method or a table before anything is searched."""
+    table = open_table(options.table)
+    two_objectives = options.command == "front"
+    if two_objectives and not (isinstance(table, Table) and "log_macs" in table.size_names):
+        raise DataError(f"front needs a table whose size_names has log_macs; {named(options.table)} has none")
+    if method != "one-epoch":
+        make_study(table, method, 0, 1 + two_objectives)
+    elif options.command != "regret" or not isinstance(table, Table):
+        raise DataError(
+            "one-epoch answers regret alone, of a table whose networks are listed; leave it out of --samplers"
+        )
+
+
+def number(option: str, kind: Callable[[str], float], least: float = 1) -> Callable[[str], float]:
+    """How an option is read that is a number."""
+
+    def value(text: str) -> float:
+        try:
+            found = kind(text)
+        except ValueError:
+            found = math.nan
+        if not least <= found < math.inf:
+            raise SpecError(f"{option} takes numbers from {least:g}, got {shown(text)}")
+        return found
+
+    return value
+
+
+def numbers(option: str, kind: Callable[[str], float], least: float = 1) -> Callable[[str], list[float]]:
+    """How an option is read that lists numbers with commas."""
+    one = number(option, kind, least)
+    return lambda text: [one(part) for part in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of all commands; each command uses those of its question."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("command", choices=("regret", "time", "stalled", "front"))
     result.add_argument("--table", required=True, help="name of a table, or an .npz file, see tables.py")
     result.add_argument("--samplers", default="random,tpe,arch,curves", help="or sampler+pruner, e.g. arch+guarded")
-    result.add_argument("--seeds", type=int, default=12)
+    result.add_argument("--seeds", type=number("--seeds", int), default=12)
     result.add_argument("--clock", choices=("trials", "epochs"), default="trials", help="regret: what is equal")
-    result.add_argument("--budgets", default="5,10,20,40", help="regret, front: trials, or whole trainings' epochs")
-    result.add_argument("--points", default="1,0.5,0.3", help="time: until within so many points of the best")
+    budgets = numbers("--budgets", int)
+    result.add_argument(
+        "--budgets", type=budgets, default="5,10,20,40", help="regret, front: trials, or whole trainings' epochs"
+    )
+    result.add_argument(
+        "--points",
+        type=numbers("--points", float, 0),
+        default="1,0.5,0.3",
+        help="time: until within so many points of the best",
+    )
     result.add_argument("--trials", type=int, help="time (200), stalled (100): where a search ends at the latest")
     result.add_argument("--until", default="stalled", help="stalled: the condition, as of nas-optuna run")
-    result.add_argument("--workers", type=int, default=1)
+    result.add_argument("--workers", type=number("--workers", int), default=1)
     result.add_argument("--learn-from", choices=("none", "related", "contrary"), default="none", help="earlier study")
     result.add_argument("--json", type=Path, help="write the figures to this file")
-    result.add_argument("--processes", type=int, default=2)
+    result.add_argument("--processes", type=number("--processes", int), default=2)
     return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search with every method and seed, and print what came of it."""
-    options = parser().parse_args(arguments)
-    budgets = [int(budget) for budget in options.budgets.split(",")]
-    targets = sorted(map(float, options.points.split(",")), reverse=True)
+    """Search with every method and seed, and print what came of it; a user's mistake is one line and exit code 2."""
+    try:
+        measure(parser().parse_args(arguments))
+    except NasOptunaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Answer the question of the options."""
+    budgets, targets, methods = options.budgets, sorted(options.points, reverse=True), options.samplers.split(",")
+    quiet()
+    for method in methods:
+        check(method, options)
+    if options.json and not options.json.parent.is_dir():
+        raise SpecError(f"there is no folder {named(options.json.parent)} for --json; make it first")
     how, columns = "mean", [str(budget) for budget in budgets]
     if options.command == "regret":
         limit = {"trials" if options.clock == "trials" else "trainings": max(budgets)}
@@ -190,8 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task = Task(options.table, trials=options.trials or 100)
         how, columns, one = "quartiles", ["until"], partial(ending_of, until=options.until)
     with ProcessPoolExecutor(options.processes) as pool:
-        methods, seeds = options.samplers.split(","), range(options.seeds)
-        waiting = {m: pool.map(partial(one, task, m), seeds) for m in methods}
+        waiting = {m: pool.map(partial(one, task, m), range(options.seeds)) for m in methods}
         result = summarise({method: list(rows) for method, rows in waiting.items()}, columns, how)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

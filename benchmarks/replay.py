@@ -186,7 +186,8 @@ def search(task: Task, method: str, seed: int) -> list[Point]:
     replay = Replay(table, study, task.workers)
     goal, epochs = table.best - task.within / 100 - 1e-9, task.trainings * table.epochs
     # A repeat spends nothing, so a search that has tried every network must end by the number of trials.
-    most = min(task.trials, 20 * table.size)
+    networks = table.size if table.listed is None else len(table.listed)
+    most = min(task.trials, 20 * networks)
     while len(replay.points) < most:
         point = replay.run_trial()
         if point.epochs >= epochs or (point.value is not None and point.value >= goal):

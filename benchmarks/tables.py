@@ -2,7 +2,8 @@
 
 A table is an ``.npz`` file of these arrays: ``parameters`` (JSON: name → choices, ordered), ``choices``
 ``[n, parameters]`` (index of each network's choice), ``sizes`` ``[n, s]`` with ``size_names``, ``curves``
-``[n, epochs]`` (accuracy 0 … 1), ``seconds`` ``[n]`` (of an epoch) and ``about``. `make_table.py` writes them.
+``[n, epochs]`` (accuracy 0 … 1), ``seconds`` ``[n]`` (of an epoch) and ``about``. `make_table.py` writes them, and
+`table_file.py` reads them.
 
 ``digits`` holds real trainings, and so does ``nas-bench-macro``; the others are made up, those of `made_up.py` among
 them.
@@ -14,7 +15,7 @@ import json
 import math
 import os
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -25,8 +26,10 @@ import optuna
 from made_up import NATURES, made_up
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
+from table_file import arrays_of
 
 from nas_optuna.spaces import Parameter
+from nas_optuna.spaces.architecture import Architecture
 
 HERE = Path(__file__).parent
 Array = NDArray[np.float64]
@@ -67,9 +70,8 @@ class Table(Searched):
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        """Read a file of the format above."""
-        with np.load(path, allow_pickle=False) as file:
-            return cls.of(path.stem, file)
+        """Read a file of the format above; raises `DataError` where it is damaged."""
+        return cls.of(path.stem, arrays_of(path))
 
     @classmethod
     def of(cls, name: str, arrays: Mapping[str, NDArray[Any]]) -> Table:
@@ -121,6 +123,11 @@ class Table(Searched):
         """The params of a network."""
         row = self.choices[place]
         return {name: p.choices[i] for (name, p), i in zip(self.parameters.items(), row, strict=True)}
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every network; samplers ask for those of a small space."""
+        for place in range(len(self.choices)):
+            yield Architecture(tuple(self.params(place).items()), str(place))
 
     @cached_property
     def _places(self) -> dict[tuple[int, ...], int]:

@@ -156,6 +156,94 @@ def test_every_row_is_measured_on_any_table(tmp_path: Path, epochs: int) -> None
     assert found["curves"]["6"]["mean"] <= found["random"]["6"]["mean"]
 
 
+DAMAGES = {
+    "sizes, curves": lambda t: {key: value for key, value in t.items() if key not in ("sizes", "curves")},
+    "finite": lambda t: t | {"curves": np.where(np.arange(5) == 2, np.nan, t["curves"])},
+    "from 0 to 1": lambda t: t | {"curves": 100 * t["curves"]},
+    "'layer1.width' are beyond its 3": lambda t: t | {"choices": t["choices"] + np.eye(5, dtype=int)[0] * 3},
+    "number of networks": lambda t: t | {"seconds": t["seconds"][1:]},
+    "no JSON": lambda t: t | {"parameters": np.array("{")},
+    "no curves": lambda t: {k: v[:0] if k in ("choices", "sizes", "curves", "seconds") else v for k, v in t.items()},
+    "same choice twice": lambda t: t | {"parameters": np.array(str(t["parameters"]).replace("16", "8"))},
+}
+
+
+@pytest.mark.parametrize("says", DAMAGES)
+def test_a_damaged_table_is_one_line(says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with np.load(written(tmp_path / "whole.npz", 5)) as file:
+        np.savez(tmp_path / "damaged.npz", **DAMAGES[says](dict(file)))
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["regret", "--table", str(tmp_path / "damaged.npz")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert says in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("kept", [0, 4, 300])
+def test_a_file_that_was_cut_is_one_line(kept: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "table.npz", 5)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(SystemExit):
+        compare.main(["regret", "--table", str(path)])
+    assert "cannot be read as .npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--budgets", "5,a", "--budgets takes numbers from 1, got 'a'"),
+        ("--seeds", "0", "--seeds takes numbers from 1"),
+        ("--samplers", "random,acrh", "did you mean 'arch'?"),
+        ("--json", "/absent/out.json", "there is no folder /absent"),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line(
+    option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["regret", "--table", "digits", option, value])
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert says in said
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+@pytest.mark.parametrize("method", ["random", "tpe", "hyperband", "arch", "curves"])
+def test_a_search_ends_where_every_network_was_trained(method: str, epochs: int, networks: int, tmp_path: Path) -> None:
+    with np.load(written(tmp_path / "table.npz", epochs)) as file:
+        parts = {k: file[k][:networks] for k in ("choices", "sizes", "curves", "seconds")}
+        np.savez(tmp_path / "few.npz", **{**file, **parts, "sizes": parts["sizes"][:, :0], "size_names": np.array([])})
+    table = open_table(str(tmp_path / "few.npz"))
+    points = search(Task(str(tmp_path / "few.npz"), trainings=10), method, 0)
+    assert regret(table, points) == 0
+    assert points[-1].epochs <= networks * epochs
+
+
+def test_a_small_space_is_used_up() -> None:
+    """Samplers list what is left of it."""
+    table = Table.of("small", small())
+    replay = Replay(table, make_study(table, "arch", 0))
+    assert {replay.run_trial().place for _ in range(16)} == set(range(16))
+
+
+def small() -> dict[str, np.ndarray]:
+    """A whole space of 16 networks, two epochs each."""
+    parameters = {
+        "a": {"choices": [1, 2, 3, 4], "ordered": True},
+        "b": {"choices": [8, "none", 1, 2], "ordered": False},
+    }
+    return {
+        "parameters": np.array(json.dumps(parameters)),
+        "choices": np.indices((4, 4)).reshape(2, -1).T,
+        "sizes": np.zeros((16, 0)),
+        "size_names": np.array([], str),
+        "curves": np.random.default_rng(0).random((16, 2)),
+        "seconds": np.ones(16),
+    }
+
+
 def test_the_best_of_one_epoch_are_trained_to_the_end() -> None:
     table = open_table("digits")
     assert one_epoch(table, 0, 3) >= one_epoch(table, 0, 10_000) >= 0
