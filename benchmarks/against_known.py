@@ -29,10 +29,9 @@ from torchvision.models import resnet18
 import nas_optuna as nas
 from nas_optuna.data import Augmentation, ImageSet, load_test_images, load_training_images, make_loader
 from nas_optuna.data.images import split
+from nas_optuna.fitting.clock import Clock, TimeBudget
 from nas_optuna.fitting.inputs import name_of
-from nas_optuna.fitting.pace import Clock
 from nas_optuna.fitting.spec import spec_for
-from nas_optuna.fitting.time_budget import TimeBudget
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.layers import kaiming

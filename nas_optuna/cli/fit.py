@@ -41,10 +41,9 @@ def fit(
     refuse_stdout(out)
     say(f"nas-optuna fit: a network for {data} within {within}")
     from nas_optuna.devices import use_threads
-    from nas_optuna.fitting.clock import refuse_named
+    from nas_optuna.fitting.clock import TimeBudget, parse_duration, refuse_named
     from nas_optuna.fitting.run import Fit
     from nas_optuna.fitting.spec import SAMPLER, preset_for, with_few_to_select
-    from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
 
     if threads is not None:
         use_threads(threads)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
     from nas_optuna.execution.evaluator import Measurement
-    from nas_optuna.fitting.time_budget import TimeBudget
+    from nas_optuna.fitting.clock import TimeBudget
 
 LOOK_UP_PAUSE = 50
 """The whole study, which other workers may have brought forward, is looked at again after so many times as long as

@@ -166,7 +166,7 @@ def _search(plan: RunOptions, experiment: Experiment, study: Study, executor: Ex
 
 
 def _within(time: str, experiment: Experiment, study: Study, stop: StopRequest, callbacks: Sequence[Any]) -> Outcome:
-    from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
+    from nas_optuna.fitting.clock import TimeBudget, parse_duration
     from nas_optuna.fitting.within import run_within
 
     budget = TimeBudget(parse_duration(time), began=CLOCK.began)

@@ -153,8 +153,7 @@ class RunOptions(TrustedStudyOptions):
             )
         if self.within is None:
             return
-        from nas_optuna.fitting.clock import refuse_named
-        from nas_optuna.fitting.time_budget import parse_duration
+        from nas_optuna.fitting.clock import parse_duration, refuse_named
 
         parse_duration(self.within)
         asked = self.workers

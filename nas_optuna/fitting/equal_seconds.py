@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -37,31 +38,27 @@ PART = 32
 """Images that a step is timed with on a processor; its time grows in proportion from there on."""
 FORWARD = 1 / 3
 """Time of an image's forward pass, as a share of its part in a step."""
+TEST = 1.2 * FORWARD
+"""Time of a test batch, as a share of a training step."""
+EPOCHS = 40
+"""Epochs of the last training: after each its state is kept, and the clock decides anew."""
 CHEAPEST, DEAREST = 1 / 8, 4.0
 """Costs of a network, as multiples of the reference's, beyond which its seconds do not change any more."""
 
 
 class EqualSeconds(TrainingEvaluator):
-    """Our own training, in which networks of one cost have equal seconds; see `Evaluator`.
+    """Our own training, in which networks of one cost have equal seconds; see `Evaluator`."""
 
-    How many steps these are is fixed when the network's step has been timed, and kept: the training is then as
-    reproducible as any, and goes on where it stopped.
-
-    Args:
-        training: Gives space, images and recipe; its `epochs` and `epoch_size` are not used.
-        rung: How many networks there are, and their seconds, validation included.
-        number: Of the rung; kept with each trial, as the seconds are: networks of other lengths are not compared.
-        per_step: Seconds of a step of the reference network.
-        reference: That network, which is trained however slow it is.
-    """
+    # How many steps these are is fixed when the network's step has been timed, and kept: the training is then as
+    # reproducible as any, and goes on where it stopped.
 
     def __init__(
         self,
         training: TrainingEvaluator,
         rung: Rung,
-        number: int,
-        per_step: float,
-        reference: Architecture | None = None,
+        number: int,  # kept with each trial, as the seconds are: networks of other lengths are not compared
+        per_step: float,  # seconds of a step of the reference network
+        reference: Architecture | None = None,  # which is trained however slow it is
     ) -> None:
         vars(self).update(vars(training))
         self.rung, self.per_step, self.alone, self.reference = rung, per_step, rung.networks == 1, reference
@@ -73,12 +70,8 @@ class EqualSeconds(TrainingEvaluator):
     def evaluate(
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[Measurement]:
-        """See `Evaluator`.
-
-        Raises:
-            optuna.TrialPruned: The network is so large that its share of the time is too short for it. The reference,
-                or the only network, is trained even so: the search has to end with one.
-        """
+        """See `Evaluator`; a network that is too large for its share of the time is pruned."""
+        # The reference, or the only network, is trained even so: the search has to end with one.
         fewest = 1 if self.alone or architecture == self.reference else FEWEST_STEPS
         steps = self._fixed_steps(architecture, resume, fewest)
         if steps < fewest:
@@ -117,18 +110,20 @@ def paced(recipe: Recipe, steps: int, epochs: int) -> Recipe:
     return recipe.model_copy(update={"epochs": epochs, "epoch_size": each * recipe.batch_size})
 
 
+def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: float = 0.0) -> dict[str, Any]:
+    """The epochs and the epoch size of a training of so many seconds; no epochs where these are fewer than `least`."""
+    # A network that begins with the weights of a search is left as it is where the rate, which rises first, has less
+    # time to come down than it had in the search.
+    steps = max(1, int(max(seconds, 1.0) / per_step))
+    epochs = min(EPOCHS, steps)
+    late = least > 0 and seconds < least
+    return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs).epoch_size}
+
+
 def seconds_per_step(
     space: SearchSpace, architecture: Architecture, recipe: Recipe, train: BatchLoader, device: torch.device
 ) -> float:
-    """How long a training step takes: the fastest of a few, on a copy of the network that nobody keeps.
-
-    Args:
-        space: The space of the architecture.
-        architecture: The network.
-        recipe: Its batch size and optimiser count.
-        train: The training images.
-        device: Where.
-    """
+    """How long a training step takes: the fastest of a few, on a copy of the network that nobody keeps."""
     network = make_network(space, architecture, recipe, device, recipe.seed)
     network.train()
     tried = 3 if device.type == "cpu" else GRAPH_WARM_UP + 3  # all but the first steps of a training are graphs

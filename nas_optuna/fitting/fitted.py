@@ -43,11 +43,7 @@ class Fitted:
 
 
 def tested(study: Study) -> TestReport:
-    """The latest test figures that a study remembers.
-
-    Raises:
-        StudyError: There are none.
-    """
+    """The latest test figures that a study remembers."""
     reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     if not reports:
         raise StudyError("the network was not tested yet")

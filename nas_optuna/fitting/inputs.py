@@ -27,18 +27,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def name_of(data: Any, folder: Path) -> str:
-    """The data set's name.
-
-    Args:
-        data: A folder, a ``.npz`` file, a name such as ``"mnist"``, a pair ``(images, labels)``, a dictionary of
-            arrays as an ``.npz`` file has them, or a torch ``Dataset`` of pairs. Images are arrays, tensors or PIL
-            images, all of one size; labels are whole numbers, names or one-hot rows.
-        folder: Where what is in memory is written to.
-
-    Raises:
-        SpecError: A name stands for nothing.
-        DataError: It is something else, its images differ in size, or its labels are no classes.
-        StudyError: The folder holds a fit of other images.
+    """The data set's name, once what is in memory is written into the folder; see `nas_optuna.fit` for the data.
 
     Examples:
         >>> name_of("digits", Path("model"))

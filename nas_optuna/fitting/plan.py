@@ -38,61 +38,37 @@ LEAST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Rung:
-    """Networks that are trained for about the same time.
-
-    Attributes:
-        networks: How many.
-        seconds: For one that costs as much as the reference.
-        growth: The power of a network's cost, as a multiple of the reference's, by which its seconds grow: with 0 all
-            have equal seconds, with 1 they see equally many images.
-    """
+    """Networks that are trained for about the same time."""
 
     networks: int
-    seconds: float
+    seconds: float  # for one that costs as much as the reference
     growth: float = 0.0
+    """The power of a network's cost, as a multiple of the reference's, by which its seconds grow: with 0 all have equal
+    seconds, with 1 they see equally many images."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast the reference network is trained here.
+    """How fast the reference network is trained here."""
 
-    Attributes:
-        per_step: Seconds of a step.
-        per_validation: Seconds of one look at the images that select.
-        steps: Of an epoch over all training images.
-    """
-
-    per_step: float
-    per_validation: float
-    steps: int
+    per_step: float  # seconds
+    per_validation: float  # seconds of one look at the images that select
+    steps: int  # of an epoch over all training images
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a search divides its time.
+    """How a search divides its time."""
 
-    Attributes:
-        rungs: One after the other; each takes the best networks of the one before it, and the reference.
-        reserve: Seconds at the end for the test, the export and the report.
-        per_step: Seconds of a training step of the reference network.
-    """
-
-    rungs: tuple[Rung, ...]
-    reserve: float
-    per_step: float = 1.0
+    rungs: tuple[Rung, ...]  # each takes the best networks of the one before it, and the reference
+    reserve: float  # seconds at the end for the test, the export and the report
+    per_step: float = 1.0  # seconds of a training step of the reference network
 
     @classmethod
     def of(
         cls, seconds: float, speed: Speed, reserve: float, *, retrain: bool = True, selecting: int = ENOUGH_TO_SELECT
     ) -> Plan:
-        """Divide the time that is left.
-
-        Args:
-            seconds: That are left.
-            speed: Of the reference network.
-            reserve: Seconds to keep for the end.
-            retrain: Whether the chosen network is to be trained on all images; otherwise the rungs have all.
-            selecting: How many images select.
+        """Divide the seconds that are left, where so many images select; without a retraining the rungs have all.
 
         Examples:
             >>> slow, fast = Speed(0.05, 0.2, 172), Speed(0.05, 0.1, 18)

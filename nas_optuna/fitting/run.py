@@ -25,16 +25,14 @@ from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.files import write_file
-from nas_optuna.fitting.clock import refuse_undivided
-from nas_optuna.fitting.equal_seconds import seconds_per_step
+from nas_optuna.fitting.clock import Clock, Load, Progress, TimeBudget, parse_duration, refuse_undivided
+from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
 from nas_optuna.fitting.fitted import Fitted, tested
 from nas_optuna.fitting.inputs import DATABASE, name_of
-from nas_optuna.fitting.pace import TEST, Clock, Load, epochs_within
 from nas_optuna.fitting.plan import Plan
-from nas_optuna.fitting.rungs import Remember, Search, last_rung, plan_for, trained_weights
+from nas_optuna.fitting.rungs import Search, last_rung, plan_for, trained_weights
 from nas_optuna.fitting.size import decided_size, smaller_space
 from nas_optuna.fitting.spec import advice, spec_for
-from nas_optuna.fitting.time_budget import TimeBudget, parse_duration
 from nas_optuna.fitting.winner import Winner, winner_of
 from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of
@@ -115,19 +113,7 @@ def fit(
 
 @dataclass
 class Fit:
-    """One fit, from its spec to the exported network.
-
-    Attributes:
-        spec: The study spec.
-        budget: The clock.
-        folder: Where everything is written.
-        device: Where networks are trained.
-        data_directory: Where data sets are kept.
-        say: Told in one line what is being done.
-        callbacks: Told of each training and step.
-        stop: Asked between steps.
-        load: How busy the machine is.
-    """
+    """One fit, from its spec to the exported network; see `fit`."""
 
     spec: StudySpec
     budget: TimeBudget
@@ -186,7 +172,7 @@ class _Running:
     fit: Fit
     experiment: Experiment
     study: Study
-    state: dict[str, Any]
+    progress: Progress
     files: Path
     images: ImageSet
     test_images: ImageSet
@@ -222,7 +208,8 @@ class _Running:
         )
         # Read now, so that a damaged test part is refused before the search; nobody looks at it until the end.
         tests = load_test_images(fit.spec.data, images, fit.data_directory, input_size=fit.spec.recipe.input_size)
-        return cls(fit, experiment, study, state, files, images, tests)
+        progress = Progress(study, StudyKey.FIT, fit.budget, state)
+        return cls(fit, experiment, study, progress, files, images, tests)
 
     def run(self) -> Fitted:
         say, budget = self.fit.say, self.fit.budget
@@ -232,7 +219,7 @@ class _Running:
         try:
             winner, report, classifier = self._finished() or self._made()
         except Interrupted:
-            self._remember()
+            self.progress.remember()
             self._leave_something()
             raise
         facts = {
@@ -242,8 +229,10 @@ class _Running:
         say("writing the network and the report")
         self._export(classifier, winner, facts)
         self._write_report()
-        self._remember(done=True)  # last, so that a kill leaves nothing out
-        return Fitted(classifier, report, self.study, winner.gain(self.study), self.fit.folder, self.state["spent"])
+        self.progress.remember(done=True)  # last, so that a kill leaves nothing out
+        return Fitted(
+            classifier, report, self.study, winner.gain(self.study), self.fit.folder, self.progress.state["spent"]
+        )
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """What an earlier run has trained and tested, where only the export was missing."""
@@ -255,7 +244,7 @@ class _Running:
 
     def _made(self) -> tuple[Winner, TestReport, ImageClassifier]:
         """Search, train the winner and test it."""
-        plan, final, search = self._plan(), self.state.get("final"), self.experiment.search
+        plan, final, search = self._plan(), self.progress.state.get("final"), self.experiment.search
         if final is None:
             winner = Winner.of(self.study, self._chosen(plan), search, self.fit.device)
         else:
@@ -271,12 +260,12 @@ class _Running:
 
     def _plan(self) -> Plan:
         """How the time is divided: as it was decided when the fit began, unless the user gives another time now."""
-        same_time = self.state.get("within") == self.fit.budget.total
-        if "plan" in self.state and (same_time or "final" in self.state):
-            return Plan.from_dict(self.state["plan"])
+        same_time = self.progress.state.get("within") == self.fit.budget.total
+        if "plan" in self.progress.state and (same_time or "final" in self.progress.state):
+            return Plan.from_dict(self.progress.state["plan"])
         left, tests = self.fit.budget.left, len(self.test_images)
         plan = plan_for(self.experiment, left, self.fit.load.reserve(), test_images=tests)
-        self._remember(plan=plan.to_dict(), first_rung=last_rung(self.study) + 1)
+        self.progress.remember(plan=plan.to_dict(), first_rung=last_rung(self.study) + 1)
         return plan
 
     def _chosen(self, plan: Plan) -> FrozenTrial:
@@ -284,9 +273,9 @@ class _Running:
         callbacks = [
             NoteWriter(self.experiment.space, self.files / "artifacts"),
             *self.fit.callbacks,
-            Remember(self._remember),
+            self.progress,
         ]
-        first = self.state.get("first_rung", 1)
+        first = self.progress.state.get("first_rung", 1)
         earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
         if earlier is not None:
             return earlier  # of the search that another time has cut short
@@ -301,7 +290,7 @@ class _Running:
     def _retrained(self, winner: Winner, plan: Plan) -> tuple[TestReport, torch.nn.Module]:
         """The network, trained on all images for the time that is left, and its test figures."""
         budget, evaluator, architecture = self.fit.budget, self._evaluator, winner.architecture
-        final = self.state.get("final")
+        final = self.progress.state.get("final")
         per_step = seconds_per_step(
             winner.space, architecture, evaluator.recipe, evaluator.train_loader, evaluator.device
         )
@@ -312,7 +301,7 @@ class _Running:
             least = 0.0 if weights is None else attribute(winner.trial, TrialKey.SECONDS, 0.0)
             final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, least=least)
             final |= {"trial": winner.trial.number, "own": winner.own}
-            self._remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
+            self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
         recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})
         search = winner.in_search(self.experiment.search)
         what = f"your reference {self.fit.spec.reference}" if winner.own else str(architecture)
@@ -327,7 +316,7 @@ class _Running:
             data_directory=self.fit.data_directory,
             checkpoints=checkpoint_folder(self.files, STUDY),
             interrupted=self.fit.stop,
-            callbacks=[*self.fit.callbacks, Remember(self._remember)],
+            callbacks=[*self.fit.callbacks, self.progress],
             pace=Clock(budget, reserve, recipe.epochs),
             parts=(self.images if final["epochs"] else search.data.train, self.test_images),
             weights=weights,
@@ -366,10 +355,6 @@ class _Running:
         write_study_note(self.study)
         page = page_of(self.study, self.fit.data_directory, self.files)
         write_file(self.fit.folder / PAGE, page)
-
-    def _remember(self, **decided: Any) -> None:
-        self.state |= decided | {"spent": round(self.fit.budget.elapsed, 2), "within": self.fit.budget.total}
-        self.study.set_user_attr(StudyKey.FIT, self.state)
 
     @property
     def _kept(self) -> KeptWeights:

@@ -16,15 +16,14 @@ from torch import Tensor
 
 from nas_optuna.costs.nearest import nearest_inside
 from nas_optuna.errors import StudyError
-from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
-from nas_optuna.execution.events import Callback, OptunaCallback, Subject
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import refuse_undivided
-from nas_optuna.fitting.equal_seconds import FORWARD, EqualSeconds, seconds_per_step
-from nas_optuna.fitting.pace import TEST
+from nas_optuna.fitting.equal_seconds import FORWARD, TEST, EqualSeconds, seconds_per_step
 from nas_optuna.fitting.plan import LEAST_SECONDS, Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import measured, remembered_images
@@ -49,40 +48,19 @@ PROMOTED = "promoted"
 
 @dataclass(frozen=True)
 class Search:
-    """The rungs of one study.
-
-    Attributes:
-        experiment: Its parts.
-        study: The study.
-        plan: How long each network is trained.
-        stop: Asked between steps.
-        callbacks: Told of each trial and step.
-        from_rung: The number of the first rung; above 1 where the study has rungs of an earlier run.
-        deadline: By `time.monotonic`: the last rung goes on until no further network would end before it.
-        kept: The weights of its networks, from which a longer rung goes on; without them it trains anew.
-    """
+    """The rungs of one study."""
 
     experiment: Experiment
     study: Study
     plan: Plan
     stop: StopRequest
     callbacks: Sequence[Callback | OptunaCallback] = ()
-    from_rung: int = 1
-    deadline: float | None = None
-    kept: KeptWeights | None = None
+    from_rung: int = 1  # above 1 where the study has rungs of an earlier run
+    deadline: float | None = None  # by `time.monotonic`: the last rung goes on until no network would end before it
+    kept: KeptWeights | None = None  # weights from which a longer rung goes on; without them it trains anew
 
     def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
-        """Run what is missing of every rung.
-
-        Args:
-            say: Told in one line what begins.
-
-        Returns:
-            The trial of the best network of the last rung; None where somebody asked to stop.
-
-        Raises:
-            StudyError: No network could be trained.
-        """
+        """Run what is missing of every rung; return the last one's best trial, None where somebody asked to stop."""
         pruner = self.study.pruner
         # It would compare what is in the middle of its schedule with what has ended its own.
         self.study.pruner = NopPruner()
@@ -124,10 +102,8 @@ class Search:
         return best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
-        """The best, or the reference where the best is not ahead by two standard errors of the difference.
-
-        Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
-        """
+        """The best, or the reference where the best is not ahead by two standard errors of the difference."""
+        # Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
         best, images = ranking[0], remembered_images(self.study)
         known = [t for t in ranking if attribute(t, TrialKey.ARCHITECTURE) == str(reference)]
         if not known or len(best.values) > 1 or standard_error(TrialRecord.of(best), images) is None:
@@ -183,18 +159,7 @@ def reference_of(experiment: Experiment) -> Architecture | None:
 def plan_for(
     experiment: Experiment, seconds: float, reserve: float, *, test_images: int = 0, retrain: bool = True
 ) -> Plan:
-    """Divide the time that is left, by how fast the reference network is trained here.
-
-    Args:
-        experiment: The parts of the study.
-        seconds: That are left.
-        reserve: Seconds to keep for what comes last, beside the test.
-        test_images: How many images are scored at the end.
-        retrain: Whether the chosen network is trained anew.
-
-    Raises:
-        SpecError: The spec decides what the clock does.
-    """
+    """Divide the time that is left, without a reserve for what comes last, by the reference network's speed here."""
     refuse_undivided(experiment.spec)
     training, space = experiment.objective.evaluator, experiment.space
     assert isinstance(training, TrainingEvaluator)
@@ -216,17 +181,6 @@ def trained_weights(
             with suppress(StudyError):
                 return with_kept_weights(study, space, trial, kept)[0].state_dict()
     return None
-
-
-class Remember(Callback):
-    """Writes down how much time is spent, whenever an epoch has ended."""
-
-    def __init__(self, remember: Callable[[], None]) -> None:
-        self._remember = remember
-
-    def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Write it down."""
-        self._remember()
 
 
 def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:

@@ -23,19 +23,9 @@ quarter has half the widths."""
 
 
 def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> list[str]:
-    """What to change of the spec, so that the space's reference is about as large as the limits let it be.
-
-    A search has to find good networks around its first one. So a limit makes the residual space narrower until the
-    reference is inside, then shorter until some network near the reference is.
-
-    Args:
-        spec: The study spec, with its limits.
-        data: The images.
-        device: Where a latency that is limited is measured.
-
-    Returns:
-        Overrides of the spec; none where the limits leave the reference as it is, or no size has a network inside.
-    """
+    """What to override in the spec, so that the space's reference is about as large as the limits let it be."""
+    # A search has to find good networks around its first one. So a limit makes the residual space narrower until the
+    # reference is inside, then shorter until some network near the reference is.
     if not spec.limits or spec.space.name != "residual":
         return []
     excess = _excess(spec, data, device, walks=False)

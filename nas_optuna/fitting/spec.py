@@ -30,21 +30,7 @@ def spec_for(
     overrides: Sequence[str] = (),
     data_directory: Path | None = None,
 ) -> StudySpec:
-    """The preset for own images, for a data set.
-
-    Args:
-        name: Of the data set.
-        space: Another space than the preset's.
-        sampler: Another sampler.
-        limits: The most of each cost; None is no limit.
-        seed: Of the sampler.
-        overrides: Further keys.
-        data_directory: Where data sets are kept.
-
-    Raises:
-        SpecError: Something is refused.
-        DataError: The data set is absent, or of no layout that is known.
-    """
+    """The preset for own images, for a data set, with what a person names instead; a limit of None is none."""
     given = [f"data.name={json.dumps(name)}", f"sampler.seed={seed}"]
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
     values = StudySpec.from_toml(find_spec(preset_for(space))).to_dict()

@@ -27,19 +27,12 @@ from nas_optuna.training.serialization import Origin
 
 @dataclass(frozen=True)
 class Winner:
-    """A network of the search, or the user's own reference where nothing was ahead of it.
+    """A network of the search, or the user's own reference where nothing was ahead of it."""
 
-    Attributes:
-        trial: The trial that was taken; beside the user's own reference, the best one of the search.
-        space: The space that the network is of.
-        architecture: The network.
-        own: Whether it is the user's own reference.
-    """
-
-    trial: FrozenTrial
+    trial: FrozenTrial  # beside the user's own reference, the best one of the search
     space: SearchSpace
     architecture: Architecture
-    own: bool = False
+    own: bool = False  # whether it is the user's own reference
 
     @classmethod
     def known(cls, trial: FrozenTrial, space: SearchSpace, reference: str | None = None) -> Winner:
@@ -51,14 +44,7 @@ class Winner:
 
     @classmethod
     def of(cls, study: Study, trial: FrozenTrial, search: Search, device: str) -> Winner:
-        """The network of a trial, unless the user's own reference is inside the limits and no worse.
-
-        Args:
-            study: The study.
-            trial: The best one of its search.
-            search: Its space and spec.
-            device: Where a latency that is limited is measured.
-        """
+        """The network of the best trial, unless the user's own reference is inside the limits and no worse."""
         found, spec = cls.known(trial, search.space), search.spec
         gain = gain_of(study, trial)
         if spec.reference is None or gain is None or gain.reference is None or gain.best.is_ahead(gain.reference):

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from nas_optuna.fitting.pace import BUSIEST, END, EPOCHS, Clock, Load, epochs_within
-from nas_optuna.fitting.time_budget import TimeBudget
+from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, TimeBudget
+from nas_optuna.fitting.equal_seconds import EPOCHS, epochs_within
 from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult
 
