@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists
 from nas_optuna.execution import reference
 from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
-from nas_optuna.execution.executors.contract import Executor, Work
+from nas_optuna.execution.executors.contract import Executor, Handle, Work
 from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -237,7 +237,7 @@ class Experiment:
         timeout: float | None = None,
         total: int | None = None,
         executor: Executor | None = None,
-        handle: ExperimentHandle | None = None,
+        handle: Handle | None = None,
         stop: StopRequest | None = None,
         callbacks: Sequence[Callback | OptunaCallback] = (),
         kind: Literal["search", "check"] = "search",
@@ -328,50 +328,25 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class ExperimentHandle:
-    """Everything that another process needs to work on a stored study: it can be pickled.
+class ExperimentHandle(Handle):
+    """Everything that another process needs to work on a stored study; see `Handle`.
 
     Attributes:
-        storage: The storage's URL.
-        study: The study's name.
         data_directory: Where data sets are; None is their default place.
-        device: Where to train.
-        checkpoints: Folder for the state of running trials, which workers on one machine share.
         spec: The study's spec with what was changed for this run; None is the stored one.
-        keep_weights: Keep the weights of each complete trial in `checkpoints`.
         warm_trials: How many trials the study's supernet proposes first; 0 is none.
-        images: Gives the images where whoever made the handle has them in memory; None is to load them.
-        files_are_shared: Whether `checkpoints` is the same folder on all hosts.
     """
 
-    storage: str
-    study: str
     data_directory: Path | None = None
-    device: str = "auto"
-    checkpoints: Path | None = None
     spec: StudySpec | None = None
-    keep_weights: bool = False
     warm_trials: int = 0
-    images: Callable[[], SearchData] | None = None
-    files_are_shared: bool = False
 
-    def on(self, device: str) -> ExperimentHandle:
-        """Return a copy of the handle that trains on another device."""
-        return replace(self, device=device)
+    def work(self, *, interrupted: Callable[[], bool]) -> Work:
+        """See `Handle`."""
+        experiment, study = self.open(interrupted=interrupted)
+        return Work(study, experiment.objective, experiment.data, self)
 
-    def with_images(self, images: Callable[[], SearchData]) -> ExperimentHandle:
-        """Return a copy of the handle with images that need not be loaded."""
-        return replace(self, images=images)
-
-    def without_files(self) -> ExperimentHandle:
-        """Return a copy of the handle that keeps no files in a folder."""
-        if self.keep_weights:
-            raise StudyError("weights are to be kept, and the workers share no folder; name one that they do: --files")
-        return replace(self, checkpoints=None)
-
-    def open(
-        self, *, interrupted: Callable[[], bool] = never, callbacks: Sequence[Callback | OptunaCallback] = ()
-    ) -> tuple[Experiment, Study]:
+    def open(self, *, interrupted: Callable[[], bool] = never) -> tuple[Experiment, Study]:
         """The experiment and its study, in this process."""
         from nas_optuna.study.storage import open_storage
 
@@ -383,7 +358,6 @@ class ExperimentHandle:
             device=self.device,
             checkpoints=self.checkpoints,
             interrupted=interrupted,
-            callbacks=callbacks,
             keep_weights=self.keep_weights,
             images=self.images,
         )

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.budget import Budget
@@ -68,36 +69,31 @@ class WorkerOptions:
         return self.devices[0] if self.devices else self.device
 
 
-class Opened(Protocol):
-    """An experiment, as a worker uses it."""
+@dataclass(frozen=True)
+class Handle(ABC):
+    """What another process needs to work on a stored study: it can be pickled.
 
-    @property
-    def objective(self) -> EvaluatorObjective:
-        """What a trial does."""
+    Attributes:
+        storage: The storage's URL.
+        study: The study's name.
+        device: Where to train.
+        checkpoints: Folder for the state of running trials, which workers on one machine share.
+        keep_weights: Keep the weights of each complete trial in `checkpoints`.
+        images: Gives the images where whoever made the handle has them in memory; None is to load them.
+        files_are_shared: Whether `checkpoints` is the same folder on all hosts.
+    """
 
+    storage: str
+    study: str
+    device: str = "auto"
+    checkpoints: Path | None = None
+    keep_weights: bool = False
+    images: Callable[[], SearchData] | None = None
+    files_are_shared: bool = False
 
-class Handle(Protocol):
-    """What another process needs to work on a stored study: it can be pickled."""
-
-    @property
-    def storage(self) -> str:
-        """The storage's URL."""
-
-    @property
-    def files_are_shared(self) -> bool:
-        """Whether somebody has named the folder of its files, which then is the same on all hosts."""
-
-    def on(self, device: str) -> Handle:
-        """Return a copy of the handle that trains on another device."""
-
-    def with_images(self, images: Callable[[], SearchData]) -> Handle:
-        """Return a copy of the handle with a function that gives the images and can be pickled."""
-
-    def without_files(self) -> Handle:
-        """Return a copy of the handle that keeps no files: each worker would have a folder of its own."""
-
-    def open(self, *, interrupted: Callable[[], bool]) -> tuple[Opened, Study]:
-        """The experiment and its study, in this process."""
+    @abstractmethod
+    def work(self, *, interrupted: Callable[[], bool]) -> Work:
+        """The study and what its trials do, in this process."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import shutil
 import signal
@@ -12,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
@@ -28,10 +27,6 @@ from nas_optuna.execution.executors.worker import Message, WorkerSpec, run_worke
 from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
 
 _SCRATCH = "nas-optuna-"
-_YOUNG = 3600.0
-"""Seconds: a folder without a lock may belong to a process that is about to lock it."""
-_OLD = 30 * 86_400.0
-"""Seconds after which nobody uses such a folder, where the system does not tell which files processes use."""
 
 
 def run_processes(
@@ -42,7 +37,7 @@ def run_processes(
     assert handle is not None
     with scratch_folder() as folder:
         if work.data is not None:
-            handle = handle.with_images(map_images(work.data, folder))
+            handle = replace(handle, images=map_images(work.data, folder))
         return _ProcessPool(handle, work, budget, told).run(specs, stop)
 
 
@@ -54,29 +49,10 @@ def scratch_folder() -> Iterator[Path]:
         with suppress(OSError), lock.open() as file:  # somebody else's, or removed meanwhile
             if _is_locked_here(file):
                 shutil.rmtree(lock.parent, ignore_errors=True)
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/"):
-        with suppress(OSError):
-            if _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name, (Path(name) / "new").open("w") as file:
         if _is_locked_here(file):
             (Path(name) / "new").rename(Path(name) / "lock")
         yield Path(name)
-
-
-def _is_abandoned(folder: Path) -> bool:
-    """Whether a folder holds nothing but images of ours that no process uses; release 0.2 locked none."""
-    if folder.is_symlink() or not {file.name for file in folder.iterdir()} <= {"images", "new"}:
-        return False
-    about, processes = folder.stat(), list(Path("/proc").glob("[0-9]*/maps"))
-    age = time.time() - about.st_mtime
-    if age < (_YOUNG if processes else _OLD) or (hasattr(os, "getuid") and about.st_uid != os.getuid()):
-        return False
-    for maps in processes:
-        with suppress(OSError):  # another user's, or it has ended
-            if f"{folder}/" in maps.read_text(errors="replace"):
-                return False
-    return True
 
 
 def _is_locked_here(file: IO[str]) -> bool:

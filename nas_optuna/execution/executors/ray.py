@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -205,7 +205,7 @@ class RayExecutor(Executor):
             numbers = range(1, workers + 1)
             specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
             if work.data is not None:
-                handle = handle.with_images(StoredImages.put(ray, work.data))
+                handle = replace(handle, images=StoredImages.put(ray, work.data))
             pool = _ActorPool(work, budget, told)
             pool.use(ray, handle, num_cpus=self.threads, num_gpus=self.gpus)
             return pool.run(specs, stop)
@@ -228,7 +228,11 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
             "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
             " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
         )
-    return handle if handle.files_are_shared else handle.without_files()
+    if handle.files_are_shared:
+        return handle
+    if handle.keep_weights:
+        raise StudyError("weights are to be kept, and the workers share no folder; name one that they do: --files")
+    return replace(handle, checkpoints=None)
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,11 @@ def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopReq
     with _logging_to(channel):
         try:
             use_threads(spec.threads)
-            experiment, study = handle.on(spec.device).open(interrupted=stop)
+            work = replace(handle, device=spec.device).work(interrupted=stop)
             channel.tell(ReadyMessage(this_worker()))
             relay = _Relay(channel, spec.number)
-            objective, may_begin = experiment.objective, channel.may_begin
-            outcome = run(study, objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
+            options: dict[str, Any] = {"total": spec.total, "may_begin": channel.may_begin, "stop": stop}
+            outcome = run(work.study, work.objective, **options, callbacks=[relay])
             channel.tell(DoneMessage(outcome))
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
             return  # whoever started this worker is gone, or does not want it any more
