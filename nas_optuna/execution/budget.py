@@ -8,17 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run ends; None is no limit.
+    """When a run ends; None is no limit."""
 
-    Attributes:
-        trials: Trials to finish, by all workers of the run together.
-        timeout: Seconds after which no trial begins.
-        total: Trials that the study may have, whoever makes them.
-    """
-
-    trials: int | None = None
-    timeout: float | None = None
-    total: int | None = None
+    trials: int | None = None  # to finish, by all workers of the run together
+    timeout: float | None = None  # seconds after which no trial begins
+    total: int | None = None  # trials that the study may have, whoever makes them
 
 
 class TrialBudget:

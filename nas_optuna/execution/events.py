@@ -121,13 +121,9 @@ class _FromOptuna(Callback):
 
 
 class Callbacks(Callback):
-    """Several callbacks as one: each is told everything, until it raises.
+    """Several callbacks as one, plain Optuna callbacks ``(study, trial)`` among them: each is told until it raises."""
 
-    A plain Optuna callback may raise, as in ``study.optimize``, where that ends the run.
-
-    Args:
-        callbacks: `Callback`s, and plain Optuna callbacks ``(study, trial)``.
-    """
+    # A plain Optuna callback may raise, as in ``study.optimize``, where that ends the run.
 
     def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
         self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]

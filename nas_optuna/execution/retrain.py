@@ -29,14 +29,13 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.mistakes import Mistake, find_mistakes
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spec import Recipe, StudySpec
+from nas_optuna.spec import Recipe
 from nas_optuna.study.parts import in_parts, read_parts
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import error_on_test
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import change_study
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
-from nas_optuna.training.evaluate import Evaluation
 from nas_optuna.training.fit import Pace, never
 from nas_optuna.training.precision import resolve_precision
 
@@ -121,7 +120,12 @@ def retrain(
     """
     where = resolve_device(device)
     spec, space, recipe = search.spec, search.space, search.spec.recipe
-    images = parts[0] if parts else _training_images(spec, data_directory)
+    size = recipe.input_size
+    if parts is None:
+        images = load_training_images(spec.data, data_directory, input_size=size)
+        check_test_part(spec.data, images, data_directory, input_size=size)  # before hours of training
+    else:
+        images = parts[0]
     train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))
     folder = checkpoints and checkpoints / _identity(study, architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
@@ -132,50 +136,26 @@ def retrain(
         ]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when all that could be chosen is chosen.
-        test_images = parts[1] if parts else _test_images(spec, images, data_directory)
-        test = make_loader(test_images, recipe.batch_size, space.input_size, where)
+        tests = parts[1] if parts else load_test_images(spec.data, images, data_directory, input_size=size)
+        test = make_loader(tests, recipe.batch_size, space.input_size, where)
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
-        report = _report(architecture, recipe, where, images, test_images, numbers, results, seconds)
+        report = TestReport(
+            architecture=str(architecture),
+            recipe=recipe.fingerprint,
+            device=device_name(where),
+            images=len(images),
+            test_images=len(tests),
+            seeds=numbers,
+            accuracies=tuple(result.accuracy for result in results),
+            classes=images.classes,
+            confusions=tuple(tuple(map(tuple, result.confusion.tolist())) for result in results),
+            seconds=seconds,
+            mistakes=find_mistakes(tests, results[0].predicted.tolist()),
+        )
         told.tested(run, report)
     if folder and parts is None:  # a fit removes it when the network is safe
         shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images
-
-
-def _training_images(spec: StudySpec, data_directory: Path | None) -> ImageSet:
-    """All images that train; what is wrong with the test part is said now, too, before hours of training."""
-    images = load_training_images(spec.data, data_directory, input_size=spec.recipe.input_size)
-    check_test_part(spec.data, images, data_directory, input_size=spec.recipe.input_size)
-    return images
-
-
-def _test_images(spec: StudySpec, like: ImageSet, data_directory: Path | None) -> ImageSet:
-    return load_test_images(spec.data, like, data_directory, input_size=spec.recipe.input_size)
-
-
-def _report(
-    architecture: Architecture,
-    recipe: Recipe,
-    device: torch.device,
-    images: ImageSet,
-    test_images: ImageSet,
-    seeds: tuple[int, ...],
-    results: Sequence[Evaluation],
-    seconds: float,
-) -> TestReport:
-    return TestReport(
-        architecture=str(architecture),
-        recipe=recipe.fingerprint,
-        device=device_name(device),
-        images=len(images),
-        test_images=len(test_images),
-        seeds=seeds,
-        accuracies=tuple(result.accuracy for result in results),
-        classes=images.classes,
-        confusions=tuple(tuple(map(tuple, result.confusion.tolist())) for result in results),
-        seconds=seconds,
-        mistakes=find_mistakes(test_images, results[0].predicted.tolist()),
-    )
 
 
 def _trained(

@@ -102,16 +102,8 @@ Condition = Reached | Stalled
 def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = None) -> Condition:
     """Understand what ends a study.
 
-    Args:
-        text: ``stalled``, ``stalled:30`` for another patience, ``accuracy>=0.98`` or ``latency_ms<=0.5``; also
-            ``accuracy:0.98`` or ``accuracy 0.98``, which no shell takes for a redirection, and ``accuracy:98%`` or
-            ``macs:300k``.
-        objectives: Names of the study's objectives, in order.
-        allowed: What may still be proposed, by its parameters; None allows everything.
-
-    Raises:
-        SpecError: The text is none of these, names what the study does not optimise, or names a value that no network
-            can reach or that any network has.
+    ``stalled:30`` has another patience than ``stalled``; ``accuracy:0.98`` and ``accuracy 0.98`` are what no shell
+    takes for a redirection; ``accuracy:98%`` and ``macs:300k`` are understood, too.
 
     Examples:
         >>> parse_until("stalled:30", ["accuracy"])

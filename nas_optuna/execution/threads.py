@@ -45,16 +45,8 @@ class StepTimes:
 
     seconds: Mapping[int, float]
 
-    def fastest(self) -> int:
-        """The number of threads that one process should have."""
-        chosen, *more = sorted(self.seconds)
-        for threads in more:
-            if self.seconds[threads] * GAIN <= self.seconds[chosen]:
-                chosen = threads
-        return chosen
-
-    def most_work(self, cores: int) -> int:
-        """The number of threads that each of several workers should have, who share the cores."""
+    def best(self, cores: int = 1) -> int:
+        """The best number of threads of each of several workers that share the cores; by default of a process alone."""
         chosen, *more = sorted(self.seconds)
         for threads in more:
             if self._work(threads, cores) >= GAIN * self._work(chosen, cores):
@@ -83,8 +75,8 @@ def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
     times = measure_steps(evaluator)
     if times is None:
         return ""
-    use_threads(times.fastest())
-    return f"CPU threads: {times.fastest()} ({times})"
+    use_threads(times.best())
+    return f"CPU threads: {times.best()} ({times})"
 
 
 def measure_steps(evaluator: Evaluator) -> StepTimes | None:

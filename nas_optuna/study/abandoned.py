@@ -10,11 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
 from nas_optuna.study.hints import command
-from nas_optuna.study.lease import NOBODY, drop, has_leases, is_free, leases_of, set_state, take
-from nas_optuna.study.lease_table import Lease
-from nas_optuna.study.optuna_internals import all_trials, read_trial, storage_of, trial_id_of
+from nas_optuna.study.lease import NOBODY, is_free, set_state, take
+from nas_optuna.study.lease_table import Lease, drop, has_leases, leases_of
+from nas_optuna.study.optuna_internals import all_trials, read_trial, trial_id_of
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.transactions import transaction
 from nas_optuna.study.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -104,5 +103,4 @@ def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
     worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
     if worker is None and until is None:
         return None
-    now = transaction(storage_of(study), lease_table.now) if until is not None and has_leases(study) else 0.0
-    return Lease(worker or NOBODY, until or 0.0, until is not None and until < now)
+    return Lease(worker or NOBODY, until or 0.0, until is not None and until < lease_table.now(study))

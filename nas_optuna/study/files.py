@@ -52,7 +52,7 @@ def remember(study: Study, url: str, given: Path | None = None) -> None:
     folder = _named({}, given)
     if not folder or not is_kept(url):
         return
-    path, known = folder[0].absolute(), _remembered(study.user_attrs)
+    path, known = folder[0].absolute(), list(study.user_attrs.get(StudyKey.FILES, []))
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not _is_ours(str(path)):  # the mark may be another user's, whose file one may not touch
@@ -68,7 +68,7 @@ def remember(study: Study, url: str, given: Path | None = None) -> None:
 
 def elsewhere(study: Mapping[str, Any]) -> list[str]:
     """The folders that a study remembers and that are not on this host."""
-    return [path for path in _remembered(study) if not _is_ours(path)]
+    return [path for path in study.get(StudyKey.FILES, []) if not _is_ours(path)]
 
 
 def usable(folder: Path) -> Path:
@@ -91,12 +91,9 @@ def _named(study: Mapping[str, Any], given: Path | None) -> list[Path]:
             " URL, and a checkpoint is a folder that is renamed in one step, which buckets cannot do; name a folder"
             " that the hosts share, such as NFS"
         )
-    return [Path(path) for path in ([named] if named else []) + [*filter(_is_ours, reversed(_remembered(study)))]]
-
-
-def _remembered(study: Mapping[str, Any]) -> list[str]:
-    found = study.get(StudyKey.FILES, [])
-    return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
+    return [
+        Path(path) for path in ([named] if named else []) + [*filter(_is_ours, reversed(study.get(StudyKey.FILES, [])))]
+    ]
 
 
 def _is_ours(path: str) -> bool:

@@ -12,11 +12,7 @@ from nas_optuna.study.storage import storage_url
 
 
 def command(study: Study | str, *words: str) -> str:
-    """Return a command as a shell needs it, with the study's storage where it is not the one that is meant without.
-
-    Args:
-        study: What the command is about, or the URL of its storage where it is not there yet.
-        words: The command's own, e.g. ``"run", "--study", study.study_name``. Passwords are masked.
+    """A command for a study, or for the URL of its storage, as a shell needs it; passwords are masked.
 
     Examples:
         >>> import optuna

@@ -19,25 +19,23 @@ that is no database has no leases.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from weakref import WeakSet
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import GrpcStorageProxy
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
-from sqlalchemy import Connection, Engine, literal, select
+from sqlalchemy import select
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
 from nas_optuna.study.database import Database
-from nas_optuna.study.lease_table import LEASES, Lease
+from nas_optuna.study.lease_table import LEASES, Lease, drop, has_leases, in_table, leases_of
 from nas_optuna.study.optuna_internals import (
     all_trials,
     database_of,
@@ -48,8 +46,8 @@ from nas_optuna.study.optuna_internals import (
     trial_id_of,
     url_of,
 )
-from nas_optuna.study.storage import advice, refusal
-from nas_optuna.study.transactions import new_trial, transaction
+from nas_optuna.study.storage import advice, refusal, seconds_of
+from nas_optuna.study.transactions import new_trial
 from nas_optuna.study.worker import Worker, this_worker
 
 logger = logging.getLogger(__name__)
@@ -84,14 +82,7 @@ class LostError(BaseException):
 
 def seconds() -> float:
     """How long a lease holds, in seconds."""
-    text = os.environ.get("NAS_OPTUNA_LEASE", "")
-    try:
-        given = float(text) if text else SECONDS
-    except ValueError:
-        given = 0.0
-    if not 0 < given < 1e7:
-        raise StudyError(f"NAS_OPTUNA_LEASE must be a number of seconds above 0, got {text[:40]!r}")
-    return given
+    return seconds_of("NAS_OPTUNA_LEASE", SECONDS, least=1e-9)
 
 
 # --- taking and holding -----------------------------------------------------------------------------------------------
@@ -155,14 +146,8 @@ class Held:
         self._ended.set()
 
     def _renewed_now(self, *, with_retry: bool) -> bool:
-        if not has_leases(self.study):
-            return True
-        began, worker = time.monotonic(), this_worker()
-
-        def renew(connection: Connection) -> bool:
-            return lease_table.renew(connection, self.trial_id, worker, seconds())
-
-        self.lost = not transaction(storage_of(self.study), renew, with_retry=with_retry)
+        began = time.monotonic()
+        self.lost = not lease_table.renew(self.study, self.trial_id, seconds(), with_retry=with_retry)
         self._renewed = began
         return not self.lost
 
@@ -230,7 +215,7 @@ def status(study: Study, trial_id: int) -> LeaseStatus:
         trials = tables()["trials"]
         query = select(trials.c.state, LEASES.c.worker).where(trials.c.trial_id == trial_id)
         joined = query.select_from(trials.outerjoin(LEASES, LEASES.c.trial_id == trials.c.trial_id))
-        row = transaction(storage_of(study), lambda connection: connection.execute(joined).first())
+        row = in_table(study, lambda connection: connection.execute(joined).first(), None)
         state, worker = (None, None) if row is None else tuple(row)
     if state is None or worker != this_worker() or state == TrialState.WAITING:
         return LeaseStatus.LOST
@@ -248,7 +233,7 @@ def release(study: Study, trial_id: int) -> bool:
     return put_back
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- what others may take ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -256,7 +241,7 @@ def exclusively(study: Study) -> Iterator[None]:
     """Within it no other process is in here with the same study: a lease of the study itself."""
     place = -study_id_of(study)
     while not take(study, place, None):
-        row = transaction(storage_of(study), lambda c: lease_table.read(c, select(literal(place)))).get(place)
+        row = leases_of(study, place).get(place)
         if row is not None and is_free(row) and take(study, place, row):
             break
         time.sleep(_PAUSE)
@@ -266,49 +251,15 @@ def exclusively(study: Study) -> Iterator[None]:
         drop(study, place)
 
 
-_MADE: WeakSet[Engine] = WeakSet()
-"""Databases in which the table is known to be there."""
-
-
-def has_leases(study: Study) -> bool:
-    """Whether a study lives in a database; the table of leases is made where it is missing."""
-    database = database_of(storage_of(study))
-    if database is None:
-        return False
-    if database.engine not in _MADE:
-        lease_table.create(database.engine)
-        _MADE.add(database.engine)
-    return True
-
-
-def leases_of(study: Study) -> dict[int, Lease]:
-    """Every lease of a study's trials, by the trial's number within the storage."""
-    if not has_leases(study):
-        return {}
-    trials, study_id = tables()["trials"], study_id_of(study)
-    of_study = select(trials.c.trial_id).where(trials.c.study_id == study_id)
-    return transaction(storage_of(study), lambda connection: lease_table.read(connection, of_study))
+def take(study: Study, trial_id: int, seen: Lease | None, worker: str | None = None) -> bool:
+    """Take a trial for as long as a lease holds; see `lease_table.take`."""
+    return lease_table.take(study, trial_id, seen, seconds(), worker)
 
 
 def is_free(lease: Lease) -> bool:
     """Whether anybody may take over from a lease's worker."""
     worker = Worker.parse(lease.worker)
     return lease.has_lapsed or (worker is not None and worker.is_gone())
-
-
-def take(study: Study, trial_id: int, seen: Lease | None, worker: str | None = None) -> bool:
-    """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
-    if not has_leases(study):
-        return True
-    mine, lasts = worker or this_worker(), seconds()
-    return transaction(storage_of(study), lambda c: lease_table.take(c, trial_id, mine, lasts, seen))
-
-
-def drop(study: Study, trial_id: int) -> None:
-    """Remove this process's lease of a trial."""
-    if has_leases(study):
-        mine = this_worker()
-        transaction(storage_of(study), lambda connection: lease_table.drop(connection, trial_id, mine))
 
 
 def set_state(study: Study, trial_id: int, state: TrialState) -> bool:

@@ -6,9 +6,12 @@ Every change is one statement, by the database's own clock, so that hosts' clock
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakSet
 
+from optuna.study import Study
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -17,7 +20,6 @@ from sqlalchemy import (
     Float,
     Integer,
     MetaData,
-    Select,
     String,
     Table,
     delete,
@@ -29,6 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateTable
+
+from nas_optuna.study.optuna_internals import database_of, storage_of, study_id_of, tables
+from nas_optuna.study.transactions import transaction
+from nas_optuna.study.worker import this_worker
+
+T = TypeVar("T")
 
 LEASES = Table(
     "nas_optuna_leases",
@@ -44,6 +52,8 @@ _CLOCKS = {
     "mariadb": "unix_timestamp(sysdate(6))",
 }
 """How each database says the time in seconds."""
+_MADE: WeakSet[Engine] = WeakSet()
+"""Databases in which the table is known to be there."""
 
 
 @dataclass(frozen=True)
@@ -65,56 +75,88 @@ def create(engine: Engine) -> None:
             connection.execute(select(LEASES).limit(1))
 
 
-def read(connection: Connection, trial_ids: Select[tuple[int]]) -> dict[int, Lease]:
-    """The leases of some trials, by the trial's number within the storage."""
-    found = select(*LEASES.c, _clock(connection)).where(LEASES.c.trial_id.in_(trial_ids))
-    rows: list[Any] = list(connection.execute(found))
-    return {trial_id: Lease(worker, until, until < float(moment)) for trial_id, worker, until, moment in rows}
+# --- a study's leases: a storage that is no database has none, and whoever asks there gets the trial -----------------
 
 
-def now(connection: Connection) -> float:
+def has_leases(study: Study) -> bool:
+    """Whether a study lives in a database; the table of leases is made where it is missing."""
+    database = database_of(storage_of(study))
+    if database is None:
+        return False
+    if database.engine not in _MADE:
+        create(database.engine)
+        _MADE.add(database.engine)
+    return True
+
+
+def in_table(study: Study, work: Callable[[Connection], T], otherwise: T, *, with_retry: bool = True) -> T:
+    """Do something with a study's leases in one transaction; `otherwise` is returned where there are none."""
+    return transaction(storage_of(study), work, with_retry=with_retry) if has_leases(study) else otherwise
+
+
+def leases_of(study: Study, place: int | None = None) -> dict[int, Lease]:
+    """Every lease of a study's trials, or that of one place, by the trial's number within the storage."""
+    trials = tables()["trials"]
+    theirs = LEASES.c.trial_id.in_(select(trials.c.trial_id).where(trials.c.study_id == study_id_of(study)))
+
+    def read(connection: Connection) -> dict[int, Lease]:
+        found = select(*LEASES.c, _clock(connection)).where(theirs if place is None else LEASES.c.trial_id == place)
+        rows: list[Any] = list(connection.execute(found))
+        return {trial_id: Lease(worker, until, until < float(moment)) for trial_id, worker, until, moment in rows}
+
+    return in_table(study, read, {})
+
+
+def now(study: Study) -> float:
     """The time in seconds by the database's clock."""
-    return float(connection.execute(select(_clock(connection))).scalar_one())
+    return in_table(study, lambda c: float(c.execute(select(_clock(c))).scalar_one()), 0.0)
 
 
-def take(connection: Connection, trial_id: int, worker: str, seconds: float, seen: Lease | None) -> bool:
-    """Take a trial that has no lease, or one that still is as it was seen."""
-    until = _until(connection, seconds)
-    if seen is None:
+def take(study: Study, trial_id: int, seen: Lease | None, seconds: float, worker: str | None = None) -> bool:
+    """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
+    mine = worker or this_worker()
+
+    def change(connection: Connection) -> bool:
+        values = {"worker": mine, "until": _until(connection, seconds)}
+        if seen is not None:
+            same = (LEASES.c.worker == seen.worker) & (LEASES.c.until == seen.until)
+            changed = connection.execute(update(LEASES).where(LEASES.c.trial_id == trial_id, same).values(values))
+            return changed.rowcount == 1
         try:
-            connection.execute(insert(LEASES).values(trial_id=trial_id, worker=worker, until=until))
+            connection.execute(insert(LEASES).values(trial_id=trial_id, **values))
         except IntegrityError:
             connection.rollback()
             return False
         return True
-    change = update(LEASES).where(
-        LEASES.c.trial_id == trial_id, LEASES.c.worker == seen.worker, LEASES.c.until == seen.until
-    )
-    return connection.execute(change.values(worker=worker, until=until)).rowcount == 1
+
+    return in_table(study, change, True)
 
 
-def renew(connection: Connection, trial_id: int, worker: str, seconds: float) -> bool:
-    """Let a lease last from now on; False where it is gone."""
-    change = update(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
-    return connection.execute(change.values(until=_until(connection, seconds))).rowcount == 1
+def renew(study: Study, trial_id: int, seconds: float, *, with_retry: bool) -> bool:
+    """Let this process's lease last from now on; False where it is gone."""
+    mine = this_worker()
+    return in_table(study, lambda c: touch(c, trial_id, mine, until=_until(c, seconds)), True, with_retry=with_retry)
 
 
-def touch(connection: Connection, trial_id: int, worker: str) -> bool:
+def drop(study: Study, trial_id: int) -> None:
+    """Remove this process's lease of a trial."""
+    mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == this_worker())
+    in_table(study, lambda c: c.execute(delete(LEASES).where(mine)), None)
+
+
+# --- within a transaction that changes a trial, too -------------------------------------------------------------------
+
+
+def touch(connection: Connection, trial_id: int, worker: str, **values: ColumnElement[float]) -> bool:
     """Keep others from a lease until the transaction ends; False where it is gone."""
     change = update(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
-    return connection.execute(change.values(worker=worker)).rowcount == 1
+    return connection.execute(change.values(worker=worker, **values)).rowcount == 1
 
 
 def give(connection: Connection, trial_id: int, worker: str, seconds: float) -> None:
     """Give a lease of a trial that was made in this transaction, in the place of one of a trial that was deleted."""
-    drop(connection, trial_id)
+    connection.execute(delete(LEASES).where(LEASES.c.trial_id == trial_id))
     connection.execute(insert(LEASES).values(trial_id=trial_id, worker=worker, until=_until(connection, seconds)))
-
-
-def drop(connection: Connection, trial_id: int, worker: str | None = None) -> None:
-    """Remove a lease, if it is this worker's."""
-    row = LEASES.c.trial_id == trial_id
-    connection.execute(delete(LEASES).where(row if worker is None else row & (LEASES.c.worker == worker)))
 
 
 def _clock(connection: Connection) -> ColumnElement[float]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
@@ -16,11 +16,6 @@ from nas_optuna.study.best import front_trials, is_feasible
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey, attribute
-
-_WORDS: Mapping[StudyDirection, Direction] = {
-    StudyDirection.MAXIMIZE: "maximize",
-    StudyDirection.MINIMIZE: "minimize",
-}
 
 
 def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -64,7 +59,7 @@ class Front:
 def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Front:
     """The front of a study of ours."""
     objectives = [
-        replace(parse_criterion(name, imports=False), direction=_WORDS[direction])
+        replace(parse_criterion(name, imports=False), direction=cast(Direction, direction.name.lower()))
         for name, direction in zip(study.metric_names or (), study.directions, strict=False)
     ]
     given = dict(reference or {})

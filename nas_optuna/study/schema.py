@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna
@@ -137,22 +138,13 @@ _OF_OPTUNA: Mapping[str, _Kind] = {
 """System attributes of a trial that we read."""
 
 
-def _key(kinds: dict[str, _Kind], name: str, what: str, check: Check) -> str:
+def _key(kinds: dict[str, _Kind], name: str, what: str = "a number", check: Check = _is_number) -> str:
     key = f"{PREFIX}{name}"
     kinds[key] = what, check
     return key
 
 
-def _trial_key(name: str, what: str = "a number", check: Check = _is_number) -> str:
-    return _key(_OF_A_TRIAL, name, what, check)
-
-
-def _study_key(name: str, what: str = "anything", check: Check = lambda value: True) -> str:
-    return _key(_OF_A_STUDY, name, what, check)
-
-
-def _parts(name: str, what: str, check: Check) -> str:
-    return _key(_PARTS, name, what, check)
+_trial_key, _study_key, _parts = partial(_key, _OF_A_TRIAL), partial(_key, _OF_A_STUDY), partial(_key, _PARTS)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -266,7 +258,7 @@ class StudyKey:
         "supernet:choices:", "a list of lists", _each(lambda value: isinstance(value, list) and len(value) == 2)
     )
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
-    FILES = _study_key("files", "a list", lambda value: isinstance(value, list))
+    FILES = _study_key("files", "a list of texts", _each(_is_text))
     """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
     EARLIER = _study_key("earlier", "a mapping with its parts", _is_earlier)
     """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
@@ -281,9 +273,8 @@ def is_reserved(cost: str) -> bool:
 
 def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
     """Every cost among a trial's user attributes, by name, whoever has registered it."""
-    names = (key.removeprefix(PREFIX) for key in attributes if key.startswith(PREFIX))
-    found = {name: attributes.get(TrialKey.cost(name)) for name in names if not is_reserved(name)}
-    return {n: value for n, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    ours = (key for key in attributes if key.startswith(PREFIX) and key not in _OF_A_TRIAL)
+    return {key.removeprefix(PREFIX): attributes[key] for key in ours}
 
 
 def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:

@@ -12,20 +12,10 @@ from nas_optuna.study.records import TrialRecord
 
 
 def sampling_error(accuracy: float, images: int) -> float:
-    """Standard error of an accuracy that was measured on a sample of images.
+    """Standard error of an accuracy that was measured on a sample of images, as a share.
 
     Two successes and two failures are added (Agresti and Coull 1998), so that an accuracy of 1 has an error, too.
     Repeated trainings judged by the same images do not lessen it.
-
-    Args:
-        accuracy: From 0 to 1.
-        images: How many images it was measured on.
-
-    Returns:
-        The error as a share, from 0 to 0.5.
-
-    Raises:
-        ValueError: There are no images, or the accuracy is no share.
 
     Examples:
         >>> round(sampling_error(0.97, 288), 3)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import optuna
+from optuna.exceptions import StorageInternalError
 
 from nas_optuna.errors import StudyError
 from nas_optuna.masking import mask_urls
@@ -104,11 +104,12 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     absent = database is not None and not database.exists()
     if absent and not create:
         raise StudyError(f"there is no database {database}; nas-optuna run begins one, --storage names another")
-    patience = _patience()
+    patience = seconds_of("NAS_OPTUNA_STORAGE_PATIENCE", PATIENCE)
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     from nas_optuna.study.retrying import persistently
 
+    failures = (SQLAlchemyError, StorageInternalError, sqlite3.Error, ImportError, RuntimeError, ValueError, OSError)
     try:
         if database is not None and absent:
             _create(database)
@@ -117,9 +118,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
         )
     except ArgumentError:
         raise StudyError(_not_a_url()) from None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
-        raise StudyError(f"cannot open storage {mask_urls(url)}: {_reason(error, url)}") from None
-    except (ImportError, RuntimeError, ValueError, OSError) as error:
+    except failures as error:
         raise StudyError(f"cannot open storage {mask_urls(url)}: {_reason(error, url)}") from None
 
 
@@ -130,10 +129,6 @@ def refusal(kind: str) -> str:
 
 def advice(url: str, workers: int) -> str | None:
     """One line for who lets several workers use a SQLite file that is not made for it; None where all is well.
-
-    Args:
-        url: The storage.
-        workers: How many processes use it.
 
     Examples:
         >>> advice("sqlite:///nas-optuna.db", 2) is None
@@ -204,14 +199,16 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-def _patience() -> float:
-    text = os.environ.get("NAS_OPTUNA_STORAGE_PATIENCE", "")
+def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
+    """The seconds that a variable of the environment says."""
+    text = os.environ.get(variable, "")
     try:
-        seconds = float(text) if text else PATIENCE
+        seconds = float(text) if text else default
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < 1e6:
-        raise StudyError(f"NAS_OPTUNA_STORAGE_PATIENCE must be a number of seconds, got {text[:40]!r}")
+    if not least <= seconds < 1e7:
+        above = " above 0" if least else ""
+        raise StudyError(f"{variable} must be a number of seconds{above}, got {text[:40]!r}")
     return seconds
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -60,11 +59,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
 
 
 def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
-    """Load a study by name, ours or any other.
-
-    Raises:
-        StudyError: Nobody has that name (the nearest is named), or it was made by a newer version.
-    """
+    """Load a study by name, ours or any other."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -165,17 +160,7 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Itera
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
     """Where a study's running trials keep their checkpoints."""
-    # Folders of earlier releases, which were called after the study, are still found.
-    parent = files / "checkpoints"
-    folder = parent / file_name(study_name)
-    is_old = re.fullmatch(r"[A-Za-z0-9_.-]+", study_name) and study_name not in (".", "..")
-    if is_old and not folder.exists():
-        try:
-            if study_name in os.listdir(parent):  # which tells a from A, where the file system may not
-                return parent / study_name
-        except OSError:
-            pass
-    return folder
+    return files / "checkpoints" / file_name(study_name)
 
 
 def file_name(name: str) -> str:

@@ -45,19 +45,13 @@ def entropy(logits: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A linear predictor of the supernet's score from the choices alone, for workers that have no weights.
+    """A linear predictor of the supernet's score from the choices alone, for workers that have no weights."""
 
-    Its inputs are one indicator for each choice and one for each pair of choices of two parameters that are at most
-    `REACH` places apart: a layer's own parameters and those of the next.
+    # Its inputs are one indicator for each choice and one for each pair of choices of two parameters that are at most
+    # `REACH` places apart: a layer's own parameters and those of the next.
 
-    Attributes:
-        choices: Parameter name → choices, of what the supernet holds, in the space's order.
-        coefficients: ``[inputs]``.
-        intercept: Added to the sum.
-    """
-
-    choices: Mapping[str, Sequence[Any]]
-    coefficients: NDArray[np.float64]
+    choices: Mapping[str, Sequence[Any]]  # by parameter, of what the supernet holds, in the space's order
+    coefficients: NDArray[np.float64]  # [inputs]
     intercept: float
 
     def __call__(self, params: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -93,65 +87,35 @@ def indicators(sizes: Sequence[int], tokens: Sequence[Sequence[int]]) -> NDArray
 
 @dataclass(frozen=True)
 class SupernetResult:
-    """What a supernet found, as it is stored with its study.
+    """What a supernet found, as it is stored with its study."""
 
-    Attributes:
-        alphas: Parameter name → logits, of every parameter of the study's space; one vector per Optuna parameter.
-        strategy: Which strategy trained it.
-        argmax: The architecture of the most probable choices, as text.
-        shared_accuracy: What shared weights do in it on validation images, 0 … 1; None without shared weights.
-        best: The best architecture by the score, as text; None where there is no score.
-        best_shared_accuracy: What shared weights do in it; None without a score or shared weights.
-        starts: Tokens of the best that differ from each other, `best` first.
-        predictor: The score without the weights of the supernet; None where there is no score.
-        predictor_spearman: How the predictor ranks architectures that it was not fitted to.
-        calibration_set: Tokens and accuracies, 0 … 1, of the short trainings that the score was fitted to.
-        score: Its weights by feature.
-        score_trials: Finished trials that it was fitted to.
-        score_short_trainings: Short trainings that it was fitted to.
-        score_evaluations: Architectures that were scored.
-        finalists: How many of the best by the score were compared by short trainings.
-        epochs: Epochs of the shared weights.
-        seconds: What everything took.
-        price: What everything costs in stand-alone trainings of the recipe, as it was measured; None where it was not.
-        expected_cost: Under the alphas, in `unit`.
-        unit: ``"ms"``, or ``"MMACs"``.
-        costs: Where costs are from, for a person.
-        stopped: Why the training ended early; None where it did not.
-        identity: Digest of everything that decides the shared weights.
-        version: Version of the supernet's computation.
-        artifact: Identifier of the CSV with every epoch's figures.
-        settings: The ``[supernet]`` section.
-        first_trial: How many trials the study had when it was stored.
-    """
-
-    alphas: Mapping[str, Sequence[float]]
+    alphas: Mapping[str, Sequence[float]]  # parameter name → logits, of every parameter of the study's space
     strategy: str = "fair"
-    argmax: str = ""
-    shared_accuracy: float | None = None
-    best: str | None = None
+    argmax: str = ""  # the architecture of the most probable choices, as text
+    shared_accuracy: float | None = None  # of shared weights in it on validation images; None without shared weights
+    best: str | None = None  # the best architecture by the score, as text; None where there is no score
     best_shared_accuracy: float | None = None
-    starts: Sequence[Tokens] = ()
-    predictor: Predictor | None = None
-    predictor_spearman: float | None = None
-    calibration_set: Sequence[tuple[Tokens, float]] = ()
-    score: Mapping[str, float] = field(default_factory=dict)
-    score_trials: int = 0
-    score_short_trainings: int = 0
-    score_evaluations: int = 0
-    finalists: int | None = None
-    epochs: int = 0
-    seconds: float = 0.0
-    price: float | None = None
-    expected_cost: float | None = None
-    unit: str = ""
-    costs: str = ""
-    stopped: str | None = None
-    identity: str = ""
-    version: int = 1
-    artifact: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    first_trial: int = 0
+    starts: Sequence[Tokens] = ()  # the best that differ from each other, `best` first
+    predictor: Predictor | None = None  # the score without the weights of the supernet; None where there is no score
+    predictor_spearman: float | None = None  # how it ranks architectures that it was not fitted to
+    calibration_set: Sequence[tuple[Tokens, float]] = ()  # accuracies of the short trainings the score was fitted to
+    score: Mapping[str, float] = field(default_factory=dict)  # its weights by feature
+    score_trials: int = 0  # finished trials that it was fitted to
+    score_short_trainings: int = 0  # short trainings that it was fitted to
+    score_evaluations: int = 0  # architectures that were scored
+    finalists: int | None = None  # how many of the best by the score were compared by short trainings
+    epochs: int = 0  # of the shared weights
+    seconds: float = 0.0  # for everything
+    price: float | None = None  # everything in stand-alone trainings of the recipe; None where it was not measured
+    expected_cost: float | None = None  # under the alphas, in `unit`
+    unit: str = ""  # "ms", or "MMACs"
+    costs: str = ""  # where costs are from, for a person
+    stopped: str | None = None  # why the training ended early; None where it did not
+    identity: str = ""  # digest of everything that decides the shared weights
+    version: int = 1  # of the supernet's computation
+    artifact: str = ""  # identifier of the CSV with every epoch's figures
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the [supernet] section
+    first_trial: int = 0  # how many trials the study had when it was stored
 
     @property
     def derived(self) -> dict[str, int]:
@@ -163,14 +127,7 @@ class SupernetResult:
         return {name: softmax(logits, temperature) for name, logits in self.alphas.items()}
 
     def most_probable(self, count: int) -> list[tuple[dict[str, int], float]]:
-        """The most probable combinations of choices, best first, the argmax at their head.
-
-        Args:
-            count: How many.
-
-        Returns:
-            ``(parameter name → index of the choice, log probability)``, fewer where there are fewer.
-        """
+        """The most probable combinations of choices with their log probabilities, the argmax at their head."""
         best: list[tuple[dict[str, int], float]] = [({}, 0.0)]
         for name, p in self.probabilities().items():
             logs = [math.log(x) if x > 0 else -math.inf for x in p]

@@ -19,15 +19,15 @@ def _new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_threads_are_taken_only_where_they_gain() -> None:
-    assert StepTimes({1: 3.0, 2: 2.9}).fastest() == 1
-    assert StepTimes({1: 3.0, 2: 1.6, 4: 1.5}).fastest() == 2
-    assert StepTimes({1: 8.0, 2: 4.1, 4: 2.1}).fastest() == 4
+    assert StepTimes({1: 3.0, 2: 2.9}).best() == 1
+    assert StepTimes({1: 3.0, 2: 1.6, 4: 1.5}).best() == 2
+    assert StepTimes({1: 8.0, 2: 4.1, 4: 2.1}).best() == 4
 
 
 def test_workers_have_one_thread_where_networks_are_small() -> None:
-    assert StepTimes({1: 3.0, 2: 2.9}).most_work(cores=2) == 1
-    assert StepTimes({1: 8.0, 2: 4.1, 4: 2.1}).most_work(cores=4) == 1, "as much work, and better shared"
-    assert StepTimes({1: 8.0, 2: 3.0, 4: 3.0}).most_work(cores=4) == 2
+    assert StepTimes({1: 3.0, 2: 2.9}).best(cores=2) == 1
+    assert StepTimes({1: 8.0, 2: 4.1, 4: 2.1}).best(cores=4) == 1, "as much work, and better shared"
+    assert StepTimes({1: 8.0, 2: 3.0, 4: 3.0}).best(cores=4) == 2
 
 
 def test_it_says_what_was_measured() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 from sqlalchemy import select
 
-from nas_optuna.study import lease, lease_table
+from nas_optuna.study import lease_table
 from nas_optuna.study.lease_table import LEASES
 from nas_optuna.study.optuna_internals import storage_of
 from nas_optuna.study.transactions import transaction
@@ -14,7 +14,7 @@ from nas_optuna.study.transactions import transaction
 
 def give(study: optuna.Study, trial_id: int, worker: object, lasts: float = 300.0) -> None:
     """Let a worker have a trial for so many seconds from now on, whoever has it."""
-    lease.has_leases(study)
+    lease_table.has_leases(study)
     transaction(storage_of(study), lambda c: lease_table.give(c, trial_id, str(worker), lasts))
 
 

@@ -77,7 +77,7 @@ def test_a_path_in_a_database_leads_to_nobody_elses_files(command: Command, tmp_
     (theirs / "checkpoints" / "nas").mkdir(parents=True)
     (theirs / "checkpoints" / "nas" / "model").touch()
     (theirs / "artifacts").mkdir()
-    study().set_user_attr(StudyKey.FILES, [str(missing), "relative", 3, "\0", str(theirs)])
+    study().set_user_attr(StudyKey.FILES, [str(missing), "relative", "\0", str(theirs)])
     key = "dashboard:artifacts:1:../../../theirs/checkpoints/nas/model"
     set_study_system_attributes(study(), {key: json.dumps({"filename": "x"})})
     assert folders(URL, study().user_attrs) == [UNNAMED]

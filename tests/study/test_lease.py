@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import StudyError
 from nas_optuna.study import abandoned, lease
 from nas_optuna.study.lease import LeaseStatus
+from nas_optuna.study.lease_table import leases_of
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.worker import Worker, this_worker
 from tests.processes import logs, together
@@ -136,7 +137,7 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(study, GONE)
-    seen = abandoned.all_trials(study, (TrialState.RUNNING,)), lease.leases_of(study)
+    seen = abandoned.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
     assert abandoned.release_abandoned(study) == [0]
     taken = lease.take_waiting(study)
     assert taken is not None
@@ -149,7 +150,7 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
 
 def test_a_lease_that_was_renewed_meanwhile_is_not_taken(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     running(study, ELSEWHERE, lasts=-1.0)
-    seen = lease.leases_of(study)
+    seen = leases_of(study)
     leases.give(study, study.trials[0]._trial_id, ELSEWHERE, lasts=60.0)
     monkeypatch.setattr(abandoned, "leases_of", lambda study: seen)
     assert abandoned.release_abandoned(study) == []

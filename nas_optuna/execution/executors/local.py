@@ -73,6 +73,7 @@ class LocalExecutor(Executor):
 
     def prepare(self, objective: EvaluatorObjective) -> Sequence[str]:
         """Decide the devices and the CPU threads; see `Executor`."""
+        from nas_optuna.devices import usable_cores
         from nas_optuna.execution.threads import choose_threads
         from nas_optuna.study.records import count
 
@@ -81,7 +82,8 @@ class LocalExecutor(Executor):
             chosen = [f"{said}; use --threads N to change it"] if said else []
             return [*chosen, f"training on {objective.describe_device()}"]
         self._devices, times = _placed(self.options, objective)
-        self._threads = _threads_each(self.options, len(self._devices), times)
+        share = times.best(usable_cores()) if times else max(1, usable_cores() // len(self._devices))
+        self._threads = share if self.options.threads is None else self.options.threads
         names = ", ".join(f"{self._devices.count(name)} on {name}" for name in dict.fromkeys(self._devices))
         why = f"; {times}" if times else ""
         workers = count(len(self._devices), "worker")
@@ -106,7 +108,7 @@ class LocalExecutor(Executor):
 
 def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list[str], StepTimes | None]:
     """The device of each worker, and what was measured to know how many there are."""
-    from nas_optuna.devices import resolve_device, usable_cores
+    from nas_optuna.devices import free_memory, resolve_device, usable_cores
     from nas_optuna.execution.threads import measure_steps
 
     if options.devices:
@@ -122,24 +124,10 @@ def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list
     if not options.auto or devices != ["cpu"]:
         return devices * (options.per_device or 1), None
     times = measure_steps(objective.evaluator) if options.threads is None else None
-    return devices * _fitting(options.threads or (1 if times is None else times.most_work(usable_cores()))), times
-
-
-def _fitting(threads: int) -> int:
-    """How many workers of so many threads fit the cores and the memory."""
-    from nas_optuna.devices import free_memory, usable_cores
-
+    threads = options.threads or (1 if times is None else times.best(usable_cores()))
     free = free_memory()
     by_memory = usable_cores() if free is None else free // WORKER_MEMORY
-    return max(1, min(usable_cores() // threads, by_memory))
-
-
-def _threads_each(options: WorkerOptions, workers: int, times: StepTimes | None) -> int:
-    from nas_optuna.devices import usable_cores
-
-    if options.threads is not None:
-        return options.threads
-    return times.most_work(usable_cores()) if times else max(1, usable_cores() // workers)
+    return devices * max(1, min(usable_cores() // threads, by_memory)), times
 
 
 def preload_workers() -> None:
