@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -25,7 +26,6 @@ from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.search import Search
-from nas_optuna.hyperparameters import distributions
 from nas_optuna.objectives import describe
 from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
@@ -314,9 +314,7 @@ class Experiment:
 
     def _searched(self) -> Iterator[str]:
         """What of the recipe each trial chooses, and what of it the sampler does not propose."""
-        from optuna.distributions import CategoricalDistribution
-
-        found = distributions(self.objective.searched)
+        found = self.objective.searched
         if found:
             yield f"each trial chooses beside its architecture: {', '.join(found)}"
         sampler = self.sampler

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial
 from pydantic import ValidationError
 
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import SpecError, reason_of, unknown
 from nas_optuna.spec import Recipe
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.distributions import BaseDistribution
 
 PREFIX = "recipe."
 """What the Optuna parameter of a recipe's setting begins with."""
@@ -22,27 +19,8 @@ _LEFT_OUT = ("epochs", "repeats", "seed", "input_size")
 """Trials could not be compared, or would see other images, if these differed."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included.
-
-    Attributes:
-        low: The smallest; a whole number where all are.
-        high: The largest.
-        log: Whether equal ratios count alike, as for learning rates.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-
-
-Searched = Range | tuple[Any, ...]
-"""A range, or a list of choices."""
-
-
-def parse_range(name: str, value: Any) -> Searched:
-    """What is searched for one setting of the recipe.
+def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | CategoricalDistribution:
+    """Optuna's distribution of one setting of the recipe.
 
     Args:
         name: The setting, e.g. ``"learning_rate"``.
@@ -53,9 +31,9 @@ def parse_range(name: str, value: Any) -> Searched:
 
     Examples:
         >>> parse_range("learning_rate", "1e-4..1e-1:log")
-        Range(low=0.0001, high=0.1, log=True)
+        FloatDistribution(high=0.1, log=True, low=0.0001, step=None)
         >>> parse_range("batch_size", "32,64")
-        (32, 64)
+        CategoricalDistribution(choices=(32, 64))
     """
     searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
     if name not in searchable:
@@ -69,32 +47,15 @@ def parse_range(name: str, value: Any) -> Searched:
     elif isinstance(value, str):
         value = [_literal(part.strip()) for part in value.split(",")]
     found = _range(name, value) if isinstance(value, Mapping) else _choices(name, value)
-    for end in (found.low, found.high) if isinstance(found, Range) else found:
+    for end in found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high):
         applied(Recipe(), {f"{PREFIX}{name}": end})
     return found
 
 
-def distributions(searched: Mapping[str, Searched]) -> dict[str, BaseDistribution]:
-    """Optuna's distribution for each setting, by the parameter's name, e.g. ``"recipe.learning_rate"``."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    found: dict[str, BaseDistribution] = {}
-    for name, what in searched.items():
-        if not isinstance(what, Range):
-            found[f"{PREFIX}{name}"] = CategoricalDistribution(what)
-        elif isinstance(what.low, int) and isinstance(what.high, int) and Recipe.model_fields[name].annotation is int:
-            found[f"{PREFIX}{name}"] = IntDistribution(what.low, what.high, log=what.log)
-        else:
-            found[f"{PREFIX}{name}"] = FloatDistribution(what.low, what.high, log=what.log)
-    return found
-
-
-def suggest(trial: optuna.trial.BaseTrial, searched: Mapping[str, Searched]) -> dict[str, Any]:
-    """Let a trial choose every setting."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def suggest(trial: BaseTrial, searched: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Let a trial choose every setting, by its parameter, e.g. ``"recipe.learning_rate"``."""
     found: dict[str, Any] = {}
-    for name, d in distributions(searched).items():
+    for name, d in searched.items():
         if isinstance(d, CategoricalDistribution):
             found[name] = trial.suggest_categorical(name, d.choices)
         elif isinstance(d, IntDistribution):
@@ -138,7 +99,7 @@ def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
         raise SpecError(f"recipe.{name} cannot be {problem['input']!r}: {problem['msg']}") from None
 
 
-def _range(name: str, value: Mapping[str, Any]) -> Range:
+def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistribution:
     for key in value:
         if key not in ("low", "high", "log"):
             raise SpecError(unknown(f"key of recipe.{name}:", str(key), ("low", "high", "log")))
@@ -146,21 +107,23 @@ def _range(name: str, value: Mapping[str, Any]) -> Range:
     numbers = [v for v in (low, high) if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
     if len(numbers) != 2 or not isinstance(log, bool):
         raise SpecError(f"recipe.{name} needs low and high as numbers, and log as true or false, got {dict(value)!r}")
-    if numbers[0] >= numbers[1]:
-        raise SpecError(f"recipe.{name}: low = {low!r} must be below high = {high!r}")
-    if log and numbers[0] <= 0:
-        raise SpecError(f"recipe.{name}: a logarithmic range must begin above 0, got {low!r}")
-    if Recipe.model_fields[name].annotation not in (int, float):
+    kind = Recipe.model_fields[name].annotation
+    if kind not in (int, float):
         raise SpecError(f"recipe.{name} is no number; give a list of choices")
-    return Range(numbers[0], numbers[1], log)
+    try:
+        if kind is int and isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log)
+        return FloatDistribution(numbers[0], numbers[1], log)
+    except ValueError as error:
+        raise SpecError(f"recipe.{name}: {reason_of(error)}") from None
 
 
-def _choices(name: str, value: Any) -> tuple[Any, ...]:
+def _choices(name: str, value: Any) -> CategoricalDistribution:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise SpecError(f"recipe.{name} is searched by a range or a list of choices, got {value!r}")
     if len(set(map(repr, value))) != len(value):
         raise SpecError(f"recipe.{name} repeats a choice, got {list(value)!r}")
-    return tuple(value)
+    return CategoricalDistribution(value)
 
 
 def _number(name: str, text: str) -> float:

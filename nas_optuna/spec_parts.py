@@ -13,7 +13,7 @@ from nas_optuna.costs.runtimes import RUNTIMES
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import DATA_SETS, is_code
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
@@ -100,10 +100,7 @@ def with_default_search(spec: StudySpec) -> tuple[StudySpec, str]:
 def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
     """The spec's sampler, which obeys pinned parameters; in a study with limits, one that proposes inside them."""
     space = objective.space
-    unknown_names = [name for name in spec.fixed if name not in space.parameters]
-    if unknown_names:
-        raise SpecError(unknown("parameter to fix:", unknown_names[0], space.parameters))
-    fixed = {name: space.parameters[name].typed(name, value) for name, value in spec.fixed.items()}
+    fixed = space.pinned(spec.fixed)
     listed = None
     if spec.among is not None:
         listed = [architecture.params for architecture in read_architectures(Path(spec.among), space)]

@@ -4,24 +4,25 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
-from nas_optuna.hyperparameters import Range, applied, distributions, parse_range, suggest
+from nas_optuna.hyperparameters import applied, parse_range, suggest
 from tests.helpers import RECIPE, Command, tiny
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("learning_rate", "1e-4..1e-1:log", Range(1e-4, 1e-1, True)),
-        ("learning_rate", {"low": 1e-4, "high": 1e-1, "log": True}, Range(1e-4, 1e-1, True)),
-        ("momentum", "0..0.9", Range(0, 0.9)),
-        ("batch_size", "16..64", Range(16, 64)),
-        ("batch_size", [32, 64], (32, 64)),
-        ("batch_size", "32,64", (32, 64)),
-        ("optimizer", ["sgd", "adamw"], ("sgd", "adamw")),
-        ("flip", "true,false", (True, False)),
+        ("learning_rate", "1e-4..1e-1:log", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("learning_rate", {"low": 1e-4, "high": 1e-1, "log": True}, FloatDistribution(1e-4, 1e-1, log=True)),
+        ("momentum", "0..0.9", FloatDistribution(0, 0.9)),
+        ("batch_size", "16..64", IntDistribution(16, 64)),
+        ("batch_size", [32, 64], CategoricalDistribution((32, 64))),
+        ("batch_size", "32,64", CategoricalDistribution((32, 64))),
+        ("optimizer", ["sgd", "adamw"], CategoricalDistribution(("sgd", "adamw"))),
+        ("flip", "true,false", CategoricalDistribution((True, False))),
     ],
 )
 def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None:
@@ -33,8 +34,8 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
     [
         ("epochs", "1..5", "setting of the recipe to search: 'epochs'"),
         ("learning_rat", "1..5", "did you mean 'learning_rate'"),
-        ("learning_rate", "1e-1..1e-4", "must be below"),
-        ("learning_rate", "0..1:log", "must begin above 0"),
+        ("learning_rate", "1e-1..1e-4", "low=0.1, high=0.0001"),
+        ("learning_rate", "0..1:log", r"larger than 0 for (a )?log=True|larger than 0"),
         ("learning_rate", "0..1", r"recipe.learning_rate cannot be 0"),
         ("learning_rate", "1e-4..1e-1:ln", "ends in 'ln'"),
         ("learning_rate", "a..b", "'a' is no number"),
@@ -52,10 +53,10 @@ def test_bad_ranges_are_refused_in_one_line(name: str, value: Any, message: str)
 
 def test_whole_numbers_stay_whole() -> None:
     searched = {
-        "batch_size": parse_range("batch_size", "16..64"),
-        "learning_rate": parse_range("learning_rate", "1..2"),
+        "recipe.batch_size": parse_range("batch_size", "16..64"),
+        "recipe.learning_rate": parse_range("learning_rate", "1..2"),
     }
-    assert isinstance(distributions(searched)["recipe.batch_size"], optuna.distributions.IntDistribution)
+    assert isinstance(searched["recipe.batch_size"], IntDistribution)
     trial = optuna.trial.FixedTrial({"recipe.batch_size": 17, "recipe.learning_rate": 1.5})
     recipe = applied(RECIPE, suggest(trial, searched))
     assert (recipe.batch_size, recipe.learning_rate, recipe.epochs) == (17, 1.5, RECIPE.epochs)

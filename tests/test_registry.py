@@ -9,7 +9,7 @@ import torch
 
 from nas_optuna import ConvSpace, ImageSet, SearchSpace, create_sampler, create_space
 from nas_optuna.data import load_images
-from nas_optuna.data.catalog import set_names
+from nas_optuna.data.catalog import DATA_SETS
 from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
@@ -92,7 +92,7 @@ def test_a_data_set(prefix: str) -> None:
     assert images.classes == ("plain", "striped")
     assert torch.equal(images.labels, torch.arange(20) % 2)
     if not prefix:
-        assert "stripes" in set_names()
+        assert "stripes" in DATA_SETS.names()
         with pytest.raises(SpecError, match=r"data set 'broken' cannot be imported: .*absent"):
             load_images("broken", True)
 

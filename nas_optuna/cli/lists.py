@@ -81,9 +81,9 @@ def _presets() -> Listing:
 
 
 def _data() -> Listing:
-    from nas_optuna.data.catalog import DESCRIPTIONS, set_names
+    from nas_optuna.data.catalog import DATA_SETS, DESCRIPTIONS
 
-    known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in set_names()}
+    known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
     known |= {
         "folder:PATH": "pictures in one directory per class; in train/, val/ and test/ where these exist",
         "npz:FILE": "arrays images and labels; val_images, test_images, … where they exist",

@@ -122,7 +122,7 @@ class TrustedStudyOptions(StudyOptions):
         self, data: str | None = None, overrides: Sequence[str] = (), **given: Any
     ) -> tuple[Experiment, Study]:
         """The study and what it takes to go on: `data` where its images were moved, `overrides` for this time."""
-        from nas_optuna.data.names import data_name
+        from nas_optuna.data.catalog import data_name
         from nas_optuna.experiment import Experiment
         from nas_optuna.study.studies import study_spec
 

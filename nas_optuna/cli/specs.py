@@ -112,7 +112,7 @@ class SpecOptions:
     def _value(self, name: str) -> Any:
         value = getattr(self, name)
         if name == "data" and value is not None:
-            from nas_optuna.data.names import data_name
+            from nas_optuna.data.catalog import data_name
 
             return data_name(value)
         if isinstance(value, Path):

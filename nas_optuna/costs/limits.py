@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,6 +14,8 @@ from nas_optuna.spaces.architecture import Architecture
 
 _STARTS = 4
 _ENUMERATED = 1024
+_HOPELESS = 2.0
+"""Where the first descent ends so many times beyond a limit, others would not come within it."""
 
 
 class Limits:
@@ -56,7 +59,7 @@ class Limits:
         """Refuse a limit that no architecture meets."""
         for name, limit in self._limits.items():
             more = self._costs.quantity(name).maximize
-            architecture = best_in_cost(self._space, self._costs, name, enough=limit)
+            architecture = best_in_cost(self._space, self._costs, name, limit=limit)
             cost = self._costs.only([name], architecture)[name]
             if cost < limit if more else cost > limit:
                 raise SpecError(
@@ -70,9 +73,9 @@ def best_in_cost(
     costs: StudyCosts,
     name: str,
     direction: Direction | None = None,
-    enough: float | None = None,
+    limit: float | None = None,
 ) -> Architecture:
-    """The architecture at the good end of a cost, or one that is good enough."""
+    """The architecture at the good end of a cost; with a limit, the first that is inside, or hopelessly outside."""
     # MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
     # measured, the architecture with the least of its proxy stands for the cheapest.
     counted = costs.proxy(name) or name
@@ -82,30 +85,41 @@ def best_in_cost(
         found = costs.only([counted, "macs"], architecture)
         return sign * found[counted], found["macs"]
 
+    candidates = _candidates(space, key)
+    if limit is not None:
+        candidates = itertools.chain([_descent(space, key, space.from_tokens([0] * len(space.parameters)))], candidates)
     best = None
-    for candidate in _candidates(space, key):
+    for candidate in candidates:
         if best is None or key(candidate) < key(best):
             best = candidate
-        if counted == name and enough is not None and key(best)[0] <= sign * enough:
-            break
+        if counted == name and limit is not None:
+            cost = sign * key(best)[0]
+            beyond = cost / limit if sign > 0 else limit / max(cost, 1e-300)
+            if beyond <= 1 or beyond >= _HOPELESS:
+                break
     assert best is not None
     return best
 
 
-def _candidates(space: SearchSpace, key: Callable[[Architecture], tuple[float, float]]) -> Iterator[Architecture]:
+_Key = Callable[[Architecture], tuple[float, float]]
+
+
+def _candidates(space: SearchSpace, key: _Key) -> Iterator[Architecture]:
     """Every architecture of a small space; of a larger one, where descents from several starts end."""
-    # In a descent each parameter in turn takes the choice with the least key, until none gets better.
     if space.size <= _ENUMERATED:
         yield from space.enumerate()
         return
     rng = random.Random(0)
-    for start in range(_STARTS):
-        best = space.from_tokens([0] * len(space.parameters)) if start == 0 else space.sample(rng)
-        improved = True
-        while improved:
-            before = key(best)
-            for name, parameter in space.parameters.items():
-                params = {other: p.choices[0] for other, p in space.parameters.items()} | dict(best.params)
-                best = min((space.architecture({**params, name: value}) for value in parameter.choices), key=key)
-            improved = key(best) < before
-        yield best
+    yield _descent(space, key, space.from_tokens([0] * len(space.parameters)))
+    for _ in range(_STARTS - 1):
+        yield _descent(space, key, space.sample(rng))
+
+
+def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
+    """Where it ends to let each parameter in turn take the choice with the least key, until none gets better."""
+    while True:
+        before = key(best)
+        for name, parameter in space.parameters.items():
+            best = min((space.architecture({**best.params, name: value}) for value in parameter.choices), key=key)
+        if key(best) >= before:
+            return best

@@ -7,7 +7,6 @@ from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.data.preprocessing import Augmentation
 from nas_optuna.data.search_data import (
     SearchData,
-    check_test_part,
     load_data,
     load_test_images,
     load_training_images,
@@ -24,7 +23,6 @@ __all__ = [
     "ResidentLoader",
     "SearchData",
     "StreamingLoader",
-    "check_test_part",
     "data_directory",
     "load_data",
     "load_images",

@@ -197,7 +197,7 @@ class NpzSource(FileSource):
         if "test" not in self._arrays:
             layout += "; no test part: a fixed fifth of each class is held out for test"
         changes = [f"pixels: {v.description}" for ranges in self._ranges for v in ranges[:1] if v.description]
-        report = ReadingReport(layout, size, size, 1, tuple(changes), self._left_out.listed())
+        report = ReadingReport((size,), (layout, *changes, *self._left_out.listed()))
         found = ImageSet(images, labels, self._classes, report=report)
         if self._ranges[False]:
             found = replace(found, whole_white=self._white(False))

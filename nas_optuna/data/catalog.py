@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
 from nas_optuna.data.torchvision_sets import SETS
-from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, reason_of, shown
+from nas_optuna.errors import DataError, SpecError, named, reason_of, shown, unknown
 from nas_optuna.registry import Registry
 
 DATA_SETS = Registry(
@@ -48,6 +46,29 @@ def is_code(name: str) -> bool:
     return not name.startswith(("folder:", "npz:")) and DATA_SETS.is_code(name)
 
 
+def data_name(text: str) -> str:
+    """The name of a data set: a folder is ``folder:PATH``, a file ``npz:FILE``, and a name stays."""
+    if not text.strip():
+        raise DataError("--data names nothing; give a folder of pictures, a .npz file, or a name such as mnist")
+    if "://" in text:
+        raise DataError(f"{shown(text)} is an address; download it, and give the folder or the .npz file")
+    path = Path(text).expanduser()
+    if ":" in text and not path.exists():
+        kind, _, place = text.partition(":")
+        return f"{kind.casefold()}:{place}" if kind.casefold() in ("folder", "npz") else text
+    if path.is_dir() and not (text.isidentifier() and text in DATA_SETS):
+        return f"folder:{path.absolute()}"
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise DataError(f"{named(path)} is no folder of pictures and no .npz file; see docs/data.md")
+        return f"npz:{path.absolute()}"
+    if text in DATA_SETS:
+        return text
+    if path.suffix or "/" in text:
+        raise DataError(f"{named(path)} does not exist; give a folder of pictures or a .npz file")
+    raise SpecError(unknown("folder, file or data set", text, DATA_SETS.names()))
+
+
 def is_missing(name: str) -> bool:
     """Whether a data set's name is a path to nothing, maybe because the images were moved."""
     kind, _, path = name.partition(":")
@@ -55,11 +76,6 @@ def is_missing(name: str) -> bool:
         return kind in FROM_FILES and not _user_path(kind, path).exists()
     except (DataError, OSError):
         return False
-
-
-def set_names() -> list[str]:
-    """Every registered name."""
-    return DATA_SETS.names()
 
 
 def data_directory() -> Path:
@@ -92,7 +108,7 @@ def open_source(name: str, directory: Path | None = None, reading: Reading | Non
         if name and name not in DATA_SETS and Path(name).is_dir():
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         function = DATA_SETS.find(name)
-        return FunctionSource(_Checked(function), directory or data_directory(), reading)
+        return FunctionSource(function, directory or data_directory(), reading)
 
 
 def load_images(name: str, train: bool, directory: Path | None = None, reading: Reading | None = None) -> ImageSet:
@@ -119,30 +135,3 @@ def _user_path(kind: str, text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody
         raise DataError(f"{named(text)} begins with ~, and there is no such user ({reason_of(error)})") from error
-
-
-class _Checked:
-    """Somebody else's function: whatever it does wrong is told in one line."""
-
-    def __init__(self, function: Any) -> None:
-        if not callable(function):
-            raise DataError(
-                f"it is a {type(function).__name__}, which cannot be called; name a function (train, directory)"
-                " that returns a nas_optuna.ImageSet"
-            )
-        self._function = function
-
-    def __call__(self, train: bool, directory: Path) -> ImageSet:
-        part = "training" if train else "test"
-        try:
-            images = self._function(train, directory)
-        except NasOptunaError:
-            raise
-        except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {reason_of(error)}"
-            raise DataError(f"its function failed to load the {part} part ({reason})") from error
-        if not isinstance(images, ImageSet):
-            raise DataError(
-                f"its function gave a {type(images).__name__} for the {part} part; it must return a nas_optuna.ImageSet"
-            )
-        return replace(images)  # checks it again: a tensor may have been changed since

@@ -159,15 +159,9 @@ def _refuse_shallow_colours(facts: Sequence[PictureFacts]) -> None:
 
 
 def _report(layout: FolderLayout, facts: Sequence[PictureFacts], pixels: PixelFormat) -> ReadingReport:
-    by_area = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-    return ReadingReport(
-        layout="; ".join(layout.remarks),
-        smallest=by_area[0],
-        largest=by_area[-1],
-        sizes=len(by_area),
-        changes=tuple(_changes(facts, pixels)),
-        left_out=layout.left_out,
-    )
+    sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
+    found = ["; ".join(layout.remarks)] if layout.remarks else []
+    return ReadingReport(tuple(sizes), (*found, *_changes(facts, pixels), *layout.left_out))
 
 
 def _changes(facts: Sequence[PictureFacts], pixels: PixelFormat) -> Iterator[str]:

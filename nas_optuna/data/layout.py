@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas_optuna.data.report import LeftOut, LeftOutCollector, listing
+from nas_optuna.data.report import LeftOutCollector, listing
 from nas_optuna.data.source import Part
 from nas_optuna.errors import DataError, named
 
@@ -47,13 +47,13 @@ class FolderLayout:
     Attributes:
         classes: Names of the classes, sorted; each has a picture in the training part.
         parts: The part's files in order, each with the number of its class.
-        left_out: What is not used.
+        left_out: What is not used, one line each.
         remarks: The parts that were found, and what they lack; one line each.
     """
 
     classes: tuple[str, ...]
     parts: Mapping[Part, tuple[tuple[Path, int], ...]]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[str, ...]
     remarks: tuple[str, ...]
 
 

@@ -178,13 +178,9 @@ def make_loader(
     augmentation: Augmentation | None = None,
 ) -> BatchLoader:
     """A resident loader where the images take at most `RESIDENT_SHARE` of the free memory, else a streaming one."""
-    loader = ResidentLoader if fits(images, device) else StreamingLoader
+    fits = True  # on the CPU the raw images already live on the device
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        fits = images.images.nbytes + images.labels.nbytes <= RESIDENT_SHARE * free
+    loader = ResidentLoader if fits else StreamingLoader
     return loader(images, batch_size, input_size, device, augmentation)
-
-
-def fits(images: ImageSet, device: torch.device) -> bool:
-    """Whether the raw images may live on the device; on the CPU they already do."""
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return images.images.nbytes + images.labels.nbytes <= RESIDENT_SHARE * free

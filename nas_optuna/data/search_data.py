@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nas_optuna.data.catalog import naming, open_source
 from nas_optuna.data.images import ImageSet, divide, stratified_order
-from nas_optuna.data.report import class_counts, describe_resizing, listing, sizes_found
+from nas_optuna.data.report import VERBS, class_counts, dimensions, listing
 from nas_optuna.data.source import Reading, Source
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError
@@ -64,27 +65,14 @@ class SearchData:
     def describe_size(self, height: int, width: int) -> str:
         """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (height×width)."""
         stored = (self.train.images.shape[2], self.train.images.shape[3])
-        report = self.train.report
-        one_shape = None if report.sizes > 1 else report.largest if report.sizes else stored
-        return describe_resizing(sizes_found(report, stored), one_shape, (height, width), self.train.resize)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: counts of each class in each part, and how the images were read."""
-        return {
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-            "classes": [
-                {"name": name, "training": training, "validation": validation}
-                for name, training, validation in zip(
-                    self.train.classes, self.train.class_sizes, self.validation.class_sizes, strict=True
-                )
-            ],
-            "channels": self.train.channels,
-            "height": self.train.images.shape[2],
-            "width": self.train.images.shape[3],
-            "resize": self.train.resize,
-            "reading": self.train.report.to_dict(),
-        }
+        first, *others = self.train.report.sizes or [stored]
+        goal = dimensions(height, width)
+        if not others and first == (height, width):
+            return goal
+        found = f"{len(others) + 1} sizes from {dimensions(*first)} to {dimensions(*others[-1])}" if others else ""
+        change = f"{found or dimensions(*first)} → {goal}"
+        same_shape = not others and first[0] * width == first[1] * height
+        return change if same_shape else f"{change}, {VERBS[self.train.resize]}"
 
 
 def load_data(
@@ -108,8 +96,7 @@ def load_data(
         (1150, 288)
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
-    source = open_source(spec.name, directory, _reading(spec, input_size))
-    with naming(spec.name):
+    with _opened(spec, directory, input_size) as source:
         train, validation = _chosen(source, spec)
         images = source.training(np.concatenate((train, validation)))
         if spec.select_on == "test":
@@ -122,8 +109,7 @@ def load_training_images(
 ) -> ImageSet:
     """All images that a search looks at, training and validation together: what a chosen architecture is trained on."""
     # Arguments and errors as of `load_data`.
-    source = open_source(spec.name, directory, _reading(spec, input_size))
-    with naming(spec.name):
+    with _opened(spec, directory, input_size) as source:
         if spec.train_limit is None:
             return source.training()
         _require_limit(source, spec)
@@ -136,21 +122,15 @@ def load_test_images(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> ImageSet:
     """The test images, with the statistics of `like`, the training images."""
-    source = open_source(spec.name, directory, _reading(spec, input_size))
-    with naming(spec.name):
+    with _opened(spec, directory, input_size) as source:
         return _fitting(source.test(), like)
 
 
-def check_test_part(
-    spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
-) -> int:
-    """Read the test part before a long retraining rather than after it, and return its number of images only."""
-    # Only a picture that was decoded is known to be whole, so that this takes as long as `load_test_images`.
-    return len(load_test_images(spec, like, directory, input_size=input_size))
-
-
-def _reading(spec: DataSpec, input_size: int | tuple[int, int] | None) -> Reading:
-    return Reading(input_size, spec.max_side, spec.resize)
+@contextmanager
+def _opened(spec: DataSpec, directory: Path | None, input_size: int | tuple[int, int] | None) -> Iterator[Source]:
+    source = open_source(spec.name, directory, Reading(input_size, spec.max_side, spec.resize))
+    with naming(spec.name):
+        yield source
 
 
 def _require_limit(source: Source, spec: DataSpec) -> None:

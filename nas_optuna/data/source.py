@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from nas_optuna.data.images import ImageSet, stratified_order
 from nas_optuna.data.pixels import MAX_SIDE, fit_into
-from nas_optuna.data.report import VERBS, dimensions
+from nas_optuna.data.report import VERBS, ReadingReport, dimensions
 from nas_optuna.devices import free_memory
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, NasOptunaError, reason_of
 from nas_optuna.spec import ResizePolicy
 
 Part = Literal["train", "validation", "test"]
@@ -48,24 +49,6 @@ class Reading:
     input_size: int | tuple[int, int] | None = None
     max_side: int | None = None
     resize: ResizePolicy = "stretch"
-
-
-class Source(Protocol):
-    """A data set that is there, of which nothing but the labels need be in memory."""
-
-    @property
-    def labels(self) -> Tensor:
-        """``[n]``, int64: of all images but the test part's, the training part before the validation part."""
-
-    @property
-    def training_count(self) -> int:
-        """How many of them are the training part's."""
-
-    def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The images that `labels` belongs to, or only some, in the order of the indices."""
-
-    def test(self) -> ImageSet:
-        """The test images."""
 
 
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -115,14 +98,18 @@ class FileSource:
 class FunctionSource:
     """A function ``(train, directory)`` that gives an `ImageSet`; it has no validation part."""
 
-    def __init__(self, function: Callable[[bool, Path], ImageSet], directory: Path, reading: Reading) -> None:
+    def __init__(self, function: Any, directory: Path, reading: Reading) -> None:
+        if not callable(function):
+            raise DataError(
+                f"it is a {type(function).__name__}, which cannot be called; name a function (train, directory)"
+                " that returns a nas_optuna.ImageSet"
+            )
         self._function, self._directory, self._reading = function, directory, reading
-        self._train: ImageSet | None = None
 
     @property
     def labels(self) -> Tensor:
         """The labels of the training part."""
-        return self._training_part().labels
+        return self._training_part.labels
 
     @property
     def training_count(self) -> int:
@@ -131,17 +118,35 @@ class FunctionSource:
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
         """The training part, or some of it with the statistics of the whole."""
-        images = self._training_part()
-        return images if indices is None else images.subset(indices)
+        return self._training_part if indices is None else self._training_part.subset(indices)
 
     def test(self) -> ImageSet:
         """The test part."""
-        return fitted(self._function(False, self._directory), self._reading)
+        return self._load(False)
 
+    @cached_property
     def _training_part(self) -> ImageSet:
-        if self._train is None:
-            self._train = fitted(self._function(True, self._directory), self._reading)
-        return self._train
+        return self._load(True)
+
+    def _load(self, train: bool) -> ImageSet:
+        """One part; whatever somebody else's function does wrong is told in one line."""
+        part = "training" if train else "test"
+        try:
+            images = self._function(train, self._directory)
+        except NasOptunaError:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {reason_of(error)}"
+            raise DataError(f"its function failed to load the {part} part ({reason})") from error
+        if not isinstance(images, ImageSet):
+            raise DataError(
+                f"its function gave a {type(images).__name__} for the {part} part; it must return a nas_optuna.ImageSet"
+            )
+        return fitted(images, self._reading)
+
+
+Source = FileSource | FunctionSource
+"""A data set that is there, of which nothing but the labels need be in memory."""
 
 
 def fitted(images: ImageSet, reading: Reading) -> ImageSet:
@@ -151,13 +156,7 @@ def fitted(images: ImageSet, reading: Reading) -> ImageSet:
     side = reading.max_side
     if reading.input_size is None and side is not None and images.side > side:
         change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[reading.resize]}"
-        report = replace(
-            images.report,
-            smallest=(height, width),
-            largest=(height, width),
-            sizes=1,
-            changes=(*images.report.changes, change),
-        )
+        report = ReadingReport(((height, width),), (*images.report.notes, change))
         pixels = resize_images(images.images, side, reading.resize)
         images = replace(images, images=pixels, mean=(), std=(), report=report)
     if images.side > (MAX_INPUT_SIDE if reading.input_size is None else MAX_SIDE):

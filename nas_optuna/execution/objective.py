@@ -30,7 +30,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Sub
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.repeats import finished_with, goes_on, reused
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
-from nas_optuna.hyperparameters import applied, parse_range, suggest
+from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
@@ -109,7 +109,7 @@ class EvaluatorObjective:
         self.keep_weights = keep_weights
         self.keep_paused = keep_paused
         self.evaluator = evaluator
-        self.searched = {name: parse_range(name, value) for name, value in (search or {}).items()}
+        self.searched = {f"{PREFIX}{name}": parse_range(name, value) for name, value in (search or {}).items()}
         if self.searched and not isinstance(evaluator, TrainingEvaluator):
             raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
         self.space = evaluator.space

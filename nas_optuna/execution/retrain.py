@@ -17,7 +17,6 @@ from nas_optuna.data import (
     Augmentation,
     BatchLoader,
     ImageSet,
-    check_test_part,
     load_test_images,
     load_training_images,
     make_loader,
@@ -123,7 +122,7 @@ def retrain(
     size = recipe.input_size
     if parts is None:
         images = load_training_images(spec.data, data_directory, input_size=size)
-        check_test_part(spec.data, images, data_directory, input_size=size)  # before hours of training
+        load_test_images(spec.data, images, data_directory, input_size=size)  # refused before hours of training
     else:
         images = parts[0]
     train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nas_optuna.data.arrays import NpzSource
-from nas_optuna.data.names import data_name
+from nas_optuna.data.catalog import data_name
 from nas_optuna.data.pictures import picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
 from nas_optuna.data.scaling import ValueRange

@@ -12,9 +12,9 @@ from typing import Any
 
 from nas_optuna.errors import SpecError
 from nas_optuna.registry import Registry
+from nas_optuna.spaces.architecture import InputSize
 from nas_optuna.spaces.base import (
     Decomposable,
-    InputSize,
     Operation,
     Parameter,
     SearchSpace,

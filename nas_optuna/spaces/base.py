@@ -15,8 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
-from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.architecture import InputSize as InputSize
+from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
 
 if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spaces may take
     import optuna
@@ -205,11 +204,7 @@ class SearchSpace(ABC):
         return Architecture(tuple(chosen.items()), self.format(chosen))
 
     def require_known(self, params: Iterable[str]) -> None:
-        """Refuse names that are no parameters of the space.
-
-        Raises:
-            ArchitectureError: Naming the first one and the nearest parameter.
-        """
+        """Refuse a name that is no parameter of the space with an `ArchitectureError` that names the nearest one."""
         for name in params:
             if name not in self.parameters:
                 raise ArchitectureError(unknown("parameter", name, self.parameters))
@@ -262,11 +257,10 @@ class SearchSpace(ABC):
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """Every other architecture that one changed parameter leads to, each once."""
-        params = {name: p.choices[0] for name, p in self.parameters.items()} | dict(architecture.params)
         seen = {architecture}
         for name, parameter in self.parameters.items():
             for value in parameter.choices:
-                other = self.architecture({**params, name: value})
+                other = self.architecture({**architecture.params, name: value})
                 if other not in seen:
                     seen.add(other)
                     yield other
@@ -294,10 +288,7 @@ class SearchSpace(ABC):
             >>> ConvSpace(depth=1).fixed({"conv1.stride": 1}).size
             12
         """
-        for name in values:
-            if name not in self.parameters:
-                raise SpecError(unknown("parameter to fix:", name, self.parameters))
-        pinned = {name: self.parameters[name].typed(name, value) for name, value in values.items()}
+        pinned = self.pinned(values)
         narrowed = copy.copy(self)
         narrowed.parameters = {
             name: Parameter((pinned[name],), p.ordered) if name in pinned else p for name, p in self.parameters.items()
@@ -305,6 +296,13 @@ class SearchSpace(ABC):
         for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
             del narrowed.__dict__[name]  # what follows from the parameters
         return narrowed
+
+    def pinned(self, values: Mapping[str, Any]) -> dict[str, Choice]:
+        """The choices that are meant by what a person typed, by parameter; refuses as `fixed` does."""
+        for name in values:
+            if name not in self.parameters:
+                raise SpecError(unknown("parameter to fix:", name, self.parameters))
+        return {name: self.parameters[name].typed(name, value) for name, value in values.items()}
 
     def identity(self) -> dict[str, Any]:
         """What must not change while a study goes on, JSON-ready."""

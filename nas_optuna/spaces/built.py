@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Decomposable, InputSize, Operation, Parameter
+from torch import nn
+
+from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
+from nas_optuna.spaces.base import Decomposable, Operation, Parameter
 from nas_optuna.spaces.checks import checked_input_size
 from nas_optuna.spaces.choices import Choices
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,16 @@ def require_positive(**options: int) -> None:
             raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
 
 
+def positive_choices(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
+    """Check a list of whole numbers of at least 1 that came from a user."""
+    require_choices(option, values)
+    for value in values:
+        require_positive(**{option: value})
+        if odd and value % 2 == 0:
+            raise SpecError(f"space option {option!r} needs odd numbers, so that a layer keeps the size, got {value}")
+    return tuple(values)
+
+
 MOST_LAYERS = 1000
 """More is a mistake, or the file of somebody who wants to keep a machine busy."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+from torch import nn
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.checks import require_choices
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _MOST_INTEGERS = 1_000
 
@@ -152,8 +151,6 @@ class Choices:
 
 def made_module(name: str, label: str, make: Callable[[], nn.Module]) -> nn.Module:
     """The module of one candidate."""
-    from torch import nn
-
     made = make()
     if not isinstance(made, nn.Module):
         raise SpecError(f"layer {name!r}: candidate {label!r} gives a {type(made).__name__}, not a module")
@@ -161,8 +158,6 @@ def made_module(name: str, label: str, make: Callable[[], nn.Module]) -> nn.Modu
 
 
 def _check_candidates(name: str, candidates: Any) -> None:
-    from torch import nn
-
     if not isinstance(candidates, Mapping) or not candidates:
         raise SpecError(f"layer {name!r} needs a dict of label: function, got {type(candidates).__name__}")
     for label, make in candidates.items():

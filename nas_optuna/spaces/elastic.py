@@ -6,12 +6,11 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from nas_optuna.spaces.supernet import ChoiceWeights
+from nas_optuna.spaces.supernet import ChoiceWeights
 
 
 @dataclass
@@ -68,8 +67,6 @@ class Size:
 
     def weights(self) -> Tensor | None:
         """``[choices]`` where choices are mixed, else None."""
-        import torch
-
         given = [None if opened.pick is None else opened.pick.weights for opened in self.opens]
         like = next((weights for weights in given if weights is not None), None)
         if like is None:
@@ -84,8 +81,6 @@ class Size:
 
     def mixed(self, compute: Callable[[int], Tensor]) -> Tensor:
         """The result for the one choice, or the weighted sum of the results for all."""
-        import torch
-
         weights = self.weights()
         if weights is None:
             return compute(self.alone)
@@ -95,8 +90,6 @@ class Size:
 
     def mask(self) -> Tensor | None:
         """``[largest]``: how much of each channel the mixed choices have together; None where they are not mixed."""
-        import torch
-
         weights = self.weights()
         if weights is None:
             return None

@@ -9,25 +9,24 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, unknown
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, Parameter
 from nas_optuna.spaces.built import BuiltSpace, CostStep
 from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.params_text import read_params, write_params
+from nas_optuna.spaces.shapes import Alone, Call, TensorSpec, not_logits, settle, try_out, without
 from nas_optuna.spaces.space_function import SpaceFunction as SpaceFunction
 from nas_optuna.spaces.space_function import source_of
 from nas_optuna.spaces.space_function import space as space
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from nas_optuna.spaces.shapes import Call
 
 _PROBES = 16
 """Architectures that are tried before a function is refused because none of them works."""
@@ -87,9 +86,7 @@ class FunctionSpace(BuiltSpace):
         self.tracer = Tracer(self._trace, self._pinned)
         self.tracer.discover()
         self.parameters = self.tracer.parameters
-        for name in self._pinned:
-            if name not in self.parameters:
-                raise SpecError(unknown("parameter to fix:", name, self.parameters))
+        self.pinned(self._pinned)
         self._probe()
         _ = self.reference  # a name that it gets wrong is refused now
 
@@ -138,11 +135,7 @@ class FunctionSpace(BuiltSpace):
 
     def fixed(self, values: Mapping[str, Choice]) -> FunctionSpace:
         """The space in which some parameters have one choice only; what can no longer be asked for is left out."""
-        for name in values:
-            if name not in self.parameters:
-                raise SpecError(unknown("parameter to fix:", name, self.parameters))
-        pinned = {name: self.parameters[name].typed(name, value) for name, value in values.items()}
-        return FunctionSpace(self._function, self._task, self.options, {**self._pinned, **pinned})
+        return FunctionSpace(self._function, self._task, self.options, {**self._pinned, **self.pinned(values)})
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:
         """The architecture of a params dict; what its network does not ask for may be left out."""
@@ -203,8 +196,6 @@ class FunctionSpace(BuiltSpace):
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
         """See `SearchSpace.require_logits`."""
-        from nas_optuna.spaces.shapes import not_logits
-
         if architecture is not None and architecture not in self._outputs:
             self._tried(architecture)
         for output in self._outputs.values() if architecture is None else [self._outputs[architecture]]:
@@ -213,10 +204,6 @@ class FunctionSpace(BuiltSpace):
 
     def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
         """The network on meta tensors, the choices that built it, and how it used them on two images."""
-        import torch
-
-        from nas_optuna.spaces.shapes import try_out
-
         asked: Answers = {}
         choices = Choices(self._decide(architecture, asked))
         with _kept_random_state():
@@ -229,8 +216,6 @@ class FunctionSpace(BuiltSpace):
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
         """Each use of a layer that was chosen, as it stands in its network, and the rest of the network."""
-        from nas_optuna.spaces.shapes import TensorSpec, without
-
         network, choices, calls = self._tried(architecture)
         params = architecture.params
         made: dict[Operation, tuple[Architecture, Call | None]] = {}
@@ -304,8 +289,6 @@ class FunctionSpace(BuiltSpace):
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A layer of some network that has it, or such a network with stand-ins for its layers."""
-        from nas_optuna.spaces.shapes import Alone, without
-
         if operation not in self._builders:
             list(self.reachable_operations())
         architecture, call = self._builders[operation]
@@ -318,11 +301,6 @@ class FunctionSpace(BuiltSpace):
 
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device."""
-        import torch
-        from torch import nn
-
-        from nas_optuna.spaces.shapes import settle
-
         on_meta = torch.get_default_device().type == "meta"
         try:
             made = self._build(choices, self._task, **self.options)
@@ -351,8 +329,6 @@ class FunctionSpace(BuiltSpace):
         return decide
 
     def _trace(self, decide: Decide) -> None:
-        import torch
-
         choices = Choices(decide)
         try:
             with _kept_random_state(), torch.device("meta"):
@@ -382,8 +358,6 @@ class FunctionSpace(BuiltSpace):
 @contextmanager
 def _kept_random_state() -> Iterator[None]:
     """Leave torch's global generator as it was, whatever a function draws."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         yield
 

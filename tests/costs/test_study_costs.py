@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.costs import latency_cost
+from nas_optuna.costs import complexity, latency_cost
 from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import LatencyTable, measure_table
@@ -11,6 +11,7 @@ from nas_optuna.costs.limits import Limits
 from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.objectives import parse_criterion
+from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 
@@ -19,13 +20,13 @@ SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
 ARCHITECTURE = SPACE.parse("f4k3s1-f8k5s2")
 
 
-def costs(space: ConvSpace = SPACE, **values: object) -> StudyCosts:
+def costs(space: SearchSpace = SPACE, **values: object) -> StudyCosts:
     spec = StudySpec.from_dict(values)
     optimised = [c.cost for c in map(parse_criterion, spec.objectives) if c.cost]
     return StudyCosts(space, CPU, optimised, list(spec.limits), spec.latency)
 
 
-def limits(space: ConvSpace = SPACE, **values: object) -> Limits:
+def limits(space: SearchSpace = SPACE, **values: object) -> Limits:
     return Limits(StudySpec.from_dict(values).limits, costs(space, **values), space)
 
 
@@ -97,6 +98,14 @@ def test_a_limit_that_nothing_meets_is_refused_with_the_smallest_possible(name: 
     with pytest.raises(SpecError, match=rf"no architecture has {name} .*smallest possible is {smallest:,.7g}, of f16k"):
         limits(space, limits={name: smallest - 1}).check()
     limits(space, limits={name: smallest}).check()
+
+
+def test_an_impossible_limit_is_refused_after_few_networks() -> None:
+    space = create_space("residual", {}, in_channels=3, classes=10, input_size=16)
+    before = complexity._network_figures.cache_info().misses
+    with pytest.raises(SpecError, match="no architecture has macs of at most 5; the smallest possible is"):
+        limits(space, limits={"macs": 5}).check()
+    assert complexity._network_figures.cache_info().misses - before <= 60
 
 
 def test_a_latency_that_nothing_meets_is_refused(tmp_path: Path) -> None:

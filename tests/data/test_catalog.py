@@ -13,7 +13,7 @@ from PIL import Image
 
 from nas_optuna import ImageSet, load_data
 from nas_optuna.data import load_images
-from nas_optuna.data.catalog import DATA_SETS, DESCRIPTIONS, data_directory, set_names
+from nas_optuna.data.catalog import DATA_SETS, DESCRIPTIONS, data_directory
 from nas_optuna.errors import DataError, SpecError
 from nas_optuna.spec import DataSpec
 
@@ -26,7 +26,7 @@ def test_every_set_has_a_name_and_a_description() -> None:
     assert set(DESCRIPTIONS) == set(DATA_SETS.builtin)
     assert set(DATA_SETS.builtin) >= {"digits", "mnist", "fashion-mnist", "kmnist", "emnist", "qmnist", "usps", "svhn"}
     assert set(DATA_SETS.builtin) >= {"cifar10", "cifar100"}
-    assert set_names()[: len(DATA_SETS.builtin)] == list(DATA_SETS.builtin)
+    assert DATA_SETS.names()[: len(DATA_SETS.builtin)] == list(DATA_SETS.builtin)
 
 
 def test_digits() -> None:

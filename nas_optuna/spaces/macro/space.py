@@ -6,19 +6,26 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+from torch import nn
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
-from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
+from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
+from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import Task
 from nas_optuna.spaces.chain import ChainSpace, Part
-from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
+from nas_optuna.spaces.checks import (
+    checked_input_size,
+    positive_choices,
+    require_choices,
+    require_depth,
+    require_positive,
+)
 from nas_optuna.spaces.choices import Choices
+from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MATTERS, MERGES, PARTS, Slot
-
-if TYPE_CHECKING:
-    from torch import nn
+from nas_optuna.spaces.mixing import optional
 
 NORMS = ("batch", "group", "none")
 HEADS = ("linear", "hidden")
@@ -39,11 +46,6 @@ def macro(
     head_units: int,
 ) -> nn.Module:
     """The network of the macro space, as the function of a space of your own would build it."""
-    from torch import nn
-
-    from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
-    from nas_optuna.spaces.mixing import optional
-
     style = Style(norm, group)
     layers: list[nn.Module] = []
     channels, sides = task.channels, task.shape[1:]
@@ -158,16 +160,16 @@ class MacroSpace(ChainSpace):
         stage_widths = _stage_widths(widths, stages)
         self.slot_choices: dict[str, tuple[Choice, ...]] = {
             "layer": _named("layers", layers, LAYERS),
-            "kernel": _numbers("kernels", kernels, odd=True),
-            "expansion": _numbers("expansions", expansions),
+            "kernel": positive_choices("kernels", kernels, odd=True),
+            "expansion": positive_choices("expansions", expansions),
             "activation": _named("activations", activations, ACTIVATIONS),
             "connection": _named("connections", connections, CONNECTIONS),
-            "branches": _numbers("branches", branches),
+            "branches": positive_choices("branches", branches),
             "merge": _named("merges", merges, MERGES),
         }
-        self.depths = _numbers("depths", depths)
+        self.depths = positive_choices("depths", depths)
         self.slots = max(self.depths)
-        require_depth(depths=stages * self.slots, branches=max(_numbers("branches", branches)))
+        require_depth(depths=stages * self.slots, branches=max(positive_choices("branches", branches)))
         divisor = math.gcd(*(width for widths in stage_widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
         options = {"widths": stage_widths, "depths": self.depths, "slot": self.slot_choices, "norm": norm}
@@ -293,22 +295,20 @@ class MacroSpace(ChainSpace):
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `Transition`, a `SlotLayer`, an identity for ``skip``, or the head."""
-        from nas_optuna.spaces.macro import layers
-
         channels = operation.input_shape[0]
-        style = layers.Style(self.norm, self.group)
+        style = Style(self.norm, self.group)
         if operation.kind == "head":
-            return layers.make_head(channels, self.classes, self.head_units)
+            return make_head(channels, self.classes, self.head_units)
         if operation.kind.startswith("transition"):
             stride = dict(operation.options)["stride"]
-            return layers.Transition(channels, operation.output_shape[0], stride, style)
+            return Transition(channels, operation.output_shape[0], stride, style)
         slot = Slot.parse(operation.kind.split(" ")[0])
         if slot is None:
             raise ArchitectureError(f"{operation.kind!r} is no operation of space 'macro'")
         answers = Choices(lambda name, asked: getattr(slot, name))
         every = {"layer": LAYERS, "activation": ACTIVATIONS, "connection": CONNECTIONS, "merge": MERGES}
         numbers = {"kernel": [slot.kernel or 1], "expansion": [slot.expansion or 1], "branches": [slot.branches]}
-        return layers.make_slot(answers, {**every, **numbers}, channels, style)
+        return make_slot(answers, {**every, **numbers}, channels, style)
 
     def macs_by_formula(self, operation: Operation) -> int:
         """A formula for each operation, because there are thousands of them."""
@@ -335,15 +335,6 @@ _slot = cache(Slot.of)
 """Cached, because a supernet's cost asks for each of a few thousand slots at every shape."""
 
 
-def _numbers(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
-    require_choices(option, values)
-    for value in values:
-        require_positive(**{option: value})
-        if odd and value % 2 == 0:
-            raise SpecError(f"space option {option!r} needs odd numbers, so that a layer keeps the size, got {value}")
-    return tuple(values)
-
-
 def _named(option: str, values: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     require_choices(option, values)
     for value in values:
@@ -357,5 +348,5 @@ def _stage_widths(widths: Sequence[int] | Sequence[Sequence[int]], stages: int) 
     if isinstance(widths, Sequence) and widths and all(isinstance(w, Sequence) for w in widths):
         if len(widths) != stages:
             raise SpecError(f"space option 'widths' has {len(widths)} lists for {stages} stages; give one for each")
-        return [_numbers("widths", cast(Sequence[int], choices)) for choices in widths]
-    return [_numbers("widths", cast(Sequence[int], widths))] * stages
+        return [positive_choices("widths", cast(Sequence[int], choices)) for choices in widths]
+    return [positive_choices("widths", cast(Sequence[int], widths))] * stages

@@ -7,18 +7,22 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from nas_optuna.errors import ArchitectureError
-from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
+from nas_optuna.spaces.architecture import Architecture, InputSize
+from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import Task
 from nas_optuna.spaces.chain import ChainSpace, Part
-from nas_optuna.spaces.checks import require_choices, require_depth, require_positive
+from nas_optuna.spaces.checks import positive_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
-
-if TYPE_CHECKING:
-    from torch import nn
+from nas_optuna.spaces.elastic import choices_of, size_of
+from nas_optuna.spaces.entangled import ElasticLayer, centred, centring, geometric_mean
+from nas_optuna.spaces.layers import ElasticConv2d
 
 PARTS = ("filters", "kernel", "stride")
 """The parameters of one layer, in order."""
@@ -26,6 +30,88 @@ CENTRED_DEPTH = 3
 """A supernet's weights are centred in chains of at least so many convolutions: a shorter one learns without it, and
 there it hides which networks are the very best."""
 _LAYER = re.compile(r"f(\d+)k(\d+)s(\d+)")
+POOLED = 0.57
+"""``sqrt(E[max(0, x)²] / E[max(0, x1, x2, x3, x4)²])`` of independent standard normal variables: what pooling adds."""
+
+
+class ConvLayer(nn.Module):
+    """Convolution, 2×2 max pooling, ReLU.
+
+    ReLU is monotonic, so ``relu(max_pool(x))`` equals ``max_pool(relu(x))`` and touches a quarter of the values.
+
+    Args:
+        in_channels: Channels of the input.
+        filters: Channels of the output.
+        kernel: Side of the kernel; padding is ``(kernel + 1) // 2``.
+        stride: Stride of the convolution.
+        centre: Whether a supernet's weights are centred.
+    """
+
+    def __init__(self, in_channels: int, filters: int, kernel: int, stride: int, centre: bool = False) -> None:
+        super().__init__()
+        padding = (kernel + 1) // 2
+        self.conv = ElasticConv2d(in_channels, filters, kernel, stride, padding, balanced=POOLED, centre=centre)
+
+    @property
+    def nested(self) -> nn.Module:
+        """The layer of which smaller widths are the first channels of this one's output."""
+        return self.conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, in_channels, side, side]`` → ``[batch, filters, output_side, output_side]``."""
+        return F.relu(F.max_pool2d(self.conv(x), 2))
+
+
+def head(channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: bool = False) -> nn.Module:
+    """Flatten and one linear layer to the classes; in a supernet, one for every size that strides can leave."""
+    if size_of(channels):
+        return Heads(channels, sizes, classes, centre)
+    ((height, width),) = sizes
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
+
+
+class Heads(ElasticLayer):
+    """One linear layer for every size.
+
+    Args:
+        channels: Elastic channels of the input.
+        sizes: Heights and widths.
+        classes: Number of classes.
+        centre: Whether weights are centred, as in `ElasticConv2d`.
+    """
+
+    matrix: Tensor
+    scales_output = True
+
+    def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: bool) -> None:
+        super().__init__()
+        groups = choices_of(channels) if centre else ()
+        self.register_buffer("matrix", centring(int(channels), groups), persistent=False)
+        self.weight = nn.ParameterDict({_key(*s): nn.Parameter(torch.empty(classes, int(channels), *s)) for s in sizes})
+        self.bias = nn.ParameterDict({_key(*s): nn.Parameter(torch.zeros(classes)) for s in sizes})
+        inputs = geometric_mean(choices_of(channels))
+        for (height, width), weight in zip(sizes, self.weight.values(), strict=True):
+            nn.init.normal_(weight, std=1 / math.sqrt(inputs * height * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` → ``[batch, classes]``."""
+        self.given = tuple(x.shape[1:])  # what `state_for` needs to know
+        return F.linear(x.flatten(1), *self._crop(*self.given))
+
+    def _crop(self, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Weight ``[classes, channels * height * width]`` and bias ``[classes]`` for inputs of one shape."""
+        key = _key(height, width)
+        return centred(self.weight[key][:, :channels], self.matrix).flatten(1), self.bias[key]
+
+    def state_for(self, target: nn.Module) -> dict[str, Tensor]:
+        """See `ElasticLayer.state_for`."""
+        weight, bias = self._crop(*self.given)
+        return {"1.weight": weight, "1.bias": bias}
+
+
+def _key(height: int, width: int) -> str:
+    """The key of a size's linear layer; that of a square is its side."""
+    return str(height) if height == width else f"{height}x{width}"
 
 
 def output_side(side: int, kernel: int, stride: int) -> int:
@@ -46,11 +132,6 @@ def conv(
     strides: Sequence[int],
 ) -> nn.Module:
     """The network of the conv space, as the function of a space of your own would build it."""
-    from torch import nn
-
-    from nas_optuna.spaces.conv.layers import ConvLayer, head
-    from nas_optuna.spaces.elastic import choices_of
-
     layers: list[nn.Module] = []
     channels, sizes = task.channels, {task.shape[1:]}
     for i in range(1, depth + 1):
@@ -109,16 +190,13 @@ class ConvSpace(ChainSpace):
     ) -> None:
         require_positive(depth=depth, in_channels=in_channels, classes=classes)
         require_depth(depth=depth)
-        choices = dict(zip(PARTS, (filters, kernels, strides), strict=True))
-        for part, values in choices.items():
-            require_choices(part, values)
-            for value in values:
-                require_positive(**{part: value})
+        given = zip(PARTS, (filters, kernels, strides), strict=True)
+        choices = {part: positive_choices(part, values) for part, values in given}
         options = {"depth": depth, "filters": filters, "kernels": kernels, "strides": strides}
         super().__init__(conv, Task(in_channels, classes, input_size), options)
         self.depth = depth
         self.parameters = {
-            f"conv{layer}.{part}": Parameter(tuple(values), ordered=True)
+            f"conv{layer}.{part}": Parameter(values, ordered=True)
             for layer in range(1, depth + 1)
             for part, values in choices.items()
         }
@@ -155,13 +233,11 @@ class ConvSpace(ChainSpace):
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
-        from nas_optuna.spaces.conv import layers
-
         if operation.kind == "head":
             channels, *sides = operation.input_shape
-            return layers.head(channels, [(sides[0], sides[1])], self.classes)
+            return head(channels, [(sides[0], sides[1])], self.classes)
         filters, kernel, stride = dict(operation.options).values()
-        return layers.ConvLayer(operation.input_shape[0], filters, kernel, stride)
+        return ConvLayer(operation.input_shape[0], filters, kernel, stride)
 
     def macs_by_formula(self, operation: Operation) -> int:
         """Weights of one output times outputs; a convolution's outputs are those before pooling."""

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.base import InputSize, Operation, Parameter, Shape
+from nas_optuna.spaces.architecture import Architecture, InputSize
+from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import Task
 from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
 
-if TYPE_CHECKING:
-    from torch import nn
-
 SKIP = "skip"
 _CANDIDATE = re.compile(r"k(\d+)_f(\d+)(_relu)?")
+
+
+class Block(nn.Module):
+    """A residual block at constant width: ``relu(x + project(relu(expand(x))))``.
+
+    Args:
+        channels: Channels of input and output.
+        kernel: Side of the expanding convolution's kernel, odd; same padding.
+        filters: Channels inside the block. Where they equal `channels` there is no projection.
+        project_relu: Whether a ReLU follows the projection too. It makes every residual non-negative, so that
+            activations can only grow from block to block.
+    """
+
+    def __init__(self, channels: int, kernel: int, filters: int, project_relu: bool = False) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, filters, kernel, padding=kernel // 2)
+        self.project = nn.Conv2d(filters, channels, 1) if filters != channels else None
+        self.project_relu = project_relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels, side, side]`` → the same shape."""
+        residual = F.relu(self.expand(x))
+        if self.project is not None:
+            residual = self.project(residual)
+        if self.project_relu:
+            residual = F.relu(residual)
+        return F.relu(x + residual)
+
+
+def make_block(channels: int, options: Mapping[str, int]) -> nn.Module:
+    """The block of a candidate; the identity where there are no options."""
+    if not options:
+        return nn.Identity()
+    return Block(channels, options["kernel"], options["filters"], bool(options["project_relu"]))
+
+
+def head(input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Flatten and one linear layer to the classes."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
 
 
 def block(
@@ -31,10 +72,6 @@ def block(
     pool: Collection[int],
 ) -> nn.Module:
     """The network of the block space, as the function of a space of your own would build it."""
-    from torch import nn
-
-    from nas_optuna.spaces.block.layers import head, make_block
-
     makers = {text: partial(make_block, channels, dict(options)) for text, options in candidates.items()}
     layers: list[nn.Module] = [nn.Conv2d(task.channels, channels, 1)]
     height, width = task.shape[1:]
@@ -121,29 +158,20 @@ class BlockSpace(ChainSpace):
 
     def build_operation(self, operation: Operation) -> nn.Module:
         """A `Block`, an identity, a pooling, the stem's convolution, or the flattening linear layer."""
-        from torch import nn
-
-        from nas_optuna.spaces.block import layers
-
         match operation.kind:
             case "stem":
                 return nn.Conv2d(self.in_channels, self.channels, 1)
             case "pool":
                 return nn.MaxPool2d(2)
             case "head":
-                return layers.head(operation.input_shape, self.classes)
+                return head(operation.input_shape, self.classes)
             case _:
-                return layers.make_block(self.channels, dict(operation.options))
+                return make_block(self.channels, dict(operation.options))
 
     def stabilize_init(self, network: nn.Module) -> None:
         """Divide what each block adds by their number, and the head by ten (as Fixup does, Zhang et al. 2019)."""
         # Kaiming's weights double the variance in every residual block, which nothing normalises: a network begins with
         # a loss of 20 to 70.
-        import torch
-        from torch import nn
-
-        from nas_optuna.spaces.block.layers import Block
-
         with torch.no_grad():
             for module in network.modules():
                 if isinstance(module, Block):
