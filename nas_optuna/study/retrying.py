@@ -61,32 +61,29 @@ class RetryingStorage(CachedStorage):
         self.give_up: Callable[[], bool] = never
         self._file = file
         self._file_identity = _identity_of(file)
-        self._working = threading.local()
 
     def __getstate__(self) -> dict[Any, Any]:
-        return super().__getstate__() | {"give_up": never, "_working": None}
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        self._working = threading.local()
+        return super().__getstate__() | {"give_up": never}
 
     def with_retry(self, work: Callable[[], T]) -> T:
         """Do one transaction, and again when the server is back, or has undone it for another one's sake."""
-        if getattr(self._working, "now", False):  # a call of Optuna's within another one
+        if getattr(_working, "now", False):  # a call of Optuna's within another one
             return work()
-        self._working.now = True
-        try:
-            return self._tried(work)
-        finally:
-            self._working.now = False
 
-    def _tried(self, work: Callable[[], T]) -> T:
         def checked() -> T:
             if self._file is not None and _identity_of(self._file) != self._file_identity:
                 raise Gone(f"the database {self._file} was deleted or replaced while it was in use")
             return work()
 
-        return persistently(checked, self.wait, give_up=lambda: self.give_up())
+        _working.now = True
+        try:
+            return persistently(checked, self.wait, give_up=lambda: self.give_up())
+        finally:
+            _working.now = False
+
+
+_working = threading.local()
+"""Whether this thread is within a call that is tried again."""
 
 
 def never() -> bool:
