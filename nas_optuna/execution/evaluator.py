@@ -240,11 +240,7 @@ def _plain_attributes(space: SearchSpace) -> list[str]:
 
 
 Beginning = Callable[[Architecture], Mapping[str, Tensor] | None]
-"""From an architecture to the weights with which its training begins; None draws them."""
-
-
-def drawn(architecture: Architecture) -> None:
-    """The beginning of a network that was not trained before."""
+"""From an architecture to the weights with which its training begins; None draws them, as where nothing is given."""
 
 
 class TrainingEvaluator:
@@ -265,7 +261,7 @@ class TrainingEvaluator:
         self.recipe = recipe
         self.device = device
         self.steps = recipe.epochs
-        self.begin_with: Beginning = drawn
+        self.begin_with: Beginning | None = None
         self.precision = str(resolve_precision(recipe.precision, device)).removeprefix("torch.")
         # Accuracy and the mean cross entropy come with every epoch anyway.
         self._metrics = [find_metric(m) for m in metrics if m not in ("accuracy", "negative_log_likelihood")]
@@ -336,7 +332,7 @@ class TrainingEvaluator:
         self, architecture: Architecture, seed: int, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[EpochResult]:
         network = make_network(self.space, architecture, self.recipe, self.device, seed)
-        if (weights := self.begin_with(architecture)) is not None:
+        if self.begin_with and (weights := self.begin_with(architecture)) is not None:
             network.load_state_dict(weights)
         return fit(
             network,

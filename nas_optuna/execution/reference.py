@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -57,7 +56,7 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
     judged = first if first in ACCURACIES else "accuracy"
     last: Any = None
     architecture = evaluator.space.architecture({})
-    folder = _folder(objective)
+    folder = objective.checkpoints and objective.checkpoints / f"reference-{objective.identity}"
     stop: Callable[[], bool] = objective.interrupted
     try:
         for last in checked_measurements(
@@ -73,7 +72,3 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
     study.set_user_attr(StudyKey.REFERENCE, entry | {"params": weights})
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _folder(objective: EvaluatorObjective) -> Path | None:
-    return objective.checkpoints / f"reference-{objective.identity}" if objective.checkpoints else None

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 
-from nas_optuna.data import BatchLoader
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
 from nas_optuna.fitting.plan import Rung
 from nas_optuna.spaces import SearchSpace
@@ -86,7 +84,7 @@ class EqualSeconds(TrainingEvaluator):
         file = resume / "steps.json" if resume else None
         if file is not None and file.is_file():
             return int(json.loads(file.read_text()))
-        per_step = seconds_per_step(self.space, architecture, self.recipe, self.train_loader, self.device)
+        per_step = seconds_per_step(self, architecture)
         batches = len(self.validation_loader) * self.steps
         cost = min(DEAREST, max(CHEAPEST, per_step / self.per_step))
         usable = self.rung.seconds * cost**self.rung.growth - batches * per_step * FORWARD
@@ -121,10 +119,11 @@ def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: flo
 
 
 def seconds_per_step(
-    space: SearchSpace, architecture: Architecture, recipe: Recipe, train: BatchLoader, device: torch.device
+    training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None
 ) -> float:
-    """How long a training step takes: the fastest of a few, on a copy of the network that nobody keeps."""
-    network = make_network(space, architecture, recipe, device, recipe.seed)
+    """How long a training step takes: the fastest of a few, on a network that nobody keeps, maybe of another space."""
+    recipe, device, train = training.recipe, training.device, training.train_loader
+    network = make_network(space or training.space, architecture, recipe, device, recipe.seed)
     network.train()
     tried = 3 if device.type == "cpu" else GRAPH_WARM_UP + 3  # all but the first steps of a training are graphs
     step = TrainStep(network, recipe, device, total_steps=tried)

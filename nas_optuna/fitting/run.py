@@ -270,11 +270,8 @@ class _Running:
 
     def _chosen(self, plan: Plan) -> FrozenTrial:
         """The trial of the search's best network."""
-        callbacks = [
-            NoteWriter(self.experiment.space, self.files / "artifacts"),
-            *self.fit.callbacks,
-            self.progress,
-        ]
+        notes = NoteWriter(self.experiment.space, self.files / "artifacts")
+        callbacks = [notes, *self.fit.callbacks, self.progress]
         first = self.progress.state.get("first_rung", 1)
         earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
         if earlier is not None:
@@ -291,9 +288,7 @@ class _Running:
         """The network, trained on all images for the time that is left, and its test figures."""
         budget, evaluator, architecture = self.fit.budget, self._evaluator, winner.architecture
         final = self.progress.state.get("final")
-        per_step = seconds_per_step(
-            winner.space, architecture, evaluator.recipe, evaluator.train_loader, evaluator.device
-        )
+        per_step = seconds_per_step(evaluator, architecture, winner.space)
         batches = len(self.test_images) / evaluator.recipe.batch_size
         reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
         weights = None if winner.own else trained_weights(self.study, winner.space, self._kept, architecture)

@@ -165,7 +165,7 @@ def plan_for(
     assert isinstance(training, TrainingEvaluator)
     middle = {name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()}
     network = reference_of(experiment) or space.architecture(middle)
-    step = seconds_per_step(space, network, training.recipe, training.train_loader, training.device)
+    step = seconds_per_step(training, network)
     speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
     end = reserve + TEST * step * test_images / training.recipe.batch_size
     selecting = len(training.data.validation)
