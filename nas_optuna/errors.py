@@ -88,20 +88,7 @@ class TrainingError(NasOptunaError):
 
 
 def shown(value: object) -> str:
-    """A value of a user as a message repeats it: written as in Python, shortened in its middle where it is long.
-
-    Args:
-        value: Anything, however large or deeply nested.
-
-    Returns:
-        At most `SHOWN` characters, in one line, without control characters and passwords of URLs.
-
-    Examples:
-        >>> shown("tpe")
-        "'tpe'"
-        >>> len(shown("x" * 10_000))
-        80
-    """
+    """A value of a user as a message repeats it: as in Python, at most `SHOWN` characters, no passwords of URLs."""
     value = mask_urls(value) if isinstance(value, str) else value
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = brief.maxlong = SHOWN

@@ -77,19 +77,7 @@ def of_architecture(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
-    """The recipe with what a trial chose; params that are not of the recipe are left alone.
-
-    Args:
-        recipe: The recipe.
-        params: A trial's params, e.g. ``trial.params``.
-
-    Raises:
-        SpecError: The recipe refuses a value.
-
-    Examples:
-        >>> applied(Recipe(), {"recipe.batch_size": 8, "conv1.kernel": 3}).batch_size
-        8
-    """
+    """The recipe with what a trial chose; a `SpecError` where it refuses a value."""
     chosen = {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
     try:
         return Recipe.model_validate({**recipe.model_dump(), **chosen})

@@ -34,13 +34,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> Any:
-    """What was measured of this machine before, or else measured now.
-
-    Args:
-        what: What is measured, and everything that it depends on beside the device and the release of torch.
-        device: What it is measured on.
-        measure: Gives a JSON-ready value; None is not remembered.
-    """
+    """What was measured of this machine before, or else measured now; `what` names all that it depends on."""
     import torch
 
     key = f"{what} on {device_name(device)} with torch {torch.__version__}"

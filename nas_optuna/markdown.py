@@ -21,16 +21,7 @@ def plain(text: object) -> str:
 
 
 def code(text: object, *, in_table: bool = False) -> str:
-    r"""Text as a code span.
-
-    Args:
-        text: What to show; backticks in it stay.
-        in_table: Whether it stands in a table, where ``|`` would end its cell even in a code span.
-
-    Examples:
-        >>> print(code("a`b"), code("a|b", in_table=True))
-        ``a`b`` `a\|b`
-    """
+    """Text as a code span; in a table ``|`` would end its cell even there."""
     shown = _one_line(text) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     if shown[0] == "`" or shown[-1] == "`":

@@ -44,15 +44,7 @@ ELSEWHERE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Criterion(Quantity):
-    """One thing that is optimised; `name` is a metric's, a cost's, or the formula of a soft target.
-
-    Attributes:
-        metric: The metric that it needs, if any.
-        cost: The cost that it needs, if any.
-        target: A soft target's cost at which the metric counts as it is.
-        exponent: A soft target's exponent: negative, or positive for a cost of which more is better.
-        code: The place of the code that the metric is imported from, where nobody has installed it under that name.
-    """
+    """One thing that is optimised; `name` is a metric's, a cost's, or the formula of a soft target."""
 
     metric: str | None = None
     cost: str | None = None

@@ -35,13 +35,7 @@ def importing_only(code: Iterable[str]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Description:
-    """What a person needs to choose a part.
-
-    Attributes:
-        name: The name that a spec gives it.
-        advice: When to use it, in one line: the first of its docstring.
-        options: What the spec may set, with the defaults; ``"required"`` where there is none.
-    """
+    """What a person needs to choose a part: its name, when to use it, and its options with their defaults."""
 
     name: str
     advice: str
@@ -95,14 +89,7 @@ class Registry:
             raise SpecError(f"{self.kind} {name!r} would be imported, and nobody was asked about it")
 
     def find(self, name: str) -> Any:
-        """Import what a name stands for.
-
-        Args:
-            name: A registered name, ``package.module:attribute`` or ``file.py:attribute``.
-
-        Raises:
-            SpecError: The name is unknown, or what it names cannot be imported.
-        """
+        """Import what a registered name, ``package.module:attribute`` or ``file.py:attribute`` stands for."""
         target = self.builtin.get(name)
         if target is None:
             target = next((e.value for e in self._installed() if e.name == name), None)
@@ -129,18 +116,7 @@ class Registry:
         return found
 
     def make(self, name: str, *arguments: Any, options: Mapping[str, Any], wanted: type, **given: Any) -> Any:
-        """Make the part of a name.
-
-        Args:
-            name: As `find` takes it.
-            arguments: What every part of this kind is given.
-            options: The part's own options, which come from a user.
-            wanted: The class that the result must be of.
-            given: What every part of this kind is given by keyword.
-
-        Raises:
-            SpecError: The name or an option is unknown, the part refuses a value, or the result is something else.
-        """
+        """Make the part of a name from what every part of its kind is given, and from options of a user."""
         factory = self.find(name)
         check_options(self.kind, name, factory, options, reserved=(*self.reserved, *given))
         try:

@@ -112,15 +112,7 @@ app = _made()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Instead of ``sys.argv[1:]``.
-
-    Returns:
-        0; 2 where the user has to change something, said in one line on stderr; 1 where somebody deleted what was in
-        use; 130 after an interruption.
-    """
+    """Run the command; return 0, 1 where what was in use is gone, 2 where the user has to change something, or 130."""
     words = sys.argv[1:] if arguments is None else arguments
     if arguments is not None:  # a caller's process is older than the command
         CLOCK.began = time.monotonic()

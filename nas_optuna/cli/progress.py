@@ -31,18 +31,7 @@ that took."""
 
 @dataclass
 class Score:
-    """What a run has reached.
-
-    Attributes:
-        total: Trials it shall run, if that is known.
-        timeout: Seconds after which it begins no more, if there is such a limit.
-        done: Trials finished.
-        pruned: How many of them were stopped early.
-        best: The best value and the number of its trial, over the whole study, if it has one objective.
-        front: Trials on the study's front, if it has several.
-        started: When the run began, by `time.monotonic`.
-        look_up_at: When the whole study may be looked at again, by `time.monotonic`.
-    """
+    """What a run has reached: the whole study's best value with its trial's number, or the size of its front."""
 
     total: int | None
     timeout: float | None
@@ -51,7 +40,7 @@ class Score:
     best: tuple[float, int] | None = None
     front: int | None = None
     started: float = field(default_factory=time.monotonic)
-    look_up_at: float = 0.0
+    look_up_at: float = 0.0  # when the whole study may be looked at again, by `time.monotonic`
 
     def add(self, study: Study, trial: FrozenTrial) -> None:
         """Count a finished trial."""
@@ -158,10 +147,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def shows_live() -> bool:
-    """Whether a display that moves can be shown, and ``--quiet`` was not given.
-
-    Standard error must be a terminal, or a notebook's with the widgets that Rich needs there.
-    """
+    """Whether a display that moves can be shown: on a terminal, or in a notebook with the widgets that Rich needs."""
     return (sys.stderr.isatty() or _in_notebook()) and not is_quiet()
 
 

@@ -136,11 +136,9 @@ class SpecOptions:
         return OWN_IMAGES if str(name).startswith(("folder:", "npz:")) else DEFAULT
 
     def applied_to(self, spec: StudySpec) -> StudySpec:
-        """The spec with the sampler, pruner and seed of the command line, then with the other overrides.
-
-        Another sampler or pruner than the spec's starts with its default options, because the spec's belong to its own;
-        ``--set sampler.population_size=8`` then sets one of the new sampler's.
-        """
+        """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""
+        # Another sampler or pruner than the spec's starts with its default options, because the spec's belong to its
+        # own; ``--set sampler.population_size=8`` then sets one of the new sampler's.
         values = spec.to_dict()
         for section, name in (("space", self.space), ("sampler", self.sampler), ("pruner", self.pruner)):
             if name is not None and name != values[section]["name"]:

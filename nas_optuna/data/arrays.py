@@ -57,14 +57,7 @@ class _Header:
 
 
 class NpzSource(FileSource):
-    """The arrays of an ``.npz`` file.
-
-    Images are ``[n, height, width]``, ``[n, height, width, channels]`` or ``[n, channels, height, width]`` with 1 to 4
-    channels; where a shape can be read both ways, an array ``layout`` decides. Labels are whole numbers or names,
-    ``[n]`` or ``[n, 1]``, or one-hot, ``[n, classes]``. The names of the arrays are in docs/data.md.
-
-    Whatever is refused is a `DataError`.
-    """
+    """The arrays of an ``.npz`` file, as docs/data.md describes them; whatever is refused is a `DataError`."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._path = path

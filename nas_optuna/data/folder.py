@@ -39,14 +39,10 @@ _Result = TypeVar("_Result")
 
 
 class FolderSource(FileSource):
-    """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist.
+    """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist."""
 
-    Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
-    while they are read, one by one. What it needs is the recipe's input size; where the recipe names none, the
-    median of the pictures' shorter sides, at most `Reading.max_side` or `MAX_PHOTO_SIDE`.
-
-    Whatever is refused is a `DataError` that names the folder or the picture.
-    """
+    # Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
+    # while they are read, one by one.
 
     def __init__(self, root: Path, reading: Reading) -> None:
         self._reading = reading

@@ -42,14 +42,7 @@ _JUNK = frozenset(
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """The pictures of a folder.
-
-    Attributes:
-        classes: Names of the classes, sorted; each has a picture in the training part.
-        parts: The part's files in order, each with the number of its class.
-        left_out: What is not used, one line each.
-        remarks: The parts that were found, and what they lack; one line each.
-    """
+    """The pictures of a folder: sorted classes, the files of each part with the number of their class, and remarks."""
 
     classes: tuple[str, ...]
     parts: Mapping[Part, tuple[tuple[Path, int], ...]]

@@ -98,16 +98,7 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class Fit:
-    """Where the pixels of one image go.
-
-    Attributes:
-        top: First row of the image that is used.
-        left: First column of it.
-        height: Rows that are used.
-        width: Columns that are used.
-        inner_height: Rows that they become; fewer than the output's where it is padded.
-        inner_width: Columns that they become.
-    """
+    """Where the pixels of one image go: the part of it that is used, and how many rows and columns that becomes."""
 
     top: int
     left: int

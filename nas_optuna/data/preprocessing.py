@@ -35,16 +35,7 @@ def mirrored_alike(classes: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is varied at random in training images, in raw pixels.
-
-    Attributes:
-        shift: Move each image by up to this many pixels each way.
-        fill: What comes in then: ``"black"``, or what the image's edge mirrors (``"reflect"``).
-        flip: Mirror half of the images.
-        cutout: Blank a square of this side at a random place (DeVries & Taylor 2017); 0 is off.
-        mix: Share of images into which a part of another image is pasted, with its share of the label (CutMix, Yun
-            et al. 2019).
-    """
+    """What is varied at random in training images, in raw pixels, as `nas_optuna.spec.Recipe` describes it."""
 
     shift: int = 0
     flip: bool = False

@@ -25,15 +25,9 @@ _CANDIDATE = re.compile(r"k(\d+)_f(\d+)(_relu)?")
 
 
 class Block(nn.Module):
-    """A residual block at constant width: ``relu(x + project(relu(expand(x))))``.
+    """A residual block at constant width: ``relu(x + project(relu(expand(x))))``."""
 
-    Args:
-        channels: Channels of input and output.
-        kernel: Side of the expanding convolution's kernel, odd; same padding.
-        filters: Channels inside the block. Where they equal `channels` there is no projection.
-        project_relu: Whether a ReLU follows the projection too. It makes every residual non-negative, so that
-            activations can only grow from block to block.
-    """
+    # A ReLU after the projection makes every residual non-negative, so that activations can only grow.
 
     def __init__(self, channels: int, kernel: int, filters: int, project_relu: bool = False) -> None:
         super().__init__()

@@ -35,17 +35,9 @@ POOLED = 0.57
 
 
 class ConvLayer(nn.Module):
-    """Convolution, 2×2 max pooling, ReLU.
+    """Convolution with padding ``(kernel + 1) // 2``, 2×2 max pooling, ReLU."""
 
-    ReLU is monotonic, so ``relu(max_pool(x))`` equals ``max_pool(relu(x))`` and touches a quarter of the values.
-
-    Args:
-        in_channels: Channels of the input.
-        filters: Channels of the output.
-        kernel: Side of the kernel; padding is ``(kernel + 1) // 2``.
-        stride: Stride of the convolution.
-        centre: Whether a supernet's weights are centred.
-    """
+    # ReLU is monotonic, so ``relu(max_pool(x))`` equals ``max_pool(relu(x))`` and touches a quarter of the values.
 
     def __init__(self, in_channels: int, filters: int, kernel: int, stride: int, centre: bool = False) -> None:
         super().__init__()
@@ -71,14 +63,7 @@ def head(channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: 
 
 
 class Heads(ElasticLayer):
-    """One linear layer for every size.
-
-    Args:
-        channels: Elastic channels of the input.
-        sizes: Heights and widths.
-        classes: Number of classes.
-        centre: Whether weights are centred, as in `ElasticConv2d`.
-    """
+    """One linear layer for every size that elastic strides can leave."""
 
     matrix: Tensor
     scales_output = True

@@ -15,19 +15,12 @@ from nas_optuna.spaces.supernet import ChoiceWeights
 
 @dataclass
 class Open:
-    """One parameter that a supernet leaves open.
-
-    Attributes:
-        name: The parameter's name.
-        count: How many choices it has.
-        pick: How its choices enter the next forward pass; None for an elastic number is the largest.
-        drawn: Whether its choices cannot be mixed, since they change the size of what follows.
-    """
+    """One parameter that a supernet leaves open, and how its choices enter the next forward pass."""
 
     name: str
     count: int
-    pick: ChoiceWeights | None = None
-    drawn: bool = False
+    pick: ChoiceWeights | None = None  # None stands for the largest of an elastic number
+    drawn: bool = False  # its choices change the size of what follows, and cannot be mixed
 
     @property
     def index(self) -> int | None:
@@ -38,13 +31,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Size:
-    """A number that follows from elastic parameters.
-
-    Attributes:
-        opens: The parameters.
-        choices: The number under each of their choices; under each pair of choices, the second's in a row, where they
-            are two.
-    """
+    """A number under each choice of an elastic parameter; of two, under each pair, the second's choices in a row."""
 
     opens: tuple[Open, ...]
     choices: tuple[int, ...]
@@ -99,14 +86,10 @@ class Size:
 
 
 class Elastic(int):
-    """The largest choice of an elastic parameter, as a whole number; layers of `nas_optuna.layers` see the others.
+    """The largest choice of an elastic parameter, as a whole number; layers of `nas_optuna.layers` see the others."""
 
-    Added to, multiplied by or divided into whole numbers it stays elastic (``4 * width``, ``kernel // 2``), and so does
-    the product of two.
-
-    Attributes:
-        size: All choices.
-    """
+    # Added to, multiplied by or divided into whole numbers it stays elastic (``4 * width``, ``kernel // 2``), and so
+    # does the product of two.
 
     size: Size
 
@@ -150,11 +133,6 @@ def size_of(number: object) -> Size | None:
 
 
 def choices_of(number: int) -> tuple[int, ...]:
-    """Everything that a number may be: its choices where it is elastic, else itself.
-
-    Examples:
-        >>> choices_of(3)
-        (3,)
-    """
+    """Everything that a number may be: its choices where it is elastic, else itself."""
     size = size_of(number)
     return (number,) if size is None else size.choices

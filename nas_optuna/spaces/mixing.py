@@ -19,15 +19,7 @@ from nas_optuna.spaces.elastic import Elastic, Open, Size, size_of
 
 
 class MixedLayer(nn.ModuleList):
-    """All candidates of one layer.
-
-    Attributes:
-        name: The parameter's name.
-        labels: The candidates' labels.
-        opened: Says how they enter the next forward pass; where it says nothing, as a sum with equal weights.
-        in_place: Index of each candidate that changes its input, and whether in training mode; it gets a copy.
-        probing: Whether a forward pass finds `in_place`.
-    """
+    """All candidates of one layer; one that changes its input (`in_place`, by training mode) gets a copy of it."""
 
     def __init__(self, opened: Open, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
         super().__init__(candidates)
@@ -103,12 +95,7 @@ def _shown(value: Any) -> str:
 
 
 class Mixing(Choices):
-    """Builds all candidates of a layer and leaves elastic numbers open; values are pinned.
-
-    Attributes:
-        opened: Name of each layer and of each elastic number → what says how its choices enter a forward pass.
-        kept: Name of each value → its one choice: the largest where they are ordered, else the first.
-    """
+    """Builds all candidates of a layer and leaves elastic numbers open; a value keeps its largest or first choice."""
 
     def __init__(self, space: BuiltSpace) -> None:
         super().__init__(self._keep)

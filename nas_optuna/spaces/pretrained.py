@@ -221,15 +221,11 @@ def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
 
 
 class Renormalized(nn.Module):
-    """Inputs as a network saw them that was trained on pixels of another normalisation.
+    """Inputs as a network saw them that was trained on pixels of another normalisation."""
 
-    Here each data set has mean 0 and deviation 1. Pictures of ImageNet have that under their usual normalisation; under
-    another one they are brighter or of less contrast, which the first layers of a pretrained network have got used to.
-
-    Args:
-        mean: Of the network's own normalisation, one for each channel, of pixels in 0 … 1.
-        std: Its standard deviation.
-    """
+    # Here each data set has mean 0 and deviation 1. Pictures of ImageNet have that under their usual normalisation;
+    # under another one they are brighter or of less contrast, which the first layers of a pretrained network have got
+    # used to.
 
     scale: Tensor
     shift: Tensor
@@ -246,17 +242,10 @@ class Renormalized(nn.Module):
 
 
 class PretrainedBody(nn.Sequential):
-    """The first stages of a backbone.
+    """The first stages of a backbone; `rate` is their share of the recipe's learning rate."""
 
-    A training loads its weights where it would draw others, lets it learn at a share of the rate, and leaves its first
-    stages as they are: their weights, and the statistics of their batch norms.
-
-    Args:
-        backbone: Where the stages and their weights come from.
-        stages: How many are kept.
-        frozen: How many of them do not learn.
-        rate: The learning rate of the other stages, as a share of the recipe's.
-    """
+    # A training loads its weights where it would draw others, lets it learn at a share of the rate, and leaves its
+    # first stages as they are: their weights, and the statistics of their batch norms.
 
     def __init__(self, backbone: Backbone, stages: int, frozen: int, rate: float) -> None:
         super().__init__(*backbone.stages()[:stages])

@@ -21,13 +21,7 @@ from nas_optuna.spaces.base import Shape
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of a forward pass.
-
-    Attributes:
-        shape: Without the batch, where there is one.
-        batch: Which dimension was the batch; None where none was.
-        dtype: Its type.
-    """
+    """A tensor of a forward pass: its shape without the batch, where the batch was, and its type."""
 
     shape: Shape
     batch: int | None
@@ -61,14 +55,7 @@ _BATCH = 2
 
 @dataclass(frozen=True)
 class Call:
-    """One use of a chosen layer in a forward pass.
-
-    Attributes:
-        name: The layer's parameter.
-        place: Which of the layers of that name.
-        inputs: ``(args, kwargs)`` with a `TensorSpec` for each tensor.
-        outputs: The output, described in the same way.
-    """
+    """One use of a chosen layer in a forward pass, with a `TensorSpec` for each tensor that goes in or comes out."""
 
     name: str
     place: int
@@ -116,26 +103,9 @@ class QuickNorm(TorchFunctionMode):
 
 
 def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape) -> tuple[list[Call], Any]:
-    """Run a network on two images on the meta device.
-
-    Args:
-        network: The network, on the meta device.
-        layers: Parameter → the modules that were chosen for it.
-        shape: ``(channels, height, width)`` of an image.
-
-    Returns:
-        Every use of a layer that is not within another one, in order, when the network is not being trained; and the
-        output when it is, described.
-
-    Raises:
-        RuntimeError: Naming the layer that cannot take what it was given.
-
-    Examples:
-        >>> with torch.device("meta"):
-        ...     calls, output = try_out(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {}, (1, 8, 8))
-        >>> output.shape
-        (10,)
-    """
+    """Run a network on two images on the meta device; return the uses of outermost layers, and the output."""
+    # Uses are those of a network that is not being trained, in order. A `RuntimeError` names the layer that cannot take
+    # what it was given.
     with torch.no_grad(), blaming(network), QuickNorm():
         output = network(torch.empty(_BATCH, *shape, device="meta"))
     network.eval()  # what is priced is inference: a layer may be used in training only, or left out at random
@@ -239,12 +209,7 @@ def blaming(network: nn.Module) -> Iterator[None]:
 
 
 class Standin(nn.Module):
-    """Gives what the layer in its place gives, at no cost.
-
-    Args:
-        outputs: What all stand-ins of a network give, call by call, described as in `Call`.
-        turn: Whose turn it is, a list of one number that they share.
-    """
+    """Gives what the layer in its place gives, at no cost; all of a network share whose turn it is."""
 
     def __init__(self, outputs: Sequence[Any], turn: list[int]) -> None:
         super().__init__()

@@ -20,13 +20,7 @@ Mode = Literal["mixture", "sampled"]
 
 @dataclass(frozen=True)
 class GumbelSample:
-    """What was drawn for one step.
-
-    Attributes:
-        indices: Parameter name → index of the drawn choice.
-        noise: Parameter name → the Gumbel noise it was drawn with, ``[choices]``, on the alphas' device.
-        temperature: The Gumbel-softmax's temperature.
-    """
+    """What was drawn for one step: the index of each parameter's choice, and with which noise and temperature."""
 
     indices: Mapping[str, int]
     noise: Mapping[str, Tensor]
@@ -48,14 +42,7 @@ class ChoiceWeights:
 
 @dataclass(frozen=True)
 class Nested:
-    """A parameter whose choices give first channels of what the largest of them gives.
-
-    Attributes:
-        name: The parameter.
-        sizes: How many channels each choice gives.
-        narrow: From the stage's output, the index of the choice that made it and that of a smaller one to the
-            output of the smaller one.
-    """
+    """A parameter whose choices give first channels of what the largest of them gives, made by `narrow`."""
 
     name: str
     sizes: Sequence[int]
@@ -64,13 +51,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the forward pass that some parameters decide.
-
-    Attributes:
-        names: These parameters, without the nested one.
-        run: From the part's input and the picks of at least these parameters to its output.
-        nested: The one of them whose smaller choices need no computation of their own, if there is one.
-    """
+    """A part of the forward pass that some parameters decide; smaller choices of the nested one cost nothing."""
 
     names: tuple[str, ...]
     run: Callable[[Tensor, Mapping[str, ChoiceWeights]], Tensor]

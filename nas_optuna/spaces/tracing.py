@@ -34,18 +34,10 @@ class _TooManyError(Exception):
 
 
 class Tracer:
-    """Runs a function with chosen answers, and learns which answers decide whether a question is asked.
+    """Runs a function with chosen answers, and learns which answers decide whether a question is asked."""
 
-    Most architectures then need no run: a question is asked where it was asked in an earlier run with the same answers
-    to its deciders. A function that contradicts this is run for every architecture instead.
-
-    Args:
-        run: Runs the function once, with what decides. A function that breaks ends its run early.
-        pinned: Parameter name → its only choice.
-
-    Attributes:
-        parameters: Every parameter that some run has asked for, in the order in which they were met.
-    """
+    # Most architectures then need no run: a question is asked where it was asked in an earlier run with the same
+    # answers to its deciders. A function that contradicts this is run for every architecture instead.
 
     def __init__(self, run: Callable[[Decide], None], pinned: Mapping[str, Choice]) -> None:
         self._run = run

@@ -28,12 +28,7 @@ Make = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Style:
-    """What all layers of a network have in common.
-
-    Attributes:
-        norm: ``"batch"``, ``"group"`` or ``"none"``.
-        group: Channels of one group of a group norm.
-    """
+    """What all layers of a network have in common: the norm, and the channels of one group of a group norm."""
 
     norm: str
     group: int
@@ -173,18 +168,10 @@ def pooling(layer: str, kernel: int) -> nn.Module:
 
 
 class SlotLayer(nn.Module):
-    """What stands in a slot: parallel branches, joined, and connected with the input. It keeps the shape.
+    """What stands in a slot: parallel branches, joined, and connected with the input. It keeps the shape."""
 
-    ``plain`` gives the branches' output, ``res`` adds the input, ``dense`` concatenates the input and takes a 1×1
-    convolution back to the width. The activation follows, after a bottleneck only where the connection is dense.
-
-    Args:
-        layer: Its kind; not ``skip``.
-        s: Answers the slot's other questions.
-        options: Their choices.
-        channels: Channels of input and output.
-        style: The network's.
-    """
+    # ``plain`` gives the branches' output, ``res`` adds the input, ``dense`` concatenates the input and takes a 1×1
+    # convolution back to the width. The activation follows, after a bottleneck only where the connection is dense.
 
     def __init__(
         self, layer: str, s: Choices, options: Mapping[str, Sequence[Any]], channels: int, style: Style

@@ -35,17 +35,7 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Slot:
-    """A layer with the choices that matter to it; make it with `Slot.of`.
-
-    Attributes:
-        layer: One of `LAYERS`.
-        kernel: Side of the kernel or of the pooling window; 0 for ``skip``.
-        expansion: Factor of the channels inside a bottleneck; 0 for other layers.
-        activation: One of `ACTIVATIONS`; empty for layers without weights.
-        connection: One of `CONNECTIONS`.
-        branches: Number of parallel copies of the layer.
-        merge: How the outputs of several branches are joined, one of `MERGES`; empty for one branch.
-    """
+    """A layer with the choices that matter to it, made by `Slot.of`; all others are 0, empty, ``plain`` or 1."""
 
     layer: str
     kernel: int = 0
