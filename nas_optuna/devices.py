@@ -19,15 +19,7 @@ _TYPES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """One device of this machine.
-
-    Attributes:
-        device: The name that `resolve_device` takes, e.g. ``"cuda:0"``.
-        index: Its number among the devices of its type; None for the CPU.
-        name: What its maker calls it.
-        memory_bytes: Its memory; for the CPU and MPS the machine's, 0 where the system does not say.
-        capability: CUDA's compute capability (``"8.6"``), the CPU's vector instructions (``"AVX2"``), or ``""``.
-    """
+    """One device of this machine, by the name that `resolve_device` takes; 0 bytes where the system does not say."""
 
     device: str
     index: int | None

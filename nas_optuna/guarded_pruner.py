@@ -13,7 +13,7 @@ RUNGS = (0.2, 0.5)
 
 
 class GuardedPruner(BasePruner):
-    """Stop a trial that is not among the best at a fifth or at half of its epochs, but never too many of them.
+    """Keep the best third at a fifth and at half of the epochs, and at least a quarter of all trials to the end.
 
     Successive halving keeps so few trials that a study has nothing to rank, and the second search in a study keeps
     none, since every trial must beat the best of the first. Here a trial goes on where fewer than a guaranteed share
@@ -37,6 +37,7 @@ class GuardedPruner(BasePruner):
     def __init__(
         self,
         epochs: int,
+        *,
         keep: float = 0.35,
         guarantee: float = 0.25,
         n_startup_trials: int = 3,
@@ -69,10 +70,3 @@ class GuardedPruner(BasePruner):
             return True
         others = [sign * t.intermediate_values[step] for t in finished if step in t.intermediate_values]
         return sum(other > value for other in others) >= self._keep * (len(others) + 1)
-
-
-def guarded(
-    epochs: int, *, keep: float = 0.35, guarantee: float = 0.25, n_startup_trials: int = 3, window: int = 20
-) -> BasePruner:
-    """Keep the best third at a fifth and at half of the epochs, and at least a quarter of all trials to the end."""
-    return GuardedPruner(epochs, keep, guarantee, n_startup_trials, window)

@@ -49,20 +49,36 @@ class Column:
 
 def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]) -> None:
     """A table on stdout. A heading without more can be folded; a cell that is None is left empty."""
+    from rich.table import Table
+    from rich.text import Text
+
     described = [Column(column, wrap=True) if isinstance(column, str) else column for column in columns]
     cells = [
         [_text(row[i] if column.of is None else column.of(row)) for i, column in enumerate(described)] for row in rows
     ]
     console = _console()
     widths = fit(described, cells, console.width)
-    kept = [i for i, width in enumerate(widths) if width]
-    _print(
-        console,
-        title,
-        [described[i] for i in kept],
-        [[_cell(described[i], row[i], widths[i]) for i in kept] for row in cells],
-        [widths[i] for i in kept],
-    )
+    shown = [(i, column, width) for i, (column, width) in enumerate(zip(described, widths, strict=True)) if width]
+    if title:
+        console.print(Text(_text(title), style="bold", overflow="fold"))
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=any(c.heading for _, c, _ in shown))
+    for _, column, width in shown:
+        table.add_column(
+            Text(_text(column.heading), style="bold"),
+            justify="right" if column.right else "left",
+            width=width,
+            overflow="fold",
+            no_wrap=not column.wrap,
+        )
+    if table.show_header and cells:
+        line = plain("─", sys.stdout)
+        table.add_row(*(Text(line * width, style="dim") for _, _, width in shown))
+    for row in cells:
+        table.add_row(*(Text(_cell(column, row[i], width)) for i, column, width in shown))
+    console.width += _GAP  # rich reckons with a gap after the last column, and prints none
+    with console.capture() as drawn:
+        console.print(table)
+    sys.stdout.write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
@@ -137,31 +153,3 @@ def _console() -> Console:
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return Console(width=shutil.get_terminal_size().columns, highlight=False, markup=False, emoji=False)
     return Console(width=UNLIMITED, highlight=False, markup=False, emoji=False)
-
-
-def _print(
-    console: Console, title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]
-) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    if title:
-        console.print(Text(_text(title), style="bold", overflow="fold"))
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=any(c.heading for c in columns))
-    for column, width in zip(columns, widths, strict=True):
-        table.add_column(
-            Text(_text(column.heading), style="bold"),
-            justify="right" if column.right else "left",
-            width=width,
-            overflow="fold",
-            no_wrap=not column.wrap,
-        )
-    if table.show_header and rows:
-        line = plain("─", sys.stdout)
-        table.add_row(*(Text(line * width, style="dim") for width in widths))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.width += _GAP  # rich reckons with a gap after the last column, and prints none
-    with console.capture() as drawn:
-        console.print(table)
-    sys.stdout.write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")

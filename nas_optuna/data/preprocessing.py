@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -176,44 +173,32 @@ class Preparation(nn.Module):
         if self.columns is not None:
             x = torch.matmul(x, self.columns)
         if self.rows is not None:
-            x = torch.matmul(self.rows, x)
+            x = self._with_rows_resized(x, self.rows)
         return (x - self.mean) / self.std if self.pads else x
+
+    def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """``[batch, channels, height, width]`` → ``[batch, channels, output height, width]``."""
+        return torch.matmul(matrix, x)
 
 
 class Preprocessor(Preparation):
-    """`Preparation` as trainings use it, in place and on one device, equal to it within rounding.
+    """`Preparation` as trainings use it: on one device, in the memory format that suits it as it does networks."""
 
-    The second product is most of the work and nearly all of its matrix is zero: where images grow by a whole factor,
-    `enlarge_rows` does it without.
-    """
-
+    # The second product is most of the work and nearly all of its matrix is zero: where images grow by a whole factor,
+    # `enlarge_rows` does it without, equal to it within rounding.
     def __init__(self, pixels: PixelFormat, device: torch.device) -> None:
         super().__init__(pixels)
         self.to(device)
         self._format = memory_format(device)
-        self._memory = ReusedMemory() if device.type == "cpu" else None  # other devices' allocators keep theirs
 
     def forward(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` uint8 → float32 of the output's height and width."""
-        # The result is in the memory format that suits the device, as networks are.
-        fit, width = self.fit, self.pixels.input_size[1]
-        x = images[:, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width].to(torch.float32).div_(255)
-        if not self.pads:
-            x = x.sub_(self.mean).div_(self.std)
-        if self.columns is not None:
-            x = (x.reshape(-1, x.shape[3]) @ self.columns).view(*x.shape[:3], width)
-        if self.rows is not None:
-            x = self._with_rows_resized(x, self.rows)
-        if self.pads:
-            x = x.sub_(self.mean).div_(self.std)
-        return x.contiguous(memory_format=self._format)
+        return super().forward(images).contiguous(memory_format=self._format)
 
     def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` → ``[batch, channels, output height, width]``."""
         batch, channels, height, width = x.shape
         x = x.reshape(batch * channels, height, width)
-        shape = (batch * channels, len(matrix), width)
-        result = x.new_empty(shape) if self._memory is None else self._memory.take(*shape)
+        result = x.new_empty((batch * channels, len(matrix), width))
         if len(matrix) % height == 0 and not self.pads:
             enlarge_rows(x, out=result)
         else:
@@ -233,35 +218,6 @@ def enlarge_rows(x: Tensor, out: Tensor) -> None:
     torch.lerp(x[:, :-1, None], x[:, 1:, None], shares[:, None], out=between)
     out[:, :above] = x[:, :1]
     out[:, below:] = x[:, -1:]
-
-
-class ReusedMemory(threading.local):
-    """Memory for large results on the CPU, used again once no tensor refers to it; every thread has its own.
-
-    The C library hands large blocks back to the kernel, which clears each page when it is touched again: that costs
-    more than to prepare a batch.
-    """
-
-    _BLOCKS = 2  # a loop still holds one batch when it asks for the next
-
-    def __init__(self) -> None:
-        # Each block's values, and the array through which a tensor uses them; that one lives as long as the tensor.
-        self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
-
-    def __reduce__(self) -> tuple[type[ReusedMemory], tuple[()]]:
-        return ReusedMemory, ()  # what a copy would share is made anew
-
-    def take(self, *shape: int) -> Tensor:
-        """An uninitialised float32 tensor that shares no memory with any other one alive."""
-        size = int(np.prod(shape))
-        self._blocks = [(values, user) for values, user in self._blocks if user() is not None or len(values) >= size]
-        place = next((i for i, (_, user) in enumerate(self._blocks) if user() is None), len(self._blocks))
-        if place == self._BLOCKS:
-            return torch.empty(shape)
-        values = np.empty(size, np.float32) if place == len(self._blocks) else self._blocks[place][0]
-        used = values[:size].reshape(shape)
-        self._blocks[place : place + 1] = [(values, weakref.ref(used))]
-        return torch.from_numpy(used)
 
 
 def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:

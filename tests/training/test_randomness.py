@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 from torch import nn
 
 from nas_optuna import ConvSpace, Objective, Recipe, SearchData, SearchSpace, load_data
-from nas_optuna.data.preprocessing import ReusedMemory
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.randomness import RandomState, seeded
@@ -150,26 +149,6 @@ def test_a_state_goes_on_where_it_stood() -> None:
         with state.current():
             found.append(torch.rand(2))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def test_reused_memory_is_a_threads_own() -> None:
-    """Two threads that each hold one result and take the next never get the memory that the other writes to."""
-    memory = ReusedMemory()
-    mixed: list[float] = []
-
-    def work(number: float) -> None:
-        held = memory.take(1000).fill_(number)
-        for _ in range(500):
-            following = memory.take(1000).fill_(number)
-            mixed.extend(held[held != number].tolist())
-            held = following
-
-    threads = [threading.Thread(target=work, args=(float(n),)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not mixed
 
 
 @pytest.mark.parametrize("space", [ConvSpace(input_size=16), BlockSpace(input_size=16)])
