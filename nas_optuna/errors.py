@@ -177,23 +177,10 @@ def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str]
 
 
 def nearest(name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
-    """The known name that somebody most likely wanted to write; None where that is anybody's guess.
-
-    Args:
-        name: What was written.
-        known: What could have been meant.
-        meant: Words of other tools, in small letters without other signs -> what each is called here.
-
-    Returns:
-        The one that differs in case and separators only, else what `meant` says, else the one that is begun or
-        continued by the name, or has it among its words, else one with two thirds of its letters in their order.
-
-    Examples:
-        >>> nearest("acc", ["accuracy", "macs"]), nearest("f1", ["macro_f1", "macs"]), nearest("tqe", ["tpe", "arch"])
-        ('accuracy', 'macro_f1', 'tpe')
-        >>> nearest("epochs", ["search"]) is None
-        True
-    """
+    """The known name that somebody most likely wanted to write; None where that is anybody's guess."""
+    # The one that differs in case and separators only, else what `meant` says (words of other tools, in small letters
+    # without other signs -> what each is called here), else the one that is begun or continued by the name, or has it
+    # among its words, else one with two thirds of its letters in their order.
     names = sorted(known, key=lambda each: (len(each), each))
     plain, word = {each: _letters(each) for each in names}, _letters(name[:SHOWN])
     words = {each: re.split(r"[\W_]+", each.casefold()) for each in names}

@@ -45,18 +45,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Write a file whole or not at all; text is written in UTF-8.
-
-    Raises:
-        OSError: It cannot be written; what was there before is still there.
-
-    Examples:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "choice.json"
-        >>> write_file(path, "{}")
-        >>> path.read_text()
-        '{}'
-    """
+    """Write a file whole or not at all (then what was there is still there); text is written in UTF-8."""
     with replacing(path, mode) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -43,12 +43,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class RandomState:
-    """The state of torch's global generators as one training sees them.
-
-    Args:
-        seed: The seed that it starts from, from 0 to 2^63 - 1.
-        device: The device of the training; the CPU's generator belongs to the state on every device.
-    """
+    """The state of torch's global generators as one training sees them; the CPU's belongs to it on every device."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._devices = [torch.device("cpu"), *([device] if device.type != "cpu" else [])]

@@ -27,20 +27,7 @@ Where images are mixed, labels are each class's share of each image, ``[batch, c
 
 
 class BatchLoader:
-    """Batches of a set of images, in an order that the number of an epoch decides.
-
-    Args:
-        images: The images.
-        batch_size: Images per batch.
-        input_size: Side of the output in pixels, or its ``(height, width)``.
-        device: Where batches are made.
-        augmentation: Applied when an epoch has a seed.
-
-    Attributes:
-        kind: ``"resident"`` or ``"streaming"``.
-        size: Number of images.
-        batch_size: Images per batch; the last may be smaller.
-    """
+    """Batches of a set of images, in an order that the number of an epoch decides; varied where an epoch has a seed."""
 
     kind: ClassVar[str]
 
@@ -94,10 +81,7 @@ class ResidentLoader(BatchLoader):
 
 
 class StreamingLoader(BatchLoader):
-    """The raw images stay on the host; a thread gathers batches ahead and, on CUDA, a side stream copies them.
-
-    On the CPU with the same batches as `ResidentLoader`.
-    """
+    """The raw images stay on the host; a thread gathers batches ahead and, on CUDA, a side stream copies them."""
 
     kind = "streaming"
 

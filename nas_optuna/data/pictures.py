@@ -56,29 +56,17 @@ _one_large = threading.Lock()
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of a picture before its pixels are scaled.
-
-    Attributes:
-        height: In pixels, upright.
-        width: In pixels, upright.
-        grey: Whether it has no colours.
-        frames: Whether it has more frames or pages than the first, which is the one that is used.
-        cmyk: Whether it is in printing colours.
-        turned: Whether its EXIF orientation says that it does not lie upright in the file.
-        values: Smallest and largest grey value where they are not 8 bits deep.
-        brightest: Of colours of 16 bits, of which Pillow keeps the upper 8: the largest that is left.
-        hidden_on: The `BACKGROUNDS` on which its drawing cannot be seen; None where nothing is transparent.
-    """
+    """What is known of a picture, upright, before its pixels are scaled."""
 
     height: int
     width: int
     grey: bool
-    frames: bool
+    frames: bool  # more than the first, which is the one that is used
     cmyk: bool
     turned: bool
-    values: ValueRange | None
-    brightest: int | None
-    hidden_on: frozenset[int] | None
+    values: ValueRange | None  # of grey values that are not 8 bits deep
+    brightest: int | None  # of colours of 16 bits, of which Pillow keeps the upper 8
+    hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing cannot be seen, if it is transparent
 
 
 def inspect_picture(file: Path) -> PictureFacts:

@@ -37,14 +37,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Reading:
-    """What a study needs of its images, so that no more is kept of them.
-
-    Attributes:
-        input_size: Side in pixels of the square that its networks see, or the ``(height, width)`` of what is none;
-            None takes it from the images.
-        max_side: The most that it may be when it is taken from the images.
-        resize: How images get that shape.
-    """
+    """What a study needs of its images, so that no more is kept of them; see `nas_optuna.spec.DataSpec`."""
 
     input_size: int | tuple[int, int] | None = None
     max_side: int | None = None
@@ -63,10 +56,9 @@ def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 class FileSource:
-    """Labelled images in files, in parts that lie one after another, in the order of `PARTS`.
+    """Labelled images in files, in parts that lie one after another, in the order of `PARTS`."""
 
-    Without a test part, a fixed fifth of each class is held out of the training part for it.
-    """
+    # Without a test part, a fixed fifth of each class is held out of the training part for it.
 
     def __init__(self, labels: Mapping[Part, Tensor]) -> None:
         ends = np.cumsum([len(labels.get(part, ())) for part in PARTS])

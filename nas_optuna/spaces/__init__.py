@@ -1,6 +1,6 @@
-"""Search spaces: one folder each, its parameters, its network and its supernet side by side.
+"""Search spaces: a page each, which says what can be chosen and builds the network and its supernet.
 
-A new space is a folder here and a line in `SPACES`; a third party registers the entry point group
+A new space is a file here and a line in `SPACES`; a third party registers the entry point group
 ``nas_optuna.spaces`` or is named as ``package.module:Class``.
 """
 

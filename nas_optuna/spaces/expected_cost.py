@@ -14,10 +14,9 @@ from nas_optuna.spaces.built import BuiltSpace
 
 
 class ExpectedCost:
-    """The exact expectation over a Markov chain: given the state, a step's choices decide its cost and the next state.
+    """The exact expectation over a Markov chain: given the state, choices decide a step's cost and the next state."""
 
-    So the probabilities of the states are carried from step to step, and nothing is drawn.
-    """
+    # So the probabilities of the states are carried from step to step, and nothing is drawn.
 
     def __init__(self, space: BuiltSpace, table: Mapping[str, float], like: Tensor) -> None:
         absent: dict[str, None] = {}

@@ -37,28 +37,13 @@ _MAX_LABELS = 256
 
 
 class FunctionSpace(BuiltSpace):
-    """The space of a function that builds networks.
+    """The space of a function that builds networks, as `space` makes it; a function of which none works is refused."""
 
-    Its parameters are all that the function asks for under some answers. A parameter that an architecture does not use
-    has its first choice, so that equal networks are equal architectures and every sampler sees vectors of one length.
-
-    An architecture is written ``width=32,depth=2,block0=conv3``: what its network asks for, in order.
-
-    Args:
-        function: What `space` made.
-        task: What the networks are for.
-        options: The function's own further arguments.
-        pinned: Parameter name → its only choice.
-
-    Raises:
-        SpecError: The function cannot be run, returns no module, uses a name for two things, offers what no storage
-            can keep, or none of its networks takes the images.
-
-    Attributes:
-        source: Digest of the file that the function stands in: results are reused while it is the same.
-        layer_names: The parameters that are layers, which a supernet mixes.
-        elastic_names: The parameters that are elastic widths, which a supernet mixes too; the others are values.
-    """
+    # Its parameters are all that the function asks for under some answers. A parameter that an architecture does not
+    # use has its first choice, so that equal networks are equal architectures and every sampler sees vectors of one
+    # length. An architecture is written ``width=32,depth=2,block0=conv3``: what its network asks for, in order. Results
+    # are reused while `source`, a digest of the function's file, is the same. A supernet mixes the parameters that
+    # `layer_names` and `elastic_names` name; the others are values.
 
     sequential = False  # a network's memory does not follow from its layers'
     draws_weights = False
