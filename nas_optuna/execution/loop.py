@@ -44,12 +44,10 @@ class Outcome:
     Attributes:
         trials: Trials that it finished, whatever their state.
         interrupted: Whether it was asked to stop.
-        resumed: Numbers of abandoned trials that it put back into the queue.
     """
 
     trials: int
     interrupted: bool
-    resumed: tuple[int, ...]
 
 
 class StopRequest:
@@ -182,28 +180,28 @@ class _Run:
             optuna_internals.stoppable(self.study) as stopped,
         ):
             lease.require_steps(self.study)
-            resumed = self._take_over()
+            self._take_over()
             lease.advise(self.study)
             looked = time.monotonic()
             while not (self.stop.asked or stopped()) and self.budget.ask(0):
                 if time.monotonic() - looked >= min(_LOOK_EVERY, lease.seconds() / 5):
-                    resumed += self._take_over(again=True)
+                    self._take_over(again=True)
                     looked = time.monotonic()
                 if not self.may_begin() or not self._run_trial():
                     break
             finished = self.budget.finished
             if not self.stop.asked and self.budget.is_open and self._is_exhausted():
                 logger.warning("every architecture of the grid has been tried; trials in this run: %d", finished)
-        return Outcome(finished, self.stop.asked, resumed)
+        return Outcome(finished, self.stop.asked)
 
-    def _take_over(self, *, again: bool = False) -> tuple[int, ...]:
+    def _take_over(self, *, again: bool = False) -> None:
         """Put back the trials of processes that have died, and tell of those that ended just before theirs did."""
         for ended in abandoned.take_unclosed(self.study):
             subject = Subject(f"trial {ended.number}", None, study=self.study)
             self.told.trial_started(subject)
             self.told.trial_finished(subject, ended)
             lease.close(self.study, optuna_internals.trial_id_of(ended))
-        return tuple(abandoned.release_abandoned(self.study, again=again))
+        abandoned.release_abandoned(self.study, again=again)
 
     def _run_trial(self) -> bool:
         """Run one trial; False where there is none left to run."""

@@ -41,9 +41,7 @@ class Reached:
     at_least: bool
     value: float
 
-    def reason(
-        self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]
-    ) -> str | None:
+    def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
         """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
         place = objectives.index(self.objective)
         for trial in trials:
@@ -63,10 +61,9 @@ class Stalled:
     patience: int = PATIENCE
     allowed: Allowed | None = field(default=None, repr=False)
 
-    def reason(
-        self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str], signs: Sequence[float]
-    ) -> str | None:
+    def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
         """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
+        signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
         losses = [[-sign * value for sign, value in zip(signs, t.values, strict=True)] for t in trials]
         if len(objectives) > 1:
             stalled = _front_stalls(losses, self.patience)
@@ -173,8 +170,7 @@ def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [t for t in trials if is_feasible(t) and all(math.isfinite(value) for value in t.values)]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
-    signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
-    reasons = (condition.reason(study, trials, objectives, signs) for condition in conditions)
+    reasons = (condition.reason(study, trials, objectives) for condition in conditions)
     return next((reason for reason in reasons if reason is not None), None)
 
 

@@ -45,7 +45,7 @@ def run_within(
     told = [*callbacks, progress]
     Search(experiment, study, plan, stop, told, from_rung=state["from"], deadline=deadline).run(say)
     progress.remember(done=not stop.asked)
-    return Outcome(_ended(study) - before, stop.asked, ())
+    return Outcome(_ended(study) - before, stop.asked)
 
 
 def _ended(study: Study) -> int:

@@ -58,7 +58,6 @@ class WorkerPool(ABC, Generic[W]):
         self.error: NasOptunaError | None = None
         self.asked = 0
         self.deadline = float("inf")
-        self._resumed: tuple[int, ...] = ()
         self._study = work.study
         self._told = told
         self._stopped: Callable[[], bool] = bool
@@ -127,7 +126,7 @@ class WorkerPool(ABC, Generic[W]):
         """The outcome of all workers together."""
         if self.error is not None:
             raise self.error
-        return Outcome(self.budget.finished, interrupted, self._resumed)
+        return Outcome(self.budget.finished, interrupted)
 
     def reap(self, worker: W, how: str) -> None:
         """Put back what a worker ran that has ended, and start it again where it died."""
@@ -171,8 +170,6 @@ class WorkerPool(ABC, Generic[W]):
     def _finish(self, worker: W, message: DoneMessage) -> None:
         worker.done = True
         self.budget.drop(worker.spec.number)
-        if message.outcome is not None:
-            self._resumed += message.outcome.resumed
         if message.error is not None and self.error is None:
             self.error = message.error
 

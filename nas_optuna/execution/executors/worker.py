@@ -16,7 +16,7 @@ from nas_optuna.devices import use_threads
 from nas_optuna.errors import NasOptunaError, StudyError, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle
-from nas_optuna.execution.loop import Outcome, StopRequest, run
+from nas_optuna.execution.loop import StopRequest, run
 from nas_optuna.study.storage import failure
 from nas_optuna.study.worker import this_worker
 
@@ -49,7 +49,6 @@ class LogMessage:
 class DoneMessage:
     """The worker has nothing more to do, or cannot go on."""
 
-    outcome: Outcome | None = None
     error: NasOptunaError | None = None
 
 
@@ -85,12 +84,12 @@ def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopReq
             channel.tell(ReadyMessage(this_worker()))
             relay = _Relay(channel, spec.number)
             options: dict[str, Any] = {"total": spec.total, "may_begin": channel.may_begin, "stop": stop}
-            outcome = run(work.study, work.objective, **options, callbacks=[relay])
-            channel.tell(DoneMessage(outcome))
+            run(work.study, work.objective, **options, callbacks=[relay])
+            channel.tell(DoneMessage())
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
             return  # whoever started this worker is gone, or does not want it any more
         except Exception as error:
-            channel.tell(DoneMessage(error=_told_plainly(error, spec.number)))
+            channel.tell(DoneMessage(_told_plainly(error, spec.number)))
 
 
 class _Relay(Callback):
