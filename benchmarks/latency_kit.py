@@ -24,8 +24,9 @@ from pathlib import Path
 import torch
 
 from nas_optuna.costs.latency import Conditions
+from nas_optuna.costs.latency_check import Check, check_table, compare
 from nas_optuna.costs.latency_kit import write_kit
-from nas_optuna.costs.latency_table import Check, LatencyTable, check_table, compare, measure_table
+from nas_optuna.costs.latency_table import LatencyTable, measure_table
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spec_text import with_overrides
 
@@ -55,7 +56,7 @@ def tables(space: SearchSpace, folder: Path) -> dict[str, dict[str, float]]:
 def elsewhere(in_torch: LatencyTable, table: LatencyTable, space: SearchSpace) -> Check:
     """How well PyTorch's latency tells that of the kit's networks."""
     if not table.whole:
-        return check_table(in_torch.model_copy(update={"networks": table.networks}), space)
+        return check_table(in_torch.model_copy(update={"networks": table.networks, "kit": table.kit}), space)
     truth, told = table.network_ms(), in_torch.network_ms()
     return compare([truth[text] for text in truth], [told[text] for text in truth])
 

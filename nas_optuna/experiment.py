@@ -304,12 +304,13 @@ class Experiment:
         return f"{what}, pruner {self.spec.pruner.name}, {count(self.objective.evaluator.steps, 'epoch')}"
 
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the images: classes, sizes, what is left out."""
+        """What a person should know of limits and images: margins, classes, sizes, what is left out."""
+        limits = tuple(self.objective.limits.remarks())
         if self.data is None:
-            return ()
+            return limits
         size = self.data.describe_size(*self.space.image_size)
         varied = Augmentation.note(self.spec.recipe, self.data.train)
-        found = (*self._searched(), f"images: {size}" if size else "", *self.data.notes, varied)
+        found = (*limits, *self._searched(), f"images: {size}" if size else "", *self.data.notes, varied)
         return tuple(line for line in found if line)
 
     def _searched(self) -> Iterator[str]:

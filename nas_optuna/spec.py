@@ -110,8 +110,10 @@ class LatencySpec(_Part):
     Attributes:
         table: A latency table's file. Without one each network is measured on the device that trains it, before the
             training and, where latency is an objective, in each of its epochs.
-        force: Use the table although another device or version has measured it; right where the networks will
-            run on that device.
+        force: Use the table although another device or version has measured it, or one that was throttled; right where
+            the networks will run on that device.
+        margin: The share by which a network may take longer than the table tells, for which a limit leaves room; by
+            default what the table's own whole networks say of its error.
         runtime: What runs the networks: ``"torch"``, ``"torch-compile"``, ``"onnxruntime"``, or a runtime of yours.
         threads: Threads of one operation on the CPU.
         batch_size: Images per call; also what the cost ``memory`` counts activations for.
@@ -120,16 +122,17 @@ class LatencySpec(_Part):
 
     table: str | None = None
     force: bool = False
+    margin: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
     runtime: str = "torch"
     threads: int = Field(default=1, ge=1)
     batch_size: int = Field(default=1, ge=1)
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
 
     @model_serializer(mode="wrap")
-    def _without_default_runtime(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the default out: studies of release 0.2 know a trial again by the digest of the other keys."""
+    def _without_newer_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave them out: studies of release 0.2 know a trial again by the digest of the other keys."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if (key, value) != ("runtime", "torch")}
+        return {k: value for k, value in values.items() if (k, value) not in (("runtime", "torch"), ("margin", None))}
 
 
 class SupernetSpec(_Part):

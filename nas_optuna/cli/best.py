@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,12 +112,18 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
     from nas_optuna.objectives import parse_amount
     from nas_optuna.report.selection import table_latencies
 
-    latencies = table_latencies(stored.open_trusted(), Path(table))
-    most = math.inf if limit is None else parse_amount(limit)
-    inside = {number: ms for number, ms in latencies.items() if ms <= most}
+    latencies, margin = table_latencies(stored.open_trusted(), Path(table))
+    if limit is None:
+        return latencies
+    most, room = parse_amount(limit), 1 + (margin or 0.0)
+    inside = {number: ms for number, ms in latencies.items() if ms * room <= most}
     if latencies and not inside:
-        least = min(latencies.values())
+        least = min(latencies.values()) * room
         raise StudyError(f"no network of study {stored.study!r} needs at most {most:g} ms; the fastest {least:.3g}")
+    if margin is None:
+        say(f"{table} holds no whole networks that would tell its error; what is near the limit may be outside")
+    elif margin > 0:
+        say(f"networks may take {margin:.1%} more than {table} tells, so inside are {most / room:.4g} ms by it")
     return inside
 
 

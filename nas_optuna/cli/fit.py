@@ -70,13 +70,14 @@ def _print(fitted: Fitted, *, json: bool) -> None:
 
     report, gain = fitted.report, fitted.gain
     if json:
-        facts = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1)}
+        facts = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1), "facts": dict(fitted.facts)}
         print_json(report.to_dict() | facts | {"validation": gain.to_dict() if gain else None})
         return
     tested = f"{accuracy_on_test(report.to_dict())} on {report.test_images:,} images, looked at once"
     rows = [
         ("test accuracy", tested),
         ("on validation", str(gain) if gain else ""),
+        *fitted.facts.items(),
         ("architecture", report.architecture),
         ("time", f"{fitted.seconds:.0f} s"),
         ("network", str(fitted.folder / "network")),

@@ -15,7 +15,7 @@ from nas_optuna.cli.printing import print_facts, print_json, require_folder_of, 
 
 if TYPE_CHECKING:
     from nas_optuna.costs.latency import Conditions
-    from nas_optuna.costs.latency_table import Check
+    from nas_optuna.costs.latency_check import Check
     from nas_optuna.spaces import SearchSpace
 
 
@@ -97,13 +97,14 @@ def check(
     """Compare the sums of a table with whole networks, measured on the spot."""
     from nas_optuna.cli.progress import progress_bar
     from nas_optuna.costs.latency import Conditions
-    from nas_optuna.costs.latency_table import LatencyTable, check_table
+    from nas_optuna.costs.latency_check import check_table
+    from nas_optuna.costs.latency_table import LatencyTable
     from nas_optuna.devices import current, resolve_device
 
     loaded = LatencyTable.load(table)
     theirs = loaded.conditions
     here, chosen = theirs, resolve_device("cpu")
-    if not loaded.networks:
+    if not loaded.kit and not loaded.whole:
         chosen = resolve_device(device)
         here = Conditions.here(
             chosen,
@@ -115,6 +116,7 @@ def check(
         if not force:
             loaded.require(here, table, "compare all the same: --force")
     made = wanted.make(_named_space(loaded.space, space, table))
+    LatencyTable.open(table, made, force=force, anyway="--force")
     measured = loaded.model_copy(update={"conditions": here})
     with progress_bar("measuring") as progress, current(chosen):
         result = check_table(measured, made, networks=networks, seed=seed, progress=progress)

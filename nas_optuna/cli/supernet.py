@@ -138,7 +138,8 @@ def _prepare(
     experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)
     search = experiment.search
     whole = is_without_weights(spec.supernet)
-    table = cost_table(search.space, wanted.latency_table or spec.latency.table, whole=whole)
+    file = wanted.latency_table or spec.latency.table
+    table = cost_table(search.space, file, whole=whole, force=spec.latency.force)
     files = stored.files(study)
     if study is None:
         make_strategy(search, table, device)  # refuses what it cannot honour

@@ -151,7 +151,9 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
     """Run a whole network on meta tensors."""
     import torch
 
-    with torch.device("meta"):
+    from nas_optuna.spaces.shapes import Unfilled
+
+    with torch.device("meta"), Unfilled():
         network = space.build(architecture)
     return _module_figures(network, space.input_shape, batch_size)
 

@@ -53,6 +53,9 @@ class Cost(ABC):
             maximised.
         format: Python's format specification of a value below 1,000; four significant digits without it.
         proxy: Name of a cost that is known at once and grows with this one, where this one has to be measured.
+        margin: By what share of the known value the true one may be worse, for which a limit leaves room; None where
+            nobody knows.
+        conditions: Under which it holds, where it depends on a device, e.g. ``"measured on …"``.
 
     Examples:
         >>> class Depth(Cost):
@@ -67,6 +70,7 @@ class Cost(ABC):
     unit: ClassVar[str] = ""
     direction: ClassVar[Direction] = "minimize"
     format: ClassVar[str] = ""
+    conditions: str = ""
 
     def __init__(self, context: CostContext) -> None:
         self.context = context
@@ -80,6 +84,11 @@ class Cost(ABC):
     def proxy(self) -> str | None:
         """See the class."""
         return None
+
+    @cached_property
+    def margin(self) -> float | None:
+        """See the class."""
+        return 0.0
 
     @abstractmethod
     def __call__(self, architecture: Architecture) -> float:

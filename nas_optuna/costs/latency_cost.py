@@ -26,12 +26,12 @@ class LatencyCost(Cost):
         self._table: LatencyTable | None = None
         self._measured: dict[Architecture, float] = {}
         if settings.table is not None:
-            self._table = LatencyTable.load(Path(settings.table))
-            self._table.require_space(context.space, settings.table)
+            self._table = LatencyTable.open(settings.table, context.space, force=settings.force)
             if not self._table.whole:
                 require_operations(context.space, "a latency table")
         if self._table is not None and self._table.kit:  # of another device, on purpose
             self._conditions = self._table.conditions
+            self.conditions = str(self._conditions)
             return
         self._conditions = Conditions.here(
             context.device,
@@ -40,6 +40,7 @@ class LatencyCost(Cost):
             batch_size=settings.batch_size,
             precision=settings.precision,
         )
+        self.conditions = str(self._conditions)
         if self._table is not None and not settings.force:
             remedy = "use it as it is: --set latency.force=true"
             self._table.require(self._conditions, Path(settings.table or ""), remedy)
@@ -53,6 +54,12 @@ class LatencyCost(Cost):
     def proxy(self) -> str | None:
         """A network's MACs stand for its latency where that has to be measured."""
         return "macs" if self._table is None else None
+
+    @cached_property
+    def margin(self) -> float | None:
+        """What the table's own whole networks say of its error, unless the user has said it."""
+        said = self.context.latency.margin
+        return said if said is not None else self._table.margin(self.context.space) if self._table else 0.0
 
     def __call__(self, architecture: Architecture) -> float:
         """Milliseconds."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.costs import timing
-from nas_optuna.costs.latency_table import WHOLE_NETWORKS, measurable_operations
+from nas_optuna.costs.latency_table import BESIDE, LEAST_NETWORKS, WHOLE_NETWORKS, measurable_operations
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-NETWORKS = 30
-"""Random whole networks beside operations: they tell how far the sums of these can be trusted, and correct them."""
 _SHARED_BYTES = 256
 """Weights of at least so many bytes are kept once for all models."""
 _WEIGHTS = {"fp32": "weights-fp32.bin", "int8": "weights-int8.bin"}
@@ -57,7 +55,7 @@ def write_kit(
         The content of ``kit.json``.
 
     Raises:
-        SpecError: A precision is unknown.
+        SpecError: A precision is unknown, or there are too few networks.
         TableError: The folder holds something else, or cannot be written.
 
     Examples:
@@ -72,7 +70,9 @@ def write_kit(
         if precision not in timing.PRECISIONS:
             raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
     operations = measurable_operations(space, "onnxruntime")
-    count = networks or (NETWORKS if operations else WHOLE_NETWORKS)
+    count = networks or (BESIDE if operations else WHOLE_NETWORKS)
+    if not operations and count < LEAST_NETWORKS:
+        raise SpecError(f"a kit of space {space.name!r} needs at least {LEAST_NETWORKS} networks, to learn from")
     architectures = space.sample_distinct(count, random.Random(seed))
     total = len(precisions) * (len(operations) + len(architectures))
     try:

@@ -60,6 +60,8 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
+    from nas_optuna.spaces.shapes import Unfilled
+
     counted: Counter[str] = Counter({"network": 1})
 
     def tensors(values: Any) -> list[Tensor]:
@@ -73,7 +75,7 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
                 counted.update(_operator(name, args, tensors(args), tensors(result)))
             return result
 
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         network, image = space.build(architecture).eval(), torch.empty(1, *space.input_shape)
     with torch.no_grad(), Reader():  # type: ignore[no-untyped-call]
         network(image)

@@ -6,23 +6,26 @@ others is learned.
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
 from nas_optuna.costs.latency_model import LatencyModel, operators
-from nas_optuna.costs.runtimes import RENAMED
-from nas_optuna.errors import ArchitectureError, SpecError, TableError, named
+from nas_optuna.costs.latency_soundness import MEASURE, current, known, once, possible, require_table
+from nas_optuna.costs.timing import TABLE_FORMAT, slow_looks
+from nas_optuna.errors import ArchitectureError, SpecError, TableError, named, reason_of
 from nas_optuna.files import read_text, write_file
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
@@ -36,20 +39,21 @@ MOST_OPERATIONS = 1_000
 """A space with more operations is measured by whole networks."""
 WHOLE_NETWORKS = 300
 """So many networks are measured where they stand for the operations."""
-_FOLDS = 10
+BESIDE = 30
+"""So many are measured beside the operations: they tell how far the sums of these can be trusted, and correct them."""
+LEAST_NETWORKS = 10
+"""From fewer whole networks nothing is learned of others."""
+_COVERED = 0.95
+"""For so many networks is a table's margin large enough."""
+_FACTOR = 3.0
+"""Operations that are off by more than this from whole networks are not of the same device or unit."""
 _SAVE_EVERY = 5.0
 """Seconds of measuring that a killed process can lose."""
 
-_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Visit = tuple[_Milliseconds, _Milliseconds, _Milliseconds]
+
+_Visit = Annotated[tuple[float, float, float], AfterValidator(possible)]
+_Visits = Annotated[list[_Visit], Field(min_length=1)]
 _Make = Callable[[], "tuple[nn.Module, Shape]"]
-
-
-def _current(conditions: object) -> object:
-    """Give a runtime of release 0.2 the name it has now."""
-    if isinstance(conditions, dict) and (name := RENAMED.get(str(conditions.get("runtime")))):
-        return {**conditions, "runtime": name}
-    return conditions
 
 
 class LatencyTable(BaseModel):
@@ -63,20 +67,22 @@ class LatencyTable(BaseModel):
         overhead_ms: What a whole network takes beside its operations, as `check` fits it; often negative, since
             timing six operations one by one counts the cost of a call six times.
         entries: `Operation.key` → one ``(lower quartile, median, upper quartile)`` a visit, in milliseconds.
-        networks: Architecture → the same for whole networks, where a kit has measured some.
+        networks: Architecture → the same for whole networks; beside operations they tell how far these can be trusted.
+        looks: The same for one operation that a kit visits again and again, to see whether the device is throttled.
         kit: The kit that has measured it on the device where the networks will run; None for a table of this machine.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["nas-optuna latency table 1"] = "nas-optuna latency table 1"
+    format: str = TABLE_FORMAT
     space: str
-    conditions: Annotated[Conditions, BeforeValidator(_current)]
+    conditions: Annotated[Conditions, BeforeValidator(current), AfterValidator(known)]
     date: str
     overhead_ms: float = Field(default=0.0, allow_inf_nan=False)
-    entries: dict[str, list[_Visit]] = {}
-    networks: dict[str, list[_Visit]] = {}
-    kit: str | None = None
+    entries: dict[str, _Visits] = {}
+    networks: dict[str, _Visits] = {}
+    looks: list[_Visit] = []
+    kit: str | None = Field(default=None, min_length=1)
     _model: LatencyModel | None = PrivateAttr(default=None)
 
     @classmethod
@@ -87,18 +93,52 @@ class LatencyTable(BaseModel):
             TableError: The file is missing, is not a latency table, or is damaged.
         """
         try:
-            return cls.model_validate_json(read_text(path))
+            text = read_text(path)
+            require_table(json.loads(text, object_pairs_hook=once))
+            return cls.model_validate_json(text, strict=True)
         except OSError as error:
             raise TableError(f"cannot read latency table {named(path)}: {error.strerror}") from error
+        except json.JSONDecodeError as error:
+            problem = f"no JSON from line {error.lineno} on; maybe half of it was written"
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = named(".".join(map(str, problem["loc"]))) or "the file"
+            first = error.errors()[0]
+            where = named(".".join(map(str, first["loc"])))
+            problem = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        except (ValueError, RecursionError) as error:
+            problem = reason_of(error)
+        raise TableError(f"{named(path)} is not a sound latency table ({problem}); {MEASURE}")
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        space: SearchSpace,
+        *,
+        force: bool = False,
+        anyway: str | None = "--set latency.force=true",
+    ) -> LatencyTable:
+        """Read a table from which the latency of every network of a space is known.
+
+        Args:
+            path: The table's file.
+            space: The space whose networks are asked for.
+            force: Take it although the device was throttled or busy.
+            anyway: How one asks for that, for the message.
+
+        Raises:
+            TableError: The file is missing or damaged, it is of another space, or it lacks operations.
+        """
+        table = cls.load(Path(path))
+        table.require_space(space, path)
+        slow = slow_looks(table.looks)
+        if slow and not force:
             raise TableError(
-                f"{named(path)} is not a sound latency table ({where}: {problem['msg']});"
-                " remove it and measure again, with nas-optuna latency measure or the measure.py of a kit"
-            ) from None
-        except ValueError as error:
-            raise TableError(f"cannot read latency table {named(path)}: {error}") from None
+                f"latency table {named(path)} was measured while the device was throttled or busy ({slow} of"
+                f" {len(table.looks)} looks); let it cool or idle and run measure.py --again there"
+                + (f", or use it as it is: {anyway}" if anyway else "")
+            )
+        table._require_complete(space, path)
+        return table
 
     def save(self, path: Path) -> None:
         """Write the table, so that a reader or a crash never meets half of it."""
@@ -136,6 +176,60 @@ class LatencyTable(BaseModel):
                 f"latency table {path} is of space {self.space!r}, not {space.name!r}; choose another file"
             )
 
+    def _require_complete(self, space: SearchSpace, path: Path | str) -> None:
+        """Refuse a table that lacks operations, or whose operations and whole networks contradict each other."""
+        operations = measurable_operations(space, self.conditions.runtime)
+        missing = [operation.key for operation in operations if operation.key not in self.entries]
+        if missing:
+            raise TableError(
+                f"latency table {named(path)} lacks {len(missing)} of the {len(operations)} operations of space"
+                f" {space.name!r}, such as {missing[0]!r}; it is unfinished, or of another input size or other options"
+                f" of the space: {MEASURE}"
+            )
+        if not self.entries and len(self.networks) < LEAST_NETWORKS:
+            raise TableError(
+                f"latency table {named(path)} holds {len(self.networks)} whole networks, and nothing is learned from"
+                f" fewer than {LEAST_NETWORKS}; {MEASURE}"
+            )
+        if not self.entries or not self.networks:
+            return
+        told, measured = self.own_networks(space)
+        factor = statistics.median(m / t if t > 0 else math.inf for m, t in zip(measured, told, strict=True))
+        if not 1 / _FACTOR < factor < _FACTOR:
+            raise TableError(
+                f"latency table {named(path)} contradicts itself: its whole networks take {factor:.3g} times what its"
+                f" operations and overhead add up to, as where units were mixed; {MEASURE}"
+            )
+
+    def own_networks(self, space: SearchSpace) -> tuple[list[float], list[float]]:
+        """What the table tells of its own whole networks, and what they took.
+
+        Where there are no operations, each tenth of the networks is told from the others.
+        """
+        found = self.network_ms()
+        architectures, measured = [self._parsed(space, text) for text in found], list(found.values())
+        if not self.whole:
+            return [self.architecture_ms(space, architecture) for architecture in architectures], measured
+        counted = [operators(space, architecture) for architecture in architectures]
+        told = [0.0] * len(counted)
+        for fold in range(LEAST_NETWORKS):
+            others = [i for i in range(len(counted)) if i % LEAST_NETWORKS != fold]
+            model = LatencyModel([counted[i] for i in others], [measured[i] for i in others])
+            for i in range(fold, len(counted), LEAST_NETWORKS):
+                told[i] = model(counted[i])
+        return told, measured
+
+    def margin(self, space: SearchSpace) -> float | None:
+        """By what share a network may take longer than the table tells: 95 % of its own whole networks take no more.
+
+        The rank that is taken lets a new network be inside as often (split conformal prediction: Papadopoulos and
+        others, "Inductive confidence machines for regression", ECML 2002). None where the table holds no networks.
+        """
+        if not self.networks:
+            return None
+        longer = sorted(m / t - 1 for t, m in zip(*self.own_networks(space), strict=True))
+        return max(0.0, longer[min(math.ceil(_COVERED * (len(longer) + 1)), len(longer)) - 1])
+
     def operation_ms(self, operation: Operation) -> float:
         """Latency of one operation, the median of its fastest visit."""
         if self.whole:
@@ -165,19 +259,28 @@ class LatencyTable(BaseModel):
         if self.whole:
             return self._learned(space)(operators(space, architecture))
         made = require_operations(space, "a latency table")
-        return max(0.0, self.overhead_ms + sum(map(self.operation_ms, made.operations(architecture))))
+        told = self.overhead_ms + sum(map(self.operation_ms, made.operations(architecture)))
+        if told <= 0:
+            raise TableError(
+                f"the latency table's overhead of {self.overhead_ms:.4g} ms leaves nothing of the latency of"
+                f" {architecture}; {MEASURE}"
+            )
+        return told
 
     def _learned(self, space: SearchSpace) -> LatencyModel:
         if self._model is None:
             measured = self.network_ms()
-            self._model = LatencyModel([self._operators(space, text) for text in measured], list(measured.values()))
+            counted = [operators(space, self._parsed(space, text)) for text in measured]
+            self._model = LatencyModel(counted, list(measured.values()))
         return self._model
 
-    def _operators(self, space: SearchSpace, text: str) -> Mapping[str, float]:
+    def _parsed(self, space: SearchSpace, text: str) -> Architecture:
         try:
-            return operators(space, space.parse(text))
+            return space.parse(text)
         except ArchitectureError as error:
-            raise TableError(f"the latency table is of another space than {space.name!r}: {error}") from error
+            raise TableError(
+                f"the latency table is of another space than {space.name!r}: {error}; {MEASURE}"
+            ) from error
 
 
 def measurable_operations(space: SearchSpace, runtime: str) -> list[Operation]:
@@ -210,124 +313,35 @@ def measure_table(
         table.require_space(space, path)
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
-    modules, found = _parts(space, table)
-    visits = {key: len(found.get(key, ())) for key in modules}
-    done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(modules)
+    parts = {place: (found, make) for found, made in _parts(space, table) for place, make in made.items()}
+    visits = {place: len(found.get(place, ())) for place, (found, _) in parts.items()}
+    done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(parts)
     progress(done, total)
-    saved = time.monotonic()
+    modules, finished, saved = {place: make for place, (_, make) in parts.items()}, done == total, time.monotonic()
     try:
-        for key, latency in measure_in_rounds(modules, conditions, rounds=rounds, seconds=seconds, done=visits):
-            found.setdefault(key, []).append((latency.lower_ms, latency.median_ms, latency.upper_ms))
+        for place, latency in measure_in_rounds(modules, conditions, rounds=rounds, seconds=seconds, done=visits):
+            parts[place][0].setdefault(place, []).append((latency.lower_ms, latency.median_ms, latency.upper_ms))
             progress(done := done + 1, total)
             if time.monotonic() - saved > _SAVE_EVERY:
                 table.save(path)
                 saved = time.monotonic()
+        if table.entries and table.networks and not finished:
+            table.overhead_ms = 0.0
+            told, measured = table.own_networks(space)
+            table.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
     finally:
         table.save(path)
     return table
 
 
-def _parts(space: SearchSpace, table: LatencyTable) -> tuple[dict[str, _Make], dict[str, list[_Visit]]]:
+def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, list[_Visit]], dict[str, _Make]]]:
     """What is to be measured of a space, and where a table keeps it."""
     operations = measurable_operations(space, table.conditions.runtime)
     if operations:
         made = require_operations(space, "a latency table")
-        return {operation.key: partial(_build, made, operation) for operation in operations}, table.entries
-    drawn = space.sample_distinct(WHOLE_NETWORKS, random.Random(0))
-    return {str(architecture): partial(_network, space, architecture) for architecture in drawn}, table.networks
-
-
-@dataclass(frozen=True)
-class Check:
-    """How well a table tells the latency of whole networks.
-
-    Attributes:
-        measured_ms: Each network's latency, measured on the spot.
-        table_ms: The table's sum for it, without overhead.
-        overhead_ms: The constant that makes the median error of the sums zero.
-        error: Median relative error of the sums, and of the sums with the overhead that the other networks
-            have (leave one out).
-        spearman: Rank correlation of the two; the overhead does not change it.
-    """
-
-    measured_ms: tuple[float, ...]
-    table_ms: tuple[float, ...]
-    overhead_ms: float
-    error: tuple[float, float]
-    spearman: float
-
-    @property
-    def overhead_helps(self) -> bool:
-        """Whether the overhead lowers the error on networks that it was not fitted to."""
-        return self.error[1] < self.error[0]
-
-
-def check_table(
-    table: LatencyTable,
-    space: SearchSpace,
-    *,
-    networks: int = 30,
-    rounds: int = 5,
-    seconds: float = 0.1,
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Check:
-    """Compare a table's sums with whole networks."""
-    # These are the networks that the table's kit has measured, or random ones measured on the spot under its
-    # conditions.
-    if table.whole:
-        return _check_learned(table, space)
-    made = require_operations(space, "a latency table")
-    architectures = {str(a): a for a in map(space.parse, table.networks)} or {
-        str(a): a for a in space.sample_distinct(networks, random.Random(seed))
-    }
-    sums = {
-        text: sum(map(table.operation_ms, made.operations(architecture)))
-        for text, architecture in architectures.items()
-    }
-    if table.networks:
-        latencies = table.network_ms()
-        return compare([latencies[text] for text in sums], list(sums.values()))
-    visits: dict[str, list[Latency]] = {text: [] for text in sums}
-    modules = {text: partial(_network, space, architecture) for text, architecture in architectures.items()}
-    total = rounds * len(architectures)
-    progress(0, total)
-    measured = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
-    for done, (text, latency) in enumerate(measured, start=1):
-        visits[text].append(latency)
-        progress(done, total)
-    return compare([fastest(found).median_ms for found in visits.values()], list(sums.values()))
-
-
-def _check_learned(table: LatencyTable, space: SearchSpace) -> Check:
-    """Each network is told from the others, a tenth of them at a time."""
-    latencies = list(table.network_ms().values())
-    counted = [table._operators(space, text) for text in table.networks]
-    told = [0.0] * len(counted)
-    for fold in range(_FOLDS):
-        others = [i for i in range(len(counted)) if i % _FOLDS != fold]
-        model = LatencyModel([counted[i] for i in others], [latencies[i] for i in others])
-        for i in range(fold, len(counted), _FOLDS):
-            told[i] = model(counted[i])
-    return compare(latencies, told)
-
-
-def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
-    """The figures of a `Check` from both latencies of each network."""
-    from scipy.stats import spearmanr
-
-    def error(predicted: Sequence[float]) -> float:
-        return statistics.median(abs(p - m) / m for p, m in zip(predicted, measured_ms, strict=True))
-
-    gaps = [m - t for m, t in zip(measured_ms, table_ms, strict=True)]
-    others = [statistics.median(gaps[:i] + gaps[i + 1 :]) for i in range(len(gaps))]
-    return Check(
-        measured_ms=tuple(measured_ms),
-        table_ms=tuple(table_ms),
-        overhead_ms=statistics.median(gaps),
-        error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
-        spearman=float(spearmanr(measured_ms, table_ms).statistic),
-    )
+        yield table.entries, {operation.key: partial(_build, made, operation) for operation in operations}
+    drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
+    yield table.networks, {str(architecture): partial(whole_network, space, architecture) for architecture in drawn}
 
 
 def _build(space: Decomposable, operation: Operation) -> tuple[nn.Module, Shape]:
@@ -337,7 +351,8 @@ def _build(space: Decomposable, operation: Operation) -> tuple[nn.Module, Shape]
         return space.build_operation(operation), operation.input_shape
 
 
-def _network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
+def whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
+    """A network to be measured, with weights that are always the same, and the shape of its input."""
     from nas_optuna.randomness import seeded
 
     with seeded(0):

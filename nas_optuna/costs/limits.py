@@ -39,7 +39,36 @@ class Limits:
         """How far each limited cost is outside its limit, as a share of the limit; feasible at 0 and below."""
         # Shares, because samplers add up what is outside limits of different units.
         signs = {name: self._costs.quantity(name).sign for name in self._limits}
-        return {name: signs[name] * (costs[name] / limit - 1) for name, limit in self._limits.items()}
+        return {name: signs[name] * (costs[name] / self._bound(name) - 1) for name in self._limits}
+
+    def _bound(self, name: str) -> float:
+        """The known value up to which the true one is taken to be inside the limit."""
+        room = 1 + (self._costs.margin(name) or 0.0)
+        return self._limits[name] * room if self._costs.quantity(name).maximize else self._limits[name] / room
+
+    def remarks(self) -> Iterator[str]:
+        """What to tell a person of limits on costs that are known with an error, one line each."""
+        for name, limit in self._limits.items():
+            margin = self._costs.margin(name)
+            if margin is None:
+                yield f"how far {name} is off is not known, so that networks near the limit may turn out to be outside"
+            elif margin > 0:
+                worse = "less" if self._costs.quantity(name).maximize else "more"
+                yield (
+                    f"{name} may be {margin:.1%} {worse} than it is known to be, so that the limit of {limit:.4g}"
+                    f" lets in what is known as {self._bound(name):.4g}"
+                )
+
+    def facts(self, architecture: Architecture) -> dict[str, str]:
+        """What an architecture costs of what is limited, for a reader."""
+        known = self._costs.only(list(self._limits), architecture)
+        found = {}
+        for name, limit in self._limits.items():
+            cost, under = self._costs.quantity(name), self._costs.conditions(name)
+            least = "least" if cost.maximize else "most"
+            text = f"{cost.text(known[name])}, where at {least} {cost.text(limit)} was asked for"
+            found[cost.label or name] = f"{text}; {under}" if under else text
+        return found
 
     def side(self, name: str) -> str:
         """Which side of its limit a cost may not be on."""
@@ -58,12 +87,13 @@ class Limits:
     def check(self) -> None:
         """Refuse a limit that no architecture meets."""
         for name, limit in self._limits.items():
-            more = self._costs.quantity(name).maximize
-            architecture = best_in_cost(self._space, self._costs, name, limit=limit)
+            more, bound = self._costs.quantity(name).maximize, self._bound(name)
+            architecture = best_in_cost(self._space, self._costs, name, limit=bound)
             cost = self._costs.only([name], architecture)[name]
-            if cost < limit if more else cost > limit:
+            if cost < bound if more else cost > bound:
+                room = "" if bound == limit else f" with a margin of {self._costs.margin(name):.1%} for its error"
                 raise SpecError(
-                    f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g};"
+                    f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
                     f" the {'largest' if more else 'smallest'} possible is {cost:,.7g}, of {architecture}"
                 )
 

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Tuple  # Python 3.9 knows no newer ones
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple  # Python 3.9 knows no newer ones
 
 FORMAT = "nas-optuna latency kit 1"
 TABLE_FORMAT = "nas-optuna latency table 1"
@@ -25,8 +25,10 @@ CALLS = 5
 SECONDS = 0.012
 """Length of a visit: several short ones are not all disturbed by the same thing."""
 ROUNDS = 4
-LOOK = 1.0
+LOOK = 0.5
 """Seconds between two visits of the reference operation."""
+LEAST_LOOKS = 8
+"""Fewer visits of the reference operation do not tell a throttled device from a chance."""
 DRIFT = 1.15
 """A reference operation slower than its fastest visit by this factor says that the device is throttled or busy."""
 SPREAD = 1.25
@@ -36,6 +38,8 @@ PRECISIONS = ("fp32", "int8")
 
 Visit = Tuple[float, float, float]
 """Lower quartile, median and upper quartile of one visit's calls, in milliseconds."""
+_LOOKS = ("looks", "reference")
+"""Where the visits of the reference operation are kept."""
 
 
 def visit(call: Callable[[], float], seconds: float) -> Visit:
@@ -73,6 +77,13 @@ def session_call(model: Any, threads: int, images: Any = None) -> Callable[[], f
     return call
 
 
+def slow_looks(looks: Sequence[Visit]) -> int:
+    """In how many visits of the reference operation a device was throttled or busy; 0 where that hardly matters."""
+    medians = [median for _, median, _ in looks]
+    slow = sum(median > DRIFT * min(medians) for median in medians)
+    return slow if len(medians) >= LEAST_LOOKS and slow > len(medians) / 4 else 0
+
+
 def main() -> int:
     """Measure the kit that this file lies in; the table goes to the standard output."""
     parser = argparse.ArgumentParser(
@@ -82,6 +93,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (fp32)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one operation (1)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"visits of each operation ({ROUNDS})")
+    parser.add_argument("--again", action="store_true", help="forget what an earlier call has measured")
     chosen = parser.parse_args()
     if chosen.threads < 1 or chosen.rounds < 1:
         parser.error("--threads and --rounds must be at least 1")
@@ -107,7 +119,7 @@ def main() -> int:
         "precision": chosen.precision,
     }
     try:
-        table = _measure(folder, kit, conditions, chosen.rounds)
+        table = _measure(folder, kit, conditions, chosen.rounds, chosen.again)
     except KeyboardInterrupt:
         _say("stopped; what is measured is kept, and the same command goes on from there")
         return 130
@@ -117,15 +129,20 @@ def main() -> int:
     return 0
 
 
-def _measure(folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], rounds: int) -> Dict[str, Any]:
+def _measure(
+    folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], rounds: int, again: bool
+) -> Dict[str, Any]:
     """Visit every operation and network, each round in another order; go on from what an earlier call has kept."""
     precision = conditions["precision"]
     models = {("entries", key): files[precision] for key, files in kit["operations"].items()}
     models.update({("networks", text): files[precision] for text, files in kit["networks"].items()})
     log = folder / f"measured-{precision}-{conditions['threads']}.jsonl"
+    if again and log.exists():
+        log.unlink()
     begun, visits = _earlier(log, dict(conditions), kit["id"])
     calls: Dict[str, Callable[[], float]] = {}
-    watch = _Watch(session_call(str(folder / kit["reference"]), conditions["threads"]))
+    looks = visits.pop(_LOOKS, [])
+    watch = _Watch(session_call(str(folder / kit["reference"]), conditions["threads"]), looks)
     total, done = rounds * len(models), sum(min(rounds, len(found)) for found in visits.values())
     with log.open("a", encoding="utf-8") as kept:
         if not begun:
@@ -144,13 +161,15 @@ def _measure(folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any]
                 visits.setdefault(place, []).append(found)
                 kept.write(json.dumps([*place, found]) + "\n")
                 done += 1
-                watch.look(done, total)
+                looked = watch.look(done, total)
+                if looked:
+                    kept.write(json.dumps([*_LOOKS, looked]) + "\n")
                 kept.flush()
     watch.report(visits)
     table: Dict[str, Any] = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "date": begun}
     for kind in ("entries", "networks"):
         table[kind] = {key: found for (where, key), found in visits.items() if where == kind}
-    return {**table, "kit": kit["id"], "overhead_ms": _overhead(kit, table)}
+    return {**table, "looks": looks, "kit": kit["id"], "overhead_ms": _overhead(kit, table)}
 
 
 def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
@@ -169,42 +188,42 @@ def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
     error = statistics.median(abs(total + overhead - measured) / measured for measured, total in pairs)
     _say(f"{len(pairs)} whole networks: the table is off by {error:.1%} of their latency (median)")
     if error > TRUSTED_ERROR:
-        _say(
-            "warning: that is too much to choose networks by; measure again when the device is idle, or raise --rounds"
-        )
+        _say("warning: that is much; measure again (--again) when the device is idle, or raise --rounds")
     return overhead
 
 
 class _Watch:
     """Tells progress, and whether the device was throttled or busy meanwhile."""
 
-    def __init__(self, reference: Callable[[], float]) -> None:
+    def __init__(self, reference: Callable[[], float], looks: List[Visit]) -> None:
         self._reference = reference
-        self._visits: List[float] = []
+        self._looks = looks
         self._said = self._looked = time.monotonic() - 10
         self._begun = time.monotonic()
         self._first = -1
 
-    def look(self, done: int, total: int) -> None:
+    def look(self, done: int, total: int) -> Visit | None:
         """Visit the reference operation now and then, and say every five seconds how far it is."""
-        now = time.monotonic()
+        now, looked = time.monotonic(), None
         if self._first < 0:
             self._first = done - 1
         if now - self._looked > LOOK:
-            self._visits.append(visit(self._reference, SECONDS)[1])
+            looked = visit(self._reference, SECONDS)
+            self._looks.append(looked)
             self._looked = now
         if now - self._said > 5 or done == total:
             left = (now - self._begun) / max(1, done - self._first) * (total - done)
             _say(f"{done} of {total} visits, about {left:.0f} s left")
             self._said = now
+        return looked
 
     def report(self, visits: Mapping[Tuple[str, str], List[Visit]]) -> None:
         """Name what cannot be trusted."""
-        slow = sum(ms > DRIFT * min(self._visits) for ms in self._visits) if self._visits else 0
-        if slow > len(self._visits) / 4:
+        slow = slow_looks(self._looks)
+        if slow:
             _say(
-                f"warning: in {slow} of {len(self._visits)} looks this device was more than {DRIFT - 1:.0%} slower than"
-                " at its fastest: it is throttled or does something else; let it cool or idle and measure again"
+                f"warning: in {slow} of {len(self._looks)} looks this device was more than {DRIFT - 1:.0%} slower than"
+                " at its fastest: it is throttled or does something else; let it cool or idle, then measure --again"
             )
         doubtful = []
         for (_, key), found in visits.items():

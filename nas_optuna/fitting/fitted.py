@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class Fitted:
         gain: What the search brought over the reference and over always naming the largest class.
         folder: Where everything was written: ``network/``, ``report.html`` and ``search.db``.
         seconds: That it took in all.
+        facts: What it costs of what was limited, and its accuracy in eight bits where that was an objective.
     """
 
     network: ImageClassifier
@@ -36,6 +38,7 @@ class Fitted:
     gain: Gain | None
     folder: Path
     seconds: float
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def predict(self, images: Any) -> list[str]:
         """The class of each picture; see `nas_optuna.training.ImageClassifier.predict`."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
+from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
@@ -34,6 +36,7 @@ from nas_optuna.fitting.rungs import Search, last_rung, plan_for, trained_weight
 from nas_optuna.fitting.size import decided_size, smaller_space
 from nas_optuna.fitting.spec import advice, spec_for
 from nas_optuna.fitting.winner import Winner, winner_of
+from nas_optuna.metrics import find_metric
 from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of
 from nas_optuna.report.selection import space_of
@@ -227,12 +230,12 @@ class _Running:
             "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",
         }
         say("writing the network and the report")
-        self._export(classifier, winner, facts)
+        exported = self._export(classifier, winner, facts, self.test_images)
         self._write_report()
         self.progress.remember(done=True)  # last, so that a kill leaves nothing out
-        return Fitted(
-            classifier, report, self.study, winner.gain(self.study), self.fit.folder, self.progress.state["spent"]
-        )
+        more = {"in eight bits": exported.int8.sentence} if exported.int8 else {}
+        gain, spent = winner.gain(self.study), self.progress.state["spent"]
+        return Fitted(classifier, report, self.study, gain, self.fit.folder, spent, self._limited(winner) | more)
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """What an earlier run has trained and tested, where only the export was missing."""
@@ -318,19 +321,34 @@ class _Running:
         )
         return replace(report, architecture=self.fit.spec.reference or "") if winner.own else report, network
 
-    def _export(self, classifier: ImageClassifier, winner: Winner, facts: dict[str, str]) -> Exported:
+    def _export(self, classifier: ImageClassifier, winner: Winner, facts: dict[str, str], unseen: ImageSet) -> Exported:
         data = self.experiment.search.data
-        exported = export_network(
+        write = partial(
+            export_network,
             classifier,
             self.fit.folder / NETWORK,
             data.validation.images,
             title=f"{data.name}: {self.fit.spec.reference if winner.own else winner.architecture}",
-            facts=facts,
+            facts=facts | self._limited(winner),
             drawing=winner.drawing(),
         )
+        exported = None
+        if any(
+            criterion.metric and find_metric(criterion.metric).eight_bits
+            for criterion in self.experiment.objective.criteria
+        ):
+            try:
+                exported = write(eight_bits=EightBits(data.train.images, unseen.images, unseen.labels))
+            except SpecError as error:  # it must not cost what hours have trained
+                self.fit.say(f"model.int8.onnx was not written: {error}")
+        exported = exported or write()
         for name, reason in exported.left_out.items():
             self.fit.say(f"{name} was not written: {reason}")
         return exported
+
+    def _limited(self, winner: Winner) -> dict[str, str]:
+        """What the network costs of what is limited; the user's own reference is of another space."""
+        return {} if winner.own else self.experiment.objective.limits.facts(winner.architecture)
 
     def _leave_something(self) -> None:
         """After an interruption: the best network so far, so that there is something to use."""
@@ -340,7 +358,8 @@ class _Running:
             return
         try:
             found = kept_network(self.study, self.experiment.search, best, self._kept)
-            self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts)
+            unseen = self.experiment.search.data.validation
+            self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts, unseen)
         except Exception as error:  # whatever it is, it must not hide that somebody stopped the fit
             self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
         else:

@@ -26,8 +26,8 @@ def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> li
     """What to override in the spec, so that the space's reference is about as large as the limits let it be."""
     # A search has to find good networks around its first one. So a limit makes the residual space narrower until the
     # reference is inside, then shorter until some network near the reference is.
-    if not spec.limits or spec.space.name != "residual":
-        return []
+    if not spec.limits or spec.space.name != "residual" or spec.latency.table is not None:
+        return []  # a latency table is of the space as it is
     excess = _excess(spec, data, device, walks=False)
     for overrides in _sizes(spec, excess) if excess > 0 else ():
         if _excess(spec.override(overrides), data, device, walks="space.stages" in " ".join(overrides)) <= 0:

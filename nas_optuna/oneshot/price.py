@@ -38,7 +38,7 @@ class CostTable:
     source: str  # where the figures are from, for a person
 
 
-def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False) -> CostTable:
+def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False, force: bool = False) -> CostTable:
     """The latency table of the space that a supernet holds, or its MACs where there is none."""
     # With `whole` it is for all of the space, which needs no supernet; without a file it is then empty, because the
     # MACs of each architecture are counted, see `cost_of`.
@@ -48,8 +48,7 @@ def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = Fal
     held = space if whole else supernet_for.supported_subspace(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(held).items()}, "MMACs", "MACs")
-    table = LatencyTable.load(Path(path))
-    table.require_space(space, path)
+    table = LatencyTable.open(path, held, force=force)
     operations = require_operations(held, "a latency table").reachable_operations()
     costs = {operation.key: table.operation_ms(operation) for operation in operations}
     return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")

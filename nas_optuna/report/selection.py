@@ -137,14 +137,15 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
     return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost(COST), math.inf)))
 
 
-def table_latencies(study: Study, file: Path) -> dict[int, float]:
-    """Milliseconds of each complete trial's network by a latency table, by the trial's number."""
+def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float | None]:
+    """Milliseconds of each complete trial's network by a latency table, by its number, and the table's margin."""
     from nas_optuna.costs.latency_table import LatencyTable
 
-    table, space = LatencyTable.load(file), space_of(study)
-    table.require_space(space, file)
+    space = space_of(study)
+    table = LatencyTable.open(file, space, force=study_spec(study).latency.force, anyway=None)
     written = {t.number: TrialRecord.of(t).architecture for t in complete_trials(study)}
-    return {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
+    told = {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
+    return told, table.margin(space)
 
 
 def _first_objective(study: Study) -> str:

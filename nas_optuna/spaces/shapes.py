@@ -102,6 +102,21 @@ class QuickNorm(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Unfilled(TorchFunctionMode):
+    """Within it what fills tensors on the meta device does nothing: torch takes it apart in Python, for long."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in _FILLS:
+            filled = args[0] if args else named.get("tensor")
+            if isinstance(filled, Tensor) and filled.is_meta:
+                return filled
+        return function(*args, **named)
+
+
+_FILLS = frozenset({"uniform_", "normal_", "trunc_normal_", "fill_", "zero_"})
+
+
 def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape) -> tuple[list[Call], Any]:
     """Run a network on two images on the meta device; return the uses of outermost layers, and the output."""
     # Uses are those of a network that is not being trained, in order. A `RuntimeError` names the layer that cannot take

@@ -13,9 +13,10 @@ from torch import nn
 
 from nas_optuna import space as space_of_function
 from nas_optuna.costs.latency import Conditions
+from nas_optuna.costs.latency_check import check_table
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_model import LatencyModel, operators
-from nas_optuna.costs.latency_table import LatencyTable, check_table, measurable_operations, measure_table
+from nas_optuna.costs.latency_table import LatencyTable, measurable_operations, measure_table
 from nas_optuna.errors import TableError
 from nas_optuna.spaces import create_space
 from tests.helpers import Command
@@ -88,7 +89,7 @@ def test_a_space_of_too_many_operations_has_a_kit_all_the_same(
     assert len(check_table(table, space).table_ms) == 24
     checked = command("latency", "check", "table.json", "--set", "depth=2", "--input-size", "8", "--json").json
     assert checked["networks"] == 24
-    limit = sorted(table.network_ms().values())[12]
+    limit = sorted(table.network_ms().values())[18] * (1 + (table.margin(space) or 0.0))
     sets = [w for v in ("space.depth=2", "recipe.input_size=8", "recipe.epochs=1") for w in ("--set", v)]
     more = ["--set", "data.train_limit=100", "--sampler", "random", "--trials", "2"]
     said = command("run", "--max-latency", limit, "--latency-table", "table.json", *sets, *more)
@@ -107,12 +108,12 @@ def test_a_space_of_too_many_operations_has_a_kit_all_the_same(
 
 
 def test_this_machine_is_measured_by_whole_networks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_optuna.costs.latency_table.WHOLE_NETWORKS", 6)
+    monkeypatch.setattr("nas_optuna.costs.latency_table.WHOLE_NETWORKS", 12)
     here = Conditions.here(torch.device("cpu"))
     monkeypatch.setattr("nas_optuna.costs.latency_table.MOST_OPERATIONS", 3)
     space = create_space("conv", {"depth": 2}, in_channels=1, classes=10, input_size=8)
     table = measure_table(space, here, tmp_path / "table.json", rounds=1, seconds=0)
-    assert (len(table.networks), table.entries) == (6, {})
+    assert (len(table.networks), table.entries) == (12, {})
     assert measure_table(space, here, tmp_path / "table.json", rounds=1, seconds=0) == table, "nothing is left"
 
 

@@ -1,12 +1,15 @@
 import dataclasses
 import json
+import random
+import statistics
 from pathlib import Path
 
 import pytest
 import torch
 
 from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_table import LatencyTable, check_table, compare, measure_table
+from nas_optuna.costs.latency_check import check_table, compare
+from nas_optuna.costs.latency_table import BESIDE, LatencyTable, measure_table
 from nas_optuna.errors import TableError
 from nas_optuna.spaces.conv import ConvSpace
 
@@ -26,10 +29,12 @@ def quick(path: Path, rounds: int = 2) -> LatencyTable:
 
 def test_a_table_has_every_operation_and_comes_back_from_its_file(path: Path) -> None:
     seen: list[tuple[int, int]] = []
+    total = 2 * (len(OPERATIONS) + BESIDE)
     table = measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=lambda *n: seen.append(n))
     assert set(table.entries) == OPERATIONS
     assert {len(visits) for visits in table.entries.values()} == {2}
-    assert seen == [(i, 2 * len(OPERATIONS)) for i in range(2 * len(OPERATIONS) + 1)]
+    assert len(table.networks) == BESIDE
+    assert seen == [(i, total) for i in range(total + 1)]
     assert LatencyTable.load(path) == table
     assert list(path.parent.iterdir()) == [path]
 
@@ -39,7 +44,9 @@ def test_a_network_costs_the_sum_of_its_operations_and_the_overhead(path: Path) 
     architecture = SPACE.parse("f4k3s1-f8k5s2")
     visits = [table.entries[o.key] for o in SPACE.operations(architecture)]
     total = sum(min(a[1], b[1]) for a, b in visits)
-    assert table.architecture_ms(SPACE, architecture) == pytest.approx(total)
+    assert table.architecture_ms(SPACE, architecture) == pytest.approx(total + table.overhead_ms)
+    told, measured = table.own_networks(SPACE)
+    assert statistics.median(m - t for m, t in zip(measured, told, strict=True)) == pytest.approx(0)
     table.overhead_ms = 1.5
     assert table.architecture_ms(SPACE, architecture) == pytest.approx(total + 1.5)
 
@@ -52,7 +59,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=stop_at_seven)
     before = LatencyTable.load(path).entries
-    assert sum(map(len, before.values())) == 7
+    assert sum(map(len, [*before.values(), *LatencyTable.load(path).networks.values()])) == 7
     start: list[int] = []
     after = measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=lambda done, _: start.append(done))
     assert start[0] == 7
@@ -113,6 +120,20 @@ def test_a_missing_file_and_a_missing_operation_are_refused(path: Path) -> None:
     larger = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=20)
     with pytest.raises(TableError, match=r"no entry for 'conv filters=4 .*20x20"):
         table.architecture_ms(larger, larger.parse("f4k3s1-f8k5s2"))
+
+
+def test_the_margin_covers_nineteen_of_twenty_of_the_tables_own_networks(path: Path) -> None:
+    table = quick(path, rounds=1)
+    architectures = SPACE.sample_distinct(30, random.Random(1))
+    for share, networks in ((0.29, 30), (0.19, 20)):
+        longer = {
+            str(a): (1 + 0.01 * i) * table.architecture_ms(SPACE, a) for i, a in enumerate(architectures[:networks])
+        }
+        off = table.model_copy(update={"networks": {text: [(ms, ms, ms)] for text, ms in longer.items()}})
+        assert off.margin(SPACE) == pytest.approx(share)
+        faster = {text: [(ms / 2, ms / 2, ms / 2)] for text, ms in longer.items()}
+        assert off.model_copy(update={"networks": faster}).margin(SPACE) == 0
+    assert table.model_copy(update={"networks": {}}).margin(SPACE) is None
 
 
 def test_compare_finds_a_constant_overhead() -> None:

@@ -5,15 +5,18 @@ import torch
 
 from nas_optuna.costs import complexity, latency_cost
 from nas_optuna.costs.complexity import figures
+from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import LatencyTable, measure_table
 from nas_optuna.costs.limits import Limits
 from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.objectives import parse_criterion
+from nas_optuna.quantities import Quantity
 from nas_optuna.spaces import SearchSpace, create_space
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spec import StudySpec
+from nas_optuna.spec import LatencySpec, StudySpec
 
 CPU = torch.device("cpu")
 SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
@@ -117,3 +120,59 @@ def test_a_latency_that_nothing_meets_is_refused(tmp_path: Path) -> None:
     assert fast in LatencyTable.load(path).entries
     with pytest.raises(SpecError, match="smallest possible is"):
         limits(limits={"latency_ms": 1e-6}, latency={"table": str(path)}).check()
+
+
+def off_by(tmp_path: Path, share: float) -> tuple[Path, float]:
+    """A table whose whole networks take longer than it tells, and the latency that it tells of a network."""
+    path = tmp_path / "table.json"
+    table = measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    told = {text: table.architecture_ms(SPACE, SPACE.parse(text)) for text in table.networks}
+    table.networks = {text: [((1 + share) * ms,) * 3] for text, ms in told.items()}  # type: ignore[misc]
+    table.save(path)
+    return path, told[max(told, key=told.__getitem__)]
+
+
+def test_a_limit_leaves_room_for_the_error_of_its_table(tmp_path: Path) -> None:
+    path, slowest = off_by(tmp_path, 0.25)
+    given: dict[str, object] = {"limits": {"latency_ms": slowest}, "latency": {"table": str(path)}}
+    limited = limits(**given)
+    assert limited.excess({"latency_ms": slowest})["latency_ms"] == pytest.approx(0.25)
+    assert limited.excess({"latency_ms": slowest / 1.251})["latency_ms"] < 0
+    (said,) = limited.remarks()
+    assert "latency_ms may be 25.0% more than it is known to be" in said
+    for margin, excess in ((0, 0.0), (1, 1.0)):
+        asked = limits(**given | {"latency": {"table": str(path), "margin": margin}})
+        assert asked.excess({"latency_ms": slowest})["latency_ms"] == pytest.approx(excess)
+    assert list(limits(**given | {"latency": {"table": str(path), "margin": 0}}).remarks()) == []
+
+
+def test_a_limit_that_is_only_met_without_the_margin_is_refused(tmp_path: Path) -> None:
+    path, _ = off_by(tmp_path, 1.0)
+    known = costs(latency={"table": str(path)})
+    least = min(known(a)["latency_ms"] for a in SPACE.enumerate())
+    given: dict[str, object] = {"limits": {"latency_ms": 1.5 * least}, "latency": {"table": str(path)}}
+    with pytest.raises(SpecError, match=r"with a margin of 100\.0% for its error; the smallest possible is"):
+        limits(**given).check()
+    limits(**given | {"latency": {"table": str(path), "margin": 0}}).check()
+
+
+def test_an_error_that_nobody_knows_is_said(tmp_path: Path) -> None:
+    path, slowest = off_by(tmp_path, 0.0)
+    LatencyTable.load(path).model_copy(update={"networks": {}}).save(path)
+    (said,) = limits(limits={"latency_ms": slowest}, latency={"table": str(path)}).remarks()
+    assert "how far latency_ms is off is not known" in said
+
+
+def test_a_cost_of_ones_own_has_a_margin_too() -> None:
+    class Speed(Cost):
+        name, direction, margin = "speed", "maximize", 0.25  # type: ignore[assignment]
+
+        def __call__(self, architecture: Architecture) -> float:
+            return 10.0
+
+    known = costs()
+    known._costs["speed"] = Speed(CostContext(SPACE, CPU, LatencySpec()))
+    known._quantities["speed"] = Quantity("speed", "maximize")
+    excess = {bound: Limits({"speed": bound}, known, SPACE).excess({"speed": 10.0})["speed"] for bound in (8.0, 8.1)}
+    assert excess[8.0] == pytest.approx(0)
+    assert excess[8.1] > 0
