@@ -9,7 +9,9 @@ next one:
 This is recursive co-kriging (Le Gratiet and Garnier, "Recursive co-kriging model for design of computer experiments
 with multiple levels of fidelity", 2014): whoever reached a rung reached all below it, so that each rung has a process
 of its own, and an untried architecture is predicted from rung to rung. The variances of ρ and β are chosen by marginal
-likelihood. Where early epochs tell nothing, ρ is 0, and the last rung is the plain Gaussian process of ``arch``.
+likelihood. Where early epochs tell nothing, ρ is 0, and the last rung is the plain Gaussian process of ``arch``. So it
+is, too, where a rung does not rank trainings as the next one does: a single network that never learns is lowest at both
+and would make ρ large, however curves cross above it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ ENDED_SHARE = 0.4
 
 MIN_AT_RUNG, MIN_COMPLETE = 4, 2
 """Trainings that must have reached a rung, or the end, before it has a process."""
+
+MIN_RANKED = 5
+"""The order of fewer trainings than this says nothing against early epochs."""
 
 MAX_POINTS = 150
 """The process of a rung is fitted to so many trainings at most: the best half and the latest half."""
@@ -174,7 +179,8 @@ class CurveModel:
         centre, scale = float(values.mean()), float(values.std()) + 1e-9
         numbers = [known] if known.shape[1] else []
         if self._levels:
-            numbers.append(self._below(np.array([curve.values[self._levels[-1].step] for curve in curves])))
+            before = np.array([curve.values[self._levels[-1].step] for curve in curves])
+            numbers.append(self._below(before) * ranks_alike(before, values))
         sizes, ordered, groups = self._space
         noise = self._sampling_variance(values) / scale**2
         standardised = (values - centre) / scale
@@ -242,6 +248,22 @@ def rungs(epochs: int) -> list[int]:
         ([9, 27, 54, 90], [1, 2, 3, 5])
     """
     return sorted({min(epochs, max(1, round(share * epochs))) for share in RUNGS} | {epochs})
+
+
+def ranks_alike(values: Array, later: Array) -> bool:
+    """Whether trainings stand at a rung as at the next one: Spearman's correlation is above its error without any.
+
+    Examples:
+        >>> rung = np.array([0.1, 0.30, 0.31, 0.32, 0.33, 0.34])
+        >>> crossed = np.array([0.1, 0.9, 0.8, 0.7, 0.6, 0.5])
+        >>> ranks_alike(rung, 2 * rung), ranks_alike(rung, crossed)
+        (True, False)
+    """
+    if len(values) < MIN_RANKED:
+        return True
+    ranks = [np.searchsorted(v := np.sort(x), x, "left") + np.searchsorted(v, x, "right") for x in (values, later)]
+    a, b = (rank - rank.mean() for rank in ranks)
+    return float(a @ b) >= float(np.sqrt((a @ a) * (b @ b) / (len(values) - 1))) > 0
 
 
 def rate(forecast: Forecast, improvement: Improvement, epochs: Array | float) -> Array:

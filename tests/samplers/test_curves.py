@@ -227,6 +227,24 @@ def test_how_much_early_epochs_tell_is_learned(informative: bool) -> None:
     assert (high - low > 1.5) if informative else (abs(high - low) < 0.8)
 
 
+@pytest.mark.parametrize("dead", [0, 1, 3])
+@pytest.mark.parametrize("count", [16, 40])
+def test_networks_that_never_learn_do_not_make_early_epochs_tell(count: int, dead: int) -> None:
+    """They are lowest from the first epoch to the last, while all others cross."""
+    rng = np.random.default_rng(0)
+    tokens = list(dict.fromkeys(map(tuple, points(80).tolist())))[:count]
+    final = 0.8 + 0.05 * rng.normal(size=count)
+    early = 0.6 - 0.5 * (final - 0.8) + 0.01 * rng.normal(size=count)
+    final[:dead] = early[:dead] = 0.1
+    curves = {
+        t: Curve({1: float(e), 10: float(f)}, final=float(f), number=i)
+        for i, (t, e, f) in enumerate(zip(tokens, early, final, strict=True))
+    }
+    model = CurveModel(curves, 10, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((count, 0)))
+    low, high = (model.forecast([(0, 0, 0)], np.zeros((1, 0)), 1, np.array([value])).mean[0] for value in (0.55, 0.65))
+    assert high - low <= 0.01
+
+
 @pytest.mark.parametrize("looks", [25, 35])
 def test_further_looks_wait_until_enough_trainings_have_ended(looks: int) -> None:
     tokens = list(dict.fromkeys(map(tuple, points(60).tolist())))
