@@ -75,7 +75,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 def laid_out(module: nn.Module, device: torch.device) -> nn.Module:
     """A module on a device, in the memory format that suits it."""
-    return module.to(device).to(memory_format=memory_format(device))
+    module, format_ = module.to(device), memory_format(device)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # ``Module.to`` would refuse weights of five dimensions, which a Conv3d has
+            tensor.data = tensor.data.contiguous(memory_format=format_)
+    return module
 
 
 def _contiguous_is_faster(device: torch.device) -> bool | None:

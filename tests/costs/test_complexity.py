@@ -2,12 +2,14 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+import nas_optuna as nas
 from nas_optuna.costs.complexity import Sizes, figures, macs_table, operation_macs
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.conv import ConvSpace
@@ -117,3 +119,59 @@ def test_sizes_are_those_of_the_network(name: str) -> None:
     architecture = space.sample(random.Random(0))
     weights = sum(weight.numel() for weight in space.build(architecture).parameters())
     assert Sizes(space)({**architecture.params, "learning_rate": 0.1})[0] == pytest.approx(math.log1p(weights))
+
+
+class _Product(nn.Module):
+    """A layer and one more product of its output."""
+
+    def __init__(self, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.linear, self.product = nn.Linear(8, 8), product
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.squeeze(1)
+        return self.product(self.linear(rows), rows)
+
+
+@pytest.mark.parametrize(
+    ("product", "macs"),
+    [
+        (torch.cdist, 8 * 8 * 8),
+        (lambda a, b: torch.cdist(a.repeat(1, 5, 1), b.repeat(1, 4, 1), p=1)[:, :8, :8], 40 * 32 * 8),
+        (torch.bmm, 8 * 8 * 8),
+        (lambda a, b: a.baddbmm_(a.clone(), b), 8 * 8 * 8),
+        (lambda a, b: torch.addbmm(b[0], a, b).expand_as(a), 8 * 8 * 8),
+        (lambda a, b: a[0].clone().addmm_(a[0], b[0]).expand_as(a), 8 * 8 * 8),
+        (lambda a, b: torch.addmv(a[0, 0], a[0], b[0, 0]).expand_as(a), 8 * 8),
+        (lambda a, b: torch.conv_tbc(a, b.new_ones(3, 8, 8), b.new_ones(8), 1), 8 * 8 * 3 * 8),
+    ],
+)
+def test_every_way_to_write_a_product_is_priced(
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], macs: int
+) -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        c.choice("any", [1, 2])
+        return nn.Sequential(_Product(product), nn.Flatten(), nn.Linear(64, 10))
+
+    space = nas.space(build)(in_channels=1, classes=10, input_size=8)
+    assert figures(space, space.parse("any=1")).macs == 8 * 8 * 8 + macs + 64 * 10
+
+
+def test_a_deformable_convolution_costs_what_a_plain_one_does() -> None:
+    from torchvision.ops import DeformConv2d
+
+    class Deformed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.conv = nn.Conv2d(1, 18, 3, padding=1), DeformConv2d(1, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.conv(x, self.offset(x))
+            return made
+
+    def build(c: Any, task: Any) -> nn.Module:
+        c.choice("any", [1, 2])
+        return nn.Sequential(Deformed(), nn.Flatten(), nn.Linear(256, 10))
+
+    space = nas.space(build)(in_channels=1, classes=10, input_size=8)
+    assert figures(space, space.parse("any=1")).macs == 64 * (18 + 4) * 9 + 2560

@@ -228,19 +228,23 @@ def weights_set(kind: str) -> Any:
             "conv1d": nn.Conv1d(1, 4, 3),
             "conv2d": nn.Conv2d(1, 4, 3),
             "linear": nn.Linear(8, 8),
+            "conv3d": nn.Conv3d(1, 4, (1, 3, 3)),
             "transposed": nn.ConvTranspose2d(1, 4, 3),
         }[kind]
         nn.init.constant_(layer.weight, 0.25)
         nn.init.constant_(layer.bias, float(c.choice("bias", [1, 2])))
         layer.weight.requires_grad_(False)
         return nn.Sequential(
-            nn.Flatten(2) if kind == "conv1d" else nn.Identity(), layer, nn.Flatten(), nn.LazyLinear(10)
+            {"conv1d": nn.Flatten(2), "conv3d": nn.Unflatten(1, (1, 1))}.get(kind, nn.Identity()),
+            layer,
+            nn.Flatten(),
+            nn.LazyLinear(10),
         )
 
     return build
 
 
-@pytest.mark.parametrize("kind", ["conv1d", "conv2d", "linear", "transposed"])
+@pytest.mark.parametrize("kind", ["conv1d", "conv2d", "conv3d", "linear", "transposed"])
 def test_a_functions_network_keeps_what_it_set(kind: str) -> None:
     space = nas.space(weights_set(kind))(**SHAPE)
     assert RECIPE.init == "kaiming"
