@@ -124,7 +124,8 @@ class Registry:
         except NasOptunaError:
             raise
         except Exception as error:  # of a user's factory, too
-            raise SpecError(f"{self.kind} {name!r} refuses {shown(dict(options))}: {reason_of(error)}") from error
+            cause = f"refuses {shown(dict(options))}" if options else "cannot be made"
+            raise SpecError(f"{self.kind} {name!r} {cause}: {reason_of(error)}") from error
         if not isinstance(made, wanted):
             raise SpecError(f"{self.kind} {name!r} gave a {type(made).__name__}, not a {wanted.__name__}")
         return made

@@ -114,10 +114,10 @@ def read_image(path):
 
 
 def main(files):
-    if not files or files[0] in ("-h", "--help"):
-        print("usage: python model.py image.png …\\n\\nPrints the most probable class of each picture.")
-        return 0 if files else 2
     getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a class may have any name
+    if not files or files[0] in ("-h", "--help"):
+        print("usage: python model.py image.png ...\\n\\nPrints the most probable class of each picture.")
+        return 0 if files else 2
     try:
         model = load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:

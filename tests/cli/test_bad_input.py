@@ -82,7 +82,7 @@ RUN = ("run", "--trials", 1)
         ((*RUN, "--set", "pruner.windo=3"), ("unknown option of pruner 'curves': 'windo'; there is none",)),
         ((*RUN, "--sampler", "grid"), ("'grid' lists every architecture", "7,962,624", "use random")),
         ((*RUN, "--sampler", "no_such_module:make"), ("'no_such_module:make' cannot be imported",)),
-        ((*RUN, "--sampler", "math:cos"), ("sampler 'math:cos' refuses {}",)),
+        ((*RUN, "--sampler", "math:cos"), ("sampler 'math:cos' cannot be made",)),
         ((*RUN, "--sampler", "math:pi"), ("sampler 'math:pi' is a float, which cannot be called",)),
         ((*RUN, "--pruner", "math:cos"), ("pruner 'math:cos' gave a float, not a BasePruner",)),
         ((*RUN, "--set", "space.name=builtins:dict"), ("space 'builtins:dict' gave a dict, not a SearchSpace",)),

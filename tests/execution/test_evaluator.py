@@ -221,7 +221,7 @@ def test_one_stream_of_events_tells_everything(caplog: pytest.LogCaptureFixture)
         (("--set", "limits.mac=2M"), "unknown cost 'mac'; did you mean 'macs'"),
         (("--set", "evaluator.name=trainin"), "unknown evaluator 'trainin'"),
         (("--set", "evaluator.epochs=3"), "has no options"),
-        (("--set", "evaluator.name=math:cos"), "evaluator 'math:cos' refuses {}"),
+        (("--set", "evaluator.name=math:cos"), "evaluator 'math:cos' cannot be made"),
         (("--set", "evaluator.name=absent.py:Evaluator"), "there is no file"),
     ],
 )

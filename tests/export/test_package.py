@@ -154,6 +154,7 @@ def test_model_py_answers_bad_calls_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n not one")
     assert _run(out, "--help").startswith("usage: python model.py")
     assert _run(out, code=2).startswith("usage: python model.py")
+    assert _run(out, "--help").isascii(), "any terminal can show it"
     for name in ("absent.png", "../damaged.png", "..", "/dev/zero"):
         said = _run(out, name, code=1)
         assert said.startswith(f"{name} cannot be read: ")
