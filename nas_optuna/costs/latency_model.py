@@ -60,6 +60,7 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
+    from nas_optuna.spaces.function import FunctionSpace
     from nas_optuna.spaces.shapes import Unfilled
 
     counted: Counter[str] = Counter({"network": 1})
@@ -75,8 +76,9 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
                 counted.update(_operator(name, args, tensors(args), tensors(result)))
             return result
 
+    build = space.build_untried if isinstance(space, FunctionSpace) else space.build  # trying takes as long again
     with torch.device("meta"), Unfilled():
-        network, image = space.build(architecture).eval(), torch.empty(1, *space.input_shape)
+        network, image = build(architecture).eval(), torch.empty(1, *space.input_shape)
     with torch.no_grad(), Reader():  # type: ignore[no-untyped-call]
         network(image)
     return dict(counted)

@@ -177,6 +177,10 @@ class FunctionSpace(BuiltSpace):
         """The architecture's network."""
         if architecture not in self._outputs:
             self._tried(architecture)
+        return self.build_untried(architecture)
+
+    def build_untried(self, architecture: Architecture) -> nn.Module:
+        """The architecture's network, which is run by its caller: nothing says beforehand which layer cannot be."""
         return self.build_with(Choices(self._decide(architecture)))
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
