@@ -116,13 +116,13 @@ def check(
         if not force:
             loaded.require(here, table, "compare all the same: --force")
     made = wanted.make(_named_space(loaded.space, space, table))
-    LatencyTable.open(table, made, force=force, anyway="--force")
+    margin = LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
     measured = loaded.model_copy(update={"conditions": here})
     with progress_bar("measuring") as progress, current(chosen):
         result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
     if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
-    _print_check(table, here, result, json)
+    _print_check(table, here, result, margin, json)
     if save_overhead and result.overhead_helps and not loaded.whole:
         say(f"overhead written to {table}")
 
@@ -170,7 +170,7 @@ def _held(operations: Sized, networks: Sized) -> str:
     return f"{len(operations)} operations" + (f" and {len(networks)} whole networks" if networks else "")
 
 
-def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> None:
+def _print_check(table: Path, here: Conditions, result: Check, margin: float | None, json: bool) -> None:
     without, fitted = result.error
     figures = {
         "networks": len(result.measured_ms),
@@ -179,6 +179,7 @@ def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> No
         "median_relative_error_with_overhead": fitted,
         "overhead_ms": result.overhead_ms,
         "overhead_helps": result.overhead_helps,
+        "margin": margin,
     }
     if json:
         pairs = {"measured_ms": result.measured_ms, "table_ms": result.table_ms}
@@ -190,6 +191,7 @@ def _print_check(table: Path, here: Conditions, result: Check, json: bool) -> No
             ("median relative error", f"{without:.1%}"),
             ("the same with an overhead fitted to the other networks", f"{fitted:.1%}"),
             ("overhead", f"{result.overhead_ms:+.3f} ms"),
+            ("room that a limit leaves", "none: it holds no whole networks" if margin is None else f"{margin:.1%}"),
         ]
         print_facts(f"{table}, {here}", rows)
 

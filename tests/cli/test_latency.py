@@ -37,6 +37,7 @@ def test_measure_then_check(table: Path) -> None:
     assert figures["networks"] == len(figures["measured_ms"]) == len(figures["table_ms"]) == 4
     assert -1 <= figures["spearman"] <= 1
     assert figures["conditions"]["batch_size"] == 1
+    assert figures["margin"] >= 0
     assert LatencyTable.load(table) == before, "only --save-overhead writes"
 
 
