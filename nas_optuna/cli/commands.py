@@ -94,7 +94,8 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                record = (record[0], _with_names(record[1]))
+                words = rf"\b({'|'.join(NAMES)})\b"
+                record = (record[0], re.sub(words, lambda match: ", ".join(names_of(match[0])), record[1]))
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
         for name in sorted(sections, key=lambda name: (name != "Arguments", name != "Options", name == "Details")):
@@ -111,11 +112,6 @@ class Group(TyperGroup):
         with formatter.section("Commands"):
             shown = [(name, command) for name, command in found if command is not None and not command.hidden]
             formatter.write_dl([(name, command.get_short_help_str(500)) for name, command in shown])
-
-
-def _with_names(text: str) -> str:
-    """A help text with the names of registries in the place of what stands for them."""
-    return re.sub(rf"\b({'|'.join(NAMES)})\b", lambda match: ", ".join(names_of(match[0])), text)
 
 
 def completes(*keys: str) -> Callable[[str], list[str]]:

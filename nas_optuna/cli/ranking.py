@@ -39,7 +39,8 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         Column("note", lambda record: _note(record, tied=record.number in tied), shortest=16, rank=6),
     ]
     print_table(f"study {study.study_name}", columns, listed)
-    write(f"{_counts(records)}{_more(listed, records)}\n")
+    more = "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"
+    write(f"{_counts(records)}{more}\n")
     if tied:
         write(f"tied{' in accuracy' if len(names) > 1 else ''}: {len(tied)} trials within 1 standard error\n")
     write("\n")
@@ -108,7 +109,3 @@ def _counts(records: Sequence[TrialRecord]) -> str:
     states = Counter(record.state for record in records)
     parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in _STATES if states[state]]
     return f"{counted(len(records), 'trial')}: {', '.join(parts)}"
-
-
-def _more(listed: Sequence[TrialRecord], records: Sequence[TrialRecord]) -> str:
-    return "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"

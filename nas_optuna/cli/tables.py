@@ -94,7 +94,10 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         max([cell_len(column.heading), *(max(map(cell_len, row[i].split("\n"))) for row in rows)])
         for i, column in enumerate(columns)
     ]
-    least = [min(full, _least(column, full)) for column, full in zip(columns, natural, strict=True)]
+    least = [
+        min(full, _FOLDED if column.wrap else full if column.shortest is None else column.shortest)
+        for column, full in zip(columns, natural, strict=True)
+    ]
     kept = [i for i, column in enumerate(columns) if natural[i] and (not column.rank or any(row[i] for row in rows))]
     while _total(least, kept) > width and any(columns[i].rank for i in kept):
         kept.remove(max(kept, key=lambda i: (columns[i].rank, i)))
@@ -126,12 +129,6 @@ def panel(title: str, lines: Sequence[str]) -> None:
         console.print(Text(_text(title)), body, sep="\n")
     else:
         console.print(Panel(body, title=Text(_text(title), style="bold"), title_align="left", expand=False))
-
-
-def _least(column: Column, full: int) -> int:
-    if column.wrap:
-        return _FOLDED
-    return full if column.shortest is None else column.shortest
 
 
 def _total(widths: Sequence[int], kept: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.layout import FolderLayout, read_layout
+from nas_optuna.data.layout import read_layout
 from nas_optuna.data.pictures import (
     BACKGROUNDS,
     PictureFacts,
@@ -100,8 +100,13 @@ class FolderSource(FileSource):
             background=pixels.background,
             whole_white=pixels.whole_white,
             fraction_white=pixels.fraction_white,
-            report=_report(self._layout, [self._facts[i] for i in chosen], pixels),
+            report=self._report([self._facts[i] for i in chosen], pixels),
         )
+
+    def _report(self, facts: Sequence[PictureFacts], pixels: PixelFormat) -> ReadingReport:
+        layout = ["; ".join(self._layout.remarks)] if self._layout.remarks else []
+        sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
+        return ReadingReport(tuple(sizes), (*layout, *_changes(facts, pixels), *self._layout.left_out))
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -152,12 +157,6 @@ def _refuse_shallow_colours(facts: Sequence[PictureFacts]) -> None:
             f"{plural(len(deep), 'picture')} with 16-bit colours that use the lower bits only; convert them to"
             " 8 bits per colour"
         )
-
-
-def _report(layout: FolderLayout, facts: Sequence[PictureFacts], pixels: PixelFormat) -> ReadingReport:
-    sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-    found = ["; ".join(layout.remarks)] if layout.remarks else []
-    return ReadingReport(tuple(sizes), (*found, *_changes(facts, pixels), *layout.left_out))
 
 
 def _changes(facts: Sequence[PictureFacts], pixels: PixelFormat) -> Iterator[str]:

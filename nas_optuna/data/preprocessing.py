@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,6 @@ nothing to be gained.
 """
 
 
-def mirrored_alike(classes: Sequence[str]) -> bool:
-    """Whether a mirrored image shows the same class, as far as names tell: letters and digits do not."""
-    return not all(len(name) == 1 for name in classes)
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """What is varied at random in training images, in raw pixels, as `nas_optuna.spec.Recipe` describes it."""
@@ -43,7 +37,8 @@ class Augmentation:
     @classmethod
     def of(cls, recipe: Recipe, images: ImageSet) -> Augmentation | None:
         """What a recipe varies in a training by some images; None where it is nothing."""
-        flip = mirrored_alike(images.classes) if recipe.flip == "auto" else recipe.flip
+        letters = all(len(name) == 1 for name in images.classes)  # or digits, which a mirror makes others of
+        flip = not letters if recipe.flip == "auto" else recipe.flip
         shift = max(1, round(images.side / 10)) if recipe.shift == "auto" else recipe.shift
         mix = recipe.mix
         if mix == "auto":
@@ -224,18 +219,13 @@ def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:
     """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars; None if nothing changes."""
     if size == inner_size == output_size:
         return None
-    matrix = torch.zeros(output_size, size)
-    first = (output_size - inner_size) // 2
-    matrix[first : first + inner_size] = bilinear_matrix(size, inner_size)
-    return matrix
-
-
-def bilinear_matrix(size: int, output_size: int) -> Tensor:
-    """The ``[output_size, size]`` float32 matrix by which ``F.interpolate`` resizes one axis."""
-    # Antialiased when it shrinks, as torchvision's ``Resize`` is.
-    # Column i of this image is where pixel i goes. (Width 1 would do, but torch 2.14 antialiases such images wrongly.)
+    # As ``F.interpolate`` resizes it, antialiased when it shrinks, as torchvision's ``Resize`` is: column i of the result
+    # is where pixel i goes. (An image of width 1 would do, but torch 2.14 antialiases such images wrongly.)
     basis = torch.eye(size).reshape(1, 1, size, size)
     resized = F.interpolate(
-        basis, size=(output_size, size), mode="bilinear", align_corners=False, antialias=output_size < size
+        basis, size=(inner_size, size), mode="bilinear", align_corners=False, antialias=inner_size < size
     )
-    return resized[0, 0].contiguous()
+    matrix = torch.zeros(output_size, size)
+    first = (output_size - inner_size) // 2
+    matrix[first : first + inner_size] = resized[0, 0]
+    return matrix

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, reason_of
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, Parameter
 from nas_optuna.spaces.built import BuiltSpace, CostStep
@@ -91,7 +91,8 @@ class FunctionSpace(BuiltSpace):
             if count + 1 == _PROBES:
                 break
         assert first is not None
-        raise SpecError(f"space {self.name!r}: {_line(first)}") from first
+        kind = "" if type(first) is RuntimeError else f"{type(first).__name__}: "
+        raise SpecError(f"space {self.name!r}: {kind}{reason_of(first, 240)}") from first
 
     @cached_property
     def size(self) -> int:
@@ -349,12 +350,6 @@ def _kept_random_state() -> Iterator[None]:
     """Leave torch's global generator as it was, whatever a function draws."""
     with torch.random.fork_rng(devices=[]):
         yield
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    shown = text if type(error) is RuntimeError else f"{type(error).__name__}: {text}"
-    return shown if len(shown) <= 240 else f"{shown[:239]}…"
 
 
 def _digest(text: str) -> str:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas_optuna.errors import NasOptunaError, SpecError
+from nas_optuna.errors import NasOptunaError, SpecError, reason_of
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
@@ -218,8 +218,7 @@ def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
     except NasOptunaError:
         raise
     except Exception as error:
-        words = " ".join(str(error).split())
-        raise SpecError(f"the supernet of space {space.name!r} cannot take its images: {words}") from error
+        raise SpecError(f"the supernet of space {space.name!r} cannot take its images: {reason_of(error)}") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, space.classes):
         given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise SpecError(

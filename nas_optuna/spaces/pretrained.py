@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.errors import SpecError, named, unknown
+from nas_optuna.errors import SpecError, named, reason_of, unknown
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the pixels of ImageNet, by which most networks normalise them."""
@@ -96,8 +96,7 @@ class Backbone:
             state = state.get("state_dict", state)
             return {name: value for name, value in state.items() if isinstance(value, Tensor)}
         except Exception as error:  # a damaged file can make its reader raise anything
-            reason = " ".join(str(error).split())[:120]
-            raise SpecError(f"backbone {self.model!r}: {named(file)} holds no weights ({reason})") from error
+            raise SpecError(f"backbone {self.model!r}: {named(file)} holds no weights ({reason_of(error)})") from error
 
     def _cached(self) -> Path:
         library, _, name = self.model.rpartition(":")
@@ -163,8 +162,7 @@ def _timm(name: str) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, features_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise SpecError(f"backbone 'timm:{name}' gives no feature maps ({reason}); take another") from error
+        raise SpecError(f"backbone 'timm:{name}' gives no feature maps ({reason_of(error)}); take another") from error
     return network
 
 
@@ -215,8 +213,7 @@ def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
                     side = x.shape[2]
                 channels[-1] = x.shape[1]
         except Exception as error:
-            reason = " ".join(str(error).split())[:120]
-            raise SpecError(f"backbone {model!r} is no chain of layers ({reason}); take another") from error
+            raise SpecError(f"backbone {model!r} is no chain of layers ({reason_of(error)}); take another") from error
     return tuple(zip(starts, [*starts[1:], len(layers)], channels, strict=True))
 
 

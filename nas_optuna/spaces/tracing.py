@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from nas_optuna.errors import ArchitectureError, SpecError
+from nas_optuna.errors import ArchitectureError, SpecError, shown
 from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Parameter
 
@@ -135,9 +135,9 @@ class Tracer:
             self.parameters[name] = Parameter(kept or asked.choices, asked.ordered)
         before = self._asked[name].choices
         if list(map(_key, before)) != list(map(_key, asked.choices)):
+            both = f"{shown(list(before))} and with {shown(list(asked.choices))}"
             raise SpecError(
-                f"parameter {name!r} is asked for with the choices {_short(before)} and with {_short(asked.choices)};"
-                " give the second one another name"
+                f"parameter {name!r} is asked for with the choices {both}; give the second one another name"
             )
         return self.parameters[name]
 
@@ -252,8 +252,3 @@ class Tracer:
 def _key(choice: Choice) -> tuple[type, Choice]:
     """True and 1 are equal in Python, and different choices."""
     return type(choice), choice
-
-
-def _short(choices: tuple[Choice, ...]) -> str:
-    text = repr(list(choices))
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -42,7 +42,7 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--storage", ""), "--storage is not a database URL"),
         (("--set", "data.name="), "unknown data set ''; choose one of"),
         (("--search", "recipe.learning_rat=1..2"), "did you mean 'learning_rate'"),
-        (("--search", "recipe.learning_rate=0.1..0.01"), "must be below"),
+        (("--search", "recipe.learning_rate=0.1..0.01"), "`low <= high` must hold"),
         (("--search", "recipe.epochs=1,2"), "epochs"),
         (("--search", "learning_rate"), "--search needs NAME=VALUE"),
         (("--until", "stald"), "ends no study"),
