@@ -219,7 +219,7 @@ def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:
     """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars; None if nothing changes."""
     if size == inner_size == output_size:
         return None
-    # As ``F.interpolate`` resizes it, antialiased when it shrinks, as torchvision's ``Resize`` is: column i of the result
+    # As ``F.interpolate`` does it, antialiased when it shrinks, as torchvision's ``Resize`` is: column i of the result
     # is where pixel i goes. (An image of width 1 would do, but torch 2.14 antialiases such images wrongly.)
     basis = torch.eye(size).reshape(1, 1, size, size)
     resized = F.interpolate(
