@@ -1,4 +1,4 @@
-"""The ``nas-optuna`` command: parse, call the library, print. One file a command group."""
+"""The ``nas-optuna`` command: parse, call the library, print. Commands that belong together share a file."""
 
 from __future__ import annotations
 
@@ -12,25 +12,7 @@ from typing import Annotated
 
 import typer
 
-from nas_optuna.cli import (
-    best,
-    compare,
-    dashboard,
-    data,
-    draw,
-    export,
-    fit,
-    latency,
-    lists,
-    pareto,
-    report,
-    retrain,
-    run,
-    space,
-    study,
-    supernet,
-    supernet_check,
-)
+from nas_optuna.cli import best, export, fit, latency, lists, look, pareto, retrain, run, study, supernet
 from nas_optuna.cli.commands import CLOCK, Command, Group, with_options
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
@@ -58,25 +40,25 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "study export": (study.export, "nas --format csv --out nas.csv"),
     "run": (run.run, "--sampler random --trials 20"),
     "best": (best.best, "--study nas --json"),
-    "draw": (draw.draw, "--trial best --out best.svg"),
-    "report": (report.report, "--study nas --out report.html"),
-    "compare": (compare.compare, "random tpe --out compare.html"),
+    "draw": (look.draw, "--trial best --out best.svg"),
+    "report": (look.report, "--study nas --out report.html"),
+    "compare": (look.compare, "random tpe --out compare.html"),
     "retrain": (retrain.retrain, "--trial best --seeds 3"),
     "export": (export.export, "--trial best --out model"),
     "pareto": (pareto.pareto, "--study cost --reference latency_ms=2"),
     "latency measure": (latency.measure, "--space conv --device cpu --out table.json"),
     "latency check": (latency.check, "table.json --save-overhead"),
     "latency kit": (latency.kit, "--space conv --out kit"),
-    "space show": (space.show, "--set space.depth=20"),
+    "space show": (lists.space_show, "--set space.depth=20"),
     "list": (lists.list_, "samplers --json"),
     "samplers": (lists.samplers, "--json"),
     "devices": (lists.devices, "--json"),
-    "data list": (data.list_, ""),
-    "data fetch": (data.fetch, "mnist --data-dir data"),
-    "dashboard": (dashboard.dashboard, "--port 8080"),
+    "data list": (lists.data_list, ""),
+    "data fetch": (lists.data_fetch, "mnist --data-dir data"),
+    "dashboard": (look.dashboard, "--port 8080"),
     "supernet train": (supernet.train, "--study s --spec digits-supernet --latency-weight 0.1"),
     "supernet export": (supernet.export, "--study s --top 3 --out fixed.json"),
-    "supernet check": (supernet_check.check, "--study s --architectures 20"),
+    "supernet check": (supernet.check, "--study s --architectures 20"),
 }
 """Commands, in the order of the help: what is called with their options, and an example."""
 _HIDDEN = ("samplers", "devices")

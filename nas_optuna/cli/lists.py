@@ -1,4 +1,4 @@
-"""``nas-optuna list``: everything that has a name."""
+"""``nas-optuna list``, ``data`` and ``space``: what there is to choose from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.commands import named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import DataError, SpecError, unknown
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
 """What a space is given with the data, and no user sets."""
@@ -36,6 +36,69 @@ def list_(
     if what not in LISTS:
         raise SpecError(unknown("list", what, LISTS))
     show(what, json=json)
+
+
+def data_list(json: options.Json = False) -> None:
+    """List the data sets that have a name; beside them there are folder:PATH, npz:FILE and package.module:function."""
+    show("data", json=json)
+
+
+def data_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Download a data set where it is absent, check it, and say what it holds."""
+    from nas_optuna.data import data_directory, load_images
+
+    rows, notes = [], {}
+    for part, train in (("train", True), ("test", False)):
+        images = load_images(name, train, data_dir)
+        notes[part] = images.notes
+        rows.append((part, len(images), "×".join(map(str, images.images.shape[1:])), len(images.classes)))
+    if json:
+        keys = ("part", "images", "shape", "classes")
+        print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        return
+    columns = ("part", Column("images", right=True), "channels×height×width", Column("classes", right=True))
+    print_table(f"data set {name}", columns, rows)
+    for line in dict.fromkeys(line for lines in notes.values() for line in lines):
+        say(line)
+    say(f"kept in {data_dir or data_directory()}")
+
+
+def space_show(
+    spec: options.Spec = None,
+    set_: options.Set = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
+    from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.spaces import create_space
+    from nas_optuna.spec_parts import make_evaluator
+
+    given = SpecOptions(spec=spec, set_=set_).read()
+    try:
+        space = make_evaluator(given, data_dir, "cpu")[1].space
+    except DataError:
+        if given.data.name.startswith(("folder:", "npz:")):
+            raise
+        say(f"for one channel, ten classes and {given.recipe.input_size or 28} pixels, because the data are not here")
+        shape: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": given.recipe.input_size or 28}
+        space = create_space(given.space.name, given.space.options, **shape)
+    if json:
+        parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in space.parameters.items()}
+        print_json({"name": space.name, "size": space.size, "parameters": parameters})
+        return
+    rows = [
+        (name, ", ".join(map(str, p.choices)), "yes" if p.ordered else "no") for name, p in space.parameters.items()
+    ]
+    print_table(f"space {space.name}: {_size(space.size)}", ("parameter", "choices", "ordered"), rows)
+
+
+def _size(size: int) -> str:
+    return f"{size:,} architectures" + (f" ({size:.2e})" if size >= 1e9 else "")
 
 
 def samplers(json: options.Json = False) -> None:

@@ -1,0 +1,149 @@
+"""A study as a page, a picture, beside others, and in optuna-dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.options import Trial, TrustedStudyOptions, is_given, option
+from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
+from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.quantities import duration
+
+if TYPE_CHECKING:
+    from nas_optuna.report.comparison import Summary
+
+HOST = "127.0.0.1"
+
+
+def report(
+    stored: TrustedStudyOptions,
+    out: Annotated[
+        Path, option("HTML file, which needs no internet connection; report.html; - for stdout.", "FILE")
+    ] = Path("report.html"),
+) -> None:
+    """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
+    from nas_optuna.report.page import report as page_of
+    from nas_optuna.study.files import holding
+
+    study = stored.open_trusted()
+    write_out(out, page_of(study, stored.data_dir, holding(stored.url, study, "supernet-*")))
+
+
+def draw(
+    context: typer.Context,
+    stored: TrustedStudyOptions,
+    trial: Trial = "best",
+    architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
+    out: Annotated[Path | None, option("SVG file; STUDY-trial-N.svg by default, - for stdout.", "FILE")] = None,
+) -> None:
+    """Draw a trial's network as SVG: its layers, their shapes, and their shares of the compute.
+
+    The picture follows the reader's light or dark setting. Every browser opens it.
+    """
+    from nas_optuna.report.drawing import draw as draw_architecture
+    from nas_optuna.report.drawing import draw_trial
+    from nas_optuna.report.selection import choose, space_of
+    from nas_optuna.study.studies import file_name
+
+    if architecture is not None and is_given(context, "trial"):
+        raise SpecError("--trial and --architecture name two networks; give one of them")
+    study = stored.open_trusted()
+    space, name = space_of(study), file_name(stored.study)
+    if architecture is not None:
+        drawing, name = draw_architecture(space, space.parse(architecture)), f"{name}-architecture.svg"
+    else:
+        found = choose(study, trial, stored.data_dir)
+        drawing, name = draw_trial(space, found), f"{name}-trial-{found.number}.svg"
+    if out == STDOUT:
+        write_out(out, drawing.svg)
+        return
+    say(f"wrote {drawing.save(out or Path(name))}")
+
+
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of the studies.", show_default=False)],
+    out: Annotated[Path | None, option("Write an HTML page with curves; - for stdout.", "FILE")] = None,
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Compare what several studies of one storage found, and with how much training."""
+    from nas_optuna.quantities import count
+    from nas_optuna.report.comparison import comparison_page, differences, require_comparable, summary_of
+    from nas_optuna.study.standard_errors import with_error
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study
+
+    opened = open_storage(storage_url(storage))
+    loaded = [load_study(opened, name) for name in dict.fromkeys(studies)]
+    objective = require_comparable(loaded)
+    summaries = [summary_of(study, data_dir) for study in loaded]
+    if others := differences(loaded):
+        say("they differ in more than their samplers and pruners, so that the values do not compare these alone:")
+        for line in others:
+            say(f"    {line}")
+    if out == STDOUT:
+        pass
+    elif json:
+        print_json([summary.to_dict() for summary in summaries])
+    else:
+
+        def best(summary: Summary) -> str | None:
+            return None if summary.best is None else with_error(objective, summary.best, summary.error, count)
+
+        columns = [
+            Column("study", lambda s: s.study),
+            Column(objective, best, right=True),
+            Column("complete", lambda s: s.complete, right=True, rank=1),
+            Column("trials", lambda s: s.trials, right=True),
+            Column("time", lambda s: duration(s.seconds), right=True, rank=2),
+            Column("sampler", lambda s: s.sampler, rank=3),
+            Column("architecture", lambda s: s.architecture, shortest=12, rank=4),
+        ]
+        print_table("comparison", columns, summaries)
+    if out is not None:
+        write_out(out, comparison_page(loaded, summaries))
+
+
+def dashboard(
+    storage: options.Storage = None,
+    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N", min=1, max=65535)] = 8080,
+) -> None:
+    """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
+
+    It answers to 127.0.0.1 and localhost only, and to no page of another origin: no web page that you visit can read or
+    delete studies.
+    """
+    from optuna_dashboard import wsgi
+
+    from nas_optuna.report.artifacts import ArtifactFolders
+    from nas_optuna.report.guard import OwnPagesOnly
+    from nas_optuna.report.readable import ReadableAttributes
+    from nas_optuna.report.server import create_server
+    from nas_optuna.study.files import folders
+    from nas_optuna.study.storage import open_storage, storage_url
+
+    url = storage_url(storage)
+    opened = open_storage(url)
+    artifacts = folders(url)[0] / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+
+    def others() -> Iterator[Path]:
+        for study in opened.get_all_studies():
+            yield from (folder / "artifacts" for folder in folders(url, study.user_attrs))
+
+    pages = wsgi(opened, artifact_store=ArtifactFolders(artifacts, others))
+    application = OwnPagesOnly(ReadableAttributes(pages, opened.get_study_user_attrs), port)
+    try:
+        server = create_server(HOST, port, application)
+    except OSError as error:
+        raise StudyError(f"cannot serve on {HOST}:{port} ({error.strerror}); choose another --port") from error
+    say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
