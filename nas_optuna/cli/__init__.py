@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from nas_optuna.cli import best, export, fit, latency, lists, look, pareto, retrain, run, study, supernet
+from nas_optuna.cli import export, fit, latency, lists, look, ranking, retrain, run, study, supernet
 from nas_optuna.cli.commands import CLOCK, Command, Group, with_options
 from nas_optuna.cli.environment import set_defaults
 from nas_optuna.cli.printing import be_quiet, print_error, write
@@ -39,13 +39,13 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "study release": (study.release, "nas 3"),
     "study export": (study.export, "nas --format csv --out nas.csv"),
     "run": (run.run, "--sampler random --trials 20"),
-    "best": (best.best, "--study nas --json"),
+    "best": (ranking.best, "--study nas --json"),
     "draw": (look.draw, "--trial best --out best.svg"),
     "report": (look.report, "--study nas --out report.html"),
     "compare": (look.compare, "random tpe --out compare.html"),
     "retrain": (retrain.retrain, "--trial best --seeds 3"),
     "export": (export.export, "--trial best --out model"),
-    "pareto": (pareto.pareto, "--study cost --reference latency_ms=2"),
+    "pareto": (ranking.pareto, "--study cost --reference latency_ms=2"),
     "latency measure": (latency.measure, "--space conv --device cpu --out table.json"),
     "latency check": (latency.check, "table.json --save-overhead"),
     "latency kit": (latency.kit, "--space conv --out kit"),

@@ -255,8 +255,7 @@ def _fill_queue(plan: RunOptions, experiment: Experiment, study: Study) -> int |
 
 
 def _print_outcome(study: Study, json: bool, *, everything: bool) -> None:
-    from nas_optuna.cli.pareto import print_front, say_feasible
-    from nas_optuna.cli.ranking import print_ranking, print_winner
+    from nas_optuna.cli.ranking import print_front, print_ranking, print_winner, say_feasible
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.study.optuna_internals import read_once
 

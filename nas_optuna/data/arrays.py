@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,8 +15,7 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 
-from nas_optuna.data.array_labels import class_values, label_values, named_classes
-from nas_optuna.data.images import ImageSet
+from nas_optuna.data.images import MAX_CLASSES, ImageSet
 from nas_optuna.data.layout import PART_NAMES
 from nas_optuna.data.pixels import to_uint8
 from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing
@@ -38,6 +37,8 @@ _MAX_ARRAYS = 1000
 _BOMB = 200
 """An array above `_SMALL` bytes may be so many times larger than in the file; only zeros made to fill memory are."""
 _SMALL = 64 << 20
+_EXACT = 2**53
+"""Above it, floating-point numbers are not exact."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class NpzSource(FileSource):
             self._headers = self._read_headers()
         self._arrays = _assigned(self._headers, self._left_out)
         self._channel_axis = self._checked_shapes()
-        values = {part: self._label_values(part) for part in self._arrays}
-        known, self._classes = class_values(values, self._class_names(), self._left_out)
+        labels = {part: roles["labels"] for part, roles in self._arrays.items()}
+        values = {part: _label_values(self._array(name), named(name)) for part, name in labels.items()}
+        known, self._classes = _class_values(values, self._class_names(), self._left_out)
         super().__init__({part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()})
 
     def _read_headers(self) -> dict[str, _Header]:
@@ -139,13 +141,9 @@ class NpzSource(FileSource):
     def _header(self, part: Part, role: Role) -> _Header:
         return self._headers[self._arrays[part][role]]
 
-    def _label_values(self, part: Part) -> np.ndarray:
-        name = self._arrays[part]["labels"]
-        return label_values(self._array(name), named(name))
-
     def _class_names(self) -> list[str] | None:
         name = next((name for name in self._headers if name.casefold() in _CLASSES), None)
-        return None if name is None else named_classes(self._array(name), named(name))
+        return None if name is None else _named_classes(self._array(name), named(name))
 
     def _pixels(self, part: Part) -> np.ndarray:
         """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
@@ -273,3 +271,75 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
             " add an array layout='CHW' or layout='HWC' to the file"
         )
     return possible[0]
+
+
+def _label_values(array: np.ndarray, name: str) -> np.ndarray:
+    """``[n]`` whole numbers or text, one for each image; a `DataError` where it is neither of these nor one-hot."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2 and array.dtype.kind in "biuf":
+        return _from_one_hot(array, name)
+    if array.ndim != 1:
+        raise DataError(
+            f"array {name!r} has the shape {list(array.shape)}; labels must be [n], [n, 1] or one-hot [n, classes]"
+        )
+    if array.dtype.kind == "S":
+        try:
+            return np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"array {name!r} holds names that are not UTF-8; save them as text") from error
+    if array.dtype.kind == "U":
+        return array
+    if array.dtype.kind == "b":
+        return array.astype(np.int64)
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind != "f" or not np.isfinite(array).all() or (abs(array) > _EXACT).any() or (array % 1).any():
+        raise DataError(f"array {name!r} ({array.dtype}) must hold whole numbers or names, one for each image")
+    return array.astype(np.int64)
+
+
+def _named_classes(array: np.ndarray, name: str) -> list[str]:
+    """The names of the classes, in their order."""
+    if array.ndim != 1 or array.dtype.kind not in "US":
+        raise DataError(
+            f"array {name!r} must hold the name of each class as text, got {array.dtype} {list(array.shape)}"
+        )
+    return [str(each) for each in _label_values(array, name)]
+
+
+def _class_values(
+    labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOutCollector
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The different values of a data set's labels, sorted, and what each is called."""
+    # `names` are what the values 0, 1, … are called, None where each value is its own name; `left_out` is told of names
+    # that no image has. A `DataError` where a part has a value that the training part lacks, or values are no classes.
+    train = labels["train"]
+    known = np.unique(train)
+    if len(known) > MAX_CLASSES or (len(train) >= 100 and 2 * len(known) > len(train)):
+        raise DataError(
+            f"its labels hold {len(known):,} different values in {len(train):,} images; a classifier needs several"
+            " images of each class"
+        )
+    for part, values in labels.items():
+        if (values.dtype.kind == "U") != (train.dtype.kind == "U"):
+            raise DataError("some of its labels are names and others numbers; use one of both")
+        if unknown := np.setdiff1d(values, known).tolist():
+            raise DataError(f"the {part} part has the labels {listing(map(str, unknown))}, which no training image has")
+    if names is None:
+        return known, tuple(str(value) for value in known.tolist())
+    if known.dtype.kind == "U" or known[0] < 0 or known[-1] >= len(names):
+        raise DataError(f"its labels must lie in 0 … {len(names) - 1}, because its array of classes names {len(names)}")
+    for number in sorted(set(range(len(names))) - set(known.tolist())):
+        left_out.add("classes without an image", named(names[number]))
+    return known, tuple(names[number] for number in known.tolist())
+
+
+def _from_one_hot(array: np.ndarray, name: str) -> np.ndarray:
+    if not ((array == 0) | (array == 1)).all() or not (array.sum(1) == 1).all():
+        raise DataError(
+            f"array {name!r} {list(array.shape)} is not one-hot: each row must hold a single 1 and else 0; several"
+            " labels for one image are not supported"
+        )
+    numbers: np.ndarray = np.argmax(array, 1)
+    return numbers

@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, reason_of
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, reason_of, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
-from nas_optuna.spaces.base import Operation, Parameter
+from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep
 from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.params_text import read_params, write_params
 from nas_optuna.spaces.shapes import Alone, Call, TensorSpec, not_logits, settle, try_out, without
 from nas_optuna.spaces.space_function import SpaceFunction as SpaceFunction
 from nas_optuna.spaces.space_function import source_of
@@ -134,7 +133,7 @@ class FunctionSpace(BuiltSpace):
                     f"parameter {name!r} has no value; choose one of {self.parameters[name].choices}"
                 )
         chosen = {name: used.get(name, p.choices[0]) for name, p in self.parameters.items()}
-        return Architecture(tuple(chosen.items()), write_params(used, self.parameters))
+        return Architecture(tuple(chosen.items()), _write_params(used, self.parameters))
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """See `SearchSpace.canonical`."""
@@ -160,11 +159,11 @@ class FunctionSpace(BuiltSpace):
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"width=32,depth=2,block0=conv3"``."""
-        return write_params(self.tracer.trace(params), self.parameters)
+        return _write_params(self.tracer.trace(params), self.parameters)
 
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order."""
-        params = read_params(text, self.parameters, example=self.format({}))
+        params = _read_params(text, self.parameters, example=self.format({}))
         architecture = self.architecture(params)
         if unused := params.keys() - self.used(architecture).keys():
             raise ArchitectureError(f"{text!r} gives {sorted(unused)[0]!r}, which its network does not ask for")
@@ -355,3 +354,40 @@ def _kept_random_state() -> Iterator[None]:
 def _digest(text: str) -> str:
     """Six hex digits that tell modules of different make apart."""
     return hex_digest(text, 6)
+
+
+def _write_params(params: Mapping[str, Choice], parameters: Mapping[str, Parameter]) -> str:
+    """The text of what a network asks for, in that order."""
+    written = (f"{_quote(name)}={_quote(_text(parameters[name], value))}" for name, value in params.items())
+    return ",".join(written) or "fixed"
+
+
+def _read_params(text: str, parameters: Mapping[str, Parameter], example: str) -> dict[str, Choice]:
+    """The params of a text, in any order."""
+    names = {_quote(name): name for name in parameters}
+    params: dict[str, Choice] = {}
+    for part in text.strip().split(",") if text.strip() not in ("", "fixed") else ():
+        written, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ArchitectureError(f"{part!r} is not name=value; an architecture is written {example}")
+        if written not in names:
+            raise ArchitectureError(unknown("parameter", written, names))
+        parameter = parameters[names[written]]
+        choices = {_quote(_text(parameter, choice)): choice for choice in parameter.choices}
+        if value not in choices:
+            raise ArchitectureError(
+                f"{names[written]} = {value!r} is outside its choices; choose one of {list(choices)}"
+            )
+        params[names[written]] = choices[value]
+    return params
+
+
+def _text(parameter: Parameter, value: Choice) -> str:
+    written = [text_of(choice) for choice in parameter.choices]
+    # "1" and 1 are written alike, unless the text keeps its quotes.
+    return f'"{value}"' if isinstance(value, str) and written.count(value) > 1 else text_of(value)
+
+
+def _quote(text: str) -> str:
+    """Percent-encode what separates, and blanks and control characters."""
+    return "".join(f"%{ord(c):02X}" if c in "%,=" or c.isspace() or not c.isprintable() else c for c in text)
