@@ -99,22 +99,12 @@ def shown(value: object) -> str:
 
 
 def named(path: object) -> str:
-    """A path, key or sentence of a user as a message repeats it: without quotes, otherwise as `shown` does.
-
-    Examples:
-        >>> named("data/pets.toml")
-        'data/pets.toml'
-    """
+    """A path, key or sentence of a user as a message repeats it: without quotes, otherwise as `shown` does."""
     return shortened(printable(str(path)), NAMED)
 
 
 def reason_of(error: BaseException, limit: int = NAMED) -> str:
-    """What an error says, in one line of at most `limit` characters for the end of a message.
-
-    Examples:
-        >>> reason_of(FileNotFoundError(2, "No such file or directory", "a.npz")), reason_of(MemoryError())
-        ('No such file or directory', 'MemoryError')
-    """
+    """What an error says, in one line of at most `limit` characters for the end of a message."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else error
     return shortened(printable(str(told)), limit) or type(error).__name__
 
@@ -131,24 +121,14 @@ _PLAINER = {
 
 
 def plainer(message: str) -> str:
-    """What a parser says of a value that it refuses, in words for a person.
-
-    Examples:
-        >>> plainer("Input should be greater than or equal to 1")
-        'it must be at least 1'
-    """
+    """What a parser says of a value that it refuses, in words for a person."""
     for theirs, ours in _PLAINER.items():
         message = message.replace(theirs, ours)
     return message
 
 
 def printable(text: str) -> str:
-    r"""A text in one line, with nothing in it that a terminal would obey, and no password of a URL.
-
-    Examples:
-        >>> printable("two\nlines")
-        'two lines'
-    """
+    """A text in one line, with nothing in it that a terminal would obey, and no password of a URL."""
     text = mask_urls(text)
     line = " ".join(text.split()) if "\n" in text or "\r" in text or "\t" in text else text
     return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -44,25 +44,12 @@ class Description:
 
 @dataclass(frozen=True)
 class Registry:
-    """Every part of one kind.
+    """Every part of one kind: built in, by places as text so that a listing imports nothing, or by an entry point."""
 
-    Attributes:
-        kind: What a part is called in messages, e.g. ``"sampler"``.
-        group: The entry-point group that third parties register in, e.g. ``"nas_optuna.samplers"``.
-        builtin: Built-in names, each mapped to its ``package.module:attribute``. They are strings, so that a listing of
-            names imports nothing.
-        reserved: Keywords that the caller of `make` gives itself and a user may not.
-
-    Examples:
-        >>> registry = Registry("pruner", "nas_optuna.pruners", {"none": "nas_optuna.pruners:none"}, ("epochs",))
-        >>> registry.names()[0]
-        'none'
-    """
-
-    kind: str
-    group: str
+    kind: str  # as messages call a part
+    group: str  # of entry points
     builtin: Mapping[str, str] = field(default_factory=dict)
-    reserved: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()  # keywords that the caller of `make` gives itself
 
     def names(self) -> list[str]:
         """Every registered name, built-in ones first."""

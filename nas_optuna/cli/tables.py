@@ -26,25 +26,14 @@ _NARROWEST = 8
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        heading: Stands above it.
-        of: Gives its cell of a row; without it a row is a sequence of cells.
-        right: Whether its cells are aligned right.
-        shortest: The width to which its cells may be shortened in their middle before other columns are left out;
-            None: they never are.
-        wrap: Whether its text may be folded over several lines.
-        rank: Where the terminal is too narrow, columns of the highest rank are left out first; rank 0 always stays.
-            A column of another rank without any cell is left out as well.
-    """
+    """A column of a table; `of` gives its cell of a row, which otherwise is a sequence of cells."""
 
     heading: str
     of: Callable[[Any], object] | None = None
     right: bool = False
-    shortest: int | None = None
-    wrap: bool = False
-    rank: int = 0
+    shortest: int | None = None  # the width to which its cells may be shortened before other columns are left out
+    wrap: bool = False  # whether its text may be folded over several lines
+    rank: int = 0  # where the terminal is too narrow, the highest goes first; 0 stays, others go where they are empty
 
 
 def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]) -> None:

@@ -93,11 +93,7 @@ class ImageSet:
         return max(self.images.shape[2:])
 
     def pixel_format(self, input_size: int | tuple[int, int]) -> PixelFormat:
-        """How pictures become inputs of a network that was trained on these images.
-
-        Args:
-            input_size: Side in pixels of what its layers see, or ``(height, width)``.
-        """
+        """How pictures become inputs of a network that was trained on these images, and whose layers see that size."""
         channels, height, width = self.images.shape[1:]
         size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
         whites = (self.background, self.whole_white, self.fraction_white)

@@ -27,36 +27,22 @@ _ABSENT = (RuntimeError, FileNotFoundError)
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """One of torchvision's data sets: a function ``(train, directory)`` that gives its images.
+    """One of torchvision's data sets: a function ``(train, directory)`` that gives its images."""
 
-    It is downloaded where it is absent. Any number of processes may ask at once: one downloads, into a folder of its
-    own, the others wait, and no file appears under its name before it is whole.
-
-    Attributes:
-        class_name: The class of ``torchvision.datasets``.
-        description: One line for ``nas-optuna data list``.
-        files: What torchvision wants in the data directory, for the error message.
-        archives: Files and folders of the data directory where a person may have put what torchvision would download.
-        part: The keyword that says which part is wanted, with its values for the training and the test part.
-        options: More keywords.
-        classes: Number of classes, where torchvision does not name them.
-        labels: The attribute that holds the labels.
-        mean: Of each channel where an established figure exists; measured without it.
-        std: Of each channel where an established figure exists.
-        transposed: Whether torchvision gives images with rows and columns exchanged.
-    """
+    # It is downloaded where it is absent. Any number of processes may ask at once: one downloads, into a folder of its
+    # own, the others wait, and no file appears under its name before it is whole.
 
     class_name: str
     description: str
-    files: str
-    archives: tuple[str, ...] = ()
-    part: tuple[str, object, object] = ("train", True, False)
+    files: str  # that torchvision wants in the data directory, for the error message
+    archives: tuple[str, ...] = ()  # where a person may have put what torchvision would download
+    part: tuple[str, object, object] = ("train", True, False)  # a keyword, with its values for training and test
     options: Mapping[str, object] = field(default_factory=dict)
     classes: int = 10
-    labels: str = "targets"
-    mean: tuple[float, ...] = ()
+    labels: str = "targets"  # the attribute that holds them
+    mean: tuple[float, ...] = ()  # of each channel; measured without it
     std: tuple[float, ...] = ()
-    transposed: bool = False
+    transposed: bool = False  # whether torchvision exchanges rows and columns
 
     def __call__(self, train: bool, directory: Path) -> ImageSet:
         """The training or the test part."""

@@ -42,19 +42,12 @@ Build = Callable[..., Any]
 
 @dataclass(frozen=True)
 class CostStep:
-    """One step of a network's cost as a Markov chain, whose first state is 0.
+    """One step of a network's cost as a Markov chain, whose first state is 0; the next states are flattened."""
 
-    Attributes:
-        names: Parameters that are decided here.
-        costs: ``[states, combinations of choices]``, with the choices of the last parameter in a row.
-        targets: The next state of each of them, flattened.
-        uses: A parameter, and for each of its choices 1 where it has this step, else 0; None where all have it.
-    """
-
-    names: Sequence[str]
-    costs: Sequence[Sequence[float]]
+    names: Sequence[str]  # of the parameters that are decided here
+    costs: Sequence[Sequence[float]]  # [states, combinations of choices], those of the last parameter in a row
     targets: Sequence[int]
-    uses: tuple[str, Sequence[float]] | None = None
+    uses: tuple[str, Sequence[float]] | None = None  # a parameter, and 1 for each of its choices that has this step
 
 
 class BuiltSpace(Decomposable):

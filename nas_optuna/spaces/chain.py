@@ -16,18 +16,11 @@ from nas_optuna.spaces.built import BuiltSpace, CostStep
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a chain.
-
-    Attributes:
-        names: The parameters that decide it, beside the shape of its input.
-        operation: ``(input_shape, *choices)`` → the operation, with one choice for each of `names`.
-        depth: ``(parameter, number)`` of a part that only the choices of a depth from that number on have; such a part
-            keeps the shape.
-    """
+    """One part of a chain, from its input shape and one choice for each of its parameters to the operation."""
 
     names: tuple[str, ...]
     operation: Callable[..., Operation]
-    depth: tuple[str, int] | None = None
+    depth: tuple[str, int] | None = None  # a parameter, and its least value with this part, which keeps the shape
 
     def is_used(self, params: Mapping[str, Choice]) -> bool:
         """Whether a network with these params has this part."""

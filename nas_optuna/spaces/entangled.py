@@ -19,17 +19,11 @@ SMALLEST_GROUP = 4
 
 
 class ElasticLayer(nn.Module):
-    """The base class of elastic layers.
-
-    Attributes:
-        inputs: Choices of the input's channels or features; None where there is one.
-        outputs: Choices of the output's.
-        scales_output: Whether it scales its output, and takes a scaled input, where choices are mixed.
-    """
+    """The base class of elastic layers, which know the choices of their input and output, if there are several."""
 
     inputs: Size | None = None
     outputs: Size | None = None
-    scales_output: bool = False
+    scales_output: bool = False  # and takes a scaled input, where choices are mixed
 
     def masked(self, x: Tensor, dim: int) -> Tensor:
         """The input, weighted along a dimension where choices are mixed."""

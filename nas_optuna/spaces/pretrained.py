@@ -27,12 +27,7 @@ _ENDS = (nn.Linear, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network without its classifier.
-
-    Attributes:
-        model: ``"efficientnet_lite0"``, a name of torchvision's such as ``"resnet18"``, or ``"timm:NAME"``.
-        weights: A ``.safetensors`` or ``.pth`` file with the ``state_dict`` of that network; None is the library's own.
-    """
+    """A pretrained network without its classifier: ``efficientnet_lite0``, one of torchvision's, or ``timm:NAME``."""
 
     model: str
     weights: str | None = None
