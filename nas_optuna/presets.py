@@ -38,7 +38,8 @@ def find_spec(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix == SUFFIX or path.is_file():
         if not path.is_file():
-            raise SpecError(f"study spec {named(path)} does not exist; presets are: {', '.join(preset_names())}")
+            why = "is no file" if path.exists() else "does not exist"
+            raise SpecError(f"study spec {named(path)} {why}; presets are: {', '.join(preset_names())}")
         return path
     for folder in _FOLDERS:
         if (preset := folder / f"{name}{SUFFIX}").is_file():

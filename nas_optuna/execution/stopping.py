@@ -157,10 +157,11 @@ def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
         )
     if objective.ideal is not None and sign * value < sign * objective.ideal:
         share = objective.ideal == 1 and 2 <= value <= 100  # written in per cent
-        remedy = f"; write --until {name}:{value / 100:g}" if share else ""
+        remedy = f"; write --until {name}:{value / 100:g}" if share else "; choose a value that can be reached"
         raise SpecError(f"no network has {name} {value:g}: the best possible is {objective.ideal:g}{remedy}")
     if objective.worst is not None and sign * value >= sign * objective.worst:
-        raise SpecError(f"every network has {name} {value:g}: the worst possible is {objective.worst:g}")
+        worst = f"the worst possible is {objective.worst:g}; choose a better value"
+        raise SpecError(f"every network has {name} {value:g}: {worst}")
     return condition
 
 

@@ -125,12 +125,13 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
     began["latency"]["force"] = now["latency"]["force"]
     if StudyKey.DATA in study.user_attrs:
         began["data"]["name"] = now["data"]["name"]
-    for section, value in now.items():
-        if section not in _MAY_CHANGE and began[section] != value:
-            raise StudyError(
-                f"study {study.study_name!r} was made with another {section!r} ({_changes(began[section], value)}), so"
-                " its values could not be compared; give the new spec a study of its own: --study NAME"
-            )
+    differ = [part for part in now if part not in _MAY_CHANGE and began[part] != now[part]]
+    if differ:
+        changes = "; ".join(f"{part!r} ({_changes(began[part], now[part])})" for part in differ)
+        raise StudyError(
+            f"study {study.study_name!r} was made with another {changes}, so its values could not be compared;"
+            " give the new spec a study of its own: --study NAME"
+        )
 
 
 def _changes(began: Any, now: Any) -> str:
