@@ -29,13 +29,13 @@ from nas_optuna.execution.search import Search
 from nas_optuna.objectives import describe
 from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
+from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
 from nas_optuna.samplers.per_trial_seed import Allowed
 from nas_optuna.samplers.within_limits import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search
-from nas_optuna.study.records import count
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.studies import create_study, load_study, require_same_space, require_same_spec, study_spec
 from nas_optuna.training.fit import never
@@ -301,7 +301,7 @@ class Experiment:
         what += f" ({self.why})" if self.why else ""
         if within:
             return what
-        return f"{what}, pruner {self.spec.pruner.name}, {count(self.objective.evaluator.steps, 'epoch')}"
+        return f"{what}, pruner {self.spec.pruner.name}, {plural(self.objective.evaluator.steps, 'epoch')}"
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of limits and images: margins, classes, sizes, what is left out."""

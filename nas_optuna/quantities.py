@@ -78,6 +78,11 @@ class Quantity:
         return f"{self.brief(value)} {self.unit or self.label or self.name}"
 
 
+def plural(number: int, noun: str) -> str:
+    """E.g. ``"1 epoch"``, ``"1,200 epochs"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def count(number: float) -> str:
     """A count in three digits and a suffix: ``1.23M``."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -192,8 +192,9 @@ class RunDisplay(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and say on a plain terminal what it was."""
+        from nas_optuna.quantities import plural
         from nas_optuna.report.trial_facts import objectives_of, remarks_of
-        from nas_optuna.study.records import TrialRecord, count
+        from nas_optuna.study.records import TrialRecord
 
         if self._study is None or ended is None:
             return
@@ -205,7 +206,7 @@ class RunDisplay(Callback):
             values = " ".join(text for _, text in objectives_of(record, names)) or "-"
             notes = "".join(f"  ({remark})" for remark in remarks_of(record))
             say(
-                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {count(record.epochs, 'epoch'):>9s}"
+                f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"
                 f"  {duration(record.seconds):>8s}  {record.architecture}{notes}  [{self._score}]"
             )
 

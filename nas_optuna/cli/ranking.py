@@ -201,14 +201,14 @@ def say_feasible(study: Study) -> None:
 
 def _print_front(name: str, front: Front) -> None:
     from nas_optuna.objectives import describe
-    from nas_optuna.study.records import count
+    from nas_optuna.quantities import plural
 
     columns = (
         Column("trial", lambda record: record.number, right=True),
         *record_columns(front.records, front.objectives, kept=len(front.objectives), time=False),
         Column("architecture", lambda record: record.architecture, shortest=28),
     )
-    print_table(f"front of study {name}: {count(len(front.records), 'trial')}", columns, front.records)
+    print_table(f"front of study {name}: {plural(len(front.records), 'trial')}", columns, front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
 
@@ -271,11 +271,11 @@ def record_columns(
 
 def print_winner(study: Study) -> None:
     """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
+    from nas_optuna.quantities import plural
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.trial_facts import described_costs, objectives_of
     from nas_optuna.study.best import best_trial
     from nas_optuna.study.records import TrialRecord
-    from nas_optuna.study.records import count as counted
 
     facts = StudyFacts(study)
     found = best_trial(facts.study) if len(facts.names) == 1 else None
@@ -291,7 +291,7 @@ def print_winner(study: Study) -> None:
             f"{name} {objectives_of(record, [name], images)[0][1]}{of_images}",
             *([gain.beside] if gain and gain.beside else []),
             record.architecture,
-            " · ".join([*costs, counted(record.epochs, "epoch")]),
+            " · ".join([*costs, plural(record.epochs, "epoch")]),
         ],
     )
     for remark in gain.remarks() if gain else ():
@@ -307,10 +307,10 @@ def _note(record: TrialRecord, *, tied: bool) -> str:
 
 def _counts(records: Sequence[TrialRecord]) -> str:
     """E.g. ``"20 trials: 6 complete, 14 pruned"``."""
-    from nas_optuna.study.records import count as counted
+    from nas_optuna.quantities import plural
 
     if not records:
         return "no trials yet"
     states = Counter(record.state for record in records)
     parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in _STATES if states[state]]
-    return f"{counted(len(records), 'trial')}: {', '.join(parts)}"
+    return f"{plural(len(records), 'trial')}: {', '.join(parts)}"

@@ -136,10 +136,10 @@ def _chosen_by(search: Search, params: dict[str, Any]) -> tuple[Search, Architec
 
 
 def _say_what_next(path: Path, looks: int, export: str) -> None:
-    from nas_optuna.study.records import count
+    from nas_optuna.quantities import plural
 
     if looks:
-        say(f"This study's test set was looked at {count(looks, 'time')} before: do not choose by these figures.")
+        say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
     say(f"saved {path}; in Python:")
     say(f'    network = nas_optuna.load_network("{path}")')
     say("    network.predict(images)  # pictures, or uint8 [n, channels, height, width]")

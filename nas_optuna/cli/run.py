@@ -211,8 +211,8 @@ def _learn_from(plan: RunOptions, experiment: Experiment, study: Study) -> None:
     """Copy an earlier study's trials into this one, and begin with the best of them."""
     if plan.learn_from is None:
         return
+    from nas_optuna.quantities import plural
     from nas_optuna.samplers.earlier import best_of, remember
-    from nas_optuna.study.records import count
     from nas_optuna.study.trial_queue import enqueue_new
 
     other, space = _earlier(plan), experiment.space
@@ -221,7 +221,7 @@ def _learn_from(plan: RunOptions, experiment: Experiment, study: Study) -> None:
     excess = experiment.objective.limits.total_excess
     begun = [params for params in best if excess(space.architecture(params)) <= 0]
     queued = enqueue_new(study, space, begun, origin="earlier study")
-    say(f"learning from {count(copied, 'trial')} of {other.study_name}; in the queue: {queued} of its best")
+    say(f"learning from {plural(copied, 'trial')} of {other.study_name}; in the queue: {queued} of its best")
 
 
 def _earlier(plan: RunOptions) -> Study:

@@ -114,9 +114,9 @@ def delete(
     json: options.Json = False,
 ) -> None:
     """Delete a study with its trials, checkpoints and weights; asks first."""
+    from nas_optuna.quantities import plural
     from nas_optuna.report.artifacts import of_study
     from nas_optuna.study.files import elsewhere, folders
-    from nas_optuna.study.records import count
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
     from nas_optuna.study.transactions import counts
@@ -137,7 +137,7 @@ def delete(
             raise
         say(f"{error}; its files elsewhere are left")
     if not yes:
-        typer.confirm(f"Delete study {name!r} with its {count(trials, 'trial')}?", abort=True, err=True)
+        typer.confirm(f"Delete study {name!r} with its {plural(trials, 'trial')}?", abort=True, err=True)
     files, left = folders(url, attributes), elsewhere(attributes)
     delete_study(opened, name, files)
     for folder, artifact in product(files, shown):

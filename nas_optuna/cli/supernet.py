@@ -187,10 +187,10 @@ def _shared(accuracy: float | None) -> str:
 
 
 def _trainings(result: SupernetResult) -> str:
-    from nas_optuna.study.records import count
+    from nas_optuna.quantities import plural
 
     trials, short = result.score_trials, result.score_short_trainings
-    said = [count(trials, "trial")] * bool(trials) + [count(short, "short training")] * bool(short)
+    said = [plural(trials, "trial")] * bool(trials) + [plural(short, "short training")] * bool(short)
     return " and ".join(said) or "no trainings yet, the prior"
 
 
@@ -243,17 +243,17 @@ def export(
 
 
 def _price(training: SupernetTraining) -> str:
-    from nas_optuna.study.records import count
+    from nas_optuna.quantities import plural
 
     prices, plan, strategy = training.prices, training.plan, training.strategy
     parts = []
     if strategy is not None and training.price is not None:
         alone, scored = training.price.training_seconds, training.scored
         parts.append(
-            f"the shared weights ({count(training.length, 'epoch')} of {len(strategy.images)} steps) cost"
+            f"the shared weights ({plural(training.length, 'epoch')} of {len(strategy.images)} steps) cost"
             f" {prices['weights']:.1f} stand-alone trainings of {duration(alone)} each (measured)"
         )
-        parts += [f"scoring {count(scored, 'architecture')} about {prices['scoring']:.1f}"] * bool(scored)
+        parts += [f"scoring {plural(scored, 'architecture')} about {prices['scoring']:.1f}"] * bool(scored)
     if plan.epochs:
         unit = "" if parts else " stand-alone trainings"
         parts.append(f"{plan.calibrating + plan.finalists} short trainings about {prices['short']:.1f}{unit}")
@@ -350,7 +350,7 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     if json:
         print_json(asdict(verdict) | {"sentence": verdict.sentence})
         return
-    from nas_optuna.study.records import count
+    from nas_optuna.quantities import plural
 
     def interval(c: RankCorrelation) -> str:
         return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
@@ -364,7 +364,7 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     )
     title = f"study {study}: {verdict.architectures} random architectures, own training against the supernet"
     print_table(title, columns, verdict.rows)
-    short = f"{count(verdict.short, 'short training')} of others and " if verdict.short else ""
+    short = f"{plural(verdict.short, 'short training')} of others and " if verdict.short else ""
     say(f"all sizes, score: fitted to {short}the trainings of the architectures that are not ranked just then")
     ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
     say(f"noise ceiling of τ: {ceiling}")

@@ -24,10 +24,11 @@ from nas_optuna.data.pictures import (
     shared_background,
 )
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.report import VERBS, ReadingReport, dimensions, plural
+from nas_optuna.data.report import VERBS, ReadingReport, dimensions
 from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import PARTS, FileSource, Reading, require_memory
 from nas_optuna.errors import DataError
+from nas_optuna.quantities import plural
 
 MAX_PHOTO_SIDE = 224
 """Of pictures for which nobody says what size a network should see."""

@@ -45,11 +45,6 @@ class LeftOutCollector:
         )
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 picture``, ``1,200 pictures``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def dimensions(height: int, width: int) -> str:
     """``height×width``: everywhere in this order, as arrays have it."""
     return f"{height}×{width}"

@@ -16,10 +16,10 @@ from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.hints import command
-from nas_optuna.study.records import count
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import sampling_error, with_error
 from nas_optuna.study.studies import study_uid
@@ -148,7 +148,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     images = len(search.data.validation)
     shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
     epochs = facts.get("epochs", "")
-    trained = f", {count(int(epochs), 'epoch')}" if epochs.isdecimal() else ""
+    trained = f", {plural(int(epochs), 'epoch')}" if epochs.isdecimal() else ""
     return FinishedNetwork(
         classifier,
         {

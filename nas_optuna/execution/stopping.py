@@ -13,11 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
-from nas_optuna.quantities import Quantity
+from nas_optuna.quantities import Quantity, plural
 from nas_optuna.samplers.per_trial_seed import Allowed
 from nas_optuna.study.best import is_feasible
 from nas_optuna.study.pareto import hypervolume
-from nas_optuna.study.records import count
 
 PATIENCE = 5
 """How many trials without an improvement end a study where the user names no number, if none is expected, either."""
@@ -67,12 +66,12 @@ class Stalled:
         losses = [[-sign * value for sign, value in zip(signs, t.values, strict=True)] for t in trials]
         if len(objectives) > 1:
             stalled = _front_stalls(losses, self.patience)
-            return f"the front has not improved in the latest {count(self.patience, 'trial')}" if stalled else None
+            return f"the front has not improved in the latest {plural(self.patience, 'trial')}" if stalled else None
         column = [loss for (loss,) in losses]
         since = len(column) - 1 - column.index(min(column)) if column else 0
         if since < self.patience:
             return None
-        seen = f"the best {objectives[0]} has not improved in the latest {count(since, 'trial')}"
+        seen = f"the best {objectives[0]} has not improved in the latest {plural(since, 'trial')}"
         if since >= HARD_STOP * self.patience:
             return seen
         from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy

@@ -26,12 +26,13 @@ from nas_optuna.fitting.clock import refuse_undivided
 from nas_optuna.fitting.equal_seconds import FORWARD, TEST, EqualSeconds, seconds_per_step
 from nas_optuna.fitting.plan import LEAST_SECONDS, Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.quantities import plural
 from nas_optuna.report.selection import measured, remembered_images
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import abandoned
 from nas_optuna.study.best import best_trial, is_feasible
-from nas_optuna.study.records import TrialRecord, count
+from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes
@@ -83,7 +84,7 @@ class Search:
             if self.deadline is not None and is_last:
                 rung = replace(rung, networks=UNTIL_TIME_IS_UP)
             else:
-                say(f"{count(rung.networks, 'network')}, {rung.seconds:.0f} s each")
+                say(f"{plural(rung.networks, 'network')}, {rung.seconds:.0f} s each")
             objective = self.objective(rung, self.from_rung + number - 1)
             self._train(rung, objective, queue, at_least=int(best is None))
             if self.stop.asked:

@@ -13,6 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.objectives import describe
+from nas_optuna.quantities import plural
 from nas_optuna.report import charts
 from nas_optuna.report.selection import Winners, gain_of, remembered_images, validation_images, winners
 from nas_optuna.report.trial_facts import figures_of
@@ -21,7 +22,7 @@ from nas_optuna.study.best import complete_trials
 from nas_optuna.study.gain import Gain
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.records import TrialRecord, count, ranked
+from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.studies import maximizes, study_spec
 
@@ -66,7 +67,7 @@ class StudyFacts:
         spec = self.spec
         wanted = " and ".join(describe(name).heading for name in spec.objectives)
         limits = "".join(f", {_limit(name, limit)}" for name, limit in spec.limits.items())
-        how = f"pruner {spec.pruner.name}, {count(spec.recipe.epochs, 'epoch')} per trial"
+        how = f"pruner {spec.pruner.name}, {plural(spec.recipe.epochs, 'epoch')} per trial"
         by_clock = {StudyKey.FIT, StudyKey.WITHIN} & self.attributes.keys()
         how = "trainings of about equal seconds" if by_clock else how
         return f"{wanted}{limits} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."

@@ -15,6 +15,7 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.markdown import code, plain, table
+from nas_optuna.quantities import plural
 from nas_optuna.report import artifacts
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.dashboard_notes import dashboard_note, note_in
@@ -26,7 +27,7 @@ from nas_optuna.report.trial_facts import figures_of
 from nas_optuna.study.best import front_trials
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
-from nas_optuna.study.records import TrialRecord, count
+from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import accuracy_on_test
 from nas_optuna.study.studies import maximizes
@@ -50,8 +51,8 @@ def trial_note(
     record = TrialRecord.of(trial)
     ended = {"complete": "was trained to the end", "pruned": "was pruned", "fail": "failed"}
     text = f"**{plain(record.architecture)}** {ended.get(record.state, record.state)}"
-    text += f" after {count(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
-    text += f", which is {count(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
+    text += f" after {plural(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
+    text += f", which is {plural(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
     text += f": {plain(record.cause)}" if record.cause else ""
     text += f"; it continues trial {record.continues}" if record.continues is not None else ""
     text += f"; its value is that of trial {record.duplicate_of}" if record.duplicate_of is not None else ""
@@ -83,7 +84,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     states = Counter(trial.state.name.lower() for trial in trials)
     parts = [
         f"A search for neural networks: {plain(facts.what)}",
-        f"{count(len(trials), 'trial')}: {', '.join(f'{n:,} {state}' for state, n in states.items()) or 'none yet'}.",
+        f"{plural(len(trials), 'trial')}: {', '.join(f'{n:,} {state}' for state, n in states.items()) or 'none yet'}.",
     ]
     found = facts.winners
     if found is None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from nas_optuna.quantities import plural
 from nas_optuna.report.svg import clean
-from nas_optuna.study.records import count
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,7 +31,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["count"] = count
+    found.filters["plural"] = plural
     return found
 
 

@@ -16,11 +16,6 @@ ALIKE = 1.2
 """Trainings whose seconds differ by less than this factor are compared."""
 
 
-def count(number: int, noun: str) -> str:
-    """E.g. ``"1 epoch"``, ``"2 epochs"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial, as a row of a table.

@@ -75,7 +75,7 @@ class LocalExecutor(Executor):
         """Decide the devices and the CPU threads; see `Executor`."""
         from nas_optuna.devices import usable_cores
         from nas_optuna.execution.threads import choose_threads
-        from nas_optuna.study.records import count
+        from nas_optuna.quantities import plural
 
         if self.options.is_one_process:
             said = choose_threads(objective.evaluator, self.options.threads)
@@ -86,8 +86,8 @@ class LocalExecutor(Executor):
         self._threads = share if self.options.threads is None else self.options.threads
         names = ", ".join(f"{self._devices.count(name)} on {name}" for name in dict.fromkeys(self._devices))
         why = f"; {times}" if times else ""
-        workers = count(len(self._devices), "worker")
-        return [f"{workers} with {count(self._threads, 'CPU thread')} each: {names}{why}"]
+        workers = plural(len(self._devices), "worker")
+        return [f"{workers} with {plural(self._threads, 'CPU thread')} each: {names}{why}"]
 
     def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`."""

@@ -32,7 +32,7 @@ from nas_optuna.execution.executors.contract import Executor, Handle, Work, Work
 from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
 from nas_optuna.execution.executors.worker import DoneMessage, Message, WorkerSpec, run_worker
 from nas_optuna.execution.loop import Outcome, StopRequest
-from nas_optuna.study.records import count
+from nas_optuna.quantities import plural
 from nas_optuna.study.storage import sqlite_file
 from nas_optuna.study.worker import Worker
 
@@ -201,7 +201,7 @@ class RayExecutor(Executor):
                     "a trial whose node dies begins anew: no folder is shared; --files DIR names one that is"
                 )
             workers = self.options.workers or room(ray.cluster_resources(), self.threads, self.gpus)
-            logger.warning("%s with %d CPU and %g GPU each", count(workers, "Ray worker"), self.threads, self.gpus)
+            logger.warning("%s with %d CPU and %g GPU each", plural(workers, "Ray worker"), self.threads, self.gpus)
             numbers = range(1, workers + 1)
             specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
             if work.data is not None:
