@@ -119,10 +119,10 @@ def roofline(place: Place, folder: Path) -> Found:
     """Share of the device's own peak that training reaches: arithmetic of a matrix product, bytes of a copy."""
     from nas_optuna import ConvSpace
     from nas_optuna.costs.complexity import figures
-    from nas_optuna.training.precision import allow_fast_float32
+    from nas_optuna.machine import prepare_process
 
     device, side = torch.device(place.device), place.matrix
-    allow_fast_float32(device)  # as trainings do
+    prepare_process(device)  # as trainings do
     peak = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a = torch.randn(side, side, device=device, dtype=dtype)

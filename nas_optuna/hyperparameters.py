@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 from pydantic import ValidationError
 
-from nas_optuna.errors import SpecError, reason_of, unknown
+from nas_optuna.errors import SpecError, unknown
 from nas_optuna.spec import Recipe
 
 PREFIX = "recipe."
@@ -95,15 +95,16 @@ def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistri
     numbers = [v for v in (low, high) if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
     if len(numbers) != 2 or not isinstance(log, bool):
         raise SpecError(f"recipe.{name} needs low and high as numbers, and log as true or false, got {dict(value)!r}")
+    if numbers[0] >= numbers[1]:
+        raise SpecError(f"recipe.{name}: low = {low!r} must be below high = {high!r}")
+    if log and numbers[0] <= 0:
+        raise SpecError(f"recipe.{name}: a logarithmic range must begin above 0, got {low!r}")
     kind = Recipe.model_fields[name].annotation
     if kind not in (int, float):
         raise SpecError(f"recipe.{name} is no number; give a list of choices")
-    try:
-        if kind is int and isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log)
-        return FloatDistribution(numbers[0], numbers[1], log)
-    except ValueError as error:
-        raise SpecError(f"recipe.{name}: {reason_of(error)}") from None
+    if kind is int and isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log)
+    return FloatDistribution(numbers[0], numbers[1], log)
 
 
 def _choices(name: str, value: Any) -> CategoricalDistribution:

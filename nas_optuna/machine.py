@@ -146,5 +146,6 @@ def _keep_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError, TypeError):  # another C library than glibc has its own ways
         allocator = ctypes.CDLL(None)
-        allocator.mallopt(_MMAP_THRESHOLD, 1 << 30)
-        allocator.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+        # The first is refused above 32 MB by some releases of glibc, and the second alone would make steps slower.
+        if any(allocator.mallopt(_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25)):
+            allocator.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -46,11 +46,11 @@ ELSEWHERE: Mapping[str, str] = {
 class Criterion(Quantity):
     """One thing that is optimised; `name` is a metric's, a cost's, or the formula of a soft target."""
 
-    metric: str | None = None
-    cost: str | None = None
-    target: float | None = None
-    exponent: float = 0.0
-    code: str | None = None
+    metric: str | None = None  # that it needs, if any
+    cost: str | None = None  # that it needs, if any
+    target: float | None = None  # of a soft target: the cost at which the metric counts as it is
+    exponent: float = 0.0  # of a soft target: negative, or positive for a cost of which more is better
+    code: str | None = None  # where the metric is imported from, where nobody has installed it under that name
 
     def value(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> float:
         """What is told to Optuna."""

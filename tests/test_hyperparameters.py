@@ -34,8 +34,8 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
     [
         ("epochs", "1..5", "setting of the recipe to search: 'epochs'"),
         ("learning_rat", "1..5", "did you mean 'learning_rate'"),
-        ("learning_rate", "1e-1..1e-4", "low=0.1, high=0.0001"),
-        ("learning_rate", "0..1:log", "must hold for .log=True"),
+        ("learning_rate", "1e-1..1e-4", "must be below"),
+        ("learning_rate", "0..1:log", "must begin above 0"),
         ("learning_rate", "0..1", r"recipe.learning_rate cannot be 0"),
         ("learning_rate", "1e-4..1e-1:ln", "ends in 'ln'"),
         ("learning_rate", "a..b", "'a' is no number"),

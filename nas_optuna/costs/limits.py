@@ -15,7 +15,7 @@ from nas_optuna.spaces.architecture import Architecture
 _STARTS = 4
 _ENUMERATED = 1024
 _HOPELESS = 2.0
-"""Where the first descent ends so many times beyond a limit, others would not come within it."""
+"""Where the first descent of a large space ends so many times beyond a limit, others would not come within it."""
 
 
 class Limits:
@@ -92,9 +92,10 @@ class Limits:
             cost = self._costs.only([name], architecture)[name]
             if cost < bound if more else cost > bound:
                 room = "" if bound == limit else f" with a margin of {self._costs.margin(name):.1%} for its error"
+                known = "possible" if self._space.size <= _ENUMERATED else "found"
                 raise SpecError(
                     f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
-                    f" the {'largest' if more else 'smallest'} possible is {cost:,.7g}, of {architecture}"
+                    f" the {'largest' if more else 'smallest'} {known} is {cost:,.7g}, of {architecture}"
                 )
 
 
@@ -125,7 +126,7 @@ def best_in_cost(
         if counted == name and limit is not None:
             cost = sign * key(best)[0]
             beyond = cost / limit if sign > 0 else limit / max(cost, 1e-300)
-            if beyond <= 1 or beyond >= _HOPELESS:
+            if beyond <= 1 or (beyond >= _HOPELESS and space.size > _ENUMERATED):
                 break
     assert best is not None
     return best

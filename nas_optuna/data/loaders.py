@@ -27,7 +27,19 @@ Where images are mixed, labels are each class's share of each image, ``[batch, c
 
 
 class BatchLoader:
-    """Batches of a set of images, in an order that the number of an epoch decides; varied where an epoch has a seed."""
+    """Batches of a set of images, in an order that the number of an epoch decides.
+
+    Args:
+        images: The images.
+        batch_size: Images per batch; the last may be smaller.
+        input_size: Side of the output in pixels, or its ``(height, width)``.
+        device: Where batches are made.
+        augmentation: Applied when an epoch has a seed.
+
+    Attributes:
+        kind: ``"resident"`` or ``"streaming"``.
+        size: Number of images.
+    """
 
     kind: ClassVar[str]
 

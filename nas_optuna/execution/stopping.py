@@ -101,6 +101,15 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     ``stalled:30`` has another patience than ``stalled``; ``accuracy:0.98`` and ``accuracy 0.98`` are what no shell
     takes for a redirection; ``accuracy:98%`` and ``macs:300k`` are understood, too.
 
+    Args:
+        text: What a person wrote.
+        objectives: Names of the study's objectives, in order.
+        allowed: What may still be proposed, by its parameters; None allows everything.
+
+    Raises:
+        SpecError: The text is none of these, names what the study does not optimise, or names a value that no network
+            can reach or that any network has.
+
     Examples:
         >>> parse_until("stalled:30", ["accuracy"])
         Stalled(patience=30)

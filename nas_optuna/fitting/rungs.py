@@ -160,7 +160,10 @@ def reference_of(experiment: Experiment) -> Architecture | None:
 def plan_for(
     experiment: Experiment, seconds: float, reserve: float, *, test_images: int = 0, retrain: bool = True
 ) -> Plan:
-    """Divide the time that is left, without a reserve for what comes last, by the reference network's speed here."""
+    """Divide the seconds that are left, less `reserve` and the test of `test_images`, by the reference's speed here.
+
+    Without `retrain` the rungs have all of them.
+    """
     refuse_undivided(experiment.spec)
     training, space = experiment.objective.evaluator, experiment.space
     assert isinstance(training, TrainingEvaluator)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +163,15 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Itera
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
     """Where a study's running trials keep their checkpoints."""
-    return files / "checkpoints" / file_name(study_name)
+    # Folders of release 0.2 and before, which were called after the study, are still found.
+    parent = files / "checkpoints"
+    folder = parent / file_name(study_name)
+    is_old = re.fullmatch(r"[A-Za-z0-9_.-]+", study_name) and study_name not in (".", "..")
+    if is_old and not folder.exists():
+        with suppress(OSError):
+            if study_name in os.listdir(parent):  # which tells a from A, where the file system may not
+                return parent / study_name
+    return folder
 
 
 def file_name(name: str) -> str:

@@ -8,7 +8,7 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import LatencyTable, measure_table
-from nas_optuna.costs.limits import Limits
+from nas_optuna.costs.limits import Limits, best_in_cost
 from nas_optuna.costs.study_costs import StudyCosts
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.objectives import parse_criterion
@@ -98,15 +98,38 @@ def test_excess_is_a_share_of_the_limit() -> None:
 def test_a_limit_that_nothing_meets_is_refused_with_the_smallest_possible(name: str, depth: int) -> None:
     space = ConvSpace(depth=depth)
     smallest = costs(space)(space.parse("-".join(["f16k3s2"] * depth)))[name]
-    with pytest.raises(SpecError, match=rf"no architecture has {name} .*smallest possible is {smallest:,.7g}, of f16k"):
+    with pytest.raises(
+        SpecError, match=rf"no architecture has {name} .*smallest (possible|found) is {smallest:,.7g}, of f16k"
+    ):
         limits(space, limits={name: smallest - 1}).check()
     limits(space, limits={name: smallest}).check()
+
+
+def test_a_limit_is_met_by_one_network_among_costly_neighbours() -> None:
+    space = ConvSpace(depth=1)
+    *others, last = space.enumerate()
+    found = {architecture: {"trap": 10.0 + 10 * i, "macs": 1.0} for i, architecture in enumerate(others)}
+    found[last] = {"trap": 1.0, "macs": 1.0}
+
+    class Trap:
+        """A cost of one's own, whose descent ends far from its least value."""
+
+        def proxy(self, name: str) -> None:
+            return None
+
+        def quantity(self, name: str) -> Quantity:
+            return Quantity(name, "minimize")
+
+        def only(self, names: list[str], architecture: Architecture) -> dict[str, float]:
+            return found[architecture]
+
+    assert best_in_cost(space, Trap(), "trap", limit=2.0) == last  # type: ignore[arg-type]
 
 
 def test_an_impossible_limit_is_refused_after_few_networks() -> None:
     space = create_space("residual", {}, in_channels=3, classes=10, input_size=16)
     before = complexity._network_figures.cache_info().misses
-    with pytest.raises(SpecError, match="no architecture has macs of at most 5; the smallest possible is"):
+    with pytest.raises(SpecError, match="no architecture has macs of at most 5; the smallest found is"):
         limits(space, limits={"macs": 5}).check()
     assert complexity._network_figures.cache_info().misses - before <= 60
 

@@ -98,6 +98,14 @@ def test_what_is_not_a_child_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in parent.iterdir()] == ["link"]
 
 
+def test_folders_of_earlier_releases_are_found(tmp_path: Path) -> None:
+    old = tmp_path / "checkpoints" / "My.Study"
+    old.mkdir(parents=True)
+    assert checkpoint_folder(tmp_path, "My.Study") == old
+    assert checkpoint_folder(tmp_path, "my.study") != old
+    assert checkpoint_folder(tmp_path, "..").name == file_name("..")
+
+
 @pytest.mark.parametrize("name", ["", " ", "\t", "a\nb", "a\0b", "\x1b[31m", "\udc80", "x" * 513])
 def test_names_that_are_refused(storage: optuna.storages.BaseStorage, name: str) -> None:
     with pytest.raises(StudyError, match="a study's name"):
