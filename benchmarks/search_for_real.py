@@ -107,7 +107,7 @@ def searches(trainings: Trainings, seed: int, settings: StudySpec) -> Iterator[d
         sampler = create_sampler(name, space, seed, {})
         study = optuna.create_study(direction="maximize", sampler=sampler)
         write_result(
-            study, SupernetResult(trained.found.logits, starts=trained.found.starts, predictor=trained.found.predictor)
+            study, SupernetResult(trained.found.alphas, starts=trained.found.starts, predictor=trained.found.predictor)
         )
         study.sampler = WarmStartSampler(sampler, distributions, seed, trials=WARM_TRIALS)
         yield line(trainings, f"{name} + supernet", seed, found_by(trainings, study, longest), 0)

@@ -40,7 +40,7 @@ def search(table: Table, name: str, seed: int, trials: int, trained: Trained | N
     study = optuna.create_study(direction="maximize", sampler=sampler)
     if trained is not None:
         found = trained.found
-        write_result(study, SupernetResult(found.logits, starts=found.starts, predictor=found.predictor))
+        write_result(study, SupernetResult(found.alphas, starts=found.starts, predictor=found.predictor))
         distributions = {
             name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in table.parameters.items()
         }
