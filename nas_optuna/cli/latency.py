@@ -94,7 +94,7 @@ def check(
     force: Annotated[bool, option("Compare although another device or version measured it.", None, "--force")] = False,
     json: options.Json = False,
 ) -> None:
-    """Compare the sums of a table with whole networks, measured on the spot."""
+    """Compare what a table tells with whole networks, others than its own, measured on the spot."""
     from nas_optuna.cli.progress import progress_bar
     from nas_optuna.costs.latency import Conditions
     from nas_optuna.costs.latency_check import check_table
@@ -190,7 +190,7 @@ def _print_check(table: Path, here: Conditions, result: Check, margin: float | N
             ("Spearman rank correlation", f"{result.spearman:.3f}"),
             ("median relative error", f"{without:.1%}"),
             ("the same with an overhead fitted to the other networks", f"{fitted:.1%}"),
-            ("overhead", f"{result.overhead_ms:+.3f} ms"),
+            ("overhead that fits these networks", f"{result.overhead_ms:+.3f} ms"),
             ("room that a limit leaves", "none: it holds no whole networks" if margin is None else f"{margin:.1%}"),
         ]
         print_facts(f"{table}, {here}", rows)

@@ -128,8 +128,11 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
     most, room = parse_amount(limit), 1 + (margin or 0.0)
     inside = {number: ms for number, ms in latencies.items() if ms * room <= most}
     if latencies and not inside:
-        least = min(latencies.values()) * room
-        raise StudyError(f"no network of study {stored.study!r} needs at most {most:g} ms; the fastest {least:.3g}")
+        more = f", and may take {margin:.1%} more" if margin else ""
+        raise StudyError(
+            f"no network of study {stored.study!r} needs at most {most:g} ms; the fastest takes"
+            f" {min(latencies.values()):.4g} ms by {table}{more}; raise --max-latency"
+        )
     if margin is None:
         say(f"{table} holds no whole networks that would tell its error; what is near the limit may be outside")
     elif margin > 0:

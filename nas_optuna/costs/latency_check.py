@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from nas_optuna.costs.latency import Latency, fastest, measure_in_rounds
+from nas_optuna.costs.latency_soundness import MEASURE
 from nas_optuna.costs.latency_table import LatencyTable, whole_network
-from nas_optuna.spaces import SearchSpace, require_operations
+from nas_optuna.errors import TableError
+from nas_optuna.quantities import plural
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+
+_LEAST_COMPARED = 2
+"""Of one network there is no rank, and no other network that its overhead could be fitted to."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,10 @@ class Check:
 
     Attributes:
         measured_ms: Each network's latency, measured on the spot.
-        table_ms: The table's sum for it, without overhead.
-        overhead_ms: The constant that makes the median error of the sums zero.
-        error: Median relative error of the sums, and of the sums with the overhead that the other networks
-            have (leave one out).
+        table_ms: What the table tells of it, with the table's own overhead.
+        overhead_ms: The overhead with which the median error of the table's sums is zero.
+        error: Median relative error of the table as it is, and with the overhead that the other networks have instead
+            (leave one out).
         spearman: Rank correlation of the two; the overhead does not change it.
     """
 
@@ -51,20 +58,17 @@ def check_table(
     """Compare a table's sums with whole networks."""
     # These are the networks that the table's kit has measured, or random ones measured on the spot under its
     # conditions.
-    if table.whole:
+    if table.holds_all(space):
+        raise TableError(
+            f"the latency table holds all networks of space {space.name!r} as they were measured, so that there is"
+            " nothing to check; use it as it is"
+        )
+    if table.whole or table.kit:
         told, measured = table.own_networks(space)
-        return compare(measured, told)
-    made = require_operations(space, "a latency table")
-    drawn = map(space.parse, table.networks) if table.kit else space.sample_distinct(networks, random.Random(seed))
-    architectures = {str(architecture): architecture for architecture in drawn}
-    sums = {
-        text: sum(map(table.operation_ms, made.operations(architecture)))
-        for text, architecture in architectures.items()
-    }
-    if table.kit:
-        latencies = table.network_ms()
-        return compare([latencies[text] for text in sums], list(sums.values()))
-    visits: dict[str, list[Latency]] = {text: [] for text in sums}
+        return compare(measured, told, table.overhead_ms)
+    architectures = {str(a): a for a in _others(table, space, networks, random.Random(seed))}
+    told = [table.architecture_ms(space, architecture) for architecture in architectures.values()]
+    visits: dict[str, list[Latency]] = {text: [] for text in architectures}
     modules = {text: partial(whole_network, space, architecture) for text, architecture in architectures.items()}
     total = rounds * len(architectures)
     progress(0, total)
@@ -72,12 +76,24 @@ def check_table(
     for done, (text, latency) in enumerate(visited, start=1):
         visits[text].append(latency)
         progress(done, total)
-    return compare([fastest(found).median_ms for found in visits.values()], list(sums.values()))
+    return compare([fastest(found).median_ms for found in visits.values()], told, table.overhead_ms)
 
 
-def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
-    """The figures of a `Check` from both latencies of each network."""
+def _others(table: LatencyTable, space: SearchSpace, count: int, rng: random.Random) -> list[Architecture]:
+    """Random networks: others than the table's own, to which its overhead is fitted, as far as the space has any."""
+    drawn = space.sample_distinct(count + len(table.networks), rng)
+    return sorted(drawn, key=lambda architecture: str(architecture) in table.networks)[:count]
+
+
+def compare(measured_ms: Sequence[float], table_ms: Sequence[float], overhead_ms: float = 0.0) -> Check:
+    """The figures of a `Check` from both latencies of each network, and the overhead that the table's have in them."""
     from scipy.stats import spearmanr
+
+    if len(measured_ms) < _LEAST_COMPARED:
+        raise TableError(
+            f"the latency table can be compared with {plural(len(measured_ms), 'whole network')} of this space, and"
+            f" {_LEAST_COMPARED} are needed; {MEASURE}"
+        )
 
     def error(predicted: Sequence[float]) -> float:
         return statistics.median(abs(p - m) / m for p, m in zip(predicted, measured_ms, strict=True))
@@ -87,7 +103,7 @@ def compare(measured_ms: Sequence[float], table_ms: Sequence[float]) -> Check:
     return Check(
         measured_ms=tuple(measured_ms),
         table_ms=tuple(table_ms),
-        overhead_ms=statistics.median(gaps),
+        overhead_ms=overhead_ms + statistics.median(gaps),
         error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
         spearman=float(spearmanr(measured_ms, table_ms).statistic),
     )

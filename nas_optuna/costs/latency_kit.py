@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.costs import timing
-from nas_optuna.costs.latency_table import BESIDE, LEAST_NETWORKS, WHOLE_NETWORKS, measurable_operations
+from nas_optuna.costs.latency_table import BESIDE, WHOLE_NETWORKS, least_networks, measurable_operations
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file
@@ -71,8 +71,8 @@ def write_kit(
             raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
     operations = measurable_operations(space, "onnxruntime")
     count = networks or (BESIDE if operations else WHOLE_NETWORKS)
-    if not operations and count < LEAST_NETWORKS:
-        raise SpecError(f"a kit of space {space.name!r} needs at least {LEAST_NETWORKS} networks, to learn from")
+    if not operations and count < (least := least_networks(space)):
+        raise SpecError(f"a kit of space {space.name!r} needs at least {least} networks, to tell the latency of all")
     architectures = space.sample_distinct(count, random.Random(seed))
     total = len(precisions) * (len(operations) + len(architectures))
     try:

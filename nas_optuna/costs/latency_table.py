@@ -42,7 +42,7 @@ WHOLE_NETWORKS = 300
 BESIDE = 30
 """So many are measured beside the operations: they tell how far the sums of these can be trusted, and correct them."""
 LEAST_NETWORKS = 10
-"""From fewer whole networks nothing is learned of others."""
+"""From fewer whole networks nothing is learned of others; a smaller space is measured whole."""
 _COVERED = 0.95
 """For so many networks is a table's margin large enough."""
 _FACTOR = 3.0
@@ -83,6 +83,7 @@ class LatencyTable(BaseModel):
     networks: dict[str, _Visits] = {}
     looks: list[_Visit] = []
     kit: str | None = Field(default=None, min_length=1)
+    _known: dict[Architecture, float] | None = PrivateAttr(default=None)
     _model: LatencyModel | None = PrivateAttr(default=None)
 
     @classmethod
@@ -186,14 +187,16 @@ class LatencyTable(BaseModel):
                 f" {space.name!r}, such as {missing[0]!r}; it is unfinished, or of another input size or other options"
                 f" of the space: {MEASURE}"
             )
-        if not self.entries and len(self.networks) < LEAST_NETWORKS:
-            raise TableError(
-                f"latency table {named(path)} holds {len(self.networks)} whole networks, and nothing is learned from"
-                f" fewer than {LEAST_NETWORKS}; {MEASURE}"
-            )
-        if not self.entries or not self.networks:
+        if not self.entries:
+            if len(self.networks) < (least := least_networks(space)):
+                raise TableError(
+                    f"latency table {named(path)} holds {len(self.networks)} whole networks, and space"
+                    f" {space.name!r} needs at least {least}; {MEASURE}"
+                )
             return
         told, measured = self.own_networks(space)
+        if not measured:
+            return
         factor = statistics.median(m / t if t > 0 else math.inf for m, t in zip(measured, told, strict=True))
         if not 1 / _FACTOR < factor < _FACTOR:
             raise TableError(
@@ -202,15 +205,15 @@ class LatencyTable(BaseModel):
             )
 
     def own_networks(self, space: SearchSpace) -> tuple[list[float], list[float]]:
-        """What the table tells of its own whole networks, and what they took.
+        """What the table tells of its own whole networks of a space, and what they took.
 
-        Where there are no operations, each tenth of the networks is told from the others.
+        Where there are no operations, each tenth of the networks is told from the others, unless there are no others.
         """
-        found = self.network_ms()
-        architectures, measured = [self._parsed(space, text) for text in found], list(found.values())
-        if not self.whole:
-            return [self.architecture_ms(space, architecture) for architecture in architectures], measured
-        counted = [operators(space, architecture) for architecture in architectures]
+        known = self._networks_of(space)
+        measured = list(known.values())
+        if not self.whole or self.holds_all(space):
+            return [self.architecture_ms(space, architecture) for architecture in known], measured
+        counted = [operators(space, architecture) for architecture in known]
         told = [0.0] * len(counted)
         for fold in range(LEAST_NETWORKS):
             others = [i for i in range(len(counted)) if i % LEAST_NETWORKS != fold]
@@ -223,11 +226,12 @@ class LatencyTable(BaseModel):
         """By what share a network may take longer than the table tells: 95 % of its own whole networks take no more.
 
         The rank that is taken lets a new network be inside as often (split conformal prediction: Papadopoulos and
-        others, "Inductive confidence machines for regression", ECML 2002). None where the table holds no networks.
+        others, "Inductive confidence machines for regression", ECML 2002). None where the table holds no network of
+        the space.
         """
-        if not self.networks:
-            return None
         longer = sorted(m / t - 1 for t, m in zip(*self.own_networks(space), strict=True))
+        if not longer:
+            return None
         return max(0.0, longer[min(math.ceil(_COVERED * (len(longer) + 1)), len(longer)) - 1])
 
     def operation_ms(self, operation: Operation) -> float:
@@ -250,6 +254,10 @@ class LatencyTable(BaseModel):
         """Whether whole networks stand for the operations."""
         return not self.entries and bool(self.networks)
 
+    def holds_all(self, space: SearchSpace) -> bool:
+        """Whether every network of a space was measured whole, so that none is learned from others."""
+        return self.whole and len(self._networks_of(space)) >= space.size
+
     def network_ms(self) -> dict[str, float]:
         """Latency of each measured network, the median of its fastest visit."""
         return {text: fastest(Latency(*v) for v in visits).median_ms for text, visits in self.networks.items()}
@@ -257,7 +265,7 @@ class LatencyTable(BaseModel):
     def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
         """Latency of a network: the sum over its operations and the overhead, or what whole networks tell of it."""
         if self.whole:
-            return self._learned(space)(operators(space, architecture))
+            return self._looked_up(space, architecture)
         made = require_operations(space, "a latency table")
         told = self.overhead_ms + sum(map(self.operation_ms, made.operations(architecture)))
         if told <= 0:
@@ -267,20 +275,39 @@ class LatencyTable(BaseModel):
             )
         return told
 
-    def _learned(self, space: SearchSpace) -> LatencyModel:
+    def _looked_up(self, space: SearchSpace, architecture: Architecture) -> float:
+        """What a network took that was measured, and what is learned of another."""
+        if self._known is None:
+            self._known = self._networks_of(space)
+        if architecture in self._known:
+            return self._known[architecture]
         if self._model is None:
-            measured = self.network_ms()
-            counted = [operators(space, self._parsed(space, text)) for text in measured]
-            self._model = LatencyModel(counted, list(measured.values()))
-        return self._model
+            counted = [operators(space, measured) for measured in self._known]
+            self._model = LatencyModel(counted, list(self._known.values()))
+        return self._model(operators(space, architecture))
 
-    def _parsed(self, space: SearchSpace, text: str) -> Architecture:
-        try:
-            return space.parse(text)
-        except ArchitectureError as error:
+    def _networks_of(self, space: SearchSpace) -> dict[Architecture, float]:
+        """Latency of each measured network that a space has; a table of a larger space holds others, too."""
+        found, foreign = {}, None
+        for text, ms in self.network_ms().items():
+            try:
+                found[space.parse(text)] = ms
+            except ArchitectureError as error:
+                foreign = error
+        if foreign and not self._of_larger(space):
             raise TableError(
-                f"the latency table is of another space than {space.name!r}: {error}; {MEASURE}"
-            ) from error
+                f"the latency table is of another space than {space.name!r}: {foreign}; {MEASURE}"
+            ) from foreign
+        return found
+
+    def _of_larger(self, space: SearchSpace) -> bool:
+        """Whether the table holds all operations of a space and more, such as those of choices that it leaves out."""
+        return self.entries.keys() > {op.key for op in measurable_operations(space, self.conditions.runtime)}
+
+
+def least_networks(space: SearchSpace) -> int:
+    """How many whole networks must be measured where they stand for the operations: all that a small space has."""
+    return min(LEAST_NETWORKS, space.size)
 
 
 def measurable_operations(space: SearchSpace, runtime: str) -> list[Operation]:

@@ -176,6 +176,23 @@ def test_the_same_table_without_damage_is_taken(searched: Path, command: Command
     assert command("run", "--study", "new", "--trials", "1", *SETTINGS, *more).code == 0
 
 
+def test_where_nothing_is_inside_a_limit_it_says_what_the_fastest_takes(
+    searched: Path, command: Command, place: Path
+) -> None:
+    shutil.copytree(searched, place, dirs_exist_ok=True)
+    table = sound()
+    words = ["best", "--study", "done", "--latency-table", "table.json"]
+    for networks, more in ((table["networks"], ", and may take 10.0% more"), ({}, "")):
+        (place / "table.json").write_text(json.dumps(table | {"networks": networks}))
+        told = command(*words, "--json").json["costs"]["latency_ms"]
+        refused = command(*words, "--max-latency", "1e-3")
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == (
+            "error: no network of study 'done' needs at most 0.001 ms; the fastest takes"
+            f" {told:.4g} ms by table.json{more}; raise --max-latency\n"
+        )
+
+
 def test_a_throttled_table_is_taken_when_its_user_says_so(command: Command, place: Path) -> None:
     (place / "table.json").write_text(TEXTS["throttled"][0])
     more = ["--set", "data.train_limit=100", "--latency-table", "table.json", "--set", "latency.force=true"]

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_check import check_table, compare
+from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_table import BESIDE, LatencyTable, measure_table
-from nas_optuna.errors import TableError
+from nas_optuna.errors import SpecError, TableError
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
@@ -136,6 +139,67 @@ def test_the_margin_covers_nineteen_of_twenty_of_the_tables_own_networks(path: P
     assert table.model_copy(update={"networks": {}}).margin(SPACE) is None
 
 
+@pytest.mark.parametrize("options", [{"kernels": (3,)}, {"filters": (8,)}, {"strides": (1,)}])
+def test_a_table_of_a_larger_space_tells_what_its_part_takes(path: Path, options: dict[str, tuple[int, ...]]) -> None:
+    table = quick(path, rounds=1)
+    part = ConvSpace(**{"depth": 2, "filters": (4, 8), "kernels": (3, 5), "input_size": 12, **options})  # type: ignore[arg-type]
+    opened = LatencyTable.open(path, part)
+    told, measured = opened.own_networks(part)
+    inside = [text for text in table.networks if text in {str(architecture) for architecture in part.enumerate()}]
+    assert 0 < len(told) == len(measured) == len(inside) < BESIDE
+    architecture = part.parse(inside[0])
+    assert opened.architecture_ms(part, architecture) == table.architecture_ms(SPACE, architecture)
+    assert (opened.margin(part) or 0.0) >= 0
+    outside = {text: visits for text, visits in table.networks.items() if text not in inside}
+    table.model_copy(update={"networks": outside}).save(path)
+    assert LatencyTable.open(path, part).margin(part) is None, "none of its networks is of the part"
+
+
+def test_a_small_space_is_looked_up_where_all_its_networks_were_measured(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas_optuna.costs.latency_table.MOST_OPERATIONS", 0)
+    tiny = ConvSpace(depth=1, filters=(4, 8), kernels=(3,), strides=(1, 2), input_size=12)
+    table = measure_table(tiny, HERE, path, rounds=1, seconds=0)
+    opened = LatencyTable.open(path, tiny)
+    assert opened.whole
+    for architecture in tiny.enumerate():
+        assert opened.architecture_ms(tiny, architecture) == table.network_ms()[str(architecture)]
+    assert opened.margin(tiny) == 0
+    with pytest.raises(TableError, match=r"holds all networks of space 'conv'.*nothing to check"):
+        check_table(opened, tiny)
+    del table.networks[next(iter(table.networks))]
+    table.save(path)
+    with pytest.raises(TableError, match="holds 3 whole networks, and space 'conv' needs at least 4"):
+        LatencyTable.open(path, tiny)
+    with pytest.raises(SpecError, match="needs at least 4 networks"):
+        write_kit(tiny, path.parent / "kit", precisions=["fp32"], networks=3)
+    assert len(write_kit(tiny, path.parent / "kit", precisions=["fp32"], networks=4)["networks"]) == 4
+
+
+def test_check_takes_other_networks_than_the_tables_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, built, build = quick(path, rounds=1), [], ConvSpace.build
+    assert SPACE.size >= 2 * BESIDE
+
+    def spy(space: ConvSpace, architecture: Architecture) -> nn.Module:
+        built.append(str(architecture))
+        return build(space, architecture)
+
+    monkeypatch.setattr(ConvSpace, "build", spy)
+    check_table(table, SPACE, networks=BESIDE, rounds=1, seconds=0)
+    assert len(set(built)) == BESIDE
+    assert not set(built) & set(table.networks)
+
+
+def test_check_takes_the_table_as_it_is_used(path: Path) -> None:
+    table = quick(path, rounds=1).model_copy(update={"overhead_ms": 50.0})
+    check = check_table(table, SPACE, networks=5, rounds=1, seconds=0)
+    assert min(check.table_ms) > 50
+    assert check.error[0] > 1 > check.error[1]
+    gaps = [m - t for m, t in zip(check.measured_ms, check.table_ms, strict=True)]
+    assert check.overhead_ms == pytest.approx(50 + statistics.median(gaps))
+
+
 def test_compare_finds_a_constant_overhead() -> None:
     table = [1.0, 2.0, 3.0, 4.0, 5.0]
     check = compare([t + 0.5 for t in table], table)
@@ -144,6 +208,11 @@ def test_compare_finds_a_constant_overhead() -> None:
     assert check.overhead_helps
     assert check.spearman == pytest.approx(1)
     assert compare([5.0, 4.0, 3.0, 2.0, 1.0], table).spearman == pytest.approx(-1)
+
+
+def test_compare_refuses_a_single_network() -> None:
+    with pytest.raises(TableError, match="can be compared with 1 whole network of this space, and 2 are needed"):
+        compare([1.0], [1.0])
 
 
 def test_compare_does_not_fit_an_overhead_to_noise() -> None:
