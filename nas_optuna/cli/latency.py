@@ -94,7 +94,7 @@ def check(
     force: Annotated[bool, option("Compare although another device or version measured it.", None, "--force")] = False,
     json: options.Json = False,
 ) -> None:
-    """Compare what a table tells with whole networks, others than its own, measured on the spot."""
+    """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
     from nas_optuna.cli.progress import progress_bar
     from nas_optuna.costs.latency import Conditions
     from nas_optuna.costs.latency_check import check_table
