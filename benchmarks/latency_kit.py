@@ -57,8 +57,8 @@ def elsewhere(in_torch: LatencyTable, table: LatencyTable, space: SearchSpace) -
     """How well PyTorch's latency tells that of the kit's networks."""
     if not table.whole:
         return check_table(in_torch.model_copy(update={"networks": table.networks, "kit": table.kit}), space)
-    truth, told = table.network_ms(), in_torch.network_ms()
-    return compare([truth[text] for text in truth], [told[text] for text in truth])
+    truth = table.network_ms()
+    return compare(list(truth.values()), [in_torch.architecture_ms(space, space.parse(text)) for text in truth])
 
 
 def row(check: Check) -> dict[str, float]:
