@@ -66,9 +66,8 @@ def write_kit(
         >>> len(kit["operations"]), len(kit["networks"])
         (4, 2)
     """
-    for precision in precisions:
-        if precision not in timing.PRECISIONS:
-            raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
+    for precision in sorted(set(precisions) - set(timing.PRECISIONS)):
+        raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
     operations = measurable_operations(space, "onnxruntime")
     count = networks or (BESIDE if operations else WHOLE_NETWORKS)
     if not operations and count < (least := least_networks(space)):

@@ -60,6 +60,8 @@ def test_measuring_takes_a_small_share_of_a_training(
 
 def test_real_steps_are_measured(space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "PATIENCE", 60.0)  # a busy machine is slow
+    monkeypatch.setattr(threads, "MAX_SHARE", 1.0)
     before = torch.get_num_threads()
     times = measure_steps(
         TrainingEvaluator(space, data, Recipe(epochs=30, batch_size=64, input_size=8), torch.device("cpu"))
