@@ -58,10 +58,16 @@ def test_measuring_takes_a_small_share_of_a_training(
     assert (times is not None) == (epochs > 1)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much time for steps as a busy machine needs."""
+    monkeypatch.setattr(threads, "PATIENCE", 60.0)
+    monkeypatch.setattr(threads, "MAX_SHARE", 1.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_real_steps_are_measured(space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
-    monkeypatch.setattr(threads, "PATIENCE", 60.0)  # a busy machine is slow
-    monkeypatch.setattr(threads, "MAX_SHARE", 1.0)
     before = torch.get_num_threads()
     times = measure_steps(
         TrainingEvaluator(space, data, Recipe(epochs=30, batch_size=64, input_size=8), torch.device("cpu"))
@@ -88,6 +94,7 @@ def test_nothing_is_measured_where_there_is_nothing_to_choose(
     )
 
 
+@pytest.mark.usefixtures("patient")
 def test_an_objective_chooses_threads_when_it_is_asked(
     space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
