@@ -106,7 +106,7 @@ from nas_optuna.machine import prepare_process
 prepare_process(torch.device("cpu"))
 def step():
     a = [torch.ones(10_000_000) for _ in range(4)]
-for _ in range(3):
+for _ in range(10):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
