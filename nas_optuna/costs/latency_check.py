@@ -17,7 +17,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
 _LEAST_COMPARED = 2
-"""Of one network there is no rank, and no other network that its overhead could be fitted to."""
+"""One network alone has no rank, and leaves no other network to fit an overhead to."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ FEWEST_STAGES = 3
 """The fewest stages that are kept; earlier ones respond to edges and colours only."""
 SIZES = (64, 96, 128, 160, 192)
 USUAL = 160
-"""Of these the reference's: on 1,500 pictures of 32 pixels half a point ahead of 128 after five minutes of one core."""
+"""The reference's size: on 1,500 pictures of 32 pixels it was half a point ahead of 128 after five minutes."""
 LARGE = 160
 """Pictures with at least this many pixels a side keep their size, or get three quarters of it."""
 

@@ -108,22 +108,21 @@ def test_a_limit_that_nothing_meets_is_refused_with_the_smallest_possible(name: 
 def test_a_limit_is_met_by_one_network_among_costly_neighbours() -> None:
     space = ConvSpace(depth=1)
     *others, last = space.enumerate()
-    found = {architecture: {"trap": 10.0 + 10 * i, "macs": 1.0} for i, architecture in enumerate(others)}
-    found[last] = {"trap": 1.0, "macs": 1.0}
+    found = {architecture: 10.0 + 10 * i for i, architecture in enumerate(others)} | {last: 1.0}
 
-    class Trap:
+    class Trap(Cost):
         """A cost of one's own, whose descent ends far from its least value."""
 
-        def proxy(self, name: str) -> None:
-            return None
+        name = "trap"
 
-        def quantity(self, name: str) -> Quantity:
-            return Quantity(name, "minimize")
-
-        def only(self, names: list[str], architecture: Architecture) -> dict[str, float]:
+        def __call__(self, architecture: Architecture) -> float:
             return found[architecture]
 
-    assert best_in_cost(space, Trap(), "trap", limit=2.0) == last  # type: ignore[arg-type]
+    known = costs(space)
+    known._costs["trap"] = Trap(CostContext(space, CPU, LatencySpec()))
+    known._quantities["trap"] = Quantity("trap", "minimize")
+    assert best_in_cost(space, known, "trap", limit=2.0) == last
+    Limits({"trap": 2.0}, known, space).check()
 
 
 def test_an_impossible_limit_is_refused_after_few_networks() -> None:

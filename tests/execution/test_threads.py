@@ -60,7 +60,7 @@ def test_measuring_takes_a_small_share_of_a_training(
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much time for steps as a busy machine needs."""
+    """Let the measurement of steps take as long as it needs on a busy machine."""
     monkeypatch.setattr(threads, "PATIENCE", 60.0)
     monkeypatch.setattr(threads, "MAX_SHARE", 1.0)
 
