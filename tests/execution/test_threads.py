@@ -60,9 +60,12 @@ def test_measuring_takes_a_small_share_of_a_training(
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the measurement of steps take as long as it needs on a busy machine."""
+    """Let the measurement of steps take as long as it needs on a busy machine.
+
+    A step here takes a millisecond, so that even a whole training's share would end with one pause of the machine.
+    """
     monkeypatch.setattr(threads, "PATIENCE", 60.0)
-    monkeypatch.setattr(threads, "MAX_SHARE", 1.0)
+    monkeypatch.setattr(threads, "MAX_SHARE", 1e6)
 
 
 @pytest.mark.usefixtures("patient")
