@@ -64,7 +64,8 @@ class Found:
 def search(spec: StudySpec, sampler: str, seed: int, minutes: list[float]) -> list[Found]:
     """Search until the last mark; what there was at each."""
     pruner = "curves" if sampler == "curves" else "guarded"
-    spec = spec.override([f"sampler.name={sampler}", f"sampler.seed={seed}", f"pruner.name={pruner}"])
+    parts = {"sampler": {"name": sampler, "seed": seed}, "pruner": {"name": pruner}}
+    spec = StudySpec.from_dict(spec.to_dict() | parts)
     ended: list[tuple[float, FrozenTrial]] = []
     with tempfile.TemporaryDirectory() as files:
 

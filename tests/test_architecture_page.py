@@ -1,4 +1,4 @@
-"""docs/architecture.md names every room, and says how a trial goes through them."""
+"""docs/architecture.md names every room, and says how a trial goes through them; CONTRIBUTING.md names what exists."""
 
 import re
 import sys
@@ -31,7 +31,16 @@ def test_the_room_of_every_module_is_named_once(module: str) -> None:
     assert sum(folder + slash in row for row in ROWS) == 1
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(\w+(?:/\w+)*\.py|\w+(?:/\w+)*/)`", PAGE))))
+NAMED = sorted(
+    {
+        path
+        for page in (PAGE, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+        for path in re.findall(r"`(\w+(?:/\w+)*\.py|\w+(?:/\w+)*/|tests(?:/\w+)+)`", page)
+    }
+)
+
+
+@pytest.mark.parametrize("path", NAMED)
 def test_every_room_that_is_named_exists(path: str) -> None:
     places = (ROOT, PACKAGE, *PACKAGE.glob("*/"))
     assert any((place / path).exists() for place in places)
