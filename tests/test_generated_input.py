@@ -128,12 +128,12 @@ def test_network_files(network: Any, tmp_path_factory: Any, data: st.DataObject)
     cut = data.draw(st.integers(0, len(content)))
     renamed = save(load(content), {"nas_optuna": json.dumps(changed)})
     file.write_bytes(data.draw(st.just(renamed) | st.just(content[:cut]) | st.binary(max_size=200)))
-    began = time.monotonic()
+    began = time.process_time()
     try:
         load_network(file)
     except NasOptunaError as error:
         in_one_line(error)
-    assert time.monotonic() - began < 5  # a second on an idle machine
+    assert time.process_time() - began < 5  # of work, whatever else the machine does
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -222,7 +222,7 @@ def test_a_mirror_that_never_answers(command: Command, monkeypatch: pytest.Monke
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
         started = time.monotonic()
         refused(command, "data", "fetch", "mnist", says=("timed out", "put train-images-idx3-ubyte"))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30  # minutes without the limit
     assert socket.getdefaulttimeout() is None
 
 

@@ -410,10 +410,8 @@ def test_signals_close_together_leave_the_trial_waiting(
     opened(tmp_path)
     thread = threading.Thread(target=send)
     thread.start()
-    began = time.monotonic()
     assert together(1, work, tmp_path / "log") == [0], logs(tmp_path / "log")
     thread.join()
-    assert time.monotonic() - began < 10
     assert [trial.state.name for trial in opened(tmp_path).trials] == ["WAITING"]
     assert "Traceback" not in logs(tmp_path / "log")
 

@@ -204,6 +204,6 @@ def test_three_thousand_trials_delay_a_proposal_by_less_than_a_second() -> None:
         value = float(sum(params.values()))
         study.add_trial(create_trial(params=params, distributions=distributions, value=value))
     SPACE.suggest(study.ask())  # reads all trials once
-    started = time.perf_counter()
+    started = time.process_time()
     SPACE.suggest(study.ask())
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

