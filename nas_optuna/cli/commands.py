@@ -5,13 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import shlex
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
+import typer
 from typer.core import TyperCommand, TyperGroup
+
+from nas_optuna.errors import NasOptunaError
 
 NAMES = {
     "SAMPLERS": "nas_optuna.samplers:SAMPLERS",
@@ -21,6 +27,7 @@ NAMES = {
     "COSTS": "nas_optuna.objectives:COSTS",
     "PRESETS": "nas_optuna.presets:preset_names",
     "DATA": "nas_optuna.data.catalog:DATA_SETS",
+    "STRATEGIES": "nas_optuna.oneshot.strategies:STRATEGIES",
 }
 """What stands for a registry's names in the text of an option → the registry, which is imported when it is asked."""
 
@@ -122,3 +129,22 @@ def completes(*keys: str) -> Callable[[str], list[str]]:
 
     complete.__annotations__ = {"incomplete": str}  # which typer reads
     return complete
+
+
+def study_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the names of the studies in a SQLite file; a server is not asked while somebody types."""
+    from nas_optuna.study.storage import sqlite_file, storage_url
+
+    try:
+        file = sqlite_file(storage_url(context.params.get("storage")))
+        if file is None or not file.is_file():
+            return []
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)) as database:
+            names = [str(name) for (name,) in database.execute("SELECT study_name FROM studies ORDER BY study_id")]
+    except (sqlite3.Error, NasOptunaError, OSError):
+        return []
+    # Any other name would be read as an option, as several words or as a command.
+    return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name and name[:1] != "-"]
+
+
+study_names.__annotations__ = {"context": typer.Context, "incomplete": str}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import named_by
+from nas_optuna.cli.commands import completes, named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.errors import DataError, SpecError, unknown
 
@@ -44,7 +44,7 @@ def data_list(json: options.Json = False) -> None:
 
 
 def data_fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=completes("DATA"))],
     data_dir: options.DataDir = None,
     json: options.Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
+from nas_optuna.cli.commands import study_names
 from nas_optuna.cli.options import Trial, TrustedStudyOptions, is_given, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
 from nas_optuna.errors import SpecError, StudyError
@@ -67,7 +68,10 @@ def draw(
 
 
 def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of the studies.", show_default=False)],
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Names of the studies.", show_default=False, autocompletion=study_names),
+    ],
     out: Annotated[Path | None, option("Write an HTML page with curves; - for stdout.", "FILE")] = None,
     storage: options.Storage = None,
     data_dir: options.DataDir = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas_optuna.cli.commands import completes
+from nas_optuna.cli.commands import completes, study_names
 from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def option(
 
 
 Storage = Annotated[str | None, option("Database; NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db.", "URL")]
-StudyName = Annotated[str, option("Name of the study; nas.", "NAME")]
+StudyName = Annotated[str, option("Name of the study; nas.", "NAME", autocompletion=study_names)]
 Trial = Annotated[
     str,
     option("Which trial; best. cheapest has the fewest MACs within one standard error of the best.", "best|cheapest|N"),

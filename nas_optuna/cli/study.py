@@ -10,14 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from nas_optuna.cli import options
+from nas_optuna.cli.commands import study_names
 from nas_optuna.cli.options import StudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
 from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
 
-Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study; nas.", show_default=False)]
-SameName = Annotated[str | None, option("The same as NAME.", "NAME")]
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Name of the study; nas.", show_default=False, autocompletion=study_names),
+]
+SameName = Annotated[str | None, option("The same as NAME.", "NAME", autocompletion=study_names)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,10 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
 
 def delete(
     named_study: NamedStudy,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the study.", show_default=False, autocompletion=study_names),
+    ] = None,
     yes: Annotated[bool, option("Do not ask.", None, "--yes")] = False,
     json: options.Json = False,
 ) -> None:

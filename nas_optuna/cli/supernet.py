@@ -47,7 +47,9 @@ class SupernetOptions:
         ),
         "budget",
     ] = None
-    strategy: Annotated[str | None, option("fair, darts, gumbel or your own.", "NAME"), "strategy"] = None
+    strategy: Annotated[
+        str | None, option("STRATEGIES, or your own.", "NAME", complete=("STRATEGIES",)), "strategy"
+    ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
     mode: Annotated[str | None, option("", hidden=True), "mode"] = None
     latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "latency_weight"] = None

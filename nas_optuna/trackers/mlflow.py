@@ -28,19 +28,21 @@ _AT_ONCE = 100
 """Parameters that a server takes in one request."""
 _PATIENCE = 3.0
 """Seconds in which a server has to answer at all."""
-_WAITS = {
+_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own defaults wait for a silent server for six minutes. A user's settings in the environment win."""
+"""MLflow's own defaults wait for a silent server for six minutes, and print two lines a run to where our JSON goes. A
+user's settings in the environment win."""
 
 
 class MlflowTracker(Callback):
     """Logs through a client of its own, so that an active run of the user's is left alone."""
 
     def __init__(self, uri: str | None = None) -> None:
-        for name, value in _WAITS.items():
+        for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         self._client = MlflowClient(uri)
         self._experiment = self._parent = ""

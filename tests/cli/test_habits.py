@@ -5,7 +5,9 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
+import optuna
 import pytest
 
 from tests.helpers import Command, tiny
@@ -52,11 +54,50 @@ def test_quiet_leaves_facts_and_errors(command: Command) -> None:
     assert command("best").err, "quiet is not remembered"
 
 
-def test_the_shell_completes_commands() -> None:
+def completed(words: str) -> list[str]:
+    """What bash is offered for the last of the words."""
     launch = [sys.executable, "-c", "import sys; sys.argv[0] = 'nas-optuna'; from nas_optuna.cli import main; main()"]
-    asked = {"_NAS_OPTUNA_COMPLETE": "complete_bash", "COMP_WORDS": "nas-optuna st", "COMP_CWORD": "1"}
+    asked = {"_NAS_OPTUNA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     found = subprocess.run(launch, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=False)
-    assert (found.returncode, found.stdout.split()) == (0, ["study"])
+    assert (found.returncode, found.stderr) == (0, "")
+    return found.stdout.split()
+
+
+def test_the_shell_completes_commands() -> None:
+    assert completed("nas-optuna st") == ["study"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("run --sampler con", ["controller"]),
+        ("run --objective macro", ["macro_f1"]),
+        ("supernet train --strategy ", ["fair", "darts", "gumbel"]),
+        ("data fetch cifar1", ["cifar10", "cifar100"]),
+        ("run --sampler $(touch${IFS}touched)", []),
+    ],
+)
+def test_the_shell_completes_names(place: Path, words: str, offered: list[str]) -> None:
+    assert completed(f"nas-optuna {words}") == offered
+    assert not list(place.iterdir())
+
+
+def test_the_shell_completes_names_of_studies(place: Path) -> None:
+    """A name that the shell would read as a command or as several words is left out: anybody may have given it."""
+    assert completed("nas-optuna best --study ") == []
+    for storage, names in (
+        ("sqlite:///nas-optuna.db", ("plain", "pla-in.2", "$(touch touched)", "a b", "`x`", "p;x", "né", "--yes")),
+        ("sqlite:///other.db", ("elsewhere",)),
+    ):
+        for name in names:
+            optuna.create_study(study_name=name, storage=storage)
+    assert completed("nas-optuna best --study ") == ["plain", "pla-in.2"]
+    assert completed("nas-optuna study delete pla-") == ["pla-in.2"]
+    assert completed("nas-optuna compare plain pla-") == ["pla-in.2"]
+    assert completed("nas-optuna best --storage sqlite:///other.db --study ") == ["elsewhere"]
+    for url in ("postgresql://nobody@127.0.0.1:1/x", "nonsense", "sqlite:///absent.db"):
+        assert completed(f"nas-optuna best --storage {url} --study ") == []
+    assert sorted(file.name for file in place.iterdir()) == ["nas-optuna.db", "other.db"]
 
 
 def test_hints_can_be_typed(command: Command) -> None:

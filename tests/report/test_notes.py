@@ -1,0 +1,50 @@
+"""Every trial has its note for optuna-dashboard, whenever a process was killed."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna_dashboard._note import get_note_from_system_attrs
+
+from nas_optuna.study.optuna_internals import study_system_attributes
+from nas_optuna.study.schema import TrialKey
+from tests.helpers import Command, tiny
+
+KILLED = """
+import os, signal, sys
+from nas_optuna.cli import main
+from nas_optuna.report import notes
+real = notes.NoteWriter.trial_finished
+def killed(self, subject, ended):
+    if ended.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)  # the result is in the database, and nothing was said of it
+    real(self, subject, ended)
+notes.NoteWriter.trial_finished = killed
+main(sys.argv[1:])
+"""
+
+
+def noted() -> list[tuple[str, str]]:
+    """The architecture and the note of each trial."""
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    kept = study_system_attributes(study)
+    return [
+        (trial.user_attrs[TrialKey.ARCHITECTURE], get_note_from_system_attrs(kept, trial._trial_id)["body"])
+        for trial in study.trials
+    ]
+
+
+@pytest.mark.process
+def test_the_next_run_writes_the_note_that_a_killed_one_could_not(place: Path, command: Command) -> None:
+    words = ["run", "--sampler", "random", "--trials", "3", *tiny()]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, timeout=200, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [bool(note) for _, note in noted()] == [True, False]
+    assert command("run", "--trials", 1).code == 0
+    assert len(noted()) == 3
+    for architecture, note in noted():
+        assert architecture in note
+        assert note.count("The network, drawn") == 1
