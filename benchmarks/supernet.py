@@ -22,10 +22,9 @@ from nas_optuna.data import ImageSet, ResidentLoader
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.darts import DartsStrategy
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spaces.supernet import Supernet
+from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
 
 CHOICES = {

@@ -111,8 +111,7 @@ class Sizes:
 
 def operation_macs(space: Decomposable, operation: Operation) -> int:
     """Multiply-accumulates of one operation for one image."""
-    macs = space.macs_by_formula(operation)
-    return _operation_figures(space, operation, 1).macs if macs is None else macs
+    return _operation_figures(space, operation, 1).macs if operation.macs is None else operation.macs
 
 
 def macs_table(space: SearchSpace) -> dict[str, int]:
@@ -132,7 +131,7 @@ def _operation_size(space: Decomposable, operation: Operation) -> tuple[int, int
     import torch
 
     with torch.device("meta"):
-        module = space.build_operation(operation)
+        module = operation.make()
     return operation_macs(space, operation), sum(weight.numel() for weight in module.parameters())
 
 
@@ -142,7 +141,7 @@ def _operation_figures(space: Decomposable, operation: Operation, batch_size: in
     import torch
 
     with torch.device("meta"):
-        module = space.build_operation(operation)
+        module = operation.make()
     return _module_figures(module, operation.input_shape, batch_size)
 
 

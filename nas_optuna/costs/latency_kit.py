@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +95,11 @@ def _written(
     """The files of all operations and networks; what ends in logits converts them itself, also inside a kit."""
     files: dict[str, Any] = {"operations": {}, "networks": {}}
     for operation in operations:
-        build, inner = require_operations(space, "a kit").build_operation, operation.output_shape != (space.classes,)
-        files["operations"][operation.key] = writer.add(build, operation, operation.input_shape, inner=inner)
+        inner = operation.output_shape != (space.classes,)
+        files["operations"][operation.key] = writer.add(operation.make, operation.input_shape, inner=inner)
     for architecture in architectures:
         keys = [o.key for o in require_operations(space, "a kit").operations(architecture)] if operations else []
-        written = writer.add(space.build, architecture, space.input_shape, inner=False)
+        written = writer.add(partial(space.build, architecture), space.input_shape, inner=False)
         files["networks"][str(architecture)] = {**written, "operations": keys}
     writer.end()
     return files
@@ -122,7 +123,7 @@ class _Writer:
         self._longest = dict.fromkeys(_WEIGHTS, 0)
         self._count = 0
 
-    def add(self, build: Callable[[Any], nn.Module], what: Any, shape: Shape, *, inner: bool) -> dict[str, str]:
+    def add(self, build: Callable[[], nn.Module], shape: Shape, *, inner: bool) -> dict[str, str]:
         """The file of a module in each precision; an inner one ends without a conversion that the next begins with."""
         import torch
 
@@ -131,7 +132,7 @@ class _Writer:
         from nas_optuna.randomness import seeded
 
         with seeded(0):
-            module, images = build(what).eval(), torch.randn(self._batch_size, *shape)
+            module, images = build().eval(), torch.randn(self._batch_size, *shape)
         model = to_onnx(module, images)
         files = {}
         for precision in self._precisions:

@@ -365,22 +365,18 @@ def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, 
     """What is to be measured of a space, and where a table keeps it."""
     operations = measurable_operations(space, table.conditions.runtime)
     if operations:
-        made = require_operations(space, "a latency table")
-        yield table.entries, {operation.key: partial(_build, made, operation) for operation in operations}
+        yield table.entries, {op.key: partial(_drawn, op.make, op.input_shape) for op in operations}
     drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
     yield table.networks, {str(architecture): partial(whole_network, space, architecture) for architecture in drawn}
 
 
-def _build(space: Decomposable, operation: Operation) -> tuple[nn.Module, Shape]:
-    from nas_optuna.randomness import seeded
-
-    with seeded(0):
-        return space.build_operation(operation), operation.input_shape
-
-
 def whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
     """A network to be measured, with weights that are always the same, and the shape of its input."""
+    return _drawn(partial(space.build, architecture), space.input_shape)
+
+
+def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Shape]:
     from nas_optuna.randomness import seeded
 
     with seeded(0):
-        return space.build(architecture), space.input_shape
+        return build(), shape

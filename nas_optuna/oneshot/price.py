@@ -21,9 +21,9 @@ from nas_optuna.data import make_loader
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.strategies.base import Strategy
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.supernet import supernet_class
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import TrainStep, make_network
 from nas_optuna.training.step import GRAPH_WARM_UP
@@ -45,7 +45,7 @@ def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = Fal
     # A table may be of another device than this one: it is of the device that the network is searched for.
     if whole and path is None:
         return CostTable({}, "MMACs", "MACs")
-    held = space if whole else supernet_for.supported_subspace(space)
+    held = space if whole else supernet_class(space).supported_subspace(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(held).items()}, "MMACs", "MACs")
     table = LatencyTable.open(path, held, force=force)

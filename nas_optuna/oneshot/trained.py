@@ -19,10 +19,9 @@ from nas_optuna.execution.search import Search
 from nas_optuna.machine import laid_out
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.shared import SharedEvaluator
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.supernet import Supernet
+from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.hints import command
 from nas_optuna.study.schema import TrialKey, attribute

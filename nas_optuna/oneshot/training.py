@@ -26,7 +26,6 @@ from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Job, Strategy
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.oneshot.trained import (
     limits_of,
     make_evaluator,
@@ -37,7 +36,7 @@ from nas_optuna.oneshot.trained import (
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
-from nas_optuna.spaces.supernet import Supernet
+from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import SupernetResult, find_result, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder

@@ -10,7 +10,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -20,6 +20,8 @@ from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
 if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spaces may take
     import optuna
     from torch import nn
+
+    from nas_optuna.spaces.supernet import Supernet
 
 Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
@@ -71,16 +73,21 @@ class Operation:
     latency from a table) is the network's.
 
     Attributes:
-        kind: What the space builds from it, e.g. ``"conv"`` or ``"head"``.
-        options: The rest of what `SearchSpace.build_operation` needs, as sorted pairs.
+        kind: What it is, e.g. ``"conv"`` or ``"head"``.
+        options: What tells it from others of its kind, as sorted pairs.
         input_shape: Shape of one input, without the batch.
         output_shape: Shape of one output, without the batch.
+        make: Makes a fresh module of it.
+        macs: Multiply-accumulates for one image, where the space knows them; None stands for: make it and count. A
+            space of thousands of operations is faster with a formula.
     """
 
     kind: str
     options: tuple[tuple[str, int], ...]
     input_shape: Shape
     output_shape: Shape
+    make: Callable[[], nn.Module] = field(compare=False, repr=False)
+    macs: int | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -94,7 +101,7 @@ class SearchSpace(ABC):
     """Named categorical parameters, in order, and the network that each choice of them stands for.
 
     A subclass takes its own options and the data's figures (`in_channels`, `classes`, `input_size`) as keywords
-    and fills in `parameters`. It knows nothing of studies and nothing of supernets.
+    and fills in `parameters`. It knows nothing of studies.
 
     Attributes:
         name: The name it is registered under.
@@ -326,6 +333,10 @@ class SearchSpace(ABC):
         """
         return
 
+    def supernet_class(self) -> type[Supernet] | None:
+        """What holds all networks of the space with shared weights; None where there is no such thing."""
+        return None
+
     @abstractmethod
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network.
@@ -365,7 +376,7 @@ class Decomposable(SearchSpace):
         """The architecture's network: its operations, one after another."""
         from torch import nn
 
-        return nn.Sequential(*map(self.build_operation, self.operations(architecture)))
+        return nn.Sequential(*(operation.make() for operation in self.operations(architecture)))
 
     @abstractmethod
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
@@ -374,17 +385,6 @@ class Decomposable(SearchSpace):
     @abstractmethod
     def reachable_operations(self) -> Iterator[Operation]:
         """Every distinct operation that some architecture contains, each once."""
-
-    @abstractmethod
-    def build_operation(self, operation: Operation) -> nn.Module:
-        """A fresh module for one operation."""
-
-    def macs_by_formula(self, operation: Operation) -> int | None:
-        """Multiply-accumulates of one operation for one image, where the space knows them without building it.
-
-        None stands for: build it and count. A space of thousands of operations is faster with a formula.
-        """
-        return None
 
 
 def require_operations(space: SearchSpace, needed_by: str) -> Decomposable:

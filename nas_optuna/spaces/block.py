@@ -143,24 +143,13 @@ class BlockSpace(ChainSpace):
             yield Part((f"block{i}",), self.block)
             if i in self.pool:
                 yield Part((), _pooling)
-        yield Part((), partial(Operation, "head", (), output_shape=(self.classes,)))
+        yield Part((), partial(_head, classes=self.classes))
 
     def block(self, shape: Shape, candidate: str) -> Operation:
         """The operation of one candidate, for an input of that ``(channels, height, width)``."""
         options = self.candidates[candidate]
-        return Operation("block" if options else SKIP, options, shape, shape)
-
-    def build_operation(self, operation: Operation) -> nn.Module:
-        """A `Block`, an identity, a pooling, the stem's convolution, or the flattening linear layer."""
-        match operation.kind:
-            case "stem":
-                return nn.Conv2d(self.in_channels, self.channels, 1)
-            case "pool":
-                return nn.MaxPool2d(2)
-            case "head":
-                return head(operation.input_shape, self.classes)
-            case _:
-                return make_block(self.channels, dict(operation.options))
+        make = partial(make_block, self.channels, dict(options))
+        return Operation("block" if options else SKIP, options, shape, shape, make)
 
     def stabilize_init(self, network: nn.Module) -> None:
         """Divide what each block adds by their number, and the head by ten (as Fixup does, Zhang et al. 2019)."""
@@ -175,13 +164,16 @@ class BlockSpace(ChainSpace):
 
 
 def _stem(shape: Shape, channels: int) -> Operation:
-    _, *sides = shape
-    return Operation("stem", (), shape, (channels, *sides))
+    return Operation("stem", (), shape, (channels, *shape[1:]), partial(nn.Conv2d, shape[0], channels, 1))
 
 
 def _pooling(shape: Shape) -> Operation:
     channels, height, width = shape
-    return Operation("pool", (), shape, (channels, height // 2, width // 2))
+    return Operation("pool", (), shape, (channels, height // 2, width // 2), partial(nn.MaxPool2d, 2))
+
+
+def _head(shape: Shape, classes: int) -> Operation:
+    return Operation("head", (), shape, (classes,), partial(head, shape, classes))
 
 
 def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:

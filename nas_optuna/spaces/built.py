@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,6 +13,9 @@ from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
 from nas_optuna.spaces.base import Decomposable, Operation, Parameter
 from nas_optuna.spaces.checks import checked_input_size
 from nas_optuna.spaces.choices import Choices
+
+if TYPE_CHECKING:  # it is made of spaces
+    from nas_optuna.spaces.function_supernet import FunctionSupernet
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class BuiltSpace(Decomposable):
     def used(self, architecture: Architecture) -> dict[str, Choice]:
         """Those params that the architecture's network asks for."""
         return dict(architecture.params)
+
+    def supernet_class(self) -> type[FunctionSupernet]:
+        """The function's network, with all choices open."""
+        from nas_optuna.spaces.function_supernet import FunctionSupernet
+
+        return FunctionSupernet
 
     @abstractmethod
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:

@@ -216,35 +216,23 @@ class ConvSpace(ChainSpace):
             yield Part(tuple(f"conv{i}.{part}" for part in PARTS), conv_operation)
         yield Part((), partial(head_operation, classes=self.classes))
 
-    def build_operation(self, operation: Operation) -> nn.Module:
-        """A `ConvLayer` for ``conv``, a flattening linear layer for ``head``."""
-        if operation.kind == "head":
-            channels, *sides = operation.input_shape
-            return head(channels, [(sides[0], sides[1])], self.classes)
-        filters, kernel, stride = dict(operation.options).values()
-        return ConvLayer(operation.input_shape[0], filters, kernel, stride)
-
-    def macs_by_formula(self, operation: Operation) -> int:
-        """Weights of one output times outputs; a convolution's outputs are those before pooling."""
-        if operation.kind == "head":
-            return math.prod(operation.input_shape) * self.classes
-        channels, *sides = operation.input_shape
-        filters, kernel, stride = dict(operation.options).values()
-        outputs = math.prod(_side_before_pooling(side, kernel, stride) for side in sides)
-        return channels * kernel**2 * filters * outputs
-
 
 def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Operation:
     """One layer, for an input of that ``(channels, height, width)``."""
-    _, height, width = shape
+    channels, *sides = shape
+    height, width = (_side_before_pooling(side, kernel, stride) for side in sides)
     return Operation(
         "conv",
         (("filters", filters), ("kernel", kernel), ("stride", stride)),
         shape,
-        (filters, output_side(height, kernel, stride), output_side(width, kernel, stride)),
+        (filters, height // 2, width // 2),
+        partial(ConvLayer, channels, filters, kernel, stride),
+        channels * kernel**2 * filters * height * width,
     )
 
 
 def head_operation(shape: Shape, classes: int) -> Operation:
     """The linear layer at the end."""
-    return Operation("head", (), shape, (classes,))
+    channels, height, width = shape
+    make = partial(head, channels, [(height, width)], classes)
+    return Operation("head", (), shape, (classes,), make, math.prod(shape) * classes)

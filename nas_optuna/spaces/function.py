@@ -8,7 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -64,7 +64,6 @@ class FunctionSpace(BuiltSpace):
 
     def _begin(self) -> None:
         self._outputs: dict[Architecture, Any] = {}
-        self._builders: dict[Operation, tuple[Architecture, Call | None]] = {}
         self.layer_names: set[str] = set()
         self.elastic_names: set[str] = set()
         self.tracer = Tracer(self._trace, self._pinned)
@@ -206,22 +205,29 @@ class FunctionSpace(BuiltSpace):
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
         """Each use of a layer that was chosen, as it stands in its network, and the rest of the network."""
         network, choices, calls = self._tried(architecture)
-        params = architecture.params
-        made: dict[Operation, tuple[Architecture, Call | None]] = {}
-        found = []
+        params, found = architecture.params, []
         for call in calls:
             layer = choices.layers[call.name][call.place]
             several = "" if call.simple else f" {_digest(repr(call.inputs))}"
             kind = f"{params[call.name]} {_digest(repr(layer))}{several}"
-            found.append(Operation(kind, (), call.input_shape, call.output_shape))
-            made[found[-1]] = (architecture, call)
+            make = partial(self._build_layer, architecture, call)
+            found.append(Operation(kind, (), call.input_shape, call.output_shape, make))
         rest = _digest(f"{without(network, choices.layers, calls)} {[call.outputs for call in calls]}")
         output = self._outputs[architecture]
         shape = output.shape if isinstance(output, TensorSpec) else ()
-        found.append(Operation(f"rest {rest}", (), self.input_shape, shape))
-        made[found[-1]] = (architecture, None)
-        self._builders = {**made, **self._builders}
-        return tuple(found)
+        make = partial(self._build_rest, architecture, calls)
+        return (*found, Operation(f"rest {rest}", (), self.input_shape, shape, make))
+
+    def _build_layer(self, architecture: Architecture, call: Call) -> nn.Module:
+        choices = Choices(self._decide(architecture))
+        self.build_with(choices)
+        layer = choices.layers[call.name][call.place]
+        return layer if call.simple else Alone(layer, call.inputs)
+
+    def _build_rest(self, architecture: Architecture, calls: Sequence[Call]) -> nn.Module:
+        """The network with stand-ins for its layers."""
+        choices = Choices(self._decide(architecture))
+        return without(self.build_with(choices), choices.layers, calls)
 
     def reachable_operations(self) -> Iterator[Operation]:
         """Every layer in place and every rest: all values, and with each of them every label."""
@@ -276,18 +282,6 @@ class FunctionSpace(BuiltSpace):
     def _first(self) -> Answers:
         return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
 
-    def build_operation(self, operation: Operation) -> nn.Module:
-        """A layer of some network that has it, or such a network with stand-ins for its layers."""
-        if operation not in self._builders:
-            list(self.reachable_operations())
-        architecture, call = self._builders[operation]
-        choices = Choices(self._decide(architecture))
-        network = self.build_with(choices)
-        if call is None:
-            return without(network, choices.layers, self._tried(architecture)[2])
-        layer = choices.layers[call.name][call.place]
-        return layer if call.simple else Alone(layer, call.inputs)
-
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device."""
         on_meta = torch.get_default_device().type == "meta"
@@ -333,9 +327,7 @@ class FunctionSpace(BuiltSpace):
     def __getstate__(self) -> dict[str, Any]:
         """Without what tracing found: another process finds it again."""
         return {
-            k: v
-            for k, v in vars(self).items()
-            if k not in ("tracer", "_outputs", "_build", "_builders", "parameters", "reference")
+            k: v for k, v in vars(self).items() if k not in ("tracer", "_outputs", "_build", "parameters", "reference")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:

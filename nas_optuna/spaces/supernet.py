@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
+from nas_optuna.registry import check_options
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
 
@@ -230,3 +231,33 @@ class Supernet(nn.Module, ABC):
     @abstractmethod
     def smallest(self) -> dict[str, Choice]:
         """The params with the least work; an identity where the space has one."""
+
+
+def supernet_class(space: SearchSpace) -> type[Supernet]:
+    """The class of a space's supernet; a `SpecError` where it has none."""
+    found = space.supernet_class()
+    if found is None:
+        raise SpecError(
+            f"space {space.name!r} has no supernet; search it with a sampler instead, or define its supernet_class"
+        )
+    return found
+
+
+def supernet_for(space: SearchSpace, **options: Any) -> Supernet:
+    """Make one network that holds every architecture of the space with shared weights.
+
+    Args:
+        space: The space.
+        options: The supernet's own options, e.g. ``alpha_init="uniform"``.
+
+    Raises:
+        SpecError: The space has no supernet, or an option or its value is refused.
+
+    Examples:
+        >>> from nas_optuna.spaces.block import BlockSpace
+        >>> supernet_for(BlockSpace(depth=2)).derive()
+        {'block1': 'k3_f16', 'block2': 'k3_f16'}
+    """
+    found = supernet_class(space)
+    check_options("supernet", space.name, found, options, reserved=("space",))
+    return found(space, **options)

@@ -87,7 +87,7 @@ class SpaceSuite(ABC):
         for architecture in self.drawn(space)[:5]:
             counted = figures(space, architecture)
             assert counted.macs > 0
-            assert size(space, architecture) == (counted.macs, counted.params), "macs_by_formula differs from a count"
+            assert size(space, architecture) == (counted.macs, counted.params), "macs differ from a count"
             assert counted.params == sum(weight.numel() for weight in space.build(architecture).parameters())
 
     def test_the_identity_is_the_same_for_the_same_space(self) -> None:
@@ -113,5 +113,5 @@ class SpaceSuite(ABC):
             operations = space.operations(architecture)
             assert {operation.key for operation in operations} <= reachable
             for operation in operations:
-                made = space.build_operation(operation)
+                made = operation.make()
                 assert isinstance(made, torch.nn.Module)

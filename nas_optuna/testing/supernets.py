@@ -8,10 +8,9 @@ from abc import ABC, abstractmethod
 import torch
 
 from nas_optuna.costs.complexity import macs_table
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import Decomposable, SearchSpace
-from nas_optuna.spaces.supernet import ChoiceWeights
+from nas_optuna.spaces.supernet import ChoiceWeights, supernet_for
 
 
 class SupernetSuite(ABC):

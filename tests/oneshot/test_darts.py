@@ -17,13 +17,13 @@ from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.darts import DartsStrategy
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.oneshot.unrolled import unrolled_gradient
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.function import space as space_function
 from nas_optuna.spaces.macro import MacroSpace
+from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import StudySpec, SupernetSpec
 
 BLOCK = BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "k5_f16"), input_size=8)

@@ -13,12 +13,11 @@ from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.oneshot.shared import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.fair import FairOptions, FairStrategy
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.macro import MacroSpace
-from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training.network import kaiming
 

@@ -11,7 +11,7 @@ import nas_optuna as nas
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import measure_table
 from nas_optuna.oneshot.price import cost_table
-from nas_optuna.oneshot.supernets import supernet_for
+from nas_optuna.spaces.supernet import supernet_class
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 
@@ -43,7 +43,7 @@ def of_label(c: Any, task: Any) -> nn.Module:
 @pytest.mark.parametrize("function", [of_width, of_depth, of_label])
 def test_a_table_of_the_whole_space_tells_what_the_part_in_the_supernet_costs(function: Any, tmp_path: Path) -> None:
     space, path = function(**SHAPE), tmp_path / "table.json"
-    held = supernet_for.supported_subspace(space)
+    held = supernet_class(space).supported_subspace(space)
     assert held.size < space.size
     table = measure_table(space, Conditions.here(torch.device("cpu")), path, rounds=1, seconds=0)
     found = cost_table(space, path)

@@ -10,13 +10,12 @@ from torch import nn
 
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import Decomposable, Parameter, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.checks import require_choices
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spaces.supernet import Supernet
+from nas_optuna.spaces.supernet import Supernet, supernet_for
 
 
 class Switches(SearchSpace):
@@ -172,14 +171,7 @@ def test_a_notebook_shows_a_space_and_no_markup_of_its_names() -> None:
     assert "<td>conv1.filters</td><td>16, 24, 32, 48</td>" in ConvSpace(depth=1)._repr_html_()
 
 
-def test_a_supernet_can_be_registered_and_its_options_are_checked() -> None:
-    class Mine(Switches):
-        name = "mine"
-
-    with pytest.raises(SpecError, match="space 'mine' has no supernet"):
-        supernet_for(Mine())
-
-    @supernet_for.register(Mine)
+def test_a_space_may_have_a_supernet_of_its_own_and_its_options_are_checked() -> None:
     class MineSupernet(Supernet):
         def __init__(self, space: SearchSpace, *, alpha_init: str = "zero", sharing: int = 1) -> None:
             super().__init__(space, alpha_init=alpha_init)
@@ -188,6 +180,15 @@ def test_a_supernet_can_be_registered_and_its_options_are_checked() -> None:
         forward = cost_model = extract = smallest = lambda self, *_: None  # type: ignore[assignment]
 
     MineSupernet.__abstractmethods__ = frozenset()
+
+    class Mine(Switches):
+        name = "mine"
+
+        def supernet_class(self) -> type[Supernet]:
+            return MineSupernet
+
+    with pytest.raises(SpecError, match="has no supernet"):
+        supernet_for(Switches())
     assert supernet_for(Mine(), sharing=2).sharing == 2
     with pytest.raises(SpecError, match="did you mean 'sharing'"):
         supernet_for(Mine(), shraing=2)

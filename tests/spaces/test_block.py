@@ -42,7 +42,7 @@ def test_a_candidate_is_what_the_reference_describes() -> None:
     space = BlockSpace(depth=1, pool=[], candidates=("k3_f24", "k3_f24_relu"))
     x = torch.randn(2, 16, 7, 7)
     for candidate in space.candidates:
-        block = space.build_operation(space.block((16, 7, 7), candidate))
+        block = space.block((16, 7, 7), candidate).make()
         state = block.state_dict()
         r = torch.relu(torch.conv2d(x, state["expand.weight"], state["expand.bias"], padding=1))
         r = torch.conv2d(r, state["project.weight"], state["project.bias"])

@@ -15,9 +15,9 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.costs.complexity import figures
 from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.function import FunctionSpace, SpaceFunction
+from nas_optuna.spaces.supernet import supernet_for
 from tests.helpers import RECIPE
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}

@@ -13,10 +13,9 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import SpecError
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.function import FunctionSpace
-from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample
+from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
 from nas_optuna.testing.supernets import SupernetSuite
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
@@ -80,7 +79,7 @@ def test_operations_add_up_to_the_network() -> None:
         assert total == figures(SPACE, architecture).macs
     for operation in SPACE.reachable_operations():
         given = torch.zeros(2, *operation.input_shape)
-        assert SPACE.build_operation(operation)(given).shape == (2, *operation.output_shape)
+        assert operation.make()(given).shape == (2, *operation.output_shape)
 
 
 def test_expected_cost_is_the_mean_over_architectures() -> None:

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from nas_optuna.costs.complexity import figures, operation_macs
 from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, Slot
-from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample
+from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
 
 SPACE = MacroSpace()
 SMALL = MacroSpace(
@@ -124,7 +123,7 @@ def test_dense_and_branches_do_what_they_say() -> None:
     space = MacroSpace(stages=1, widths=[4], input_size=8, norm="none")
     x = torch.randn(2, 4, 8, 8)
     plain, res, added, joined, dense = (
-        space.build_operation(space.slot_operation(Slot.parse(f"conv_k3_relu{rest}"), (4, 8, 8)))
+        space.slot_operation(Slot.parse(f"conv_k3_relu{rest}"), (4, 8, 8)).make()
         for rest in ("", "_res", "_b2add", "_b2cat", "_dense")
     )
     torch.testing.assert_close(plain(x), plain.branches[0](x).relu())

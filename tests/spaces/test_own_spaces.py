@@ -16,11 +16,10 @@ import nas_optuna as nas
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.function import FunctionSpace
-from nas_optuna.spaces.supernet import ChoiceWeights
+from nas_optuna.spaces.supernet import ChoiceWeights, supernet_for
 from nas_optuna.training import make_network
 from tests.helpers import RECIPE
 
@@ -219,7 +218,7 @@ def test_every_operation_can_be_built_and_measured_alone(name: str) -> None:
     space = SPACES[name]
     for operation in space.reachable_operations():
         given = torch.randn(3, *operation.input_shape)
-        assert space.build_operation(operation)(given).shape == (3, *operation.output_shape)
+        assert operation.make()(given).shape == (3, *operation.output_shape)
 
 
 def weights_set(kind: str) -> Any:

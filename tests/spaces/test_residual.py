@@ -11,11 +11,11 @@ from nas_optuna.data import ResidentLoader, load_data
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import space_identity
 from nas_optuna.export.source import write_source
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.built import Task
 from nas_optuna.spaces.function import FunctionSpace, space
 from nas_optuna.spaces.residual import BLOCKS, stem_strides
+from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import Recipe
 from nas_optuna.training import fit, make_network
 

@@ -14,11 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas_optuna.costs.complexity import macs_table
 from nas_optuna.errors import SpecError
-from nas_optuna.oneshot.supernets import supernet_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, Supernet, supernet_for
 
 BLOCK = BlockSpace(candidates=("k3_f16", "k3_f24", "k5_f24_relu", "skip"), input_size=32)
 CONV = ConvSpace(depth=3, input_size=28)

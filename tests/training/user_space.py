@@ -95,14 +95,14 @@ class UserSpace(Decomposable):
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
         index = self.parameters["part"].choices.index(architecture.params["part"])
         shape = (self.in_channels, self.input_size, self.input_size)
-        return (Operation("network", (("part", index),), shape, (self.classes,)),)
+        return (Operation("network", (("part", index),), shape, (self.classes,), lambda: self.make(index)),)
 
     def reachable_operations(self) -> Iterator[Operation]:
         for part in self.parameters["part"].choices:
             yield self.operations(self.architecture({"part": part}))[0]
 
-    def build_operation(self, operation: Operation) -> nn.Module:
-        part = str(self.parameters["part"].choices[dict(operation.options)["part"]])
+    def make(self, index: int) -> nn.Module:
+        part = str(self.parameters["part"].choices[index])
         middle = PARTS.get(part, nn.Identity)
         if part == "build" and torch.zeros(()).device.type == "meta":  # costs are counted
             middle = nn.Identity

@@ -70,6 +70,18 @@ class Slot:
         )
         return slot if slot.text == text else None
 
+    def macs_per_position(self, channels: int) -> int:
+        """Multiply-accumulates at each position of the feature maps, by a formula: there are thousands of slots."""
+        inner, window = channels * self.expansion, self.kernel**2
+        body = {
+            "conv": window * channels**2,
+            "ds": window * channels + channels**2,
+            "ir": 2 * channels * inner + window * inner,
+        }.get(self.layer, 0)
+        merge = self.branches * channels**2 if self.merge == "cat" else 0
+        dense = 2 * channels**2 if self.connection == "dense" else 0
+        return self.branches * body + merge + dense
+
     @cached_property
     def text(self) -> str:
         """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are not written."""

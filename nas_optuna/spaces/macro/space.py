@@ -40,13 +40,11 @@ def macro(
     widths: Sequence[Sequence[int]],
     depths: Sequence[int],
     slot: Mapping[str, Sequence[Any]],
-    norm: str,
-    group: int,
+    style: Style,
     stem_stride: int,
     head_units: int,
 ) -> nn.Module:
     """The network of the macro space, as the function of a space of your own would build it."""
-    style = Style(norm, group)
     layers: list[nn.Module] = []
     channels, sides = task.channels, task.shape[1:]
     for number, choices in enumerate(widths, start=1):
@@ -172,9 +170,9 @@ class MacroSpace(ChainSpace):
         require_depth(depths=stages * self.slots, branches=max(positive_choices("branches", branches)))
         divisor = math.gcd(*(width for widths in stage_widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
-        options = {"widths": stage_widths, "depths": self.depths, "slot": self.slot_choices, "norm": norm}
-        more = {"group": self.group, "stem_stride": stem_stride, "head_units": self.head_units}
-        super().__init__(macro, task, {**options, **more})
+        self._style = Style(norm, self.group)
+        options = {"widths": stage_widths, "depths": self.depths, "slot": self.slot_choices, "style": self._style}
+        super().__init__(macro, task, options | {"stem_stride": stem_stride, "head_units": self.head_units})
         self.parameters = self._parameters(stage_widths)
 
     def _parameters(self, stage_widths: Sequence[Sequence[int]]) -> dict[str, Parameter]:
@@ -280,55 +278,29 @@ class MacroSpace(ChainSpace):
 
     def transition(self, stage: int, shape: Shape, width: int) -> Operation:
         """The first convolution of a stage, for an input of that shape."""
-        _, *sides = shape
+        channels, *sides = shape
         stride = stage_stride(stage, sides, self.stem_stride)
         output = (width, *(strided(side, stride) for side in sides))
-        return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output)
+        make = partial(Transition, channels, width, stride, self._style)
+        macs = 9 * channels * math.prod(output)
+        return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output, make, macs)
 
     def slot_operation(self, slot: Slot, shape: Shape) -> Operation:
         """The operation of a slot, for an input of that shape."""
-        return Operation(slot.text if slot.layer == "skip" else f"{slot.text} {self.norm}", (), shape, shape)
+        kind = slot.text if slot.layer == "skip" else f"{slot.text} {self.norm}"
+        macs = slot.macs_per_position(shape[0]) * math.prod(shape[1:])
+        return Operation(kind, (), shape, shape, partial(self._make_slot, slot, shape[0]), macs)
+
+    def _make_slot(self, slot: Slot, channels: int) -> nn.Module:
+        answers = Choices(lambda name, asked: getattr(slot, name))
+        return make_slot(answers, self.slot_choices, channels, self._style)
 
     def head_operation(self, shape: Shape) -> Operation:
         """Global pooling and the linear layers."""
-        return Operation("head", (("units", self.head_units),), shape, (self.classes,))
-
-    def build_operation(self, operation: Operation) -> nn.Module:
-        """A `Transition`, a `SlotLayer`, an identity for ``skip``, or the head."""
-        channels = operation.input_shape[0]
-        style = Style(self.norm, self.group)
-        if operation.kind == "head":
-            return make_head(channels, self.classes, self.head_units)
-        if operation.kind.startswith("transition"):
-            stride = dict(operation.options)["stride"]
-            return Transition(channels, operation.output_shape[0], stride, style)
-        slot = Slot.parse(operation.kind.split(" ")[0])
-        if slot is None:
-            raise ArchitectureError(f"{operation.kind!r} is no operation of space 'macro'")
-        answers = Choices(lambda name, asked: getattr(slot, name))
-        every = {"layer": LAYERS, "activation": ACTIVATIONS, "connection": CONNECTIONS, "merge": MERGES}
-        numbers = {"kernel": [slot.kernel or 1], "expansion": [slot.expansion or 1], "branches": [slot.branches]}
-        return make_slot(answers, {**every, **numbers}, channels, style)
-
-    def macs_by_formula(self, operation: Operation) -> int:
-        """A formula for each operation, because there are thousands of them."""
-        channels, *sides = operation.input_shape
-        if operation.kind == "head":
-            units = self.head_units
-            return channels * units + units * self.classes if units else channels * self.classes
-        if operation.kind.startswith("transition"):
-            return 9 * channels * math.prod(operation.output_shape)
-        slot = Slot.parse(operation.kind.split(" ")[0])
-        assert slot is not None
-        inner, window = channels * slot.expansion, slot.kernel**2
-        body = {
-            "conv": window * channels**2,
-            "ds": window * channels + channels**2,
-            "ir": 2 * channels * inner + window * inner,
-        }.get(slot.layer, 0)
-        merge = slot.branches * channels**2 if slot.merge == "cat" else 0
-        dense = 2 * channels**2 if slot.connection == "dense" else 0
-        return (slot.branches * body + merge + dense) * math.prod(sides)
+        units, channels = self.head_units, shape[0]
+        macs = (channels + self.classes) * units if units else channels * self.classes
+        make = partial(make_head, channels, self.classes, units)
+        return Operation("head", (("units", units),), shape, (self.classes,), make, macs)
 
 
 _slot = cache(Slot.of)
