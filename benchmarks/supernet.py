@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from nas_optuna.data import ImageSet, ResidentLoader
+from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.darts import DartsStrategy
@@ -99,7 +99,7 @@ def strategy(supernet: Supernet, images: ImageSet, mode: str) -> DartsStrategy:
 
 
 def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.device) -> dict[str, Step]:
-    loader = ResidentLoader(images, options.batch_size, options.input_size, device)
+    loader = BatchLoader(images, options.batch_size, options.input_size, device)
     batch = next(loader.epoch())
     figures = {"depth": options.depth, "input_size": options.input_size}
     largest = ConvSpace(**figures, **CHOICES[24])
@@ -123,7 +123,7 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
 
 
 def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.device) -> dict[str, Step]:
-    loader = ResidentLoader(images, options.batch_size, options.input_size, device)
+    loader = BatchLoader(images, options.batch_size, options.input_size, device)
     batch = next(loader.epoch())
     space = BlockSpace(depth=options.depth, input_size=options.input_size)
     # A path that has each of the reference's candidates once, so that it is a mean one.

@@ -138,7 +138,7 @@ def our_side(images: int, input_size: int, batch_size: int) -> Any:
     from reference import MOMENTUM, RATE
 
     import nas_optuna  # noqa: F401 - first, so that its allocator setting is in place
-    from nas_optuna.data import ResidentLoader, load_images
+    from nas_optuna.data import BatchLoader, load_images
     from nas_optuna.spaces.conv import ConvSpace
     from nas_optuna.spec import Recipe
     from nas_optuna.training import TrainStep, evaluate, make_network
@@ -160,8 +160,8 @@ def our_side(images: int, input_size: int, batch_size: int) -> Any:
         init="default",
         precision="fp32",
     )
-    loader = ResidentLoader(part, batch_size, input_size, device)
-    held_out = ResidentLoader(whole.subset(range(len(whole) - HELD_OUT, len(whole))), batch_size, input_size, device)
+    loader = BatchLoader(part, batch_size, input_size, device)
+    held_out = BatchLoader(whole.subset(range(len(whole) - HELD_OUT, len(whole))), batch_size, input_size, device)
 
     def train(text: str, seed: int = 0) -> tuple[float, float, Any]:
         network = make_network(space, space.parse(text), recipe, device, seed)
@@ -175,7 +175,7 @@ def our_side(images: int, input_size: int, batch_size: int) -> Any:
     def accuracy(text: str, seed: int) -> float:
         return evaluate(train(text, seed)[2], held_out, device, torch.float32).accuracy
 
-    alone = ResidentLoader(whole.subset(range(min(LOADED, len(whole)))), batch_size, input_size, device)
+    alone = BatchLoader(whole.subset(range(min(LOADED, len(whole)))), batch_size, input_size, device)
 
     def load_only() -> float:
         began = time.perf_counter()

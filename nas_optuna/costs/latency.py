@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas_optuna.costs.runtimes import make_runtime
-from nas_optuna.costs.timing import visit
+from nas_optuna.costs.timing import Visit, rounds_of, visit
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces import Shape
 
@@ -68,48 +67,25 @@ class Conditions:
         )
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one call: the median and the quartiles around it."""
-
-    lower_ms: float
-    median_ms: float
-    upper_ms: float
-
-
-def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Latency:
+def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Visit:
     """Time a module's forward pass."""
     with _threads(conditions.threads):
-        return Latency(*visit(_prepare(module, input_shape, conditions), seconds))
+        return visit(_prepare(module, input_shape, conditions), seconds)
 
 
 def measure_in_rounds(
     modules: Mapping[str, Callable[[], tuple[nn.Module, Shape]]],
+    visits: dict[str, list[Visit]],
     conditions: Conditions,
     *,
     rounds: int,
     seconds: float,
-    done: Mapping[str, int] | None = None,
-    seed: int = 0,
-) -> Iterator[tuple[str, Latency]]:
-    """Time many modules, each once a round, every round in another random order."""
-    # A machine's speed drifts, and is disturbed for seconds. Several visits in random order let that fall on all alike,
-    # and leave some undisturbed (`fastest`).
-    visits = dict(done or {})
-    for turn in range(rounds):
-        order = sorted(modules)
-        random.Random(seed + turn).shuffle(order)
-        for key in order:
-            if visits.get(key, 0) <= turn:
-                module, input_shape = modules[key]()
-                yield key, measure(module, input_shape, conditions, seconds)
-
-
-def fastest(visits: Iterable[Latency]) -> Latency:
-    """One latency for several visits: that of the fastest."""
-    # What else runs on a machine makes it slower, for seconds at a time, and hardly ever faster. Where half of the
-    # visits were disturbed, so is their median.
-    return min(visits, key=lambda visit: visit.median_ms)
+) -> Iterator[str]:
+    """Time many modules, each once a round, and add to their visits; tell which."""
+    for key in rounds_of(modules, visits, rounds):
+        module, input_shape = modules[key]()
+        visits.setdefault(key, []).append(measure(module, input_shape, conditions, seconds))
+        yield key
 
 
 def _prepare(module: nn.Module, input_shape: Shape, conditions: Conditions) -> Callable[[], float]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from nas_optuna.costs.latency import Latency, fastest, measure_in_rounds
+from nas_optuna.costs.latency import measure_in_rounds
 from nas_optuna.costs.latency_soundness import MEASURE
 from nas_optuna.costs.latency_table import LatencyTable, whole_network
+from nas_optuna.costs.timing import Visit, fastest
 from nas_optuna.errors import TableError
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
@@ -68,15 +69,14 @@ def check_table(
         return compare(measured, told, table.overhead_ms)
     architectures = {str(a): a for a in _others(table, space, networks, random.Random(seed))}
     told = [table.architecture_ms(space, architecture) for architecture in architectures.values()]
-    visits: dict[str, list[Latency]] = {text: [] for text in architectures}
+    visits: dict[str, list[Visit]] = {text: [] for text in architectures}
     modules = {text: partial(whole_network, space, architecture) for text, architecture in architectures.items()}
     total = rounds * len(architectures)
     progress(0, total)
-    visited = measure_in_rounds(modules, table.conditions, rounds=rounds, seconds=seconds, seed=seed)
-    for done, (text, latency) in enumerate(visited, start=1):
-        visits[text].append(latency)
+    visited = measure_in_rounds(modules, visits, table.conditions, rounds=rounds, seconds=seconds)
+    for done, _ in enumerate(visited, start=1):
         progress(done, total)
-    return compare([fastest(found).median_ms for found in visits.values()], told, table.overhead_ms)
+    return compare(list(map(fastest, visits.values())), told, table.overhead_ms)
 
 
 def _others(table: LatencyTable, space: SearchSpace, count: int, rng: random.Random) -> list[Architecture]:

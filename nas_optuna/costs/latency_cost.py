@@ -72,7 +72,7 @@ class LatencyCost(Cost):
     def refine(self, architecture: Architecture, so_far: float) -> float:
         """Time the network once more; the faster time counts."""
         # What else runs on a machine disturbs it for seconds, longer than one measurement takes. A training is longer,
-        # so that with a short visit in each epoch some are undisturbed, as in a table (`costs.latency.fastest`).
+        # so that with a short visit in each epoch some are undisturbed, as in a table (`costs.timing.fastest`).
         if self._table is not None:
             return so_far
         self._measured[architecture] = min(so_far, self._timed(architecture, _AGAIN_SECONDS))
@@ -86,4 +86,4 @@ class LatencyCost(Cost):
         with seeded(0):  # a network is drawn, which no training, in whatever thread, may notice
             network = space.build(architecture)
         with current(self.context.device):
-            return measure(network, space.input_shape, self._conditions, seconds).median_ms
+            return measure(network, space.input_shape, self._conditions, seconds)[1]

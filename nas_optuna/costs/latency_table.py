@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from nas_optuna.costs.latency import Conditions, Latency, fastest, measure_in_rounds
+from nas_optuna.costs.latency import Conditions, measure_in_rounds
 from nas_optuna.costs.latency_model import LatencyModel, operators
 from nas_optuna.costs.latency_soundness import MEASURE, current, known, once, possible, require_table
-from nas_optuna.costs.timing import TABLE_FORMAT, slow_looks
+from nas_optuna.costs.timing import TABLE_FORMAT, fastest, slow_looks
 from nas_optuna.errors import ArchitectureError, SpecError, TableError, named, reason_of
 from nas_optuna.files import read_text, write_file
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
@@ -247,7 +247,7 @@ class LatencyTable(BaseModel):
                 f"the latency table has no entry for {operation.key!r}; it is unfinished or of another space or input"
                 " size: run nas-optuna latency measure for this space"
             )
-        return fastest(Latency(*visit) for visit in visits).median_ms
+        return fastest(visits)
 
     @property
     def whole(self) -> bool:
@@ -260,7 +260,7 @@ class LatencyTable(BaseModel):
 
     def network_ms(self) -> dict[str, float]:
         """Latency of each measured network, the median of its fastest visit."""
-        return {text: fastest(Latency(*v) for v in visits).median_ms for text, visits in self.networks.items()}
+        return {text: fastest(visits) for text, visits in self.networks.items()}
 
     def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
         """Latency of a network: the sum over its operations and the overhead, or what whole networks tell of it."""
@@ -341,13 +341,13 @@ def measure_table(
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
     parts = {place: (found, make) for found, made in _parts(space, table) for place, make in made.items()}
-    visits = {place: len(found.get(place, ())) for place, (found, _) in parts.items()}
-    done, total = sum(min(n, rounds) for n in visits.values()), rounds * len(parts)
+    visits = {place: list(found.get(place, ())) for place, (found, _) in parts.items()}
+    done, total = sum(min(len(found), rounds) for found in visits.values()), rounds * len(parts)
     progress(done, total)
     modules, finished, saved = {place: make for place, (_, make) in parts.items()}, done == total, time.monotonic()
     try:
-        for place, latency in measure_in_rounds(modules, conditions, rounds=rounds, seconds=seconds, done=visits):
-            parts[place][0].setdefault(place, []).append((latency.lower_ms, latency.median_ms, latency.upper_ms))
+        for place in measure_in_rounds(modules, visits, conditions, rounds=rounds, seconds=seconds):
+            parts[place][0][place] = visits[place]
             progress(done := done + 1, total)
             if time.monotonic() - saved > _SAVE_EVERY:
                 table.save(path)

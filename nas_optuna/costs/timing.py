@@ -15,7 +15,17 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple  # Python 3.9 knows no newer ones
+from typing import (  # Python 3.9 knows no newer ones
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Sequence,
+    Tuple,
+)
 
 FORMAT = "nas-optuna latency kit 1"
 TABLE_FORMAT = "nas-optuna latency table 1"
@@ -52,6 +62,23 @@ def visit(call: Callable[[], float], seconds: float) -> Visit:
         times.append(call())
     lower, median, upper = statistics.quantiles(times, n=4)
     return lower, median, upper
+
+
+def rounds_of(places: Iterable[Any], visits: Mapping[Any, Sequence[Visit]], rounds: int) -> Iterator[Any]:
+    """Each place once a round, every round in another random order; those that were visited so often are left out."""
+    # A machine's speed drifts, and is disturbed for seconds. Several visits in random order let that fall on all alike,
+    # and leave some undisturbed.
+    for turn in range(rounds):
+        order = sorted(places)
+        random.Random(turn).shuffle(order)
+        yield from (place for place in order if len(visits.get(place, ())) <= turn)
+
+
+def fastest(visits: Iterable[Visit]) -> float:
+    """One latency for several visits: the median of the fastest."""
+    # What else runs on a machine makes it slower, for seconds at a time, and hardly ever faster. Where half of the
+    # visits were disturbed, so is their median.
+    return min(median for _, median, _ in visits)
 
 
 def session_call(model: Any, threads: int, images: Any = None) -> Callable[[], float]:
@@ -148,23 +175,18 @@ def _measure(
         if not begun:
             begun = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
             kept.write(json.dumps({"kit": kit["id"], "conditions": dict(conditions), "date": begun}) + "\n")
-        for turn in range(rounds):
-            order = sorted(models)
-            random.Random(turn).shuffle(order)
-            for place in order:
-                if len(visits.get(place, ())) > turn:
-                    continue
-                file = models[place]
-                if file not in calls:
-                    calls[file] = session_call(str(folder / file), conditions["threads"])
-                found = visit(calls[file], SECONDS)
-                visits.setdefault(place, []).append(found)
-                kept.write(json.dumps([*place, found]) + "\n")
-                done += 1
-                looked = watch.look(done, total)
-                if looked:
-                    kept.write(json.dumps([*_LOOKS, looked]) + "\n")
-                kept.flush()
+        for place in rounds_of(models, visits, rounds):
+            file = models[place]
+            if file not in calls:
+                calls[file] = session_call(str(folder / file), conditions["threads"])
+            found = visit(calls[file], SECONDS)
+            visits.setdefault(place, []).append(found)
+            kept.write(json.dumps([*place, found]) + "\n")
+            done += 1
+            looked = watch.look(done, total)
+            if looked:
+                kept.write(json.dumps([*_LOOKS, looked]) + "\n")
+            kept.flush()
     watch.report(visits)
     table: Dict[str, Any] = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "date": begun}
     for kind in ("entries", "networks"):
@@ -174,10 +196,6 @@ def _measure(
 
 def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
     """What a network takes beside its operations, by the whole networks of the kit; says how far off the sums are."""
-
-    def fastest(found: List[Visit]) -> float:
-        return min(median for _, median, _ in found)
-
     pairs = [
         (fastest(found), sum(fastest(table["entries"][key]) for key in kit["networks"][text]["operations"]))
         for text, found in table["networks"].items()

@@ -2,7 +2,7 @@
 
 from nas_optuna.data.catalog import DATA_SETS, data_directory, load_images
 from nas_optuna.data.images import ImageSet, split
-from nas_optuna.data.loaders import BatchLoader, ResidentLoader, StreamingLoader, make_loader
+from nas_optuna.data.loaders import BatchLoader, make_loader
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.data.preprocessing import Augmentation
 from nas_optuna.data.search_data import (
@@ -20,9 +20,7 @@ __all__ = [
     "ImageSet",
     "PixelFormat",
     "Reading",
-    "ResidentLoader",
     "SearchData",
-    "StreamingLoader",
     "data_directory",
     "load_data",
     "load_images",

@@ -65,9 +65,9 @@ def evaluate(
         TrainingError: The network's or a metric's own code failed, or it does not give one row of logits per image.
 
     Examples:
-        >>> from nas_optuna.data import ResidentLoader, load_images
+        >>> from nas_optuna.data import BatchLoader, load_images
         >>> digits = load_images("digits", True)
-        >>> loader = ResidentLoader(digits, 64, 8, torch.device("cpu"))
+        >>> loader = BatchLoader(digits, 64, 8, torch.device("cpu"))
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         >>> evaluation = evaluate(network, loader, torch.device("cpu"), torch.float32)
         >>> 0 <= evaluation.accuracy <= 1 and evaluation.confusion.sum().item() == len(digits)

@@ -121,9 +121,9 @@ def fit(
         Interrupted: `interrupted` said so.
 
     Examples:
-        >>> from nas_optuna.data import ResidentLoader, load_images
+        >>> from nas_optuna.data import BatchLoader, load_images
         >>> cpu = torch.device("cpu")
-        >>> loader = ResidentLoader(load_images("digits", True), 64, 8, cpu)
+        >>> loader = BatchLoader(load_images("digits", True), 64, 8, cpu)
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         >>> [result.epoch for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0)]
         [1, 2]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.costs.latency import Conditions, Latency, fastest, measure, measure_in_rounds
+from nas_optuna.costs.latency import Conditions, measure, measure_in_rounds
+from nas_optuna.costs.timing import Visit, fastest
 from nas_optuna.errors import DeviceError, SpecError
 
 CPU = torch.device("cpu")
@@ -30,9 +31,9 @@ def threads() -> int:
 
 
 def test_a_known_time_is_measured() -> None:
-    latency = measure(Sleep(), (1,), HERE, seconds=0.05)
-    assert 2.0 <= latency.lower_ms <= latency.median_ms <= latency.upper_ms
-    assert latency.median_ms < 4.0
+    lower, median, upper = measure(Sleep(), (1,), HERE, seconds=0.05)
+    assert 2.0 <= lower <= median <= upper
+    assert median < 4.0
 
 
 def test_conditions_are_kept() -> None:
@@ -69,19 +70,22 @@ def test_onnx_runtime_runs_the_same_network() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     conditions = Conditions.here(CPU, runtime="onnx", batch_size=2)
-    small, large = (measure(nn.Conv2d(8, 8 * n, 3), (8, 16, 16), conditions, seconds=0.05).median_ms for n in (1, 64))
+    small, large = (measure(nn.Conv2d(8, 8 * n, 3), (8, 16, 16), conditions, seconds=0.05)[1] for n in (1, 64))
     assert 0 < small < large
 
 
 def test_rounds_visit_every_module_in_changing_order_and_skip_what_is_done() -> None:
     modules = {name: lambda: (Sleep(0), (1,)) for name in "abcdefgh"}
-    keys = [key for key, _ in measure_in_rounds(modules, HERE, rounds=2, seconds=0, done={"a": 1, "b": 2, "c": 5})]
+    known: Visit = (1.0, 2.0, 3.0)
+    visits = {"a": [known], "b": [known] * 2, "c": [known] * 5}
+    keys = list(measure_in_rounds(modules, visits, HERE, rounds=2, seconds=0))
     assert sorted(keys) == sorted("defgh" * 2 + "a")
-    full = [key for key, _ in measure_in_rounds(modules, HERE, rounds=2, seconds=0)]
+    assert {key: len(found) for key, found in visits.items()} == {**dict.fromkeys("abdefgh", 2), "c": 5}
+    full = list(measure_in_rounds(modules, {}, HERE, rounds=2, seconds=0))
     assert full[:8] != full[8:]
     assert set(full[:8]) == set(full[8:]) == set("abcdefgh")
 
 
 def test_visits_that_something_disturbed_do_not_count() -> None:
-    calm, disturbed = Latency(1.0, 2.0, 3.0), Latency(2.0, 4.0, 6.0)
-    assert fastest([disturbed, calm, disturbed]) == calm
+    calm, disturbed = (1.0, 2.0, 3.0), (2.0, 4.0, 6.0)
+    assert fastest([disturbed, calm, disturbed]) == 2.0

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from nas_optuna import load_network
-from nas_optuna.data import ImageSet, ResidentLoader, load_images
+from nas_optuna.data import BatchLoader, ImageSet, load_images
 from nas_optuna.data import pixels as pixels_module
 from nas_optuna.data.pixels import MAX_PIXELS, PixelFormat
 from nas_optuna.errors import DataError
@@ -78,7 +78,7 @@ def test_four_readers_see_the_same_in_26_odd_pictures(
     Image.new("RGB", (20, 24), "red").save(root / "test/a/red.png")
     images = load_images(f"folder:{root}", True, reading=Reading(input_size=(10, 14), resize=resize))  # type: ignore[arg-type]
     assert len(pictures) == 26
-    loaded, (inputs, _) = images.images[:26], next(ResidentLoader(images, 27, 12, CPU).epoch())
+    loaded, (inputs, _) = images.images[:26], next(BatchLoader(images, 27, 12, CPU).epoch())
     classifier = _trained(images, tmp_path / "network.safetensors")
     raw = as_batch(pictures, classifier.pixels)
     for file, ours, theirs in zip(pictures, loaded, raw, strict=True):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
 from nas_optuna.oneshot.price import with_cost
@@ -33,9 +33,9 @@ CONV = ConvSpace(depth=2, filters=(8, 16), kernels=(3, 5), input_size=8)
 WHOLE = load_images("digits", train=True)
 
 
-def images(start: int, stop: int) -> ResidentLoader:
+def images(start: int, stop: int) -> BatchLoader:
     """A fixed share of the digits."""
-    return ResidentLoader(WHOLE.subset(range(start, stop)), 32, 8, torch.device("cpu"))
+    return BatchLoader(WHOLE.subset(range(start, stop)), 32, 8, torch.device("cpu"))
 
 
 def first_batch() -> tuple[Tensor, Tensor]:
@@ -374,7 +374,7 @@ def test_features_of_different_images_stay_apart_in_a_deep_chain() -> None:
     torch.manual_seed(0)
     space = ConvSpace(depth=5, input_size=16)
     supernet = supernet_for(space)
-    images = next(ResidentLoader(WHOLE.subset(range(64)), 64, 16, torch.device("cpu")).epoch())[0]
+    images = next(BatchLoader(WHOLE.subset(range(64)), 64, 16, torch.device("cpu")).epoch())[0]
     for text in ("f16k7s2-f24k5s1-f16k7s2-f48k7s1-f32k5s2", "f32k3s2-f16k3s1-f24k3s2-f16k3s2-f48k3s2"):
         with torch.no_grad():
             features = supernet.extract(space.parse(text))[:-1](images).flatten(1)

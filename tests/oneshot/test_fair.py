@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.oneshot.shared import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
 from nas_optuna.oneshot.strategies.base import Job
@@ -31,8 +31,8 @@ SPACES: dict[str, SearchSpace] = {
 }
 
 
-def loader(start: int, stop: int, batch_size: int = 32) -> ResidentLoader:
-    return ResidentLoader(WHOLE.subset(range(start, stop)), batch_size, 8, torch.device("cpu"))
+def loader(start: int, stop: int, batch_size: int = 32) -> BatchLoader:
+    return BatchLoader(WHOLE.subset(range(start, stop)), batch_size, 8, torch.device("cpu"))
 
 
 def training(space: SearchSpace, epochs: int | None = 3, **options: object) -> FairStrategy:

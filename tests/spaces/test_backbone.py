@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import SpecError
 from nas_optuna.export.source import write_source
 from nas_optuna.spaces import SearchSpace, create_space
@@ -87,7 +87,7 @@ def test_a_training_begins_with_the_weights_and_leaves_frozen_stages_alone(resne
     network = make_network(made, architecture, recipe, CPU, seed=0)
     trained = copy.deepcopy(network)
     digits = load_images("digits", True).subset(range(64))
-    list(fit(trained, ResidentLoader(digits, 32, 32, CPU), None, recipe, CPU, seed=0))
+    list(fit(trained, BatchLoader(digits, 32, 32, CPU), None, recipe, CPU, seed=0))
     expected = Backbone("resnet18", str(resnet18)).trained_stages()[0].state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in body_of(network)[0].state_dict().items())
     for stage, (before, after) in enumerate(zip(body_of(network), body_of(trained), strict=True)):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas_optuna.costs.complexity import figures
-from nas_optuna.data import ResidentLoader, load_data
+from nas_optuna.data import BatchLoader, load_data
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import space_identity
 from nas_optuna.export.source import write_source
@@ -92,7 +92,7 @@ def test_the_reference_learns_digits_in_three_epochs() -> None:
     assert made.reference is not None
     recipe = Recipe(epochs=3, batch_size=32, weight_decay=0.05, decay_norms=False, schedule="one-cycle")
     network = make_network(made, made.reference, recipe, CPU, seed=0)
-    train, validation = (ResidentLoader(part, 32, 8, CPU) for part in (data.train, data.validation))
+    train, validation = (BatchLoader(part, 32, 8, CPU) for part in (data.train, data.validation))
     assert list(fit(network, train, validation, recipe, CPU, seed=0))[-1].accuracy > 0.95
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_optuna.data import ResidentLoader, load_data
+from nas_optuna.data import BatchLoader, load_data
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError
 from nas_optuna.spec import DataSpec, Recipe
@@ -23,7 +23,7 @@ from nas_optuna.training import CheckpointFolder, EpochResult, fit
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=50)
 DATA = load_data(DataSpec(train_limit=200))
-TRAIN = ResidentLoader(DATA.train, 50, 8, CPU)
+TRAIN = BatchLoader(DATA.train, 50, 8, CPU)
 Damage = Callable[[Path], object]
 
 

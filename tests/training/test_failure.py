@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from torch import nn
 
 from nas_optuna import Objective, Recipe, TrialRecord, load_data
-from nas_optuna.data import ResidentLoader, SearchData
+from nas_optuna.data import BatchLoader, SearchData
 from nas_optuna.errors import TrainingError
 from nas_optuna.spec import DataSpec
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
@@ -33,7 +33,7 @@ CAUSES = {
 
 def trained(part: str, images: int, folder: Path | None = None, epochs: int = 2) -> list[EpochResult]:
     network = make_network(SPACE, SPACE.parse(part), RECIPE, CPU, seed=0)
-    loader = ResidentLoader(DATA.train.subset(range(images)), RECIPE.batch_size, 8, CPU)
+    loader = BatchLoader(DATA.train.subset(range(images)), RECIPE.batch_size, 8, CPU)
     checkpoints = None if folder is None else CheckpointFolder(folder)
     return list(fit(network, loader, loader, RECIPE, CPU, seed=0, checkpoints=checkpoints))[:epochs]
 
@@ -56,7 +56,7 @@ def test_whatever_a_network_raises_ends_its_trial_alone_with_its_cause() -> None
 
 
 def test_a_network_without_weights_is_told_before_training() -> None:
-    loader = ResidentLoader(DATA.train, 32, 8, CPU)
+    loader = BatchLoader(DATA.train, 32, 8, CPU)
     with pytest.raises(TrainingError, match="cannot begin: ValueError: optimizer got an empty parameter list"):
         next(fit(nn.Flatten(), loader, None, RECIPE, CPU, seed=0))
 
@@ -70,7 +70,7 @@ def test_out_of_memory_is_not_taken_for_a_fault_of_the_network() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise MemoryError
 
-    loader = ResidentLoader(DATA.train, 32, 8, CPU)
+    loader = BatchLoader(DATA.train, 32, 8, CPU)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for module in (Large(), Larger()):
         with pytest.raises(TrainingError) as caught:
@@ -79,7 +79,7 @@ def test_out_of_memory_is_not_taken_for_a_fault_of_the_network() -> None:
 
 
 def test_faults_of_the_images_are_not_the_networks() -> None:
-    class Broken(ResidentLoader):
+    class Broken(BatchLoader):
         def epoch(self, seed: int | None = None):  # type: ignore[no-untyped-def]
             raise OSError("the disk is gone")
 
@@ -113,7 +113,7 @@ def test_a_training_with_such_a_tail_goes_on_as_if_undisturbed(part: str, tmp_pa
     whole = trained(part, 33)
     folder = CheckpointFolder(tmp_path)
     network = make_network(SPACE, SPACE.parse(part), RECIPE, CPU, seed=0)
-    loader = ResidentLoader(DATA.train.subset(range(33)), RECIPE.batch_size, 8, CPU)
+    loader = BatchLoader(DATA.train.subset(range(33)), RECIPE.batch_size, 8, CPU)
     next(fit(network, loader, loader, RECIPE, CPU, seed=0, checkpoints=folder))
     assert (tmp_path / "epoch-1").is_dir()
     resumed = trained(part, 33, tmp_path)
@@ -121,7 +121,7 @@ def test_a_training_with_such_a_tail_goes_on_as_if_undisturbed(part: str, tmp_pa
 
 
 def test_batches_of_one_image_are_not_left_out() -> None:
-    loader = ResidentLoader(DATA.train.subset(range(5)), 1, 8, CPU)
+    loader = BatchLoader(DATA.train.subset(range(5)), 1, 8, CPU)
     network = make_network(SPACE, SPACE.parse("norm"), RECIPE, CPU, seed=0)
     with pytest.raises(TrainingError, match="Expected more than 1 value per channel"):
         next(fit(network, loader, None, RECIPE, CPU, seed=0))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.data import Augmentation, ResidentLoader, StreamingLoader, load_data
+from nas_optuna.data import Augmentation, BatchLoader, load_data
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
@@ -18,8 +18,8 @@ SPACE = ConvSpace(depth=2, input_size=8)
 ARCHITECTURE = SPACE.parse("f16k3s1-f24k3s1")
 RECIPE = Recipe(epochs=4, batch_size=50)
 DATA = load_data(DataSpec(train_limit=400))
-TRAIN = ResidentLoader(DATA.train, 50, 8, CPU)
-VALIDATION = ResidentLoader(DATA.validation, 50, 8, CPU)
+TRAIN = BatchLoader(DATA.train, 50, 8, CPU)
+VALIDATION = BatchLoader(DATA.validation, 50, 8, CPU)
 
 
 def trained(recipe: Recipe = RECIPE, **options: object) -> tuple[torch.nn.Module, list[EpochResult]]:
@@ -86,7 +86,7 @@ def test_confusion_adds_up_and_agrees_with_accuracy() -> None:
 def test_mixed_images_train_and_are_counted_by_their_larger_part() -> None:
     recipe = Recipe(epochs=8, batch_size=50, learning_rate=5e-3, mix=0.5, label_smoothing=0.1)
     network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
-    train = ResidentLoader(DATA.train, 50, 8, CPU, Augmentation.of(recipe, DATA.train))
+    train = BatchLoader(DATA.train, 50, 8, CPU, Augmentation.of(recipe, DATA.train))
     results = list(fit(network, train, VALIDATION, recipe, CPU, seed=0))
     assert results[-1].accuracy > 0.7
     assert results[0].train_accuracy < results[-1].train_accuracy < 1
@@ -100,10 +100,10 @@ def test_epochs_of_a_size_take_every_image_before_one_comes_again(images: int, s
     assert not torch.equal(taken[:images], epoch_order(4, 1, images, images))
 
 
-@pytest.mark.parametrize("make", [ResidentLoader, StreamingLoader])
-def test_an_epoch_of_a_size_has_its_steps_and_resumes(tmp_path: Path, make: type[ResidentLoader]) -> None:
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_epoch_of_a_size_has_its_steps_and_resumes(tmp_path: Path, resident: bool) -> None:
     recipe = RECIPE.model_copy(update={"epoch_size": 120, "schedule": "one-cycle", "decay_norms": False})
-    train = make(DATA.train, 50, 8, CPU)
+    train = BatchLoader(DATA.train, 50, 8, CPU, resident=resident)
 
     def train_until(epochs: int | None, checkpoints: CheckpointFolder | None) -> tuple[torch.nn.Module, list[float]]:
         network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)

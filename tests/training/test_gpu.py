@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.data import Augmentation, ResidentLoader, StreamingLoader, load_data
+from nas_optuna.data import Augmentation, BatchLoader, load_data
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, TrainStep, fit, make_network
@@ -25,8 +25,8 @@ def run(recipe: Recipe, checkpoints: CheckpointFolder | None = None) -> tuple[to
     device = torch.device("cuda")
     data = load_data()
     network = make_network(SPACE, ARCHITECTURE, recipe, device, seed=0)
-    train = ResidentLoader(data.train, recipe.batch_size, 16, device)
-    validation = ResidentLoader(data.validation, 256, 16, device)
+    train = BatchLoader(data.train, recipe.batch_size, 16, device)
+    validation = BatchLoader(data.validation, 256, 16, device)
     return network, list(fit(network, train, validation, recipe, device, seed=0, checkpoints=checkpoints))
 
 
@@ -45,7 +45,7 @@ def test_full_batches_are_replayed_from_a_graph() -> None:
     network = make_network(SPACE, ARCHITECTURE, RECIPE, device, seed=0)
     step = TrainStep(network, RECIPE, device, total_steps=100)
     data = load_data()
-    for images, labels in ResidentLoader(data.train, RECIPE.batch_size, 16, device).epoch(0):
+    for images, labels in BatchLoader(data.train, RECIPE.batch_size, 16, device).epoch(0):
         step(images, labels)
     assert step._graph is not None
 
@@ -88,7 +88,7 @@ def test_out_of_memory_halves_the_micro_batch(caplog: pytest.LogCaptureFixture) 
 def test_streaming_gives_the_resident_batches() -> None:
     device = torch.device("cuda")
     images = load_data().train
-    loaders = [kind(images, 64, 16, device, Augmentation()).epoch() for kind in (ResidentLoader, StreamingLoader)]
+    loaders = [BatchLoader(images, 64, 16, device, Augmentation(), resident=r).epoch() for r in (True, False)]
     for (a, b), (c, d) in zip(*loaders, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
@@ -116,6 +116,6 @@ def test_a_graph_is_of_the_device_of_its_network() -> None:
         device = torch.device(name)
         data = load_data()
         network = make_network(SPACE, ARCHITECTURE, RECIPE, device, seed=0)
-        train = ResidentLoader(data.train, RECIPE.batch_size, 16, device)
+        train = BatchLoader(data.train, RECIPE.batch_size, 16, device)
         losses.append([result.train_loss for result in fit(network, train, None, RECIPE, device, seed=0)])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)

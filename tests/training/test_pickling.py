@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from nas_optuna import Recipe, load_network
-from nas_optuna.data import ResidentLoader, load_images
-from nas_optuna.data.loaders import StreamingLoader
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import NasOptunaError, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spaces.conv import ConvSpace
@@ -30,7 +29,7 @@ BOTH = pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps], ids=[
 def test_a_training_goes_on_in_a_copy_as_in_the_original(dumps: Copy, optimizer: str) -> None:
     recipe = Recipe(epochs=2, input_size=8, batch_size=50, optimizer=optimizer, momentum=0.9)
     digits = load_images("digits", True).subset(range(100))
-    for loader in (ResidentLoader(digits, 50, 8, CPU), StreamingLoader(digits, 50, 8, CPU)):
+    for loader in (BatchLoader(digits, 50, 8, CPU, resident=resident) for resident in (True, False)):
         step = TrainStep(make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0), recipe, CPU, total_steps=4)
         for batch in loader.epoch(1):
             step(*batch)
@@ -46,7 +45,7 @@ def test_a_training_goes_on_in_a_copy_as_in_the_original(dumps: Copy, optimizer:
 @BOTH
 def test_results_folders_states_and_networks_pickle(dumps: Copy, tmp_path: Path) -> None:
     digits = load_images("digits", True).subset(range(60))
-    loader = ResidentLoader(digits, 60, 8, CPU)
+    loader = BatchLoader(digits, 60, 8, CPU)
     recipe = Recipe(epochs=1, input_size=8)
     network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
     folder = CheckpointFolder(tmp_path / "training")

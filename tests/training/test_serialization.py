@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from nas_optuna import load_network
-from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import DataError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
@@ -45,7 +45,7 @@ def network(file: Path) -> ImageClassifier:
 def test_a_saved_network_says_the_same_of_raw_images(network: ImageClassifier) -> None:
     digits = load_images("digits", True).subset(range(40))
     built = make_network(SPACE, ARCHITECTURE, SPEC.recipe, CPU, seed=1).eval()
-    (batch, _), *_ = ResidentLoader(load_images("digits", True).subset(range(40)), 40, 16, CPU).epoch()
+    (batch, _), *_ = BatchLoader(load_images("digits", True).subset(range(40)), 40, 16, CPU).epoch()
     with torch.no_grad():
         assert torch.allclose(network(digits.images), built(batch), atol=1e-5)
         names = [digits.classes[i] for i in built(batch).argmax(1).tolist()]
@@ -124,7 +124,7 @@ def test_it_can_be_exported_and_traced_for_any_batch_size(tmp_path: Path, resize
     built = make_network(space, ARCHITECTURE, SPEC.recipe, CPU, seed=1).eval()
     save_network(tmp_path / "n.safetensors", built, make_header(ARCHITECTURE, SPEC, few))
     loaded = load_network(tmp_path / "n.safetensors")
-    (batch, _), *_ = ResidentLoader(few, 6, 16, CPU).epoch()
+    (batch, _), *_ = BatchLoader(few, 6, 16, CPU).epoch()
     expected = built(batch).detach()
     assert torch.allclose(loaded(images), expected, atol=1e-5)
     exported = torch.export.export(loaded, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas_optuna.data import ResidentLoader, load_images
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
@@ -23,7 +23,7 @@ DOCUMENTS = Recipe(
 
 def batches(count: int, size: int = 20) -> list[tuple[torch.Tensor, torch.Tensor]]:
     digits = load_images("digits", True).subset(range(count * size))
-    return list(ResidentLoader(digits, size, 28, CPU).epoch(0))
+    return list(BatchLoader(digits, size, 28, CPU).epoch(0))
 
 
 def reference_network(ours: nn.Module) -> nn.Sequential:

@@ -70,6 +70,11 @@ class Slot:
         )
         return slot if slot.text == text else None
 
+    def params(self, name: str) -> dict[str, Any]:
+        """The parameters that matter, where the slot has that name; what it does without is empty."""
+        found = {part: getattr(self, part) for part in ("layer", *MATTERS[self.layer])}
+        return {f"{name}.{part}": value for part, value in found.items() if value}
+
     def macs_per_position(self, channels: int) -> int:
         """Multiply-accumulates at each position of the feature maps, by a formula: there are thousands of slots."""
         inner, window = channels * self.expansion, self.kernel**2

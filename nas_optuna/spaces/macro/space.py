@@ -24,7 +24,7 @@ from nas_optuna.spaces.checks import (
 )
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
-from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MATTERS, MERGES, PARTS, Slot
+from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, PARTS, Slot
 from nas_optuna.spaces.mixing import optional
 
 NORMS = ("batch", "group", "none")
@@ -199,11 +199,12 @@ class MacroSpace(ChainSpace):
     def slot_variants(self, stage: int, slot: int) -> dict[Slot, None]:
         """Every distinct layer that a slot can hold, in order."""
         choices = (self.parameters[f"stage{stage}.slot{slot}.{part}"].choices for part in PARTS)
-        return dict.fromkeys(Slot.of(*cast(Any, values)) for values in itertools.product(*choices))
+        return dict.fromkeys(_slot(*values) for values in itertools.product(*choices))
 
-    def slot_of(self, params: Mapping[str, Any], stage: int, slot: int) -> Slot:
-        """The layer of a slot, whether or not the stage is deep enough to use it."""
-        return Slot.of(*(params[f"stage{stage}.slot{slot}.{part}"] for part in PARTS))
+    def _slots_of(self, params: Mapping[str, Any], stage: int) -> dict[str, Slot]:
+        """What stands in the slots that a stage uses, by their names."""
+        used = (f"stage{stage}.slot{slot}" for slot in range(1, params[f"stage{stage}.depth"] + 1))
+        return {name: _slot(*(params[f"{name}.{part}"] for part in PARTS)) for name in used}
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """The first choice wherever a choice does not matter."""
@@ -211,28 +212,16 @@ class MacroSpace(ChainSpace):
         found: dict[str, Choice] = {}
         for stage in range(1, self.stages + 1):
             found |= {f"stage{stage}.{part}": params[f"stage{stage}.{part}"] for part in ("width", "depth")}
-            for slot in range(1, self.slots + 1):
-                used = slot <= cast(int, params[f"stage{stage}.depth"])
-                found |= self._slot_params(stage, slot, self.slot_of(params, stage, slot) if used else None)
-        return found
-
-    def _slot_params(self, stage: int, slot: int, layer: Slot | None) -> dict[str, Choice]:
-        """The parameters of a slot: its layer's, and first choices for all that does not matter."""
-        params: dict[str, Choice] = {}
-        for part in PARTS:
-            name = f"stage{stage}.slot{slot}.{part}"
-            matters = layer is not None and (part == "layer" or part in MATTERS[layer.layer])
-            # What a layer does without is empty: how the outputs of one branch are merged.
-            params[name] = (getattr(layer, part) if matters else None) or self.parameters[name].choices[0]
-        return params
+            for name, slot in self._slots_of(params, stage).items():
+                found |= slot.params(name)
+        return super().canonical(found)
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"w32_d2.conv_k3_relu_res.ir_k5_e4_silu-w48_d1.maxpool_k3"``."""
         stages = []
         for stage in range(1, self.stages + 1):
-            depth = params[f"stage{stage}.depth"]
-            slots = [self.slot_of(params, stage, slot).text for slot in range(1, depth + 1)]
-            stages.append(".".join([f"w{params[f'stage{stage}.width']}_d{depth}", *slots]))
+            slots = [slot.text for slot in self._slots_of(params, stage).values()]
+            stages.append(".".join([f"w{params[f'stage{stage}.width']}_d{len(slots)}", *slots]))
         return "-".join(stages)
 
     def parse(self, text: str) -> Architecture:
@@ -253,13 +242,12 @@ class MacroSpace(ChainSpace):
             params |= {f"stage{stage}.width": int(width[1:]), f"stage{stage}.depth": int(depth[1:])}
             if len(slots) > self.slots:
                 raise ArchitectureError(f"stage {written!r} is deeper than {self.slots} layers")
-            for slot in range(1, self.slots + 1):
-                part = slots[slot - 1] if slot <= len(slots) else None
-                layer = Slot.parse(part) if part is not None else None
-                if part is not None and layer is None:
+            for number, part in enumerate(slots, start=1):
+                slot = Slot.parse(part)
+                if slot is None:
                     raise ArchitectureError(f"{part!r} is no layer; write it like conv_k3_relu_res or ir_k5_e4_silu")
-                params |= self._slot_params(stage, slot, layer)
-        architecture = self.architecture(params)
+                params |= slot.params(f"stage{stage}.slot{number}")
+        architecture = self.architecture(super().canonical(params))
         if str(architecture) != "-".join(stages):
             raise ArchitectureError(f"{text!r} leaves something out; the nearest architecture is {architecture}")
         return architecture
