@@ -43,13 +43,13 @@ class Limits:
 
     def _bound(self, name: str) -> float:
         """The known value up to which the true one is taken to be inside the limit."""
-        room = 1 + (self._costs.margin(name) or 0.0)
+        room = 1 + (self._costs[name].margin or 0.0)
         return self._limits[name] * room if self._costs.quantity(name).maximize else self._limits[name] / room
 
     def remarks(self) -> Iterator[str]:
         """What to tell a person of limits on costs that are known with an error, one line each."""
         for name, limit in self._limits.items():
-            margin = self._costs.margin(name)
+            margin = self._costs[name].margin
             if margin is None:
                 yield f"how far {name} is off is not known, so that networks near the limit may turn out to be outside"
             elif margin > 0:
@@ -64,7 +64,7 @@ class Limits:
         known = self._costs.only(list(self._limits), architecture)
         found = {}
         for name, limit in self._limits.items():
-            cost, under = self._costs.quantity(name), self._costs.conditions(name)
+            cost, under = self._costs.quantity(name), self._costs[name].conditions
             least = "least" if cost.maximize else "most"
             text = f"{cost.text(known[name])}, where at {least} {cost.text(limit)} was asked for"
             found[cost.label or name] = f"{text}; {under}" if under else text
@@ -91,7 +91,7 @@ class Limits:
             architecture = best_in_cost(self._space, self._costs, name, limit=bound)
             cost = self._costs.only([name], architecture)[name]
             if cost < bound if more else cost > bound:
-                room = "" if bound == limit else f" with a margin of {self._costs.margin(name):.1%} for its error"
+                room = "" if bound == limit else f" with a margin of {self._costs[name].margin:.1%} for its error"
                 known = "possible" if self._space.size <= _ENUMERATED else "found"
                 raise SpecError(
                     f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
@@ -109,7 +109,7 @@ def best_in_cost(
     """The architecture at the good end of a cost; with a limit, the first that is inside, or hopelessly outside."""
     # MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
     # measured, the architecture with the least of its proxy stands for the cheapest.
-    counted = costs.proxy(name) or name
+    counted = costs[name].proxy or name
     sign = -1.0 if (direction or costs.quantity(name).direction) == "maximize" else 1.0
 
     def key(architecture: Architecture) -> tuple[float, float]:

@@ -75,21 +75,12 @@ class StudyCosts:
             for name, value in costs.items()
         }
 
+    def __getitem__(self, name: str) -> Cost:
+        return self._costs[name]
+
     def quantity(self, name: str) -> Quantity:
         """How a known cost is called, written and compared."""
         return self._quantities[name]
-
-    def margin(self, name: str) -> float | None:
-        """By what share of its known value a cost may be worse; None where nobody knows."""
-        return self._costs[name].margin
-
-    def conditions(self, name: str) -> str:
-        """Under which a cost holds, where it depends on a device."""
-        return self._costs[name].conditions
-
-    def proxy(self, name: str) -> str | None:
-        """The cost that stands for a known cost which has to be measured; None where it is known at once."""
-        return self._costs[name].proxy
 
 
 def _cost_class(name: str) -> type[Cost]:

@@ -38,6 +38,7 @@ class BatchLoader:
             resize. Otherwise they stay on the host, and a thread gathers batches ahead.
 
     Attributes:
+        kind: ``"resident"`` or ``"streaming"``, as a run calls it.
         size: Number of images.
     """
 
@@ -51,7 +52,8 @@ class BatchLoader:
         *,
         resident: bool = True,
     ) -> None:
-        self.size, self.batch_size, self.resident = len(images), batch_size, resident
+        self.kind = "resident" if resident else "streaming"
+        self.size, self.batch_size = len(images), batch_size
         self._device, self._augmentation = device, augmentation
         self._home = device if resident else torch.device("cpu")
         self._images, self._labels = images.images.to(self._home), images.labels.to(self._home)
@@ -70,7 +72,7 @@ class BatchLoader:
             drawing = generator if self._home.type == self._device.type else torch.Generator().manual_seed(seed)
             order = torch.randperm(self.size, device=self._home, generator=drawing)
         raw = self._raw(None if seed is None else order)
-        for images, labels in raw if self.resident else self._ahead(raw):
+        for images, labels in raw if self.kind == "resident" else self._ahead(raw):
             if seed is not None and self._augmentation is not None:
                 images, labels = self._augmentation.batch(images, labels, self._classes, generator)
             yield self._prepare(images), labels

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nas_optuna.costs.complexity import size
 from nas_optuna.errors import TrainingError
-from nas_optuna.spaces.architecture import Choice
+from nas_optuna.spaces.supernet import Supernet
 
 EXPLOSION = 100.0
 """The largest ratio of a window's median gradient norm to the largest earlier median."""
@@ -18,7 +19,7 @@ CHANCE = 10.0
 A deep residual network without norm layers can begin with such a loss and learn nevertheless.
 """
 COLLAPSE = 0.8
-"""The mean probability from which on an argmax of all smallest choices counts as a collapse."""
+"""The mean probability from which on an argmax counts as a collapse that no changed choice makes smaller."""
 
 
 class DivergenceMonitor:
@@ -56,15 +57,17 @@ class DivergenceMonitor:
         self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)
 
 
-def require_no_collapse(
-    probabilities: Mapping[str, Sequence[float]], derived: Mapping[str, Choice], smallest: Mapping[str, Choice]
-) -> None:
+def require_no_collapse(supernet: Supernet) -> None:
     """Raise once every parameter has settled on its cheapest choice."""
-    mean = statistics.mean(max(p) for p in probabilities.values())
-    if dict(derived) == dict(smallest) and mean >= COLLAPSE:
-        choices = ", ".join(dict.fromkeys(map(str, derived.values())))
+    mean = statistics.mean(max(p) for p in supernet.prior().values())
+    if mean < COLLAPSE:
+        return
+    space = supernet.space
+    derived = space.architecture(supernet.derive())
+    macs, _ = size(space, derived)
+    if all(size(space, other)[0] >= macs for other in space.neighbours(derived)):
         raise TrainingError(
-            f"the search collapsed: every parameter settled on its smallest choice ({choices}), mean probability"
+            f"the search collapsed: every parameter settled on its smallest choice ({derived}), mean probability"
             f" {mean:.2f}; lower supernet.latency_weight, or raise supernet.warmup_epochs",
             "collapse",
         )

@@ -187,19 +187,6 @@ class FunctionSupernet(Supernet):
         _load(network, dict(_chosen_modules(whole, used, "")))
         return network
 
-    def smallest(self) -> dict[str, Choice]:
-        """The candidates with the fewest weights, the smallest widths and kernels, the largest strides."""
-        found = dict(self._first)
-        for name in self._elastic:
-            found[name] = (max if self.opened[name].drawn else min)(self._choices(name))
-        for name, layers in self.mixed.items():
-            sizes = [
-                (sum(p.numel() for layer in layers for p in layer[i].parameters()), not isinstance(one, nn.Identity))
-                for i, one in enumerate(layers[0])
-            ]
-            found[name] = layers[0].labels[sizes.index(min(sizes))]
-        return found
-
 
 def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
     """The questions of a supernet's network, and the network on meta tensors after finding `MixedLayer.in_place`."""

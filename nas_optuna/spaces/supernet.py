@@ -228,10 +228,6 @@ class Supernet(nn.Module, ABC):
     def extract(self, architecture: Architecture) -> nn.Module:
         """One architecture's own network, as ``space.build`` makes it, with a copy of the shared weights."""
 
-    @abstractmethod
-    def smallest(self) -> dict[str, Choice]:
-        """The params with the least work; an identity where the space has one."""
-
 
 def supernet_class(space: SearchSpace) -> type[Supernet]:
     """The class of a space's supernet; a `SpecError` where it has none."""

@@ -140,7 +140,7 @@ def test_an_error_of_the_gathering_thread_is_raised() -> None:
 def test_the_cpu_keeps_images_where_they_are() -> None:
     images = image_set()
     loader = make_loader(images, 4, 28, CPU)
-    assert loader.resident
+    assert loader.kind == "resident"
     assert loader._images.data_ptr() == images.images.data_ptr()  # type: ignore[attr-defined]
 
 

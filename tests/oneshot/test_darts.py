@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas_optuna.costs.complexity import size
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
@@ -322,12 +323,19 @@ def test_collapse_is_found(space: SearchSpace) -> None:
     with pytest.raises(TrainingError, match="collapsed") as error:
         epochs.extend(found.epochs())
     assert error.value.cause == "collapse"
-    assert found.supernet.derive() == found.supernet.smallest()
+    derived = space.architecture(found.supernet.derive())
+    assert size(space, derived) == min(size(space, architecture) for architecture in space.enumerate())
 
 
 def test_an_undecided_search_has_not_collapsed() -> None:
-    smallest = supernet_for(BLOCK).smallest()
-    require_no_collapse({name: [0.4, 0.3, 0.3] for name in smallest}, smallest, smallest)
+    supernet = supernet_for(BLOCK)
+    assert supernet.derive() == {"block1": "k3_f16", "block2": "k3_f16"}, "the smallest"
+    require_no_collapse(supernet)
+    supernet.set_alphas({name: [9.0, 0.0, 0.0] for name in supernet.alphas})
+    with pytest.raises(TrainingError, match="collapsed"):
+        require_no_collapse(supernet)
+    supernet.set_alphas({"block2": [0.0, 0.0, 9.0]})
+    require_no_collapse(supernet)
 
 
 def test_options_that_cannot_be_honoured_are_refused() -> None:

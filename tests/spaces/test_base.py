@@ -177,7 +177,7 @@ def test_a_space_may_have_a_supernet_of_its_own_and_its_options_are_checked() ->
             super().__init__(space, alpha_init=alpha_init)
             self.sharing = sharing
 
-        forward = cost_model = extract = smallest = lambda self, *_: None  # type: ignore[assignment]
+        forward = cost_model = extract = lambda self, *_: None  # type: ignore[assignment]
 
     MineSupernet.__abstractmethods__ = frozenset()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -141,11 +140,7 @@ class DartsStrategy(Strategy):
 
     def require_progress(self, epoch: Epoch) -> None:
         """Raise where every parameter has settled on its least work."""
-        require_no_collapse(self.supernet.prior(), self.supernet.derive(), self._smallest)
-
-    @cached_property
-    def _smallest(self) -> Mapping[str, Any]:
-        return self.supernet.smallest()
+        require_no_collapse(self.supernet)
 
     def weight_step(self, batch: Batch, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, int]:
         """Train the weights; in a joint update the alphas as well."""
