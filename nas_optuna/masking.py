@@ -19,9 +19,14 @@ _ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!
 """A whole URL that another one holds as a value."""
 _TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+@")
 """A name without a password, which with HTTP is a token."""
-_NO_SCHEME = re.compile(r"(?<![^\s'\"=(,])([\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
-"""``me:password@host``."""
-_SECRETS = r"[\w.%-]{0,60}?(?:pass|pwd|secret|token|key|cert|credential|signature)[\w.%-]{0,60}"
+_NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
+"""``me:password@host`` and ``//me:password@host``."""
+_NAMED = re.compile(r"(?i)(?<![\w.])((?:password|passwd|pwd)\s?=\s?)[^\s;&]+")
+"""``host=x password=…``, as libpq and ODBC take it."""
+_SECRETS = (
+    r"[\w.%-]{0,60}?(?:pass|pw|secret|token|key|cert|credential|sig|auth|jwt|sas|session|access|code|private)"
+    r"[\w.%-]{0,60}"
+)
 _QUERY_IN_A_URL, _QUERY_IN_A_TEXT = (
     re.compile(rf"(?i)([?&;#]{_SECRETS}=)[^{stop}]+") for stop in ("&\n", r"&\s'\"<>)")
 )
@@ -46,4 +51,5 @@ def mask_urls(text: str) -> str:
     text = (_LOGIN_IN_A_URL if is_url else _LOGIN_IN_A_TEXT).sub(rf"\1{MASK}@", text)
     text = _ENCODED_LOGIN.sub(rf"\1{MASK}%40", text)
     text = _NO_SCHEME.sub(rf"\1{MASK}@", _TOKEN.sub(rf"\1{MASK}@", text))
+    text = _NAMED.sub(rf"\1{MASK}", text)
     return (_QUERY_IN_A_URL if is_url else _QUERY_IN_A_TEXT).sub(rf"\1{MASK}", text)

@@ -23,6 +23,12 @@ URLS = [
     f"s3:/me:{SECRET}@bucket/x",
     f"https:/{SECRET}@tracker/path",
     f"postgresql://me:two {SECRET} words@host/db",
+    f"https://account.blob.example/models?sv=2024&sig={SECRET}&se=2027",
+    f"https://tracker/?jwt={SECRET}",
+    f"https://tracker/?client_auth={SECRET}",
+    f"//me:{SECRET}@host/share",
+    f"host=tracker password={SECRET} dbname=studies",
+    f"Server=host;Pwd={SECRET};",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
 def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], list[list[int]]] | None:
     """The names of the classes and the confusion matrix of a retraining, summed over its seeds."""
     classes, cells = _stored(attributes, look, "classes"), _stored(attributes, look, "cells")
-    if not classes:
+    if not classes or len(cells) != len(classes) ** 2:  # somebody may have removed a part
         return None
     return classes, [cells[i * len(classes) : (i + 1) * len(classes)] for i in range(len(classes))]
 
@@ -223,10 +224,12 @@ def mistakes(attributes: Mapping[str, Any], look: int = 0) -> list[Mistake]:
 
 
 def _stored(attributes: Mapping[str, Any], look: int, name: str) -> list[Any]:
-    """A list of a retraining that was kept in parts; nothing where there is none."""
+    """A list of a retraining that was kept in parts; nothing where there is none, or a part is gone."""
     reports = attributes.get(StudyKey.RETRAINED, [])
     count = reports[look].get(f"{name}_parts", 0) if look < len(reports) else 0
-    return read_parts(attributes, f"{StudyKey.CONFUSION}{look}:{name}:", count)
+    with suppress(KeyError):
+        return read_parts(attributes, f"{StudyKey.CONFUSION}{look}:{name}:", count)
+    return []
 
 
 def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:

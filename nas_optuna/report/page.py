@@ -136,12 +136,13 @@ def _test(facts: StudyFacts) -> Section | None:
     known = confusion(facts.attributes)
     matrix = Confusion(*known, seeds=seeds) if known else None
     classes, names = (matrix.accuracies(), matrix.classes) if matrix else ([], ())
+    pictures = mistakes(facts.attributes) if matrix else []
     return {
         "figures": [row for row in rows if row[1] is not None],
         "looks": len(reports),
         "classes": [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in classes],
         "matrix": Markup(matrix.svg() if matrix else ""),
-        "mistakes": [(names[one.label], names[one.predicted], one.picture) for one in mistakes(facts.attributes)],
+        "mistakes": [(names[one.label], names[one.predicted], one.picture) for one in pictures],
     }
 
 

@@ -101,12 +101,12 @@ class History(Encoding):
 
     def read(self, study: Study) -> None:
         """Take in what has been started or has finished since the last call."""
-        # Not study.get_trials: under Hyperband that shows one bracket, and a number is not a position in it.
+        # Not study.get_trials: under Hyperband that shows one bracket. A number is no position: rows may be removed.
         trials = all_trials(study)
-        news = [trials[number] for number in self._unfinished] + trials[self._count :]
+        places = [*(i for i in self._unfinished if i < len(trials)), *range(self._count, len(trials))]
         self._count = len(trials)
-        unfinished = [trial for trial in news if not trial.state.is_finished()]
-        self._unfinished = [trial.number for trial in unfinished]
+        self._unfinished = [i for i in places if not trials[i].state.is_finished()]
+        news, unfinished = [trials[i] for i in places], [trials[i] for i in self._unfinished]
         chosen = {trial.number: self.tokens(trial) or self._published(trial) for trial in unfinished}
         self.running = {number: tokens for number, tokens in chosen.items() if tokens is not None}
         self.pending = [t.number for t in unfinished if t.state == TrialState.RUNNING and chosen[t.number] is None]

@@ -304,7 +304,7 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
     """What the trials of a study tell of each architecture, in order of completion."""
     objective = _trained(history)
     signs = [1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions]
-    trials = all_trials(study) if history.running else []
+    trials = {trial.number: trial for trial in all_trials(study)} if history.running else {}
     observed = [member.trial for member in history.finished] + [trials[number] for number in history.running]
     removed = {number for trial in observed for number in attribute(trial, TrialKey.REMOVED, ())}
     curves: dict[Tokens, Curve] = {}

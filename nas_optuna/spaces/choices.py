@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, cast
 
 from torch import nn
@@ -170,14 +171,33 @@ def _check_candidates(name: str, candidates: Any) -> None:
             )
     labels: dict[tuple[Any, ...], str] = {}
     for label, make in candidates.items():
-        if isinstance(
-            make, FunctionType
-        ):  # a function that a loop made has its own closure or defaults, or is the same
-            cells = tuple(map(id, make.__closure__ or ()))
-            defaults = tuple(map(id, (*(make.__defaults__ or ()), *(make.__kwdefaults__ or {}).values())))
-            first = labels.setdefault((make.__code__, cells, defaults), label)
-            if first != label and make is not candidates[first]:
-                raise SpecError(
-                    f"layer {name!r}: candidates {first!r} and {label!r} are one function: a lambda in a loop"
-                    " sees the loop's last value; bind it: lambda k=k: …"
-                )
+        first = labels.setdefault(_source(make), label)
+        if first != label and not _meant_alike(make, candidates[first]):
+            raise SpecError(
+                f"layer {name!r}: candidates {first!r} and {label!r} are one function: a lambda in a loop sees the"
+                " loop's last value, and so does an object that the loop changes; bind it: lambda k=k: …"
+            )
+
+
+def _source(make: Any) -> tuple[Any, ...]:
+    """What decides the module that a candidate makes, which it does when the loop that made it has ended."""
+    if isinstance(make, functools.partial):
+        given = (*make.args, *make.keywords.values())
+        return *_source(make.func), tuple(map(id, given)), tuple(make.keywords)
+    if isinstance(make, MethodType):
+        return make.__func__, id(make.__self__)
+    if isinstance(make, FunctionType):  # one that a loop made has its own closure or defaults, or is the same
+        defaults = (*(make.__defaults__ or ()), *(make.__kwdefaults__ or {}).values())
+        return make.__code__, tuple(map(id, make.__closure__ or ())), tuple(map(id, defaults))
+    return (id(make),)
+
+
+def _meant_alike(one: Any, other: Any) -> bool:
+    """Whether somebody wrote one candidate twice: nothing is in it that a loop could have changed."""
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        given = (*one.args, *one.keywords.values())
+        return _meant_alike(one.func, other.func) and all(isinstance(value, _UNCHANGING) for value in given)
+    return one is other and isinstance(one, type | FunctionType | BuiltinFunctionType)
+
+
+_UNCHANGING = (str, int, float, bool, type(None), type, FunctionType)

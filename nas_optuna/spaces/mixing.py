@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from nas_optuna.errors import SpecError
@@ -53,10 +54,11 @@ class MixedLayer(nn.ModuleList):
         if not self.probing and case not in self.in_place:
             return self[i](*args, **kwargs)
         args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        before = [tensor._version for tensor in tensors] if self.probing else []
-        output = self[i](*args, **kwargs)
-        if self.probing and before != [tensor._version for tensor in tensors]:
+        if not self.probing:
+            return self[i](*args, **kwargs)
+        with _Writes(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)) as writes:
+            output = self[i](*args, **kwargs)
+        if writes.found:
             self.in_place.add(case)
         return output
 
@@ -75,6 +77,25 @@ class MixedLayer(nn.ModuleList):
             combine([others[i] for others, _ in flat]) if _is_mixable(leaf) else leaf for i, leaf in enumerate(leaves)
         ]
         return tree_unflatten(mixed, structure)
+
+
+class _Writes(TorchDispatchMode):
+    """Within it, `found` tells whether something was written into given tensors: x.data has a version of its own."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._kept = [tensor.untyped_storage() for tensor in tensors]  # alive, so that no other has their place
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        ours = {storage._cdata for storage in self._kept}
+        for number, argument in enumerate(func._schema.arguments):
+            value = args[number] if number < len(args) else kwargs.get(argument.name)
+            if argument.is_write:
+                written = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+                self.found |= any(leaf.untyped_storage()._cdata in ours for leaf in written)
+        return func(*args, **kwargs)
 
 
 def mixed_layers(network: nn.Module) -> list[MixedLayer]:

@@ -152,6 +152,20 @@ class Database(RDBStorage):
         if worker is not None and not lease_table.touch(connection, trial_id, worker):
             raise _lost(trial_id)
 
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study whatever its rows are; Optuna would read each of them first."""
+        from sqlalchemy import delete, select
+
+        known = tables()
+        trials = select(known["trials"].c.trial_id).where(known["trials"].c.study_id == study_id)
+        with self.engine.begin() as connection:
+            for name, table in known.items():
+                if name.startswith("trial_"):
+                    connection.execute(delete(table).where(table.c.trial_id.in_(trials)))
+            for name in ("trials", "study_directions", "study_user_attributes", "study_system_attributes"):
+                connection.execute(delete(known[name]).where(known[name].c.study_id == study_id))
+        super().delete_study(study_id)
+
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Read and check what a study remembers."""
         found = self._attributes_of_study(study_id, "study_user_attributes")
@@ -189,6 +203,8 @@ class Database(RDBStorage):
                 raise KeyError(f"no study has the id {study_id}")
         found = {}
         for key, text in rows:
+            if not isinstance(key, str):
+                raise self._damaged(study_id, "the name of an attribute is not text")
             try:
                 found[key] = json.loads(text)
             except (ValueError, TypeError, RecursionError):

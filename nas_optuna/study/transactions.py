@@ -120,11 +120,12 @@ def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
 
     def read(connection: Connection) -> dict[str, Counter[str]]:
         names = connection.execute(select(studies.c.study_name).order_by(studies.c.study_id)).scalars()
-        found: dict[str, Counter[str]] = {name: Counter() for name in names}
+        found: dict[str, Counter[str]] = {name: Counter() for name in names if isinstance(name, str)}
         of_trials = select(studies.c.study_name, state, func.count())
         joined = of_trials.join(studies, studies.c.study_id == trials.c.study_id)
         for name, what, number in connection.execute(joined.group_by(studies.c.study_name, state)):
-            found[name][what] = number
+            if name in found:
+                found[name][what] = number
         return found
 
     return transaction(storage, read)

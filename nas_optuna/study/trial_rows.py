@@ -81,6 +81,8 @@ def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenT
         places = sorted(place for place, *_ in values)
         if places != list(range(objectives)) and (places or known == TrialState.COMPLETE):
             raise Unreadable(f"it has {len(places)} of {objectives} values")
+        if not all(isinstance(name, str) for name, *_ in params):
+            raise Unreadable("the name of a parameter is not text")
         distributions = {name: _distribution(text) for name, _, text, _ in sorted(params, key=lambda p: p[3])}
         chosen = {name: value for name, value, *_ in params}
         return FrozenTrial(

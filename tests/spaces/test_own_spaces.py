@@ -1,6 +1,7 @@
 """What people write: names asked for twice, layers within layers, modules used again, work in place, recurrence."""
 
 import copy
+import functools
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,6 +89,31 @@ def in_place(c: Any, task: Any) -> nn.Module:
     return head(*(c.layer(f"block{i}", candidates) for i in range(4)))
 
 
+class Writes(nn.Module):
+    """Writes into its input past autograd's eyes, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.conv = way, conv(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "data":
+            x.data.mul_(2)
+        elif self.way == "part":
+            x.data[:, :2] = 0.5
+        else:
+            torch.neg(x.detach(), out=x.detach())
+        made: Tensor = self.conv(x)
+        return made
+
+
+@nas.space
+def writing(c: Any, task: Any) -> nn.Module:
+    ways = ("data", "part", "out")
+    candidates: dict[str, Any] = {way: functools.partial(Writes, way) for way in ways} | {"plain": lambda: conv(3)}
+    return head(*(c.layer(f"block{i}", candidates) for i in range(3)))
+
+
 @nas.space
 def recurring(c: Any, task: Any) -> nn.Module:
     width = c.elastic("width", [4, 8])
@@ -160,7 +186,7 @@ def dropping(c: Any, task: Any) -> nn.Module:
 
 
 SPACES: dict[str, FunctionSpace] = {
-    made.__name__: made(**SHAPE) for made in (sharing, nesting, reusing, in_place, recurring, dropping)
+    made.__name__: made(**SHAPE) for made in (sharing, nesting, reusing, in_place, writing, recurring, dropping)
 }
 
 
@@ -333,6 +359,48 @@ def test_lambdas_that_see_the_loops_last_value_are_refused(way: str, tmp_path: P
         SpecError, match=r"layer 'layer': candidates 'k1' and 'k3' are one function.*bind it: lambda k=k"
     ):
         create_space(f"{file}:network", {}, **SHAPE)
+
+
+class Maker:
+    k = 1
+
+    def make(self) -> nn.Module:
+        return nn.Conv2d(1, 4, self.k, padding=self.k // 2)
+
+    __call__ = make
+
+
+def from_options(options: Mapping[str, int]) -> nn.Module:
+    return nn.Conv2d(1, 4, options["k"], padding=options["k"] // 2)
+
+
+@pytest.mark.parametrize("way", ["partial", "keyword", "method", "instance", "partial of a lambda", "default"])
+def test_candidates_that_share_what_a_loop_changes_are_refused(way: str) -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        options, maker, layers = {"k": 1}, Maker(), {}
+        for k in (1, 3, 5):
+            options["k"] = maker.k = k
+            layers[f"k{k}"] = {
+                "partial": functools.partial(from_options, options),
+                "keyword": functools.partial(from_options, options=options),
+                "method": maker.make,
+                "instance": maker,
+                "partial of a lambda": functools.partial(lambda: nn.Conv2d(1, 4, k)),  # noqa: B023
+                "default": lambda given=options: from_options(given),
+            }[way]
+        return nn.Sequential(c.layer("layer", layers), nn.Flatten(), nn.LazyLinear(10))
+
+    with pytest.raises(SpecError, match=r"candidates 'k1' and 'k3' are one function.*an object that the loop changes"):
+        nas.space(build)(**SHAPE)
+
+
+def test_partial_functions_with_values_of_their_own_are_candidates() -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        layers: dict[str, Any] = {f"own{k}": functools.partial(from_options, {"k": k}) for k in (1, 3)}
+        layers |= {f"plain{i}": functools.partial(nn.Conv2d, 1, 4, 3, padding=1) for i in range(2)}
+        return nn.Sequential(c.layer("layer", layers), nn.Flatten(), nn.LazyLinear(10))
+
+    assert nas.space(build)(**SHAPE).size == 4
 
 
 def test_bound_lambdas_and_the_same_class_twice_are_candidates() -> None:

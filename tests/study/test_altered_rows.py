@@ -178,6 +178,24 @@ def test_a_study_that_cannot_be_read_is_refused_in_a_line_and_leaves_the_others_
     assert [row["name"] for row in command("study", "list", "--json").json] == ["other"]
 
 
+@pytest.mark.parametrize("sampler", ["curves", "evolution", "arch"])
+def test_a_search_goes_on_where_rows_of_a_trial_were_removed(database: Path, command: Command, sampler: str) -> None:
+    with closing(sqlite3.connect("nas-optuna.db")) as connection, connection:
+        connection.execute("DELETE FROM trials WHERE number = 1")
+    result = command("run", "--trials", 2, "--sampler", sampler)
+    assert result.code == 0, result.err
+    assert command("study", "list", "--json").json[0]["trials"] == 4
+
+
+def test_a_study_whose_name_is_no_text_leaves_the_others_alone(database: Path, command: Command) -> None:
+    assert command("study", "create", "other", *tiny()).code == 0
+    with closing(sqlite3.connect("nas-optuna.db")) as connection, connection:
+        connection.execute("UPDATE studies SET study_name = x'ff00' WHERE study_name = 'nas'")
+    assert "unknown study 'nas'; choose one of: other" in command("best").err
+    assert command("study", "list").code == 0
+    assert command("study", "delete", "other", "--yes").code == 0
+
+
 def test_a_supernet_that_lost_a_part_is_refused_in_a_line(database: Path, command: Command) -> None:
     for change in ("value_json = '{}'", "key = 'gone'"):
         with closing(sqlite3.connect("nas-optuna.db")) as connection, connection:
@@ -187,3 +205,32 @@ def test_a_supernet_that_lost_a_part_is_refused_in_a_line(database: Path, comman
         assert refused.code == 2
         assert "the supernet of study 'nas' cannot be read; train it again: nas-optuna supernet train" in refused.err
         shutil.copy(database, "nas-optuna.db")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("DELETE FROM study_user_attributes WHERE key LIKE 'nas_optuna:retrained:confusion:0:%'", 0),
+        ("DELETE FROM study_user_attributes WHERE key LIKE '%:cells:0'", 0),
+        ("UPDATE study_user_attributes SET key = x'ff00' WHERE key = 'nas_optuna:space'", 2),
+        ("UPDATE trial_params SET param_name = NULL WHERE trial_id = 2", 0),
+        ("UPDATE trial_user_attributes SET key = x'ff00' WHERE trial_id = 2 AND key LIKE '%:accuracy'", 0),
+        ("UPDATE study_directions SET direction = 'SIDEWAYS'", 2),
+        ("UPDATE trials SET state = 'GONE', datetime_start = 'x', number = 'y' WHERE trial_id = 2", 0),
+    ],
+)
+def test_rows_of_any_kind_leave_a_study_that_is_shown_or_refused_and_can_be_deleted(
+    database: Path, command: Command, change: str, code: int
+) -> None:
+    with closing(sqlite3.connect("nas-optuna.db")) as connection, connection:
+        assert connection.execute(change).rowcount
+    assert command("report").code == code
+    for words in (("study", "list"), ("best",)):
+        result = command(*words)
+        assert result.code in (0, 2), result
+        assert result.code == 0 or len([line for line in result.err.splitlines() if line.startswith("error: ")]) == 1
+    assert command("study", "delete", "nas", "--yes").code == 0
+    assert command("study", "list", "--json").json == []
+    with closing(sqlite3.connect("nas-optuna.db")) as connection:
+        for table in TABLES:
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
