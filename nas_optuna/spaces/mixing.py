@@ -83,7 +83,7 @@ class _Writes(TorchDispatchMode):
     """Within it, `found` tells whether something was written into given tensors: x.data has a version of its own."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept = [tensor.untyped_storage() for tensor in tensors]  # alive, so that no other has their place
         self.found = False
 
