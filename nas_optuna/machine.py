@@ -78,7 +78,9 @@ def laid_out(module: nn.Module, device: torch.device) -> nn.Module:
     module, format_ = module.to(device), memory_format(device)
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.dim() == 4:  # ``Module.to`` would refuse weights of five dimensions, which a Conv3d has
-            tensor.data = tensor.data.contiguous(memory_format=format_)
+            # ``contiguous`` would leave weights of one channel as they are. Their layer then gives its output in the
+            # other format: a training on grey images takes 1.3 times as long.
+            tensor.data = tensor.data.to(memory_format=format_)
     return module
 
 

@@ -14,7 +14,7 @@ import torch
 
 from nas_optuna import ConvSpace, SearchData, machine
 from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.machine import memory_format, remembered
+from nas_optuna.machine import laid_out, memory_format, remembered
 from nas_optuna.training import make_network
 from tests.helpers import RECIPE
 
@@ -117,3 +117,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     faults, a_step = int(found.stdout), 4 * 40_000_000 // resource.getpagesize()
     assert faults < a_step / 10
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("format_", [torch.channels_last, torch.contiguous_format])
+def test_a_network_is_laid_out_as_torch_does_it(
+    channels: int, format_: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_format", lambda device: format_)
+    found, expected = laid_out(torch.nn.Conv2d(channels, 4, 3), CPU), torch.nn.Conv2d(channels, 4, 3)
+    assert found.weight.stride() == expected.to(memory_format=format_).weight.stride()
+    laid_out(torch.nn.Conv3d(1, 4, 3), CPU)
