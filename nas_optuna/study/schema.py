@@ -10,9 +10,12 @@ of another kind counts as a failed one and says why (`flaw_of_trial`); a study i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any, Required
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
+from typing_extensions import TypedDict
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna
     from optuna.study import Study
@@ -28,123 +31,90 @@ LONGEST = 2000
 
 # --- what a stored value must be --------------------------------------------------------------------------------------
 
-Check = Callable[[Any], bool]
-_Kind = tuple[str, Check]
-"""A name for people, and a check whether a value is of that kind."""
+Number = Annotated[float, Predicate(lambda value: not math.isfinite(value) or abs(value) < 1e30)]
+Count = Annotated[int, Ge(0), Lt(2**53)]
+Positive = Annotated[int, Gt(0), Lt(2**53)]
+Seconds = Annotated[float, Ge(0), Lt(1e12)]
+Share = Annotated[float, Ge(0), Le(1)]
+Side = Annotated[int, Gt(0), Lt(10**6)]
+Pair = Annotated[list[Any], MinLen(2), MaxLen(2)]
+Finite = Annotated[Any, Predicate(lambda value: not isinstance(value, float) or math.isfinite(value))]
+Epoch = Annotated[str, Predicate(lambda key: key.isdecimal() and len(key) < 10)]
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+class _Report(TypedDict, total=False):
+    """A retraining's `TestReport`."""
+
+    architecture: Required[str]
+    recipe: str
+    device: str
+    mean: Required[Share]
+    spread: Required[Number | None]
+    seeds: Required[list[Count]]
+    accuracies: list[Share]
+    class_accuracies: list[Number]
+    images: Count
+    test_images: Required[Positive]
+    classes: list[str]
+    seconds: Seconds
 
 
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and (not math.isfinite(value) or abs(value) < 1e30)
-    )
+class _Space(TypedDict, total=False):
+    """Enough of a space to build it without its images."""
+
+    in_channels: Required[Positive]
+    classes: Required[Positive]
+    input_size: Required[Side | list[Side]]
+    parameters: dict[str, list[bool | int | float | str | None]]
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+class _Reference(TypedDict, total=False):
+    name: str
+    identity: str
+    accuracy: Share
 
 
-def _is_duration(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 1e12
+class _Choice(TypedDict, total=False):
+    trial: Count
+    trials: Count
 
 
-def _each(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(check, value))
+class _Fit(TypedDict, total=False):
+    final: _Choice
 
 
-def _by_name(check: Check) -> Check:
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+class _Earlier(TypedDict):
+    chunks: Count
+    names: list[str]
 
 
-def _record(**fields: Check) -> Check:
-    """A mapping in which these fields, where it has them, are what they must be."""
-    return lambda value: isinstance(value, dict) and all(check(value[k]) for k, check in fields.items() if k in value)
-
-
-def _or_none(check: Check) -> Check:
-    return lambda value: value is None or check(value)
-
-
-def _is_by_epoch(value: Any) -> bool:
-    return _by_name(_is_number)(value) and all(key.isdecimal() and len(key) < 10 for key in value)
-
-
-def _is_report(value: Any) -> bool:
-    """Whether a value is a `TestReport` as a study remembers it."""
-    known = _record(
-        architecture=_is_text,
-        recipe=_is_text,
-        device=_is_text,
-        mean=_is_share,
-        spread=_or_none(_is_number),
-        seeds=_each(_is_count),
-        accuracies=_each(_is_share),
-        class_accuracies=_each(_is_number),
-        images=_is_count,
-        test_images=_is_positive,
-        classes=_each(_is_text),
-        seconds=_is_duration,
-    )
-    return known(value) and {"architecture", "mean", "test_images", "seeds", "spread"} <= set(value)
-
-
-def _is_space(value: Any) -> bool:
-    """Whether a value tells enough of a space to build it without its images."""
-    sides = value.get("input_size") if isinstance(value, dict) else None
-    sides = sides if isinstance(sides, list) else [sides]
-    known = _record(in_channels=_is_positive, classes=_is_positive, parameters=_by_name(_each(_is_choice)))
-    return known(value) and {"in_channels", "classes"} <= set(value) and all(_is_positive(s) and s < 1e6 for s in sides)
-
-
-def _is_choice(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_count(value) and value > 0
-
-
-def _is_earlier(value: Any) -> bool:
-    return _record(chunks=_is_count, names=_each(_is_text))(value) and {"chunks", "names"} <= set(value)
-
-
-_NUMBER: _Kind = "a number", _is_number
-_MAYBE_NUMBER: _Kind = "a number", _or_none(_is_number)
-_TEXT: _Kind = "a text", _is_text
-_COUNT: _Kind = "a whole number", _is_count
-_DURATION: _Kind = "a number of seconds", _is_duration
-_MAPPING: _Kind = "a mapping", lambda value: isinstance(value, dict)
-_ANYTHING: _Kind = "anything", lambda value: True
+_Kind = tuple[str, Any]
+"""A name for people, and a type as Pydantic understands it."""
+_NUMBER: _Kind = "a number", Number
+_ANYTHING: _Kind = "anything", Any
 _OF_A_TRIAL: dict[str, _Kind] = {}
 """What each of our user attributes of a trial is; every other one is a number: a cost."""
 _OF_A_STUDY: dict[str, _Kind] = {}
 _PARTS: dict[str, _Kind] = {}
 """Numbered parts, by what their keys begin with."""
 _OF_OPTUNA: Mapping[str, _Kind] = {
-    "fixed_params": _MAPPING,
-    "constraints": ("a list of numbers", _each(_is_number)),
-    "grid_id": _COUNT,
-    "nas_optuna:plan": _COUNT,
+    "fixed_params": ("a mapping", dict[str, Any]),
+    "constraints": ("a list of numbers", list[Number]),
+    "grid_id": ("a whole number", Count),
+    "nas_optuna:plan": ("a whole number", Count),
 }
 """System attributes of a trial that we read."""
 
 
-def _key(kinds: dict[str, _Kind], name: str, what: str = "a number", check: Check = _is_number) -> str:
+def _key(kinds: dict[str, _Kind], name: str, what: str = "a number", kind: Any = Number) -> str:
     key = f"{PREFIX}{name}"
-    kinds[key] = what, check
+    kinds[key] = what, kind
     return key
 
 
 _trial_key, _study_key, _parts = partial(_key, _OF_A_TRIAL), partial(_key, _OF_A_STUDY), partial(_key, _PARTS)
+_TEXT, _COUNT, _SECONDS = ("a text", str), ("a whole number", Count), ("a number of seconds", Seconds)
+_MAPPING = "a mapping", dict[str, Any]
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -155,13 +125,13 @@ class TrialKey:
 
     ARCHITECTURE = _trial_key("architecture", *_TEXT)
     """str: the canonical string of the architecture."""
-    FEASIBLE = _trial_key("feasible", "true or false", lambda value: isinstance(value, bool))
+    FEASIBLE = _trial_key("feasible", "true or false", bool)
     """bool: whether the trial is inside the study's limits; absent where there are none."""
     ACCURACY = _trial_key("accuracy")
     """float: validation accuracy after the last epoch trained, 0 to 1, whatever the objectives."""
-    METRICS = _trial_key("metrics", "numbers by name", _by_name(_is_number))
+    METRICS = _trial_key("metrics", "numbers by name", dict[str, Number])
     """dict[str, float]: every metric after the last epoch trained, by name."""
-    REPORTS = _trial_key("reports", "numbers by epoch", _is_by_epoch)
+    REPORTS = _trial_key("reports", "numbers by epoch", dict[Epoch, Number])
     """dict[str, float]: epoch → value that a study of several objectives is pruned by."""
     IDENTITY = _trial_key("identity", *_TEXT)
     """str: digest of everything that decides the trial's value beside the architecture."""
@@ -173,9 +143,9 @@ class TrialKey:
     """str: name of the device that trained it."""
     ORIGIN = _trial_key("origin", *_TEXT)
     """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
-    WORKER = _trial_key("worker", "a text", _or_none(_is_text))
+    WORKER = _trial_key("worker", "a text", str | None)
     """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
-    LEASE = _trial_key("lease", *_MAYBE_NUMBER)
+    LEASE = _trial_key("lease", "a number", Number | None)
     """float: until when, in seconds by the database's clock, that process had the trial for itself."""
     EPOCHS = _trial_key("epochs", *_COUNT)
     """int: epochs trained, over all seeds."""
@@ -183,11 +153,11 @@ class TrialKey:
     """int: optimiser steps, where the time for the training decided how many."""
     RUNG = _trial_key("rung", *_COUNT)
     """int: 1 is the shortest training of a search with a clock; each run with one numbers on."""
-    SHARE = _trial_key("share", *_DURATION)
+    SHARE = _trial_key("share", *_SECONDS)
     """float: seconds that a search with a clock gave to the training; absent where the recipe said how long."""
-    SECONDS = _trial_key("seconds", *_DURATION)
+    SECONDS = _trial_key("seconds", *_SECONDS)
     """float: seconds of training, over all processes that worked on it."""
-    SPREAD = _trial_key("spread", *_MAYBE_NUMBER)
+    SPREAD = _trial_key("spread", "a number", Number | None)
     """float: standard deviation of the accuracy over the recipe's repeats."""
     MICRO_BATCHES = _trial_key("micro_batches", *_COUNT)
     """int: parts that a batch was divided into, where it did not fit in memory whole."""
@@ -197,11 +167,11 @@ class TrialKey:
     """int: number of the trial whose training was reused."""
     PAUSED = _trial_key("paused", *_COUNT)
     """int: epochs after which the trial was stopped, where its weights were kept to go on with."""
-    REMOVED = _trial_key("removed", "a list of whole numbers", _each(_is_count))
+    REMOVED = _trial_key("removed", "a list of whole numbers", list[Count])
     """list[int]: numbers of stopped trials whose weights were removed to make room for this one's."""
     CONTINUES = _trial_key("continues", *_COUNT)
     """int: number of the stopped trial whose training this one went on with."""
-    PROPOSALS = _trial_key("proposals", "a whole number above 0", _is_positive)
+    PROPOSALS = _trial_key("proposals", "a whole number above 0", Positive)
     """int: how many proposals the sampler made until one was inside the limits."""
     LOG_PROB = _trial_key("controller:log_prob")
     """float: log probability that the controller gave to its proposal."""
@@ -226,43 +196,39 @@ class StudyKey:
     """int: `FORMAT` of the version that made the study."""
     SPEC = _study_key("spec", *_MAPPING)
     """dict: the study spec."""
-    SPACE = _study_key("space", "a description of a space", _is_space)
+    SPACE = _study_key("space", "a description of a space", _Space)
     """dict: what must not change about the search space while the study goes on."""
     DATA = _study_key("data", *_MAPPING)
     """dict: fingerprint and figures of the data set that the study began with."""
-    FIT = _study_key("fit", "what a fit has decided", _record(final=_record(trial=_is_count, trials=_is_count)))
+    FIT = _study_key("fit", "what a fit has decided", _Fit)
     """dict: how a fit divided its time, how much of it is spent, and what it has decided."""
     WITHIN = _study_key("within", *_MAPPING)
     """dict: the same of a search with a clock, which may go on in the study of a fit."""
-    REFERENCE = _study_key("reference", "a reference", _record(name=_is_text, identity=_is_text, accuracy=_is_share))
+    REFERENCE = _study_key("reference", "a reference", _Reference)
     """dict: the user's own network that the search is compared with: its name, accuracy, and how it was trained."""
-    RETRAINED = _study_key("retrained", "a list of retrainings", _each(_is_report))
+    RETRAINED = _study_key("retrained", "a list of retrainings", list[_Report])
     """list[dict]: the report of every retraining."""
-    CONFUSION = _parts("retrained:confusion:", "a list", _each(lambda value: _is_text(value) or _is_count(value)))
+    CONFUSION = _parts("retrained:confusion:", "a list", list[str | Count])
     """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
     NOTE = _study_key("note", *_TEXT)
     """str: digest of the study's note as it was written for the dashboard, to tell whether a person has changed it."""
-    SUPERNET = _study_key(
-        "supernet", "a mapping", _by_name(lambda value: not isinstance(value, float) or math.isfinite(value))
-    )
+    SUPERNET = _study_key("supernet", "a mapping", dict[str, Finite])
     """dict: what the supernet's training was and what it found; written last."""
-    ALPHAS = _parts("supernet:alphas:", "lists of numbers by name", _by_name(_each(_is_number)))
+    ALPHAS = _parts("supernet:alphas:", "lists of numbers by name", dict[str, list[Number]])
     """dict[str, list[float]]: logits by parameter, in numbered parts."""
-    SCORE = _parts("supernet:score:", "a list of numbers", _each(_is_number))
+    SCORE = _parts("supernet:score:", "a list of numbers", list[Number])
     """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
-    STARTS = _parts("supernet:starts:", "lists of whole numbers", _each(_each(_is_count)))
+    STARTS = _parts("supernet:starts:", "lists of whole numbers", list[list[Count]])
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
-    TEACHERS = _parts("supernet:teachers:", "lists of numbers", _each(_each(_is_number)))
+    TEACHERS = _parts("supernet:teachers:", "lists of numbers", list[list[Number]])
     """list[list]: tokens and accuracy of each short training that taught the supernet's score, in numbered parts."""
-    CHOICES = _parts(
-        "supernet:choices:", "a list of lists", _each(lambda value: isinstance(value, list) and len(value) == 2)
-    )
+    CHOICES = _parts("supernet:choices:", "a list of lists", list[Pair])
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
-    FILES = _study_key("files", "a list of texts", _each(_is_text))
+    FILES = _study_key("files", "a list of texts", list[str])
     """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
-    EARLIER = _study_key("earlier", "a mapping with its parts", _is_earlier)
+    EARLIER = _study_key("earlier", "a mapping with its parts", _Earlier)
     """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
-    EARLIER_TRIALS = _parts("earlier:trials:", "a list of lists", _each(lambda value: isinstance(value, list)))
+    EARLIER_TRIALS = _parts("earlier:trials:", "a list of lists", list[list[Any]])
     """list: the first objective's gain and the params of each copied trial, in numbered parts."""
 
 
@@ -303,13 +269,13 @@ def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | N
     """
     for key, value in user.items():
         if key.startswith(PREFIX):
-            kind, check = _OF_A_TRIAL.get(key, _NUMBER)
-            if not check(value):
-                return f"{key.removeprefix(PREFIX)} is not {kind}"
+            what, kind = _OF_A_TRIAL.get(key, _NUMBER)
+            if not _is(value, kind):
+                return f"{key.removeprefix(PREFIX)} is not {what}"
     for key, value in system.items():
-        kind, check = _NUMBER if key.startswith("constraints:") else _OF_OPTUNA.get(key, _ANYTHING)
-        if not check(value):
-            return f"{key} is not {kind}"
+        what, kind = _NUMBER if key.startswith("constraints:") else _OF_OPTUNA.get(key, _ANYTHING)
+        if not _is(value, kind):
+            return f"{key} is not {what}"
     return None
 
 
@@ -322,7 +288,22 @@ def flaw_of_study(user: Mapping[str, Any]) -> str | None:
     """
     for key, value in user.items():
         part = next((start for start in _PARTS if key.startswith(start)), None)
-        kind, check = _PARTS[part] if part is not None else _OF_A_STUDY.get(key, _ANYTHING)
-        if not check(value):
-            return f"{key.removeprefix(PREFIX)} is not {kind}"
+        what, kind = _PARTS[part] if part is not None else _OF_A_STUDY.get(key, _ANYTHING)
+        if not _is(value, kind):
+            return f"{key.removeprefix(PREFIX)} is not {what}"
     return None
+
+
+@cache
+def _type(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # late, because names alone do not need it
+
+    return TypeAdapter(kind)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    try:
+        _type(kind).validate_python(value, strict=True)
+    except (ValueError, OverflowError, RecursionError):
+        return False
+    return True

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import index
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
@@ -68,47 +69,28 @@ def _parts(
     return found
 
 
+def attributes_of(rows: Iterable[Row]) -> dict[str, Any]:
+    """What rows of keys and JSON say."""
+    found = {}
+    for key, text in rows:
+        try:
+            found[key] = json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            raise Unreadable(f"{key} is not JSON") from None
+    return found
+
+
 def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenTrial:
-    trial_id, number, state, start, complete = row
-    number = number if isinstance(number, int) else trial_id
-    values, params, user, system, steps = parts
+    trial_id, number, *_ = row
     try:
-        attributes = {key: _json(key, text) for key, text in user}
-        of_optuna = {key: _json(key, text) for key, text in system}
-        if (flaw := flaw_of_trial(attributes, of_optuna)) is not None:
-            raise Unreadable(flaw)
-        known = _state(state)
-        places = sorted(place for place, *_ in values)
-        if places != list(range(objectives)) and (places or known == TrialState.COMPLETE):
-            raise Unreadable(f"it has {len(places)} of {objectives} values")
-        if not all(isinstance(name, str) for name, *_ in params):
-            raise Unreadable("the name of a parameter is not text")
-        distributions = {name: _distribution(text) for name, _, text, _ in sorted(params, key=lambda p: p[3])}
-        chosen = {name: value for name, value, *_ in params}
-        return FrozenTrial(
-            number=number,
-            state=known,
-            value=None,
-            values=[_number(value, kind) for _, value, kind in sorted(values, key=lambda v: v[0])] or None,
-            datetime_start=_time(start),
-            datetime_complete=_time(complete),
-            params={name: _choice(name, distribution, chosen[name]) for name, distribution in distributions.items()},
-            distributions=distributions,
-            user_attrs=attributes,
-            system_attrs=of_optuna,
-            intermediate_values={_step(step): _number(value, kind) for step, value, kind in steps},
-            trial_id=trial_id,
-        )
+        return _readable(row, parts, objectives)
     except Unreadable as error:
-        return _unreadable(trial_id, number, str(error))
+        why = str(error)
     except Exception as error:  # whatever Python and Optuna raise over values of kinds that nobody has foreseen
-        return _unreadable(trial_id, number, f"{type(error).__name__}: {error}")
-
-
-def _unreadable(trial_id: int, number: int, why: str) -> FrozenTrial:
+        why = f"{type(error).__name__}: {error}"
     why = shortened(printable(why), _SHOWN)
     return FrozenTrial(
-        number=number,
+        number=number if isinstance(number, int) else trial_id,
         state=TrialState.FAIL,
         value=None,
         datetime_start=None,
@@ -122,32 +104,42 @@ def _unreadable(trial_id: int, number: int, why: str) -> FrozenTrial:
     )
 
 
-def _json(key: str, text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        raise Unreadable(f"{key} is not JSON") from None
-
-
-def _state(text: Any) -> TrialState:
-    try:
-        return TrialState[text]
-    except KeyError:
-        raise Unreadable(f"its state is {shown(text)}") from None
+def _readable(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenTrial:
+    trial_id, number, state, start, complete = row
+    values, params, user, system, steps = parts
+    attributes, of_optuna = attributes_of(user), attributes_of(system)
+    if (flaw := flaw_of_trial(attributes, of_optuna)) is not None:
+        raise Unreadable(flaw)
+    known, places = TrialState[state], sorted(place for place, *_ in values)
+    if places != list(range(objectives)) and (places or known == TrialState.COMPLETE):
+        raise Unreadable(f"it has {len(places)} of {objectives} values")
+    if not all(isinstance(name, str) for name, *_ in params):
+        raise Unreadable("the name of a parameter is not text")
+    distributions = {name: _distribution(text) for name, _, text, _ in sorted(params, key=lambda p: p[3])}
+    chosen = {name: value for name, value, *_ in params}
+    return FrozenTrial(
+        number=index(number),
+        state=known,
+        value=None,
+        values=[_number(value, kind) for _, value, kind in sorted(values, key=lambda v: v[0])] or None,
+        datetime_start=_time(start),
+        datetime_complete=_time(complete),
+        params={name: _choice(distribution, chosen[name]) for name, distribution in distributions.items()},
+        distributions=distributions,
+        user_attrs=attributes,
+        system_attrs=of_optuna,
+        intermediate_values={index(step): _number(value, kind) for step, value, kind in steps},
+        trial_id=trial_id,
+    )
 
 
 def _time(found: Any) -> datetime | None:
     """Optuna keeps the time of UTC, without saying so, and shows the local one."""
-    if found is None:
-        return None
-    try:
-        moment = found if isinstance(found, datetime) else datetime.fromisoformat(found)
-    except (ValueError, TypeError):
-        raise Unreadable(f"{shown(found)} is not a time") from None
-    return moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    moment = datetime.fromisoformat(found) if isinstance(found, str) else found
+    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
-def _number(value: Any, kind: Any) -> float:
+def _number(value: Any, kind: Any = None) -> float:
     if kind in _NOT_FINITE:
         return _NOT_FINITE[kind]
     if not isinstance(value, int | float) or not abs(value) < _LARGEST:
@@ -155,24 +147,10 @@ def _number(value: Any, kind: Any) -> float:
     return float(value)
 
 
-def _step(value: Any) -> int:
-    if not isinstance(value, int):
-        raise Unreadable(f"an epoch is {shown(value)}")
-    return value
+_distribution = lru_cache(maxsize=1000)(json_to_distribution)
 
 
-@lru_cache(maxsize=1000)
-def _distribution(text: str) -> BaseDistribution:
-    try:
-        return json_to_distribution(text)
-    except Exception:
-        raise Unreadable("a parameter's distribution is none") from None
-
-
-def _choice(name: str, distribution: BaseDistribution, value: Any) -> Any:
-    is_number = isinstance(value, int | float) and abs(value) < _LARGEST
-    if isinstance(distribution, CategoricalDistribution):
-        is_number = is_number and value in range(len(distribution.choices))
-    if not is_number:
-        raise Unreadable(f"parameter {name} is {shown(value)}")
-    return distribution.to_external_repr(value)
+def _choice(distribution: BaseDistribution, value: Any) -> Any:
+    if isinstance(distribution, CategoricalDistribution) and value not in range(len(distribution.choices)):
+        raise Unreadable(f"a choice is {shown(value)}")
+    return distribution.to_external_repr(_number(value))
