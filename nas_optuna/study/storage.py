@@ -50,13 +50,11 @@ _DRIVERS = {
 }
 """Database → the package of a driver that works, and how the URL of that begins."""
 _REFUSED = {
-    "grpc": "Optuna's gRPC proxy cannot change a trial and its worker in one step, so that a killed worker could leave"
-    " a trial that nobody takes up; name the database behind it",
-    "journal": "a journal cannot change a trial and its worker in one step, so that a killed worker could leave a trial"
-    " that nobody takes up; use SQLite on one machine and PostgreSQL on many",
-    "redis": "a journal in Redis cannot change a trial and its worker in one step; use PostgreSQL",
+    "grpc": ("Optuna's gRPC proxy", "name the database behind it"),
+    "journal": ("a journal", "use SQLite on one machine and PostgreSQL on many"),
+    "redis": ("a journal in Redis", "use PostgreSQL"),
 }
-"""Storages of Optuna that are none of its databases → why they are refused."""
+"""Storages of Optuna that are none of its databases → their names, and what to use instead."""
 _ON_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs"})
 """File systems of several hosts, between which SQLite's locks and its log do not work reliably."""
 MANY = 8
@@ -124,7 +122,11 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
 
 def refusal(kind: str) -> str:
     """Why Optuna's ``"grpc"``, ``"journal"`` or ``"redis"`` storage is not used."""
-    return f"the storage is no database: {_REFUSED[kind]}"
+    name, remedy = _REFUSED[kind]
+    return (
+        f"the storage is no database: {name} cannot change a trial and its worker in one step, so that a killed worker"
+        f" could leave a trial that nobody takes up; {remedy}"
+    )
 
 
 def advice(url: str, workers: int) -> str | None:
@@ -237,39 +239,24 @@ def _connect(database: Path, timeout: float) -> sqlite3.Connection:
 def _create(database: Path) -> None:
     """Make a SQLite file that nobody sees before it is whole."""
     # It is made under another name and then given its own in one step, unless another process was faster: then that
-    # one's is used. So nothing that anybody may use is ever removed, whenever a process is killed.
+    # one's is used. A log without its database is what a killed process leaves where somebody deleted the database
+    # alone; SQLite would put its content into the new one.
     partial_ = database.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}")
-    from nas_optuna.study import lease_table
-
+    logs = ("-journal", "-wal", "-shm")
     try:
         partial_.touch(exist_ok=False)
-        engine = _open(f"sqlite:///{partial_}", partial_, 0.0).database.engine
-        lease_table.create(engine)
-        engine.dispose()
+        _open(f"sqlite:///{partial_}", partial_, 0.0).database.engine.dispose()
         if _file_system(partial_.absolute().parent) not in _ON_THE_NETWORK:
             with closing(sqlite3.connect(partial_)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
-        _publish(partial_, database)
+        with _alone_in(database.parent):
+            if not os.path.lexists(database):
+                for suffix in logs:
+                    database.with_name(database.name + suffix).unlink(missing_ok=True)
+                partial_.rename(database)
     finally:
-        for suffix in ("", "-journal", "-wal", "-shm"):
+        for suffix in ("", *logs):
             partial_.with_name(partial_.name + suffix).unlink(missing_ok=True)
-
-
-def _publish(partial_: Path, database: Path) -> None:
-    """Give a file its name, unless the name is taken."""
-    # A log without its database is what a killed process leaves where somebody deleted the database alone; SQLite would
-    # put its content into the new one.
-    with _alone_in(database.parent):
-        if os.path.lexists(database):
-            return
-        for suffix in ("-journal", "-wal", "-shm"):
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-        try:
-            os.link(partial_, database)
-        except FileExistsError:
-            return
-        except OSError:  # a file system without links
-            partial_.rename(database)
 
 
 @contextmanager
