@@ -55,13 +55,13 @@ def _prepare(plan: RunOptions, stop: StopRequest) -> tuple[Experiment, Study | N
     from nas_optuna.cli.specs import find_target
     from nas_optuna.devices import use_threads
     from nas_optuna.experiment import Experiment
-    from nas_optuna.study import lease
+    from nas_optuna.study import lease_table
     from nas_optuna.study.storage import is_kept
     from nas_optuna.study.studies import checkpoint_folder
 
     if plan.workers.threads is not None:
         use_threads(plan.workers.threads)
-    lease.seconds()
+    lease_table.seconds()
     if plan.keep_weights is not None and not is_kept(plan.url):
         raise StudyError(
             "--keep-weights is of no use with a storage that forgets the study when the command ends;"
@@ -220,7 +220,7 @@ def _learn_from(plan: RunOptions, experiment: Experiment, study: Study) -> None:
     best = best_of(study, {key: p.choices for key, p in space.parameters.items()}, BEGIN_WITH)
     excess = experiment.objective.limits.total_excess
     begun = [params for params in best if excess(space.architecture(params)) <= 0]
-    queued = enqueue_new(study, space, begun, origin="earlier study")
+    queued = sum(enqueue_new(study, space, params, origin="earlier study") for params in begun)
     say(f"learning from {plural(copied, 'trial')} of {other.study_name}; in the queue: {queued} of its best")
 
 

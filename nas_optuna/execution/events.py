@@ -129,10 +129,6 @@ class Callbacks(Callback):
         self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
         self._unclosed: list[Callback] = []
 
-    def add(self, callback: Callback | OptunaCallback) -> None:
-        """Tell one more."""
-        self._callbacks.append(callback if isinstance(callback, Callback) else _FromOptuna(callback))
-
     @contextmanager
     def during(self, run: Run) -> Iterator[None]:
         """Tell all that a run begins, and, however it ends, that it has ended."""

@@ -21,8 +21,7 @@ from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaErr
 from nas_optuna.execution.budget import Budget, TrialBudget
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.study import abandoned, lease, optuna_internals
-from nas_optuna.study.database import FullError
+from nas_optuna.study import abandoned, lease, lease_table, optuna_internals
 from nas_optuna.study.lease import LeaseStatus
 from nas_optuna.study.retrying import giving_up, is_away
 from nas_optuna.study.schema import TrialKey, attribute
@@ -184,7 +183,7 @@ class _Run:
             lease.advise(self.study)
             looked = time.monotonic()
             while not (self.stop.asked or stopped()) and self.budget.ask(0):
-                if time.monotonic() - looked >= min(_LOOK_EVERY, lease.seconds() / 5):
+                if time.monotonic() - looked >= min(_LOOK_EVERY, lease_table.seconds() / 5):
                     self._take_over(again=True)
                     looked = time.monotonic()
                 if not self.may_begin() or not self._run_trial():
@@ -209,9 +208,8 @@ class _Run:
         if trial_id is None:
             if self._is_exhausted():
                 return False
-            try:
-                trial_id = lease.take_new(self.study, below=self.total)
-            except FullError:
+            trial_id = lease.take_new(self.study, below=self.total)
+            if trial_id is None:
                 return False
         with lease.hold(self.study, trial_id):
             self._run_held(trial_id)

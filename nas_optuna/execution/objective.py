@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -145,7 +144,7 @@ class EvaluatorObjective:
             try:
                 return self._value(trial, held)
             except (Interrupted, UpdateFinishedTrialError):
-                held.renew(at_once=True)  # which says so where the trial was taken away
+                held.require()
                 raise
 
     def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
@@ -249,7 +248,6 @@ class EvaluatorObjective:
         subject = Subject(f"trial {trial.number}", trial, str(architecture), getattr(trial, "study", None))
         metrics: Mapping[str, float] = {}
         epochs, seconds = 0, 0.0
-        attributes: dict[str, object] = {}
 
         def interrupted() -> bool:
             return self.interrupted() or (held is not None and held.lost)
@@ -258,33 +256,24 @@ class EvaluatorObjective:
         steps = checked_measurements(
             self.evaluator, architecture, needed, resume=folder.path, stop=interrupted, device=self.device
         )
-        try:
-            for measured in steps:
-                costs = self.costs.refine(architecture, costs)
-                if held is not None:
-                    held.renew()
-                metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
-                if not is_replayed:  # what an earlier trial paid for is reported, and not paid for again
-                    epochs, seconds = epochs + measured.epochs, seconds + measured.seconds
-                attributes |= {getattr(TrialKey, name): value for name, value in measured.details.items()}
-                self.callbacks.step_finished(subject, measured)
-                with warnings.catch_warnings():
-                    # A trial that goes on after a crash may have reported its last step already.
-                    warnings.filterwarnings("ignore", message=".*already reported.*")
-                    value = decided.value(metrics, costs)
-                    report(trial, value, measured.step)
-                folder.steps, folder.gain = measured.step, value if decided.maximize else -value
-                judged = measured.step < self.evaluator.steps and not is_replayed
-                if judged and self._is_hopeless(trial, costs, decided.direction):
-                    raise optuna.TrialPruned
-        finally:
-            if metrics:  # JSON has no infinity
-                attributes[TrialKey.METRICS] = {name: value for name, value in metrics.items() if math.isfinite(value)}
-                if "accuracy" in metrics:
-                    attributes[TrialKey.ACCURACY] = metrics["accuracy"]
+        for measured in steps:
+            costs = self.costs.refine(architecture, costs)
+            metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
+            if not is_replayed:  # what an earlier trial paid for is reported, and not paid for again
+                epochs, seconds = epochs + measured.epochs, seconds + measured.seconds
+            self.callbacks.step_finished(subject, measured)
+            attributes = {getattr(TrialKey, name): value for name, value in measured.details.items()}
             attributes |= {**_cost_keys(costs), TrialKey.EPOCHS: epochs, TrialKey.SECONDS: round(seconds, 3)}
-            if held is None or not held.lost:
-                set_trial_attributes(trial, attributes)
+            # JSON has no infinity.
+            attributes[TrialKey.METRICS] = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            if "accuracy" in metrics:
+                attributes[TrialKey.ACCURACY] = metrics["accuracy"]
+            value = decided.value(metrics, costs)
+            report(trial, value, measured.step, attributes)
+            folder.steps, folder.gain = measured.step, value if decided.maximize else -value
+            judged = measured.step < self.evaluator.steps and not is_replayed
+            if judged and self._is_hopeless(trial, costs, decided.direction):
+                raise optuna.TrialPruned
         return metrics, costs
 
     def _is_hopeless(self, trial: BaseTrial, costs: Mapping[str, float], direction: str) -> bool:

@@ -27,15 +27,16 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.study.optuna_internals import read_trial, storage_of, trial_id_of, with_storage
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.transactions import set_trial_attributes
 
 
-def report(trial: BaseTrial, value: float, step: int) -> None:
-    """Report one figure of a trial: ``trial.report`` that also works in a study with several objectives."""
+def report(trial: BaseTrial, value: float, step: int, attributes: Mapping[str, Any]) -> None:
+    """Write at once what a step has brought: attributes of the trial, and the figure that the pruner asks for."""
     if _has_several_objectives(trial):
-        earlier = attribute(trial, TrialKey.REPORTS, {})
-        trial.set_user_attr(TrialKey.REPORTS, {**earlier, str(step): value})
+        reports = {**attribute(trial, TrialKey.REPORTS, {}), str(step): value}
+        set_trial_attributes(trial, {**attributes, TrialKey.REPORTS: reports})
     else:
-        trial.report(value, step)
+        set_trial_attributes(trial, attributes, {step: value})
 
 
 def should_prune(

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
 from nas_optuna.study.hints import command
-from nas_optuna.study.lease import NOBODY, is_free, set_state, take
-from nas_optuna.study.lease_table import Lease, drop, has_leases, leases_of
+from nas_optuna.study.lease import is_free, set_state
+from nas_optuna.study.lease_table import Lease, drop, has_leases, leases_of, take
 from nas_optuna.study.optuna_internals import all_trials, read_trial, trial_id_of
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.worker import Worker
@@ -36,11 +36,8 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
             else:
                 where = f"process {worker.process} on {worker.host}"
                 logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
-        elif lease is None and _is_nobodys(study, trial):
-            if not trial.params:
-                take(study, trial_id_of(trial), None, NOBODY)
-            elif not again:
-                unseen.append(str(trial.number))
+        elif lease is None and not again and _is_nobodys(study, trial):
+            unseen.append(str(trial.number))
     if ended:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
     if unseen:
@@ -103,4 +100,4 @@ def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
     worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
     if worker is None and until is None:
         return None
-    return Lease(worker or NOBODY, until or 0.0, until is not None and until < lease_table.now(study))
+    return Lease(worker or "", until or 0.0, until is not None and until < lease_table.now(study))

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, delete, func, insert, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study.optuna_internals import METRIC_NAMES, models, tables, trial_id_of
 from nas_optuna.study.schema import flaw_of_study
+from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
 
 SCHEMA = "v3.2.0.a"
 """The version of the tables of Optuna 5.0; those of any other are left to Optuna to judge."""
 _MOST_VARIABLES = 500
 
 
-class FullError(Exception):
-    """The study has as many trials as it may have."""
-
-
 class Database(RDBStorage):
     """Optuna's storage in a database, with leases, and read whatever somebody has written into it."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
-        self.lease_of_new: tuple[str, float] | None = None
-        """Worker and seconds of the lease that a new trial is made with."""
-        self.below: int | None = None
-        """A new trial is made only if its number is below this."""
-        self.held: dict[int, str] = {}
-        """Trial → the worker whose lease must stand when this process writes to the trial."""
         if not self._opened_at_once(url, engine_kwargs):
             super().__init__(url.replace("{", "{{").replace("}", "}}"), engine_kwargs)  # Optuna formats it
 
     def _opened_at_once(self, url: str, engine_kwargs: dict[str, Any]) -> bool:
         """Open a database that has this Optuna's tables, without its migrations, which take 0.1 s to import."""
-        from sqlalchemy import create_engine, text
-        from sqlalchemy.exc import SQLAlchemyError
-        from sqlalchemy.orm import scoped_session, sessionmaker
-
         try:
             engine = create_engine(url, **engine_kwargs)
             with engine.connect() as connection:
@@ -59,21 +48,6 @@ class Database(RDBStorage):
         self.scoped_session = scoped_session(sessionmaker(bind=engine))
         self._version_manager = cast(Any, None)
         return True
-
-    def __getstate__(self) -> dict[Any, Any]:
-        return super().__getstate__() | {"held": {}}
-
-    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
-        """Within the transaction that gives a trial its number, take it back where that is too large."""
-        from nas_optuna.study import lease_table
-
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        if self.below is not None and trial.number >= self.below:
-            raise FullError
-        if self.lease_of_new is not None:
-            worker, lasts = self.lease_of_new
-            lease_table.give(session.connection(), int(trial.trial_id), worker, lasts)
-        return trial
 
     def _get_trials(
         self,
@@ -94,8 +68,6 @@ class Database(RDBStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Read a trial."""
-        from sqlalchemy import select
-
         trials = tables()["trials"]
         with self.engine.connect() as connection:
             study_id = connection.execute(select(trials.c.study_id).where(trials.c.trial_id == trial_id)).scalar()
@@ -105,10 +77,6 @@ class Database(RDBStorage):
         return found[0]
 
     def _read(self, study_id: int, which: Any) -> list[FrozenTrial]:
-        from sqlalchemy import func, select
-
-        from nas_optuna.study.trial_rows import read_trials
-
         directions = tables()["study_directions"]
         count = select(func.count()).select_from(directions).where(directions.c.study_id == study_id)
         with self.engine.connect() as connection:
@@ -120,22 +88,22 @@ class Database(RDBStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Write a trial's end only where this process's lease stands, and let one worker take a waiting trial."""
         # Optuna reads the state and then writes it, between which another process may do so.
-        if state != TrialState.RUNNING and not (state.is_finished() and trial_id in self.held):
-            return super().set_trial_state_values(trial_id, state, values)
-        from sqlalchemy import insert, update
+        from nas_optuna.study.lease import is_held, require_held
 
+        if state != TrialState.RUNNING and not (state.is_finished() and is_held(self, trial_id)):
+            return super().set_trial_state_values(trial_id, state, values)
         trials, model = tables()["trials"], models().TrialValueModel
         before = TrialState.WAITING if state == TrialState.RUNNING else TrialState.RUNNING
         moment = {"datetime_start" if state == TrialState.RUNNING else "datetime_complete": _utc()}
         stored = [model.value_to_stored_repr(value) for value in values or ()]
         with self.engine.begin() as connection:
             if state != TrialState.RUNNING:
-                self.require_held(connection, trial_id)
+                require_held(self, connection, trial_id)
             change = update(trials).where(trials.c.trial_id == trial_id, trials.c.state == before)
             if connection.execute(change.values(state=state, **moment)).rowcount != 1:
                 if state == TrialState.RUNNING:
                     return False
-                raise _lost(trial_id)
+                raise UpdateFinishedTrialError(f"trial {trial_id} has ended, or was put back")
             rows = [
                 {"trial_id": trial_id, "objective": i, "value": value, "value_type": kind}
                 for i, (value, kind) in enumerate(stored)
@@ -144,18 +112,8 @@ class Database(RDBStorage):
                 connection.execute(insert(model.__table__), rows)
         return True
 
-    def require_held(self, connection: Any, trial_id: int) -> None:
-        """Refuse to write to a trial of which this process knows that it had it, and has it no more."""
-        from nas_optuna.study import lease_table
-
-        worker = self.held.get(trial_id)
-        if worker is not None and not lease_table.touch(connection, trial_id, worker):
-            raise _lost(trial_id)
-
     def delete_study(self, study_id: int) -> None:
         """Delete a study whatever its rows are; Optuna would read each of them first."""
-        from sqlalchemy import delete, select
-
         known = tables()
         trials = select(known["trials"].c.trial_id).where(known["trials"].c.study_id == study_id)
         with self.engine.begin() as connection:
@@ -194,30 +152,19 @@ class Database(RDBStorage):
         return found
 
     def _attributes_of_study(self, study_id: int, name: str) -> dict[str, Any]:
-        from sqlalchemy import select
-
         table, studies = tables()[name], tables()["studies"]
         with self.engine.connect() as connection:
             rows = connection.execute(select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)).all()
             if not rows and connection.execute(select(studies).where(studies.c.study_id == study_id)).first() is None:
                 raise KeyError(f"no study has the id {study_id}")
-        found = {}
-        for key, text in rows:
-            if not isinstance(key, str):
-                raise self._damaged(study_id, "the name of an attribute is not text")
-            try:
-                found[key] = json.loads(text)
-            except (ValueError, TypeError, RecursionError):
-                raise self._damaged(study_id, f"{key} is not JSON") from None
-        return found
+        try:
+            return attributes_of(rows)
+        except Unreadable as error:
+            raise self._damaged(study_id, str(error)) from None
 
     def _damaged(self, study_id: int, flaw: str) -> StudyError:
         name = self.get_study_name_from_id(study_id)
         return StudyError(f"study {name!r} cannot be read: {flaw}; restore a copy of the database, or delete the study")
-
-
-def _lost(trial_id: int) -> Exception:
-    return optuna.exceptions.UpdateFinishedTrialError(f"trial {trial_id} has ended, was put back, or another runs it")
 
 
 def _utc() -> datetime:

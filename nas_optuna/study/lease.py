@@ -2,14 +2,14 @@
 
 A trial that runs has a lease: a row in a table of ours with its worker and a time by the database's clock
 (`nas_optuna.study.lease_table`). A worker takes the lease first and then lets the trial run, renews it while it works,
-and removes it when everybody has been told of the trial's end. Another worker takes a trial up in three cases only:
+and removes it when everybody has been told of the trial's end. Another worker takes a trial up in two cases only:
 
 - The process was one of the same PID namespace of the same boot and is not there any more, or the machine has booted
   anew.
 - The lease has lapsed: the process was stopped, or its host is gone or has no network.
-- A trial without a lease and without parameters has been seen for as long as a lease. It belongs to a plain
-  ``study.optimize`` that was killed before the objective began. One that has parameters is left alone: another
-  objective may be training it.
+
+A trial that runs without a lease is left alone, because a plain ``study.optimize`` may be about to train it; whoever
+knows better puts it back by hand.
 
 A worker that finds its lease gone stops at its next step and records nothing: the trial's end is written only while the
 lease stands. Trials of release 0.2 have their worker and time as attributes, which are read like a lease. A storage
@@ -20,46 +20,36 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
+from weakref import WeakKeyDictionary
 
+import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import GrpcStorageProxy
+from optuna.storages import BaseStorage, GrpcStorageProxy
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
-from sqlalchemy import select
+from sqlalchemy import Connection
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
-from nas_optuna.study.database import Database
-from nas_optuna.study.lease_table import LEASES, Lease, drop, has_leases, in_table, leases_of
+from nas_optuna.study.lease_table import Lease, drop, give_new, has_leases, leases_of, seconds, take, touch
 from nas_optuna.study.optuna_internals import (
     all_trials,
     database_of,
     read_trial,
     storage_of,
-    study_id_of,
-    tables,
     trial_id_of,
     url_of,
 )
-from nas_optuna.study.storage import advice, refusal, seconds_of
-from nas_optuna.study.transactions import new_trial
+from nas_optuna.study.storage import advice, refusal
+from nas_optuna.study.transactions import add_trial
 from nas_optuna.study.worker import Worker, this_worker
 
 logger = logging.getLogger(__name__)
-
-SECONDS = 300.0
-"""How long a lease holds; ``NAS_OPTUNA_LEASE`` is another number. It is renewed five times in that time, and after each
-epoch."""
-_RENEWED_JUST_NOW = 1.0
-"""Seconds in which a lease need not be renewed again: epochs may be shorter than a transaction."""
-NOBODY = "nobody"
-"""Worker of the lease of a trial that nobody has taken and that is watched."""
-_PAUSE = 0.02
 
 
 class LeaseStatus(Enum):
@@ -80,11 +70,6 @@ class LostError(BaseException):
     """
 
 
-def seconds() -> float:
-    """How long a lease holds, in seconds."""
-    return seconds_of("NAS_OPTUNA_LEASE", SECONDS, least=1e-9)
-
-
 # --- taking and holding -----------------------------------------------------------------------------------------------
 
 
@@ -95,8 +80,7 @@ def take_waiting(study: Study) -> int | None:
     for trial in waiting:
         trial_id = trial_id_of(trial)
         lease = leases.get(trial_id)
-        free = lease is None or lease.worker == NOBODY or is_free(lease)
-        if not free or not take(study, trial_id, lease):
+        if (lease is not None and not is_free(lease)) or not take(study, trial_id, lease):
             continue
         if set_state(study, trial_id, TrialState.RUNNING):
             return trial_id
@@ -104,13 +88,12 @@ def take_waiting(study: Study) -> int | None:
     return None
 
 
-def take_new(study: Study, below: int | None = None) -> int:
-    """Make a trial that this process runs; returns its number within the storage."""
+def take_new(study: Study, below: int | None = None) -> int | None:
+    """Make a trial that this process runs; None where its number would not be below this one."""
     has_leases(study)  # so that the table is there
-    trial_id = new_trial(study, (this_worker(), seconds()), below)
-    if not isinstance(database_of(storage_of(study)), Database):  # a storage that somebody made with Optuna's own class
-        take(study, trial_id, None)
-    return trial_id
+    template = optuna.trial.create_trial(state=TrialState.RUNNING)
+    template.datetime_start = datetime.now()
+    return add_trial(study, template, lambda number: below is None or number < below, also=give_new)
 
 
 @dataclass
@@ -121,77 +104,79 @@ class Held:
     trial_id: int
     lost: bool = False  # another process is known to have taken it, put it back, or deleted it
     thread: int = field(default_factory=threading.get_ident)
-    _renewed: float = field(default_factory=time.monotonic)
     _ended: threading.Event = field(default_factory=threading.Event)
 
-    def renew(self, *, at_once: bool = False) -> None:
-        """Make the lease last from now on."""
-        if not (self.lost or at_once) and time.monotonic() - self._renewed < _RENEWED_JUST_NOW:
-            return
-        if self.lost or not self._renewed_now(with_retry=True):
+    @property
+    def is_running(self) -> bool:
+        """Whether it is renewed still; Optuna may be about to write its end where it is not."""
+        return not self._ended.is_set()
+
+    def require(self) -> None:
+        """Say so where another process has taken it up."""
+        if self.lost or status(self.study, self.trial_id) == LeaseStatus.LOST:
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
     def keep(self) -> None:
-        """Renew it again and again until `end`, in a thread beside the training."""
+        """Renew its lease again and again until `end`, in a thread beside the training."""
         while not self.lost and not self._ended.wait(seconds() / 5):
             try:
-                self._renewed_now(with_retry=False)
-            except (
-                Exception
-            ):  # the database is away or busy; the training's own thread says so, and the next turn tries
+                self.lost = not lease_table.renew(self.study, self.trial_id)
+            except Exception:  # the database is away or busy, which the training's own thread says
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
 
     def end(self) -> None:
         """Renew it no more."""
         self._ended.set()
 
-    def _renewed_now(self, *, with_retry: bool) -> bool:
-        began = time.monotonic()
-        self.lost = not lease_table.renew(self.study, self.trial_id, seconds(), with_retry=with_retry)
-        self._renewed = began
-        return not self.lost
+
+_HELD: WeakKeyDictionary[BaseStorage, dict[int, Held]] = WeakKeyDictionary()
+"""What this process runs in each storage, until everybody has been told of its end."""
 
 
-_HELD: dict[tuple[int, int], Held] = {}
-"""Storage and trial → what this process runs."""
-_OPTIMIZED: dict[tuple[int, int], int] = {}
-"""Storage and thread → the last trial that an objective held here for a plain ``study.optimize``."""
+def _held_in(study: Study) -> dict[int, Held]:
+    storage = storage_of(study)
+    return _HELD.setdefault(database_of(storage) or storage, {})
+
+
+def is_held(storage: BaseStorage, trial_id: int) -> bool:
+    """Whether this process has begun a trial, and not closed it."""
+    return trial_id in _HELD.get(storage, ())
+
+
+def require_held(storage: BaseStorage | None, connection: Connection, trial_id: int) -> None:
+    """Refuse to write to a trial that this process has begun, and whose lease is gone."""
+    if storage is not None and is_held(storage, trial_id) and not touch(connection, trial_id):
+        raise UpdateFinishedTrialError(f"trial {trial_id} has ended, was put back, or another runs it")
 
 
 @contextmanager
 def hold(study: Study, trial_id: int) -> Iterator[Held]:
     """Within it the lease of a trial that this process took is renewed."""
-    # Until `close`, this process writes the trial's end only while the lease stands.
-    held, place = Held(study, trial_id), (id(storage_of(study)), trial_id)
-    database = database_of(storage_of(study))
-    if isinstance(database, Database):
-        database.held[trial_id] = this_worker()
-    _HELD[place] = held
-    if database is not None:
+    # Until `close`, this process writes to the trial only while the lease stands.
+    held = _held_in(study)[trial_id] = Held(study, trial_id)
+    if has_leases(study):
         threading.Thread(target=held.keep, name="nas-optuna-lease", daemon=True).start()
     try:
         yield held
     finally:
         held.end()
-        del _HELD[place]
 
 
 @contextmanager
 def hold_trial(trial: Trial) -> Iterator[Held]:
     """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already."""
     study, trial_id = trial.study, trial_id_of(trial)
-    held = _HELD.get((id(storage_of(study)), trial_id))
-    if held is not None and held.thread == threading.get_ident():
-        yield held
+    found = _held_in(study).get(trial_id)
+    is_running = found is not None and found.is_running
+    if found is not None and is_running and found.thread == threading.get_ident():
+        yield found
         return
-    place = id(storage_of(study)), threading.get_ident()
-    if (before := _OPTIMIZED.pop(place, trial_id)) != trial_id:  # Optuna has told its end meanwhile
-        close(study, before)
-    seen = leases_of(study).get(trial_id)
-    took = seen is None or seen.worker == NOBODY
-    if held is not None or not (take(study, trial_id, seen) if took else status(study, trial_id) == LeaseStatus.HELD):
+    for before in list(_held_in(study).values()):
+        if before.trial_id != trial_id and not before.is_running and before.thread == threading.get_ident():
+            close(study, before.trial_id)  # Optuna has told its end meanwhile
+    is_mine = take(study, trial_id, None) or status(study, trial_id) == LeaseStatus.HELD
+    if is_running or not is_mine:
         raise LostError(f"another process or thread runs trial {trial.number}")
-    _OPTIMIZED[place] = trial_id
     with hold(study, trial_id) as held:
         yield held
 
@@ -199,25 +184,18 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
 def close(study: Study, trial_id: int) -> None:
     """Remove a trial's lease: it has ended, and whoever wants to know has been told."""
     drop(study, trial_id)
-    if isinstance(database := database_of(storage_of(study)), Database):
-        database.held.pop(trial_id, None)
+    _held_in(study).pop(trial_id, None)
 
 
 def status(study: Study, trial_id: int) -> LeaseStatus:
     """Look up whether this process still runs a trial that it took."""
-    if not has_leases(study):
-        try:
-            state = read_trial(study, trial_id).state
-        except KeyError:
-            return LeaseStatus.LOST
-        worker: str | None = this_worker()
-    else:
-        trials = tables()["trials"]
-        query = select(trials.c.state, LEASES.c.worker).where(trials.c.trial_id == trial_id)
-        joined = query.select_from(trials.outerjoin(LEASES, LEASES.c.trial_id == trials.c.trial_id))
-        row = in_table(study, lambda connection: connection.execute(joined).first(), None)
-        state, worker = (None, None) if row is None else tuple(row)
-    if state is None or worker != this_worker() or state == TrialState.WAITING:
+    try:
+        state = read_trial(study, trial_id).state
+    except KeyError:
+        return LeaseStatus.LOST
+    owner = leases_of(study, trial_id).get(trial_id)
+    theirs = has_leases(study) and (owner is None or owner.worker != this_worker())
+    if theirs or state == TrialState.WAITING:
         return LeaseStatus.LOST
     return LeaseStatus.TOLD if state.is_finished() else LeaseStatus.HELD
 
@@ -234,26 +212,6 @@ def release(study: Study, trial_id: int) -> bool:
 
 
 # --- what others may take ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def exclusively(study: Study) -> Iterator[None]:
-    """Within it no other process is in here with the same study: a lease of the study itself."""
-    place = -study_id_of(study)
-    while not take(study, place, None):
-        row = leases_of(study, place).get(place)
-        if row is not None and is_free(row) and take(study, place, row):
-            break
-        time.sleep(_PAUSE)
-    try:
-        yield
-    finally:
-        drop(study, place)
-
-
-def take(study: Study, trial_id: int, seen: Lease | None, worker: str | None = None) -> bool:
-    """Take a trial for as long as a lease holds; see `lease_table.take`."""
-    return lease_table.take(study, trial_id, seen, seconds(), worker)
 
 
 def is_free(lease: Lease) -> bool:

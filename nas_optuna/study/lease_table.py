@@ -33,10 +33,15 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateTable
 
 from nas_optuna.study.optuna_internals import database_of, storage_of, study_id_of, tables
+from nas_optuna.study.storage import seconds_of
 from nas_optuna.study.transactions import transaction
 from nas_optuna.study.worker import this_worker
 
 T = TypeVar("T")
+
+SECONDS = 300.0
+"""How long a lease holds; ``NAS_OPTUNA_LEASE`` is another number. It is renewed five times in that time, and after each
+epoch."""
 
 LEASES = Table(
     "nas_optuna_leases",
@@ -73,6 +78,11 @@ def create(engine: Engine) -> None:
     except DBAPIError:
         with engine.connect() as connection:  # another process was faster, or this raises what is wrong
             connection.execute(select(LEASES).limit(1))
+
+
+def seconds() -> float:
+    """How long a lease holds, in seconds."""
+    return seconds_of("NAS_OPTUNA_LEASE", SECONDS, least=1e-9)
 
 
 # --- a study's leases: a storage that is no database has none, and whoever asks there gets the trial -----------------
@@ -112,18 +122,14 @@ def now(study: Study) -> float:
     return in_table(study, lambda c: float(c.execute(select(_clock(c))).scalar_one()), 0.0)
 
 
-def take(study: Study, trial_id: int, seen: Lease | None, seconds: float, worker: str | None = None) -> bool:
+def take(study: Study, trial_id: int, seen: Lease | None) -> bool:
     """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
-    mine = worker or this_worker()
 
     def change(connection: Connection) -> bool:
-        values = {"worker": mine, "until": _until(connection, seconds)}
         if seen is not None:
-            same = (LEASES.c.worker == seen.worker) & (LEASES.c.until == seen.until)
-            changed = connection.execute(update(LEASES).where(LEASES.c.trial_id == trial_id, same).values(values))
-            return changed.rowcount == 1
+            return _change(connection, trial_id, (LEASES.c.worker == seen.worker) & (LEASES.c.until == seen.until))
         try:
-            connection.execute(insert(LEASES).values(trial_id=trial_id, **values))
+            give(connection, trial_id)
         except IntegrityError:
             connection.rollback()
             return False
@@ -132,10 +138,9 @@ def take(study: Study, trial_id: int, seen: Lease | None, seconds: float, worker
     return in_table(study, change, True)
 
 
-def renew(study: Study, trial_id: int, seconds: float, *, with_retry: bool) -> bool:
+def renew(study: Study, trial_id: int) -> bool:
     """Let this process's lease last from now on; False where it is gone."""
-    mine = this_worker()
-    return in_table(study, lambda c: touch(c, trial_id, mine, until=_until(c, seconds)), True, with_retry=with_retry)
+    return in_table(study, lambda connection: touch(connection, trial_id), True, with_retry=False)
 
 
 def drop(study: Study, trial_id: int) -> None:
@@ -147,22 +152,32 @@ def drop(study: Study, trial_id: int) -> None:
 # --- within a transaction that changes a trial, too -------------------------------------------------------------------
 
 
-def touch(connection: Connection, trial_id: int, worker: str, **values: ColumnElement[float]) -> bool:
-    """Keep others from a lease until the transaction ends; False where it is gone."""
-    change = update(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.worker == worker)
-    return connection.execute(change.values(worker=worker, **values)).rowcount == 1
+def touch(connection: Connection, trial_id: int) -> bool:
+    """Renew this process's lease, which keeps others from it until the transaction ends; False where it is gone."""
+    return _change(connection, trial_id, LEASES.c.worker == this_worker())
 
 
-def give(connection: Connection, trial_id: int, worker: str, seconds: float) -> None:
-    """Give a lease of a trial that was made in this transaction, in the place of one of a trial that was deleted."""
+def give(connection: Connection, trial_id: int) -> None:
+    """Give this process the lease of a trial that has none."""
+    connection.execute(insert(LEASES).values(trial_id=trial_id, **_mine(connection)))
+
+
+def give_new(connection: Connection, trial_id: int) -> None:
+    """Give the lease of a trial that was made in this transaction, in the place of one of a trial that was deleted."""
     connection.execute(delete(LEASES).where(LEASES.c.trial_id == trial_id))
-    connection.execute(insert(LEASES).values(trial_id=trial_id, worker=worker, until=_until(connection, seconds)))
+    give(connection, trial_id)
+
+
+def _change(connection: Connection, trial_id: int, which: ColumnElement[bool]) -> bool:
+    """Make a lease this process's, where it is still as is expected."""
+    change = update(LEASES).where(LEASES.c.trial_id == trial_id, which)
+    return connection.execute(change.values(_mine(connection))).rowcount == 1
+
+
+def _mine(connection: Connection) -> dict[str, Any]:
+    return {"worker": this_worker(), "until": _clock(connection) + literal(seconds(), Float(53))}
 
 
 def _clock(connection: Connection) -> ColumnElement[float]:
     clock = _CLOCKS.get(connection.dialect.name)
     return literal(time.time(), Float(53)) if clock is None else literal_column(clock, Float(53))
-
-
-def _until(connection: Connection, seconds: float) -> ColumnElement[float]:
-    return _clock(connection) + literal(seconds, Float(53))

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC
 from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import BaseTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from sqlalchemy import Connection, String, Table, delete, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
-from nas_optuna.study.database import Database, FullError
 from nas_optuna.study.optuna_internals import (
     METRIC_NAMES,
     all_trials,
     database_of,
     known_of,
+    models,
     storage_of,
     study_id_of,
     tables,
@@ -134,61 +133,86 @@ def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
-def set_trial_attributes(trial: BaseTrial, values: Mapping[str, Any]) -> None:
-    """Set several user attributes of a trial at once, and only while this process has it."""
+def set_trial_attributes(
+    trial: BaseTrial, values: Mapping[str, Any], reports: Mapping[int, float] | None = None
+) -> None:
+    """Set user attributes of a trial and report values by step, all at once, and only while this process has it."""
+    reports = reports or {}
     if not isinstance(trial, Trial) or database_of(trial.storage) is None:
         for key, value in values.items():
             trial.set_user_attr(key, value)
+        for step, value in reports.items():
+            if not isinstance(trial, Trial) or step not in known_of(trial).intermediate_values:
+                trial.report(value, step)
         return
-    trial_id, trials = trial_id_of(trial), tables()["trials"]
-    database = database_of(trial.storage)
+    trial_id, trials, steps = trial_id_of(trial), tables()["trials"], tables()["trial_intermediate_values"]
+    known = known_of(trial)
+    new = {key: value for key, value in values.items() if key not in known.user_attrs or known.user_attrs[key] != value}
+    from nas_optuna.study.lease import require_held
 
     def write(connection: Connection) -> None:
-        lock = update(trials).where(trials.c.trial_id == trial_id).values(number=trials.c.number)
+        open_ = trials.c.state.in_((TrialState.RUNNING, TrialState.WAITING))
+        lock = update(trials).where(trials.c.trial_id == trial_id, open_).values(number=trials.c.number)
         if connection.execute(lock).rowcount != 1:
-            raise KeyError(f"no trial has the id {trial_id}")
-        if isinstance(database, Database):
-            database.require_held(connection, trial_id)
-        state = connection.execute(select(trials.c.state).where(trials.c.trial_id == trial_id)).scalar_one()
-        if state.is_finished():
-            raise UpdateFinishedTrialError(f"the trial has ended as {state.name}")
-        _write(connection, tables()["trial_user_attributes"], "trial_id", trial_id, values)
+            raise UpdateFinishedTrialError(f"trial {trial_id} has ended, or was deleted")
+        require_held(database_of(trial.storage), connection, trial_id)
+        _write(connection, tables()["trial_user_attributes"], "trial_id", trial_id, new)
+        for step, value in reports.items():  # where a trial goes on after a crash, it has reported its last step
+            number, kind = models().TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+            connection.execute(delete(steps).where(steps.c.trial_id == trial_id, steps.c.step == step))
+            row = {"step": step, "intermediate_value": number, "intermediate_value_type": kind}
+            connection.execute(insert(steps).values(trial_id=trial_id, **row))
 
     transaction(trial.storage, write)
-    known_of(trial).user_attrs.update(values)
+    known.user_attrs.update(values)
+    known.intermediate_values.update(reports)
 
 
-def new_trial(study: Study, lease: tuple[str, float], below: int | None = None) -> int:
-    """Create a running trial that has its lease from its first moment on."""
-    storage, study_id = storage_of(study), study_id_of(study)
-    if below is not None and len(all_trials(study)) >= below:
-        raise FullError
-    template = optuna.trial.create_trial(state=TrialState.RUNNING)
-    template.datetime_start = datetime.now()
-    database = database_of(storage)
-    if not isinstance(database, Database):
-        return storage.create_new_trial(study_id, template_trial=template)
-    with _making:
-        database.below, database.lease_of_new = below, lease
-        try:
-            return storage.create_new_trial(study_id, template_trial=template)
-        finally:
-            database.below = database.lease_of_new = None
+def add_trial(
+    study: Study,
+    trial: FrozenTrial,
+    is_due: Callable[[int], bool],
+    also: Callable[[Connection, int], None] | None = None,
+) -> int | None:
+    """Add a trial without params, unless its number is not due; returns its number within the storage."""
+    storage, study_id, trials = storage_of(study), study_id_of(study), tables()["trials"]
+    if database_of(storage) is None:
+        return storage.create_new_trial(study_id, template_trial=trial) if is_due(len(all_trials(study))) else None
 
+    def add(connection: Connection) -> int | None:
+        _lock_study(connection, study_id)
+        number = connection.execute(select(func.count()).where(trials.c.study_id == study_id)).scalar_one()
+        if not is_due(number):
+            return None
+        began = trial.datetime_start and trial.datetime_start.astimezone(UTC).replace(tzinfo=None)
+        row = insert(trials).values(study_id=study_id, number=number, state=trial.state, datetime_start=began)
+        made = connection.execute(row).inserted_primary_key
+        assert made is not None
+        for table, values in (
+            ("trial_system_attributes", trial.system_attrs),
+            ("trial_user_attributes", trial.user_attrs),
+        ):
+            _write(connection, tables()[table], "trial_id", made[0], values)
+        if also is not None:
+            also(connection, made[0])
+        return int(made[0])
 
-_making = threading.Lock()
-"""One thread at a time, because what it asks for is said to the storage."""
+    added = transaction(storage, add)
+    all_trials(study)  # so that Optuna's cache knows the trial
+    return added
 
 
 def _lock_study(connection: Connection, study_id: int) -> None:
     """Let other transactions that ask for this wait; the row is written to, so that every database does it."""
     studies = tables()["studies"]
-    connection.execute(update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name))
+    lock = update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name)
+    if connection.execute(lock).rowcount != 1:
+        raise KeyError(f"no study has the id {study_id}")
 
 
 def _write(connection: Connection, table: Table, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:
     """Put rows into one of Optuna's attribute tables, in the place of those with the same keys."""
-    written = [{owner: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
-    connection.execute(delete(table).where(table.c[owner] == owner_id, table.c.key.in_(list(values))))
-    if written:
+    if values:
+        connection.execute(delete(table).where(table.c[owner] == owner_id, table.c.key.in_(list(values))))
+        written = [{owner: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
         connection.execute(insert(table), written)

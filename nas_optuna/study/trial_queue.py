@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.files import read_text
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.lease import exclusively
 from nas_optuna.study.optuna_internals import all_trials, enqueued_params
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.transactions import add_trial
 
 if TYPE_CHECKING:
     from nas_optuna.costs.limits import Limits
@@ -66,15 +66,34 @@ def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin:
     study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
 
 
+def enqueue_new(
+    study: Study,
+    space: SearchSpace,
+    params: Mapping[str, Any],
+    origin: str,
+    states: Collection[TrialState] = tuple(TrialState),
+) -> bool:
+    """Enqueue params unless a trial of these states has them, however many processes do so at once."""
+    wanted = dict(space.architecture(params).params)
+    chosen, marked = {"fixed_params": wanted}, {TrialKey.ORIGIN: origin}
+    waiting = create_trial(state=TrialState.WAITING, system_attrs=chosen, user_attrs=marked)
+    while True:
+        known = all_trials(study)
+        if any(trial.state in states and _has(trial, wanted) for trial in known):
+            return False
+        if add_trial(study, waiting, len(known).__eq__) is not None:  # nobody has added another one meanwhile
+            return True
+
+
+def _has(trial: FrozenTrial, params: Mapping[str, Any]) -> bool:
+    return params.items() <= (enqueued_params(trial) or trial.params).items()
+
+
 def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """Put params into the queue, unless they wait there already; also where several processes do so at once."""
-    architecture = space.architecture(params)
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    for place, trial in enumerate(waiting, start=1):
-        if (enqueued_params(trial) or trial.params) == dict(params):
-            return place
-    _enqueue_unless(study, architecture, origin, (TrialState.WAITING,))
-    return len(waiting) + 1
+    """Enqueue params unless they wait already; return how many trials have to begin until they have begun."""
+    enqueue_new(study, space, params, origin, (TrialState.WAITING,))
+    waiting = all_trials(study, (TrialState.WAITING,))
+    return next((place for place, trial in enumerate(waiting, start=1) if _has(trial, params)), 1)
 
 
 def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> Architecture | None:
@@ -87,26 +106,8 @@ def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limit
     reference = None if known is None or begun else nearest_inside(space, costs, limits, known)
     if reference is None:
         return None
-    _enqueue_unless(study, reference, REFERENCE)
+    enqueue_new(study, space, reference.params, REFERENCE)
     return reference
-
-
-def _enqueue_unless(
-    study: Study, architecture: Architecture, origin: str, states: tuple[TrialState, ...] | None = None
-) -> bool:
-    """Enqueue an architecture unless a trial of these states has it, however many processes do so at once."""
-    wanted = dict(architecture.params).items()
-    with exclusively(study):
-        known = (enqueued_params(trial) or trial.params for trial in all_trials(study, states))
-        is_new = not any(wanted <= params.items() for params in known)
-        if is_new:
-            study.enqueue_trial(dict(wanted), user_attrs={TrialKey.ORIGIN: origin})
-    return is_new
-
-
-def enqueue_new(study: Study, space: SearchSpace, wanted: Iterable[Mapping[str, Any]], origin: str) -> int:
-    """Enqueue params that no trial of the study has yet; return how many there were."""
-    return sum(_enqueue_unless(study, space.architecture(params), origin) for params in wanted)
 
 
 def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> dict[str, Architecture]:
@@ -125,5 +126,5 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits
     found = {name: best_in_cost(space, costs, name, direction) for name, direction in directions.items()}
     found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
     for architecture in found.values():  # another process that begins at the same time may have run them already
-        _enqueue_unless(study, architecture, "cheapest")
+        enqueue_new(study, space, architecture.params, "cheapest")
     return found

@@ -73,6 +73,8 @@ def attributes_of(rows: Iterable[Row]) -> dict[str, Any]:
     """What rows of keys and JSON say."""
     found = {}
     for key, text in rows:
+        if not isinstance(key, str):
+            raise Unreadable("the name of an attribute is not text")
         try:
             found[key] = json.loads(text)
         except (ValueError, TypeError, RecursionError):

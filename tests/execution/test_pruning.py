@@ -23,7 +23,7 @@ def objective(trial: Trial) -> tuple[float, float]:
     accuracy = 0.5 + 0.1 * size - 0.1 * waste
     trial.set_user_attr("nas_optuna:macs", size)
     for epoch in range(1, EPOCHS + 1):
-        report(trial, accuracy * (1 - 0.5**epoch), epoch)
+        report(trial, accuracy * (1 - 0.5**epoch), epoch, {})
         if epoch < EPOCHS and should_prune(trial, {"macs": size}):
             raise optuna.TrialPruned
     return accuracy * (1 - 0.5**EPOCHS), size

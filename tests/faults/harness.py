@@ -34,7 +34,7 @@ from nas_optuna import ConvSpace, Objective, Recipe, load_data
 from nas_optuna.cli import main
 from nas_optuna.errors import StudyExists
 from nas_optuna.execution.evaluator import Measurement
-from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.events import Callback, Callbacks, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import DataSpec, StudySpec
@@ -212,7 +212,7 @@ def begin(place: Place, trials: int, gate: Barrier) -> None:
         create_study(storage, "s", StudySpec(), SPACE)
     study = load_study(storage, "s")
     study.sampler, study.pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
-    scored.callbacks.add(notes)
+    scored.callbacks = Callbacks([notes])
     assert run(study, scored, trials=trials, callbacks=[notes]).trials == trials
 
 
@@ -235,7 +235,7 @@ def killed_script(place: Place, gate: Barrier) -> None:
     """Be a plain script of Optuna's users, with a plain storage, which is killed after the first epoch."""
     scored = objective(place.folder / "checkpoints")
     _Notes(place.folder).note_trainings()
-    scored.callbacks.add(Kill())
+    scored.callbacks = Callbacks([Kill()])
     optuna.load_study(study_name="s", storage=place.address).optimize(scored, n_trials=2)
 
 

@@ -295,7 +295,7 @@ def fronts(trial: optuna.Trial) -> tuple[float, int]:
     final = 0.5 + 0.05 * width**0.5 + 0.02 * depth
     trial.set_user_attr("nas_optuna:macs", width)
     for epoch in range(1, EPOCHS + 1):
-        report(trial, final * epoch / EPOCHS, epoch)
+        report(trial, final * epoch / EPOCHS, epoch, {})
         if epoch < EPOCHS and should_prune(trial, {"macs": width}):
             raise optuna.TrialPruned
     return final, width

@@ -4,18 +4,23 @@ import time
 from typing import Any
 
 import optuna
-from sqlalchemy import select
+from sqlalchemy import Connection, delete, insert, select
 
-from nas_optuna.study import lease_table
-from nas_optuna.study.lease_table import LEASES
+from nas_optuna.study.lease_table import LEASES, has_leases
 from nas_optuna.study.optuna_internals import storage_of
 from nas_optuna.study.transactions import transaction
 
 
 def give(study: optuna.Study, trial_id: int, worker: object, lasts: float = 300.0) -> None:
     """Let a worker have a trial for so many seconds from now on, whoever has it."""
-    lease_table.has_leases(study)
-    transaction(storage_of(study), lambda c: lease_table.give(c, trial_id, str(worker), lasts))
+    has_leases(study)
+
+    def change(connection: Connection) -> None:
+        connection.execute(delete(LEASES).where(LEASES.c.trial_id == trial_id))
+        row = {"trial_id": trial_id, "worker": str(worker), "until": time.time() + lasts}
+        connection.execute(insert(LEASES).values(row))
+
+    transaction(storage_of(study), change)
 
 
 def of(study: optuna.Study, trial_id: int) -> tuple[str, float] | None:
