@@ -36,7 +36,7 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
             else:
                 where = f"process {worker.process} on {worker.host}"
                 logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
-        elif lease is None and not again and _is_nobodys(study, trial):
+        elif lease is None and not again and _has_no_lease(study, trial):
             unseen.append(str(trial.number))
     if ended:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
@@ -80,7 +80,7 @@ def take_unclosed(study: Study) -> list[FrozenTrial]:
     return [t for t, lease in found if t.state.is_finished() and take(study, trial_id_of(t), lease)]
 
 
-def _is_nobodys(study: Study, trial: FrozenTrial) -> bool:
+def _has_no_lease(study: Study, trial: FrozenTrial) -> bool:
     """Whether a trial runs still, and still without a lease: it was read before the leases were."""
     found = read_trial(study, trial_id_of(trial))
     return found.state == TrialState.RUNNING and trial_id_of(trial) not in leases_of(study)
