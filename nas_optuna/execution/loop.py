@@ -178,7 +178,7 @@ class _Run:
             giving_up(optuna_internals.storage_of(self.study), lambda: self.stop.asked),
             optuna_internals.stoppable(self.study) as stopped,
         ):
-            lease.require_steps(self.study)
+            lease.require_transactions(self.study)
             self._take_over()
             lease.advise(self.study)
             looked = time.monotonic()

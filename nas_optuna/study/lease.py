@@ -231,7 +231,7 @@ def set_state(study: Study, trial_id: int, state: TrialState) -> bool:
 # --- storages ---------------------------------------------------------------------------------------------------------
 
 
-def require_steps(study: Study) -> None:
+def require_transactions(study: Study) -> None:
     """Refuse a storage in which trials could be lost without a word."""
     if isinstance(storage_of(study), GrpcStorageProxy):
         raise StudyError(refusal("grpc"))
