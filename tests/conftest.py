@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from hypothesis import HealthCheck, settings
 
 from nas_optuna import ConvSpace, Objective, SearchData, load_data
 from nas_optuna.cli import main
@@ -20,6 +21,9 @@ from tests.processes import Server
 
 # Shells start background jobs with Ctrl-C ignored, and so would be the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A busy machine pauses within an example, and while examples are drawn.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
