@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.commands import study_names
 from nas_optuna.cli.options import Trial, TrustedStudyOptions, is_given, option
-from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
+from nas_optuna.cli.printing import STDOUT, print_json, print_table, say, write_out
 from nas_optuna.errors import SpecError, StudyError
-from nas_optuna.quantities import duration
-
-if TYPE_CHECKING:
-    from nas_optuna.report.comparison import Summary
 
 HOST = "127.0.0.1"
 
@@ -78,9 +74,7 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
-    from nas_optuna.quantities import count
-    from nas_optuna.report.comparison import comparison_page, differences, require_comparable, summary_of
-    from nas_optuna.study.standard_errors import with_error
+    from nas_optuna.report.comparison import columns_for, comparison_page, differences, require_comparable, summary_of
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 
@@ -97,20 +91,7 @@ def compare(
     elif json:
         print_json([summary.to_dict() for summary in summaries])
     else:
-
-        def best(summary: Summary) -> str | None:
-            return None if summary.best is None else with_error(objective, summary.best, summary.error, count)
-
-        columns = [
-            Column("study", lambda s: s.study),
-            Column(objective, best, right=True),
-            Column("complete", lambda s: s.complete, right=True, rank=1),
-            Column("trials", lambda s: s.trials, right=True),
-            Column("time", lambda s: duration(s.seconds), right=True, rank=2),
-            Column("sampler", lambda s: s.sampler, rank=3),
-            Column("architecture", lambda s: s.architecture, shortest=12, rank=4),
-        ]
-        print_table("comparison", columns, summaries)
+        print_table("comparison", columns_for(objective), summaries)
     if out is not None:
         write_out(out, comparison_page(loaded, summaries))
 

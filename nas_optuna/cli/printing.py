@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from nas_optuna.cli.streams import discard
-from nas_optuna.cli.tables import Column as Column
 from nas_optuna.cli.tables import print_facts as print_facts
 from nas_optuna.cli.tables import print_table as print_table
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
 from nas_optuna.files import write_file
 from nas_optuna.masking import mask_urls
+from nas_optuna.report.columns import Column as Column
 
 STDOUT = Path("-")
 """What ``--out -`` names."""

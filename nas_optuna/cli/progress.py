@@ -193,7 +193,8 @@ class RunDisplay(Callback):
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and say on a plain terminal what it was."""
         from nas_optuna.quantities import plural
-        from nas_optuna.report.trial_facts import objectives_of, remarks_of
+        from nas_optuna.report.facts import objectives_of, remarks_of
+        from nas_optuna.report.selection import objective_names
         from nas_optuna.study.records import TrialRecord
 
         if self._study is None or ended is None:
@@ -202,8 +203,7 @@ class RunDisplay(Callback):
         self._refresh()
         if not self._bars.are_live:
             record = TrialRecord.of(ended)
-            names = self._study.metric_names or ["value"] * len(record.values)
-            values = " ".join(text for _, text in objectives_of(record, names)) or "-"
+            values = " ".join(text for _, text in objectives_of(record, objective_names(self._study))) or "-"
             notes = "".join(f"  ({remark})" for remark in remarks_of(record))
             say(
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +19,7 @@ from nas_optuna.quantities import duration
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import Winners
     from nas_optuna.study.pareto import Front
     from nas_optuna.study.records import TrialRecord
@@ -45,7 +46,6 @@ def best(
     """
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import gain_of, no_complete_trial, require_error, winners
-    from nas_optuna.report.trial_facts import objectives_of
     from nas_optuna.study.hints import command
     from nas_optuna.study.records import TrialRecord
     from nas_optuna.study.standard_errors import standard_error
@@ -73,14 +73,17 @@ def best(
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
     names, named = facts.names, ("--study", study.study_name)
-    values = objectives_of(record, names, images)
-    rows = _rows(record, names, values, gain.beside if gain else None, shown.params)
+    figures = facts.described(record)
+    beside = [("to compare with", gain.beside)] if gain and gain.beside else []
+    rows = [*figures, *beside, *shown.params.items()]
     print_facts(f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}", rows)
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
         say(f"It is {rank} in {names[0]} alone; {command(study, 'pareto', *named)} shows the front.")
-    error = "; ± is one standard error" if any("±" in text for _, text in values) else ""
-    _say_what_chose(names[0], images, error)
+    error = "; ± is one standard error" if any("±" in str(text) for _, text in figures) else ""
+    on = f" on {images:,} images" if images else ""
+    chosen = ", which selected it" if names[0] in ACCURACIES else ""
+    say(f"These are validation figures{on}{chosen}{error}.")
     for remark in gain.remarks() if gain else ():
         say(remark)
     if not latencies:
@@ -88,33 +91,6 @@ def best(
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = command(study, "export", *named, *which, "--out", "model")
     say_next([(command(study, "retrain", *named, *which), "train it in full, and test it"), (take, "take it away")])
-
-
-def _say_what_chose(objective: str, images: int | None, error: str) -> None:
-    on = f" on {images:,} images" if images else ""
-    chosen = ", which selected it" if objective in ACCURACIES else ""
-    say(f"These are validation figures{on}{chosen}{error}.")
-
-
-def _rows(
-    record: TrialRecord,
-    names: Sequence[str],
-    values: Sequence[tuple[str, str]],
-    beside: str | None,
-    params: Mapping[str, object],
-) -> list[tuple[str, object]]:
-    """What the table says of the winner."""
-    from nas_optuna.report.trial_facts import described_costs
-
-    return [
-        ("trial", record.number),
-        *values,
-        *([("beside", beside)] if beside else []),
-        ("architecture", record.architecture),
-        *((cost.label or cost.name, cost.text(value)) for cost, value in described_costs(record, names)),
-        ("epochs", record.epochs),
-        *params.items(),
-    ]
 
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
@@ -167,6 +143,7 @@ def pareto(
     json: options.Json = False,
 ) -> None:
     """Show the trials that no other trial beats in every objective, and the hypervolume that they dominate."""
+    from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import no_complete_trial
     from nas_optuna.study.pareto import front_of
     from nas_optuna.study.studies import study_spec
@@ -179,15 +156,16 @@ def pareto(
     if json:
         print_json(front.to_dict())
         return
-    _print_front(study.study_name, front)
+    _print_front(StudyFacts(study), front)
 
 
 def print_front(study: Study) -> None:
     """Print the front of a study that has several objectives, and nothing of another."""
+    from nas_optuna.report.facts import StudyFacts
     from nas_optuna.study.pareto import front_of
 
     if len(study.directions) > 1:
-        _print_front(study.study_name, front_of(study))
+        _print_front(StudyFacts(study), front_of(study))
 
 
 def say_feasible(study: Study) -> None:
@@ -202,16 +180,13 @@ def say_feasible(study: Study) -> None:
         )
 
 
-def _print_front(name: str, front: Front) -> None:
+def _print_front(facts: StudyFacts, front: Front) -> None:
     from nas_optuna.objectives import describe
     from nas_optuna.quantities import plural
 
-    columns = (
-        Column("trial", lambda record: record.number, right=True),
-        *record_columns(front.records, front.objectives, kept=len(front.objectives), time=False),
-        Column("architecture", lambda record: record.architecture, shortest=28),
-    )
-    print_table(f"front of study {name}: {plural(len(front.records), 'trial')}", columns, front.records)
+    columns = facts.columns(front.records, kept=len(front.objectives))
+    title = f"front of study {facts.study.study_name}: {plural(len(front.records), 'trial')}"
+    print_table(title, columns, front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
 
@@ -231,52 +206,40 @@ def _reference(given: list[str]) -> dict[str, float]:
 
 def print_ranking(study: Study, *, everything: bool = False) -> None:
     """Print the best trials of a study, or all, best first, and how many there are in each state."""
-    from nas_optuna.report.facts import StudyFacts
+    from nas_optuna.report.facts import StudyFacts, remarks_of
 
     facts = StudyFacts(study)
-    records, names, found = facts.records, facts.names, facts.winners
+    records, found = facts.records, facts.winners
     listed = records if everything else records[:SHOWN]
     tied = found.numbers if found and len(found.tied) > 1 else frozenset()
     places = {record.number: place for place, record in enumerate(listed, start=1)}
+
+    def note(record: TrialRecord) -> str:
+        return ", ".join([*["tied"] * (record.number in tied), *remarks_of(record)])
+
     unfinished = any(record.state != "complete" for record in listed)
+    number, *figures, architecture = facts.columns(listed)
     columns = [
         Column("rank", lambda record: places[record.number], right=True, rank=5),
-        Column("trial", lambda record: record.number, right=True),
+        number,
         Column("state", lambda record: record.state if unfinished else None, rank=4),
-        *record_columns(listed, names, facts.images),
-        Column("architecture", lambda record: record.architecture, shortest=28),
-        Column("note", lambda record: _note(record, tied=record.number in tied), shortest=16, rank=6),
+        *figures,
+        Column("time", lambda record: duration(record.seconds) if record.seconds else None, right=True, rank=99),
+        architecture,
+        Column("note", note, shortest=16, rank=6),
     ]
     print_table(f"study {study.study_name}", columns, listed)
     more = "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"
     write(f"{_counts(records)}{more}\n")
     if tied:
-        write(f"tied{' in accuracy' if len(names) > 1 else ''}: {len(tied)} trials within 1 standard error\n")
+        write(f"tied{' in accuracy' if len(facts.names) > 1 else ''}: {len(tied)} trials within 1 standard error\n")
     write("\n")
-
-
-def record_columns(
-    records: Sequence[TrialRecord], names: Sequence[str], images: int | None = None, *, kept: int = 1, time: bool = True
-) -> list[Column]:
-    """The columns of trials' figures, of whose objectives the first `kept` are never left out."""
-    from nas_optuna.report.trial_facts import figure_columns
-
-    spent = Column("time", lambda r: duration(r.seconds) if r.seconds else None, right=True, rank=99)
-    found: list[Column] = []
-    ranks = {"objective": [0] * kept + [2] * len(names), "effort": [5], "cost": [3, *range(8, 99)]}
-    for column in figure_columns(records, names, images):
-        rank = ranks[column.kind].pop(0)
-        shortest = 15 if column.kind == "objective" else None
-        found.append(Column(column.heading, column.of, right=True, rank=rank, shortest=shortest))
-        found += [spent] if column.kind == "effort" and time else []
-    return found
 
 
 def print_winner(study: Study) -> None:
     """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
     from nas_optuna.quantities import plural
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.report.trial_facts import described_costs, objectives_of
+    from nas_optuna.report.facts import StudyFacts, described_costs, objectives_of
     from nas_optuna.study.best import best_trial
     from nas_optuna.study.records import TrialRecord
 
@@ -299,13 +262,6 @@ def print_winner(study: Study) -> None:
     )
     for remark in gain.remarks() if gain else ():
         say(remark)
-
-
-def _note(record: TrialRecord, *, tied: bool) -> str:
-    from nas_optuna.report.trial_facts import remarks_of
-    from nas_optuna.study.trial_queue import REFERENCE
-
-    return ", ".join([*[REFERENCE] * (record.origin == REFERENCE), *["tied"] * tied, *remarks_of(record)])
 
 
 def _counts(records: Sequence[TrialRecord]) -> str:

@@ -122,7 +122,6 @@ def _search(plan: RunOptions, experiment: Experiment, study: Study, executor: Ex
     from nas_optuna.execution.loop import interruptible
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.execution.trial_files import KeepBest
-    from nas_optuna.report.figures import save_entropy
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.trackers import create_trackers
 
@@ -161,7 +160,6 @@ def _search(plan: RunOptions, experiment: Experiment, study: Study, executor: Ex
             )
     if ending.reason:
         say(f"ended: {ending.reason}")
-    save_entropy(study)
     return outcome
 
 

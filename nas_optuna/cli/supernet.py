@@ -13,7 +13,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import TrustedStudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, write_out
 from nas_optuna.cli.specs import SpecOptions, create, find_target, keys_of
-from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.errors import Interrupted
 from nas_optuna.quantities import duration
 
 if TYPE_CHECKING:
@@ -91,8 +91,6 @@ def train(
     """
     from nas_optuna.cli.progress import SupernetDisplay, bars
     from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.report.figures import save_alpha_figure
-    from nas_optuna.study.supernet_result import find_result
     from nas_optuna.trackers import create_trackers
 
     stop = StopRequest()
@@ -102,7 +100,6 @@ def train(
         display = SupernetDisplay(shown)
         step = partial(_stepped, display, stop)
         study, training = _prepare(stored, wanted, known, spec, step)
-        stopped: TrainingError | None = None
         try:
             with interruptible(stop):
                 result = training.train([display, *trackers])
@@ -110,12 +107,6 @@ def train(
             where = "in the short trainings" if len(training.history) == training.length else ""
             say(f"stopped {where or f'after epoch {len(training.history)}'}; the same command goes on from there")
             return 130
-        except TrainingError as error:
-            stopped = error
-    if (found := find_result(study)) is not None:
-        save_alpha_figure(study, training.whole, found, training.history)
-    if stopped is not None:
-        raise stopped
     return _print_trained(study, training, result, json)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.cli.streams import plain
 from nas_optuna.errors import printable, shortened
+from nas_optuna.report.columns import Column
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,18 +22,6 @@ _FOLDED = 24
 """The least width of a column whose text is folded."""
 _NARROWEST = 8
 """The width to which a cell is shortened where nothing else is left to leave out."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table; `of` gives its cell of a row, which otherwise is a sequence of cells."""
-
-    heading: str
-    of: Callable[[Any], object] | None = None
-    right: bool = False
-    shortest: int | None = None  # the width to which its cells may be shortened before other columns are left out
-    wrap: bool = False  # whether its text may be folded over several lines
-    rank: int = 0  # where the terminal is too narrow, the highest goes first; 0 stays, others go where they are empty
 
 
 def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]) -> None:

@@ -13,9 +13,11 @@ from optuna.study import Study
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, shown
 from nas_optuna.metrics import ACCURACIES
+from nas_optuna.objectives import describe
 from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
+from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.facts import StudyFacts, best_so_far
 from nas_optuna.report.rendering import render
 from nas_optuna.study.best import best_trial, complete_trials
@@ -55,6 +57,24 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
+
+
+def columns_for(objective: str) -> list[Column]:
+    """The columns of a table of summaries."""
+
+    def best(summary: Summary) -> str | None:
+        return None if summary.best is None else with_error(objective, summary.best, summary.error)
+
+    return [
+        Column("study", lambda s: s.study),
+        Column(describe(objective).heading, best, right=True),
+        Column("complete", lambda s: s.complete, right=True, rank=1),
+        Column("trials", lambda s: s.trials, right=True),
+        Column("training time", lambda s: duration(s.seconds), right=True, rank=2),
+        Column("sampler", lambda s: s.sampler, rank=3),
+        Column("pruner", lambda s: s.pruner, rank=5),
+        Column("architecture", lambda s: s.architecture, shortest=12, rank=4),
+    ]
 
 
 def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
@@ -138,16 +158,9 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         style = f"line s{i % 4}"
         by_trials.append(Series(steps, style, name=study.study_name))
         by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=study.study_name))
-    rows = [
-        (s.study, None if s.best is None else with_error(name, s.best, s.error), s.complete, s.trials,
-         duration(s.seconds), s.sampler, s.pruner, s.architecture)
-        for s in summaries
-    ]  # fmt: skip
-    columns = ("study", name, "complete", "trials", "training time", "sampler", "pruner", "architecture")
     return render(
         "comparison.html.j2",
-        columns=columns,
-        rows=rows,
+        **filled(columns_for(name), summaries),
         differences=differences(studies),
         by_trials=charts.plot(by_trials, "trial", name),
         by_seconds=charts.plot(by_seconds, "seconds of training, all trials", name),

@@ -1,11 +1,11 @@
-"""The facts of a study that tables, notes and pages share; each is read once."""
+"""The facts of a study and of its trials that tables, notes and pages share; each is read once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,20 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.objectives import describe
-from nas_optuna.quantities import plural
+from nas_optuna.quantities import Quantity, plural
 from nas_optuna.report import charts
-from nas_optuna.report.selection import Winners, gain_of, remembered_images, validation_images, winners
-from nas_optuna.report.trial_facts import figures_of
+from nas_optuna.report.columns import Column
+from nas_optuna.report.selection import Winners, gain_of, objective_names, remembered_images, validation_images, winners
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.best import complete_trials
 from nas_optuna.study.gain import Gain
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.records import TrialRecord, ranked
+from nas_optuna.study.records import TrialRecord, cost_names, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
+from nas_optuna.study.standard_errors import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.trial_queue import REFERENCE
 
 Section = dict[str, Any]
 """What a template shows of one section."""
@@ -52,9 +54,7 @@ class StudyFacts:
         self.trials = self.study.get_trials(deepcopy=False)
         self.complete = complete_trials(self.study)
         self.maximize = maximizes(self.study)
-        several = len(self.study.directions) > 1
-        numbered = [f"value {i}" for i in range(len(self.study.directions))]
-        self.names: list[str] = self.study.metric_names or (numbered if several else ["value"])
+        self.names = objective_names(self.study)
 
     @cached_property
     def spec(self) -> StudySpec:
@@ -92,9 +92,18 @@ class StudyFacts:
         """What the search has brought, where its first objective is accuracy."""
         return gain_of(self.study)
 
-    def figures(self, trial: FrozenTrial) -> list[tuple[str, str]]:
-        """A trial's figures for a person: name and value with its unit."""
-        return figures_of(TrialRecord.of(trial), self.names, self.images)
+    def described(self, record: TrialRecord) -> list[tuple[str, object]]:
+        """What a table of one trial says: its number, its architecture and its figures, with their units."""
+        named = [("trial", record.number), ("architecture", record.architecture)]
+        return [*named, *figures_of(record, self.names, self.images), ("epochs", record.epochs)]
+
+    def columns(self, records: Sequence[TrialRecord], *, kept: int = 1) -> list[Column]:
+        """The columns of a table of trials: number, figures, architecture; see `figure_columns`."""
+        return [
+            Column("trial", lambda record: record.number, right=True),
+            *figure_columns(records, self.names, self.images, kept=kept),
+            Column("architecture", lambda record: record.architecture, shortest=28),
+        ]
 
     @property
     def first(self) -> str:
@@ -109,6 +118,63 @@ class StudyFacts:
 def _limit(name: str, limit: float) -> str:
     cost = describe(name)
     return f"{cost.heading} at {'least' if cost.maximize else 'most'} {cost.number(limit)}"
+
+
+def objectives_of(record: TrialRecord, names: Sequence[str], images: int | None = None) -> list[tuple[str, str]]:
+    """Objectives and their values, an accuracy with its error on so many images; none where the trial has none."""
+    error = standard_error(record, images)
+    return [(name, with_error(name, value, error)) for name, value in zip(names, record.values, strict=False)]
+
+
+def described_costs(record: TrialRecord, but: Sequence[str] = ()) -> list[tuple[Quantity, float]]:
+    """What the network costs, without those costs that are objectives."""
+    return [(describe(name), record.costs[name]) for name in cost_names([record], but)]
+
+
+def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
+    """A trial's figures for a person: name and value with its unit."""
+    rows = [
+        (name, text)
+        for name, text in objectives_of(record, names, images)
+        if name.partition(":")[0] not in record.costs
+    ]
+    if record.accuracy is not None and "accuracy" not in names:
+        rows.append(("accuracy", with_error("accuracy", record.accuracy, standard_error(record, images))))
+    rows += [(cost.label or cost.name, cost.text(value)) for cost, value in described_costs(record)]
+    rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
+    return rows + ([("proposed by", record.origin)] if record.origin else [])
+
+
+def remarks_of(record: TrialRecord) -> list[str]:
+    """What is special about a trial and how it ended, if anything is."""
+    remarks = [REFERENCE] if record.origin == REFERENCE else []
+    remarks += [f"continues trial {record.continues}"] if record.continues is not None else []
+    remarks += [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
+    return remarks + ([record.cause] if record.cause else [])
+
+
+def figure_columns(
+    records: Sequence[TrialRecord], names: Sequence[str], images: int | None, *, kept: int = 1
+) -> list[Column]:
+    """The figures that any of the records has: objectives, of which the first `kept` stay, epochs, other costs."""
+
+    def objective(place: int, record: TrialRecord) -> str | None:
+        values = objectives_of(record, names, images)
+        return values[place][1] if place < len(values) else None
+
+    def cost(quantity: Quantity, record: TrialRecord) -> str | None:
+        return quantity.brief(record.costs[quantity.name]) if quantity.name in record.costs else None
+
+    found = [
+        Column(describe(name).heading, partial(objective, place), right=True, shortest=15, rank=2 * (place >= kept))
+        for place, name in enumerate(names)
+    ]
+    found.append(Column("epochs", lambda record: record.epochs or None, right=True, rank=5))
+    ranks = (3, *range(8, 99))  # the first cost stays longer than epochs and time do
+    return found + [
+        Column(each.heading, partial(cost, each), right=True, rank=rank)
+        for each, rank in zip(map(describe, cost_names(records, names)), ranks, strict=False)
+    ]
 
 
 def titles_of(trials: Sequence[FrozenTrial]) -> list[str]:

@@ -17,17 +17,16 @@ from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.markdown import code, plain, table
 from nas_optuna.quantities import plural
 from nas_optuna.report import artifacts
+from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.dashboard_notes import dashboard_note, has_note, note_in
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import StudyFacts
-from nas_optuna.report.figures import save_figures
-from nas_optuna.report.selection import remembered_images
-from nas_optuna.report.trial_facts import figures_of
+from nas_optuna.report.facts import StudyFacts, figures_of
+from nas_optuna.report.selection import objective_names, remembered_images
 from nas_optuna.study.best import front_trials
 from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import all_trials, study_system_attributes, trial_id_of
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import accuracy_on_test
 from nas_optuna.study.studies import maximizes
@@ -94,21 +93,12 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         parts.append("No trial was trained to the end yet.")
         return "\n\n".join(parts)
     parts.append("## The front" if len(names) > 1 else "## The best")
-    several = {found.best.number: "best", found.cheapest.number: "the cheapest as good"} | {found.best.number: "best"}
     ends = {trial.number: trial for trial in (found.best, found.cheapest)}
-    shown = front_trials(facts.study)[:FRONT] if len(names) > 1 else list(ends.values())
-    shown.sort(key=lambda trial: trial.values[0], reverse=facts.maximize)
-    found_of = {trial.number: dict(facts.figures(trial)) for trial in shown}
-    columns = list(found_of[shown[0].number])
-    rows = [
-        [
-            f"{trial.number}" + (f" ({several[trial.number]})" if len(names) == 1 and len(shown) > 1 else ""),
-            *(found_of[trial.number].get(name, "") for name in columns),
-            TrialRecord.of(trial).architecture,
-        ]
-        for trial in shown
-    ]
-    parts.append(_table(["trial", *columns, "architecture"], rows))
+    shown = ranked(front_trials(facts.study)[:FRONT] if len(names) > 1 else ends.values(), facts.maximize)
+    cheapest = found.cheapest.number if len(names) == 1 and len(ends) > 1 else None
+    note = Column("note", lambda record: "the cheapest as good" if record.number == cheapest else "", rank=1)
+    table_of = filled([*facts.columns(shown), note], shown)
+    parts.append(_table(table_of["columns"], table_of["rows"]))
     if facts.gain is not None:
         parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
     if picture := artifacts.address(study, attributes, trial_id_of(found.best), artifacts.DRAWING):
@@ -143,7 +133,7 @@ class NoteWriter(Callback):
 
     def run_started(self, run: Run) -> None:
         """Read what all notes need, and write those of trials whose process was killed before it wrote them."""
-        self._names = run.study.metric_names or ("value",)
+        self._names = objective_names(run.study)
         self._images = remembered_images(run.study)
         if run.kind == "search":
             known = study_system_attributes(run.study)
@@ -161,10 +151,9 @@ class NoteWriter(Callback):
             write_study_note(study)
 
     def run_finished(self, run: Run) -> None:
-        """Write the study's note with the final numbers, and figures that the dashboard has not."""
+        """Write the study's note with the final numbers."""
         if run.kind == "search":
             write_study_note(run.study)
-            save_figures(run.study)
 
     def _write(self, study: Study, ended: FrozenTrial) -> None:
         kept = self._drawn(ended)
@@ -196,7 +185,7 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
     artifacts.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
     attributes = study_system_attributes(study)
     drawing = artifacts.address(study, attributes, number, artifacts.DRAWING)
-    body = trial_note(trial, study.metric_names or ("value",), remembered_images(study), drawing)
+    body = trial_note(trial, objective_names(study), remembered_images(study), drawing)
     seeds = len(report.seeds)
     own = f" (mean of {seeds} seeds; the network in {code(file.name)}: {report.accuracies[0]:.4f})" * (seeds > 1)
     body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report.to_dict())}{own}\n\n"

@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.masking import mask_urls
@@ -25,15 +25,15 @@ from nas_optuna.objectives import describe
 from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
+from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, titles_of
+from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, remarks_of, titles_of
 from nas_optuna.report.kept import mistakes_of_winner
 from nas_optuna.report.parameters import LEAST_FOR_IMPORTANCE, what_mattered
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
 from nas_optuna.report.supernet import supernet_section
-from nas_optuna.report.trial_facts import EXACT, figure_columns
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.best import front_trials
 from nas_optuna.study.optuna_internals import url_of
@@ -101,20 +101,16 @@ def _winner(facts: StudyFacts) -> Section | None:
         undrawn = str(error)
     width = re.search(r'<svg[^>]* width="(\d+)"', drawing)
     return {
-        "figures": _figures(facts, found.best),
+        "figures": facts.described(TrialRecord.of(found.best)),
         "gain": gain if gain and gain.beside else None,
-        "cheapest": _figures(facts, found.cheapest) if found.cheapest.number != found.best.number else None,
+        "cheapest": facts.described(TrialRecord.of(found.cheapest))
+        if found.cheapest.number != found.best.number
+        else None,
         "error": found.error if len(facts.complete) > 1 else None,
         "drawing": drawing,
         "undrawn": undrawn,
         "wide": width is not None and int(width[1]) >= 500,
     }
-
-
-def _figures(facts: StudyFacts, trial: FrozenTrial) -> list[tuple[str, object]]:
-    record = TrialRecord.of(trial)
-    named = [("trial", record.number), ("architecture", record.architecture)]
-    return [*named, *facts.figures(trial), ("epochs", record.epochs)]
 
 
 def _test(facts: StudyFacts) -> Section | None:
@@ -152,17 +148,8 @@ def _ranking(facts: StudyFacts) -> Section | None:
     if not records or len(facts.complete) == 1:
         return None
     shown = records[:10] + [record for record in records[10:] if record.origin == REFERENCE][:1]
-    figures = figure_columns(shown, facts.names, facts.images, EXACT)
-    rows = [
-        (
-            record.number,
-            *(column.of(record) for column in figures),
-            f"{record.architecture} (reference)" if record.origin == REFERENCE else record.architecture,
-        )
-        for record in shown
-    ]
-    headings = [_named(column.heading) if column.kind == "objective" else column.heading for column in figures]
-    return {"found": len(records), "columns": ["trial", *headings, "architecture"], "rows": rows}
+    remarks = Column("note", lambda record: ", ".join(remarks_of(record)), rank=6)
+    return {"found": len(records), **filled([*facts.columns(shown), remarks], shown)}
 
 
 def _progress(facts: StudyFacts) -> Section | None:
@@ -189,7 +176,12 @@ def _progress(facts: StudyFacts) -> Section | None:
     if facts.winners and len(strong) > 1:
         curves.append(Series(curve_of(facts.winners.best), "line s1", name="the winner"))
     compared = _named(facts.first) if len(facts.names) == 1 else "what trials are pruned by"
-    return {"history": history, "curves": charts.plot(curves, "epoch", compared)}
+    sure = [(t.number, entropy) for t in facts.trials if (entropy := attribute(t, TrialKey.ENTROPY)) is not None]
+    return {
+        "history": history,
+        "curves": charts.plot(curves, "epoch", compared),
+        "entropy": charts.plot([Series(sure, "line s0")], "trial", "nats for each choice") if sure else None,
+    }
 
 
 def _named(objective: str) -> str:

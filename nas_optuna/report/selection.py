@@ -48,7 +48,7 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
     """What the best or `chosen` trial has brought; None without one, or where the first objective is no accuracy."""
     images, trials = remembered_images(study), longest_trained(complete_trials(study))
     best = chosen or best_of(study, trials)
-    if best is None or images is None or _first_objective(study) not in ACCURACIES:
+    if best is None or images is None or objective_names(study)[0] not in ACCURACIES:
         return None
     attributes = study.user_attrs
     majority: float | None = attributes.get(StudyKey.DATA, {}).get("majority")
@@ -124,7 +124,7 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
     best = best_of(study, trials)
     if best is None:
         return None
-    error = _error(best, images) if _first_objective(study) in ACCURACIES else None
+    error = _error(best, images) if objective_names(study)[0] in ACCURACIES else None
     if error is None:
         return Winners(best, None, (best,), best)
     least = best.values[0] - error
@@ -148,14 +148,16 @@ def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float |
     return told, table.margin(space)
 
 
-def _first_objective(study: Study) -> str:
-    return (study.metric_names or ["value"])[0]
+def objective_names(study: Study) -> list[str]:
+    """What a study optimises, in order; a study that is not ours may not say what its values are."""
+    several = [f"value_{i}" for i in range(len(study.directions))] if len(study.directions) > 1 else ["value"]
+    return study.metric_names or several
 
 
 def require_error(study: Study, found: Winners, remedy: str) -> None:
     """Refuse, with a remedy, to tell what is as good as the best where no standard error is known."""
     if found.error is None:
-        name = _first_objective(study)
+        name = objective_names(study)[0]
         unknown = "does not know on how many images accuracies were measured"
         reason = unknown if name in ACCURACIES else f"ranks trials by {name} rather than by accuracy"
         raise StudyError(f"study {study.study_name!r} {reason}, so no standard error is known; {remedy}")

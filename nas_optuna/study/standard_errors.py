@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from nas_optuna.metrics import ACCURACIES
@@ -38,16 +38,14 @@ def standard_error(record: TrialRecord, images: int | None) -> float | None:
     return max(known, default=None)
 
 
-def with_error(
-    name: str, value: float, error: float | None, large: Callable[[float], str | None] = "{:,.0f}".format
-) -> str:
+def with_error(name: str, value: float, error: float | None) -> str:
     """An objective's value as text, without its unit, and if it is an accuracy its standard error.
 
     Examples:
         >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
-        ('0.9700 ± 0.0100', '1,234')
+        ('0.9700 ± 0.0100', '1.23k')
     """
-    text = describe(name).number(value) if abs(value) < 1000 else str(large(value))
+    text = describe(name).brief(value)
     return text if error is None or name not in ACCURACIES else f"{text} ± {error:.4f}"
 
 

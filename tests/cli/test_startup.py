@@ -33,7 +33,7 @@ def modules(*arguments: str) -> set[str]:
 
 
 def test_help_imports_neither_torch_nor_optuna() -> None:
-    assert not modules("--help") & {"torch", "optuna", "sqlalchemy", "numpy", "sklearn", "plotly"}
+    assert not modules("--help") & {"torch", "optuna", "sqlalchemy", "numpy", "sklearn"}
 
 
 @pytest.mark.parametrize("arguments", [("study", "list"), ("best",), ("study", "export")])

@@ -61,8 +61,8 @@ def test_only_an_accuracy_has_its_standard_error(capsys: pytest.CaptureFixture[s
     [
         (40, ["trial", "accuracy", "architecture"]),
         (80, ["rank", "trial", "state", "accuracy", "MACs", "architecture"]),
-        (120, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "weights", "architecture", "note"]),
-        (None, ["rank", "trial", "state", "accuracy", "epochs", "time", "MACs", "weights", "architecture", "note"]),
+        (120, ["rank", "trial", "state", "accuracy", "epochs", "MACs", "weights", "time", "architecture", "note"]),
+        (None, ["rank", "trial", "state", "accuracy", "epochs", "MACs", "weights", "time", "architecture", "note"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

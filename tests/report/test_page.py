@@ -181,11 +181,12 @@ def test_the_reference_is_ranked_even_where_ten_are_better() -> None:
     study = made()
     for number in range(12):
         add(study, number, accuracy=0.9 - number / 100)
-    assert "(reference)" not in report(study)
+    marked = 'data-label="note">reference<'
+    assert marked not in report(study)
     add(study, 50, accuracy=0.3, origin=REFERENCE)
-    page = plain(report(study))
+    page = report(study)
     assert "The best 10" in page
-    assert page.index("0.3000") < page.index("(reference)") < page.index("How it went")
+    assert page.rindex("0.3000") < page.index(marked) < page.index("How it went")
 
 
 def test_accuracy_has_its_standard_error_and_a_cheaper_one_within_it_is_named() -> None:
@@ -203,6 +204,16 @@ def test_importance_explains_what_makes_trials_good() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # Optuna warns where it explains what makes trials bad
         test_importance_is_shown_from_ten_trials_on(10, 20, True)
+
+
+def test_the_entropy_of_a_controller_is_shown_where_one_proposed() -> None:
+    study = made()
+    add(study, 0)
+    assert "Entropy of the controller" not in report(study)
+    proposed = study.get_trials()[0]
+    proposed.set_user_attr(TrialKey.ENTROPY, 1.1)
+    study.add_trial(proposed)
+    assert "Entropy of the controller" in report(study)
 
 
 def test_several_objectives_have_curves_and_a_front() -> None:

@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.cli.progress import Score
 from nas_optuna.execution.events import Subject
 from nas_optuna.execution.trial_files import KeepBest
-from nas_optuna.report.figures import front_figure
 from nas_optuna.study.best import best_trial, best_trials, front_trials
 from nas_optuna.study.records import ranked
 from nas_optuna.study.schema import StudyKey, TrialKey
@@ -102,10 +101,8 @@ def test_a_front_is_that_of_optuna_where_there_are_no_limits(directions: list[st
     assert [t.number for t in front_trials(study)] == sorted(t.number for t in study.best_trials)
 
 
-def test_every_figure_shows_the_same_front() -> None:
+def test_a_display_counts_the_same_front() -> None:
     study = two_objectives()
-    shown = [trace for trace in front_figure(study).data if trace.name == "the front"]
-    assert sorted(shown[0].y) == [0.7, 0.7, 0.9]
     score = Score(total=None, timeout=None)
     score.look_up_best(study)
     assert score.front == 3
