@@ -26,7 +26,6 @@ from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.search import Search
-from nas_optuna.objectives import describe
 from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
@@ -287,9 +286,7 @@ class Experiment:
         """One line for a person; `within` a time nothing is pruned, and epochs are no measure."""
         size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
         height, width = self.space.image_size
-        goal = " and ".join(self.spec.objectives)
-        for name, limit in self.spec.limits.items():
-            goal += f", {name} at {'least' if describe(name).maximize else 'most'} {limit:,.6g}"
+        goal = self.spec.goal
         if self.data is None:
             what = f"{goal} by {self.spec.evaluator.name}"
         else:

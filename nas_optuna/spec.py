@@ -17,11 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from nas_optuna.errors import SpecError, named, nearest, plainer, shown, unknown
-from nas_optuna.objectives import COSTS, ELSEWHERE, parse_amount, parse_criterion
+from nas_optuna.errors import SpecError, named, unknown
+from nas_optuna.objectives import COSTS, ELSEWHERE, describe, parse_amount, parse_criterion
 from nas_optuna.recipe import Recipe as Recipe
 from nas_optuna.spec_history import supernet_section
-from nas_optuna.spec_text import check_values, read_toml, with_overrides
+from nas_optuna.spec_text import check_values, first_problem, read_toml, with_overrides
 
 SUFFIX = ".toml"
 
@@ -313,7 +313,7 @@ class StudySpec(_Part):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SpecError(f"{source}: {_first_problem(error)}") from None
+            raise SpecError(f"{source}: {first_problem(error, cls)}") from None
 
     @classmethod
     def from_toml(cls, path: Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -342,47 +342,42 @@ class StudySpec(_Part):
         """
         return self.from_dict(with_overrides(self.to_dict(), overrides), source) if overrides else self
 
+    def with_parts(
+        self,
+        *,
+        space: str | None = None,
+        sampler: str | None = None,
+        pruner: str | None = None,
+        seed: int | None = None,
+    ) -> StudySpec:
+        """This spec with other parts; what is None stays.
+
+        A part of another name begins with its own default options, because those of the spec belong to its own part.
+
+        Args:
+            space: Name of the search space.
+            sampler: Name of the sampler.
+            pruner: Name of the pruner.
+            seed: Of the sampler's proposals.
+
+        Examples:
+            >>> StudySpec().with_parts(sampler="random", seed=3).sampler
+            SamplerSpec(name='random', seed=3)
+        """
+        values = self.to_dict()
+        for section, name in (("space", space), ("sampler", sampler), ("pruner", pruner)):
+            if name is not None and name != values[section]["name"]:
+                values[section] = {"name": name}
+        values["sampler"]["seed"] = self.sampler.seed if seed is None else seed
+        return self.from_dict(values, "the command line")
+
+    @property
+    def goal(self) -> str:
+        """What is optimised, within which limits."""
+        limits = ((describe(name), limit) for name, limit in self.limits.items())
+        within = (f", {c.heading} at {'least' if c.maximize else 'most'} {c.number(limit)}" for c, limit in limits)
+        return " and ".join(describe(name).heading for name in self.objectives) + "".join(within)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready nested dicts that `from_dict` takes back."""
         return self.model_dump(mode="json")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        section: Any = StudySpec
-        for part in location[:-1]:
-            section = section.model_fields[part].annotation
-        if location[:-1]:
-            return f"{unknown('key', location[-1], section.model_fields, _ELSEWHERE)} (in [{'.'.join(location[:-1])}])"
-        return f"{_unknown_at_the_top(location[0])} (at the top)"
-    return problem_of(error)
-
-
-_ELSEWHERE = {"lr": "learning_rate", "bs": "batch_size", "imagesize": "input_size", "limit": "train_limit"}
-"""What other tools call a key -> its name here."""
-
-
-def _unknown_at_the_top(key: str) -> str:
-    """The sentence for a key that is no section: most often its section was left out."""
-    sections = {name: field.annotation for name, field in StudySpec.model_fields.items()}
-    places: dict[str, list[str]] = {}
-    for name, section in sections.items():
-        for inner in getattr(section, "model_fields", {}):
-            places.setdefault(inner, []).append(f"{name}.{inner}")
-    for cost in COSTS.builtin:
-        places.setdefault(cost, []).append(f"limits.{cost}")
-    near = nearest(key, sections) or nearest(key, places, {**_ELSEWHERE, **ELSEWHERE})
-    meant = places.get(key) or (places.get(near, [near]) if near else [])
-    if meant:
-        return f"unknown key {shown(key)}; did you mean {' or '.join(map(shown, meant))}?"
-    return f"{unknown('key', key, sections)}; other keys follow their section, as in recipe.epochs or space.depth"
-
-
-def problem_of(error: ValidationError, *section: str) -> str:
-    """Say in one line which value is refused and why."""
-    problem = error.errors()[0]
-    location = ".".join([*section, *map(str, problem["loc"])])
-    message = plainer(problem["msg"].removeprefix("Value error, "))
-    return f"{named(location)}: {message}, got {shown(problem['input'])}"

@@ -1,4 +1,4 @@
-"""From text to the values of a spec: TOML files, ``key=value`` assignments, and what no value may be."""
+"""From text to the values of a spec: TOML files, ``key=value`` assignments, and what is wrong with a value or a key."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from nas_optuna.errors import SpecError, named, shown
+from pydantic import BaseModel, ValidationError
+
+from nas_optuna.errors import SpecError, named, nearest, plainer, shown, unknown
 from nas_optuna.files import read_text
+from nas_optuna.objectives import COSTS, ELSEWHERE
 
 DEEPEST = 16
 """Levels of sections and lists; a spec has three."""
@@ -185,3 +188,45 @@ def _reason(error: BaseException) -> str:
     if "integer string conversion" in text:
         return "it holds a whole number of thousands of digits"
     return named(text)
+
+
+def first_problem(error: ValidationError, spec: type[BaseModel]) -> str:
+    """Say in one line what is wrong with a spec, and what was meant where a key is unknown."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        section: Any = spec
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation
+        if location[:-1]:
+            return f"{unknown('key', location[-1], section.model_fields, _MEANT)} (in [{'.'.join(location[:-1])}])"
+        return f"{_unknown_at_the_top(location[0], spec)} (at the top)"
+    return problem_of(error)
+
+
+_MEANT = {"lr": "learning_rate", "bs": "batch_size", "imagesize": "input_size", "limit": "train_limit"}
+"""What other tools call a key -> its name here."""
+
+
+def _unknown_at_the_top(key: str, spec: type[BaseModel]) -> str:
+    """The sentence for a key that is no section: most often its section was left out."""
+    sections = {name: field.annotation for name, field in spec.model_fields.items()}
+    places: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        for inner in getattr(section, "model_fields", {}):
+            places.setdefault(inner, []).append(f"{name}.{inner}")
+    for cost in COSTS.builtin:
+        places.setdefault(cost, []).append(f"limits.{cost}")
+    near = nearest(key, sections) or nearest(key, places, {**_MEANT, **ELSEWHERE})
+    meant = places.get(key) or (places.get(near, [near]) if near else [])
+    if meant:
+        return f"unknown key {shown(key)}; did you mean {' or '.join(map(shown, meant))}?"
+    return f"{unknown('key', key, sections)}; other keys follow their section, as in recipe.epochs or space.depth"
+
+
+def problem_of(error: ValidationError, *section: str) -> str:
+    """Say in one line which value is refused and why."""
+    problem = error.errors()[0]
+    location = ".".join([*section, *map(str, problem["loc"])])
+    message = plainer(problem["msg"].removeprefix("Value error, "))
+    return f"{named(location)}: {message}, got {shown(problem['input'])}"

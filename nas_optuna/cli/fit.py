@@ -50,7 +50,7 @@ def fit(
     budget = TimeBudget(parse_duration(within), began=CLOCK.began)
     refuse_named(given.overrides, pruner=given.pruner)
     taken = replace(given, spec=given.spec or preset_for(given.space), sampler=given.sampler or SAMPLER)
-    spec = with_few_to_select(taken.read(), data_dir)
+    spec = with_few_to_select(taken.read(), given.overrides, data_dir)
     from nas_optuna.cli.progress import FitDisplay, bars
 
     with bars() as shown:

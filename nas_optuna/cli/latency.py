@@ -11,7 +11,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.options import option
-from nas_optuna.cli.printing import print_facts, print_json, require_folder_of, say
+from nas_optuna.cli.printing import print_facts, print_json, require_writable, say
 
 if TYPE_CHECKING:
     from nas_optuna.costs.latency import Conditions
@@ -65,7 +65,7 @@ def measure(
     from nas_optuna.costs.latency_table import measure_table
     from nas_optuna.devices import current, resolve_device
 
-    require_folder_of(out)
+    require_writable(out)
     chosen = resolve_device(device)
     conditions = Conditions.here(chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision)
     try:
@@ -144,7 +144,7 @@ def kit(
     from nas_optuna.costs.timing import PRECISIONS
 
     make_runtime("onnxruntime").version()  # says what is not installed
-    require_folder_of(out)
+    require_writable(out)
     with progress_bar("writing") as progress:
         written = write_kit(
             wanted.make(),

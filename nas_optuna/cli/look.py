@@ -11,7 +11,7 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.commands import study_names
-from nas_optuna.cli.options import Trial, TrustedStudyOptions, is_given, option
+from nas_optuna.cli.options import Trial, TrustedStudyOptions, option
 from nas_optuna.cli.printing import STDOUT, print_json, print_table, say, write_out
 from nas_optuna.errors import SpecError, StudyError
 
@@ -25,15 +25,10 @@ def report(
     ] = Path("report.html"),
 ) -> None:
     """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
-    from nas_optuna.report.page import report as page_of
-    from nas_optuna.study.files import holding
-
-    study = stored.open_trusted()
-    write_out(out, page_of(study, stored.data_dir, holding(stored.url, study, "supernet-*")))
+    write_out(out, stored.load().report().html)
 
 
 def draw(
-    context: typer.Context,
     stored: TrustedStudyOptions,
     trial: Trial = "best",
     architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
@@ -44,23 +39,19 @@ def draw(
     The picture follows the reader's light or dark setting. Every browser opens it.
     """
     from nas_optuna.report.drawing import draw as draw_architecture
-    from nas_optuna.report.drawing import draw_trial
-    from nas_optuna.report.selection import choose, space_of
     from nas_optuna.study.studies import file_name
 
-    if architecture is not None and is_given(context, "trial"):
+    if architecture is not None and trial != "best":
         raise SpecError("--trial and --architecture name two networks; give one of them")
-    study = stored.open_trusted()
-    space, name = space_of(study), file_name(stored.study)
+    study = stored.load()
     if architecture is not None:
-        drawing, name = draw_architecture(space, space.parse(architecture)), f"{name}-architecture.svg"
+        drawing, what = draw_architecture(study.space, study.space.parse(architecture)), "architecture"
     else:
-        found = choose(study, trial, stored.data_dir)
-        drawing, name = draw_trial(space, found), f"{name}-trial-{found.number}.svg"
+        drawing, what = study.draw(trial), f"trial-{study.trial(trial).number}"
     if out == STDOUT:
         write_out(out, drawing.svg)
         return
-    say(f"wrote {drawing.save(out or Path(name))}")
+    say(f"wrote {drawing.save(out or Path(f'{file_name(stored.study)}-{what}.svg'))}")
 
 
 def compare(
@@ -107,10 +98,9 @@ def dashboard(
     """
     from optuna_dashboard import wsgi
 
-    from nas_optuna.report.artifacts import ArtifactFolders
-    from nas_optuna.report.guard import OwnPagesOnly
+    from nas_optuna.report.dashboard import ArtifactFolders
     from nas_optuna.report.readable import ReadableAttributes
-    from nas_optuna.report.server import create_server
+    from nas_optuna.report.server import OwnPagesOnly, create_server
     from nas_optuna.study.files import folders
     from nas_optuna.study.storage import open_storage, storage_url
 

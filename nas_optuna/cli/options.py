@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from nas_optuna.experiment import Experiment
+    from nas_optuna.report.notebook import LoadedStudy
 
 LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to begin with", "Details"
 """Sections of help, below the options that most people use."""
@@ -112,11 +113,11 @@ class TrustedStudyOptions(StudyOptions):
     data_dir: DataDir = None
     trust: Trust = False
 
-    def open_trusted(self) -> Study:
+    def load(self) -> LoadedStudy:
         """The stored study, where somebody has agreed to the code that it names."""
         from nas_optuna.report.notebook import load_study
 
-        return load_study(self.study, self.storage, trust=self.trust).study
+        return load_study(self.study, self.storage, data_directory=self.data_dir, trust=self.trust)
 
     def experiment(
         self, data: str | None = None, overrides: Sequence[str] = (), **given: Any
@@ -126,16 +127,10 @@ class TrustedStudyOptions(StudyOptions):
         from nas_optuna.experiment import Experiment
         from nas_optuna.study.studies import study_spec
 
-        study = self.open_trusted()
+        study = self.load().study
         moved = [] if data is None else [f"data.name={json.dumps(data_name(data))}"]
         spec = study_spec(study).override([*moved, *overrides])
         return Experiment.of_study(study, spec, data_directory=self.data_dir, **given), study
-
-
-def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line, rather than having its default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def command_line(context: typer.Context, **changed: Any) -> str:

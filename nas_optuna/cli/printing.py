@@ -89,11 +89,13 @@ def refuse_stdout(path: Path | None) -> None:
         raise SpecError("--out - would write to the terminal what is no text; name a file or a folder")
 
 
-def require_folder_of(path: Path) -> None:
-    """Refuse an ``--out`` whose folder is not there, before anything long begins."""
+def require_writable(path: Path) -> None:
+    """Refuse an ``--out`` that cannot be written, before anything long begins."""
     refuse_stdout(path)
     if not path.absolute().parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise SpecError(f"cannot write {path}: you may not; choose another --out")
 
 
 def _remark(line: str) -> None:

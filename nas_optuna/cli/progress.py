@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nas_optuna.cli.printing import is_quiet, say
 from nas_optuna.errors import printable
 from nas_optuna.execution.events import Callback, Run, Subject
-from nas_optuna.quantities import duration
+from nas_optuna.quantities import duration, plural
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -192,7 +192,6 @@ class RunDisplay(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and say on a plain terminal what it was."""
-        from nas_optuna.quantities import plural
         from nas_optuna.report.facts import objectives_of, remarks_of
         from nas_optuna.report.selection import objective_names
         from nas_optuna.study.records import TrialRecord

@@ -14,11 +14,9 @@ from nas_optuna.cli.printing import Column, print_facts, print_json, print_table
 from nas_optuna.cli.tables import panel
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.metrics import ACCURACIES
-from nas_optuna.quantities import duration
+from nas_optuna.quantities import duration, plural
 
 if TYPE_CHECKING:
-    from optuna.study import Study
-
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import Winners
     from nas_optuna.study.pareto import Front
@@ -46,7 +44,6 @@ def best(
     """
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import gain_of, no_complete_trial, require_error, winners
-    from nas_optuna.study.hints import command
     from nas_optuna.study.records import TrialRecord
     from nas_optuna.study.standard_errors import standard_error
 
@@ -72,14 +69,13 @@ def best(
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
-    names, named = facts.names, ("--study", study.study_name)
-    figures = facts.described(record)
+    names, figures = facts.names, facts.described(record)
     beside = [("to compare with", gain.beside)] if gain and gain.beside else []
     rows = [*figures, *beside, *shown.params.items()]
     print_facts(f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}", rows)
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
-        say(f"It is {rank} in {names[0]} alone; {command(study, 'pareto', *named)} shows the front.")
+        say(f"It is {rank} in {names[0]} alone; {facts.command('pareto')} shows the front.")
     error = "; ± is one standard error" if any("±" in str(text) for _, text in figures) else ""
     on = f" on {images:,} images" if images else ""
     chosen = ", which selected it" if names[0] in ACCURACIES else ""
@@ -89,8 +85,8 @@ def best(
     if not latencies:
         _say_ties(found)
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
-    take = command(study, "export", *named, *which, "--out", "model")
-    say_next([(command(study, "retrain", *named, *which), "train it in full, and test it"), (take, "take it away")])
+    take = facts.command("export", *which, "--out", "model")
+    say_next([(facts.command("retrain", *which), "train it in full, and test it"), (take, "take it away")])
 
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
@@ -98,7 +94,7 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
     from nas_optuna.objectives import parse_amount
     from nas_optuna.report.selection import table_latencies
 
-    latencies, margin = table_latencies(stored.open_trusted(), Path(table))
+    latencies, margin = table_latencies(stored.load().study, Path(table))
     if limit is None:
         return latencies
     most, room = parse_amount(limit), 1 + (margin or 0.0)
@@ -148,31 +144,24 @@ def pareto(
     from nas_optuna.study.pareto import front_of
     from nas_optuna.study.studies import study_spec
 
-    study = stored.open()
-    study_spec(study)  # refuses a study that is not ours
-    front = front_of(study, _reference(reference or []))
+    facts = StudyFacts(stored.open())
+    study_spec(facts.study)  # refuses a study that is not ours
+    front = front_of(facts.study, _reference(reference or []))
     if not front.records:
-        raise no_complete_trial(study)
+        raise no_complete_trial(facts.study)
+    print_json(front.to_dict()) if json else _print_front(facts, front)
+
+
+def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
+    """Print how a search went: its trials, its front or its winner, and how many proposals were inside the limits."""
+    from nas_optuna.study.pareto import feasible_share, front_of
+
     if json:
-        print_json(front.to_dict())
-        return
-    _print_front(StudyFacts(study), front)
-
-
-def print_front(study: Study) -> None:
-    """Print the front of a study that has several objectives, and nothing of another."""
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.study.pareto import front_of
-
-    if len(study.directions) > 1:
-        _print_front(StudyFacts(study), front_of(study))
-
-
-def say_feasible(study: Study) -> None:
-    """Say how many proposals were inside the limits, where there are any."""
-    from nas_optuna.study.pareto import feasible_share
-
-    share = feasible_share(study.get_trials(deepcopy=False))
+        print_json([record.to_dict() for record in facts.records])
+    else:
+        print_ranking(facts, everything=everything)
+        _print_winner(facts) if len(facts.names) == 1 else _print_front(facts, front_of(facts.study))
+    share = feasible_share(facts.trials)
     if share is not None:
         say(
             f"inside the limits: {share.feasible} of {share.proposals} proposals ({share.share:.0%});"
@@ -182,7 +171,6 @@ def say_feasible(study: Study) -> None:
 
 def _print_front(facts: StudyFacts, front: Front) -> None:
     from nas_optuna.objectives import describe
-    from nas_optuna.quantities import plural
 
     columns = facts.columns(front.records, kept=len(front.objectives))
     title = f"front of study {facts.study.study_name}: {plural(len(front.records), 'trial')}"
@@ -204,11 +192,10 @@ def _reference(given: list[str]) -> dict[str, float]:
     return reference
 
 
-def print_ranking(study: Study, *, everything: bool = False) -> None:
+def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
     """Print the best trials of a study, or all, best first, and how many there are in each state."""
-    from nas_optuna.report.facts import StudyFacts, remarks_of
+    from nas_optuna.report.facts import remarks_of
 
-    facts = StudyFacts(study)
     records, found = facts.records, facts.winners
     listed = records if everything else records[:SHOWN]
     tied = found.numbers if found and len(found.tied) > 1 else frozenset()
@@ -228,7 +215,7 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
         architecture,
         Column("note", note, shortest=16, rank=6),
     ]
-    print_table(f"study {study.study_name}", columns, listed)
+    print_table(f"study {facts.study.study_name}", columns, listed)
     more = "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"
     write(f"{_counts(records)}{more}\n")
     if tied:
@@ -236,18 +223,14 @@ def print_ranking(study: Study, *, everything: bool = False) -> None:
     write("\n")
 
 
-def print_winner(study: Study) -> None:
-    """Print the best trial of a study of one objective in a frame, so that it is still seen when a table is long."""
-    from nas_optuna.quantities import plural
-    from nas_optuna.report.facts import StudyFacts, described_costs, objectives_of
-    from nas_optuna.study.best import best_trial
+def _print_winner(facts: StudyFacts) -> None:
+    """Print the best trial in a frame, so that it is still seen when a table is long."""
+    from nas_optuna.report.facts import described_costs, objectives_of
     from nas_optuna.study.records import TrialRecord
 
-    facts = StudyFacts(study)
-    found = best_trial(facts.study) if len(facts.names) == 1 else None
-    if found is None:
+    if facts.winners is None:
         return
-    record, name, gain = TrialRecord.of(found), facts.first, facts.gain
+    record, name, gain = TrialRecord.of(facts.winners.best), facts.first, facts.gain
     images = facts.images if name in ACCURACIES else None
     of_images = f" on {images:,} validation images" if images else ""
     costs = [cost.brief_text(value) for cost, value in described_costs(record, [name])]
@@ -266,8 +249,6 @@ def print_winner(study: Study) -> None:
 
 def _counts(records: Sequence[TrialRecord]) -> str:
     """E.g. ``"20 trials: 6 complete, 14 pruned"``."""
-    from nas_optuna.quantities import plural
-
     if not records:
         return "no trials yet"
     states = Counter(record.state for record in records)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,16 +11,15 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import TrustedStudyOptions, option
 from nas_optuna.cli.printing import (
-    Column,
     print_facts,
     print_json,
     print_table,
-    require_folder_of,
+    require_writable,
     say,
     say_next,
 )
 from nas_optuna.errors import Interrupted, SpecError
-from nas_optuna.quantities import duration
+from nas_optuna.quantities import plural
 
 if TYPE_CHECKING:
     import optuna
@@ -60,13 +58,16 @@ def retrain(
     from nas_optuna.report.selection import choose
     from nas_optuna.study.files import remember
     from nas_optuna.study.hints import command
-    from nas_optuna.study.studies import checkpoint_folder
+    from nas_optuna.study.studies import checkpoint_folder, file_name
     from nas_optuna.trackers import create_trackers
 
     experiment, study = stored.experiment(data, [] if epochs is None else [f"recipe.epochs={epochs}"], device=device)
     chosen = choose(study, trial, stored.data_dir)
     search, architecture = _chosen_by(experiment.search, chosen.params)
-    path, files = _output(out, stored.study, chosen.number), stored.files(study)
+    path, files = out or Path(f"{file_name(stored.study)}-trial-{chosen.number}.safetensors"), stored.files(study)
+    require_writable(path)
+    if path.is_dir():
+        raise SpecError(f"{path} is a folder; give a file with --out")
     remember(study, stored.url)
     stop = StopRequest()
     say(f"{stored.study}: retraining trial {chosen.number}, {architecture}")
@@ -116,16 +117,6 @@ def _remember(
     return looks
 
 
-def _output(out: Path | None, study: str, trial: int) -> Path:
-    from nas_optuna.study.studies import file_name
-
-    path = out or Path(f"{file_name(study)}-trial-{trial}.safetensors")
-    require_folder_of(path)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise SpecError(f"cannot write {path}: it is a directory, or you may not; choose another --out")
-    return path
-
-
 def _chosen_by(search: Search, params: dict[str, Any]) -> tuple[Search, Architecture]:
     """A trial's architecture, and the search with the recipe that the trial chose, where that was searched, too."""
     from nas_optuna.hyperparameters import applied, of_architecture
@@ -136,8 +127,6 @@ def _chosen_by(search: Search, params: dict[str, Any]) -> tuple[Search, Architec
 
 
 def _say_what_next(path: Path, looks: int, export: str) -> None:
-    from nas_optuna.quantities import plural
-
     if looks:
         say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
     say(f"saved {path}; in Python:")
@@ -147,33 +136,18 @@ def _say_what_next(path: Path, looks: int, export: str) -> None:
 
 
 def _print_report(report: TestReport) -> None:
-    from nas_optuna.study.standard_errors import accuracy_on_test
+    from nas_optuna.report.facts import retrained_figures
 
-    rows = [
-        ("architecture", report.architecture),
-        ("test accuracy", accuracy_on_test(report.to_dict())),
-        *((f"  seed {s}", f"{a:.4f}") for s, a in zip(report.seeds, report.accuracies, strict=True)),
-        *([("  deviation over seeds", f"{report.spread:.4f}")] if report.spread is not None else []),
-        ("images", f"{report.images:,} for training, {report.test_images:,} for test"),
-        ("time", duration(report.seconds)),
-        ("device", report.device),
-    ]
-    print_facts("test figures", rows)
+    print_facts("test figures", retrained_figures(report.to_dict()))
     print_confusions(report)
 
 
 def print_confusions(report: TestReport) -> None:
     """Print the classes that were recognised worst, each with what it was most often taken for."""
-    from nas_optuna.report.confusion import Confusion
+    from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 
     found = Confusion.of(report).accuracies()[:CLASSES]
     seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
     some = "" if len(found) == len(report.classes) else f", the worst {len(found)} of {len(report.classes)}"
-    columns = (
-        Column("true class", shortest=12),
-        Column("accuracy", lambda row: f"{row[1]:.4f}", right=True),
-        Column("images", right=True, rank=1),
-        Column("mistaken for", wrap=True),
-    )
-    print_table(f"test accuracy of each class{some}{seeds}", columns, found)
+    print_table(f"test accuracy of each class{some}{seeds}", CLASS_COLUMNS, found)
     say("the whole confusion matrix of each seed: --json")

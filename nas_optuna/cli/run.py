@@ -10,9 +10,11 @@ import typer
 
 from nas_optuna.cli import options
 from nas_optuna.cli.commands import CLOCK
-from nas_optuna.cli.printing import print_json, say, say_next
+from nas_optuna.cli.printing import say, say_next
+from nas_optuna.cli.ranking import print_outcome
 from nas_optuna.cli.run_options import RunOptions
 from nas_optuna.errors import StudyError
+from nas_optuna.quantities import plural
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -38,6 +40,7 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
     executor.preload()  # before anything large is imported here
     from nas_optuna.cli.specs import create
     from nas_optuna.execution.loop import StopRequest
+    from nas_optuna.report.facts import StudyFacts
     from nas_optuna.study.files import remember
 
     stop = StopRequest()
@@ -46,7 +49,7 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
         study = create(experiment, plan, plan.spec) if study is None else study
         remember(study, plan.url, plan.workers.files)
         outcome = _search(plan, experiment, study, executor, stop)
-    _print_outcome(study, json, everything=all_)
+    print_outcome(StudyFacts(study), everything=all_, json=json)
     return _say_how_it_ended(context, plan, outcome, study)
 
 
@@ -209,7 +212,6 @@ def _learn_from(plan: RunOptions, experiment: Experiment, study: Study) -> None:
     """Copy an earlier study's trials into this one, and begin with the best of them."""
     if plan.learn_from is None:
         return
-    from nas_optuna.quantities import plural
     from nas_optuna.samplers.earlier import best_of, remember
     from nas_optuna.study.trial_queue import enqueue_new
 
@@ -250,21 +252,6 @@ def _fill_queue(plan: RunOptions, experiment: Experiment, study: Study) -> int |
     for name, architecture in enqueue_cheapest(study, space, objective.costs, objective.limits).items():
         say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")
     return plan.count
-
-
-def _print_outcome(study: Study, json: bool, *, everything: bool) -> None:
-    from nas_optuna.cli.ranking import print_front, print_ranking, print_winner, say_feasible
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.study.optuna_internals import read_once
-
-    study = read_once(study)
-    if json:
-        print_json([record.to_dict() for record in StudyFacts(study).records])
-    else:
-        print_ranking(study, everything=everything)
-        print_front(study)
-        print_winner(study)
-    say_feasible(study)
 
 
 def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome, study: Study) -> int:

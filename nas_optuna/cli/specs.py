@@ -101,23 +101,7 @@ class SpecOptions:
     @property
     def overrides(self) -> list[str]:
         """``--set``, then the options that stand for one key each, as overrides of a spec."""
-        return [*(self.set_ or ()), *(text for _, text in self._named())]
-
-    def _named(self) -> list[tuple[str, str]]:
-        """Options that stand for one key each, with the override of a spec."""
-        values = [(name, key, self._value(name)) for name, key in keys_of(type(self))]
-        # JSON's strings and lists of strings are TOML's too.
-        return [(f"--{n.replace('_', '-')}", f"{key}={json.dumps(v)}") for n, key, v in values if v is not None]
-
-    def _value(self, name: str) -> Any:
-        value = getattr(self, name)
-        if name == "data" and value is not None:
-            from nas_optuna.data.catalog import data_name
-
-            return data_name(value)
-        if isinstance(value, Path):
-            return str(value.resolve())
-        return list(value) or None if isinstance(value, list | tuple) else value
+        return [*(self.set_ or ()), *(text for _, text in named_overrides(self))]
 
     def read(self) -> StudySpec:
         """The spec of the preset or file that is named; without a name that of the preset which fits the data."""
@@ -137,29 +121,34 @@ class SpecOptions:
 
     def applied_to(self, spec: StudySpec) -> StudySpec:
         """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""
-        # Another sampler or pruner than the spec's starts with its default options, because the spec's belong to its
-        # own; ``--set sampler.population_size=8`` then sets one of the new sampler's.
-        values = spec.to_dict()
-        for section, name in (("space", self.space), ("sampler", self.sampler), ("pruner", self.pruner)):
-            if name is not None and name != values[section]["name"]:
-                values[section] = {"name": name}
-                if section == "sampler":
-                    values[section]["seed"] = spec.sampler.seed
-        if self.seed is not None:
-            values["sampler"]["seed"] = self.seed
+        parts = spec.with_parts(space=self.space, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
+        values = parts.to_dict()
         values["fixed"] |= dict(map(partial(_pair, "--fix"), self.fix or ()))
         for name, what in map(partial(_pair, "--search"), self.search or ()):
             values["search"][name.removeprefix("recipe.")] = what
         result = type(spec).from_dict(values, "the command line").override(self.set_ or ())
-        for flag, text in self._named():
+        for flag, text in named_overrides(self):
             result = result.override([text], flag)
         return result
 
 
-def keys_of(kind: type) -> list[tuple[str, str]]:
-    """The fields of a class of options that stand for one key each, with the key."""
-    hints = get_type_hints(kind, include_extras=True)
-    return [(name, hint.__metadata__[-1]) for name, hint in hints.items() if isinstance(hint.__metadata__[-1], str)]
+def named_overrides(given: object) -> list[tuple[str, str]]:
+    """Each option that was given and stands for one key of a spec: its name, and the override that it is."""
+    found = []
+    for name, hint in get_type_hints(type(given), include_extras=True).items():
+        key, value = hint.__metadata__[-1], getattr(given, name)
+        if isinstance(key, str) and value not in (None, []):
+            # JSON's strings and lists of strings are TOML's too.
+            found.append((f"--{name.replace('_', '-')}", f"{key}={json.dumps(_of_spec(key, value))}"))
+    return found
+
+
+def _of_spec(key: str, value: Any) -> Any:
+    if key == "data.name":
+        from nas_optuna.data.catalog import data_name
+
+        return data_name(value)
+    return str(value.resolve()) if isinstance(value, Path) else value
 
 
 _EXAMPLES = {"--fix": "conv1.stride=1", "--search": "recipe.learning_rate=1e-4..1e-1:log"}

@@ -13,9 +13,11 @@ from nas_optuna.cli import options
 from nas_optuna.cli.commands import study_names
 from nas_optuna.cli.options import StudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
+from nas_optuna.cli.ranking import print_ranking
 from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
+from nas_optuna.quantities import plural
 
 Name = Annotated[
     str | None,
@@ -94,7 +96,6 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
 
 def show(named_study: NamedStudy, all_: options.All = False, json: options.Json = False) -> None:
     """Show a study's spec and its best trials."""
-    from nas_optuna.cli.ranking import print_ranking
     from nas_optuna.report.facts import StudyFacts
 
     facts = StudyFacts(named_study.stored().open())
@@ -108,7 +109,7 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
         if isinstance(value, dict) and value
     ]
     print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
-    print_ranking(facts.study, everything=all_)
+    print_ranking(facts, everything=all_)
 
 
 def delete(
@@ -121,8 +122,7 @@ def delete(
     json: options.Json = False,
 ) -> None:
     """Delete a study with its trials, checkpoints and weights; asks first."""
-    from nas_optuna.quantities import plural
-    from nas_optuna.report.artifacts import of_study
+    from nas_optuna.report.dashboard import of_study
     from nas_optuna.study.files import elsewhere, folders
     from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import delete_study, load_study
@@ -183,18 +183,17 @@ def release(
 
 
 def export(
-    context: typer.Context,
     named_study: NamedStudy,
-    format_: Annotated[str, option("Of the file; csv.", "csv|json", "--format")] = "csv",
+    format_: Annotated[str | None, option("Of the file; csv.", "csv|json", "--format")] = None,
     out: Annotated[Path | None, option("File; stdout without it.", "FILE")] = None,
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
     from nas_optuna.report.export import FORMATS
 
-    if json and format_ != "json" and options.is_given(context, "format_"):
+    if json and format_ not in (None, "json"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
-    format_ = "json" if json else format_
+    format_ = "json" if json else format_ or "csv"
     if format_ not in FORMATS:
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
     write_out(out or STDOUT, FORMATS[format_](named_study.stored().open()))

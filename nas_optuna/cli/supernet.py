@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from nas_optuna.cli import options
 from nas_optuna.cli.options import TrustedStudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, write_out
-from nas_optuna.cli.specs import SpecOptions, create, find_target, keys_of
+from nas_optuna.cli.specs import SpecOptions, create, find_target, named_overrides
 from nas_optuna.errors import Interrupted
-from nas_optuna.quantities import duration
+from nas_optuna.quantities import duration, plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,25 +38,25 @@ class SupernetOptions:
 
     spec: options.Spec = None
     set_: options.Set = None
-    epochs: Annotated[int | None, option("supernet.epochs.", "N"), "epochs"] = None
+    epochs: Annotated[int | None, option("supernet.epochs.", "N"), "supernet.epochs"] = None
     budget: Annotated[
         float | None,
         option(
             "Train the shared weights for what N stand-alone trainings cost (measured); the rest is extra. 0: none.",
             "N",
         ),
-        "budget",
+        "supernet.budget",
     ] = None
     strategy: Annotated[
-        str | None, option("STRATEGIES, or your own.", "NAME", complete=("STRATEGIES",)), "strategy"
+        str | None, option("STRATEGIES, or your own.", "NAME", complete=("STRATEGIES",)), "supernet.strategy"
     ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
-    mode: Annotated[str | None, option("", hidden=True), "mode"] = None
-    latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "latency_weight"] = None
+    mode: Annotated[str | None, option("", hidden=True), "supernet.mode"] = None
+    latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "supernet.latency_weight"] = None
     target_latency: Annotated[
         float | None,
         option("Penalise expected latency only above T ms (millions of MACs without a table).", "T"),
-        "latency_target",
+        "supernet.latency_target",
     ] = None
     latency_table: Annotated[Path | None, option("Rather than the spec's; MACs without any.", "FILE")] = None
     restart: Annotated[bool, option("Begin anew rather than go on.", None, "--restart")] = False
@@ -70,10 +70,9 @@ class SupernetOptions:
 
     @property
     def overrides(self) -> list[str]:
-        """Options that stand for one key of the spec's section each."""
-        values = {key: getattr(self, name) for name, key in keys_of(type(self))}
-        values["latency_loss"] = None if self.target_latency is None else "target"
-        return [f"supernet.{key}={value!r}" for key, value in values.items() if value is not None]
+        """The options that stand for one key each, as overrides of a spec."""
+        target = ["supernet.latency_loss=target"] if self.target_latency is not None else []
+        return [*(text for _, text in named_overrides(self)), *target]
 
 
 def train(
@@ -180,8 +179,6 @@ def _shared(accuracy: float | None) -> str:
 
 
 def _trainings(result: SupernetResult) -> str:
-    from nas_optuna.quantities import plural
-
     trials, short = result.score_trials, result.score_short_trainings
     said = [plural(trials, "trial")] * bool(trials) + [plural(short, "short training")] * bool(short)
     return " and ".join(said) or "no trainings yet, the prior"
@@ -236,8 +233,6 @@ def export(
 
 
 def _price(training: SupernetTraining) -> str:
-    from nas_optuna.quantities import plural
-
     prices, plan, strategy = training.prices, training.plan, training.strategy
     parts = []
     if strategy is not None and training.price is not None:
@@ -343,7 +338,6 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     if json:
         print_json(asdict(verdict) | {"sentence": verdict.sentence})
         return
-    from nas_optuna.quantities import plural
 
     def interval(c: RankCorrelation) -> str:
         return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"

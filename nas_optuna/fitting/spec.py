@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,12 @@ def spec_for(
     data_directory: Path | None = None,
 ) -> StudySpec:
     """The preset for own images, for a data set, with what a person names instead; a limit of None is none."""
-    given = [f"data.name={json.dumps(name)}", f"sampler.seed={seed}"]
-    given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
-    values = StudySpec.from_toml(find_spec(preset_for(space))).to_dict()
-    values |= {part: {"name": named} for part, named in (("space", space), ("sampler", sampler or SAMPLER)) if named}
     refuse_named(overrides)
-    keys = {text.partition("=")[0].strip() for text in overrides}
-    spec = StudySpec.from_dict(values).override([*given, *overrides])
-    return spec if "data.validation_fraction" in keys else with_few_to_select(spec, data_directory)
+    given = [f"data.name={json.dumps(name)}"]
+    given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
+    preset = StudySpec.from_toml(find_spec(preset_for(space)))
+    spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override([*given, *overrides])
+    return with_few_to_select(spec, overrides, data_directory)
 
 
 def preset_for(space: str | None) -> str:
@@ -52,8 +50,10 @@ def advice(spec: StudySpec, images: ImageSet) -> Iterator[str]:
         yield "on few pictures a network that has seen millions of others is far ahead: see --space backbone"
 
 
-def with_few_to_select(spec: StudySpec, data_directory: Path | None) -> StudySpec:
-    """The spec with a smaller share of images that select, where there are many."""
+def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory: Path | None) -> StudySpec:
+    """The spec with a smaller share of images that select, where there are many and the overrides name no share."""
+    if "data.validation_fraction" in {text.partition("=")[0].strip() for text in overrides}:
+        return spec
     images = spec.data.train_limit or len(open_source(spec.data.name, data_directory).labels)
     share = min(spec.data.validation_fraction, max(ENOUGH_TO_SELECT / images, 0.02))
     return spec.override([f"data.validation_fraction={share:.4f}"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from nas_optuna.quantities import count
 from nas_optuna.report.svg import attribute
 from nas_optuna.report.svg import escaped as _text
 
@@ -130,14 +131,7 @@ def _scale(
         step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= 6)
         step = max(step, 1.0) if whole else step
         values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return at, [(value, _short(value)) for value in values]
-
-
-def _short(value: float) -> str:
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.4g}"
+    return at, [(value, count(value)) for value in values]
 
 
 def _axes(

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nas_optuna.report.columns import Column
 from nas_optuna.report.svg import escaped, framed
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
 
+CLASS_COLUMNS = (
+    Column("true class", lambda row: row[0], shortest=12),
+    Column("accuracy", lambda row: f"{row[1]:.4f}", right=True),
+    Column("images", lambda row: row[2], right=True, rank=1),
+    Column("most often mistaken for", lambda row: row[3], wrap=True),
+)
+"""The columns of a table of `Confusion.accuracies`."""
 MOST_NUMBERS = 24
 """Classes up to which each cell has its number; a larger picture has colours alone."""
 

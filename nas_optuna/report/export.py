@@ -9,12 +9,13 @@ from typing import Any
 
 from optuna.study import Study
 
+from nas_optuna.report.selection import objective_names
 from nas_optuna.study.records import TrialRecord
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
     """One flat dict a trial: its record, one key for each objective, one for each parameter."""
-    names = study.metric_names or [f"value_{i}" for i in range(len(study.directions))]
+    names = objective_names(study)
     result = []
     for trial in study.get_trials(deepcopy=False):
         record = TrialRecord.of(trial).to_dict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.objectives import describe
-from nas_optuna.quantities import Quantity, plural
+from nas_optuna.quantities import Quantity, duration, plural
 from nas_optuna.report import charts
 from nas_optuna.report.columns import Column
 from nas_optuna.report.selection import Winners, gain_of, objective_names, remembered_images, validation_images, winners
@@ -24,7 +24,7 @@ from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.records import TrialRecord, cost_names, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import standard_error, with_error
+from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
@@ -65,12 +65,10 @@ class StudyFacts:
     def what(self) -> str:
         """What is searched, and how."""
         spec = self.spec
-        wanted = " and ".join(describe(name).heading for name in spec.objectives)
-        limits = "".join(f", {_limit(name, limit)}" for name, limit in spec.limits.items())
         how = f"pruner {spec.pruner.name}, {plural(spec.recipe.epochs, 'epoch')} per trial"
         by_clock = {StudyKey.FIT, StudyKey.WITHIN} & self.attributes.keys()
         how = "trainings of about equal seconds" if by_clock else how
-        return f"{wanted}{limits} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
+        return f"{spec.goal} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
 
     @cached_property
     def records(self) -> list[TrialRecord]:
@@ -110,14 +108,9 @@ class StudyFacts:
         """The first objective's name."""
         return self.names[0]
 
-    def command(self, name: str) -> str:
+    def command(self, name: str, *words: str) -> str:
         """How a person goes on with the study."""
-        return command(self.study, name, "--study", self.study.study_name)
-
-
-def _limit(name: str, limit: float) -> str:
-    cost = describe(name)
-    return f"{cost.heading} at {'least' if cost.maximize else 'most'} {cost.number(limit)}"
+        return command(self.study, name, "--study", self.study.study_name, *words)
 
 
 def objectives_of(record: TrialRecord, names: Sequence[str], images: int | None = None) -> list[tuple[str, str]]:
@@ -151,6 +144,22 @@ def remarks_of(record: TrialRecord) -> list[str]:
     remarks += [f"continues trial {record.continues}"] if record.continues is not None else []
     remarks += [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
     return remarks + ([record.cause] if record.cause else [])
+
+
+def retrained_figures(report: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What a retraining found, as a study remembers it: name and value."""
+    seeds, many = report["seeds"], len(report["seeds"]) > 1
+    rows = [
+        ("trial", report.get("trial")),
+        ("architecture", report["architecture"]),
+        (f"mean test accuracy of {len(seeds)} seeds" if many else "test accuracy", accuracy_on_test(report)),
+        *((f"seed {seed}", f"{a:.4f}") for seed, a in zip(seeds, report["accuracies"], strict=True) if many),
+        ("standard deviation over seeds", f"{report['spread']:.4f}" if many else None),
+        ("images", f"{report['images']:,} for training, {report['test_images']:,} for test"),
+        ("time", duration(report["seconds"])),
+        ("device", report["device"]),
+    ]
+    return [row for row in rows if row[1] is not None]
 
 
 def figure_columns(

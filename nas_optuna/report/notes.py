@@ -16,10 +16,10 @@ from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.markdown import code, plain, table
 from nas_optuna.quantities import plural
-from nas_optuna.report import artifacts
+from nas_optuna.report import dashboard
 from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.report.dashboard_notes import dashboard_note, has_note, note_in
+from nas_optuna.report.dashboard import dashboard_note, has_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import StudyFacts, figures_of
 from nas_optuna.report.selection import objective_names, remembered_images
@@ -101,7 +101,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     parts.append(_table(table_of["columns"], table_of["rows"]))
     if facts.gain is not None:
         parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
-    if picture := artifacts.address(study, attributes, trial_id_of(found.best), artifacts.DRAWING):
+    if picture := dashboard.address(study, attributes, trial_id_of(found.best), dashboard.DRAWING):
         parts.append(f"![The best network, drawn]({picture})")
     return "\n\n".join([*parts, *_tested(study)])
 
@@ -157,7 +157,7 @@ class NoteWriter(Callback):
 
     def _write(self, study: Study, ended: FrozenTrial) -> None:
         kept = self._drawn(ended)
-        picture = artifacts.address(study, kept, trial_id_of(ended), artifacts.DRAWING)
+        picture = dashboard.address(study, kept, trial_id_of(ended), dashboard.DRAWING)
         body = trial_note(ended, self._names, self._images, picture)
         set_study_system_attributes(study, kept | dashboard_note(body, ended))
 
@@ -166,7 +166,7 @@ class NoteWriter(Callback):
             return {}
         try:
             svg = draw_trial(self._space, ended).svg
-            return artifacts.keep(self._store, trial_id_of(ended), {artifacts.DRAWING: svg.encode()})
+            return dashboard.keep(self._store, trial_id_of(ended), {dashboard.DRAWING: svg.encode()})
         except (NasOptunaError, OSError):  # a note without a drawing is better than none
             return {}
 
@@ -182,14 +182,14 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
     """Show what retraining found beside its trial: the network's file, the confusion matrix, the test accuracy."""
     number, matrix = trial_id_of(trial), "confusion-matrix.svg"
     picture = Confusion.of(report).svg().encode()
-    artifacts.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
+    dashboard.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
     attributes = study_system_attributes(study)
-    drawing = artifacts.address(study, attributes, number, artifacts.DRAWING)
+    drawing = dashboard.address(study, attributes, number, dashboard.DRAWING)
     body = trial_note(trial, objective_names(study), remembered_images(study), drawing)
     seeds = len(report.seeds)
     own = f" (mean of {seeds} seeds; the network in {code(file.name)}: {report.accuracies[0]:.4f})" * (seeds > 1)
     body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report.to_dict())}{own}\n\n"
-    body += f"![Confusion matrix]({artifacts.address(study, attributes, number, matrix)})"
+    body += f"![Confusion matrix]({dashboard.address(study, attributes, number, matrix)})"
     set_study_system_attributes(study, dashboard_note(body, trial, attributes))
     write_study_note(study)
 

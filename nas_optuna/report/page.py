@@ -14,11 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from markupsafe import Markup
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from nas_optuna.data import make_loader
 from nas_optuna.errors import NasOptunaError
+from nas_optuna.execution.finished_network import kept_network
+from nas_optuna.execution.mistakes import find_mistakes
+from nas_optuna.experiment import Experiment
 from nas_optuna.masking import mask_urls
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
@@ -26,10 +31,9 @@ from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.columns import Column, filled
-from nas_optuna.report.confusion import Confusion
+from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, remarks_of, titles_of
-from nas_optuna.report.kept import mistakes_of_winner
+from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, remarks_of, retrained_figures, titles_of
 from nas_optuna.report.parameters import LEAST_FOR_IMPORTANCE, what_mattered
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
@@ -40,8 +44,13 @@ from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.records import TrialRecord, cost_names, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
+from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.trial_queue import REFERENCE
+from nas_optuna.training import evaluate
+from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
 
+SHOWN_CLASSES = 20
+"""Classes that are listed, worst first."""
 MANY = 40
 """Curves from which on they would hide each other, and are drawn thin."""
 
@@ -61,7 +70,7 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
         least_for_importance=LEAST_FOR_IMPORTANCE,
         winner=_winner(facts),
         test=test,
-        mistakes=[] if test else mistakes_of_winner(facts),
+        mistakes=[] if test else _mistakes(facts),
         ranking=_ranking(facts),
         progress=_progress(facts),
         tradeoffs=_tradeoffs(facts),
@@ -119,27 +128,40 @@ def _test(facts: StudyFacts) -> Section | None:
         return None
     from nas_optuna.execution.retrain import confusion, mistakes
 
-    first, seeds = reports[0], len(reports[0]["seeds"])
-    rows = [
-        ("trial", first.get("trial")),
-        ("architecture", first["architecture"]),
-        ("test accuracy" if seeds == 1 else f"mean test accuracy of {seeds} seeds", accuracy_on_test(first)),
-        ("standard deviation over seeds", None if first["spread"] is None else f"{first['spread']:.4f}"),
-        ("seeds", seeds),
-        ("images", f"{first['images']:,} for training, {first['test_images']:,} for test"),
-        ("device", first["device"]),
-    ]
     known = confusion(facts.attributes)
-    matrix = Confusion(*known, seeds=seeds) if known else None
+    matrix = Confusion(*known, seeds=len(reports[0]["seeds"])) if known else None
     classes, names = (matrix.accuracies(), matrix.classes) if matrix else ([], ())
     pictures = mistakes(facts.attributes) if matrix else []
     return {
-        "figures": [row for row in rows if row[1] is not None],
+        "figures": retrained_figures(reports[0]),
         "looks": len(reports),
-        "classes": [(name, f"{accuracy:.4f}", images, taken) for name, accuracy, images, taken in classes],
+        "classes": filled(CLASS_COLUMNS, classes[:SHOWN_CLASSES]) if classes else None,
+        "all_classes": len(classes),
         "matrix": Markup(matrix.svg() if matrix else ""),
         "mistakes": [(names[one.label], names[one.predicted], one.picture) for one in pictures],
     }
+
+
+def _mistakes(facts: StudyFacts) -> list[tuple[str, str, str]]:
+    """The winner's mistakes, where its weights were kept: class, what it was taken for, and the small picture."""
+    if facts.files is None or facts.winners is None:
+        return []
+    best = facts.winners.best
+    kept = KeptWeights(checkpoint_folder(facts.files, facts.study.study_name) / KEPT_FOLDER)
+    if best.number not in kept.numbers():
+        return []
+    cpu = torch.device("cpu")
+    try:
+        experiment = Experiment.from_spec(facts.spec, data_directory=facts.data_directory, device="cpu")
+        experiment.require_same(facts.study)
+        search = experiment.search
+        network = kept_network(facts.study, search, best, kept).classifier.network
+    except NasOptunaError:  # whatever it lacks, the report is whole without these pictures
+        return []
+    images, names = search.data.validation, search.data.train.classes
+    loader = make_loader(images, search.spec.recipe.batch_size, search.space.input_size, cpu)
+    predicted = evaluate(network, loader, cpu, torch.float32).predicted.tolist()
+    return [(names[one.label], names[one.predicted], one.picture) for one in find_mistakes(images, predicted)]
 
 
 def _ranking(facts: StudyFacts) -> Section | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from nas_optuna.errors import printable
 from nas_optuna.quantities import plural
-from nas_optuna.report.svg import clean
 
 if TYPE_CHECKING:
     import jinja2
@@ -39,4 +39,4 @@ def _printable(value: object) -> object:
     """Text without control characters, which a page may not hold even where they are escaped."""
     if isinstance(value, Markup):
         return value
-    return "" if value is None else clean(str(value))
+    return "" if value is None else printable(str(value))

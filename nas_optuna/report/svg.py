@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import xml.sax.saxutils as xml
 
-
-def clean(text: str) -> str:
-    """Without control characters, which XML refuses even where they are escaped."""
-    return "".join(c for c in text if c.isprintable())
+from nas_optuna.errors import printable, shortened
 
 
 def escaped(text: str, room: int = 200) -> str:
     """Text that is no markup, shortened in its middle where it is too long."""
-    text = clean(text)
-    if len(text) > room:
-        half = max(1, (room - 1) // 2)
-        text = f"{text[:half]}…{text[-half:]}"
-    return xml.escape(text)
+    return xml.escape(shortened(printable(text), room))  # XML refuses control characters even where they are escaped
 
 
 def attribute(text: str) -> str:
     """Text as the quoted value of an attribute."""
-    return xml.quoteattr(clean(text))
+    return xml.quoteattr(printable(text))
 
 
 def framed(name: str, label: str, width: float, height: float, style: str, parts: str) -> str:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.selection import space_of
+from nas_optuna.report.selection import objective_names, space_of
 from nas_optuna.study.records import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -23,8 +23,7 @@ def figures(study: Study, ended: FrozenTrial) -> dict[str, float]:
     found |= attribute(ended, TrialKey.METRICS, {})
     if record.accuracy is not None:
         found["accuracy"] = record.accuracy
-    names = study.metric_names or [f"value_{i}" for i in range(len(record.values))]
-    found |= dict(zip(names, record.values, strict=False))
+    found |= dict(zip(objective_names(study), record.values, strict=False))
     return {name: float(value) for name, value in found.items()}
 
 

@@ -10,7 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.report.confusion import Confusion
+from nas_optuna.markdown import table
+from nas_optuna.report.columns import filled
+from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.study.studies import file_name
 from nas_optuna.trackers.facts import facts, figures
 
@@ -50,13 +52,10 @@ class TensorBoardTracker(Callback):
 
     def tested(self, run: Run, report: TestReport) -> None:
         """Write the test accuracy, and the accuracy of each class as a table: TensorBoard shows no SVG."""
-        rows = [
-            f"| {name} | {accuracy:.4f} | {taken} |" for name, accuracy, _, taken in Confusion.of(report).accuracies()
-        ]
+        classes = filled(CLASS_COLUMNS, Confusion.of(report).accuracies())
         with SummaryWriter(str(self._run)) as writer:
             writer.add_scalar("test_accuracy", report.mean, 0)
-            table = "\n".join(["| true class | accuracy | mistaken for |", "|---|---|---|", *rows])
-            writer.add_text("test accuracy of each class", table, 0)
+            writer.add_text("test accuracy of each class", table(classes["columns"], classes["rows"]), 0)
 
     def run_finished(self, run: Run) -> None:
         """Close what an interrupted trial left open."""

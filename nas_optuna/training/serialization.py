@@ -29,7 +29,8 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.checks import checked_input_size
-from nas_optuna.spec import StudySpec, problem_of
+from nas_optuna.spec import StudySpec
+from nas_optuna.spec_text import problem_of
 from nas_optuna.training.failure import describe
 from nas_optuna.training.preparation import as_batch, require_raw
 from nas_optuna.training.state_validation import require_tensors

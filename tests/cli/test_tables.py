@@ -6,6 +6,7 @@ from optuna.trial import TrialState, create_trial
 
 from nas_optuna.cli.ranking import SHOWN, print_ranking
 from nas_optuna.cli.tables import Column, print_table
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey
 
 ARCHITECTURE = "-".join(f"f{i}k3s1" for i in range(10, 30))
@@ -43,7 +44,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     study = study_of(*[TrialState.COMPLETE] * 3, TrialState.PRUNED, TrialState.FAIL, validation=100)
     capsys.readouterr()
     study.set_metric_names(["accuracy"])
-    print_ranking(study)
+    print_ranking(StudyFacts(study))
     return capsys.readouterr().out.splitlines()
 
 
@@ -52,7 +53,7 @@ def test_only_an_accuracy_has_its_standard_error(capsys: pytest.CaptureFixture[s
     study = study_of(TrialState.COMPLETE, validation=100)
     for name in ("accuracy", "balanced_accuracy"):  # of a data set whose classes are equally many, the same number
         study.set_metric_names([name])
-        print_ranking(study)
+        print_ranking(StudyFacts(study))
         assert ("0.5000 ± 0.0490" in capsys.readouterr().out) == (name == "accuracy")
 
 
@@ -87,17 +88,17 @@ def test_columns_are_chosen_by_width(
 
 def test_the_best_ten_are_listed_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     study = study_of(*[TrialState.COMPLETE] * 1200)
-    print_ranking(study)
+    print_ranking(StudyFacts(study))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + SHOWN + 3
     assert lines[3].split()[:2] == ["1", "1199"]
     assert lines[-2] == "1,200 trials: 1,200 complete; the best 10 are listed, --all lists all"
-    print_ranking(study, everything=True)
+    print_ranking(StudyFacts(study), everything=True)
     assert len(capsys.readouterr().out.splitlines()) == 3 + 1200 + 3
 
 
 def test_a_study_without_trials_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    print_ranking(study_of())
+    print_ranking(StudyFacts(study_of()))
     assert "no trials yet" in capsys.readouterr().out
 
 

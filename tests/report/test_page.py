@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from nas_optuna.cli.ranking import print_ranking
 from nas_optuna.report.comparison import comparison_page, summary_of
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.report.notes import study_note
 from nas_optuna.report.page import report
 from nas_optuna.report.selection import choose
@@ -230,7 +231,15 @@ def test_several_objectives_have_curves_and_a_front() -> None:
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs")])
 @pytest.mark.parametrize(
-    "say", [report, print_ranking, summary_of, front_of, lambda s: study_note(s, {}), lambda s: choose(s, "best")]
+    "say",
+    [
+        report,
+        lambda s: print_ranking(StudyFacts(s)),
+        summary_of,
+        front_of,
+        lambda s: study_note(s, {}),
+        lambda s: choose(s, "best"),
+    ],
 )
 def test_all_that_is_said_of_a_study_is_of_one_reading(
     say: Callable[[optuna.Study], object], objectives: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -260,11 +269,11 @@ def test_text_of_users_is_never_markup() -> None:
         assert EVIL in html.unescape(page)
 
 
-def test_control_characters_of_users_are_left_out() -> None:
+def test_control_characters_of_users_are_replaced() -> None:
     study = made()
     add(study, 1, device="a\x00b\x1bc")
     page = report(study)
-    assert "<td>abc</td>" in page
+    assert "<td>a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c</td>" in page
     assert not set("\x00\x1b") & set(page)
 
 
@@ -272,6 +281,7 @@ def test_the_test_set_is_shown_once() -> None:
     study = made()
     add(study, 1)
     entry = {"architecture": "a", "mean": 0.8123, "spread": 0.01, "seeds": [0, 1], "images": 9, "test_images": 5}
+    entry |= {"accuracies": [0.8023, 0.8223], "seconds": 61.0}
     study.set_user_attr(StudyKey.RETRAINED, [entry | {"device": "cpu"}, entry | {"device": "cpu", "mean": 0.8456}])
     text = plain(report(study))
     assert "0.8123" in text

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from nas_optuna.report.artifacts import ArtifactFolders
+from nas_optuna.report.dashboard import ArtifactFolders
 from nas_optuna.study.files import MARK, are_named, folders, holding, remember
 from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.transactions import set_study_system_attributes

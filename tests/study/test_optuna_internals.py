@@ -22,7 +22,7 @@ import nas_optuna
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.loop import run
 from nas_optuna.execution.training_objective import Objective
-from nas_optuna.report.dashboard_notes import NOTE_PART, dashboard_note, note_in
+from nas_optuna.report.dashboard import NOTE_PART, dashboard_note, note_in
 from nas_optuna.report.notes import NoteWriter, trial_note
 from nas_optuna.study import database, lease, retrying, transactions
 from nas_optuna.study import optuna_internals as internals

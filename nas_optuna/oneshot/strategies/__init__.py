@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.registry import Registry
-from nas_optuna.spec import SupernetSpec, problem_of
+from nas_optuna.spec import SupernetSpec
+from nas_optuna.spec_text import problem_of
 
 if TYPE_CHECKING:
     from nas_optuna.oneshot.strategies.base import Strategy, StrategyOptions
