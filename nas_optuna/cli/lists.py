@@ -38,11 +38,6 @@ def list_(
     show(what, json=json)
 
 
-def data_list(json: options.Json = False) -> None:
-    """List the data sets that have a name; beside them there are folder:PATH, npz:FILE and package.module:function."""
-    show("data", json=json)
-
-
 def data_fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=completes("DATA"))],
     data_dir: options.DataDir = None,
@@ -101,14 +96,14 @@ def _size(size: int) -> str:
     return f"{size:,} architectures" + (f" ({size:.2e})" if size >= 1e9 else "")
 
 
-def samplers(json: options.Json = False) -> None:
-    """List every sampler: as list samplers."""
-    show("samplers", json=json)
+def listing(what: str, purpose: str) -> Callable[..., None]:
+    """The command that prints one of the lists under another name than ``list WHAT``."""
 
+    def command(json: options.Json = False) -> None:
+        show(what, json=json)
 
-def devices(json: options.Json = False) -> None:
-    """List every device: as list devices."""
-    show("devices", json=json)
+    command.__doc__ = purpose
+    return command
 
 
 def show(what: str, *, json: bool) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.errors import TrainingError
 from nas_optuna.export.script import write_script
-from nas_optuna.export.source import write_source
+from nas_optuna.export.source import NotWritable, short, write_source
 from nas_optuna.registry import Registry
 from nas_optuna.training import ImageClassifier
 from nas_optuna.training.serialization import save_network
@@ -39,10 +39,6 @@ FORMATS = Registry(
 )
 
 
-class NotMade(Exception):  # noqa: N818 - not an error: the other files are written without it
-    """One file cannot be made; the message says why."""
-
-
 def weights(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
     """``model.safetensors``: the weights, with what is needed to read them."""
     from safetensors.torch import load_file
@@ -51,7 +47,7 @@ def weights(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
     written = load_file(path)
     for name, value in classifier.network.state_dict().items():
         if not torch.equal(written[name], value.cpu()):
-            raise NotMade(f"its {name} is not the network's")
+            raise NotWritable(f"its {name} is not the network's")
     return classifier
 
 
@@ -69,7 +65,7 @@ def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) 
     try:
         network: Callable[[Tensor], Tensor] = module.load()
     except Exception as error:
-        raise NotMade(f"it cannot load the weights ({short(error)})") from error
+        raise NotWritable(f"it cannot load the weights ({short(error)})") from error
     return network
 
 
@@ -83,7 +79,7 @@ def program(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
             torch.export.save(exported, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
         loaded: Any = torch.export.load(path).module()
     except Exception as error:
-        raise NotMade(f"torch.export cannot take the network ({short(error)})") from error
+        raise NotWritable(f"torch.export cannot take the network ({short(error)})") from error
     return lambda raw: loaded(raw)
 
 
@@ -93,7 +89,7 @@ def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: s
         import onnx
         import onnxruntime
     except ImportError:
-        raise NotMade("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
+        raise NotWritable("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
     header = classifier.header
     described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
     try:
@@ -103,12 +99,7 @@ def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: s
         onnx.save(model, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except TrainingError as error:
-        raise NotMade(str(error)) from error
+        raise NotWritable(str(error)) from error
     except Exception as error:
-        raise NotMade(f"ONNX cannot take the network ({short(error)})") from error
+        raise NotWritable(f"ONNX cannot take the network ({short(error)})") from error
     return lambda raw: torch.from_numpy(session.run(None, {"images": raw.numpy()})[0])
-
-
-def short(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

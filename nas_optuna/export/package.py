@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from nas_optuna.errors import DataError
-from nas_optuna.export.formats import FORMATS, NotMade, short
+from nas_optuna.export.formats import FORMATS
 from nas_optuna.export.int8 import FILE as INT8
 from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
 from nas_optuna.export.readme import READER, write_readme
 from nas_optuna.export.script import write_reader
-from nas_optuna.export.source import NotWritable
+from nas_optuna.export.source import NotWritable, short
 from nas_optuna.training import ImageClassifier
 
 TOLERANCE = 1e-5
@@ -135,10 +135,10 @@ def _write_forms(
             run = FORMATS.find(name)(classifier, raw, place / name, title)
             largest = max(largest, _compared(run, raw, expected))
         except Exception as error:
-            if name in FORMATS.builtin and not isinstance(error, NotMade | NotWritable):
+            if name in FORMATS.builtin and not isinstance(error, NotWritable):
                 raise
             (place / name).unlink(missing_ok=True)
-            left_out[name] = str(error) if isinstance(error, NotMade | NotWritable) else short(error)
+            left_out[name] = str(error) if isinstance(error, NotWritable) else short(error)
     return [name for name in names if name not in left_out], left_out, largest
 
 
@@ -183,9 +183,9 @@ def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) ->
             with torch.inference_mode():
                 found = run(raw[:count])
         except Exception as error:
-            raise NotMade(f"it does not run on {count} images ({short(error)})") from error
+            raise NotWritable(f"it does not run on {count} images ({short(error)})") from error
         difference = (found - expected[:count]).abs().max().item()
         if found.shape != expected[:count].shape or not difference <= TOLERANCE * scale:
-            raise NotMade(f"its logits differ by {difference:.1e} from the network's on {count} images")
+            raise NotWritable(f"its logits differ by {difference:.1e} from the network's on {count} images")
         largest = max(largest, difference)
     return largest

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from nas_optuna.errors import reason_of
+
 _OPERATORS = {
     operator.add: "+",
     operator.iadd: "+",
@@ -34,7 +36,12 @@ _VARIABLES = "xyzuvwabcdefghijklmnopqrst"
 
 
 class NotWritable(Exception):  # noqa: N818 - not an error: the other files are written without it
-    """The network cannot be written as source; the message says why, and is one line."""
+    """The network cannot be written in one of its forms; the message says why, and is one line."""
+
+
+def short(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,7 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
     except Exception as error:  # of a user's network, too
-        reason = " ".join(str(error).split())[:160]
-        raise NotWritable(f"its code cannot be traced: {type(error).__name__}: {reason}") from error
+        raise NotWritable(f"its code cannot be traced: {short(error)}") from error
     return NetworkSource(tuple(_layers(traced)), tuple(_steps(traced)))
 
 

@@ -70,7 +70,7 @@ def columns_for(objective: str) -> list[Column]:
         Column(describe(objective).heading, best, right=True),
         Column("complete", lambda s: s.complete, right=True, rank=1),
         Column("trials", lambda s: s.trials, right=True),
-        Column("training time", lambda s: duration(s.seconds), right=True, rank=2),
+        Column("time", lambda s: duration(s.seconds), right=True, rank=2),
         Column("sampler", lambda s: s.sampler, rank=3),
         Column("pruner", lambda s: s.pruner, rank=5),
         Column("architecture", lambda s: s.architecture, shortest=12, rank=4),

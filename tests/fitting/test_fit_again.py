@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import nas_optuna as nas
+from nas_optuna.cli.specs import SpecOptions
 from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, TimeBudget
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.run import TRAINED, Fit
-from nas_optuna.fitting.spec import spec_for
+from nas_optuna.fitting.spec import spec_for, with_few_to_select
 from nas_optuna.fitting.within import run_within
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
@@ -204,3 +205,5 @@ def test_a_share_of_images_that_select_is_honoured_where_it_is_named(monkeypatch
     monkeypatch.setattr("nas_optuna.fitting.spec.ENOUGH_TO_SELECT", 100)
     assert spec_for("digits", overrides=["data.validation_fraction=0.3"]).data.validation_fraction == 0.3
     assert spec_for("digits").data.validation_fraction < 0.1
+    given = SpecOptions(set_=["data.validation_fraction=0.3"])  # of the command
+    assert with_few_to_select(given.read(), given.overrides, None).data.validation_fraction == 0.3
