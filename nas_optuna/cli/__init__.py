@@ -79,7 +79,9 @@ def _made() -> typer.Typer:
     )
     groups = {"": top}
     for name, (purpose, example) in _GROUPS.items():
-        groups[name] = typer.Typer(help=purpose, no_args_is_help=True, epilog=f"Example: nas-optuna {name} {example}")
+        groups[name] = typer.Typer(
+            cls=Group, help=purpose, no_args_is_help=True, epilog=f"Example: nas-optuna {name} {example}"
+        )
         groups[name].callback()(lambda: None)  # or a group of one command would be that command
         top.add_typer(groups[name], name=name)
     for words, (function, example) in _COMMANDS.items():
