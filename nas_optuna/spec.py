@@ -369,7 +369,7 @@ class StudySpec(_Part):
             if name is not None and name != values[section]["name"]:
                 values[section] = {"name": name}
         values["sampler"]["seed"] = self.sampler.seed if seed is None else seed
-        return self.from_dict(values, "the command line")
+        return self.from_dict(values)
 
     @property
     def goal(self) -> str:
