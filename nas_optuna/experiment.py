@@ -95,7 +95,7 @@ class Experiment:
             device: Where to train.
             checkpoints: Folder for the state of running trials.
             interrupted: Asked between optimiser steps.
-            callbacks: Told of each step.
+            callbacks: Callbacks that are told of each step.
             keep_weights: Keep the weights of each complete trial in `checkpoints`.
             images: Gives the images where they are in memory already, so that they are not loaded.
 
@@ -251,7 +251,7 @@ class Experiment:
             executor: Who runs them; this process by default.
             handle: What other processes open, where the executor has some.
             stop: Looked at between trials; give the same one to `from_spec`, as ``interrupted``.
-            callbacks: Told of the run, of each trial and of each step.
+            callbacks: Callbacks that are told of the run, of each trial and of each step.
             kind: What callbacks are told that this is: a search, or the trainings of a supernet's check.
         """
         told = Callbacks(callbacks)

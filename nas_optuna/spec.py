@@ -89,9 +89,9 @@ class SamplerSpec(_Plugin):
     """Which sampler, with its own options, and the seed that all its proposals derive from.
 
     Attributes:
-        name: Of the sampler; ``"auto"`` is ``curves`` where a study has one objective and the pruner is its own, else
-            ``tpe``.
-        seed: Of all proposals.
+        name: Name of the sampler; ``"auto"`` is ``curves`` where a study has one objective and the pruner is its own,
+            else ``tpe``.
+        seed: Seed of all proposals.
     """
 
     name: str = "auto"
@@ -117,7 +117,7 @@ class LatencySpec(_Part):
         runtime: What runs the networks: ``"torch"``, ``"torch-compile"``, ``"onnxruntime"``, or a runtime of yours.
         threads: Threads of one operation on the CPU.
         batch_size: Images per call; also what the cost ``memory`` counts activations for.
-        precision: Of weights and activations: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
+        precision: Number format of weights and activations: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     """
 
     table: str | None = None
@@ -150,7 +150,7 @@ class SupernetSpec(_Part):
         latency_weight: The weight in it; 0 leaves latency out.
         latency_power: The power of ``"fbnet"``; by default 0.6.
         latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
-        seed: Of weights, batch order and draws.
+        seed: Seed of weights, batch order and draws.
         options: Options of the space's own supernet that other supernets do not have.
     """
 
@@ -358,7 +358,7 @@ class StudySpec(_Part):
             space: Name of the search space.
             sampler: Name of the sampler.
             pruner: Name of the pruner.
-            seed: Of the sampler's proposals.
+            seed: Seed of the sampler's proposals.
 
         Examples:
             >>> StudySpec().with_parts(sampler="random", seed=3).sampler

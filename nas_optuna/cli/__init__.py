@@ -62,7 +62,7 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
 }
 """Commands, in the order of the help: what is called with their options, and an example."""
 _HIDDEN = ("samplers", "devices")
-"""Had names of their own before there was ``list``."""
+"""Commands that the help leaves out: they are older than ``list``, which prints the same."""
 
 
 def _made() -> typer.Typer:

@@ -95,7 +95,9 @@ class SpecOptions:
         Path | None, option("Propose only these architectures, one a line.", "FILE", panel=DETAILS), "among"
     ] = None
     keep_paused: Annotated[
-        str | None, option("Of stopped trainings, to go on with; 1GB.", "BYTES", panel=DETAILS), "keep_paused"
+        str | None,
+        option("Bytes of stopped trainings to keep; 1GB.", "BYTES", panel=DETAILS),
+        "keep_paused",
     ] = None
 
     @property

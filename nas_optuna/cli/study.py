@@ -184,7 +184,7 @@ def release(
 
 def export(
     named_study: NamedStudy,
-    format_: Annotated[str | None, option("Of the file; csv.", "csv|json", "--format")] = None,
+    format_: Annotated[str | None, option("Format of the file; csv.", "csv|json", "--format")] = None,
     out: Annotated[Path | None, option("File; stdout without it.", "FILE")] = None,
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:

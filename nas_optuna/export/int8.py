@@ -61,7 +61,7 @@ class Int8Export:
     Attributes:
         fp32: Figures of ``model.onnx``.
         int8: Figures of ``model.int8.onnx``.
-        images: Of how many images the accuracies are.
+        images: How many images the accuracies were measured on.
         culprit: The layer without whose quantisation the accuracy is best, where more than a standard error is lost.
     """
 

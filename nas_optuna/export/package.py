@@ -83,7 +83,7 @@ def export_network(
         facts: What a reader should know of it, e.g. its accuracy, by name.
         drawing: The network as SVG, written as ``drawing.svg``.
         eight_bits: Images to write ``model.int8.onnx`` by, where that is wanted.
-        say: Told what is being done, a line at a time: large networks take minutes.
+        say: Called with a line for each file that is written, because large networks take minutes.
 
     Raises:
         DataError: The folder cannot be written to, or holds something else.

@@ -33,7 +33,7 @@ LEAST_EPOCHS = 4
 pictures of CIFAR-10 such a search of five minutes ended three points behind a known network with one seed of two."""
 
 LEAST_SECONDS = 1.0
-"""Of a network in the first rung: to propose, draw and store one takes a part of a second, too."""
+"""The least for a network in the first rung, because proposing, drawing and storing it takes part of a second."""
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,11 @@ def fit(
         sampler: Name of the sampler.
         max_params: The most weights that the network may have, such as ``"100k"``.
         max_latency: The most milliseconds that one inference may take on this machine.
-        seed: Of the sampler.
+        seed: Seed of the sampler's proposals.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         overrides: Further keys of the study spec, such as ``"recipe.flip=true"``.
-        say: Told in one line what is being done.
-        callbacks: Told of each training and step.
+        say: Called with a line on what is being done.
+        callbacks: Callbacks that are told of each training and step.
 
     Raises:
         DataError: The pictures cannot be used.

@@ -134,7 +134,7 @@ def load_study(
     """Open a stored study.
 
     Args:
-        name: Of the study.
+        name: Name of the study.
         storage: URL of the database; ``NAS_OPTUNA_STORAGE``, else ``sqlite:///nas-optuna.db``.
         data_directory: Where data sets are.
         trust: Agree that the code which the study names is imported.
