@@ -73,7 +73,7 @@ def columns_for(objective: str) -> list[Column]:
         Column("time", lambda s: duration(s.seconds), right=True, rank=2),
         Column("sampler", lambda s: s.sampler, rank=3),
         Column("pruner", lambda s: s.pruner, rank=5),
-        Column("architecture", lambda s: s.architecture, shortest=12, rank=4),
+        Column("architecture", lambda s: s.architecture, shortest=20, rank=4),
     ]
 
 
