@@ -27,7 +27,7 @@ WORTH = 5e-4
 HARD_STOP = 6
 """Hard stop after this many times the patience without an improvement, whatever is expected."""
 
-_BOUND = re.compile(r"(.+?)\s*(>=|<=|:|\s)\s*([+-]?)((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kMG%]?)")
+_BOUND = re.compile(r"([^<>=!]+?)\s*(>=|<=|:|\s)\s*([+-]?)((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kMG%]?)")
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "%": 0.01}
 _STALLED = re.compile(r"stalled(?:\s*[:\s]\s*(\d+))?")
 

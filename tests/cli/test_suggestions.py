@@ -135,6 +135,7 @@ def test_what_has_changed_is_shown(command: Command, study: str, words: tuple[st
         ("stalled:-1", "the patience must be a whole number of at least 1 trial"),
         ("macs:1M", "unknown objective 'macs'"),
         ("accuracy", "write quotes around all of it"),
+        ("accuracy > 0.9", "'accuracy > 0.9' ends no study; write stalled, stalled:10, accuracy:0.98"),
     ],
 )
 def test_until(command: Command, study: str, text: str, said: str) -> None:
