@@ -109,7 +109,7 @@ class Replay:
         self._ms = 1000 * taken
         before = self._reached.setdefault(place, 0)
         for epoch, value in enumerate(self.table.curve(place)[:before], start=1):
-            report(trial, value, epoch)
+            report(trial, value, epoch, {})
         end = self._now if before == self.table.epochs else self._end_of_epoch(place)
         heapq.heappush(self._running, (end, trial.number, trial, place, before + 1))
 
@@ -120,7 +120,7 @@ class Replay:
         if epoch <= len(curve):
             self._spent += 1
             self._reached[place] = max(self._reached[place], epoch)
-            report(trial, curve[epoch - 1], epoch)
+            report(trial, curve[epoch - 1], epoch, {})
         if epoch >= len(curve):
             self.study.tell(trial, [curve[-1], *costs.values()])
             return TrialState.COMPLETE
