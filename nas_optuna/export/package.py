@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
 from nas_optuna.export.readme import READER, write_readme
 from nas_optuna.export.script import write_reader
 from nas_optuna.export.source import NotWritable, short
+from nas_optuna.files import scratch_folder
 from nas_optuna.training import ImageClassifier
 
 TOLERANCE = 1e-5
@@ -101,9 +101,9 @@ def export_network(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that a rename suffices and nothing half-made is ever there.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-            written, left_out, largest = _write_forms(classifier, raw, Path(place), title, say)
-            small = write_int8(Path(place), eight_bits) if eight_bits else None
+        with scratch_folder(folder.parent) as place:
+            written, left_out, largest = _write_forms(classifier, raw, place, title, say)
+            small = write_int8(place, eight_bits) if eight_bits else None
             if small:
                 written.append(INT8)
                 facts = {**facts, f"accuracy of model.onnx and {INT8}": small.sentence}
@@ -114,8 +114,8 @@ def export_network(
                 texts["drawing.svg"] = drawing
             texts["README.md"] = readme
             for name, text in texts.items():
-                (Path(place) / name).write_text(text, encoding="utf-8")
-            _publish(Path(place), folder, [*written, *texts], ours)
+                (place / name).write_text(text, encoding="utf-8")
+            _publish(place, folder, [*written, *texts], ours)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     return Exported(folder, (*written, *texts), left_out, len(raw), largest, small)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
-from typing import IO
 
 from nas_optuna.data.sharing import map_images
 from nas_optuna.execution.budget import Budget
@@ -25,8 +23,7 @@ from nas_optuna.execution.executors.local import without_ctrl_c, worker_context
 from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
 from nas_optuna.execution.executors.worker import Message, WorkerSpec, run_worker
 from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
-
-_SCRATCH = "nas-optuna-"
+from nas_optuna.files import scratch_folder
 
 
 def run_processes(
@@ -35,37 +32,10 @@ def run_processes(
     """Run trials in processes, one for each spec; see `Executor.run`."""
     handle = work.handle
     assert handle is not None
-    with scratch_folder() as folder:
+    with scratch_folder(Path(tempfile.gettempdir())) as folder:
         if work.data is not None:
             handle = replace(handle, images=map_images(work.data, folder))
         return _ProcessPool(handle, work, budget, told).run(specs, stop)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A temporary folder of this process; those of processes that were killed are removed first."""
-    # Whoever lives holds a lock on a file in its folder, which the kernel gives up with the process.
-    for lock in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/lock"):
-        with suppress(OSError), lock.open() as file:  # somebody else's, or removed meanwhile
-            if _is_locked_here(file):
-                shutil.rmtree(lock.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name, (Path(name) / "new").open("w") as file:
-        if _is_locked_here(file):
-            (Path(name) / "new").rename(Path(name) / "lock")
-        yield Path(name)
-
-
-def _is_locked_here(file: IO[str]) -> bool:
-    """Lock a file, where nobody else holds it and the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 @dataclass
