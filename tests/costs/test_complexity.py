@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nas_optuna as nas
 from nas_optuna.costs.complexity import Sizes, figures, macs_table, operation_macs
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spaces.shapes import QuickNorm
 
 SPACE = ConvSpace()
 TEXTS = [
@@ -175,3 +177,19 @@ def test_a_deformable_convolution_costs_what_a_plain_one_does() -> None:
 
     space = nas.space(build)(in_channels=1, classes=10, input_size=8)
     assert figures(space, space.parse("any=1")).macs == 64 * (18 + 4) * 9 + 2560
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_norm_on_meta_tensors_computes_nothing(training: bool) -> None:
+    asked: list[str] = []
+
+    class Listener(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            asked.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    with torch.device("meta"):
+        layer, x = nn.BatchNorm2d(4).train(training), torch.empty(2, 4, 8, 8)
+    with torch.no_grad(), QuickNorm(), Listener():
+        assert layer(x).shape == x.shape
+    assert {name.partition(".")[0] for name in asked} <= {"empty_like", "new_empty", "add_"}
