@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -217,6 +217,7 @@ class ConvSpace(ChainSpace):
         yield Part((), partial(head_operation, classes=self.classes))
 
 
+@cache  # a search asks for each of a few hundred again and again
 def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Operation:
     """One layer, for an input of that ``(channels, height, width)``."""
     channels, *sides = shape
@@ -231,6 +232,7 @@ def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Oper
     )
 
 
+@cache
 def head_operation(shape: Shape, classes: int) -> Operation:
     """The linear layer at the end."""
     channels, height, width = shape
