@@ -96,7 +96,7 @@ class QuickNorm(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}  # torch names weight and bias here, whatever its caller did
         if function is F.batch_norm and args[0].is_meta and args[0].dim() > 1:
-            x, *weights = *args[:5], named.get("weight"), named.get("bias")
+            x, weights = args[0], (*args[1:5], named.get("weight"), named.get("bias"))
             if all(each is None or each.shape == x.shape[1:2] for each in weights):  # else torch says what is wrong
                 made = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
                 return made[0]
