@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shlex
 import sqlite3
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from urllib.parse import quote
 from optuna.exceptions import StorageInternalError
 
 from nas_optuna.errors import StudyError
+from nas_optuna.files import scratch_folder
 from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
@@ -238,25 +238,21 @@ def _connect(database: Path, timeout: float) -> sqlite3.Connection:
 
 def _create(database: Path) -> None:
     """Make a SQLite file that nobody sees before it is whole."""
-    # It is made under another name and then given its own in one step, unless another process was faster: then that
+    # It is made in another folder and then given its name in one step, unless another process was faster: then that
     # one's is used. A log without its database is what a killed process leaves where somebody deleted the database
     # alone; SQLite would put its content into the new one.
-    partial_ = database.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}")
-    logs = ("-journal", "-wal", "-shm")
-    try:
-        partial_.touch(exist_ok=False)
-        _open(f"sqlite:///{partial_}", partial_, 0.0).database.engine.dispose()
-        if _file_system(partial_.absolute().parent) not in _ON_THE_NETWORK:
-            with closing(sqlite3.connect(partial_)) as connection:
+    with scratch_folder(database.parent) as folder:
+        unseen = folder / "new.db"
+        unseen.touch()
+        _open(f"sqlite:///{unseen}", unseen, 0.0).database.engine.dispose()
+        if _file_system(folder.absolute()) not in _ON_THE_NETWORK:
+            with closing(sqlite3.connect(unseen)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
         with _alone_in(database.parent):
             if not os.path.lexists(database):
-                for suffix in logs:
+                for suffix in ("-journal", "-wal", "-shm"):
                     database.with_name(database.name + suffix).unlink(missing_ok=True)
-                partial_.rename(database)
-    finally:
-        for suffix in ("", *logs):
-            partial_.with_name(partial_.name + suffix).unlink(missing_ok=True)
+                unseen.rename(database)
 
 
 @contextmanager
