@@ -72,7 +72,7 @@ class BatchLoader:
             drawing = generator if self._home.type == self._device.type else torch.Generator().manual_seed(seed)
             order = torch.randperm(self.size, device=self._home, generator=drawing)
         raw = self._raw(None if seed is None else order)
-        for images, labels in raw if self.kind == "resident" else self._ahead(raw):
+        for images, labels in raw if self.kind == "resident" else self._copied(self._ahead(raw)):
             if seed is not None and self._augmentation is not None:
                 images, labels = self._augmentation.batch(images, labels, self._classes, generator)
             yield self._prepare(images), labels
@@ -86,7 +86,7 @@ class BatchLoader:
             yield self._images[index], self._labels[index]
 
     def _ahead(self, raw: Iterator[Batch]) -> Iterator[Batch]:
-        """Host batches on the device, of which a thread gathers (and pins for CUDA) the next ones."""
+        """Host batches, of which a thread gathers (and pins for CUDA) the next ones."""
         pin = self._device.type == "cuda"
 
         def gather() -> Batch | None:
@@ -97,7 +97,27 @@ class BatchLoader:
             waiting = deque(pool.submit(gather) for _ in range(PREFETCHED))
             while batch := waiting.popleft().result():
                 waiting.append(pool.submit(gather))
-                yield batch[0].to(self._device, non_blocking=True), batch[1].to(self._device, non_blocking=True)
+                yield batch
+
+    def _copied(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches on the device; on CUDA a side stream copies each one while the one before it is used."""
+        if self._device.type != "cuda":
+            for images, labels in batches:
+                yield images.to(self._device), labels.to(self._device)
+            return
+        side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        before: Batch | None = None
+        for batch in batches:
+            with torch.cuda.stream(side):
+                copied = batch[0].to(self._device, non_blocking=True), batch[1].to(self._device, non_blocking=True)
+            if before is not None:
+                yield before
+            current.wait_stream(side)
+            for tensor in copied:  # made on the side stream, used (and freed) on this one
+                tensor.record_stream(current)
+            before = copied
+        if before is not None:
+            yield before
 
 
 def make_loader(

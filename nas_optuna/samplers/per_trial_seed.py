@@ -53,6 +53,7 @@ class PerTrialSeedSampler(BaseSampler):
         self._name = str(make(0))
         self.allowed: Allowed | None = None
         self.attempt = 0
+        self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
 
     def __str__(self) -> str:
         return self._name
@@ -66,7 +67,13 @@ class PerTrialSeedSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Ask the wrapped sampler for the parameters that it proposes together."""
-        return self._sampler(trial).infer_relative_search_space(study, trial)
+        # A fresh copy reads all trials for it, and a trial may be drawn for again and again.
+        key = (study.study_name, trial.number, trial.datetime_start)
+        known, space = self._inferred
+        if known != key:
+            space = self._sampler(trial).infer_relative_search_space(study, trial)
+            self._inferred = key, space
+        return dict(space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
