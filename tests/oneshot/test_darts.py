@@ -191,6 +191,15 @@ def in_place(c: Any, task: Any) -> nn.Module:
     return nn.Sequential(stem, c.layer("activation", activations), nn.Flatten(), nn.Linear(128, task.classes))
 
 
+@space_function
+def alike(c: Any, task: Any) -> nn.Module:
+    """Choices of which none costs less than another."""
+    act = c.layer("act", {"relu": nn.ReLU, "tanh": nn.Tanh})
+    pool = c.layer("pool", {"max": lambda: nn.MaxPool2d(2), "avg": lambda: nn.AvgPool2d(2)})
+    stem = nn.Conv2d(task.channels, 4, 3, padding=1)
+    return nn.Sequential(stem, act, pool, nn.Flatten(), nn.Linear(64, task.classes))
+
+
 RESUMED = {
     "conv": CONV,
     "block": BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "skip"), input_size=8),
@@ -335,6 +344,14 @@ def test_an_undecided_search_has_not_collapsed() -> None:
     with pytest.raises(TrainingError, match="collapsed"):
         require_no_collapse(supernet)
     supernet.set_alphas({"block2": [0.0, 0.0, 9.0]})
+    require_no_collapse(supernet)
+
+
+@pytest.mark.parametrize("fixed", [{}, {"act": "tanh", "pool": "max"}], ids=["alike", "without a neighbour"])
+def test_what_costs_the_same_whatever_is_chosen_has_not_collapsed(fixed: dict[str, str]) -> None:
+    searched = alike(in_channels=1, classes=10, input_size=8).fixed(fixed)
+    supernet = supernet_for(searched)
+    supernet.set_alphas({name: [9.0, *[0.0] * (len(alpha) - 1)] for name, alpha in supernet.alphas.items()})
     require_no_collapse(supernet)
 
 
