@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import os
+import platform
+import re
 import secrets
 import shutil
 import stat
@@ -16,8 +18,6 @@ from typing import IO
 LIMIT = 64 * 2**20
 """Bytes of the largest file that is read as text."""
 
-_PARTIAL = ".nas-optuna-part-"
-"""What the name of everything that is not yet whole begins with."""
 _LOCK = "lock"
 
 _MARKS = (
@@ -37,61 +37,50 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    _remove_abandoned(target.parent)
-    partial = target.with_name(f"{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
-    with _locked(partial, mode):
-        try:
-            with suppress(FileNotFoundError):
-                partial.chmod(target.stat().st_mode & 0o7777)
-            yield partial
-            flush(partial)  # else a power cut may keep the new name and lose the content
-            partial.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+    partial = target.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    try:
+        with suppress(FileNotFoundError):
+            partial.chmod(target.stat().st_mode & 0o7777)
+        yield partial
+        flush(partial)  # else a power cut may keep the new name and lose the content
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A folder inside another that is removed at the end; those of processes that were killed are removed first."""
-    _remove_abandoned(parent)
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=parent) as name, _locked(Path(name) / _LOCK, 0o600):
-        yield Path(name)
+    # Whoever lives holds a lock on a file in its folder, which the kernel gives up with the process. Other hosts may
+    # not see the lock, so that each removes its own folders only.
+    host = re.sub(r"\W", "", platform.node())[:32]
+    prefix = f".nas-optuna-{host}-"
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), open(left / _LOCK, "rb+", opener=_without_waiting) as lock:
+            if _is_locked_here(lock):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+        unseen = Path(name) / "new"
+        with unseen.open("wb") as lock:
+            if _is_locked_here(lock):
+                unseen.rename(Path(name) / _LOCK)
+            yield Path(name)
 
 
-@contextmanager
-def _locked(path: Path, mode: int) -> Iterator[None]:
-    """Make a file and hold a lock on it, which the kernel gives up with the process, however that ends."""
-    unseen = path.with_name(f".new{path.name}")  # by whoever looks for files without a lock
-    with open(os.open(unseen, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
-        if not _lock(file):
-            file.close()  # Windows has no such locks, and renames no open file
-        unseen.rename(path)
-        yield
-
-
-def _lock(file: IO[bytes]) -> bool:
+def _is_locked_here(file: IO[bytes]) -> bool:
     """Lock a file, where nobody else holds it and the system has such locks."""
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # Windows
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes have left half-made in a folder: nobody holds its lock."""
-    for left in folder.glob(f"{_PARTIAL}*"):
-        with suppress(OSError):  # somebody else's, or whole meanwhile
-            lock = left / _LOCK if left.is_dir() else left
-            with lock.open("rb") as file:
-                if _lock(file):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def write_file(path: Path, content: str | bytes, mode: int = 0o666) -> None:

@@ -249,10 +249,21 @@ def _create(database: Path) -> None:
             with closing(sqlite3.connect(unseen)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
         with _alone_in(database.parent):
-            if not os.path.lexists(database):
-                for suffix in ("-journal", "-wal", "-shm"):
-                    database.with_name(database.name + suffix).unlink(missing_ok=True)
-                unseen.rename(database)
+            _publish(unseen, database)
+
+
+def _publish(unseen: Path, database: Path) -> None:
+    """Give a file its name, unless the name is taken: by another program, too."""
+    if os.path.lexists(database):
+        return
+    for suffix in ("-journal", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    try:
+        os.link(unseen, database)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        unseen.rename(database)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from nas_optuna.execution.loop import StopRequest, interruptible, run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
-from nas_optuna.study import lease
+from nas_optuna.study import lease, storage
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import create_study, study_names, study_spec
@@ -86,6 +86,20 @@ def test_a_sqlite_file_is_made_once_by_many(tmp_path: Path, beginning: str) -> N
         assert sorted(trial.number for trial in trials) == list(range(8))
         assert {trial.state.name for trial in trials} == {"COMPLETE"}
         assert not list(folder.glob(".nas-optuna-*"))
+
+
+def test_a_database_that_another_program_makes_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(database: os.PathLike[str]) -> bool:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE mine (x)")
+        return False
+
+    monkeypatch.setattr(os.path, "lexists", meanwhile)
+    storage._create(tmp_path / "s.db")
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
 
 
 def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
