@@ -102,10 +102,10 @@ def test_activation_bytes_are_those_of_the_cpu_allocator(name: str, batch_size: 
 def test_counting_a_known_architecture_takes_no_time() -> None:
     architecture = SPACE.parse(TEXTS[0])
     figures(SPACE, architecture, 64)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(10):
         figures(SPACE, architecture, 64)
-    assert (time.perf_counter() - start) / 10 < 3e-3
+    assert (time.process_time() - start) / 10 < 3e-3
 
 
 def test_counting_changes_neither_random_state_nor_memory() -> None:

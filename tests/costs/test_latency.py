@@ -31,9 +31,9 @@ def threads() -> int:
 
 
 def test_a_known_time_is_measured() -> None:
-    lower, median, upper = measure(Sleep(), (1,), HERE, seconds=0.05)
-    assert 2.0 <= lower <= median <= upper
-    assert median < 4.0
+    lower, median, upper = measure(Sleep(0.02), (1,), HERE, seconds=0.2)
+    assert 20.0 <= lower <= median <= upper
+    assert median < 200.0, "milliseconds, on a busy machine"
 
 
 def test_conditions_are_kept() -> None:

@@ -180,11 +180,11 @@ def test_a_lapsed_lease_is_taken_over_whoever_has_it(study: optuna.Study, caplog
 
 
 def test_a_lease_is_renewed_beside_the_training(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAS_OPTUNA_LEASE", "0.5")
+    monkeypatch.setenv("NAS_OPTUNA_LEASE", "2")
     trial_id = lease.take_new(study)
     assert trial_id is not None
     with lease.hold(study, trial_id) as held:
-        until = time.monotonic() + 1.2
+        until = time.monotonic() + 2.6
         while time.monotonic() < until:
             time.sleep(0.1)
             assert abandoned.release_abandoned(study) == []
