@@ -148,16 +148,19 @@ def remarks_of(record: TrialRecord) -> list[str]:
 
 def retrained_figures(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     """What a retraining found, as a study remembers it: name and value."""
-    seeds, many = report["seeds"], len(report["seeds"]) > 1
+    seeds, many, spread = report["seeds"], len(report["seeds"]) > 1, report.get("spread")
+    # Only what its test accuracy takes is certain to be there (`study.schema`).
+    each = zip(seeds, report.get("accuracies", ()), strict=False) if many else ()
+    trained = f"{report['images']:,} for training, " if "images" in report else ""
     rows = [
         ("trial", report.get("trial")),
         ("architecture", report["architecture"]),
         (f"mean test accuracy of {len(seeds)} seeds" if many else "test accuracy", accuracy_on_test(report)),
-        *((f"seed {seed}", f"{a:.4f}") for seed, a in zip(seeds, report["accuracies"], strict=True) if many),
-        ("standard deviation over seeds", f"{report['spread']:.4f}" if many else None),
-        ("images", f"{report['images']:,} for training, {report['test_images']:,} for test"),
-        ("time", duration(report["seconds"])),
-        ("device", report["device"]),
+        *((f"seed {seed}", f"{accuracy:.4f}") for seed, accuracy in each),
+        ("standard deviation over seeds", f"{spread:.4f}" if many and spread is not None else None),
+        ("images", f"{trained}{report['test_images']:,} for test"),
+        ("time", duration(report["seconds"]) if "seconds" in report else None),
+        ("device", report.get("device")),
     ]
     return [row for row in rows if row[1] is not None]
 

@@ -50,7 +50,7 @@ class _Report(TypedDict, total=False):
     device: str
     mean: Required[Share]
     spread: Required[Number | None]
-    seeds: Required[list[Count]]
+    seeds: Required[Annotated[list[Count], MinLen(1)]]
     accuracies: list[Share]
     class_accuracies: list[Number]
     images: Count

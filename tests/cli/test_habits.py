@@ -134,7 +134,10 @@ def test_what_comes_next_is_never_a_command_that_fails(command: Command, study: 
 
 def test_two_options_that_contradict_each_other_are_refused(command: Command, study: str) -> None:
     for words, says in (
-        (("draw", "--study", study, "--trial", 0, "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
+        *(
+            (("draw", "--study", study, "--trial", trial, "--architecture", "f4k3s1-f4k3s1"), "give one of them")
+            for trial in (0, "best")
+        ),
         (("study", "export", study, "--format", "csv", "--json"), "leave out --format csv"),
     ):
         result = command(*words)

@@ -23,7 +23,7 @@ from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import storage_of
 from nas_optuna.study.pareto import front_of
-from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study
 from nas_optuna.study.studies import create_study
 from nas_optuna.study.trial_queue import REFERENCE
 from tests.helpers import Command, files_in
@@ -287,6 +287,22 @@ def test_the_test_set_is_shown_once() -> None:
     assert "0.8123" in text
     assert "0.8456" not in text
     assert "looked at 2 times" in text
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"accuracies": [0.8]}, {"accuracies": [0.7, 0.8, 0.9]}, {"spread": 0.01}, {"seeds": [3], "images": 9}]
+)
+def test_a_retraining_is_shown_with_what_is_stored_of_it(more: dict[str, object]) -> None:
+    study = made()
+    add(study, 1)
+    least = {"architecture": "a", "mean": 0.9, "test_images": 100, "seeds": [0, 1], "spread": None}
+    assert flaw_of_study({StudyKey.RETRAINED: [least | more]}) is None
+    study.set_user_attr(StudyKey.RETRAINED, [least | more])
+    text = plain(report(study))
+    assert "0.9000 ± " in text
+    assert "100 for test" in text
+    assert ("0.8000" in text) == ("accuracies" in more)
+    assert ("standard deviation over seeds" in text) == ("spread" in more)
 
 
 def test_a_thousand_trials_fit_into_a_page_that_opens_at_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_numbers_of_json_are_taken(value: float) -> None:
 
 def test_a_report_has_what_is_shown_of_it() -> None:
     assert flaw_of_study({StudyKey.RETRAINED: [REPORT, {**REPORT, "more": 3}]}) is None
-    altered = [{**REPORT, name: value} for name in REPORT for value in (HUGE, {}, True)]
+    altered = [{**REPORT, name: value} for name in REPORT for value in (HUGE, {}, True, [])]
     missing = [{key: value for key, value in REPORT.items() if key != name} for name in REPORT]
     for report in altered + missing:
         assert flaw_of_study({StudyKey.RETRAINED: [report]}) == "retrained is not a list of retrainings", report
