@@ -144,7 +144,7 @@ class EvaluatorObjective:
             try:
                 return self._value(trial, held)
             except (Interrupted, UpdateFinishedTrialError):
-                held.require()
+                held.require(trial.study)
                 raise
 
     def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:

@@ -100,7 +100,7 @@ def take_new(study: Study, below: int | None = None) -> int | None:
 class Held:
     """A trial that this process runs, in one of its threads."""
 
-    study: Study
+    # It does not know its study, which would keep the storage alive that is its weak key.
     trial_id: int
     lost: bool = False  # another process is known to have taken it, put it back, or deleted it
     thread: int = field(default_factory=threading.get_ident)
@@ -111,16 +111,16 @@ class Held:
         """Whether it is renewed still; Optuna may be about to write its end where it is not."""
         return not self._ended.is_set()
 
-    def require(self) -> None:
+    def require(self, study: Study) -> None:
         """Say so where another process has taken it up."""
-        if self.lost or status(self.study, self.trial_id) == LeaseStatus.LOST:
+        if self.lost or status(study, self.trial_id) == LeaseStatus.LOST:
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
-    def keep(self) -> None:
+    def keep(self, study: Study) -> None:
         """Renew its lease again and again until `end`, in a thread beside the training."""
         while not self.lost and not self._ended.wait(seconds() / 5):
             try:
-                self.lost = not lease_table.renew(self.study, self.trial_id)
+                self.lost = not lease_table.renew(study, self.trial_id)
             except Exception:  # the database is away or busy, which the training's own thread says
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
 
@@ -153,9 +153,9 @@ def require_held(storage: BaseStorage | None, connection: Connection, trial_id: 
 def hold(study: Study, trial_id: int) -> Iterator[Held]:
     """Within it the lease of a trial that this process took is renewed."""
     # Until `close`, this process writes to the trial only while the lease stands.
-    held = _held_in(study)[trial_id] = Held(study, trial_id)
+    held = _held_in(study)[trial_id] = Held(trial_id)
     if has_leases(study):
-        threading.Thread(target=held.keep, name="nas-optuna-lease", daemon=True).start()
+        threading.Thread(target=held.keep, args=(study,), name="nas-optuna-lease", daemon=True).start()
     try:
         yield held
     finally:

@@ -1,6 +1,9 @@
 """Who runs a trial: with a lease from the first moment on, and taken up where nobody can have it any more."""
 
+import gc
+import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from nas_optuna.errors import StudyError
 from nas_optuna.study import abandoned, lease, lease_table
 from nas_optuna.study.lease import LeaseStatus
 from nas_optuna.study.lease_table import leases_of
+from nas_optuna.study.optuna_internals import database_of
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.worker import Worker, this_worker
 from tests.processes import logs, together
@@ -98,7 +102,7 @@ def test_a_storage_without_leases_gives_a_trial_to_one_worker(without_leases: op
     assert lease.take_waiting(study) is None
     assert lease.status(study, taken) == LeaseStatus.HELD
     with lease.hold(study, taken) as held:
-        held.require()
+        held.require(study)
     assert lease.release(study, taken)
     assert lease.status(study, taken) == LeaseStatus.LOST
     assert lease.take_waiting(study) == taken
@@ -188,14 +192,35 @@ def test_a_lease_is_renewed_beside_the_training(study: optuna.Study, monkeypatch
         while time.monotonic() < until:
             time.sleep(0.1)
             assert abandoned.release_abandoned(study) == []
-        held.require()
+        held.require(study)
         leases.give(study, trial_id, ELSEWHERE)
         until = time.monotonic() + 10
         while not held.lost and time.monotonic() < until:
             time.sleep(0.02)
         assert held.lost, "the thread found it out"
         with pytest.raises(lease.LostError):
-            held.require()
+            held.require(study)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["told by Optuna", "closed"])
+def test_a_storage_is_freed_after_its_trials_have_run(tmp_path: Path, closed: bool) -> None:
+    def run() -> weakref.ref[object]:
+        storage = open_storage(f"sqlite:///{tmp_path}/x.db", create=True)
+        study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
+        trial = study.ask()
+        with lease.hold_trial(trial):
+            trial.suggest_int("x", 0, 1)
+        study.tell(trial, 1.0)
+        if closed:
+            lease.close(study, trial._trial_id)
+        return weakref.ref(database_of(storage))
+
+    ended = [run() for _ in range(3)]
+    for thread in threading.enumerate():
+        if thread.name == "nas-optuna-lease":
+            thread.join()
+    gc.collect()
+    assert [storage() for storage in ended] == [None] * 3
 
 
 def test_a_trial_that_ended_just_before_its_process_is_told_of_once(study: optuna.Study) -> None:
