@@ -128,11 +128,6 @@ def dashboard_note(
     return parts | stale | {version: (before if isinstance(before := known.get(version), int) else 0) + 1}
 
 
-def has_note(attributes: Mapping[str, Any], trial: FrozenTrial) -> bool:
-    """Whether a trial has a note among the study's system attributes."""
-    return _note_keys(trial)[0] in attributes
-
-
 def note_in(attributes: Mapping[str, Any]) -> str:
     """Return the note of a study that optuna-dashboard keeps among the study's system attributes."""
     version, part = _note_keys(None)

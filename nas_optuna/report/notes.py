@@ -19,13 +19,13 @@ from nas_optuna.quantities import plural
 from nas_optuna.report import dashboard
 from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.report.dashboard import dashboard_note, has_note, note_in
+from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import StudyFacts, figures_of
 from nas_optuna.report.selection import objective_names, remembered_images
 from nas_optuna.study.best import front_trials
 from nas_optuna.study.hints import command
-from nas_optuna.study.optuna_internals import all_trials, study_system_attributes, trial_id_of
+from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import accuracy_on_test
@@ -41,9 +41,6 @@ _GAP = "&emsp;"
 _PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
 FRONT = 10
 """Trials of a front that a study's note lists."""
-_CAUGHT_UP = 100
-"""Trials, the last ones, that a run gives the note that they lack."""
-_ENDED = [state for state in TrialState if state.is_finished()]
 
 
 def trial_note(
@@ -132,14 +129,9 @@ class NoteWriter(Callback):
         self._best: float | None = None
 
     def run_started(self, run: Run) -> None:
-        """Read what all notes need, and write those of trials whose process was killed before it wrote them."""
+        """Read what all notes need; of a trial whose process was killed before its note, the run tells once more."""
         self._names = objective_names(run.study)
         self._images = remembered_images(run.study)
-        if run.kind == "search":
-            known = study_system_attributes(run.study)
-            for ended in all_trials(run.study, _ENDED)[-_CAUGHT_UP:]:
-                if not has_note(known, ended):
-                    self._write(run.study, ended)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""

@@ -48,3 +48,12 @@ def test_the_next_run_writes_the_note_that_a_killed_one_could_not(place: Path, c
     for architecture, note in noted():
         assert architecture in note
         assert note.count("The network, drawn") == 1
+
+
+def test_a_run_writes_no_notes_of_trials_that_are_none_of_its_own(place: Path, command: Command) -> None:
+    words = ["run", "--sampler", "random", "--trials", 1, *tiny()]
+    assert command(*words).code == 0
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    study.add_trial(study.trials[0])
+    assert command("run", "--trials", 1).code == 0
+    assert [bool(note) for _, note in noted()] == [True, False, True]
