@@ -84,7 +84,7 @@ def compare(
     elif json:
         print_json([summary.to_dict() for summary in summaries])
     else:
-        print_table("comparison", columns_for(objective), summaries)
+        print_table("comparison", columns_for(objective, brief=True), summaries)
     if out is not None:
         write_out(out, comparison_page(loaded, summaries))
 

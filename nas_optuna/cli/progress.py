@@ -202,7 +202,8 @@ class RunDisplay(Callback):
         self._refresh()
         if not self._bars.are_live:
             record = TrialRecord.of(ended)
-            values = " ".join(text for _, text in objectives_of(record, objective_names(self._study))) or "-"
+            found = objectives_of(record, objective_names(self._study), brief=True)
+            values = " ".join(text for _, text in found) or "-"
             notes = "".join(f"  ({remark})" for remark in remarks_of(record))
             say(
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"

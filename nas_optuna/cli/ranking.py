@@ -70,9 +70,11 @@ def best(
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
     names, figures = facts.names, facts.described(record)
-    beside = [("to compare with", gain.beside)] if gain and gain.beside else []
-    rows = [*figures, *beside, *shown.params.items()]
-    print_facts(f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}", rows)
+    if gain and gain.beside:
+        accuracy = [name for name, _ in figures].index(names[0])
+        figures.insert(accuracy + 1, ("to compare with", gain.beside))
+    title = f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}"
+    print_facts(title, [*figures, *shown.params.items()])
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
         say(f"It is {rank} in {names[0]} alone; {facts.command('pareto')} shows the front.")
@@ -172,7 +174,9 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
 def _print_front(facts: StudyFacts, front: Front) -> None:
     from nas_optuna.objectives import describe
 
-    columns = facts.columns(front.records, kept=len(front.objectives))
+    # Without ± and with few other columns, architectures of five layers are whole at 80 columns and can be copied.
+    *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)
+    columns = [*figures, replace(architecture, shortest=44)]
     title = f"front of study {facts.study.study_name}: {plural(len(front.records), 'trial')}"
     print_table(title, columns, front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
@@ -205,7 +209,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
         return ", ".join([*["tied"] * (record.number in tied), *remarks_of(record)])
 
     unfinished = any(record.state != "complete" for record in listed)
-    number, *figures, architecture = facts.columns(listed)
+    number, *figures, architecture = facts.columns(listed, brief=True)
     columns = [
         Column("rank", lambda record: places[record.number], right=True, rank=5),
         number,
@@ -237,7 +241,7 @@ def _print_winner(facts: StudyFacts) -> None:
     panel(
         f"best: trial {record.number}",
         [
-            f"{name} {objectives_of(record, [name], images)[0][1]}{of_images}",
+            f"{name} {objectives_of(record, [name], images, brief=True)[0][1]}{of_images}",
             *([gain.beside] if gain and gain.beside else []),
             record.architecture,
             " · ".join([*costs, plural(record.epochs, "epoch")]),

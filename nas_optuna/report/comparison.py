@@ -59,11 +59,11 @@ class Summary:
         return asdict(self)
 
 
-def columns_for(objective: str) -> list[Column]:
+def columns_for(objective: str, *, brief: bool = False) -> list[Column]:
     """The columns of a table of summaries."""
 
     def best(summary: Summary) -> str | None:
-        return None if summary.best is None else with_error(objective, summary.best, summary.error)
+        return None if summary.best is None else with_error(objective, summary.best, summary.error, brief=brief)
 
     return [
         Column("study", lambda s: s.study),

@@ -95,11 +95,11 @@ class StudyFacts:
         named = [("trial", record.number), ("architecture", record.architecture)]
         return [*named, *figures_of(record, self.names, self.images), ("epochs", record.epochs)]
 
-    def columns(self, records: Sequence[TrialRecord], *, kept: int = 1) -> list[Column]:
-        """The columns of a table of trials: number, figures, architecture; see `figure_columns`."""
+    def columns(self, records: Sequence[TrialRecord], **how: Any) -> list[Column]:
+        """The columns of a table of trials: number, figures, architecture; `how` is as in `figure_columns`."""
         return [
             Column("trial", lambda record: record.number, right=True),
-            *figure_columns(records, self.names, self.images, kept=kept),
+            *figure_columns(records, self.names, self.images, **how),
             Column("architecture", lambda record: record.architecture, shortest=28),
         ]
 
@@ -113,10 +113,13 @@ class StudyFacts:
         return command(self.study, name, "--study", self.study.study_name, *words)
 
 
-def objectives_of(record: TrialRecord, names: Sequence[str], images: int | None = None) -> list[tuple[str, str]]:
+def objectives_of(
+    record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False
+) -> list[tuple[str, str]]:
     """Objectives and their values, an accuracy with its error on so many images; none where the trial has none."""
     error = standard_error(record, images)
-    return [(name, with_error(name, value, error)) for name, value in zip(names, record.values, strict=False)]
+    named = zip(names, record.values, strict=False)
+    return [(name, with_error(name, value, error, brief=brief)) for name, value in named]
 
 
 def described_costs(record: TrialRecord, but: Sequence[str] = ()) -> list[tuple[Quantity, float]]:
@@ -166,20 +169,32 @@ def retrained_figures(report: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def figure_columns(
-    records: Sequence[TrialRecord], names: Sequence[str], images: int | None, *, kept: int = 1
+    records: Sequence[TrialRecord],
+    names: Sequence[str],
+    images: int | None,
+    *,
+    kept: int = 1,
+    brief: bool = False,
+    errors: bool = True,
 ) -> list[Column]:
-    """The figures that any of the records has: objectives, of which the first `kept` stay, epochs, other costs."""
+    """The figures that any of the records has: objectives, of which the first `kept` stay, epochs, other costs.
+
+    A terminal shows them `brief`, and objectives by the names that are typed there; a page shows exact figures.
+    """
 
     def objective(place: int, record: TrialRecord) -> str | None:
-        values = objectives_of(record, names, images)
-        return values[place][1] if place < len(values) else None
+        if place >= len(record.values):
+            return None
+        error = standard_error(record, images) if errors else None
+        return with_error(names[place], record.values[place], error, brief=brief)
 
     def cost(quantity: Quantity, record: TrialRecord) -> str | None:
-        return quantity.brief(record.costs[quantity.name]) if quantity.name in record.costs else None
+        write = quantity.brief if brief else quantity.number
+        return write(record.costs[quantity.name]) if quantity.name in record.costs else None
 
     found = [
-        Column(describe(name).heading, partial(objective, place), right=True, shortest=15, rank=2 * (place >= kept))
-        for place, name in enumerate(names)
+        Column(heading, partial(objective, place), right=True, shortest=15, rank=2 * (place >= kept))
+        for place, heading in enumerate(names if brief else (describe(name).heading for name in names))
     ]
     found.append(Column("epochs", lambda record: record.epochs or None, right=True, rank=5))
     ranks = (3, *range(8, 99))  # the first cost stays longer than epochs and time do

@@ -38,14 +38,15 @@ def standard_error(record: TrialRecord, images: int | None) -> float | None:
     return max(known, default=None)
 
 
-def with_error(name: str, value: float, error: float | None) -> str:
+def with_error(name: str, value: float, error: float | None, *, brief: bool = False) -> str:
     """An objective's value as text, without its unit, and if it is an accuracy its standard error.
 
     Examples:
         >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
-        ('0.9700 ± 0.0100', '1.23k')
+        ('0.9700 ± 0.0100', '1,234')
     """
-    text = describe(name).brief(value)
+    described = describe(name)
+    text = described.brief(value) if brief else described.number(value)
     return text if error is None or name not in ACCURACIES else f"{text} ± {error:.4f}"
 
 

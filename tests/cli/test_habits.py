@@ -132,6 +132,11 @@ def test_what_comes_next_is_never_a_command_that_fails(command: Command, study: 
             assert command(*words[1:]).code == 0
 
 
+def test_best_says_beside_the_accuracy_what_it_is_to_be_compared_with(command: Command, study: str) -> None:
+    names = [line.split("  ")[0] for line in command("best").out.splitlines()]
+    assert names.index("to compare with") == names.index("accuracy") + 1
+
+
 def test_two_options_that_contradict_each_other_are_refused(command: Command, study: str) -> None:
     for words, says in (
         *(

@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.cli.ranking import SHOWN, print_ranking
+from nas_optuna.cli.ranking import SHOWN, print_outcome, print_ranking
 from nas_optuna.cli.tables import Column, print_table
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey
@@ -84,6 +84,30 @@ def test_columns_are_chosen_by_width(
         assert "f10k3s1"[:4] in best
     assert lines[-2] == "tied: 3 trials within 1 standard error"
     assert lines[-3] == "5 trials: 3 complete, 1 pruned, 1 failed"
+
+
+@pytest.mark.parametrize(("filters", "objectives"), [(16, 3), (16, 2), (128, 2)])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_front_has_whole_architectures_and_the_names_that_are_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, filters: int, objectives: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    architecture = "-".join([f"f{filters}k3s1"] * 5)
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"][:objectives], study_name="s")
+    study.set_user_attr(StudyKey.DATA, {"validation": 100})
+    study.set_metric_names(["accuracy", "params", "latency_ms"][:objectives])
+    costs = {"macs": 2.5e6, "params": 81_698.0, "latency_ms": 0.5}
+    attributes = {"nas_optuna:architecture": architecture, "nas_optuna:accuracy": 0.9, "nas_optuna:epochs": 5}
+    attributes |= {f"nas_optuna:{name}": value for name, value in costs.items()}
+    study.add_trial(create_trial(values=[0.9, 81_698.0, 0.5][:objectives], user_attrs=attributes))
+    print_outcome(StudyFacts(study), everything=False, json=False)
+    out, err = capsys.readouterr()
+    front = out[out.index("front of study s") :].splitlines()
+    assert front[1].split()[: objectives + 1] == ["trial", *study.metric_names]
+    assert front[3].split()[-1] == architecture
+    assert max(map(len, front)) <= 80
+    assert "params 81" in err
+    assert "weights" not in out + err
 
 
 def test_the_best_ten_are_listed_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:

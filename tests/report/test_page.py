@@ -260,6 +260,19 @@ def test_all_that_is_said_of_a_study_is_of_one_reading(
     assert len(readings) == 1
 
 
+def test_a_page_has_exact_figures_and_a_terminal_brief_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    study = made(objectives=("accuracy", "params"))
+    add(study, 80_698, accuracy=0.9)  # has 81,698 weights
+    add(study, 1_234_567, accuracy=0.95)
+    page, note = plain(report(study)), study_note(study, {})
+    print_ranking(StudyFacts(study))
+    printed = capsys.readouterr().out
+    for exact, brief in (("81,698", "81.7k"), ("1,235,567", "1.24M")):
+        assert (exact in page, brief in page) == (True, False)
+        assert (exact in printed, brief in printed) == (False, True)
+    assert "81,698" in note
+
+
 def test_text_of_users_is_never_markup() -> None:
     study = made(EVIL)
     add(study, 1)
