@@ -21,14 +21,38 @@ _TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+@")
 """A name without a password, which with HTTP is a token."""
 _NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
 """``me:password@host`` and ``//me:password@host``."""
-_NAMED = re.compile(r"(?i)(?<![\w.])((?:password|passwd|pwd)\s?=\s?)[^\s;&]+")
-"""``host=x password=…``, as libpq and ODBC take it."""
+_QUOTED = r"""(?P<quote>'"'"'|\\?['"])(?:(?!(?P=quote))(?:\\.|[^\n])){0,500}(?P=quote)(?=[\s;&,:)\]}'"\\]|$)"""
+"""In the quotes of libpq, which a shell or a text in quotes may have written anew."""
+_BRACED = r"\{(?:\}\}|[^}\n]){0,500}\}"
+"""In the braces of ODBC, in which ``}}`` is a brace."""
+_BARE = r"""(?:[^\s;&'"\\]|\\(?!['"])|['"](?=[^\s;&,:)\]}'"\\]))+"""
+"""Up to a space or a sign, but for the quote that ends the text around it."""
+_NEXT = r";\s?\w[\w ]*="
+"""The next key of a connection string."""
+_NAMED = re.compile(
+    rf"(?i)((?:password|passwd|pwd(?!\s?=\s?/)|pwd(?=\s?=\s?/[^\s;]{{0,200}}{_NEXT}))\s?=\s?)(?:{_QUOTED}|{_BRACED}|{_BARE})"
+)
+"""``host=x password=…``, as libpq and ODBC take it; ``PWD=/home/me`` alone is a shell's folder."""
+_ODBC = re.compile(
+    rf"""(?i)(=[^;=\n]*;\s?(?:password|pwd)\s?=\s?)(?:{_BRACED}|[^;\n'"]+(?={_NEXT}|;?['"]|;?$)|{_BARE})"""
+)
+"""Behind another key of ODBC, where a password ends at the next key only."""
+_ENCODED = re.compile(
+    r"(?i)((?:password|passwd|pwd)%(?:25)*3D)(?:%(?:25)*7B(?:%7D%7D|(?!%(?:25)*7D)\S)*%(?:25)*7D"
+    r"|(?:(?!%(?:25)*(?:3B|26))[^\s&;'\"])+)"
+)
+"""The same, percent-encoded as the value of ``odbc_connect``."""
+_SHORT = (
+    r"(?:(?:(?<![a-z0-9])|(?<=%[0-9a-f]{2}))(?:sig|o?auth|sas|code)(?![a-z])"
+    r"|(?-i:(?<=[a-z])(?:Sig|Auth|Sas|Code)(?![a-z])))"
+)
+"""Names that are parts of other words (design, author), so that they count as whole words only."""
 _SECRETS = (
-    r"[\w.%-]{0,60}?(?:pass|pw|secret|token|key|cert|credential|sig|auth|jwt|sas|session|access|code|private)"
-    r"[\w.%-]{0,60}"
+    r"[\w.%-]{0,60}?(?:pass|pw|secret|token|key|cert|credential|signature|authorization|jwt|session|access|private"
+    rf"|{_SHORT})[\w.%-]{{0,60}}"
 )
 _QUERY_IN_A_URL, _QUERY_IN_A_TEXT = (
-    re.compile(rf"(?i)([?&;#]{_SECRETS}=)[^{stop}]+") for stop in ("&\n", r"&\s'\"<>)")
+    re.compile(rf"(?i)((?:[?&#]|(;)){_SECRETS}=)(?(2)[^;{stop}]+|[^{stop}]+)") for stop in ("&\n", r"&\s'\"<>)")
 )
 
 
@@ -51,5 +75,6 @@ def mask_urls(text: str) -> str:
     text = (_LOGIN_IN_A_URL if is_url else _LOGIN_IN_A_TEXT).sub(rf"\1{MASK}@", text)
     text = _ENCODED_LOGIN.sub(rf"\1{MASK}%40", text)
     text = _NO_SCHEME.sub(rf"\1{MASK}@", _TOKEN.sub(rf"\1{MASK}@", text))
-    text = _NAMED.sub(rf"\1{MASK}", text)
+    for pattern in (_ODBC, _NAMED, _ENCODED):
+        text = pattern.sub(rf"\1{MASK}", text)
     return (_QUERY_IN_A_URL if is_url else _QUERY_IN_A_TEXT).sub(rf"\1{MASK}", text)

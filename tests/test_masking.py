@@ -1,5 +1,7 @@
 """No password of a URL is left in a text that may be shown."""
 
+import shlex
+
 import pytest
 
 from nas_optuna.errors import NasOptunaError, SpecError, named, shown
@@ -29,6 +31,24 @@ URLS = [
     f"//me:{SECRET}@host/share",
     f"host=tracker password={SECRET} dbname=studies",
     f"Server=host;Pwd={SECRET};",
+    f"host=tracker password='my {SECRET}' dbname=studies",
+    f"host=tracker password='my \\' {SECRET}' dbname=studies",
+    f'host=tracker password = "my {SECRET}"',
+    f"Driver=x;Pwd={{a;b}}}} {SECRET}}};UID=me",
+    f"Driver=x;Pwd={{a;b {SECRET}}}",
+    f"Driver=x;Pwd=my {SECRET};UID=me",
+    f"Driver=x;Pwd=/my/{SECRET}",
+    f"PWD=/my/{SECRET};UID=me",
+    f"PWD={SECRET}",
+    f"mssql+pyodbc:///?odbc_connect=DRIVER%3D%7Bx%7D%3BUID%3Dme%3BPWD%3D{SECRET}%3BPort%3D1",
+    f"mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D%7Ba%3Bb+{SECRET}%7D%3BPort%3D1",
+    f"https://tracker/?next=mssql%3A%2F%2F%3Fodbc_connect%3DPWD%253D{SECRET}%253B",
+    f"db_password={SECRET}",
+    f"PGPASSWORD={SECRET}",
+    f"mlflow_tracking_password={SECRET}",
+    f"https://tracker/?authCode={SECRET}",
+    f"https://tracker/?x%5Bauth%5D={SECRET}",
+    f"https://tracker/?code={SECRET}",
 ]
 
 
@@ -61,7 +81,30 @@ def test_a_text_shows_no_secret_of_several() -> None:
         "/data/a:b/c@d.npz",
         "see http://localhost:8080/dashboard, or write to me@example.org",
         "nas-optuna run --set recipe.epochs=3 --objective 'accuracy*(macs/1M)^-0.07' 100%",
+        "PWD=/home/me/x",
+        "OLDPWD=/home/me PWD=/home/me/x; go on",
+        "https://host/?design=a&author=b&barcode=c&decoder=d&authority=e&codec=f&disaster=g&signal=h",
     ],
 )
 def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
     assert mask_urls(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"password='my {SECRET}' dbname=x", "password=*** dbname=x"),
+        (f"UID=me;Pwd={{a;b {SECRET}}};Port=1", "UID=me;Pwd=***;Port=1"),
+        (f"UID%3Dme%3BPWD%3D{SECRET}%3BPort%3D1", "UID%3Dme%3BPWD%3D***%3BPort%3D1"),
+        (f"no answer of Server=h;PWD={SECRET}; start it", "no answer of Server=h;PWD=***; start it"),
+        (f'{{"url":"mysql://h/db?password={SECRET}","n":1}}', '{"url":"mysql://h/db?password=***","n":1}'),
+    ],
+)
+def test_what_is_beside_a_secret_stays(text: str, masked: str) -> None:
+    assert mask_urls(text) == masked
+
+
+@pytest.mark.parametrize("url", [*URLS, "postgresql://host/db?password="])
+def test_a_command_that_is_typed_again_keeps_its_words(url: str) -> None:
+    words = ["nas-optuna", "run", "--storage", mask_urls(url), "--study", "my own"]
+    assert shlex.split(mask_urls(shlex.join(words))) == words
