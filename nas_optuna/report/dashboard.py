@@ -21,12 +21,16 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
-from nas_optuna.study.transactions import set_study_system_attributes
+from nas_optuna.study.transactions import remove_study_system_attributes, set_study_system_attributes
 
 _PREFIX = "dashboard:artifacts:"
 """Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""
 _OF_STUDY = "artifacts:"
 """Where Optuna's ``upload_artifact`` keeps a study's own files, such as the history of a supernet."""
+_FIGURES = [f"dashboard:plot_data:{name}:" for name in ("front", "curves", "supernet-alphas", "controller-entropy")]
+"""Where figures of earlier releases begin, which nothing brings up to date any more."""
+_COLOUR_OF_FIGURES = "#7d8797"
+"""What tells these figures from a user's own of the same name."""
 DRAWING = "drawing.svg"
 NOTE_PART = 2045
 """Characters of a note for each attribute, which optuna-dashboard sets so that any database takes them."""
@@ -97,6 +101,14 @@ def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: st
 def of_study(study: Study) -> list[str]:
     """The names, within the store, of all files that belong to a study or its trials."""
     return _names(key for key in study_system_attributes(study) if key.startswith((_PREFIX, _OF_STUDY)))
+
+
+def remove_figures(study: Study, attributes: Mapping[str, Any]) -> None:
+    """Remove the figures that earlier releases kept in a study, and that would stay as they were then."""
+    for start in _FIGURES:
+        parts = sorted((key for key in attributes if key.startswith(start)), key=lambda key: (len(key), key))
+        if _COLOUR_OF_FIGURES in "".join(str(attributes[key]) for key in parts):
+            remove_study_system_attributes(study, parts)
 
 
 def _names(keys: Iterable[str]) -> list[str]:
