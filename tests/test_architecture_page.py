@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from pydoc import locate
 from types import FrameType
 
 import pytest
@@ -44,6 +45,16 @@ NAMED = sorted(
 def test_every_room_that_is_named_exists(path: str) -> None:
     places = (ROOT, PACKAGE, *PACKAGE.glob("*/"))
     assert any((place / path).exists() for place in places)
+
+
+def test_the_reference_lists_every_class_that_is_a_contract() -> None:
+    rows = PAGE.partition("\n## Contracts\n")[2].partition("\n## ")[0].splitlines()
+    classes = {name for row in rows if "|" in row for name in re.findall(r"`([A-Z]\w+)`", row.split("|")[1])}
+    listed = (ROOT / "docs" / "reference" / "contracts.md").read_text(encoding="utf-8")
+    assert {"Decomposable", "Supernet"} <= classes
+    for name in {*classes, "Operation"}:
+        (path,) = re.findall(rf"^::: (\S+\.{name})$", listed, re.MULTILINE)
+        assert locate(path), path
 
 
 def room_of(frame: FrameType) -> str | None:

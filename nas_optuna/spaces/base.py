@@ -77,7 +77,7 @@ class Operation:
         options: What tells it from others of its kind, as sorted pairs.
         input_shape: Shape of one input, without the batch.
         output_shape: Shape of one output, without the batch.
-        make: Makes a fresh module of it.
+        make: Makes a fresh module of it; needed beside `macs` too, for networks, latency tables and memory figures.
         macs: Multiply-accumulates for one image, where the space knows them; None stands for: make it and count. A
             space of thousands of operations is faster with a formula.
     """
@@ -334,7 +334,10 @@ class SearchSpace(ABC):
         return
 
     def supernet_class(self) -> type[Supernet] | None:
-        """What holds all networks of the space with shared weights; None where there is no such thing."""
+        """The class of what holds all networks of the space with shared weights; None where there is no such thing.
+
+        A subclass of `nas_optuna.spaces.supernet.Supernet`, no instance; imported here, as a listing needs no torch.
+        """
         return None
 
     @abstractmethod

@@ -74,6 +74,10 @@ class Supernet(nn.Module, ABC):
     Each parameter of the space has a vector of logits, its alpha. So ``derive()`` is a params dict for
     ``optuna.trial.FixedTrial``, and ``prior()`` a distribution that a sampler can draw from.
 
+    A subclass defines `forward`, `cost_model` and `extract`, and its space's ``supernet_class()`` returns the subclass
+    itself. It is called as ``found(space, alpha_init=…, **options)``, where the options are its own keywords, and also
+    without any of these, so that each has a default.
+
     Args:
         space: The space.
         alpha_init: ``"zero"`` starts without a preference; ``"uniform"`` draws every logit from [0, 1).

@@ -14,7 +14,7 @@ from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
 from nas_optuna.oneshot.price import with_cost
-from nas_optuna.oneshot.stability import DivergenceMonitor, require_no_collapse
+from nas_optuna.oneshot.stability import DivergenceMonitor
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.darts import DartsStrategy
@@ -191,15 +191,6 @@ def in_place(c: Any, task: Any) -> nn.Module:
     return nn.Sequential(stem, c.layer("activation", activations), nn.Flatten(), nn.Linear(128, task.classes))
 
 
-@space_function
-def alike(c: Any, task: Any) -> nn.Module:
-    """Choices of which none costs less than another."""
-    act = c.layer("act", {"relu": nn.ReLU, "tanh": nn.Tanh})
-    pool = c.layer("pool", {"max": lambda: nn.MaxPool2d(2), "avg": lambda: nn.AvgPool2d(2)})
-    stem = nn.Conv2d(task.channels, 4, 3, padding=1)
-    return nn.Sequential(stem, act, pool, nn.Flatten(), nn.Linear(64, task.classes))
-
-
 RESUMED = {
     "conv": CONV,
     "block": BlockSpace(depth=2, candidates=("k3_f16", "k3_f24", "skip"), input_size=8),
@@ -334,25 +325,6 @@ def test_collapse_is_found(space: SearchSpace) -> None:
     assert error.value.cause == "collapse"
     derived = space.architecture(found.supernet.derive())
     assert size(space, derived) == min(size(space, architecture) for architecture in space.enumerate())
-
-
-def test_an_undecided_search_has_not_collapsed() -> None:
-    supernet = supernet_for(BLOCK)
-    assert supernet.derive() == {"block1": "k3_f16", "block2": "k3_f16"}, "the smallest"
-    require_no_collapse(supernet)
-    supernet.set_alphas({name: [9.0, 0.0, 0.0] for name in supernet.alphas})
-    with pytest.raises(TrainingError, match="collapsed"):
-        require_no_collapse(supernet)
-    supernet.set_alphas({"block2": [0.0, 0.0, 9.0]})
-    require_no_collapse(supernet)
-
-
-@pytest.mark.parametrize("fixed", [{}, {"act": "tanh", "pool": "max"}], ids=["alike", "without a neighbour"])
-def test_what_costs_the_same_whatever_is_chosen_has_not_collapsed(fixed: dict[str, str]) -> None:
-    searched = alike(in_channels=1, classes=10, input_size=8).fixed(fixed)
-    supernet = supernet_for(searched)
-    supernet.set_alphas({name: [9.0, *[0.0] * (len(alpha) - 1)] for name, alpha in supernet.alphas.items()})
-    require_no_collapse(supernet)
 
 
 def test_options_that_cannot_be_honoured_are_refused() -> None:
