@@ -286,7 +286,7 @@ class Experiment:
         """One line for a person; `within` a time nothing is pruned, and epochs are no measure."""
         size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
         height, width = self.space.image_size
-        goal = self.spec.goal
+        goal = self.spec.goal(typed=True)
         if self.data is None:
             what = f"{goal} by {self.spec.evaluator.name}"
         else:

@@ -371,12 +371,15 @@ class StudySpec(_Part):
         values["sampler"]["seed"] = self.sampler.seed if seed is None else seed
         return self.from_dict(values)
 
-    @property
-    def goal(self) -> str:
-        """What is optimised, within which limits."""
-        limits = ((describe(name), limit) for name, limit in self.limits.items())
-        within = (f", {c.heading} at {'least' if c.maximize else 'most'} {c.number(limit)}" for c, limit in limits)
-        return " and ".join(describe(name).heading for name in self.objectives) + "".join(within)
+    def goal(self, *, typed: bool = False) -> str:
+        """What is optimised, within which limits: in words for people, or by the names that are `typed`."""
+
+        def called(name: str) -> str:
+            return name if typed else describe(name).heading
+
+        limits = ((called(name), describe(name), limit) for name, limit in self.limits.items())
+        within = (f", {name} at {'least' if c.maximize else 'most'} {c.number(limit)}" for name, c, limit in limits)
+        return " and ".join(map(called, self.objectives)) + "".join(within)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready nested dicts that `from_dict` takes back."""

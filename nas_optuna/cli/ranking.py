@@ -69,7 +69,7 @@ def best(
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
-    names, figures = facts.names, facts.described(record)
+    names, figures = facts.names, facts.described(record, typed=True)
     if gain and gain.beside:
         accuracy = [name for name, _ in figures].index(names[0])
         figures.insert(accuracy + 1, ("to compare with", gain.beside))

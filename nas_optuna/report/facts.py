@@ -68,7 +68,7 @@ class StudyFacts:
         how = f"pruner {spec.pruner.name}, {plural(spec.recipe.epochs, 'epoch')} per trial"
         by_clock = {StudyKey.FIT, StudyKey.WITHIN} & self.attributes.keys()
         how = "trainings of about equal seconds" if by_clock else how
-        return f"{spec.goal} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
+        return f"{spec.goal()} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
 
     @cached_property
     def records(self) -> list[TrialRecord]:
@@ -90,10 +90,10 @@ class StudyFacts:
         """What the search has brought, where its first objective is accuracy."""
         return gain_of(self.study)
 
-    def described(self, record: TrialRecord) -> list[tuple[str, object]]:
-        """What a table of one trial says: its number, its architecture and its figures, with their units."""
+    def described(self, record: TrialRecord, *, typed: bool = False) -> list[tuple[str, object]]:
+        """What a table of one trial says: its number, its architecture and its figures; see `figures_of`."""
         named = [("trial", record.number), ("architecture", record.architecture)]
-        return [*named, *figures_of(record, self.names, self.images), ("epochs", record.epochs)]
+        return [*named, *figures_of(record, self.names, self.images, typed=typed), ("epochs", record.epochs)]
 
     def columns(self, records: Sequence[TrialRecord], **how: Any) -> list[Column]:
         """The columns of a table of trials: number, figures, architecture; `how` is as in `figure_columns`."""
@@ -127,8 +127,11 @@ def described_costs(record: TrialRecord, but: Sequence[str] = ()) -> list[tuple[
     return [(describe(name), record.costs[name]) for name in cost_names([record], but)]
 
 
-def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
-    """A trial's figures for a person: name and value with its unit."""
+def figures_of(
+    record: TrialRecord, names: Sequence[str], images: int | None, *, typed: bool = False
+) -> list[tuple[str, str]]:
+    """A trial's figures for a person, with their units: in words, or objectives by the names that are `typed`."""
+    own = {name.partition(":")[0] for name in names} if typed else frozenset()
     rows = [
         (name, text)
         for name, text in objectives_of(record, names, images)
@@ -136,7 +139,8 @@ def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) ->
     ]
     if record.accuracy is not None and "accuracy" not in names:
         rows.append(("accuracy", with_error("accuracy", record.accuracy, standard_error(record, images))))
-    rows += [(cost.label or cost.name, cost.text(value)) for cost, value in described_costs(record)]
+    for cost, value in described_costs(record):
+        rows.append((cost.name if cost.name in own else cost.label or cost.name, cost.text(value)))
     rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
     return rows + ([("proposed by", record.origin)] if record.origin else [])
 

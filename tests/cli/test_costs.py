@@ -23,6 +23,8 @@ def test_a_run_with_two_objectives_prints_its_front(command: Command) -> None:
     assert result.code == 0, result.err
     assert "front of study costs" in result.out
     assert "hypervolume" in result.err
+    assert "accuracy and macs on" in result.err
+    assert "MACs" not in result.out + result.err, "an objective is called as it was typed"
     study = load()
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["accuracy", "macs"]
