@@ -19,9 +19,12 @@ from nas_optuna.quantities import duration, plural
 if TYPE_CHECKING:
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import Winners
+    from nas_optuna.study.gain import Gain
     from nas_optuna.study.pareto import Front
     from nas_optuna.study.records import TrialRecord
 
+Figures = list[tuple[str, object]]
+"""Names and figures, a line each."""
 SHOWN = 10
 """Trials that are listed without ``--all``."""
 _STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
@@ -69,10 +72,7 @@ def best(
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
-    names, figures = facts.names, facts.described(record, typed=True)
-    if gain and gain.beside:
-        accuracy = [name for name, _ in figures].index(names[0])
-        figures.insert(accuracy + 1, ("to compare with", gain.beside))
+    names, figures = facts.names, _beside_the_accuracy(facts.described(record, typed=True), facts.names[0], gain)
     title = f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}"
     print_facts(title, [*figures, *shown.params.items()])
     if len(names) > 1:
@@ -89,6 +89,13 @@ def best(
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
     say_next([(facts.command("retrain", *which), "train it in full, and test it"), (take, "take it away")])
+
+
+def _beside_the_accuracy(figures: Figures, name: str, gain: Gain | None) -> Figures:
+    """The figures of a trial, with those that its accuracy is to be compared with right below it."""
+    place = 1 + [named for named, _ in figures].index(name)
+    beside = [("to compare with", gain.beside)] if gain and gain.beside else []
+    return [*figures[:place], *beside, *figures[place:]]
 
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
