@@ -41,7 +41,7 @@ _ENCODED = re.compile(
     r"(?i)((?:password|passwd|pwd)%(?:25)*3D)(?:%(?:25)*7B(?:%7D%7D|(?!%(?:25)*7D)\S)*%(?:25)*7D"
     r"|(?:(?!%(?:25)*(?:3B|26))[^\s&;'\"])+)"
 )
-"""The same, percent-encoded as the value of ``odbc_connect``."""
+"""A password of ODBC in a percent-encoded connection string, as SQLAlchemy takes it in ``odbc_connect=…``."""
 _SHORT = (
     r"(?:(?:(?<![a-z0-9])|(?<=%[0-9a-f]{2}))(?:sig|o?auth|sas|code)(?![a-z])"
     r"|(?-i:(?<=[a-z])(?:Sig|Auth|Sas|Code)(?![a-z])))"

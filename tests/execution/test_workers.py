@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -22,133 +21,15 @@ from nas_optuna.errors import ArchitectureError, Gone, StudyError, TrainingError
 from nas_optuna.execution.loop import StopRequest, interruptible, run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spec import StudySpec
-from nas_optuna.study import lease, storage
+from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.studies import create_study, study_names, study_spec
-from tests.faults.harness import at_once, command_line
+from tests.execution.small_studies import cheap, created, opened, url
 from tests.helpers import tiny
 from tests.processes import Server, Work, kill_after, logs, together
 from tests.study import leases
 
 pytestmark = pytest.mark.process
-
-
-def cheap(trial: optuna.Trial) -> float:
-    return float(trial.suggest_categorical("x", [0, 1, 2, 3]))
-
-
-def url(folder: Path) -> str:
-    return f"sqlite:///{folder}/s.db"
-
-
-def opened(folder: Path, *, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    storage = open_storage(url(folder), create=True)
-    chosen = sampler or optuna.samplers.RandomSampler(seed=0)
-    return optuna.create_study(
-        study_name="s", storage=storage, direction="maximize", load_if_exists=True, sampler=chosen
-    )
-
-
-def integrity(file: Path) -> str:
-    with closing(sqlite3.connect(file)) as connection:
-        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
-
-
-# --- beginning at once ------------------------------------------------------------------------------------------------
-
-
-def created(address: str) -> Work:
-    """Open a storage that is not there, and make the study or join it; 0 where it is whole."""
-
-    def work(number: int) -> int:
-        storage = open_storage(address, create=True)
-        with suppress(StudyError):
-            create_study(storage, "s", StudySpec(), ConvSpace(depth=1))
-        study = optuna.load_study(study_name="s", storage=storage)
-        assert study_spec(study) == StudySpec()
-        return 0 if run(study, cheap, trials=2).trials == 2 else 1
-
-    return work
-
-
-@pytest.mark.parametrize("beginning", ["absent", "empty file"])
-def test_a_sqlite_file_is_made_once_by_many(tmp_path: Path, beginning: str) -> None:
-    for turn in range(2):
-        folder = tmp_path / str(turn)
-        folder.mkdir()
-        if beginning == "empty file":
-            (folder / "s.db").touch()
-        assert together(4, created(url(folder)), folder / "log") == [0] * 4, logs(folder / "log")
-        assert integrity(folder / "s.db") == "ok"
-        trials = opened(folder).trials
-        assert sorted(trial.number for trial in trials) == list(range(8))
-        assert {trial.state.name for trial in trials} == {"COMPLETE"}
-        assert not list(folder.glob(".nas-optuna-*"))
-
-
-def test_a_database_that_another_program_makes_meanwhile_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def meanwhile(database: os.PathLike[str]) -> bool:
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("CREATE TABLE mine (x)")
-        return False
-
-    monkeypatch.setattr(os.path, "lexists", meanwhile)
-    storage._create(tmp_path / "s.db")
-    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
-
-
-def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    assert together(4, created(url(tmp_path)), tmp_path / "log") == [0] * 4, logs(tmp_path / "log")
-    assert integrity(tmp_path / "s.db") == "ok"
-    assert len(opened(tmp_path).trials) == 8
-
-
-def test_a_process_that_is_killed_while_it_makes_a_database_leaves_none(tmp_path: Path) -> None:
-    for after in range(0, 60, 12):
-
-        def work(number: int, after: int = after) -> int:
-            kill_after(after)
-            return created(url(tmp_path))(number)
-
-        together(1, work)
-        if (tmp_path / "s.db").exists():
-            assert study_names(open_storage(url(tmp_path))) in ([], ["s"])
-    assert created(url(tmp_path))(0) == 0
-
-
-def test_the_command_line_started_four_times_at_once(tmp_path: Path) -> None:
-    arguments = ["run", "--study", "s", "--spec", "digits-quick", "--trials", "1", "--sampler", "random", *tiny()]
-    codes = at_once(command_line, 4, arguments, tmp_path)
-    said = "".join(file.read_text() for file in tmp_path.glob("said.*"))
-    assert codes == [0] * 4, said
-    assert "Traceback" not in said
-    assert said.count("created study 's'") == 1
-    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/nas-optuna.db")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
-
-
-def test_the_log_of_a_database_that_was_deleted_is_not_put_into_the_next(tmp_path: Path) -> None:
-    def work(_: int) -> int:
-        run(opened(tmp_path), cheap, trials=3)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return 0
-
-    together(1, work)
-    assert (tmp_path / "s.db-wal").stat().st_size
-    (tmp_path / "s.db").unlink()
-    study = opened(tmp_path)
-    assert study.trials == []
-    assert run(study, cheap, trials=1).trials == 1
-    assert integrity(tmp_path / "s.db") == "ok"
 
 
 # --- one queue --------------------------------------------------------------------------------------------------------
