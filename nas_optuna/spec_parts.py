@@ -11,7 +11,8 @@ from optuna.samplers import BaseSampler
 
 from nas_optuna.costs.runtimes import RUNTIMES
 from nas_optuna.data import SearchData, load_data
-from nas_optuna.data.catalog import DATA_SETS, is_code
+from nas_optuna.data.catalog import is_code
+from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator

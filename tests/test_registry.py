@@ -9,7 +9,7 @@ import torch
 
 from nas_optuna import ConvSpace, ImageSet, SearchSpace, create_sampler, create_space
 from nas_optuna.data import load_images
-from nas_optuna.data.catalog import DATA_SETS
+from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options

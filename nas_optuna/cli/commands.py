@@ -26,7 +26,7 @@ NAMES = {
     "METRICS": "nas_optuna.metrics:METRICS",
     "COSTS": "nas_optuna.objectives:COSTS",
     "PRESETS": "nas_optuna.presets:preset_names",
-    "DATA": "nas_optuna.data.catalog:DATA_SETS",
+    "DATA": "nas_optuna.data_sets:DATA_SETS",
     "STRATEGIES": "nas_optuna.oneshot.strategies:STRATEGIES",
 }
 """What stands for a registry's names in the text of an option → the registry, which is imported when it is asked."""

@@ -139,7 +139,7 @@ def _presets() -> Listing:
 
 
 def _data() -> Listing:
-    from nas_optuna.data.catalog import DATA_SETS, DESCRIPTIONS
+    from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 
     known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
     known |= {

@@ -1,6 +1,6 @@
 """Data sets by name, their division, and batches of them on a device."""
 
-from nas_optuna.data.catalog import DATA_SETS, data_directory, load_images
+from nas_optuna.data.catalog import data_directory, load_images
 from nas_optuna.data.images import ImageSet, split
 from nas_optuna.data.loaders import BatchLoader, make_loader
 from nas_optuna.data.pixels import PixelFormat
@@ -12,6 +12,7 @@ from nas_optuna.data.search_data import (
     load_training_images,
 )
 from nas_optuna.data.source import Reading
+from nas_optuna.data_sets import DATA_SETS
 
 __all__ = [
     "DATA_SETS",

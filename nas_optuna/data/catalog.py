@@ -1,8 +1,7 @@
-"""Data sets by name. A new one is a function here and a line in `DATA_SETS`, or an entry of `torchvision_sets.SETS`.
+"""Data sets by name: ``folder:PATH``, ``npz:FILE``, or a name of `data_sets`.
 
-Each function takes ``(train, directory)``: which part is wanted, and where files are kept or downloaded to. It gives an
-`ImageSet`. Third parties register the entry point group ``nas_optuna.datasets`` or are named as
-``package.module:function``. Beside names there are ``folder:PATH`` and ``npz:FILE``.
+The function of a name takes ``(train, directory)``: which part is wanted, and where files are kept or downloaded to. It
+gives an `ImageSet`.
 """
 
 from __future__ import annotations
@@ -15,22 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas_optuna.data import torchvision_sets
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
-from nas_optuna.data.torchvision_sets import SETS
+from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import DataError, SpecError, named, reason_of, shown, unknown
-from nas_optuna.registry import Registry
-
-DATA_SETS = Registry(
-    "data set",
-    "nas_optuna.datasets",
-    {"digits": f"{__name__}:digits"} | {name: f"{torchvision_sets.__name__}:{name.replace('-', '_')}" for name in SETS},
-)
-
-DESCRIPTIONS = {"digits": "1,797 8×8 grey digits, built in"} | {name: data.description for name, data in SETS.items()}
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
 """What stands before the colon where a name is a path."""

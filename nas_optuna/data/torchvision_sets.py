@@ -1,4 +1,4 @@
-"""The data sets that torchvision offers. A new one is a `TorchvisionSet` here and its entry in `SETS`."""
+"""The data sets that torchvision offers. A new one is a `TorchvisionSet` here and its lines in `data_sets`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ class TorchvisionSet:
     # own, the others wait, and no file appears under its name before it is whole.
 
     class_name: str
-    description: str
     files: str  # that torchvision wants in the data directory, for the error message
     archives: tuple[str, ...] = ()  # where a person may have put what torchvision would download
     part: tuple[str, object, object] = ("train", True, False)  # a keyword, with its values for training and test
@@ -130,7 +129,6 @@ def _network_timeout() -> Iterator[None]:
 
 mnist = TorchvisionSet(
     "MNIST",
-    "70,000 28×28 grey digits",
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte in MNIST/raw",
     archives=("MNIST",),
     # The established figures; the other sets' are measured.
@@ -139,16 +137,12 @@ mnist = TorchvisionSet(
 )
 fashion_mnist = TorchvisionSet(
     "FashionMNIST",
-    "70,000 28×28 grey garments",
     "the four idx files in FashionMNIST/raw",
     archives=("FashionMNIST",),
 )
-kmnist = TorchvisionSet(
-    "KMNIST", "70,000 28×28 grey Kuzushiji characters", "the four idx files in KMNIST/raw", archives=("KMNIST",)
-)
+kmnist = TorchvisionSet("KMNIST", "the four idx files in KMNIST/raw", archives=("KMNIST",))
 emnist = TorchvisionSet(
     "EMNIST",
-    "131,600 28×28 grey digits and letters, 47 classes",
     "emnist-balanced-* idx files in EMNIST/raw",
     archives=("EMNIST",),
     options={"split": "balanced"},
@@ -156,31 +150,24 @@ emnist = TorchvisionSet(
 )
 qmnist = TorchvisionSet(
     "QMNIST",
-    "MNIST rebuilt, 28×28 grey",
     "the qmnist-* files in QMNIST/raw",
     archives=("QMNIST",),
     part=("what", "train", "test10k"),
 )
-usps = TorchvisionSet("USPS", "9,298 16×16 grey digits", "usps.bz2 and usps.t.bz2")
+usps = TorchvisionSet("USPS", "usps.bz2 and usps.t.bz2")
 svhn = TorchvisionSet(
     "SVHN",
-    "99,289 32×32 colour house numbers",
     "train_32x32.mat and test_32x32.mat",
     part=("split", "train", "test"),
     labels="labels",
 )
 cifar10 = TorchvisionSet(
     "CIFAR10",
-    "60,000 32×32 colour images, 10 classes",
     "the folder cifar-10-batches-py",
     archives=("cifar-10-python.tar.gz",),
 )
 cifar100 = TorchvisionSet(
     "CIFAR100",
-    "60,000 32×32 colour images, 100 classes",
     "the folder cifar-100-python",
     archives=("cifar-100-python.tar.gz",),
 )
-
-SETS = {name.replace("_", "-"): found for name, found in list(vars().items()) if isinstance(found, TorchvisionSet)}
-"""Every one of them by its name in a spec."""

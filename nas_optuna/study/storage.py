@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from optuna.exceptions import StorageInternalError
-
 from nas_optuna.errors import StudyError
 from nas_optuna.files import scratch_folder
 from nas_optuna.masking import mask_urls
@@ -103,6 +101,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     if absent and not create:
         raise StudyError(f"there is no database {database}; nas-optuna run begins one, --storage names another")
     patience = seconds_of("NAS_OPTUNA_STORAGE_PATIENCE", PATIENCE)
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     from nas_optuna.study.retrying import persistently

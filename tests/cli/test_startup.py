@@ -46,6 +46,28 @@ def test_importing_the_package_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+COMPLETED = """
+import sys, typer
+from nas_optuna.cli import app
+top = typer.main.get_command(app)
+waiting, offered = [(top, typer.Context(top))], {}
+while waiting:
+    command, context = waiting.pop()
+    for name in getattr(command, "commands", ()):
+        waiting.append((command.commands[name], typer.Context(command.commands[name], parent=context, info_name=name)))
+    for parameter in command.params:
+        found = parameter.shell_complete(context, "")
+        offered[f"{context.command_path} {parameter.opts[0]}".strip()] = [item.value for item in found]
+assert "mnist" in offered["run --data"] and "tpe" in offered["run --sampler"] and len(offered) > 200, offered
+assert offered["best --study"] == ["nas"] and "presets" in offered["list what"], offered
+assert not {"torch", "torchvision", "optuna", "numpy"} & set(sys.modules)
+"""
+
+
+def test_no_completion_imports_torch(command: Command, study: str) -> None:
+    subprocess.run([sys.executable, "-c", COMPLETED], check=True, timeout=100)
+
+
 def median_seconds(*arguments: str, times: int = 10) -> float:
     """Seconds that the process computed, which do not grow where others use the processor, as the wall clock's do."""
     script = Path(sys.executable).with_name("nas-optuna")

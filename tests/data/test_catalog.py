@@ -13,7 +13,8 @@ from PIL import Image
 
 from nas_optuna import ImageSet, load_data
 from nas_optuna.data import load_images
-from nas_optuna.data.catalog import DATA_SETS, DESCRIPTIONS, data_directory
+from nas_optuna.data.catalog import data_directory
+from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.errors import DataError, SpecError
 from nas_optuna.spec import DataSpec
 

@@ -1,0 +1,39 @@
+"""The data sets that have a name, and what they are; their images are read in `nas_optuna.data`.
+
+A new one is a function in ``data/catalog.py`` or a `TorchvisionSet`, and its lines here. Third parties register the
+entry point group ``nas_optuna.datasets`` or are named as ``package.module:function``.
+"""
+
+from __future__ import annotations
+
+from nas_optuna.registry import Registry
+
+DESCRIPTIONS = {
+    "digits": "1,797 8×8 grey digits, built in",
+    "mnist": "70,000 28×28 grey digits",
+    "fashion-mnist": "70,000 28×28 grey garments",
+    "kmnist": "70,000 28×28 grey Kuzushiji characters",
+    "emnist": "131,600 28×28 grey digits and letters, 47 classes",
+    "qmnist": "MNIST rebuilt, 28×28 grey",
+    "usps": "9,298 16×16 grey digits",
+    "svhn": "99,289 32×32 colour house numbers",
+    "cifar10": "60,000 32×32 colour images, 10 classes",
+    "cifar100": "60,000 32×32 colour images, 100 classes",
+}
+
+DATA_SETS = Registry(
+    "data set",
+    "nas_optuna.datasets",
+    {
+        "digits": "nas_optuna.data.catalog:digits",
+        "mnist": "nas_optuna.data.torchvision_sets:mnist",
+        "fashion-mnist": "nas_optuna.data.torchvision_sets:fashion_mnist",
+        "kmnist": "nas_optuna.data.torchvision_sets:kmnist",
+        "emnist": "nas_optuna.data.torchvision_sets:emnist",
+        "qmnist": "nas_optuna.data.torchvision_sets:qmnist",
+        "usps": "nas_optuna.data.torchvision_sets:usps",
+        "svhn": "nas_optuna.data.torchvision_sets:svhn",
+        "cifar10": "nas_optuna.data.torchvision_sets:cifar10",
+        "cifar100": "nas_optuna.data.torchvision_sets:cifar100",
+    },
+)
