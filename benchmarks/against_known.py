@@ -37,7 +37,7 @@ from nas_optuna.spaces import create_space
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.training import evaluate, fit, make_network
-from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.network import resolve_precision
 
 CPU = torch.device("cpu")
 EPOCH = 4.0

@@ -30,7 +30,7 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import evaluate
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SAMPLERS = ("random", "tpe", "arch", "curves")
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nas_optuna  # noqa: F401 - first, so that its allocator setting is in place
-from nas_optuna.training.microbatch import CACHE_BYTES
+from nas_optuna.training.network import CACHE_BYTES
 
 LAYERS = ((3, 1, 16), (3, 1, 48), (5, 1, 32), (7, 1, 48), (3, 2, 24), (7, 2, 48))  # kernel, stride, filters
 SIDE = 224

@@ -72,7 +72,7 @@ def _found(url: str, study: optuna.Study, search: Search, chosen: FrozenTrial, n
     from nas_optuna.execution.finished_network import find_network, retrained_network
     from nas_optuna.study.files import holding
     from nas_optuna.study.studies import checkpoint_folder, file_name
-    from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+    from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
     if network is not None:
         return retrained_network(study, search, chosen, network)

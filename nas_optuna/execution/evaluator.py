@@ -31,8 +31,7 @@ from nas_optuna.spaces import InputSize, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
-from nas_optuna.training.failure import describe, is_out_of_memory
-from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.network import describe, is_out_of_memory, resolve_precision
 
 EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
 """Evaluators of third parties. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""

@@ -24,9 +24,8 @@ from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.standard_errors import sampling_error, with_error
 from nas_optuna.study.studies import study_uid
 from nas_optuna.training import ImageClassifier, evaluate, load_network
-from nas_optuna.training.kept_weights import KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header
-from nas_optuna.training.state_validation import require_tensors
 
 _SLACK = 0.002
 """How much of the images may be classified otherwise on another device or in another precision, beside one image."""

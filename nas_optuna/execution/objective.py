@@ -39,9 +39,9 @@ from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
-from nas_optuna.training.failure import describe
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.fit import never
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.network import describe
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import change_study
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.fit import Pace, never
-from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.network import resolve_precision
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.files import write_file
 from nas_optuna.study.best import best_trials
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 PAUSED_FOLDER = "paused"
 """Where, inside a study's checkpoint folder, the state of stopped trainings is kept."""

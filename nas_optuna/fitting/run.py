@@ -47,7 +47,7 @@ from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.serialization import make_header, save_network
 
 STUDY, NETWORK, PAGE = "fit", "network", "report.html"

@@ -37,7 +37,7 @@ from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.standard_errors import standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
-from nas_optuna.training.kept_weights import KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 
 UNTIL_TIME_IS_UP = 1_000_000
 """Networks of the last rung of a search that has a deadline."""

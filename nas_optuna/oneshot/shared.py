@@ -12,7 +12,7 @@ from torch import Tensor
 from nas_optuna.data import BatchLoader
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import ChoiceWeights, Stage, Supernet
-from nas_optuna.training.precision import autocast
+from nas_optuna.training.network import autocast
 
 RECALIBRATION_BATCHES = 1
 """Batches of 256 training images for a path's batch norm statistics; eight rank the same (τ 0.98)."""

@@ -28,8 +28,8 @@ from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.training import CheckpointFolder
-from nas_optuna.training.precision import resolve_precision
-from nas_optuna.training.state_validation import require_tensors
+from nas_optuna.training.checkpoint import require_tensors
+from nas_optuna.training.network import resolve_precision
 
 SCORED_IMAGES = 500
 """The most held-out images on which shared weights are scored: twice as many rank hardly better."""

@@ -89,7 +89,7 @@ def draw(space: SearchSpace, architecture: Architecture, title: str | None = Non
         >>> draw(space, space.parse("f16k3s1")).svg.startswith("<svg")
         True
     """
-    from nas_optuna.training.failure import network_failures
+    from nas_optuna.training.network import network_failures
 
     with network_failures("the network cannot be drawn"):
         return Drawing(to_svg(graph_of(space, architecture), str(architecture) if title is None else title))

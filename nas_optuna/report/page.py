@@ -47,7 +47,7 @@ from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training import evaluate
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SHOWN_CLASSES = 20
 """Classes that are listed, worst first."""

@@ -11,21 +11,65 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, reason_of
-from nas_optuna.files import flush
-from nas_optuna.training.failure import describe
+from nas_optuna.files import flush, write_file
+from nas_optuna.training.network import describe, kind_of
+
+_MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+_MOMENTS["AdamW"] = _MOMENTS["Adam"]
+
+
+def require_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and number types; and where the wanted values are finite, so must those found be.
+
+    Examples:
+        >>> require_tensors({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
+        Traceback (most recent call last):
+        ...
+        ValueError: w is float32 [2], not float32 [3]
+    """
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise ValueError(f"{missing[0]} is missing")
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise ValueError(f"{str(unknown[0])[:80]} is not a part of it")
+    for name, like in wanted.items():
+        value = found[name]
+        if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(f"{name} is {kind_of(value)}, not {kind_of(like)}")
+        if like.device.type == "meta" or not like.is_floating_point():
+            continue
+        if bool(like.isfinite().all()) and not bool(value.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+
+
+def require_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Check that an optimiser of the recipe can go on from a ``state_dict``; one that has no moments has no entries."""
+    groups = [[group["params"] for group in each["param_groups"]] for each in (state, optimizer.state_dict())]
+    if groups[0] != groups[1]:
+        raise ValueError("the optimiser's state is of other parameters")
+    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in state["state"].items():
+        names = _MOMENTS[type(optimizer).__name__]
+        require_tensors(moments, {n: torch.zeros(()) if n == "step" else parameters[index] for n in names})
+
+
+def load_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Take over the moments of a state that was checked. Rates and the like are the optimiser's own."""
+    own = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+
 
 logger = logging.getLogger(__name__)
 
@@ -197,3 +241,78 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):  # a file in the place of a folder
         path.unlink()
+
+
+KEPT_FOLDER = "kept"
+"""Where, inside a study's checkpoint folder, the weights of finished trials are kept."""
+_FILE = re.compile(r"trial-([0-9]{1,9})\.safetensors")
+_KEY = "nas_optuna_kept"
+
+
+class KeptWeights:
+    """A folder with one file per kept trial: the weights after its last epoch, and what they were trained for.
+
+    Several processes may use it; a file appears whole or not at all.
+
+    Args:
+        path: The folder; it is made when the first weights are kept. Inside a study's checkpoint folder it is removed
+            with the study.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> root = Path(tempfile.mkdtemp())
+        >>> training = CheckpointFolder(root / "training")
+        >>> training.save(1, {"w": torch.ones(2)}, {}, [{"accuracy": 0.5}])
+        >>> kept = KeptWeights(root / "kept")
+        >>> kept.keep(7, training, {"architecture": "f16k3s1"})
+        >>> weights, facts = kept.load(7)
+        >>> facts["accuracy"], facts["architecture"], kept.numbers()
+        ('0.5', 'f16k3s1', [7])
+        >>> kept.forget([7])
+        >>> kept.load(7) is None
+        True
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep(self, number: int, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
+        """Keep what a training's last checkpoint holds; call it before the checkpoint is removed."""
+        found = training.load()
+        if found is None:
+            raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
+        results = found.progress[-1] if isinstance(found.progress, list) and found.progress else {}
+        said = {key: str(value) for key, value in results.items()} | {"epochs": str(found.epoch)} | dict(facts)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(self.path / f"trial-{number}.safetensors", save(dict(found.weights), {_KEY: json.dumps(said)}))
+        except OSError as error:
+            raise StudyError(
+                f"cannot keep weights in {self.path} ({reason_of(error)}); free some space there"
+            ) from error
+
+    def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """A trial's weights and facts; None where they were not kept."""
+        path = self.path / f"trial-{number}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                facts = json.loads((file.metadata() or {})[_KEY])
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(facts)  # noqa: SIM118 - not a dict
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise StudyError(
+                f"the kept weights {path} are damaged ({reason_of(error)}); nas-optuna retrain makes new ones"
+            ) from error
+
+    def numbers(self) -> list[int]:
+        """The trials whose weights are kept."""
+        with suppress(OSError):
+            return sorted(int(match[1]) for match in map(_FILE.fullmatch, os.listdir(self.path)) if match)
+        return []
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Remove some trials' weights, those that are kept."""
+        for number in numbers:
+            with suppress(OSError):
+                (self.path / f"trial-{number}.safetensors").unlink()

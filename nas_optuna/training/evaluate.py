@@ -1,7 +1,12 @@
-"""How well a network does on images that it was not trained on."""
+"""How well a network does on images that it was not trained on, by the built-in metrics or by others.
+
+A metric is a function of ``outputs``, float32 logits ``[n, classes]``, and ``targets``, int64 classes ``[n]``, both on
+one device. Its result is a scalar there, so that reading several metrics waits for the device once.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -10,14 +15,87 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_optuna.costs.quantise import CALIBRATION_IMAGES, quantised
+from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.data import BatchLoader
 from nas_optuna.randomness import RandomState
-from nas_optuna.training.eight_bits import outputs_in_eight_bits
-from nas_optuna.training.failure import network_failures, require_logits
-from nas_optuna.training.inspection import may_draw
-from nas_optuna.training.metrics import confusion
-from nas_optuna.training.microbatch import microbatch_size
-from nas_optuna.training.precision import autocast
+from nas_optuna.training.network import autocast, may_draw, microbatch_size, network_failures, require_logits
+
+
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Count predictions: ``[classes, classes]`` int64; row is the true class, column the predicted one."""
+    table = torch.zeros(classes * classes, dtype=torch.int64, device=targets.device)
+    # Not bincount: on CUDA that waits for the device to learn the largest value.
+    table.index_add_(0, targets * classes + predicted, torch.ones_like(targets))
+    return table.reshape(classes, classes)
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of right predictions."""
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the classes that occur of the share of each that was recognised (mean recall)."""
+    table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
+    found = table.sum(1)
+    recall = table.diagonal() / found.clamp_min(1)
+    return recall.sum() / (found > 0).sum().clamp_min(1)
+
+
+def macro_f1(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the classes that occur, or were predicted, of the harmonic mean of precision and recall."""
+    table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
+    either = table.sum(0) + table.sum(1)
+    scores = 2 * table.diagonal() / either.clamp_min(1)
+    return scores.sum() / (either > 0).sum().clamp_min(1)
+
+
+def negative_log_likelihood(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy, in nats."""
+    return F.cross_entropy(outputs, targets)
+
+
+def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of images whose class is among the five most probable ones."""
+    best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+    return (best == targets[:, None]).any(1).float().mean()
+
+
+def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: BatchLoader) -> tuple[Tensor, Tensor]:
+    """Logits of all images by a network whose weights and activations are eight-bit integers.
+
+    Args:
+        network: In eval mode; it stays as it is.
+        calibration: Training images, of which the first 256 tell how large activations become.
+        images: What is classified, in its stored order.
+
+    Returns:
+        Logits ``[n, classes]``, float32, and targets ``[n]``, both on the host.
+
+    Raises:
+        TrainingError: The network cannot be quantised; the layer is named where one is to blame.
+    """
+    import onnxruntime
+
+    known, seen = [], 0
+    for batch, _ in calibration.epoch():
+        known.append(batch.cpu().contiguous()[: CALIBRATION_IMAGES - seen])
+        seen += len(known[-1])
+        if seen == CALIBRATION_IMAGES:
+            break
+    copied = copy.deepcopy(network).float().cpu().to(memory_format=torch.contiguous_format)
+    small = quantised(to_onnx(copied, known[0][:2], any_batch=True), [batch.numpy() for batch in known])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+    logits, targets = [], []
+    for batch, labels in images.epoch():
+        (found,) = session.run(None, {"images": batch.cpu().contiguous().numpy()})
+        logits.append(torch.from_numpy(found))
+        targets.append(labels.cpu())
+    return torch.cat(logits), torch.cat(targets)
+
 
 MetricFunction = Callable[[Tensor, Tensor], "Tensor | float"]
 """A figure of float32 outputs ``[n, classes]`` and int64 targets ``[n]``, both on the device that evaluates."""

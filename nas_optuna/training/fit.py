@@ -17,10 +17,15 @@ from nas_optuna.digests import seed_from
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.spec import Recipe
-from nas_optuna.training.checkpoint import Checkpoint, CheckpointFolder
+from nas_optuna.training.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    load_optimizer_state,
+    require_optimizer_state,
+    require_tensors,
+)
 from nas_optuna.training.evaluate import Evaluation, MetricFunction, evaluate
-from nas_optuna.training.failure import network_failures
-from nas_optuna.training.state_validation import load_optimizer_state, require_optimizer_state, require_tensors
+from nas_optuna.training.network import network_failures
 from nas_optuna.training.step import TrainStep
 
 

@@ -1,19 +1,210 @@
-"""A network, initialised from a seed, on its device."""
+"""A network on its device: how it is made, in which number format it computes, and what may go wrong in its code.
+
+A network of a user's own space may raise anything. That is the end of its trial, never of a search. Layers of torch and
+of this package are known; of modules that a user wrote, drawing random numbers cannot be excluded, and whether the
+images of a batch meet in them is tried.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
 from nas_optuna.machine import laid_out
-from nas_optuna.randomness import seeded
+from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
-from nas_optuna.training.failure import network_failures
-from nas_optuna.training.precision import keep_grouped_in_float32, resolve_precision
+
+_CAUSE_LENGTH = 120
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What errors say that are no `torch.OutOfMemoryError`: the CPU's allocator, the driver, and NVIDIA's libraries."""
+
+
+@contextmanager
+def network_failures(doing: str) -> Iterator[None]:
+    """Within it whatever a network's own code raises, but a lack of memory on a device, becomes a `TrainingError`."""
+    try:
+        yield
+    except (NasOptunaError, Interrupted):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, MemoryError):
+            raise TrainingError(f"{doing}: out of memory", "oom") from error
+        cause = describe(error)
+        raise TrainingError(f"{doing}: {cause}", cause) from error
+
+
+def describe(error: BaseException) -> str:
+    """An exception's type and message in one short line of printable text."""
+    words = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else "?" for c in f"{type(error).__name__}: {words}".removesuffix(": "))
+    return text if len(text) <= _CAUSE_LENGTH else f"{text[: _CAUSE_LENGTH - 1]}…"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation on a device failed: CUDA's allocator has an exception for it, others only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def require_logits(logits: object, images: int) -> None:
+    """Refuse what is not one row of logits per image, before a loss is computed from it."""
+    if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == images and logits.is_floating_point():
+        return
+    cause = f"the network gave {kind_of(logits)} for {images} images, not logits [{images}, classes]"
+    raise TrainingError(cause, cause)
+
+
+def kind_of(value: object) -> str:
+    """A tensor's number type and shape, or another value's type, for a message."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+_LEFT = "_left_autocast"
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that ``recipe.precision`` means on a device."""
+    if name == "mixed" and device.type == "cpu":
+        return torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    if name in ("auto", "mixed"):
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if name == "fp16" and device.type != "cuda":
+        raise SpecError(f"recipe.precision = 'fp16' needs CUDA, this device is {device.type}; use bf16, fp32 or auto")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 by instructions of its own; elsewhere it is emulated."""
+    # torch has no public question for it.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Autocast to `dtype`, or nothing for float32."""
+    # The cache of cast weights is off: a CUDA graph must not capture tensors that live outside it.
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype, cache_enabled=False)
+
+
+def keep_grouped_in_float32(network: nn.Module) -> None:
+    """Let grouped convolutions compute in float32 wherever a processor is told to use bfloat16.
+
+    torch has no fast gradient of them in bfloat16: that of a depthwise 5×5 convolution takes 3 times as long as in
+    float32, and 77 times with a stride of 2.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.register_forward_pre_hook(_leave_autocast)
+            module.register_forward_hook(_enter_autocast)
+
+
+def _leave_autocast(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    if not torch.is_autocast_enabled("cpu") or inputs[0].device.type != "cpu":
+        return None
+    torch.set_autocast_enabled("cpu", False)
+    module.__dict__[_LEFT] = True
+    return tuple(x.float() for x in inputs)
+
+
+def _enter_autocast(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if module.__dict__.pop(_LEFT, False):
+        torch.set_autocast_enabled("cpu", True)
+
+
+_ATTENTION = (nn.MultiheadAttention, nn.RNNBase, nn.Transformer, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_DRAWING = (_DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, LazyModuleMixin, *_ATTENTION)
+
+
+def may_draw(network: nn.Module) -> bool:
+    """Whether a forward pass may draw random numbers, as dropout does; true of modules that a user wrote."""
+    return any(isinstance(module, _DRAWING) or not _is_known(module) for module in network.modules())
+
+
+@torch.no_grad()
+def mixes_images(network: nn.Module, images: Tensor) -> bool:
+    """Whether an image's logits depend on the images beside it; two of a batch are tried, in the network's mode."""
+    modules = list(network.modules())
+    if any(isinstance(m, _BatchNorm) and (m.training or not m.track_running_stats) for m in modules):
+        return True
+    if all(_is_known(module) and not isinstance(module, _ATTENTION) for module in modules):
+        return False
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        with RandomState(0, images.device).current():
+            alone = network(images[:1])
+        with RandomState(0, images.device).current():
+            beside = network(images[:2])[:1]
+        return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)
+    except Exception:  # the training itself will say what is wrong with it
+        return True
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether the module does what its class says, and its class is torch's or ours."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return type(module).__module__.startswith(("torch.nn.modules.", "nas_optuna.")) and not hooks
+
+
+CACHE_BYTES = 32 * 2**20
+"""Bytes of a part's largest activation: about a last-level cache, and what glibc's allocator keeps rather than returns
+to the kernel, which would clear it again for the next step."""
+
+
+def microbatch_size(network: nn.Module, images: Tensor) -> int:
+    """How many images of a batch, ``[batch, channels, side, side]``, to compute at once."""
+    # On the CPU large activations are limited by memory, not by arithmetic: a part whose largest activation fits in the
+    # last cache is computed up to twice as fast as the whole batch (benchmarks/training.py), and gradients of parts add
+    # up to the batch's. Batch normalisation and the like need the statistics of a whole batch.
+    if images.device.type != "cpu" or mixes_images(network, images):
+        return len(images)
+    return max(1, min(len(images), CACHE_BYTES // largest_activation(network, images[:1])))
+
+
+def largest_activation(network: nn.Module, images: Tensor) -> int:
+    """Bytes of the largest output of any layer in evaluation mode, for these images."""
+    largest = 1
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.nbytes)
+
+    handles = [module.register_forward_hook(look) for module in network.modules()]
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(images)
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return largest
 
 
 def make_network(

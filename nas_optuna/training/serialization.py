@@ -31,9 +31,9 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.checks import checked_input_size
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
-from nas_optuna.training.failure import describe
+from nas_optuna.training.checkpoint import require_tensors
+from nas_optuna.training.network import describe
 from nas_optuna.training.preparation import as_batch, require_raw
-from nas_optuna.training.state_validation import require_tensors
 
 FORMAT = 2
 """Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""

@@ -19,10 +19,15 @@ from nas_optuna.errors import TrainingError, reason_of
 from nas_optuna.machine import prepare_process
 from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
-from nas_optuna.training.failure import is_out_of_memory, require_logits
-from nas_optuna.training.inspection import may_draw, mixes_images
-from nas_optuna.training.microbatch import microbatch_size
-from nas_optuna.training.precision import autocast, resolve_precision
+from nas_optuna.training.network import (
+    autocast,
+    is_out_of_memory,
+    may_draw,
+    microbatch_size,
+    mixes_images,
+    require_logits,
+    resolve_precision,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +45,8 @@ class TrainStep:
 
     Attributes:
         micro_batches: How many parts a batch is divided into to fit in memory.
-        draws: Whether the network may draw random numbers, see `inspection.may_draw`.
-        mixes: Whether the images of a batch meet in the network, see `inspection.mixes_images`; False before the first
+        draws: Whether the network may draw random numbers, see `may_draw`.
+        mixes: Whether the images of a batch meet in the network, see `mixes_images`; False before the first
             step.
 
     Examples:

@@ -14,7 +14,7 @@ from nas_optuna.experiment import ExperimentHandle
 from nas_optuna.study.standard_errors import sampling_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import CheckpointFolder, fit, make_network
-from nas_optuna.training.kept_weights import KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 from tests.helpers import as_0_2_wrote_it
 
 URL = "sqlite:///nas-optuna.db"

@@ -21,7 +21,7 @@ from nas_optuna.fitting.spec import spec_for, with_few_to_select
 from nas_optuna.fitting.within import run_within
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SECONDS = 16.0
 SMALL = ("space.width=8", "space.stages=1", "data.train_limit=400")

@@ -23,7 +23,7 @@ from nas_optuna.study.best import best_trial
 from nas_optuna.study.records import TrialRecord, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import REFERENCE
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 PLAN = Plan((Rung(4, 1.0), Rung(2, 2.0)), reserve=0.0)
 SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.train_limit=400"])

@@ -15,7 +15,7 @@ from nas_optuna.study.best import best_trial, best_trials, front_trials
 from nas_optuna.study.records import ranked
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import summaries
-from nas_optuna.training.kept_weights import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 Trained = tuple[float, float | None]
 """Accuracy, and the seconds that a clock gave; None by the recipe."""

@@ -15,7 +15,7 @@ from nas_optuna import ConvSpace, Objective, Recipe, SearchData, space
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import make_network
-from nas_optuna.training.eight_bits import outputs_in_eight_bits
+from nas_optuna.training.evaluate import outputs_in_eight_bits
 from tests.helpers import Command
 
 SETS = [

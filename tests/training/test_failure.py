@@ -13,7 +13,7 @@ from nas_optuna.data import BatchLoader, SearchData
 from nas_optuna.errors import TrainingError
 from nas_optuna.spec import DataSpec
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
-from nas_optuna.training.failure import describe
+from nas_optuna.training.network import describe
 from tests.training.user_space import UserSpace
 
 CPU = torch.device("cpu")

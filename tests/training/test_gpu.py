@@ -10,7 +10,7 @@ from nas_optuna.data import Augmentation, BatchLoader, load_data
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, TrainStep, fit, make_network
-from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training.network import resolve_precision
 
 pytestmark = [
     pytest.mark.gpu,

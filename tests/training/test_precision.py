@@ -6,7 +6,7 @@ import pickle
 import torch
 from torch import nn
 
-from nas_optuna.training.precision import autocast, keep_grouped_in_float32
+from nas_optuna.training.network import autocast, keep_grouped_in_float32
 
 
 def test_grouped_convolutions_compute_in_float32_under_autocast() -> None:

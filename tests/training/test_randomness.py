@@ -18,7 +18,7 @@ from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spec import DataSpec
 from nas_optuna.training import make_network
-from nas_optuna.training.inspection import may_draw, mixes_images
+from nas_optuna.training.network import may_draw, mixes_images
 from tests.training.user_space import Functional, Noise, UserSpace
 
 CPU = torch.device("cpu")

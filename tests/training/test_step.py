@@ -9,8 +9,8 @@ from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
-from nas_optuna.training import TrainStep, make_network, microbatch
-from nas_optuna.training.precision import resolve_precision
+from nas_optuna.training import TrainStep, make_network
+from nas_optuna.training.network import microbatch_size, resolve_precision
 from nas_optuna.training.step import make_optimizer, rate_factor
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(optimizer: str, monkeyp
     recipe = DOCUMENTS.model_copy(update={"optimizer": optimizer, "learning_rate": 1e-3})
     results = []
     for cache in (1, 10**12):  # one image at a time; everything at once
-        monkeypatch.setattr(microbatch, "CACHE_BYTES", cache)
+        monkeypatch.setattr("nas_optuna.training.network.CACHE_BYTES", cache)
         network = make_network(SPACE, ARCHITECTURE, recipe, CPU, seed=0)
         step = TrainStep(network, recipe, CPU, total_steps=5)
         for images, labels in batches(5):
@@ -76,10 +76,10 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(optimizer: str, monkeyp
 
 
 def test_batch_normalisation_is_never_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(microbatch, "CACHE_BYTES", 1)
+    monkeypatch.setattr("nas_optuna.training.network.CACHE_BYTES", 1)
     images = torch.zeros(8, 1, 4, 4)
-    assert microbatch.microbatch_size(nn.Sequential(nn.Conv2d(1, 2, 3)), images) == 1
-    assert microbatch.microbatch_size(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), images) == 8
+    assert microbatch_size(nn.Sequential(nn.Conv2d(1, 2, 3)), images) == 1
+    assert microbatch_size(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), images) == 8
 
 
 def test_cosine_goes_from_the_peak_to_nothing() -> None:

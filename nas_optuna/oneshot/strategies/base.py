@@ -22,9 +22,9 @@ from nas_optuna.oneshot.stability import DivergenceMonitor
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
+from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
-from nas_optuna.training.precision import autocast
-from nas_optuna.training.state_validation import load_optimizer_state
+from nas_optuna.training.network import autocast
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and labels ``[batch]``."""

@@ -24,7 +24,7 @@ from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOpt
 from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
 from nas_optuna.spaces.supernet import GumbelSample, Mode
 from nas_optuna.training import epoch_seed
-from nas_optuna.training.state_validation import load_optimizer_state
+from nas_optuna.training.checkpoint import load_optimizer_state
 
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
 """FBNet's schedule, Wu et al. 2019, section 4.1."""
