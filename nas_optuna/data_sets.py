@@ -1,6 +1,6 @@
 """The data sets that have a name, and what they are; their images are read in `nas_optuna.data`.
 
-A new one is a function in ``data/catalog.py`` or a `TorchvisionSet`, and its lines here. Third parties register the
+A new one is a function or a `TorchvisionSet` in ``data/catalog.py``, and its line here. Third parties register the
 entry point group ``nas_optuna.datasets`` or are named as ``package.module:function``.
 """
 
@@ -24,16 +24,5 @@ DESCRIPTIONS = {
 DATA_SETS = Registry(
     "data set",
     "nas_optuna.datasets",
-    {
-        "digits": "nas_optuna.data.catalog:digits",
-        "mnist": "nas_optuna.data.torchvision_sets:mnist",
-        "fashion-mnist": "nas_optuna.data.torchvision_sets:fashion_mnist",
-        "kmnist": "nas_optuna.data.torchvision_sets:kmnist",
-        "emnist": "nas_optuna.data.torchvision_sets:emnist",
-        "qmnist": "nas_optuna.data.torchvision_sets:qmnist",
-        "usps": "nas_optuna.data.torchvision_sets:usps",
-        "svhn": "nas_optuna.data.torchvision_sets:svhn",
-        "cifar10": "nas_optuna.data.torchvision_sets:cifar10",
-        "cifar100": "nas_optuna.data.torchvision_sets:cifar100",
-    },
+    {name: f"nas_optuna.data.catalog:{name.replace('-', '_')}" for name in DESCRIPTIONS},
 )

@@ -15,11 +15,10 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 
-from nas_optuna.data.images import MAX_CLASSES, ImageSet
+from nas_optuna.data.images import MAX_CLASSES, ImageSet, LeftOutCollector, ReadingReport, listing
 from nas_optuna.data.layout import PART_NAMES
+from nas_optuna.data.pictures import ValueRange
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.report import LeftOutCollector, ReadingReport, listing
-from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import PARTS, FileSource, Part, Reading, fitted, require_memory
 from nas_optuna.errors import DataError, named, reason_of
 

@@ -13,19 +13,18 @@ from typing import TypeVar, cast
 import numpy as np
 import torch
 
-from nas_optuna.data.images import ImageSet
+from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions
 from nas_optuna.data.layout import read_layout
 from nas_optuna.data.pictures import (
     BACKGROUNDS,
     PictureFacts,
+    ValueRange,
     inspect_picture,
     picture_pixels,
     quiet,
     shared_background,
 )
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.report import VERBS, ReadingReport, dimensions
-from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import PARTS, FileSource, Reading, require_memory
 from nas_optuna.errors import DataError
 from nas_optuna.quantities import plural

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas_optuna.data.report import LeftOutCollector, listing
+from nas_optuna.data.images import LeftOutCollector, listing
 from nas_optuna.data.source import Part
 from nas_optuna.errors import DataError, named
 

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_optuna.data.images import ImageSet, stratified_order
+from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions, stratified_order
 from nas_optuna.data.pixels import MAX_SIDE, fit_into
-from nas_optuna.data.report import VERBS, ReadingReport, dimensions
 from nas_optuna.devices import free_memory
 from nas_optuna.errors import DataError, NasOptunaError, reason_of
 from nas_optuna.spec import ResizePolicy

@@ -11,9 +11,8 @@ import numpy as np
 
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.catalog import data_name
-from nas_optuna.data.pictures import picture_pixels
+from nas_optuna.data.pictures import ValueRange, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
-from nas_optuna.data.scaling import ValueRange
 from nas_optuna.data.source import Reading
 from nas_optuna.errors import DataError, StudyError, named, reason_of, shown
 

@@ -214,9 +214,7 @@ def test_mnist_absent_with_no_network(command: Command, tmp_path: Path, monkeypa
 def test_a_mirror_that_never_answers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
-    from nas_optuna.data import torchvision_sets
-
-    monkeypatch.setattr(torchvision_sets, "NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr("nas_optuna.data.catalog.NETWORK_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])

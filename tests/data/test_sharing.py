@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas_optuna import load_data
-from nas_optuna.data.sharing import map_images
+from nas_optuna.data.search_data import map_images
 from nas_optuna.spec import DataSpec
 
 

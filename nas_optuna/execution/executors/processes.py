@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 
-from nas_optuna.data.sharing import map_images
+from nas_optuna.data.search_data import map_images
 from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Handle, Work

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import torch
 
 from nas_optuna.data import SearchData
-from nas_optuna.data.sharing import DataHeader
+from nas_optuna.data.search_data import DataHeader
 from nas_optuna.errors import SpecError, StudyError, printable, shortened
 from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback
