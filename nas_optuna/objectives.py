@@ -16,12 +16,12 @@ COSTS = Registry(
     "nas_optuna.costs",
     {
         "latency_ms": "nas_optuna.costs.latency_cost:LatencyCost",
-        "macs": "nas_optuna.costs.counted:MacsCost",
-        "params": "nas_optuna.costs.counted:ParamsCost",
-        "memory": "nas_optuna.costs.counted:MemoryCost",
+        "macs": "nas_optuna.costs.cost:MacsCost",
+        "params": "nas_optuna.costs.cost:ParamsCost",
+        "memory": "nas_optuna.costs.cost:MemoryCost",
         "flash": "nas_optuna.costs.microcontroller:FlashCost",
         "arena": "nas_optuna.costs.microcontroller:ArenaCost",
-        "energy_mj": "nas_optuna.costs.energy:EnergyCost",
+        "energy_mj": "nas_optuna.costs.cost:EnergyCost",
     },
 )
 """Every cost. Tables show them in this order; each says its unit, label and direction itself (`costs.cost.Cost`)."""

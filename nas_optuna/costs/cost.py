@@ -1,4 +1,4 @@
-"""What every cost is: a number of an architecture that is known without training, and describes itself."""
+"""What a cost is: a number of an architecture, known without training, that describes itself; and the counted ones."""
 
 from __future__ import annotations
 
@@ -102,3 +102,67 @@ class Cost(ABC):
             so_far: The value that is known.
         """
         return so_far
+
+
+class _CountedCost(Cost):
+    @classmethod
+    def always(cls, context: CostContext) -> bool:
+        """Counting costs microseconds, so every trial records it."""
+        return True
+
+
+class MacsCost(_CountedCost):
+    """Multiply-accumulates of one image's forward pass (convolutions and matrix products, no biases)."""
+
+    name, label = "macs", "MACs"
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Multiply-accumulates."""
+        return self.context.counted(architecture).macs
+
+
+class ParamsCost(_CountedCost):
+    """Number of weights."""
+
+    name, label = "params", "weights"
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Weights."""
+        return self.context.counted(architecture).params
+
+
+class MemoryCost(_CountedCost):
+    """Bytes of weights and of the peak of activations in inference, float32."""
+
+    name = "memory"
+    unit = "bytes"
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Bytes."""
+        counted = self.context.counted(architecture)
+        return counted.weight_bytes + counted.activation_bytes
+
+
+PICOJOULES_PER_MAC = 4.6
+"""One float32 multiplication (3.7 pJ) and one addition (0.9 pJ) at 45 nm: Horowitz, "Computing's energy problem (and
+what we can do about it)", ISSCC 2014, figure 1.1.9."""
+
+PICOJOULES_PER_BYTE = 160.0
+"""Reading 32 bits from DRAM (640 pJ) divided by four bytes: the same figure."""
+
+
+class EnergyCost(Cost):
+    """Millijoules of one inference, estimated: arithmetic at 4.6 pJ per MAC, memory traffic at 160 pJ per byte.
+
+    Weights and the largest activations are taken to cross the memory bus once. The estimate ranks networks on hardware
+    whose energy is dominated by arithmetic and DRAM; it is no measurement of your device. A measured energy is a `Cost`
+    of your own with the same name as an entry point.
+    """
+
+    name, label, unit = "energy_mj", "energy", "mJ"
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Millijoules."""
+        counted = self.context.counted(architecture)
+        moved = counted.weight_bytes / self.context.latency.batch_size + counted.activation_bytes
+        return (counted.macs * PICOJOULES_PER_MAC + moved * PICOJOULES_PER_BYTE) * 1e-9

@@ -14,8 +14,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import BaseTrial, FrozenTrial
 
-from nas_optuna.costs.limits import Limits
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.errors import ArchitectureError, Interrupted, NasOptunaError, SpecError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import (

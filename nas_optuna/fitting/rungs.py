@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
-from nas_optuna.costs.nearest import nearest_inside
+from nas_optuna.costs.study_costs import nearest_inside
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from nas_optuna.costs.limits import Limits
-from nas_optuna.costs.nearest import nearest_inside
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import SearchData
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec

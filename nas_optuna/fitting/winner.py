@@ -8,8 +8,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.costs.limits import Limits
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
 from nas_optuna.execution.finished_network import origin_of
 from nas_optuna.execution.reference import as_space

@@ -11,8 +11,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.costs.limits import Limits
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.data import ImageSet, make_loader
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.search import Search

@@ -20,8 +20,7 @@ from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.transactions import add_trial
 
 if TYPE_CHECKING:
-    from nas_optuna.costs.limits import Limits
-    from nas_optuna.costs.study_costs import StudyCosts
+    from nas_optuna.costs.study_costs import Limits, StudyCosts
 
 REFERENCE = "reference"
 """The origin of the trial that trains what a space names as its reference."""
@@ -99,7 +98,7 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
 def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> Architecture | None:
     """Begin a study with the network that its user would have taken without a search."""
     # Does nothing once a trial of the study has begun, or where the space names no such network.
-    from nas_optuna.costs.nearest import nearest_inside
+    from nas_optuna.costs.study_costs import nearest_inside
 
     known = space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
@@ -116,7 +115,7 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits
     # without a search, where a sampler would hardly meet it (in a large space, the cheapest that descents find; for
     # measured latency, the one with the fewest MACs). ``benchmarks/limits.py`` compares fronts with and without it.
     # Does nothing once a trial of the study has begun, and leaves out what is above a limit.
-    from nas_optuna.costs.limits import best_in_cost
+    from nas_optuna.costs.study_costs import best_in_cost
 
     criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]
     directions = {c.cost: c.direction for c in criteria if c.cost and not c.metric}

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from nas_optuna.costs.limits import Limits
-from nas_optuna.costs.nearest import nearest_inside
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.spaces import SearchSpace, create_space
 
 

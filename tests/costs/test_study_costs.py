@@ -8,8 +8,7 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency import Conditions
 from nas_optuna.costs.latency_table import LatencyTable, measure_table
-from nas_optuna.costs.limits import Limits, best_in_cost
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity

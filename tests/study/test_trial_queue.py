@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from nas_optuna.costs import latency_cost
-from nas_optuna.costs.limits import Limits, best_in_cost
-from nas_optuna.costs.study_costs import StudyCosts
+from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
