@@ -42,18 +42,40 @@ _ENCODED = re.compile(
     r"|(?:(?!%(?:25)*(?:3B|26))[^\s&;'\"])+)"
 )
 """A password of ODBC in a percent-encoded connection string, as SQLAlchemy takes it in ``odbc_connect=…``."""
-_SHORT = (
-    r"(?:(?:(?<![a-z0-9])|(?<=%[0-9a-f]{2}))(?:sig|o?auth|sas|code)(?![a-z])"
-    r"|(?-i:(?<=[a-z])(?:Sig|Auth|Sas|Code)(?![a-z])))"
+_ENCODED_SIGN = re.compile(r"%(?:25)*[0-9A-Fa-f]{2}")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""A word in a name: ``HTTPProxyKey`` has three."""
+_ENGLISH = re.compile(
+    r"(?i)(?:by|com|encom|over|sur|tres|under)pass|(?:by|com|dis|encom|im|over|sur|tres|un|under)?pass(?:able|ages?|ed"
+    r"|engers?|ers?|es|ing|ions?|ionate|ively|ive|ivity)|pwm|(?:under)?secretar(?:ial|iats?|ies|y)"
+    r"|secret(?:ed|es?|ions?|ive|ly)|tokeni[sz](?:ations?|ed|ers?|es?|ing)|(?:don|dic|flun|hic|ho|hoc|hot|joc|lac|low"
+    r"|malar|mic|mon|po|tur|turn|whis)keys?|key(?:ed|ing|(?:binding|board|frame|hole|note|pad|point|stone|stroke|word)s?)"
+    r"|(?:as|un)?certain(?:ly|s|ties|ty)?|(?:dis)?concert(?:ed|os?|s)?|(?:dispos|ob|pos|repos)sessions?"
+    r"|(?:in)?access(?:ed|es|ibility|ibl[ey]|ing|ories|ory)|privateers?|privately"
 )
-"""Names that are parts of other words (design, author), so that they count as whole words only."""
-_SECRETS = (
-    r"[\w.%-]{0,60}?(?:pass|pw|secret|token|key|cert|credential|signature|authorization|jwt|session|access|private"
-    rf"|{_SHORT})[\w.%-]{{0,60}}"
+"""Words in which the letters of a secret's name stand for something else. Whatever else holds them counts as a secret,
+because nobody knows all names that are written as one word, such as PGPASSWORD and accesskeyid."""
+_LETTERS = re.compile(
+    r"(?i)pass|secret|token|key|cert|credential|signature|authorization|jwt|session|access|private|pwd"
 )
-_QUERY_IN_A_URL, _QUERY_IN_A_TEXT = (
-    re.compile(rf"(?i)((?:[?&#]|(;)){_SECRETS}=)(?(2)[^;{stop}]+|[^{stop}]+)") for stop in ("&\n", r"&\s'\"<>)")
-)
+_WHOLE_WORD = re.compile(r"(?i)sig|o?auth|sas|code|pw[a-z]*|[a-z]*pw(?:file|hash|id|ord|s)?")
+"""Parts of too many other words: design, author, step_width."""
+_PARAMETER = re.compile(r"[?&#;]([\w.%\[\]-]{1,200})=")
+_IN_A_URL, _IN_A_TEXT = "&\n", r"&\s'\"<>)"
+"""Where a parameter's value ends."""
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a parameter is called like a secret: by the words of its name, however these are joined."""
+    name = _ENCODED_SIGN.sub(" ", name)
+    name = _WORD.sub(lambda word: " " if _ENGLISH.fullmatch(word[0]) else word[0], name)
+    return _LETTERS.search(name) is not None or any(map(_WHOLE_WORD.fullmatch, _WORD.findall(name)))
+
+
+def _without_parameters(text: str, stop: str) -> str:
+    """A text with the values of all parameters that are called like a secret replaced."""
+    names = "|".join(re.escape(name) for name in set(_PARAMETER.findall(text)) if _is_secret(name))
+    return re.sub(rf"((?:[?&#]|(;))(?:{names})=)(?(2)[^;{stop}]+|[^{stop}]+)", rf"\1{MASK}", text) if names else text
 
 
 def mask_urls(text: str) -> str:
@@ -77,4 +99,4 @@ def mask_urls(text: str) -> str:
     text = _NO_SCHEME.sub(rf"\1{MASK}@", _TOKEN.sub(rf"\1{MASK}@", text))
     for pattern in (_ODBC, _NAMED, _ENCODED):
         text = pattern.sub(rf"\1{MASK}", text)
-    return (_QUERY_IN_A_URL if is_url else _QUERY_IN_A_TEXT).sub(rf"\1{MASK}", text)
+    return _without_parameters(text, _IN_A_URL if is_url else _IN_A_TEXT)

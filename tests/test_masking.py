@@ -1,5 +1,6 @@
 """No password of a URL is left in a text that may be shown."""
 
+import random
 import shlex
 
 import pytest
@@ -108,3 +109,108 @@ def test_what_is_beside_a_secret_stays(text: str, masked: str) -> None:
 def test_a_command_that_is_typed_again_keeps_its_words(url: str) -> None:
     words = ["nas-optuna", "run", "--storage", mask_urls(url), "--study", "my own"]
     assert shlex.split(mask_urls(shlex.join(words))) == words
+
+
+LETTERS = ["key", "password", "passwd", "pwd", "pw", "pass", "secret", "token", "cert", "credentials", "signature"]
+LETTERS += ["authorization", "jwt", "session", "access", "private"]
+"""Whatever holds these letters is a secret, unless it is an English word."""
+WORDS = ["sig", "sas", "code", "auth", "oauth"]
+"""These count as whole words only, because they are parts of too many others."""
+ENGLISH = [
+    "monkey",
+    "donkey",
+    "turkey",
+    "hockey",
+    "whiskeys",
+    "keyboard",
+    "keyword",
+    "keyframes",
+    "keypoints",
+    "hotkey",
+]
+ENGLISH += [
+    "bypass",
+    "compass",
+    "surpasses",
+    "passenger",
+    "passive",
+    "passage",
+    "passes",
+    "tokenizer",
+    "tokenised",
+    "pwm",
+]
+ENGLISH += ["secretary", "secretion", "concert", "certain", "uncertainty", "ascertain", "obsession", "possession"]
+ENGLISH += ["accessory", "accessible", "privateer", "upward", "shipwreck", "stopwatch", "design", "author", "barcode"]
+OTHERS = ["x", "my", "api", "aws", "pg", "ssl", "id", "2", "file", "name", "db", "user", "the", "v1", "openai", "com"]
+STYLES = {
+    "snake": "_".join,
+    "kebab": "-".join,
+    "dotted": ".".join,
+    "SNAKE": lambda words: "_".join(words).upper(),
+    "Pascal": lambda words: "".join(word.capitalize() for word in words),
+    "camel": lambda words: words[0] + "".join(word.capitalize() for word in words[1:]),
+    "brackets": lambda words: "[".join(words) + "]",
+    "encoded": lambda words: "%5B".join(words) + "%5D",
+    "twice encoded": lambda words: "%255B".join(words) + "%255D",
+}
+"""How the words of a name are joined."""
+
+
+def shows(name: str) -> bool:
+    """Whether a parameter of that name is shown wherever it stands."""
+    texts = [
+        f"https://host/?{name}={SECRET}",
+        f"https://host/?monkey=1&{name}={SECRET}&x=2",
+        f"no answer from 'https://host/#{name}={SECRET}', which is away",
+        f"Server=h;{name}={SECRET};Port=1",
+        f"https://host/?monkey=1;{name}={SECRET}",
+    ]
+    shown_in = {SECRET in mask_urls(text) for text in texts}
+    assert len(shown_in) == 1, f"{name} is shown in some places only"
+    return shown_in == {True}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_parameter_is_masked_by_the_words_of_its_name(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(50):
+        harmless = draw.sample([*ENGLISH, *OTHERS], draw.randint(1, 3))
+        with_a_secret = harmless.copy()
+        with_a_secret.insert(draw.randint(0, len(harmless)), draw.choice([*LETTERS, *WORDS]))
+        for style, write in STYLES.items():
+            assert shows(write(harmless)), style
+            assert not shows(write(with_a_secret)), style
+
+
+@pytest.mark.parametrize("secret", LETTERS)
+def test_a_name_that_is_written_as_one_word_is_masked(secret: str) -> None:
+    for word in (*OTHERS, "mon", "monkey", "keyboard", "zz", "tokenizer"):
+        if word + secret not in ENGLISH:
+            for name in (word + secret, f"{word}{secret}2", f"{word}{secret}".upper(), f"x-{word}{secret}"):
+                assert not shows(name)
+        assert secret == "pw" or not shows(f"{word}{secret}id")  # pw is within other words, as in "stepwidth"
+    assert not shows(f"{secret}id")
+    if secret != "pw":
+        assert not shows("".join(letter.upper() if i % 2 else letter for i, letter in enumerate(secret)))
+
+
+NAMES = ["api_key", "apiKey", "APIKEY", "access-key", "X-Key", "X-API-Key", "PGPASSWORD", "awsSecretAccessKey", "dbpw"]
+NAMES += [
+    "AccountKey",
+    "sslkey",
+    "accesskeyid",
+    "userpass",
+    "pwhash",
+    "dbpwfile",
+    "commonkey",
+    "monkeyKey",
+    "monKey",
+    "IDToken",
+]
+NAMES += ["sessionid", "sslcert", "JWTs", "passWord", "oAuth", "OAuth2", "code_verifier", "SASToken"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_these_names_are_secrets(name: str) -> None:
+    assert not shows(name)
