@@ -23,7 +23,7 @@ from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.among import AmongSampler
 from nas_optuna.samplers.earlier import best_of, remember
-from nas_optuna.study.pareto import hypervolume
+from nas_optuna.study.results import hypervolume
 from nas_optuna.study.schema import TrialKey
 
 PRUNED_BY = {"hyperband": "random+hyperband", "curves": "curves+curves"}

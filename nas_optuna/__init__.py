@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nas_optuna.spaces.function import space as space
     from nas_optuna.spec import Recipe as Recipe
     from nas_optuna.spec import StudySpec as StudySpec
-    from nas_optuna.study.records import TrialRecord as TrialRecord
+    from nas_optuna.study.results import TrialRecord as TrialRecord
     from nas_optuna.training import load_network as load_network
 
 _HOMES = {
@@ -58,7 +58,7 @@ _HOMES = {
     "SearchData": "nas_optuna.data",
     "SearchSpace": "nas_optuna.spaces",
     "StudySpec": "nas_optuna.spec",
-    "TrialRecord": "nas_optuna.study.records",
+    "TrialRecord": "nas_optuna.study.results",
     "create_sampler": "nas_optuna.samplers",
     "create_space": "nas_optuna.spaces",
     "fit": "nas_optuna.fitting",

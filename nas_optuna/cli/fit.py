@@ -66,7 +66,7 @@ def fit(
 
 
 def _print(fitted: Fitted, *, json: bool) -> None:
-    from nas_optuna.study.standard_errors import accuracy_on_test
+    from nas_optuna.study.significance import accuracy_on_test
 
     report, gain = fitted.report, fitted.gain
     if json:

@@ -56,7 +56,7 @@ class Score:
 
     def look_up_best(self, study: Study) -> None:
         """Find the study's best trial, other workers' included, where it has one objective; else count its front."""
-        from nas_optuna.study.best import front_trials
+        from nas_optuna.study.results import front_trials
 
         if len(study.directions) > 1:
             self.front = len(front_trials(study))
@@ -64,7 +64,7 @@ class Score:
             self._compare(study, study.get_trials(deepcopy=False))
 
     def _compare(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        from nas_optuna.study.best import is_feasible
+        from nas_optuna.study.results import is_feasible
         from nas_optuna.study.studies import maximizes
 
         complete = [trial for trial in trials if trial.state.name == "COMPLETE" and is_feasible(trial)]
@@ -194,7 +194,7 @@ class RunDisplay(Callback):
         """Count the trial, and say on a plain terminal what it was."""
         from nas_optuna.report.facts import objectives_of, remarks_of
         from nas_optuna.report.selection import objective_names
-        from nas_optuna.study.records import TrialRecord
+        from nas_optuna.study.results import TrialRecord
 
         if self._study is None or ended is None:
             return
@@ -328,7 +328,7 @@ class FitDisplay(Callback):
         """Say what a network reached."""
         if ended is None:
             return
-        from nas_optuna.study.records import TrialRecord
+        from nas_optuna.study.results import TrialRecord
         from nas_optuna.study.schema import TrialKey, attribute
 
         record = TrialRecord.of(ended)

@@ -19,9 +19,8 @@ from nas_optuna.quantities import duration, plural
 if TYPE_CHECKING:
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import Winners
-    from nas_optuna.study.gain import Gain
-    from nas_optuna.study.pareto import Front
-    from nas_optuna.study.records import TrialRecord
+    from nas_optuna.study.results import Front, TrialRecord
+    from nas_optuna.study.significance import Gain
 
 Figures = list[tuple[str, object]]
 """Names and figures, a line each."""
@@ -47,8 +46,8 @@ def best(
     """
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import gain_of, no_complete_trial, require_error, winners
-    from nas_optuna.study.records import TrialRecord
-    from nas_optuna.study.standard_errors import standard_error
+    from nas_optuna.study.results import TrialRecord
+    from nas_optuna.study.significance import standard_error
 
     if within not in (None, "1se"):
         raise SpecError(f"--within {within!r} is not known; --within 1se means within one standard error of the best")
@@ -150,7 +149,7 @@ def pareto(
     """Show the trials that no other trial beats in every objective, and the hypervolume that they dominate."""
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import no_complete_trial
-    from nas_optuna.study.pareto import front_of
+    from nas_optuna.study.results import front_of
     from nas_optuna.study.studies import study_spec
 
     facts = StudyFacts(stored.open())
@@ -163,7 +162,7 @@ def pareto(
 
 def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
     """Print how a search went: its trials, its front or its winner, and how many proposals were inside the limits."""
-    from nas_optuna.study.pareto import feasible_share, front_of
+    from nas_optuna.study.results import feasible_share, front_of
 
     if json:
         print_json([record.to_dict() for record in facts.records])
@@ -237,7 +236,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
 def _print_winner(facts: StudyFacts) -> None:
     """Print the best trial in a frame, so that it is still seen when a table is long."""
     from nas_optuna.report.facts import described_costs, objectives_of
-    from nas_optuna.study.records import TrialRecord
+    from nas_optuna.study.results import TrialRecord
 
     if facts.winners is None:
         return

@@ -57,8 +57,7 @@ def retrain(
     from nas_optuna.execution.retrain import retrain as train_and_test
     from nas_optuna.report.selection import choose
     from nas_optuna.study.files import remember
-    from nas_optuna.study.hints import command
-    from nas_optuna.study.studies import checkpoint_folder, file_name
+    from nas_optuna.study.studies import checkpoint_folder, command, file_name
     from nas_optuna.trackers import create_trackers
 
     experiment, study = stored.experiment(data, [] if epochs is None else [f"recipe.epochs={epochs}"], device=device)

@@ -92,7 +92,7 @@ def _check(plan: RunOptions, experiment: Experiment, study: Study | None) -> Non
 
     from nas_optuna.execution.stopping import parse_until
     from nas_optuna.objectives import parse_criterion
-    from nas_optuna.study.hints import command
+    from nas_optuna.study.studies import command
     from nas_optuna.study.supernet_result import read_result
     from nas_optuna.study.trial_queue import read_architectures
     from nas_optuna.trackers import create_trackers
@@ -255,9 +255,9 @@ def _fill_queue(plan: RunOptions, experiment: Experiment, study: Study) -> int |
 
 
 def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome, study: Study) -> int:
-    from nas_optuna.study.best import best_trial
-    from nas_optuna.study.hints import command
+    from nas_optuna.study.results import best_trial
     from nas_optuna.study.storage import is_kept
+    from nas_optuna.study.studies import command
 
     if outcome.interrupted:
         left = None if plan.count is None or plan.fixed else plan.count - outcome.trials

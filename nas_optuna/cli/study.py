@@ -52,9 +52,8 @@ def create(
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.experiment import Experiment
     from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.hints import command
     from nas_optuna.study.storage import is_kept, open_storage
-    from nas_optuna.study.studies import check_name
+    from nas_optuna.study.studies import check_name, command
     from nas_optuna.study.trust import remember
 
     stored = named_study.stored()
@@ -168,7 +167,7 @@ def release(
 
     A run does so by itself: at once after processes of its own machine, and after their lease for those of other hosts.
     """
-    from nas_optuna.study.abandoned import release_by_hand
+    from nas_optuna.study.lease import release_by_hand
 
     name, numbers = (words[0], words[1:]) if study is None else (study, words)
     wrong = next((word for word in numbers if not word.isdecimal()), None)

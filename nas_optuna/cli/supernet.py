@@ -150,7 +150,7 @@ def _prepare(
 
 
 def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> int:
-    from nas_optuna.study.hints import command
+    from nas_optuna.study.studies import command
 
     if json:
         history = [asdict(epoch) for epoch in training.history]
@@ -199,8 +199,7 @@ def export(
     import json as json_format
 
     from nas_optuna.oneshot.candidates import ORIGIN, candidates
-    from nas_optuna.study.hints import command
-    from nas_optuna.study.studies import file_name
+    from nas_optuna.study.studies import command, file_name
     from nas_optuna.study.supernet_result import read_result
     from nas_optuna.study.trial_queue import enqueue_once
 

@@ -19,10 +19,9 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.hints import command
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.standard_errors import sampling_error, with_error
-from nas_optuna.study.studies import study_uid
+from nas_optuna.study.significance import sampling_error, with_error
+from nas_optuna.study.studies import command, study_uid
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header

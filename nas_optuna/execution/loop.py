@@ -18,12 +18,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
-from nas_optuna.execution.budget import Budget, TrialBudget
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.study import abandoned, lease, lease_table, optuna_internals
+from nas_optuna.study import lease, lease_table, optuna_internals
+from nas_optuna.study.database import giving_up, is_away
 from nas_optuna.study.lease import LeaseStatus
-from nas_optuna.study.retrying import giving_up, is_away
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import failure
 
@@ -195,12 +194,12 @@ class _Run:
 
     def _take_over(self, *, again: bool = False) -> None:
         """Put back the trials of processes that have died, and tell of those that ended just before theirs did."""
-        for ended in abandoned.take_unclosed(self.study):
+        for ended in lease.take_unclosed(self.study):
             subject = Subject(f"trial {ended.number}", None, study=self.study)
             self.told.trial_started(subject)
             self.told.trial_finished(subject, ended)
             lease.close(self.study, optuna_internals.trial_id_of(ended))
-        abandoned.release_abandoned(self.study, again=again)
+        lease.release_abandoned(self.study, again=again)
 
     def _run_trial(self) -> bool:
         """Run one trial; False where there is none left to run."""
@@ -329,3 +328,62 @@ class _Run:
             return
         if deleted:
             raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends; None is no limit."""
+
+    trials: int | None = None  # to finish, by all workers of the run together
+    timeout: float | None = None  # seconds after which no trial begins
+    total: int | None = None  # trials that the study may have, whoever makes them
+
+
+class TrialBudget:
+    """Gives each worker leave for one trial after another, until there are enough.
+
+    A trial that a worker does not finish (it died, or somebody else took the trial) is given to the next that asks, so
+    that the run ends with exactly as many trials as it shall have.
+
+    Examples:
+        >>> budget = TrialBudget(Budget(trials=1))
+        >>> budget.ask(1), budget.ask(2)
+        (True, False)
+        >>> budget.drop(1)
+        >>> budget.ask(2)
+        True
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.finished = 0
+        self._trials = budget.trials
+        self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
+        self._held: set[int] = set()
+        self._closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a trial may still begin, now or when one is dropped."""
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return not (self._closed or late or (self._trials is not None and self.finished >= self._trials))
+
+    def ask(self, worker: int) -> bool:
+        """Whether a worker may begin a trial; it has ended, or dropped, the one before."""
+        self._held.discard(worker)
+        if not self.is_open or (self._trials is not None and self.finished + len(self._held) >= self._trials):
+            return False
+        self._held.add(worker)
+        return True
+
+    def finish(self, worker: int) -> None:
+        """Count a trial that a worker has finished."""
+        self._held.discard(worker)
+        self.finished += 1
+
+    def drop(self, worker: int) -> None:
+        """Take back the leave of a worker that has ended."""
+        self._held.discard(worker)
+
+    def close(self) -> None:
+        """Let no further trial begin."""
+        self._closed = True

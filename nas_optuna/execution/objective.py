@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.study import Study
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import device_name, resolve_device
@@ -26,14 +27,14 @@ from nas_optuna.execution.evaluator import (
 )
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.pruning import report, should_prune
-from nas_optuna.execution.repeats import finished_with, goes_on, reused
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
 from nas_optuna.objectives import parse_criterion
+from nas_optuna.samplers.curves import PLAN
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
-from nas_optuna.study.optuna_internals import known_of
+from nas_optuna.study.optuna_internals import known_of, read_trial, trial_id_of
 from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import set_trial_attributes
@@ -348,3 +349,34 @@ def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:
 def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
     """Return values in the form that Optuna takes: a number for one objective, several for more."""
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
+    """The finished trial of a study that scored an architecture under an identity, rather than reused another's."""
+    # A complete one comes before those that were stopped.
+    wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity, TrialKey.DUPLICATE_OF: None}
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    found = [t for t in ended if all(t.user_attrs.get(key) == value for key, value in wanted.items())]
+    found = [other for other in found if other.number != other_than]
+    return min(found, key=lambda other: other.state != TrialState.COMPLETE, default=None)
+
+
+def goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
+    """Whether a trial trains on where an earlier one was stopped, rather than take over that it was stopped."""
+    if earlier.state != TrialState.PRUNED or attribute(earlier, TrialKey.CAUSE) is not None:
+        return False
+    # Its sampler knows that it was stopped, and wants to know how it ends.
+    return is_kept or (isinstance(trial, Trial) and PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs)
+
+
+def reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
+    """End a trial as an earlier one of the same architecture ended."""
+    trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
+    for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
+        if (value := attribute(earlier, name)) is not None:
+            trial.set_user_attr(name, value)
+    if earlier.state == TrialState.COMPLETE:
+        return list(earlier.values)
+    if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
+        trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
+    raise optuna.TrialPruned(f"as trial {earlier.number}")

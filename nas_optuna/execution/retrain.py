@@ -1,17 +1,22 @@
-"""Train a chosen architecture for the full recipe and look at the test set: once, for what is finally reported."""
+"""Train a chosen architecture for the full recipe and look at the test set once, with the pictures it gets wrong."""
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from optuna.study import Study
+from PIL import Image
 from torch import Tensor, nn
 
 from nas_optuna.data import (
@@ -26,13 +31,11 @@ from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
-from nas_optuna.execution.mistakes import Mistake, find_mistakes
 from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
-from nas_optuna.study.parts import in_parts, read_parts
-from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.standard_errors import error_on_test
+from nas_optuna.study.schema import LONGEST, StudyKey, in_parts, read_parts
+from nas_optuna.study.significance import error_on_test
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import change_study
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
@@ -234,3 +237,55 @@ def _stored(attributes: Mapping[str, Any], look: int, name: str) -> list[Any]:
 
 def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:
     return "retrain-" + hex_digest(f"{study_uid(study)}/{architecture}/{recipe.fingerprint}", 12, "sha256")
+
+
+# --- pictures that it gets wrong --------------------------------------------------------------------------------------
+
+
+MAX_PICTURES = 24
+"""Pictures that are kept of one network."""
+MAX_SIDE = 48
+"""Pixels of a kept picture's longer side."""
+_BASE64 = re.compile(r"[0-9A-Za-z+/]+={0,2}")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture that was taken for another class."""
+
+    label: int
+    predicted: int
+    picture: str  # it, small, as WebP in base 64
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.predicted} {self.picture}"
+
+    @classmethod
+    def parse(cls, text: str, classes: int) -> Mistake | None:
+        """What `str` has written; None where somebody has altered that."""
+        label, _, rest = text.partition(" ")
+        predicted, _, picture = rest.partition(" ")
+        known = {str(i) for i in range(classes)}
+        if label not in known or predicted not in known or not _BASE64.fullmatch(picture):
+            return None
+        return cls(int(label), int(predicted), picture)
+
+
+def find_mistakes(images: ImageSet, predicted: Sequence[int]) -> tuple[Mistake, ...]:
+    """Pictures that were taken for another class: the first one of every class, then the second, and so on."""
+    wrong: dict[int, list[int]] = {}
+    for i in torch.nonzero(images.labels != torch.as_tensor(predicted)).flatten().tolist():
+        wrong.setdefault(int(images.labels[i]), []).append(i)
+    in_turn = [i for turn in zip_longest(*(wrong[label] for label in sorted(wrong))) for i in turn if i is not None]
+    made = (Mistake(int(images.labels[i]), int(predicted[i]), _small(images, i)) for i in in_turn)
+    found = list(islice((one for one in made if len(str(one)) < LONGEST - 8), MAX_PICTURES))
+    return tuple(sorted(found, key=lambda one: one.label))
+
+
+def _small(images: ImageSet, index: int) -> str:
+    pixels = images.images[index].permute(1, 2, 0).contiguous().numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] != 3 else pixels)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "WEBP", quality=70)
+    return base64.b64encode(file.getvalue()).decode("ascii")

@@ -15,8 +15,7 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity, plural
 from nas_optuna.samplers.per_trial_seed import Allowed
-from nas_optuna.study.best import is_feasible
-from nas_optuna.study.pareto import hypervolume
+from nas_optuna.study.results import hypervolume, is_feasible
 
 PATIENCE = 5
 """How many trials without an improvement end a study where the user names no number, if none is expected, either."""

@@ -15,7 +15,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.files import write_file
-from nas_optuna.study.best import best_trials
+from nas_optuna.study.results import best_trials
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 

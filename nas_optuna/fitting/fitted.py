@@ -11,8 +11,8 @@ from optuna.study import Study
 
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.retrain import TestReport, confusion
-from nas_optuna.study.gain import Gain
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.significance import Gain
 
 if TYPE_CHECKING:
     from nas_optuna.training import ImageClassifier

@@ -41,8 +41,8 @@ from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of
 from nas_optuna.report.selection import space_of
 from nas_optuna.spec import StudySpec
-from nas_optuna.study.best import best_trial
 from nas_optuna.study.files import folders
+from nas_optuna.study.results import best_trial
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec

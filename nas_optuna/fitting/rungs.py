@@ -30,11 +30,10 @@ from nas_optuna.quantities import plural
 from nas_optuna.report.selection import measured, remembered_images
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study import abandoned
-from nas_optuna.study.best import best_trial, is_feasible
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study import lease
+from nas_optuna.study.results import TrialRecord, best_trial, is_feasible
 from nas_optuna.study.schema import TrialKey, attribute
-from nas_optuna.study.standard_errors import standard_error
+from nas_optuna.study.significance import standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
 from nas_optuna.training.checkpoint import KeptWeights
@@ -71,7 +70,7 @@ class Search:
             self.study.pruner = pruner
 
     def _run(self, say: Callable[[str], None]) -> FrozenTrial | None:
-        abandoned.release_abandoned(self.study)
+        lease.release_abandoned(self.study)
         space, reference = self.experiment.space, self.reference
         first = [] if reference is None else [(reference, REFERENCE)]
         earlier = best_trial(self.study) if self.from_rung > 1 else None

@@ -19,8 +19,8 @@ from nas_optuna.report.drawing import draw
 from nas_optuna.report.selection import gain_of
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.gain import Gain
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.significance import Gain
 from nas_optuna.training.serialization import Origin
 
 

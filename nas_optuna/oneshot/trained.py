@@ -22,9 +22,8 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.hints import command
 from nas_optuna.study.schema import TrialKey, attribute
-from nas_optuna.study.studies import checkpoint_folder
+from nas_optuna.study.studies import checkpoint_folder, command
 from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.checkpoint import require_tensors

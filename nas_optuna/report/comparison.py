@@ -20,11 +20,10 @@ from nas_optuna.report.charts import Series
 from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.facts import StudyFacts, best_so_far
 from nas_optuna.report.rendering import render
-from nas_optuna.study.best import best_trial, complete_trials
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord, best_trial, complete_trials
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import standard_error, with_error
+from nas_optuna.study.significance import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.study import Study
 
 from nas_optuna.report.selection import objective_names
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord
 
 
 def rows(study: Study) -> list[dict[str, Any]]:

@@ -18,14 +18,11 @@ from nas_optuna.report import charts
 from nas_optuna.report.columns import Column
 from nas_optuna.report.selection import Winners, gain_of, objective_names, remembered_images, validation_images, winners
 from nas_optuna.spec import StudySpec
-from nas_optuna.study.best import complete_trials
-from nas_optuna.study.gain import Gain
-from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.records import TrialRecord, cost_names, ranked
+from nas_optuna.study.results import TrialRecord, complete_trials, cost_names, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import accuracy_on_test, standard_error, with_error
-from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.significance import Gain, accuracy_on_test, standard_error, with_error
+from nas_optuna.study.studies import command, maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
 Section = dict[str, Any]

@@ -12,7 +12,7 @@ from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.study.files import holding
 from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.storage import open_storage, storage_url
 from nas_optuna.study.studies import load_study as load_optuna_study
 from nas_optuna.study.studies import study_spec

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from nas_optuna.data import make_loader
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
-from nas_optuna.execution.mistakes import find_mistakes
+from nas_optuna.execution.retrain import find_mistakes
 from nas_optuna.experiment import Experiment
 from nas_optuna.masking import mask_urls
 from nas_optuna.metrics import ACCURACIES
@@ -39,11 +39,10 @@ from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
 from nas_optuna.report.supernet import supernet_section
 from nas_optuna.spec_text import to_toml
-from nas_optuna.study.best import front_trials
 from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.records import TrialRecord, cost_names, ranked
+from nas_optuna.study.results import TrialRecord, cost_names, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import accuracy_on_test, standard_error
+from nas_optuna.study.significance import accuracy_on_test, standard_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training import evaluate

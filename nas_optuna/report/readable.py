@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_optuna.objectives import describe
 from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved
-from nas_optuna.study.standard_errors import accuracy_on_test
+from nas_optuna.study.significance import accuracy_on_test
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -14,14 +14,11 @@ from optuna.trial import FrozenTrial
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.spaces import SearchSpace, create_space
-from nas_optuna.study.best import best_of, complete_trials, longest_trained
-from nas_optuna.study.gain import Gain, Measured
-from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord, best_of, complete_trials, longest_trained
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.standard_errors import sampling_error, standard_error
-from nas_optuna.study.studies import study_spec
+from nas_optuna.study.significance import Gain, Measured, sampling_error, standard_error
+from nas_optuna.study.studies import command, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
 COST = "macs"

@@ -22,8 +22,7 @@ from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import GaussianProcess
 from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.study.optuna_internals import contains, study_user_attributes
-from nas_optuna.study.parts import read_parts, write_parts
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, read_parts, write_parts
 
 MOST = 200
 """So many trials are copied at most: half the best, half spread over the rest."""

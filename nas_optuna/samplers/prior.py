@@ -17,9 +17,9 @@ from nas_optuna.samplers.distinct import DistinctSampler
 from nas_optuna.samplers.fixed import FixedSampler
 from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import read_result, softmax
 
 _REDRAWS = 50

@@ -1,4 +1,4 @@
-"""Every key under which a study or a trial of ours remembers something.
+"""Every key under which a study or a trial of ours remembers something, and how long lists are kept in parts.
 
 All keys begin with one prefix, so that they never meet those of a plain Optuna user. Values are JSON. A string may have
 at most `LONGEST` characters, because MySQL and optuna-dashboard cut longer ones.
@@ -9,12 +9,14 @@ of another kind counts as a failed one and says why (`flaw_of_trial`); a study i
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Required
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
+from optuna.study import Study
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna
@@ -307,3 +309,33 @@ def _is(value: Any, kind: Any) -> bool:
     except (ValueError, OverflowError, RecursionError):
         return False
     return True
+
+
+# --- long lists -------------------------------------------------------------------------------------------------------
+
+
+def in_parts(items: Sequence[Any]) -> Iterator[list[Any]]:
+    """Lists whose JSON every storage can hold."""
+    part: list[Any] = []
+    length = 2
+    for item in items:
+        more = len(json.dumps(item)) + 2
+        if part and length + more > LONGEST:
+            yield part
+            part, length = [], 2
+        part.append(item)
+        length += more
+    yield part
+
+
+def write_parts(study: Study, prefix: str, items: Sequence[Any]) -> int:
+    """Store a list in as many study attributes as it needs, and return how many; `prefix` gets their numbers."""
+    parts = list(in_parts(items))
+    for i, part in enumerate(parts):
+        study.set_user_attr(f"{prefix}{i}", part)
+    return len(parts)
+
+
+def read_parts(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:
+    """The list that was stored in `count` parts."""
+    return [item for i in range(count) for item in attributes[f"{prefix}{i}"]]

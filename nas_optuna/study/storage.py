@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from nas_optuna.study.retrying import RetryingStorage
+    from nas_optuna.study.database import RetryingStorage
 
 DEFAULT_STORAGE = "sqlite:///nas-optuna.db"
 PATIENCE = 60.0
@@ -104,7 +104,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-    from nas_optuna.study.retrying import persistently
+    from nas_optuna.study.database import persistently
 
     failures = (SQLAlchemyError, StorageInternalError, sqlite3.Error, ImportError, RuntimeError, ValueError, OSError)
     try:
@@ -163,7 +163,7 @@ def failure(error: BaseException) -> str | None:
     """One line for an error that a storage raised while it was used; None for any other error."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from nas_optuna.study.retrying import cause_of
+    from nas_optuna.study.database import cause_of
 
     error = cause_of(error)
     return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) else None
@@ -214,8 +214,7 @@ def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
 
 
 def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
-    from nas_optuna.study.database import Database
-    from nas_optuna.study.retrying import RetryingStorage
+    from nas_optuna.study.database import Database, RetryingStorage
 
     if database is None:
         in_memory = url.startswith("sqlite")
@@ -285,7 +284,7 @@ def _has_raced(error: BaseException) -> bool:
     """Whether other processes have created a database's tables at the same moment: theirs are used."""
     from sqlalchemy.exc import IntegrityError
 
-    from nas_optuna.study.retrying import cause_of
+    from nas_optuna.study.database import cause_of
 
     cause = cause_of(error)
     return isinstance(cause, IntegrityError) or any(s in str(cause).lower() for s in ("already exists", "deadlock"))

@@ -1,10 +1,11 @@
-"""Studies that remember their spec."""
+"""Studies that remember their spec, and the commands that a message tells a person to type for one."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -18,14 +19,15 @@ from optuna.trial import TrialState
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, named, unknown
+from nas_optuna.masking import mask_urls
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import storage_of, study_id_of
+from nas_optuna.study.optuna_internals import storage_of, study_id_of, url_of
 from nas_optuna.study.schema import FORMAT, StudyKey
+from nas_optuna.study.storage import storage_url
 
 if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
     from nas_optuna.spec import StudySpec
-
 
 LONGEST_NAME = 512
 """Characters of a study's name that every database keeps."""
@@ -227,7 +229,7 @@ def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
 
 def _best_value(study: Study) -> float | None:
     """The best value of the only objective; where a higher one may be of a shorter training, that does not count."""
-    from nas_optuna.study.best import best_trial, is_feasible
+    from nas_optuna.study.results import best_trial, is_feasible
 
     if not {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys():
         try:
@@ -257,3 +259,18 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
         pruned=counted[TrialState.PRUNED.name],
         best=best,
     )
+
+
+def command(study: Study | str, *words: str) -> str:
+    """A command for a study, or for the URL of its storage, as a shell needs it; passwords are masked.
+
+    Examples:
+        >>> import optuna
+        >>> from nas_optuna.study.storage import open_storage
+        >>> study = optuna.create_study(study_name="my own", storage=open_storage("sqlite:///:memory:"))
+        >>> command(study, "run", "--study", study.study_name)
+        "nas-optuna run --study 'my own' --storage sqlite:///:memory:"
+    """
+    url = study if isinstance(study, str) else url_of(study)
+    elsewhere = ("--storage", mask_urls(url)) if url is not None and url != storage_url() else ()
+    return shlex.join(["nas-optuna", *words, *elsewhere])

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from optuna.study import Study
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study.hints import command
 from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
-from nas_optuna.study.parts import in_parts, read_parts, write_parts
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, in_parts, read_parts, write_parts
+from nas_optuna.study.studies import command
 
 Tokens = tuple[int, ...]
 """The index of each parameter's choice, in the space's order."""

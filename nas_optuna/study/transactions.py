@@ -16,6 +16,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from sqlalchemy import Connection, String, Table, delete, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
+from nas_optuna.study.database import RetryingStorage
 from nas_optuna.study.optuna_internals import (
     METRIC_NAMES,
     all_trials,
@@ -27,7 +28,6 @@ from nas_optuna.study.optuna_internals import (
     tables,
     trial_id_of,
 )
-from nas_optuna.study.retrying import RetryingStorage
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.selection import objective_names, space_of
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 
 

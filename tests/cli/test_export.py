@@ -11,7 +11,7 @@ import torch
 from nas_optuna import load_network
 from nas_optuna.cli import main
 from nas_optuna.experiment import ExperimentHandle
-from nas_optuna.study.standard_errors import sampling_error
+from nas_optuna.study.significance import sampling_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import CheckpointFolder, fit, make_network
 from nas_optuna.training.checkpoint import KeptWeights

@@ -12,7 +12,7 @@ from nas_optuna.execution.training_objective import Objective
 from nas_optuna.pruners import create_pruner
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3,), strides=(1, 2), input_size=8)

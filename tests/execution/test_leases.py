@@ -18,9 +18,9 @@ from nas_optuna.execution.events import Callback, Callbacks, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.report.notes import NoteWriter
 from nas_optuna.study import lease, lease_table
+from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.worker import Worker, this_worker
 from tests.processes import logs, together
 from tests.study import leases
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from nas_optuna.data import ImageSet
-from nas_optuna.execution.mistakes import MAX_PICTURES, MAX_SIDE, Mistake, find_mistakes
+from nas_optuna.execution.retrain import MAX_PICTURES, MAX_SIDE, Mistake, find_mistakes
 from nas_optuna.study.schema import LONGEST
 from tests.helpers import Command
 

@@ -17,7 +17,7 @@ from nas_optuna.export.formats import onnx_model
 from nas_optuna.export.int8 import FILE, EightBits, Int8Export, write_int8
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import StudySpec
-from nas_optuna.study.standard_errors import sampling_error
+from nas_optuna.study.significance import sampling_error
 from nas_optuna.training import ImageClassifier, fit, make_network
 from nas_optuna.training.serialization import make_header
 

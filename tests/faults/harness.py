@@ -38,7 +38,7 @@ from nas_optuna.execution.events import Callback, Callbacks, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import DataSpec, StudySpec
-from nas_optuna.study import worker
+from nas_optuna.study import lease_table
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import create_study, load_study
 
@@ -169,7 +169,7 @@ def work(place: Place, total: int, host: str = "") -> None:
     log = place.folder / f"log.{os.getpid()}"
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     if host:
-        worker._surroundings = lambda: (host, f"machine-{host}", f"boot-{host}", "4026531836")  # type: ignore[assignment]
+        lease_table._surroundings = lambda: (host, f"machine-{host}", f"boot-{host}", "4026531836")  # type: ignore[assignment]
         real = time.time
         time.time = lambda: real() + 3600
     study, notes = place.study(), _Notes(place.folder, host)

@@ -19,8 +19,7 @@ from nas_optuna.fitting.rungs import Search, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.report.selection import gain_of
-from nas_optuna.study.best import best_trial
-from nas_optuna.study.records import TrialRecord, ranked
+from nas_optuna.study.results import TrialRecord, best_trial, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights

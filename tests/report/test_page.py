@@ -22,7 +22,7 @@ from nas_optuna.report.selection import choose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import storage_of
-from nas_optuna.study.pareto import front_of
+from nas_optuna.study.results import front_of
 from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study
 from nas_optuna.study.studies import create_study
 from nas_optuna.study.trial_queue import REFERENCE

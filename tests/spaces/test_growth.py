@@ -8,7 +8,7 @@ import pytest
 
 from nas_optuna.report.notes import trial_note
 from nas_optuna.report.page import report
-from nas_optuna.study.records import TrialRecord
+from nas_optuna.study.results import TrialRecord
 from tests.helpers import Command, Installed, tiny
 
 PARTS = """

@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.cli.progress import Score
 from nas_optuna.execution.events import Subject
 from nas_optuna.execution.trial_files import KeepBest
-from nas_optuna.study.best import best_trial, best_trials, front_trials
-from nas_optuna.study.records import ranked
+from nas_optuna.study.results import best_trial, best_trials, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import summaries
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from nas_optuna.study.gain import Gain, Measured
-from nas_optuna.study.standard_errors import sampling_error
+from nas_optuna.study.significance import Gain, Measured, sampling_error
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
-from nas_optuna.study import abandoned, lease, lease_table
+from nas_optuna.study import lease, lease_table
 from nas_optuna.study.lease import LeaseStatus
-from nas_optuna.study.lease_table import leases_of
+from nas_optuna.study.lease_table import Worker, leases_of, this_worker
 from nas_optuna.study.optuna_internals import database_of
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.worker import Worker, this_worker
 from tests.processes import logs, together
 from tests.study import leases
 
@@ -63,8 +62,8 @@ def test_trials_of_ended_processes_are_taken_up_and_those_of_nobody_are_named(
     ended, mine, elsewhere = running(study, GONE), running(study, here()), running(study, ELSEWHERE)
     nobodys = study.ask().number
     theirs = running(study, None)  # a plain objective of somebody else runs it
-    assert abandoned.release_abandoned(study) == [ended]
-    assert abandoned.release_abandoned(study, again=True) == []
+    assert lease.release_abandoned(study) == [ended]
+    assert lease.release_abandoned(study, again=True) == []
     kept = {mine, elsewhere, nobodys, theirs}
     assert {trial.number for trial in study.trials if trial.state == TrialState.RUNNING} == kept
     said = [record.getMessage() for record in caplog.records]
@@ -107,8 +106,8 @@ def test_a_storage_without_leases_gives_a_trial_to_one_worker(without_leases: op
     assert lease.status(study, taken) == LeaseStatus.LOST
     assert lease.take_waiting(study) == taken
     lease.take_new(study)
-    assert abandoned.release_abandoned(study) == []
-    abandoned.release_by_hand(study, 1)
+    assert lease.release_abandoned(study) == []
+    lease.release_by_hand(study, 1)
     assert states(study) == ["RUNNING", "WAITING"]
     study.tell(0, 1.0)
     assert lease.status(study, taken) == LeaseStatus.TOLD
@@ -139,13 +138,13 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(study, GONE)
-    seen = abandoned.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
-    assert abandoned.release_abandoned(study) == [0]
+    seen = lease.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
+    assert lease.release_abandoned(study) == [0]
     taken = lease.take_waiting(study)
     assert taken is not None
-    monkeypatch.setattr(abandoned, "all_trials", lambda study, states: seen[0])
-    monkeypatch.setattr(abandoned, "leases_of", lambda study: seen[1])
-    assert abandoned.release_abandoned(study) == []
+    monkeypatch.setattr(lease, "all_trials", lambda study, states: seen[0])
+    monkeypatch.setattr(lease, "leases_of", lambda study: seen[1])
+    assert lease.release_abandoned(study) == []
     monkeypatch.undo()
     assert lease.status(study, taken) == LeaseStatus.HELD
 
@@ -154,28 +153,28 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken(study: optuna.Study, mo
     running(study, ELSEWHERE, lasts=-1.0)
     seen = leases_of(study)
     leases.give(study, study.trials[0]._trial_id, ELSEWHERE, lasts=60.0)
-    monkeypatch.setattr(abandoned, "leases_of", lambda study: seen)
-    assert abandoned.release_abandoned(study) == []
+    monkeypatch.setattr(lease, "leases_of", lambda study: seen)
+    assert lease.release_abandoned(study) == []
     assert states(study) == ["RUNNING"]
 
 
 def test_a_person_can_put_back_what_another_host_or_nobody_runs(study: optuna.Study) -> None:
     mine = running(study, this_worker())
     for owner in (ELSEWHERE, None, replace(here(), namespace="4026532000")):
-        abandoned.release_by_hand(study, running(study, owner))
+        lease.release_by_hand(study, running(study, owner))
         assert study.ask().number == len(study.trials) - 1, "it waited"
     assert states(study) == ["RUNNING"] * 4
     study.tell(2, 1.0)
     for number, problem in ((mine, "end that first"), (2, "complete, not running"), (9, "no trial 9")):
         with pytest.raises(StudyError, match=problem):
-            abandoned.release_by_hand(study, number)
+            lease.release_by_hand(study, number)
 
 
 def test_a_lapsed_lease_is_taken_over_whoever_has_it(study: optuna.Study, caplog: pytest.LogCaptureFixture) -> None:
     me = here()
     numbers = [running(study, worker, lasts=-1.0) for worker in (ELSEWHERE, me)]
     running(study, ELSEWHERE, lasts=60.0)
-    assert abandoned.release_abandoned(study) == numbers
+    assert lease.release_abandoned(study) == numbers
     assert states(study) == ["WAITING", "WAITING", "RUNNING"]
     assert caplog.messages == [
         "going on with trial 0, whose lease process 7 on elsewhere has not renewed",
@@ -191,7 +190,7 @@ def test_a_lease_is_renewed_beside_the_training(study: optuna.Study, monkeypatch
         until = time.monotonic() + 2.6
         while time.monotonic() < until:
             time.sleep(0.1)
-            assert abandoned.release_abandoned(study) == []
+            assert lease.release_abandoned(study) == []
         held.require(study)
         leases.give(study, trial_id, ELSEWHERE)
         until = time.monotonic() + 10
@@ -231,8 +230,8 @@ def test_a_trial_that_ended_just_before_its_process_is_told_of_once(study: optun
     def numbers(trials: list[FrozenTrial]) -> list[int]:
         return [trial.number for trial in trials]
 
-    assert numbers(abandoned.take_unclosed(study)) == [0]
-    assert numbers(abandoned.take_unclosed(study)) == [], "this process has it now"
+    assert numbers(lease.take_unclosed(study)) == [0]
+    assert numbers(lease.take_unclosed(study)) == [], "this process has it now"
     lease.close(study, study.trials[0]._trial_id)
     assert leases.of(study, study.trials[0]._trial_id) is None
 

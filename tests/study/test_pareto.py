@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.study.pareto import FeasibleShare, feasible_share, hypervolume
+from nas_optuna.study.results import FeasibleShare, feasible_share, hypervolume
 
 
 def test_hypervolume_of_a_staircase() -> None:

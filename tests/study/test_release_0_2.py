@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from nas_optuna.study import abandoned, lease
+from nas_optuna.study import lease
 from nas_optuna.study.storage import open_storage
 from tests.helpers import Command
 
@@ -24,15 +24,15 @@ def old(place: Path) -> optuna.Study:
 
 
 def test_its_leases_are_obeyed(old: optuna.Study, caplog: pytest.LogCaptureFixture) -> None:
-    assert abandoned.release_abandoned(old) == [3]
+    assert lease.release_abandoned(old) == [3]
     assert "trial 3, whose lease process" in caplog.text
     states = [trial.state for trial in old.trials]
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.WAITING, TrialState.RUNNING, TrialState.WAITING]
     taken = lease.take_waiting(old)
     assert taken == 4
     assert lease.status(old, taken) == lease.LeaseStatus.HELD
-    assert abandoned.release_abandoned(old) == []
-    abandoned.release_by_hand(old, 4)
+    assert lease.release_abandoned(old) == []
+    lease.release_by_hand(old, 4)
     assert old.trials[4].state == TrialState.WAITING
 
 

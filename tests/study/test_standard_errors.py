@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from optuna.trial import create_trial
 
-from nas_optuna.study.records import TrialRecord
-from nas_optuna.study.standard_errors import error_on_test, sampling_error, standard_error
+from nas_optuna.study.results import TrialRecord
+from nas_optuna.study.significance import error_on_test, sampling_error, standard_error
 
 
 @pytest.mark.parametrize(("accuracy", "images"), [(0.9, 1000), (0.97, 288), (0.5, 96)])

@@ -11,8 +11,8 @@ from optuna.storages._grpc.server import make_server
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.loop import run
 from nas_optuna.study import lease, storage
-from nas_optuna.study.hints import command
 from nas_optuna.study.storage import advice, open_storage
+from nas_optuna.study.studies import command
 from tests.study import leases
 
 

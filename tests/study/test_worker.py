@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from nas_optuna.study import worker as worker_module
-from nas_optuna.study.worker import Worker
+from nas_optuna.study import lease_table
+from nas_optuna.study.lease_table import Worker
 
 
 def here() -> Worker:
-    worker = Worker.parse(worker_module.this_worker())
+    worker = Worker.parse(lease_table.this_worker())
     assert worker is not None
     return worker
 
 
 def test_a_worker_is_read_as_it_was_written() -> None:
-    assert str(here()) == worker_module.this_worker()
+    assert str(here()) == lease_table.this_worker()
     assert here().process == os.getpid()
     assert Worker.parse("host/m/boot/n/12/345") == Worker("host", "m", "boot", "n", 12, "345")
     for text in (None, 3, "", "somebody", "a/b/1/d", "a/b/c/d/e/f", "a/b/c/d/1/f/g"):
@@ -49,7 +49,7 @@ def test_what_cannot_be_known_dead_is_alive() -> None:
 
 
 def test_a_machine_that_booted_anew_runs_nothing_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_surroundings", lambda: ("host", "machine", "boot", "4026531836"))
+    monkeypatch.setattr(lease_table, "_surroundings", lambda: ("host", "machine", "boot", "4026531836"))
     before = replace(here(), boot="earlier")
     assert before.is_gone()
     assert not replace(before, namespace="4026532000").is_gone()
@@ -58,7 +58,7 @@ def test_a_machine_that_booted_anew_runs_nothing_of_before(monkeypatch: pytest.M
 
 def test_a_process_that_nobody_has_waited_for_is_dead() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    started = worker_module._start_time(process.pid)
+    started = lease_table._start_time(process.pid)
     assert started
     worker = replace(here(), process=process.pid, started=started)
     assert not worker.is_gone()
@@ -73,11 +73,11 @@ def test_a_fork_is_another_worker() -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.write(writing, worker_module.this_worker().encode())
+        os.write(writing, lease_table.this_worker().encode())
         os._exit(0)
     os.waitpid(child, 0)
     text = os.read(reading, 1000).decode()
-    assert text != worker_module.this_worker()
+    assert text != lease_table.this_worker()
     worker = Worker.parse(text)
     assert worker is not None
     assert worker.process == child
@@ -87,7 +87,7 @@ def test_a_fork_is_another_worker() -> None:
 def test_a_live_process_without_an_entry_in_proc_is_alive(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
     """As with ``hidepid``, in some sandboxes, or where the folder shows another namespace."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    worker = replace(here(), process=process.pid, started=worker_module._start_time(process.pid))
+    worker = replace(here(), process=process.pid, started=lease_table._start_time(process.pid))
     real = Path.read_text
 
     def read_text(self: Path, *arguments: object, **options: object) -> str:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.budget import Budget
 
 if TYPE_CHECKING:  # an executor begins its work before torch is imported
     from optuna.study import Study
 
     from nas_optuna.data import SearchData
     from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.loop import Outcome, StopRequest
+    from nas_optuna.execution.loop import Budget, Outcome, StopRequest
     from nas_optuna.execution.objective import EvaluatorObjective
 
 

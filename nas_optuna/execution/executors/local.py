@@ -14,12 +14,11 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
-from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
 
 if TYPE_CHECKING:
     from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.loop import Outcome, StopRequest
+    from nas_optuna.execution.loop import Budget, Outcome, StopRequest
     from nas_optuna.execution.objective import EvaluatorObjective
     from nas_optuna.execution.threads import StepTimes
 
@@ -97,8 +96,8 @@ class LocalExecutor(Executor):
             return run(work.study, work.objective, **asdict(budget), stop=stop, callbacks=[told])
         if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
+        from nas_optuna.execution.executors.pool import WorkerSpec
         from nas_optuna.execution.executors.processes import run_processes
-        from nas_optuna.execution.executors.worker import WorkerSpec
 
         if self._threads is None:
             self.prepare(work.objective)

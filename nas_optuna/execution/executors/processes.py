@@ -16,13 +16,11 @@ from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 
 from nas_optuna.data.search_data import map_images
-from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.local import without_ctrl_c, worker_context
-from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
-from nas_optuna.execution.executors.worker import Message, WorkerSpec, run_worker
-from nas_optuna.execution.loop import Outcome, StopRequest, interruptible
+from nas_optuna.execution.executors.pool import GRACE, PAUSE, Message, WorkerPool, WorkerSpec, WorkerState, run_worker
+from nas_optuna.execution.loop import Budget, Outcome, StopRequest, interruptible
 from nas_optuna.files import scratch_folder
 
 

@@ -26,15 +26,22 @@ import torch
 from nas_optuna.data import SearchData
 from nas_optuna.data.search_data import DataHeader
 from nas_optuna.errors import SpecError, StudyError, printable, shortened
-from nas_optuna.execution.budget import Budget
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
-from nas_optuna.execution.executors.pool import GRACE, PAUSE, WorkerPool, WorkerState
-from nas_optuna.execution.executors.worker import DoneMessage, Message, WorkerSpec, run_worker
-from nas_optuna.execution.loop import Outcome, StopRequest
+from nas_optuna.execution.executors.pool import (
+    GRACE,
+    PAUSE,
+    DoneMessage,
+    Message,
+    WorkerPool,
+    WorkerSpec,
+    WorkerState,
+    run_worker,
+)
+from nas_optuna.execution.loop import Budget, Outcome, StopRequest
 from nas_optuna.quantities import plural
+from nas_optuna.study.lease_table import Worker
 from nas_optuna.study.storage import sqlite_file
-from nas_optuna.study.worker import Worker
 
 if TYPE_CHECKING:
     from types import ModuleType

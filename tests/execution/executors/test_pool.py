@@ -8,12 +8,20 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import Budget, Work
-from nas_optuna.execution.executors.pool import MAX_DEATHS, WorkerPool, WorkerState
-from nas_optuna.execution.executors.worker import DoneMessage, EventMessage, LogMessage, ReadyMessage, WorkerSpec
+from nas_optuna.execution.executors.pool import (
+    MAX_DEATHS,
+    DoneMessage,
+    EventMessage,
+    LogMessage,
+    ReadyMessage,
+    WorkerPool,
+    WorkerSpec,
+    WorkerState,
+)
 from nas_optuna.execution.loop import Outcome
 from nas_optuna.study import lease
+from nas_optuna.study.lease_table import this_worker
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.worker import this_worker
 
 pytestmark = pytest.mark.process
 

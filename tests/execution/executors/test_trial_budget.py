@@ -1,4 +1,4 @@
-from nas_optuna.execution.budget import Budget, TrialBudget
+from nas_optuna.execution.loop import Budget, TrialBudget
 
 
 def test_as_many_trials_as_were_asked_for_whoever_is_fast() -> None:

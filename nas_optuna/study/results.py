@@ -1,0 +1,304 @@
+"""What a study has found: records of its trials, the best of them, the front of several objectives, its hypervolume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.errors import SpecError, unknown
+from nas_optuna.objectives import COSTS, Criterion, parse_criterion
+from nas_optuna.quantities import Direction
+from nas_optuna.study.optuna_internals import read_once
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, costs_of
+from nas_optuna.study.studies import maximizes
+
+ALIKE = 1.2
+"""Trainings whose seconds differ by less than this factor are compared."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial, as a row of a table.
+
+    Attributes:
+        number: Its number in the study.
+        state: ``"complete"``, ``"pruned"``, ``"fail"``, ``"running"``, ``"waiting"`` or ``"unreadable"``.
+        values: The objectives' values; empty where it has none.
+        architecture: The canonical string; empty where it was not reached.
+        epochs: Epochs trained.
+        seconds: Training time.
+        costs: Every cost that the trial knows, by name, each in the unit that `nas_optuna.objectives.describe` tells.
+        accuracy: Validation accuracy after the last epoch trained.
+        feasible: Whether it is inside the study's limits, where there are any.
+        origin: Who proposed it.
+        cause: Why it was stopped, where neither the pruner nor the end did it.
+        duplicate_of: Number of the trial whose training was reused.
+        continues: Number of the stopped trial whose training this one went on with.
+        spread: Standard deviation over the recipe's repeats, where there are several.
+
+    Examples:
+        >>> import optuna
+        >>> record = TrialRecord.of(optuna.trial.create_trial(value=0.9))
+        >>> record.state, record.values
+        ('complete', (0.9,))
+    """
+
+    number: int
+    state: str
+    values: tuple[float, ...]
+    architecture: str
+    epochs: int
+    seconds: float
+    costs: dict[str, float]
+    accuracy: float | None
+    feasible: bool | None
+    origin: str
+    cause: str | None
+    duplicate_of: int | None
+    continues: int | None
+    spread: float | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRecord:
+        """Read a trial's attributes; a trial that is not ours gives empty fields."""
+        attribute = trial.user_attrs.get
+        return cls(
+            number=trial.number,
+            state="unreadable" if TrialKey.UNREADABLE in trial.user_attrs else trial.state.name.lower(),
+            values=tuple(trial.values or ()),
+            architecture=attribute(TrialKey.ARCHITECTURE, ""),
+            epochs=attribute(TrialKey.EPOCHS, 0),
+            seconds=attribute(TrialKey.SECONDS, 0.0),
+            costs=costs_of(trial.user_attrs),
+            accuracy=attribute(TrialKey.ACCURACY),
+            feasible=attribute(TrialKey.FEASIBLE),
+            origin=attribute(TrialKey.ORIGIN, ""),
+            cause=attribute(TrialKey.CAUSE),
+            duplicate_of=attribute(TrialKey.DUPLICATE_OF),
+            continues=attribute(TrialKey.CONTINUES),
+            spread=attribute(TrialKey.SPREAD),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -> list[str]:
+    """Costs that any of the records has, in the order of `COSTS`, without those that are objectives themselves."""
+    shown = {name.partition(":")[0] for name in objectives}
+    known = list(dict.fromkeys(name for record in records for name in record.costs if name not in shown))
+    order = COSTS.names()
+    return sorted(known, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:
+    """Records, best first value first: complete trials, then pruned ones, then the rest by number.
+
+    What was trained for longer comes before what was trained for less; see `training_levels`.
+    """
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    found = list(trials)
+
+    def key(pair: tuple[FrozenTrial, int]) -> tuple[int, int, float, int]:
+        trial, level = pair
+        if trial.state not in states or not trial.values:
+            return len(states), 0, 0.0, trial.number
+        value = trial.values[0]
+        return states.index(trial.state), level, -value if maximize else value, trial.number
+
+    return [TrialRecord.of(trial) for trial, _ in sorted(zip(found, training_levels(found), strict=True), key=key)]
+
+
+def training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
+    """For each trial, how much shorter than the longest one its training was; only trials of one level compare.
+
+    A training by the recipe counts as longest. Those with a clock are on one level where their seconds differ by less
+    than the factor `ALIKE`, as they do between two runs of the same time.
+    """
+    shares: list[float | None] = [
+        attribute(t, TrialKey.SHARE) if TrialKey.RUNG in t.user_attrs else None for t in trials
+    ]
+    longest = max((share for share in shares if share), default=1.0)
+    below = 1 if None in shares else 0
+    return [0 if s is None else below + int(math.log(longest / max(s, 1e-3), ALIKE)) for s in shares]
+
+
+# --- the best ---------------------------------------------------------------------------------------------------------
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial is inside every limit; so is one of a study without limits."""
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
+def complete_trials(study: Study) -> list[FrozenTrial]:
+    """Trials that were trained to the end and are inside the study's limits."""
+    return [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(t)]
+
+
+def longest_trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that were trained for as long as any, in their order: only these can be compared."""
+    levels = training_levels(trials)
+    return [trial for trial, level in zip(trials, levels, strict=True) if level == 0]
+
+
+def best_of(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The best in the first objective of those trained longest; the earliest of equals; None where there is none.
+
+    Where a fit has chosen one of them, and trained it anew, that one: it is what the study was for, and may be the
+    reference, which a better figure of another network did not clearly beat.
+    """
+    comparable = longest_trained(trials)
+    sign = -1.0 if maximizes(study) else 1.0
+    best = min(comparable, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+    chosen = _chosen(study, comparable)
+    return next((trial for trial in comparable if trial.number == chosen), best)
+
+
+def _chosen(study: Study, trials: Sequence[FrozenTrial]) -> int | None:
+    """The number of the trial that a fit has chosen; None where it has not, or has not seen all of these."""
+    state: Mapping[str, Any] = study.user_attrs.get(StudyKey.FIT, {})
+    final: Mapping[str, Any] = state.get("final", {})
+    if any(trial.number >= final.get("trials", trial.number + 1) for trial in trials):
+        return None
+    return final.get("trial")
+
+
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best complete trial; see `best_of`."""
+    return best_of(study, complete_trials(study))
+
+
+def best_trials(study: Study) -> list[FrozenTrial]:
+    """The best and its equals; with several objectives those that no other trial beats in all of them, too."""
+    best = best_trial(study)
+    equals = [t for t in longest_trained(complete_trials(study)) if best is not None and t.values == best.values]
+    if len(study.directions) == 1:
+        return equals
+    known = {trial.number for trial in equals}
+    return equals + [trial for trial in front_trials(study) if trial.number not in known]
+
+
+def front_trials(study: Study) -> list[FrozenTrial]:
+    """The complete trials that no other one beats in every objective, by their numbers; only what can be compared."""
+    trials = longest_trained(complete_trials(study))
+    signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions])
+    losses = signs * np.array([trial.values for trial in trials]).reshape(len(trials), len(signs))
+    front: list[int] = []
+    for i in np.lexsort(losses.T[::-1]):  # whatever beats a trial comes before it
+        others = losses[front]
+        if not ((others <= losses[i]).all(1) & (others < losses[i]).any(1)).any():
+            front.append(int(i))
+    return [trials[i] for i in sorted(front)]
+
+
+# --- the front of several objectives ----------------------------------------------------------------------------------
+
+
+def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume between a set of points and a reference point, all coordinates to be minimised."""
+    # Slices along the last coordinate and adds up the volumes of the slices (HSO; While et al., "A faster algorithm for
+    # calculating hypervolume", IEEE TEC 2006). Exact; exponential in the number of coordinates, of which a study has
+    # few.
+    *rest, last = reference
+    points = sorted(
+        {tuple(p) for p in losses if all(x < r for x, r in zip(p, reference, strict=True))}, key=lambda p: p[-1]
+    )
+    if not points:
+        return 0.0
+    if not rest:
+        return last - points[0][0]
+    volume = 0.0
+    for i, point in enumerate(points):
+        top = points[i + 1][-1] if i + 1 < len(points) else last
+        if top > point[-1]:
+            volume += hypervolume([p[:-1] for p in points[: i + 1]], rest) * (top - point[-1])
+    return volume
+
+
+@dataclass(frozen=True)
+class Front:
+    """The feasible trials that no other one beats in every objective, best in the first objective first."""
+
+    # The hypervolume is the share of the box between `reference`, its worst corner, and the ideal: the best value that
+    # there can be, or, where there is no bound, the best of any trial.
+
+    objectives: tuple[str, ...]
+    records: tuple[TrialRecord, ...]
+    reference: tuple[float, ...]
+    hypervolume: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Front:
+    """The front of a study of ours."""
+    objectives = [
+        replace(parse_criterion(name, imports=False), direction=cast(Direction, direction.name.lower()))
+        for name, direction in zip(study.metric_names or (), study.directions, strict=False)
+    ]
+    given = dict(reference or {})
+    for name in given:
+        if name not in [objective.name for objective in objectives]:
+            raise SpecError(unknown("objective", name, [objective.name for objective in objectives]))
+    study = read_once(study)
+    trials = study.get_trials(deepcopy=False)
+    ends = [_ends(objective, i, trials) for i, objective in enumerate(objectives)]
+    ideal = [best for best, _ in ends]
+    worst = [given.get(objective.name, value) for objective, (_, value) in zip(objectives, ends, strict=True)]
+    for objective, best, value in zip(objectives, ideal, worst, strict=True):
+        if value >= best if objective.maximize else value <= best:
+            raise SpecError(f"reference {objective.name} = {value:g} leaves no room to its ideal, {best:g}")
+    records = ranked(front_trials(study), objectives[0].direction == "maximize")
+    losses = [
+        [(value - best) / (reference - best) for value, best, reference in zip(r.values, ideal, worst, strict=True)]
+        for r in records
+    ]
+    share = hypervolume(losses, [1.0] * len(objectives))
+    return Front(tuple(o.name for o in objectives), tuple(records), tuple(worst), share)
+
+
+def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """The best and the worst value of an objective: what is possible, or what was seen."""
+    if objective.metric is None:
+        key = TrialKey.cost(str(objective.cost))
+        seen = [value for trial in trials if (value := attribute(trial, key)) is not None]
+    else:
+        seen = [trial.values[place] for trial in trials if trial.state == TrialState.COMPLETE]
+    sign = 1.0 if objective.maximize else -1.0
+    best = objective.ideal if objective.ideal is not None else max(seen, key=lambda v: sign * v, default=sign)
+    worst = objective.worst if objective.worst is not None else min(seen, key=lambda v: sign * v, default=best - sign)
+    return best, worst if worst != best else best - sign
+
+
+@dataclass(frozen=True)
+class FeasibleShare:
+    """How many of a study's proposals were inside its limits, and the share among its last ten trials."""
+
+    feasible: int
+    proposals: int
+    recent: float
+
+    @property
+    def share(self) -> float:
+        """Fraction of proposals that were feasible."""
+        return self.feasible / self.proposals
+
+
+def feasible_share(trials: Sequence[FrozenTrial]) -> FeasibleShare | None:
+    """How many proposals were inside the limits; None in a study without limits."""
+    looked_at = [(is_feasible(trial), attribute(trial, TrialKey.PROPOSALS, 1)) for trial in trials if trial.constraints]
+    if not looked_at:
+        return None
+    inside, proposals = (sum(column) for column in zip(*looked_at, strict=True))
+    recent_inside, recent_proposals = (sum(column) for column in zip(*looked_at[-10:], strict=True))
+    return FeasibleShare(inside, proposals, recent_inside / recent_proposals)
