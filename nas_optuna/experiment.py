@@ -22,7 +22,7 @@ from nas_optuna.execution import reference
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.executors.contract import Executor, Handle, Work
 from nas_optuna.execution.executors.local import LocalExecutor
-from nas_optuna.execution.loop import Budget, Outcome, StopRequest
+from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.strategies import strategy_options
@@ -261,7 +261,7 @@ class Experiment:
                 reference.measure(study, self.spec.reference, self.objective, told)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or LocalExecutor()
-            return executor.run(work, Budget(trials, timeout, total), stop=stop or StopRequest(), told=told)
+            return executor.run(work, TrialBudget(trials, timeout, total), stop=stop or StopRequest(), told=told)
 
     def begin_warm(self, study: Study, trials: int) -> None:
         """Let the study's supernet propose its first trials, and its sampler the others.

@@ -65,7 +65,7 @@ _IN_A_URL, _IN_A_TEXT = "&\n", r"&\s'\"<>)"
 """Where a parameter's value ends."""
 
 
-def _is_secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
     """Whether a parameter is called like a secret: by the words of its name, however these are joined."""
     name = _ENCODED_SIGN.sub(" ", name)
     name = _WORD.sub(lambda word: " " if _ENGLISH.fullmatch(word[0]) else word[0], name)
@@ -74,7 +74,7 @@ def _is_secret(name: str) -> bool:
 
 def _without_parameters(text: str, stop: str) -> str:
     """A text with the values of all parameters that are called like a secret replaced."""
-    names = "|".join(re.escape(name) for name in set(_PARAMETER.findall(text)) if _is_secret(name))
+    names = "|".join(re.escape(name) for name in set(_PARAMETER.findall(text)) if is_secret(name))
     return re.sub(rf"((?:[?&#]|(;))(?:{names})=)(?(2)[^;{stop}]+|[^{stop}]+)", rf"\1{MASK}", text) if names else text
 
 

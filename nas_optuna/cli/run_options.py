@@ -78,7 +78,8 @@ class WorkerFlags:
 
     def create(self) -> Executor:
         """Who runs the trials."""
-        from nas_optuna.execution.executors import create_executor
+        from nas_optuna.execution.executors.contract import EXECUTORS
+        from nas_optuna.execution.executors.contract import Executor as Wanted
         from nas_optuna.spec_text import with_overrides
 
         own: dict[str, Any] = {}
@@ -91,7 +92,8 @@ class WorkerFlags:
                 if self.executor == "local":
                     raise SpecError(f"{flag} needs --executor ray")
                 own[name] = value
-        return create_executor(self.executor, self.asked, own)
+        made: Executor = EXECUTORS.make(self.executor, self.asked, options=own, wanted=Wanted)
+        return made
 
 
 @dataclass(frozen=True)

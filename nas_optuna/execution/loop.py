@@ -142,8 +142,8 @@ def run(
     # whatever an enqueued one raises) ends alone, with its cause. - A trial that somebody else took or deleted
     # meanwhile is dropped, with a line that says so.
     # - The callbacks are told of each step, too, where the objective is ours.
-    budget = TrialBudget(Budget(trials, timeout))
-    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), total, may_begin, budget).run()
+    budget = TrialBudget(trials, timeout, total)
+    return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), may_begin, budget).run()
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -164,7 +164,6 @@ class _Run:
     objective: Callable[[Trial], Any]
     stop: StopRequest
     told: Callback
-    total: int | None
     may_begin: Callable[[], bool]
     budget: TrialBudget
     causes: list[str | None] = field(default_factory=list)
@@ -207,7 +206,7 @@ class _Run:
         if trial_id is None:
             if self._is_exhausted():
                 return False
-            trial_id = lease.take_new(self.study, below=self.total)
+            trial_id = lease.take_new(self.study, below=self.budget.total)
             if trial_id is None:
                 return False
         with lease.hold(self.study, trial_id):
@@ -330,23 +329,21 @@ class _Run:
             raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
 
 
-@dataclass(frozen=True)
-class Budget:
-    """When a run ends; None is no limit."""
-
-    trials: int | None = None  # to finish, by all workers of the run together
-    timeout: float | None = None  # seconds after which no trial begins
-    total: int | None = None  # trials that the study may have, whoever makes them
-
-
+@dataclass
 class TrialBudget:
-    """Gives each worker leave for one trial after another, until there are enough.
+    """When a run ends, and who of its workers may begin one more trial; None is no limit. Its clock runs.
 
     A trial that a worker does not finish (it died, or somebody else took the trial) is given to the next that asks, so
     that the run ends with exactly as many trials as it shall have.
 
+    Attributes:
+        trials: Trials to finish, by all workers of the run together.
+        timeout: Seconds after which no trial begins.
+        total: Trials that the study may have, whoever makes them.
+        finished: Trials that the workers have finished.
+
     Examples:
-        >>> budget = TrialBudget(Budget(trials=1))
+        >>> budget = TrialBudget(trials=1)
         >>> budget.ask(1), budget.ask(2)
         (True, False)
         >>> budget.drop(1)
@@ -354,10 +351,13 @@ class TrialBudget:
         True
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.finished = 0
-        self._trials = budget.trials
-        self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
+    trials: int | None = None
+    timeout: float | None = None
+    total: int | None = None
+    finished: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._held: set[int] = set()
         self._closed = False
 
@@ -365,12 +365,12 @@ class TrialBudget:
     def is_open(self) -> bool:
         """Whether a trial may still begin, now or when one is dropped."""
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        return not (self._closed or late or (self._trials is not None and self.finished >= self._trials))
+        return not (self._closed or late or (self.trials is not None and self.finished >= self.trials))
 
     def ask(self, worker: int) -> bool:
         """Whether a worker may begin a trial; it has ended, or dropped, the one before."""
         self._held.discard(worker)
-        if not self.is_open or (self._trials is not None and self.finished + len(self._held) >= self._trials):
+        if not self.is_open or (self.trials is not None and self.finished + len(self._held) >= self.trials):
             return False
         self._held.add(worker)
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sqlite3
 from contextlib import closing, contextmanager
@@ -14,7 +13,7 @@ from urllib.parse import quote
 
 from nas_optuna.errors import StudyError
 from nas_optuna.files import scratch_folder
-from nas_optuna.masking import mask_urls
+from nas_optuna.masking import is_secret, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +28,6 @@ PATIENCE = 60.0
 ``NAS_OPTUNA_STORAGE_PATIENCE`` is another number."""
 
 _LONGEST_URL = 4000
-_SECRET = re.compile(r"(?i)pass|pwd|secret|token|key|cert|credential")
-"""Query parameters whose values are not printed."""
 _REMEDIES = {
     "readonly": "may you write to it, and to its folder?",
     "unable to open database file": "is the folder there, and may you write to it?",
@@ -315,7 +312,7 @@ def _without_secrets(text: str, url: str) -> str:
         return text
     parsed = _parsed(url)
     hidden = [str(parsed.password or "")]
-    hidden += [value for key, many in parsed.normalized_query.items() if _SECRET.search(key) for value in many]
+    hidden += [value for key, many in parsed.normalized_query.items() if is_secret(key) for value in many]
     for secret in hidden:
         for form in {secret, quote(secret), quote(secret, safe="")} if len(secret) > 3 else ():
             text = text.replace(form, "***")

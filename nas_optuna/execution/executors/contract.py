@@ -1,4 +1,7 @@
-"""The contract of an executor.
+"""The contract of an executor, and those there are, by name. A new one is a file here and a line in `EXECUTORS`.
+
+An executor is a class that takes `WorkerOptions` and its own options by keyword. Third parties register the entry point
+group ``nas_optuna.executors`` or are named as ``package.module:Class`` or ``file.py:Class``.
 
 Whatever an executor is, every worker runs the same loop (`nas_optuna.execution.loop.run`) against the study's storage:
 the storage decides who runs a trial, so that workers of several executors may work on one study.
@@ -14,14 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import SpecError
+from nas_optuna.registry import Registry
 
 if TYPE_CHECKING:  # an executor begins its work before torch is imported
     from optuna.study import Study
 
     from nas_optuna.data import SearchData
     from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.loop import Budget, Outcome, StopRequest
+    from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
     from nas_optuna.execution.objective import EvaluatorObjective
+
+EXECUTORS = Registry(
+    "executor",
+    "nas_optuna.executors",
+    {
+        "local": "nas_optuna.execution.executors.local:LocalExecutor",
+        "ray": "nas_optuna.execution.executors.ray:RayExecutor",
+    },
+    ("options",),
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,7 @@ class Executor(ABC):
         return ()
 
     @abstractmethod
-    def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
+    def run(self, work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback) -> Outcome:
         """Run trials until the budget is used up, or somebody asks to stop.
 
         Args:

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from nas_optuna.execution.executors.contract import Executor, Handle, Work, Work
 
 if TYPE_CHECKING:
     from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.loop import Budget, Outcome, StopRequest
+    from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
     from nas_optuna.execution.objective import EvaluatorObjective
     from nas_optuna.execution.threads import StepTimes
 
@@ -88,12 +87,20 @@ class LocalExecutor(Executor):
         workers = plural(len(self._devices), "worker")
         return [f"{workers} with {plural(self._threads, 'CPU thread')} each: {names}{why}"]
 
-    def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
+    def run(self, work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`."""
         if self.options.is_one_process:
             from nas_optuna.execution.loop import run
 
-            return run(work.study, work.objective, **asdict(budget), stop=stop, callbacks=[told])
+            return run(
+                work.study,
+                work.objective,
+                trials=budget.trials,
+                timeout=budget.timeout,
+                total=budget.total,
+                stop=stop,
+                callbacks=[told],
+            )
         if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
         from nas_optuna.execution.executors.pool import WorkerSpec

@@ -18,7 +18,7 @@ from nas_optuna.devices import use_threads
 from nas_optuna.errors import NasOptunaError, StudyError, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle, Work
-from nas_optuna.execution.loop import Budget, Outcome, StopRequest, TrialBudget, run
+from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
 from nas_optuna.study import lease, optuna_internals
 from nas_optuna.study.lease_table import this_worker
 from nas_optuna.study.storage import failure
@@ -51,8 +51,8 @@ W = TypeVar("W", bound=WorkerState)
 class WorkerPool(ABC, Generic[W]):
     """The workers of one run. A subclass starts them and carries their messages; what these mean is decided here."""
 
-    def __init__(self, work: Work, budget: Budget, told: Callback) -> None:
-        self.budget = TrialBudget(budget)
+    def __init__(self, work: Work, budget: TrialBudget, told: Callback) -> None:
+        self.budget = budget
         self.workers: list[W] = []
         self.error: NasOptunaError | None = None
         self.asked = 0

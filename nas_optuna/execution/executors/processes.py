@@ -20,12 +20,12 @@ from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.local import without_ctrl_c, worker_context
 from nas_optuna.execution.executors.pool import GRACE, PAUSE, Message, WorkerPool, WorkerSpec, WorkerState, run_worker
-from nas_optuna.execution.loop import Budget, Outcome, StopRequest, interruptible
+from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, interruptible
 from nas_optuna.files import scratch_folder
 
 
 def run_processes(
-    specs: Sequence[WorkerSpec], work: Work, budget: Budget, *, stop: StopRequest, told: Callback
+    specs: Sequence[WorkerSpec], work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback
 ) -> Outcome:
     """Run trials in processes, one for each spec; see `Executor.run`."""
     handle = work.handle
@@ -45,7 +45,7 @@ class _Process(WorkerState):
 
 
 class _ProcessPool(WorkerPool[_Process]):
-    def __init__(self, handle: Handle, work: Work, budget: Budget, told: Callback) -> None:
+    def __init__(self, handle: Handle, work: Work, budget: TrialBudget, told: Callback) -> None:
         super().__init__(work, budget, told)
         self._context = worker_context()
         self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory

@@ -38,7 +38,7 @@ from nas_optuna.execution.executors.pool import (
     WorkerState,
     run_worker,
 )
-from nas_optuna.execution.loop import Budget, Outcome, StopRequest
+from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.quantities import plural
 from nas_optuna.study.lease_table import Worker
 from nas_optuna.study.storage import sqlite_file
@@ -200,7 +200,7 @@ class RayExecutor(Executor):
         with self._connected(handle):
             yield
 
-    def run(self, work: Work, budget: Budget, *, stop: StopRequest, told: Callback) -> Outcome:
+    def run(self, work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`."""
         with self._connected(work.handle) as (ray, handle):
             if handle is not work.handle:

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.executors.contract import Budget, Work
+from nas_optuna.execution.executors.contract import Work
 from nas_optuna.execution.executors.pool import (
     MAX_DEATHS,
     DoneMessage,
@@ -18,7 +18,7 @@ from nas_optuna.execution.executors.pool import (
     WorkerSpec,
     WorkerState,
 )
-from nas_optuna.execution.loop import Outcome
+from nas_optuna.execution.loop import Outcome, TrialBudget
 from nas_optuna.study import lease
 from nas_optuna.study.lease_table import this_worker
 from nas_optuna.study.storage import open_storage
@@ -59,7 +59,7 @@ class Pool(WorkerPool[WorkerState]):
 def pool(tmp_path: Path) -> Pool:
     study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
     work = Work(study, objective=None)  # type: ignore[arg-type]
-    return Pool(work, Budget(trials=2), Record())
+    return Pool(work, TrialBudget(trials=2), Record())
 
 
 def began(number: int, worker: int) -> EventMessage:

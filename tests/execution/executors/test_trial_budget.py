@@ -1,8 +1,8 @@
-from nas_optuna.execution.loop import Budget, TrialBudget
+from nas_optuna.execution.loop import TrialBudget
 
 
 def test_as_many_trials_as_were_asked_for_whoever_is_fast() -> None:
-    budget = TrialBudget(Budget(trials=3))
+    budget = TrialBudget(trials=3)
     assert budget.ask(1)
     assert budget.ask(2)
     for _ in range(2):
@@ -16,7 +16,7 @@ def test_as_many_trials_as_were_asked_for_whoever_is_fast() -> None:
 
 
 def test_the_trial_of_a_dead_worker_is_given_to_the_next() -> None:
-    budget = TrialBudget(Budget(trials=1))
+    budget = TrialBudget(trials=1)
     assert budget.ask(1)
     assert not budget.ask(2)
     budget.drop(1)
@@ -25,7 +25,7 @@ def test_the_trial_of_a_dead_worker_is_given_to_the_next() -> None:
 
 
 def test_a_worker_whose_trial_was_taken_by_somebody_else_asks_again() -> None:
-    budget = TrialBudget(Budget(trials=1))
+    budget = TrialBudget(trials=1)
     assert budget.ask(1)
     assert budget.ask(1)
     budget.finish(1)
@@ -33,9 +33,9 @@ def test_a_worker_whose_trial_was_taken_by_somebody_else_asks_again() -> None:
 
 
 def test_nothing_begins_after_the_end() -> None:
-    budget = TrialBudget(Budget(timeout=0.0))
+    budget = TrialBudget(timeout=0.0)
     assert not budget.ask(1)
-    budget = TrialBudget(Budget())
+    budget = TrialBudget()
     assert budget.ask(1)
     budget.close()
     assert not budget.ask(1)
