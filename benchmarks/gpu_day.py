@@ -119,7 +119,7 @@ def roofline(place: Place, folder: Path) -> Found:
     """Share of the device's own peak that training reaches: arithmetic of a matrix product, bytes of a copy."""
     from nas_optuna import ConvSpace
     from nas_optuna.costs.complexity import figures
-    from nas_optuna.machine import prepare_process
+    from nas_optuna.devices import prepare_process
 
     device, side = torch.device(place.device), place.matrix
     prepare_process(device)  # as trainings do

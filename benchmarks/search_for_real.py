@@ -30,7 +30,7 @@ import torch
 from make_table import alone
 from supernet_ranking import train
 
-from nas_optuna.cli.environment import set_defaults
+from nas_optuna.cli import set_defaults
 from nas_optuna.costs.complexity import figures
 from nas_optuna.data.search_data import load_test_images
 from nas_optuna.execution.search import Search

@@ -23,7 +23,7 @@ from replay import Replay
 from supernet_ranking import Trained, of_table, train
 from tables import Table, open_table
 
-from nas_optuna.cli.environment import set_defaults
+from nas_optuna.cli import set_defaults
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.spec import SupernetSpec

@@ -30,7 +30,7 @@ from make_table import CPU, HERE, alone, params_of
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from nas_optuna.cli.environment import set_defaults
+from nas_optuna.cli import set_defaults
 from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ranking_row

@@ -189,7 +189,7 @@ def our_side(images: int, input_size: int, batch_size: int) -> Any:
 def serve(side: str, pipe: Connection, images: int, input_size: int, batch_size: int, threads: int) -> None:
     """Answer one question after another until there are no more."""
     if side == "ours":
-        from nas_optuna.cli.environment import set_defaults
+        from nas_optuna.cli import set_defaults
 
         set_defaults()
     make = our_side if side == "ours" else reference_side

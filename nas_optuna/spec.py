@@ -20,8 +20,7 @@ from pydantic import (
 from nas_optuna.errors import SpecError, named, unknown
 from nas_optuna.objectives import COSTS, ELSEWHERE, describe, parse_amount, parse_criterion
 from nas_optuna.recipe import Recipe as Recipe
-from nas_optuna.spec_history import supernet_section
-from nas_optuna.spec_text import check_values, first_problem, read_toml, with_overrides
+from nas_optuna.spec_text import check_values, first_problem, read_toml, supernet_section, with_overrides
 
 SUFFIX = ".toml"
 

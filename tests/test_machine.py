@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna import ConvSpace, SearchData, machine
+from nas_optuna import ConvSpace, SearchData, devices
+from nas_optuna.devices import laid_out, memory_format, remembered
 from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.machine import laid_out, memory_format, remembered
 from nas_optuna.training import make_network
 from tests.helpers import RECIPE
 
@@ -37,7 +37,7 @@ def test_the_memory_format_is_measured_once_and_remembered(cache: Path, monkeypa
     (key,) = json.loads((cache / "nas-optuna" / "machine.json").read_text())
     assert torch.__version__ in key
     memory_format.cache_clear()  # another process
-    monkeypatch.setattr(machine, "_contiguous_is_faster", lambda _: pytest.fail("it is known"))
+    monkeypatch.setattr(devices, "_contiguous_is_faster", lambda _: pytest.fail("it is known"))
     assert memory_format(CPU) is chosen
 
 
@@ -46,8 +46,8 @@ def test_another_process_finds_it(cache: Path) -> None:
     memory_format(CPU)
     before = (cache / "nas-optuna" / "machine.json").read_bytes()
     program = (
-        "import torch; from nas_optuna import machine; machine._contiguous_is_faster = None;"
-        "print(machine.memory_format(torch.device('cpu')))"
+        "import torch; from nas_optuna import devices; devices._contiguous_is_faster = None;"
+        "print(devices.memory_format(torch.device('cpu')))"
     )
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == str(memory_format(CPU))
@@ -80,7 +80,7 @@ def test_what_is_faster_decides_the_layout_and_the_identity_of_values(
     for contiguous in (False, True):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache / str(contiguous)))
         memory_format.cache_clear()
-        monkeypatch.setattr(machine, "_contiguous_is_faster", lambda _, answer=contiguous: answer)
+        monkeypatch.setattr(devices, "_contiguous_is_faster", lambda _, answer=contiguous: answer)
         evaluator = TrainingEvaluator(space, data, RECIPE, CPU)
         (images, _), *_ = evaluator.validation_loader.epoch()
         wide = make_network(space, space.sample(random.Random(0)), RECIPE, CPU, seed=0)[1].conv.weight  # type: ignore[index]
@@ -102,7 +102,7 @@ def test_a_process_that_trains_keeps_the_memory_of_its_steps() -> None:
     """A page fault is a page that the system clears: without the setting there are usually thousands in each step."""
     program = """
 import resource, torch
-from nas_optuna.machine import prepare_process
+from nas_optuna.devices import prepare_process
 prepare_process(torch.device("cpu"))
 def step():
     a = [torch.ones(10_000_000) for _ in range(4)]
@@ -124,7 +124,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_a_network_is_laid_out_as_torch_does_it(
     channels: int, format_: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "memory_format", lambda device: format_)
+    monkeypatch.setattr(devices, "memory_format", lambda device: format_)
     found, expected = laid_out(torch.nn.Conv2d(channels, 4, 3), CPU), torch.nn.Conv2d(channels, 4, 3)
     assert found.weight.stride() == expected.to(memory_format=format_).weight.stride()
     laid_out(torch.nn.Conv3d(1, 4, 3), CPU)

@@ -12,6 +12,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_facts, print_json, require_writable, say
+from nas_optuna.errors import Interrupted
 
 if TYPE_CHECKING:
     from nas_optuna.costs.latency import Conditions
@@ -61,19 +62,19 @@ def measure(
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs.latency import Conditions
-    from nas_optuna.costs.latency_table import measure_table
+    from nas_optuna.costs import latency, latency_table
     from nas_optuna.devices import current, resolve_device
 
     require_writable(out)
     chosen = resolve_device(device)
-    conditions = Conditions.here(chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision)
+    conditions = latency.Conditions.here(
+        chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
+    )
     try:
         with progress_bar("measuring") as progress, current(chosen):
-            table = measure_table(wanted.make(), conditions, out, rounds=rounds, progress=progress)
+            table = latency_table.measure_table(wanted.make(), conditions, out, rounds=rounds, progress=progress)
     except KeyboardInterrupt:
-        say(f"stopped; {out} is kept, and the same command goes on from there")
-        raise typer.Exit(130) from None
+        raise Interrupted from None
     if json:
         counts = {"operations": len(table.entries), "networks": len(table.networks)}
         print_json({"table": str(out), **counts, "conditions": asdict(table.conditions)})
@@ -96,17 +97,15 @@ def check(
 ) -> None:
     """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs.latency import Conditions
-    from nas_optuna.costs.latency_check import check_table
-    from nas_optuna.costs.latency_table import LatencyTable
+    from nas_optuna.costs import latency, latency_check, latency_table
     from nas_optuna.devices import current, resolve_device
 
-    loaded = LatencyTable.load(table)
+    loaded = latency_table.LatencyTable.load(table)
     theirs = loaded.conditions
     here, chosen = theirs, resolve_device("cpu")
     if not loaded.kit and not loaded.whole:
         chosen = resolve_device(device)
-        here = Conditions.here(
+        here = latency.Conditions.here(
             chosen,
             runtime=theirs.runtime,
             threads=theirs.threads,
@@ -116,10 +115,10 @@ def check(
         if not force:
             loaded.require(here, table, "compare all the same: --force")
     made = wanted.make(_named_space(loaded.space, space, table))
-    margin = LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
+    margin = latency_table.LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
     measured = loaded.model_copy(update={"conditions": here})
     with progress_bar("measuring") as progress, current(chosen):
-        result = check_table(measured, made, networks=networks, seed=seed, progress=progress)
+        result = latency_check.check_table(measured, made, networks=networks, seed=seed, progress=progress)
     if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
     _print_check(table, here, result, margin, json)
@@ -139,17 +138,15 @@ def kit(
 ) -> None:
     """Write what another device needs to measure a space: ONNX files and one Python file; it needs onnxruntime only."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs.latency_kit import write_kit
-    from nas_optuna.costs.runtimes import make_runtime
-    from nas_optuna.costs.timing import PRECISIONS
+    from nas_optuna.costs import latency_kit, runtimes, timing
 
-    make_runtime("onnxruntime").version()  # says what is not installed
+    runtimes.make_runtime("onnxruntime").version()  # says what is not installed
     require_writable(out)
     with progress_bar("writing") as progress:
-        written = write_kit(
+        written = latency_kit.write_kit(
             wanted.make(),
             out,
-            precisions=tuple(precision or PRECISIONS),
+            precisions=tuple(precision or timing.PRECISIONS),
             batch_size=batch_size,
             networks=networks,
             progress=progress,
@@ -158,9 +155,11 @@ def kit(
         counts = {"operations": len(written["operations"]), "networks": len(written["networks"])}
         print_json({"kit": str(out), "id": written["id"], "precisions": written["precisions"], **counts})
         return
-    say(f"{_held(written['operations'], written['networks'])} of space {wanted.name!r} in {out}")
-    say(f"on the device: pip install onnxruntime && python {out.name}/measure.py > table.json")
-    say("then here: nas-optuna run --max-latency MS --latency-table table.json …")
+    say(
+        f"{_held(written['operations'], written['networks'])} of space {wanted.name!r} in {out}",
+        f"on the device: pip install onnxruntime && python {out.name}/measure.py > table.json",
+        "then here: nas-optuna run --max-latency MS --latency-table table.json …",
+    )
 
 
 def _held(operations: Sized, networks: Sized) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import completes, named_by
+from nas_optuna.cli.options import completes, named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.errors import DataError, SpecError, unknown
 
@@ -57,8 +57,7 @@ def data_fetch(
         return
     columns = ("part", Column("images", right=True), "channels×height×width", Column("classes", right=True))
     print_table(f"data set {name}", columns, rows)
-    for line in dict.fromkeys(line for lines in notes.values() for line in lines):
-        say(line)
+    say(*dict.fromkeys(line for lines in notes.values() for line in lines))
     say(f"kept in {data_dir or data_directory()}")
 
 
@@ -69,7 +68,7 @@ def space_show(
     json: options.Json = False,
 ) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
-    from nas_optuna.cli.specs import SpecOptions
+    from nas_optuna.cli.run_options import SpecOptions
     from nas_optuna.spaces import create_space
     from nas_optuna.spec_parts import make_evaluator
 
@@ -109,13 +108,10 @@ def listing(what: str, purpose: str) -> Callable[..., None]:
 def show(what: str, *, json: bool) -> None:
     """Print one of the lists."""
     found, remark = LISTS[what]()
-    if json:
-        print_json(found)
-        return
     keys = [key for key in found[0] if key != "index" and any(_cell(key, row) for row in found)]  # a device has a name
     columns = [Column(key.removesuffix("_bytes"), partial(_cell, key), wrap=True) for key in keys]
-    print_table(what, columns, found)
-    if remark:
+    print_table(what, columns, found, json=json)
+    if not json:
         say(remark)
 
 

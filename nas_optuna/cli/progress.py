@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
     from nas_optuna.execution.evaluator import Measurement
+    from nas_optuna.execution.loop import StopRequest
     from nas_optuna.fitting.clock import TimeBudget
 
 LOOK_UP_PAUSE = 50
@@ -64,15 +65,14 @@ class Score:
             self._compare(study, study.get_trials(deepcopy=False))
 
     def _compare(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        from nas_optuna.study.results import is_feasible
-        from nas_optuna.study.studies import maximizes
+        from nas_optuna.study import results, studies
 
-        complete = [trial for trial in trials if trial.state.name == "COMPLETE" and is_feasible(trial)]
+        complete = [trial for trial in trials if trial.state.name == "COMPLETE" and results.is_feasible(trial)]
         found = [(trial.values[0], trial.number) for trial in complete]
         if self.best is not None:
             found.insert(0, self.best)
         if found:
-            self.best = (max if maximizes(study) else min)(found, key=lambda pair: pair[0])
+            self.best = (max if studies.maximizes(study) else min)(found, key=lambda pair: pair[0])
 
     def __str__(self) -> str:
         parts = [f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no best yet"]
@@ -148,10 +148,8 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def shows_live() -> bool:
     """Whether a display that moves can be shown: on a terminal, or in a notebook with the widgets that Rich needs."""
-    return (sys.stderr.isatty() or _in_notebook()) and not is_quiet()
-
-
-def _in_notebook() -> bool:
+    if is_quiet() or sys.stderr.isatty():
+        return not is_quiet()
     if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
         return False
     from rich.console import Console
@@ -192,8 +190,7 @@ class RunDisplay(Callback):
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and say on a plain terminal what it was."""
-        from nas_optuna.report.facts import objectives_of, remarks_of
-        from nas_optuna.report.selection import objective_names
+        from nas_optuna.report import facts, selection
         from nas_optuna.study.results import TrialRecord
 
         if self._study is None or ended is None:
@@ -202,9 +199,9 @@ class RunDisplay(Callback):
         self._refresh()
         if not self._bars.are_live:
             record = TrialRecord.of(ended)
-            found = objectives_of(record, objective_names(self._study), brief=True)
+            found = facts.objectives_of(record, selection.objective_names(self._study), brief=True)
             values = " ".join(text for _, text in found) or "-"
-            notes = "".join(f"  ({remark})" for remark in remarks_of(record))
+            notes = "".join(f"  ({remark})" for remark in facts.remarks_of(record))
             say(
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"
                 f"  {duration(record.seconds):>8s}  {record.architecture}{notes}  [{self._score}]"
@@ -261,8 +258,9 @@ class RetrainingDisplay(Callback):
 class SupernetDisplay(Callback):
     """A supernet's training and the short ones after it: a bar over their steps, and a line per epoch."""
 
-    def __init__(self, shown: Bars) -> None:
+    def __init__(self, shown: Bars, stop: StopRequest) -> None:
         self._bars = shown
+        self._stop = stop
         self._unit = ""
         self._epochs = self._done = self._total = 0
         self._reached: float | None = None
@@ -279,10 +277,11 @@ class SupernetDisplay(Callback):
         if run.facts["parameters"]:
             say(f"entropy, nats: {' '.join(run.facts['parameters'])}")
 
-    def step(self) -> None:
-        """Count an optimiser's step."""
+    def step(self) -> bool:
+        """Count an optimiser's step; return whether somebody asks to stop."""
         self._done += 1
         self._bars.show("supernet", self._done, self._total)
+        return self._stop()
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Print an epoch's figures, with the entropy of every parameter's alphas where they train."""
@@ -328,12 +327,11 @@ class FitDisplay(Callback):
         """Say what a network reached."""
         if ended is None:
             return
-        from nas_optuna.study.results import TrialRecord
-        from nas_optuna.study.schema import TrialKey, attribute
+        from nas_optuna.study import results, schema
 
-        record = TrialRecord.of(ended)
+        record = results.TrialRecord.of(ended)
         value = f"{record.values[0]:.4f}" if record.values else record.cause or record.state
-        steps = attribute(ended, TrialKey.STEPS)
+        steps = schema.attribute(ended, schema.TrialKey.STEPS)
         say(
             f"[{duration(self._budget.elapsed)}] {subject.name}  {value}"
             f"  {f'{steps:,} steps  ' if steps else ''}{record.architecture}  ({record.origin})"

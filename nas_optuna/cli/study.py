@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.commands import study_names
-from nas_optuna.cli.options import StudyOptions, option
+from nas_optuna.cli.options import StudyOptions, option, study_names
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, write_out
-from nas_optuna.cli.ranking import print_ranking
-from nas_optuna.cli.specs import SpecOptions
+from nas_optuna.cli.results import print_ranking
+from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
 from nas_optuna.quantities import plural
@@ -52,25 +51,21 @@ def create(
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.experiment import Experiment
     from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.storage import is_kept, open_storage
-    from nas_optuna.study.studies import check_name, command
-    from nas_optuna.study.trust import remember
+    from nas_optuna.study import storage, studies, trust
 
     stored = named_study.stored()
     name, url = stored.study, stored.url
-    check_name(name)
+    studies.check_name(name)
     experiment = Experiment.from_spec(given.read(), data_directory=data_dir)
-    study = experiment.create(open_storage(url, create=True), name)
-    remember(url, name, code_named(experiment.spec))
-    say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}")
-    for line in experiment.notes():
-        say(line)
+    study = experiment.create(storage.open_storage(url, create=True), name)
+    trust.remember(url, name, code_named(experiment.spec))
+    say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}", *experiment.notes())
     if json:
         print_json({"study": name, "storage": mask_urls(url), "spec": experiment.spec.to_dict()})
-    if not is_kept(url):
+    if not storage.is_kept(url):
         say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
         return
-    say(f"next: {command(study, 'run', '--study', name, '--trials', '20')}")
+    say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20')}")
 
 
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:
@@ -79,9 +74,6 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
     from nas_optuna.study.studies import summaries
 
     found = summaries(open_storage(storage_url(storage)))
-    if json:
-        print_json([row.to_dict() for row in found])
-        return
     columns = (
         Column("study", lambda row: row.name, shortest=12),
         Column("trials", lambda row: row.trials, right=True),
@@ -90,7 +82,7 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
         Column("best", lambda row: None if row.best is None else f"{row.best:.4f}", right=True),
         Column("objectives", lambda row: ", ".join(row.objectives), shortest=10, rank=1),
     )
-    print_table("studies", columns, found)
+    print_table("studies", columns, found, json=json)
 
 
 def show(named_study: NamedStudy, all_: options.All = False, json: options.Json = False) -> None:
@@ -122,35 +114,32 @@ def delete(
 ) -> None:
     """Delete a study with its trials, checkpoints and weights; asks first."""
     from nas_optuna.report.dashboard import of_study
+    from nas_optuna.study import storage, studies, transactions
     from nas_optuna.study.files import elsewhere, folders
-    from nas_optuna.study.storage import open_storage, storage_url
-    from nas_optuna.study.studies import delete_study, load_study
-    from nas_optuna.study.transactions import counts
 
     name = named_study.given()
     if name is None:
         raise SpecError("which study? give its NAME; nas-optuna study list lists them")
-    url = storage_url(named_study.storage)
-    opened = open_storage(url)
-    trials = sum(counts(opened).get(name, {}).values())
+    url = storage.storage_url(named_study.storage)
+    opened = storage.open_storage(url)
+    trials = sum(transactions.counts(opened).get(name, {}).values())
     attributes: dict[str, Any] = {}
     shown: list[str] = []
     try:
-        loaded = load_study(opened, name)
+        loaded = studies.load_study(opened, name)
         attributes, shown = loaded.user_attrs, of_study(loaded)
     except StudyError as error:
-        if name not in counts(opened):
+        if name not in transactions.counts(opened):
             raise
         say(f"{error}; its files elsewhere are left")
     if not yes:
         typer.confirm(f"Delete study {name!r} with its {plural(trials, 'trial')}?", abort=True, err=True)
     files, left = folders(url, attributes), elsewhere(attributes)
-    delete_study(opened, name, files)
+    studies.delete_study(opened, name, files)
     for folder, artifact in product(files, shown):
         (folder / "artifacts" / artifact).unlink(missing_ok=True)
     say(f"deleted study {name!r}")
-    for path in left:
-        say(f"its files in {named(path)} are left: that is no folder of nas-optuna on this host")
+    say(*(f"its files in {named(path)} are left: that is no folder of nas-optuna on this host" for path in left))
     if json:
         print_json({"study": name, "trials": trials, "artifacts": len(shown)})
 

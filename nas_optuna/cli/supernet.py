@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import TrustedStudyOptions, option
+from nas_optuna.cli.options import MovedStudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, write_out
-from nas_optuna.cli.specs import SpecOptions, create, find_target, named_overrides
+from nas_optuna.cli.run_options import SpecOptions, create, find_target, named_overrides
 from nas_optuna.errors import Interrupted
 from nas_optuna.quantities import duration, plural
 
@@ -21,14 +20,9 @@ if TYPE_CHECKING:
 
     from optuna.study import Study
 
-    from nas_optuna.cli.progress import SupernetDisplay
-    from nas_optuna.execution.loop import StopRequest
-    from nas_optuna.execution.search import Search
     from nas_optuna.oneshot.check import RankCorrelation, Verdict
     from nas_optuna.oneshot.training import SupernetTraining
     from nas_optuna.spaces import SearchSpace
-    from nas_optuna.spaces.architecture import Architecture
-    from nas_optuna.spec import StudySpec
     from nas_optuna.study.supernet_result import SupernetResult
 
 
@@ -47,9 +41,7 @@ class SupernetOptions:
         ),
         "supernet.budget",
     ] = None
-    strategy: Annotated[
-        str | None, option("STRATEGIES, or your own.", "NAME", complete=("STRATEGIES",)), "supernet.strategy"
-    ] = None
+    strategy: Annotated[str | None, option("STRATEGIES, or your own.", "NAME"), "supernet.strategy"] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
     mode: Annotated[str | None, option("", hidden=True), "supernet.mode"] = None
     latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "supernet.latency_weight"] = None
@@ -60,13 +52,7 @@ class SupernetOptions:
     ] = None
     latency_table: Annotated[Path | None, option("Rather than the spec's; MACs without any.", "FILE")] = None
     restart: Annotated[bool, option("Begin anew rather than go on.", None, "--restart")] = False
-    data: options.MovedData = None
     device: options.Device = "auto"
-
-    @property
-    def study_spec(self) -> SpecOptions:
-        """What is said of the study's whole spec."""
-        return SpecOptions(spec=self.spec, set_=self.set_, data=self.data)
 
     @property
     def overrides(self) -> list[str]:
@@ -76,8 +62,8 @@ class SupernetOptions:
 
 
 def train(
-    stored: TrustedStudyOptions, wanted: SupernetOptions, track: options.Track = None, json: options.Json = False
-) -> int:
+    stored: MovedStudyOptions, wanted: SupernetOptions, track: options.Track = None, json: options.Json = False
+) -> None:
     """Train a supernet on the study's images and store its alphas with the study.
 
     Strategy fair (the default) trains shared weights on uniformly drawn paths, then learns the alphas and looks for
@@ -93,53 +79,37 @@ def train(
     from nas_optuna.trackers import create_trackers
 
     stop = StopRequest()
-    known, spec = find_target(stored, wanted.study_spec, wanted.overrides)
     trackers = create_trackers(track)
     with bars(time_left=True) as shown:
-        display = SupernetDisplay(shown)
-        step = partial(_stepped, display, stop)
-        study, training = _prepare(stored, wanted, known, spec, step)
-        try:
-            with interruptible(stop):
-                result = training.train([display, *trackers])
-        except Interrupted:
-            where = "in the short trainings" if len(training.history) == training.length else ""
-            say(f"stopped {where or f'after epoch {len(training.history)}'}; the same command goes on from there")
-            return 130
-    return _print_trained(study, training, result, json)
-
-
-def _stepped(display: SupernetDisplay, stop: StopRequest) -> bool:
-    display.step()
-    return stop()
+        display = SupernetDisplay(shown, stop)
+        study, training = _prepare(stored, wanted, display.step)
+        with interruptible(stop):
+            result = training.train([display, *trackers])
+    _print_trained(study, training, result, json)
 
 
 def _prepare(
-    stored: TrustedStudyOptions,
-    wanted: SupernetOptions,
-    study: Study | None,
-    spec: StudySpec,
-    interrupted: Callable[[], bool],
+    stored: MovedStudyOptions, wanted: SupernetOptions, interrupted: Callable[[], bool]
 ) -> tuple[Study, SupernetTraining]:
     """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
     from nas_optuna.devices import resolve_device
     from nas_optuna.experiment import Experiment
-    from nas_optuna.oneshot.price import cost_table
-    from nas_optuna.oneshot.strategies import is_without_weights
+    from nas_optuna.oneshot import price, strategies
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
     from nas_optuna.study.files import remember
 
-    device = resolve_device(wanted.device)
+    device, given = resolve_device(wanted.device), SpecOptions(spec=wanted.spec, set_=wanted.set_, data=stored.data)
+    study, spec = find_target(stored, given, wanted.overrides)
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
     experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)
     search = experiment.search
-    whole = is_without_weights(spec.supernet)
+    whole = strategies.is_without_weights(spec.supernet)
     file = wanted.latency_table or spec.latency.table
-    table = cost_table(search.space, file, whole=whole, force=spec.latency.force)
+    table = price.cost_table(search.space, file, whole=whole, force=spec.latency.force)
     files = stored.files(study)
     if study is None:
         make_strategy(search, table, device)  # refuses what it cannot honour
-        study = create(experiment, stored, wanted.study_spec)
+        study = create(experiment, stored, given)
     experiment.require_same(study)
     remember(study, stored.url)
     training = SupernetTraining(study, search, table, device, files, restart=wanted.restart, interrupted=interrupted)
@@ -149,13 +119,13 @@ def _prepare(
     return study, training
 
 
-def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> int:
+def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> None:
     from nas_optuna.study.studies import command
 
     if json:
         history = [asdict(epoch) for epoch in training.history]
         print_json({**result.summary(), "alphas": result.alphas, "history": history})
-        return 0
+        return
     _print_alphas(study.study_name, training.whole, result)
     say(f"argmax of the alphas {result.argmax}{_shared(result.shared_accuracy)}; {duration(result.seconds)}")
     if result.best is not None:
@@ -171,7 +141,6 @@ def _print_trained(study: Study, training: SupernetTraining, result: SupernetRes
             (searching, "search from its prior"),
         ]
     )
-    return 0
 
 
 def _shared(accuracy: float | None) -> str:
@@ -185,10 +154,9 @@ def _trainings(result: SupernetResult) -> str:
 
 
 def export(
-    stored: TrustedStudyOptions,
+    stored: MovedStudyOptions,
     top: Annotated[int, option("The K best; 1.", "K", min=1)] = 1,
     out: Annotated[Path | None, option("STUDY-fixed.json by default; - for stdout.", "FILE")] = None,
-    data: options.MovedData = None,
     json: options.Json = False,
 ) -> None:
     """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
@@ -199,18 +167,16 @@ def export(
     import json as json_format
 
     from nas_optuna.oneshot.candidates import ORIGIN, candidates
-    from nas_optuna.study.studies import command, file_name
-    from nas_optuna.study.supernet_result import read_result
-    from nas_optuna.study.trial_queue import enqueue_once
+    from nas_optuna.study import studies, supernet_result, trial_queue
 
-    experiment, study = stored.experiment(data)
+    experiment, study = stored.experiment()
     space = experiment.space
-    found = candidates(read_result(study), space, top)
+    found = candidates(supernet_result.read_result(study), space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
-    path = out or Path(f"{file_name(stored.study)}-fixed.json")
+    path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     write_out(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
     for choices in params:
-        enqueue_once(study, space, choices, ORIGIN)
+        trial_queue.enqueue_once(study, space, choices, ORIGIN)
     if path == STDOUT:
         pass
     elif json:
@@ -228,7 +194,7 @@ def export(
             Column("architecture", lambda c: c.architecture, wrap=True),
         )
         print_table(f"study {stored.study}: the supernet's best", columns, found)
-    say(f"wrote {path}; next: {command(study, 'run', '--study', stored.study, '--fixed', str(path))}")
+    say(f"wrote {path}; next: {studies.command(study, 'run', '--study', stored.study, '--fixed', str(path))}")
 
 
 def _price(training: SupernetTraining) -> str:
@@ -270,14 +236,13 @@ def _shares(choices: Sequence[object], shares: Sequence[float]) -> str:
 
 
 def check(
-    stored: TrustedStudyOptions,
+    stored: MovedStudyOptions,
     architectures: Annotated[int, option("Random ones; 20.", "N", min=3)] = 20,
     seed: Annotated[int, option("Seed of the random ones; 0.", "N", min=0)] = 0,
     device: options.Device = "auto",
-    data: options.MovedData = None,
     track: options.Track = None,
     json: options.Json = False,
-) -> int:
+) -> None:
     """Train N random architectures and the supernet's choice on their own, and compare with what it says of them.
 
     Prints, with 95 % bootstrap intervals, how shared accuracy, sizes alone, and both together rank the architectures
@@ -291,24 +256,24 @@ def check(
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.oneshot import check as checking
     from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
+    from nas_optuna.study import studies, supernet_result
     from nas_optuna.study.files import holding
-    from nas_optuna.study.studies import checkpoint_folder
-    from nas_optuna.study.supernet_result import read_result
     from nas_optuna.trackers import create_trackers
 
     where, trackers = resolve_device(device), create_trackers(track)
     stop, files = StopRequest(), holding(stored.url, stored.open(), "supernet-*")
     experiment, study = stored.experiment(
-        data,
-        overrides=["reuse_duplicates=false"],
+        ["reuse_duplicates=false"],
         device=device,
-        checkpoints=checkpoint_folder(files, stored.study),
+        checkpoints=studies.checkpoint_folder(files, stored.study),
         interrupted=stop,
     )
-    result = read_result(study)
+    result = supernet_result.read_result(study)
     supernet = trained_supernet(study, result, experiment.search, where, files)
     search = replace(experiment.search, space=supernet.space) if supernet else experiment.search
-    chosen = _put_forward(search, result)
+    chosen = {checking.ALPHAS: search.space.parse(result.argmax)}
+    if result.best is not None:  # the supernet is judged by the first
+        chosen = {checking.SCORE: search.space.parse(result.best), **chosen}
     excess = experiment.objective.limits.total_excess
     drawn = search.space.sample_distinct(architectures, random.Random(seed), lambda drawn: excess(drawn) <= 0)
     study.pruner = optuna.pruners.NopPruner()
@@ -316,21 +281,11 @@ def check(
     with watch(waiting, None) as display, interruptible(stop):
         outcome = experiment.run(study, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
     if outcome.interrupted:
-        say("stopped; nothing is lost, and the same command goes on")
-        return 130
+        raise Interrupted
     ranker = calibrated_ranker(result, search, supernet, where, drawn)
     rows = ranker.rows([search.space.tokens(architecture) for architecture in drawn])
     verdict = checking.judge(study, search, drawn, chosen, ranker.score, rows, result.seconds)
     _print_verdict(stored.study, verdict, json)
-    return 0
-
-
-def _put_forward(search: Search, result: SupernetResult) -> dict[str, Architecture]:
-    """What a supernet would have chosen, by what; the first is what it is judged by."""
-    from nas_optuna.oneshot.check import ALPHAS, SCORE
-
-    by_alphas = {ALPHAS: search.space.parse(result.argmax)}
-    return {SCORE: search.space.parse(result.best), **by_alphas} if result.best is not None else by_alphas
 
 
 def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.data.pixels import PixelFormat, fit_into
-from nas_optuna.machine import memory_format
+from nas_optuna.devices import memory_format
 from nas_optuna.recipe import Fill, Recipe
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
+from nas_optuna.devices import memory_format
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
-from nas_optuna.machine import memory_format
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace

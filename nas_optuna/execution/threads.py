@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nas_optuna.devices import usable_cores, use_threads
+from nas_optuna.devices import remembered, usable_cores, use_threads
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.evaluator import Evaluator, TrainingEvaluator, digest, space_identity
-from nas_optuna.machine import remembered
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import make_network
 from nas_optuna.training.fit import steps_per_epoch

@@ -3,7 +3,7 @@
 With equal epochs a search prefers what is large, and spends its time there. With equal seconds it prefers what is
 cheap, which is soon as good as it becomes: on 12,000 pictures of CIFAR-10 the best of nine seconds each ended five
 points behind a known network, after four minutes of training. So each network's own step is timed, and its seconds grow
-with it, by less than in proportion; see `nas_optuna.fitting.plan.Rung`. It has as many steps as fit into them, with a
+with it, by less than in proportion; see `nas_optuna.fitting.clock.Rung`. It has as many steps as fit into them, with a
 rate that has come down to zero by the end.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
-from nas_optuna.fitting.plan import Rung
+from nas_optuna.fitting.clock import Rung
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe

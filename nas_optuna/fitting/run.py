@@ -27,15 +27,12 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
-from nas_optuna.fitting.clock import Clock, Load, Progress, TimeBudget, parse_duration, refuse_undivided
+from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
-from nas_optuna.fitting.fitted import Fitted, tested
 from nas_optuna.fitting.inputs import DATABASE, name_of
-from nas_optuna.fitting.plan import Plan
 from nas_optuna.fitting.rungs import Search, last_rung, plan_for, trained_weights
-from nas_optuna.fitting.size import decided_size, smaller_space
-from nas_optuna.fitting.spec import advice, spec_for
-from nas_optuna.fitting.winner import Winner, winner_of
+from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
+from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of

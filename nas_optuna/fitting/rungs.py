@@ -1,4 +1,4 @@
-"""The search of a fit: networks trained for about the same time, the best of them for longer."""
+"""A search by seconds: networks trained for about the same time, the best of them for longer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from nas_optuna.costs.study_costs import nearest_inside
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.finished_network import with_kept_weights
-from nas_optuna.execution.loop import StopRequest
+from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.clock import refuse_undivided
+from nas_optuna.fitting.clock import LEAST_SECONDS, Plan, Progress, Rung, Speed, TimeBudget, refuse_undivided
 from nas_optuna.fitting.equal_seconds import FORWARD, TEST, EqualSeconds, seconds_per_step
-from nas_optuna.fitting.plan import LEAST_SECONDS, Plan, Rung, Speed
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.report.selection import measured, remembered_images
@@ -32,7 +31,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.results import TrialRecord, best_trial, is_feasible
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
@@ -207,3 +206,38 @@ def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         return sign * trial.values[0], metrics.get("negative_log_likelihood", 0.0)
 
     return sorted((t for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)), key=key)
+
+
+def run_within(
+    experiment: Experiment,
+    study: Study,
+    budget: TimeBudget,
+    *,
+    stop: StopRequest,
+    callbacks: Sequence[Callback | OptunaCallback] = (),
+    say: Callable[[str], None],
+) -> Outcome:
+    """Train networks for about equal seconds, and the best of them for longer, until time is up."""
+    # A run that was killed goes on with what it had decided, and with the time that it had left; one that has ended
+    # begins anew, with the best so far.
+    if experiment.data is None:
+        raise SpecError("--within divides the time of our own training, and the study has an evaluator of its own")
+    progress = Progress(study, StudyKey.WITHIN, budget, dict(study.user_attrs.get(StudyKey.WITHIN, {})))
+    state = progress.state
+    if state.get("done", True) or state["within"] != budget.total:
+        plan = plan_for(experiment, budget.left, reserve=0.0, retrain=False)
+        state |= {"plan": plan.to_dict(), "spent": 0.0, "from": last_rung(study) + 1, "done": False}
+    budget.spent += state["spent"]
+    progress.remember()
+    before = _ended(study)
+    plan = Plan.from_dict(state["plan"])
+    say(f"{plan.describe()}; all within {budget.total:,.0f} s")
+    deadline = time.monotonic() + budget.left
+    told = [*callbacks, progress]
+    Search(experiment, study, plan, stop, told, from_rung=state["from"], deadline=deadline).run(say)
+    progress.remember(done=not stop.asked)
+    return Outcome(_ended(study) - before, stop.asked)
+
+
+def _ended(study: Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))

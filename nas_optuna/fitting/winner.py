@@ -1,18 +1,21 @@
-"""The network that a fit trains last, tests and exports."""
+"""What a fit gives: the network that it trains last, tests and exports."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.finished_network import origin_of
 from nas_optuna.execution.reference import as_space
-from nas_optuna.execution.retrain import TestReport
+from nas_optuna.execution.retrain import TestReport, confusion
 from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.drawing import draw
@@ -22,6 +25,54 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Gain
 from nas_optuna.training.serialization import Origin
+
+if TYPE_CHECKING:
+    from nas_optuna.training import ImageClassifier
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network that was found, trained and tested.
+
+    Attributes:
+        network: It takes raw pictures, and has `predict` and `probabilities`.
+        report: Its test figures.
+        study: The search; any Optuna tool reads it.
+        gain: What the search brought over the reference and over always naming the largest class.
+        folder: Where everything was written: ``network/``, ``report.html`` and ``search.db``.
+        seconds: That it took in all.
+        facts: What it costs of what was limited, and its accuracy in eight bits where that was an objective.
+    """
+
+    network: ImageClassifier
+    report: TestReport
+    study: Study
+    gain: Gain | None
+    folder: Path
+    seconds: float
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def predict(self, images: Any) -> list[str]:
+        """The class of each picture; see `nas_optuna.training.ImageClassifier.predict`."""
+        return self.network.predict(images)
+
+
+def tested(study: Study) -> TestReport:
+    """The latest test figures that a study remembers."""
+    reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
+    if not reports:
+        raise StudyError("the network was not tested yet")
+    found = reports[-1]
+    matrix = confusion(study.user_attrs, len(reports) - 1)
+    classes, cells = matrix if matrix is not None else ([], [])
+    names = ("architecture", "recipe", "device", "images", "test_images", "seconds")
+    return TestReport(
+        **{name: found[name] for name in names},
+        seeds=tuple(found["seeds"]),
+        accuracies=tuple(found["accuracies"]),
+        classes=tuple(classes),
+        confusions=(tuple(map(tuple, cells)),),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.data import ImageSet, make_loader
+from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.search import Search
-from nas_optuna.machine import laid_out
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.randomness import seeded

@@ -14,11 +14,11 @@ import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 
+from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
-from nas_optuna.machine import laid_out
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
 from nas_optuna.oneshot.progress import Epoch, measured, write_history
 from nas_optuna.oneshot.ranking import ArchitectureRanker

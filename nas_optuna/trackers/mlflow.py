@@ -20,7 +20,7 @@ from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.trackers.facts import AcceptableNames, drawing, facts, figures
+from nas_optuna.trackers import AcceptableNames, drawing, facts, figures
 
 _LONGEST = 500
 """Characters of a parameter that every MLflow store keeps."""

@@ -14,7 +14,7 @@ from nas_optuna.markdown import table
 from nas_optuna.report.columns import filled
 from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.study.studies import file_name
-from nas_optuna.trackers.facts import facts, figures
+from nas_optuna.trackers import facts, figures
 
 
 class TensorBoardTracker(Callback):

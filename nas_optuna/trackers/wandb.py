@@ -11,7 +11,7 @@ from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.trackers.facts import drawing, facts, figures
+from nas_optuna.trackers import drawing, facts, figures
 
 _PATIENCE = 15.0
 """Seconds in which a server has to take a run's beginning."""

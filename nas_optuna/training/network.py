@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from nas_optuna.devices import laid_out
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
-from nas_optuna.machine import laid_out
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -223,7 +223,7 @@ def make_network(
         seed: The seed of the weights.
 
     Returns:
-        The network, in the memory format that suits the device (`nas_optuna.machine`).
+        The network, in the memory format that suits the device (`nas_optuna.devices`).
 
     Raises:
         TrainingError: The space's own code failed.

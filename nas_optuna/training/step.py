@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_optuna.devices import prepare_process
 from nas_optuna.errors import TrainingError, reason_of
-from nas_optuna.machine import prepare_process
 from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.network import (

@@ -82,7 +82,7 @@ def test_ctrl_c_keeps_what_is_measured(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert stdout == b""
-    assert b"the same command goes on from there" in stderr
+    assert b"nothing is lost. Continue: nas-optuna latency measure" in stderr
     assert b"Traceback" not in stderr
     assert LatencyTable.load(out).entries
 

@@ -9,7 +9,7 @@ import pytest
 
 from nas_optuna import load_data, load_network
 from nas_optuna.cli import main
-from nas_optuna.cli.retrain import print_confusions
+from nas_optuna.cli.networks import print_confusions
 from nas_optuna.execution.retrain import TestReport
 from tests.helpers import Command
 

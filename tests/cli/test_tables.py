@@ -4,8 +4,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.cli.ranking import SHOWN, print_outcome, print_ranking
-from nas_optuna.cli.tables import Column, print_table
+from nas_optuna.cli.printing import Column, print_table
+from nas_optuna.cli.results import SHOWN, print_outcome, print_ranking
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey
 

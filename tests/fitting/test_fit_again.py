@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import nas_optuna as nas
-from nas_optuna.cli.specs import SpecOptions
+from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, TimeBudget
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.run import TRAINED, Fit
+from nas_optuna.fitting.rungs import run_within
 from nas_optuna.fitting.spec import spec_for, with_few_to_select
-from nas_optuna.fitting.within import run_within
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights

@@ -8,8 +8,7 @@ import torch
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.size import smaller_space
-from nas_optuna.fitting.spec import spec_for
+from nas_optuna.fitting.spec import smaller_space, spec_for
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import REFERENCE
 

@@ -10,7 +10,7 @@ import nas_optuna as nas
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import equal_seconds
-from nas_optuna.fitting.plan import Plan, Rung
+from nas_optuna.fitting.clock import Plan, Rung
 from nas_optuna.fitting.rungs import Search
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.winner import Winner

@@ -13,8 +13,8 @@ from nas_optuna import Experiment
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
+from nas_optuna.fitting.clock import Plan, Rung
 from nas_optuna.fitting.equal_seconds import EqualSeconds
-from nas_optuna.fitting.plan import Plan, Rung
 from nas_optuna.fitting.rungs import Search, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials

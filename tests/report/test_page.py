@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
-from nas_optuna.cli.ranking import print_ranking
+from nas_optuna.cli.results import print_ranking
 from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.report.notes import study_note

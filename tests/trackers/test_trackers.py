@@ -145,7 +145,7 @@ class Lines(Callback):
         self._write(run.facts["objectives"])
 
     def trial_finished(self, subject, ended):
-        from nas_optuna.trackers.facts import figures
+        from nas_optuna.trackers import figures
         self._write(sorted(figures(subject.study, ended)))
 
 

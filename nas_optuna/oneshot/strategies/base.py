@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nas_optuna.data import BatchLoader, ImageSet, make_loader
+from nas_optuna.devices import prepare_process
 from nas_optuna.errors import Interrupted, TrainingError
-from nas_optuna.machine import prepare_process
 from nas_optuna.oneshot.progress import Epoch, Meter
 from nas_optuna.oneshot.stability import DivergenceMonitor
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet

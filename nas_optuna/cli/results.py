@@ -1,17 +1,30 @@
-"""``nas-optuna best`` and ``pareto``: the winner of a study, its front, and tables of its trials."""
+"""What a study found: its winner and its front, as tables, a picture, a page, beside others, and in the dashboard."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from nas_optuna.cli import options
-from nas_optuna.cli.options import StudyOptions, TrustedStudyOptions, option
-from nas_optuna.cli.printing import Column, print_facts, print_json, print_table, say, say_next, write
-from nas_optuna.cli.tables import panel
+from nas_optuna.cli.options import StudyOptions, Trial, TrustedStudyOptions, option, study_names
+from nas_optuna.cli.printing import (
+    STDOUT,
+    Column,
+    panel,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    say_next,
+    write,
+    write_out,
+)
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.quantities import duration, plural
@@ -46,8 +59,7 @@ def best(
     """
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import gain_of, no_complete_trial, require_error, winners
-    from nas_optuna.study.results import TrialRecord
-    from nas_optuna.study.significance import standard_error
+    from nas_optuna.study import results, significance
 
     if within not in (None, "1se"):
         raise SpecError(f"--within {within!r} is not known; --within 1se means within one standard error of the best")
@@ -63,11 +75,11 @@ def best(
     if within:
         require_error(study, found, "leave out --within")
     shown = found.cheapest if within else found.best
-    record, gain = TrialRecord.of(shown), gain_of(study, shown)
+    record, gain = results.TrialRecord.of(shown), gain_of(study, shown)
     if latencies:
         record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:
-        more = {"params": shown.params, "standard_error": standard_error(record, images)}
+        more = {"params": shown.params, "standard_error": significance.standard_error(record, images)}
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
@@ -81,9 +93,8 @@ def best(
     on = f" on {images:,} images" if images else ""
     chosen = ", which selected it" if names[0] in ACCURACIES else ""
     say(f"These are validation figures{on}{chosen}{error}.")
-    for remark in gain.remarks() if gain else ():
-        say(remark)
-    if not latencies:
+    say(*(gain.remarks() if gain else ()))
+    if not latencies and len(found.tied) > 1:
         _say_ties(found)
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
@@ -121,8 +132,6 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
 
 
 def _say_ties(found: Winners) -> None:
-    if len(found.tied) < 2:
-        return
     cheapest = (
         "best is also the cheapest of them"
         if found.cheapest.number == found.best.number
@@ -253,8 +262,7 @@ def _print_winner(facts: StudyFacts) -> None:
             " · ".join([*costs, plural(record.epochs, "epoch")]),
         ],
     )
-    for remark in gain.remarks() if gain else ():
-        say(remark)
+    say(*(gain.remarks() if gain else ()))
 
 
 def _counts(records: Sequence[TrialRecord]) -> str:
@@ -264,3 +272,109 @@ def _counts(records: Sequence[TrialRecord]) -> str:
     states = Counter(record.state for record in records)
     parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in _STATES if states[state]]
     return f"{plural(len(records), 'trial')}: {', '.join(parts)}"
+
+
+HOST = "127.0.0.1"
+
+
+def report(
+    stored: TrustedStudyOptions,
+    out: Annotated[
+        Path, option("HTML file, which needs no internet connection; report.html; - for stdout.", "FILE")
+    ] = Path("report.html"),
+) -> None:
+    """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
+    write_out(out, stored.load().report().html)
+
+
+def draw(
+    context: typer.Context,
+    stored: TrustedStudyOptions,
+    trial: Trial = "best",
+    architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
+    out: Annotated[Path | None, option("SVG file; STUDY-trial-N.svg by default, - for stdout.", "FILE")] = None,
+) -> None:
+    """Draw a trial's network as SVG: its layers, their shapes, and their shares of the compute.
+
+    The picture follows the reader's light or dark setting. Every browser opens it.
+    """
+    from nas_optuna.report.drawing import draw as draw_architecture
+    from nas_optuna.study.studies import file_name
+
+    given = context.get_parameter_source("trial")
+    if architecture is not None and given is not None and given.name == "COMMANDLINE":
+        raise SpecError("--trial and --architecture name two networks; give one of them")
+    study = stored.load()
+    if architecture is not None:
+        drawing, what = draw_architecture(study.space, study.space.parse(architecture)), "architecture"
+    else:
+        drawing, what = study.draw(trial), f"trial-{study.trial(trial).number}"
+    if out == STDOUT:
+        write_out(out, drawing.svg)
+        return
+    say(f"wrote {drawing.save(out or Path(f'{file_name(stored.study)}-{what}.svg'))}")
+
+
+def compare(
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Names of the studies.", show_default=False, autocompletion=study_names),
+    ],
+    out: Annotated[Path | None, option("Write an HTML page with curves; - for stdout.", "FILE")] = None,
+    storage: options.Storage = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Compare what several studies of one storage found, and with how much training."""
+    from nas_optuna.report.comparison import columns_for, comparison_page, differences, require_comparable, summary_of
+    from nas_optuna.study.storage import open_storage, storage_url
+    from nas_optuna.study.studies import load_study
+
+    opened = open_storage(storage_url(storage))
+    loaded = [load_study(opened, name) for name in dict.fromkeys(studies)]
+    objective = require_comparable(loaded)
+    summaries = [summary_of(study, data_dir) for study in loaded]
+    if others := differences(loaded):
+        said = "they differ in more than their samplers and pruners, so that the values do not compare these alone:"
+        say(said, *(f"    {line}" for line in others))
+    if out != STDOUT:
+        print_table("comparison", columns_for(objective, brief=True), summaries, json=json)
+    if out is not None:
+        write_out(out, comparison_page(loaded, summaries))
+
+
+def dashboard(
+    storage: options.Storage = None,
+    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N", min=1, max=65535)] = 8080,
+) -> None:
+    """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
+
+    It answers to 127.0.0.1 and localhost only, and to no page of another origin: no web page that you visit can read or
+    delete studies.
+    """
+    from optuna_dashboard import wsgi
+
+    from nas_optuna.report.dashboard import ArtifactFolders
+    from nas_optuna.report.readable import ReadableAttributes
+    from nas_optuna.report.server import OwnPagesOnly, create_server
+    from nas_optuna.study.files import folders
+    from nas_optuna.study.storage import open_storage, storage_url
+
+    url = storage_url(storage)
+    opened = open_storage(url)
+    artifacts = folders(url)[0] / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+
+    def others() -> Iterator[Path]:
+        for study in opened.get_all_studies():
+            yield from (folder / "artifacts" for folder in folders(url, study.user_attrs))
+
+    pages = wsgi(opened, artifact_store=ArtifactFolders(artifacts, others))
+    application = OwnPagesOnly(ReadableAttributes(pages, opened.get_study_user_attrs), port)
+    try:
+        server = create_server(HOST, port, application)
+    except OSError as error:
+        raise StudyError(f"cannot serve on {HOST}:{port} ({error.strerror}); choose another --port") from error
+    say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()

@@ -1,0 +1,289 @@
+"""``nas-optuna fit``, ``retrain`` and ``export``: to a trained network, and to files that work without us."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_optuna.cli import options
+from nas_optuna.cli.options import CLOCK, MovedStudyOptions, option
+from nas_optuna.cli.printing import print_facts, print_json, print_table, refuse_stdout, require_writable, say, say_next
+from nas_optuna.cli.run_options import SpecOptions
+from nas_optuna.errors import SpecError
+from nas_optuna.quantities import plural
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+    from torch import nn
+
+    from nas_optuna.data import ImageSet
+    from nas_optuna.execution.finished_network import FinishedNetwork
+    from nas_optuna.execution.retrain import TestReport
+    from nas_optuna.execution.search import Search
+    from nas_optuna.export.int8 import EightBits, Int8Export
+    from nas_optuna.fitting import Fitted
+
+
+def fit(
+    given: SpecOptions,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder of pictures, a .npz file, or a name such as mnist.")
+    ],
+    within: Annotated[str, option("For everything: 90s, 10m, 2h; 10m.", "TIME")] = "10m",
+    out: Annotated[Path, option("Where everything is written; model.", "DIR")] = Path("model"),
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Find, train and test a network for your pictures in the time that you have, and export it.
+
+    A search gives many networks a little of the time and the best of them more, always with the space's reference
+    network among them; the best is trained on all training images for the rest. Ctrl-C leaves the best so far, and the
+    same command goes on.
+    """
+    refuse_stdout(out)
+    say(f"nas-optuna fit: a network for {data} within {within}")
+    from nas_optuna.devices import use_threads
+    from nas_optuna.fitting import clock, run
+    from nas_optuna.fitting.spec import SAMPLER, preset_for, with_few_to_select
+
+    if threads is not None:
+        use_threads(threads)
+    budget = clock.TimeBudget(clock.parse_duration(within), began=CLOCK.began)
+    clock.refuse_named(given.overrides, pruner=given.pruner)
+    taken = replace(given, spec=given.spec or preset_for(given.space), sampler=given.sampler or SAMPLER)
+    spec = with_few_to_select(taken.read(), given.overrides, data_dir)
+    from nas_optuna.cli.progress import FitDisplay, bars
+
+    with bars() as shown:
+        display = FitDisplay(budget, shown)
+        fitted = run.Fit(spec, budget, out, device, data_dir, say=display.say, callbacks=[display]).run()
+    _print_fitted(fitted, json=json)
+
+
+def _print_fitted(fitted: Fitted, *, json: bool) -> None:
+    from nas_optuna.study.significance import accuracy_on_test
+
+    report, gain = fitted.report, fitted.gain
+    if json:
+        facts = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1), "facts": dict(fitted.facts)}
+        print_json(report.to_dict() | facts | {"validation": gain.to_dict() if gain else None})
+        return
+    tested = f"{accuracy_on_test(report.to_dict())} on {report.test_images:,} images, looked at once"
+    rows = [
+        ("test accuracy", tested),
+        ("on validation", str(gain) if gain else ""),
+        *fitted.facts.items(),
+        ("architecture", report.architecture),
+        ("time", f"{fitted.seconds:.0f} s"),
+        ("network", str(fitted.folder / "network")),
+        ("report", str(fitted.folder / "report.html")),
+    ]
+    print_facts("fitted", rows)
+    say(*(gain.remarks() if gain else ()))
+    say_next([(f"python {fitted.folder / 'network' / 'model.py'} PICTURE", "name the class of a picture")])
+
+
+CLASSES = 10
+"""Classes that are listed, worst first."""
+
+
+def retrain(
+    stored: MovedStudyOptions,
+    trial: options.Trial = "best",
+    epochs: Annotated[int | None, option("Rather than the recipe's.", "N")] = None,
+    seeds: Annotated[int, option("Train with this many seeds; 1.", "K", min=1)] = 1,
+    out: Annotated[Path | None, option("STUDY-trial-N.safetensors by default.", "FILE")] = None,
+    device: options.Device = "auto",
+    track: options.Track = None,
+    json: options.Json = False,
+) -> None:
+    """Train a trial's architecture on training and validation images together, and report its test figures.
+
+    The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
+    """
+    from nas_optuna import hyperparameters
+    from nas_optuna.cli.progress import RetrainingDisplay, bars
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.execution.retrain import retrain as train_and_test
+    from nas_optuna.report.facts import retrained_figures
+    from nas_optuna.report.selection import choose
+    from nas_optuna.study import studies
+    from nas_optuna.study.files import remember
+    from nas_optuna.trackers import create_trackers
+
+    experiment, study = stored.experiment([] if epochs is None else [f"recipe.epochs={epochs}"], device=device)
+    chosen = choose(study, trial, stored.data_dir)
+    # A trial may have chosen its recipe, too.
+    recipe = hyperparameters.applied(experiment.search.spec.recipe, chosen.params)
+    search = replace(experiment.search, spec=experiment.search.spec.model_copy(update={"recipe": recipe}))
+    architecture = search.space.architecture(hyperparameters.of_architecture(chosen.params))
+    path = out or Path(f"{studies.file_name(stored.study)}-trial-{chosen.number}.safetensors")
+    files = stored.files(study)
+    require_writable(path)
+    if path.is_dir():
+        raise SpecError(f"{path} is a folder; give a file with --out")
+    remember(study, stored.url)
+    stop = StopRequest()
+    say(f"{stored.study}: retraining trial {chosen.number}, {architecture}")
+    with bars(time_left=True) as shown, interruptible(stop):
+        trained = train_and_test(
+            study,
+            search,
+            architecture,
+            seeds=seeds,
+            device=device,
+            data_directory=stored.data_dir,
+            checkpoints=studies.checkpoint_folder(files, stored.study),
+            interrupted=stop,
+            callbacks=[RetrainingDisplay(shown), *create_trackers(track)],
+        )
+    report, looks = trained[0], _remember(study, chosen, search, trained, path, files / "artifacts")
+    if json:
+        print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
+    else:
+        print_facts("test figures", retrained_figures(report.to_dict()))
+        print_confusions(report)
+    if looks:
+        say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
+    say(
+        f"saved {path}; in Python:",
+        f'    network = nas_optuna.load_network("{path}")',
+        "    network.predict(images)  # pictures, or uint8 [n, channels, height, width]",
+    )
+    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
+    take = studies.command(study, "export", "--study", stored.study, *which, "--out", "model")
+    say_next([(take, "take it away: source, ONNX, torch.export")])
+
+
+def _remember(
+    study: optuna.Study,
+    chosen: FrozenTrial,
+    search: Search,
+    trained: tuple[TestReport, nn.Module, ImageSet],
+    path: Path,
+    store: Path,
+) -> int:
+    """Save the network, keep its figures with the study and its files for the dashboard."""
+    from nas_optuna.execution.finished_network import origin_of
+    from nas_optuna.execution.retrain import record
+    from nas_optuna.report.notes import note_retraining
+    from nas_optuna.training import make_header, save_network
+
+    report, network, images = trained
+    architecture = search.space.parse(report.architecture)
+    save_network(path, network, make_header(architecture, search.spec, images, origin_of(study, chosen, report)))
+    looks = record(study, report, chosen.number)
+    note_retraining(study, chosen, store, path, report)
+    return looks
+
+
+def print_confusions(report: TestReport) -> None:
+    """Print the classes that were recognised worst, each with what it was most often taken for."""
+    from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
+
+    found = Confusion.of(report).accuracies()[:CLASSES]
+    seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
+    some = "" if len(found) == len(report.classes) else f", the worst {len(found)} of {len(report.classes)}"
+    print_table(f"test accuracy of each class{some}{seeds}", CLASS_COLUMNS, found)
+    say("the whole confusion matrix of each seed: --json")
+
+
+def export(
+    out: Annotated[Path, option("A new or empty folder.", "DIR")],
+    stored: MovedStudyOptions,
+    trial: options.Trial = "best",
+    network: Annotated[Path | None, option("The file that retrain wrote for it.", "FILE")] = None,
+    int8: Annotated[
+        bool, option("Also write model.int8.onnx, and measure what eight bits cost and bring.", None, "--int8")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Write a trial's network as PyTorch source, ONNX, torch.export program and weights.
+
+    The weights are those that retrain wrote for this trial (STUDY-trial-N.safetensors in this folder, or --network), or
+    else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
+    images before they are put in place.
+    """
+    from nas_optuna.export import export_network
+    from nas_optuna.report import drawing, selection
+
+    refuse_stdout(out)
+    experiment, study = stored.experiment(device="cpu")
+    if experiment.data is None:
+        raise SpecError(
+            f"study {stored.study!r} trains with an evaluator of its own, so nas-optuna does not know its weights;"
+            " export them in your own code with nas_optuna.export.export_network"
+        )
+    search, chosen = experiment.search, selection.choose(study, trial, stored.data_dir)
+    found = _found(stored.url, study, search, chosen, network)
+    exported = export_network(
+        found.classifier,
+        out,
+        search.data.validation.images,
+        title=f"{search.data.name}: {found.classifier.architecture}",
+        facts=found.facts,
+        drawing=drawing.draw_trial(search.space, chosen).svg,
+        eight_bits=_eight_bits(search, found, stored.data_dir) if int8 else None,
+        say=say,
+    )
+    if json:
+        print_json({"trial": chosen.number, **exported.to_dict()})
+        return
+    say(
+        f"exported trial {chosen.number} to {out}: {', '.join(exported.files)}",
+        *(f"{name} was not written: {reason}" for name, reason in exported.left_out.items()),
+        f"Their logits differ by at most {exported.difference:.1e} on {exported.images} images.",
+        *(f"{name}: {fact}" for name, fact in found.facts.items()),
+    )
+    if exported.int8:
+        _print_int8(exported.int8, "test" if found.retrained else "validation")
+
+
+def _found(url: str, study: optuna.Study, search: Search, chosen: FrozenTrial, network: Path | None) -> FinishedNetwork:
+    """The network of a trial, from the file that is named or from where retrain and run keep them."""
+    from nas_optuna.execution.finished_network import find_network, retrained_network
+    from nas_optuna.study.files import holding
+    from nas_optuna.study.studies import checkpoint_folder, file_name
+    from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+
+    if network is not None:
+        return retrained_network(study, search, chosen, network)
+    name = study.study_name
+    files = holding(url, study, f"{KEPT_FOLDER}/trial-{chosen.number}.safetensors")
+    kept = KeptWeights(checkpoint_folder(files, name) / KEPT_FOLDER)
+    found = find_network(study, search, chosen, Path(f"{file_name(name)}-trial-{chosen.number}.safetensors"), kept)
+    if found.remark:
+        say(found.remark)
+    return found
+
+
+def _print_int8(small: Int8Export, said: str) -> None:
+    print_table(
+        f"eight bits: {said} accuracy on {small.images:,} images, and one image on this machine with one thread",
+        ("", "accuracy", "size", "latency"),
+        [
+            (name, f"{f.accuracy:.4f}", f"{f.bytes / 1024:,.0f} KiB", f"{f.latency_ms:.3f} ms")
+            for name, f in (("model.onnx", small.fp32), ("model.int8.onnx", small.int8))
+        ],
+    )
+    if small.culprit:
+        say(f"Most of what is lost is lost in layer {small.culprit}.")
+
+
+def _eight_bits(search: Search, found: FinishedNetwork, data_dir: Path | None) -> EightBits:
+    """Training images to calibrate on, and images that the network was not trained on."""
+    from nas_optuna.data import load_test_images
+    from nas_optuna.export.int8 import EightBits
+
+    data = search.data
+    held_out = data.validation
+    if found.retrained:
+        size = search.spec.recipe.input_size
+        held_out = load_test_images(search.spec.data, data.train, data_dir, input_size=size)
+    return EightBits(data.train.images, held_out.images, held_out.labels)
