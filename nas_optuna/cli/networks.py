@@ -149,16 +149,8 @@ def retrain(
     else:
         print_facts("test figures", retrained_figures(report.to_dict()))
         print_confusions(report)
-    if looks:
-        say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
-    say(
-        f"saved {path}; in Python:",
-        f'    network = nas_optuna.load_network("{path}")',
-        "    network.predict(images)  # pictures, or uint8 [n, channels, height, width]",
-    )
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
-    take = studies.command(study, "export", "--study", stored.study, *which, "--out", "model")
-    say_next([(take, "take it away: source, ONNX, torch.export")])
+    _say_what_next(path, looks, studies.command(study, "export", "--study", stored.study, *which, "--out", "model"))
 
 
 def _remember(
@@ -181,6 +173,17 @@ def _remember(
     looks = record(study, report, chosen.number)
     note_retraining(study, chosen, store, path, report)
     return looks
+
+
+def _say_what_next(path: Path, looks: int, export: str) -> None:
+    if looks:
+        say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
+    say(
+        f"saved {path}; in Python:",
+        f'    network = nas_optuna.load_network("{path}")',
+        "    network.predict(images)  # pictures, or uint8 [n, channels, height, width]",
+    )
+    say_next([(export, "take it away: source, ONNX, torch.export")])
 
 
 def print_confusions(report: TestReport) -> None:
