@@ -20,6 +20,7 @@ from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.entangled import ElasticLayer
+from nas_optuna.spaces.in_place import MemoryWatch
 from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
@@ -47,7 +48,7 @@ class FunctionSupernet(Supernet):
         self.mixed: dict[str, list[MixedLayer]] = {}  # one for each place in which a parameter was asked for
         for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
             self.mixed.setdefault(layer.name, []).append(layer)
-            layer.in_place = probed_layer.in_place
+            layer.in_place, layer.unlike = probed_layer.in_place, probed_layer.unlike
         self._first = {name: p.choices[0] for name, p in part.parameters.items()}
         self._elastic = [name for name in self.opened if name not in self.mixed]
         if not self.opened:
@@ -189,7 +190,7 @@ class FunctionSupernet(Supernet):
 
 
 def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
-    """The questions of a supernet's network, and the network on meta tensors after finding `MixedLayer.in_place`."""
+    """The questions of a supernet's network, and the network on meta tensors, whose layers know what works in place."""
     # Found before anything is trained: were only the first step of a process to copy inputs, its gradients would be
     # summed in another order, and a training that was stopped and goes on would differ in the last bit.
     mixing = Mixing(space)
@@ -197,11 +198,11 @@ def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
         with torch.device("meta"):
             network = space.build_with(mixing)
             images = torch.empty(2, *space.input_shape)
-        for layer in mixed_layers(network):
-            layer.probing = True
-        with torch.no_grad():
-            network.eval()(images)
-            logits = network.train()(images)
+        for training in (False, True):
+            with torch.no_grad(), MemoryWatch() as watch:
+                for layer in mixed_layers(network):
+                    layer.watch = watch
+                logits = network.train(training)(images)
     except NasOptunaError:
         raise
     except Exception as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
@@ -17,6 +16,7 @@ from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
 from nas_optuna.spaces.elastic import Elastic, Open, Size, size_of
+from nas_optuna.spaces.in_place import MemoryWatch, tensors_in
 
 
 class MixedLayer(nn.ModuleList):
@@ -28,21 +28,26 @@ class MixedLayer(nn.ModuleList):
         self.labels = labels
         self.opened = opened
         self.in_place: set[tuple[int, bool]] = set()
-        self.probing = False
+        self.unlike: dict[tuple[bool, bool], str] = {}  # by training mode and whether a choice is drawn: why
+        self.watch: MemoryWatch | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
         # Of a drawn one only its own logit's path gets a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
+        if self.watch is not None:
+            return self._watched(self.watch, args, kwargs)
         pick = self.opened.pick
         if pick is not None and pick.index is not None:
             drawn = self[pick.index](*args, **kwargs)
             if pick.weights is None:
                 return drawn
+            self._require_alike(drawn=True)
             weight = pick.weights[pick.index]
             return tree_map(lambda leaf: leaf * weight if _is_mixable(leaf) else leaf, drawn)
+        self._require_alike(drawn=False)
         outputs = [self._output(i, args, kwargs) for i in range(len(self))]
         if pick is None or pick.weights is None:
-            return self._combined(outputs, args, lambda parts: reduce(torch.add, parts) / len(parts))
+            return self._combined(outputs, args, _mean)
         weights = pick.weights
         return self._combined(
             outputs, args, lambda parts: reduce(torch.add, [w * part for w, part in zip(weights, parts, strict=True)])
@@ -50,17 +55,36 @@ class MixedLayer(nn.ModuleList):
 
     def _output(self, i: int, args: Any, kwargs: Any) -> Any:
         """The output of one candidate; a candidate that works in place gets a copy of the input."""
-        case = i, self.training
-        if not self.probing and case not in self.in_place:
-            return self[i](*args, **kwargs)
-        args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        if not self.probing:
-            return self[i](*args, **kwargs)
-        with _Writes(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)) as writes:
-            output = self[i](*args, **kwargs)
-        if writes.found:
-            self.in_place.add(case)
-        return output
+        if (i, self.training) in self.in_place:
+            args, kwargs = _copied((args, kwargs))
+        return self[i](*args, **kwargs)
+
+    def _watched(self, watch: MemoryWatch, args: Any, kwargs: Any) -> Any:
+        """The mean of all candidates, each on a copy, whose memory is watched to find `in_place` and `unlike`."""
+        given, copies, outputs = tensors_in((args, kwargs)), [], []
+        for i in range(len(self)):
+            own_args, own_kwargs = _copied((args, kwargs))
+            copies.append(tensors_in((own_args, own_kwargs)))
+            outputs.append(self[i](*own_args, **own_kwargs))
+        mixed = self._combined(outputs, args, _mean)
+        for i, label in enumerate(self.labels):  # when this layer has read its input itself
+            for original, copy in zip(given, copies[i], strict=True):
+                if watch.is_changed(copy):
+                    self.in_place.add((i, self.training))
+                    watch.spoil(original, partial(self._differ, label, _USES_CHANGED, False))
+                for output, result in zip(tensors_in(outputs[i]), tensors_in(mixed), strict=True):
+                    if watch.share_memory(output, copy):
+                        watch.tie(original, result, partial(self._differ, label, _CHANGES_SHARED, False, True))
+        return mixed
+
+    def _differ(self, label: Choice, reason: str, *drawn: bool) -> None:
+        for case in drawn:
+            self.unlike.setdefault((self.training, case), reason.format(label))
+
+    def _require_alike(self, *, drawn: bool) -> None:
+        """Refuse what would compute something else than the network of one candidate."""
+        if reason := self.unlike.get((self.training, drawn)):
+            raise SpecError(f"layer {self.name!r} cannot be mixed: {reason}")
 
     def _combined(self, outputs: list[Any], args: Any, combine: Callable[[list[Tensor]], Tensor]) -> Any:
         flat = [tree_flatten(output) for output in outputs]
@@ -79,28 +103,24 @@ class MixedLayer(nn.ModuleList):
         return tree_unflatten(mixed, structure)
 
 
-class _Writes(TorchDispatchMode):
-    """Within it, `found` tells whether something was written into given tensors: x.data has a version of its own."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._kept = [tensor.untyped_storage() for tensor in tensors]  # alive, so that no other has their place
-        self.found = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        ours = {storage._cdata for storage in self._kept}
-        for number, argument in enumerate(func._schema.arguments):
-            value = args[number] if number < len(args) else kwargs.get(argument.name)
-            if argument.is_write:
-                written = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-                self.found |= any(leaf.untyped_storage()._cdata in ours for leaf in written)
-        return func(*args, **kwargs)
+_USES_CHANGED = "candidate {0!r} changes its input in place, and the network uses that input again; write inplace=False"
+_CHANGES_SHARED = (
+    "candidate {0!r} returns its own input, and the network changes one of the two in place and uses the other again;"
+    " write inplace=False, and y = y + x rather than y += x"
+)
 
 
 def mixed_layers(network: nn.Module) -> list[MixedLayer]:
     """The mixed layers of a network, in its order."""
     return [module for module in network.modules() if isinstance(module, MixedLayer)]
+
+
+def _copied(value: Any) -> Any:
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return reduce(torch.add, parts) / len(parts)
 
 
 def _is_mixable(leaf: object) -> bool:
