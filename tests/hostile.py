@@ -8,11 +8,13 @@ import io
 import json
 import os
 import pickle
+import resource
 import socket
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,18 @@ Hostile = tuple[str, Callable[[Path], object]]
 LABELS = np.arange(40) % 2
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
 NINES = "9" * 6000
+
+
+def peak() -> int:
+    """The most memory that this process has used, in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def new_peak() -> int:
+    """The same after it began anew, so that no earlier test hides what a later one takes."""
+    with suppress(OSError):  # where the system cannot
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak()
 
 
 def _file(content: bytes | str) -> Callable[[Path], object]:

@@ -1,7 +1,6 @@
 """Files that are no data set and no list of architectures: exit code 2, one line, nothing written, little memory."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import Command, tiny
-from tests.hostile import Hostile, arrays, folders, queues
+from tests.hostile import Hostile, arrays, folders, new_peak, peak, queues
 
 MOST = 500_000
 """Kilobytes above what an ordinary start needs."""
@@ -33,10 +32,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", MAKE)
@@ -47,7 +42,7 @@ def test_a_hundred_of_a_kind_are_refused_in_one_line(name: str, place: Path, com
     assert command("run", "--trials", 1, "--enqueue", "x.json", *tiny()).code == 0
     for path in place.iterdir():
         remove(path)
-    before, wrong = peak(), []
+    before, wrong = new_peak(), []
     for number, (what, make) in enumerate(kind):
         make(place / name)
         there = sorted(place.iterdir())
@@ -59,7 +54,7 @@ def test_a_hundred_of_a_kind_are_refused_in_one_line(name: str, place: Path, com
             remove(path)
         if peak() - before > MOST:
             wrong.append((what, peak() - before))
-            before = peak()
+            before = new_peak()
     assert not wrong
 
 

@@ -3,7 +3,6 @@
 import io
 import os
 import random
-import resource
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,10 @@ from nas_optuna.data import load_images
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.study.trial_queue import read_architectures
 from tests.data.odd_pictures import write_odd_pictures
-from tests.hostile import LABELS, NINES, PIXELS, lying, npz
+from tests.hostile import LABELS, NINES, PIXELS, lying, new_peak, npz, peak
 
 MOST = 500_000
 """Kilobytes above what was used before."""
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _read(name: str) -> bool:
@@ -76,14 +71,14 @@ def _hostile_arrays() -> Iterator[bytes]:
 def test_300_hostile_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=PIXELS, labels=LABELS)
     assert _read(f"npz:{tmp_path / 'x.npz'}")
-    before, taken, count = _peak(), 0, 0
+    before, taken, count = new_peak(), 0, 0
     for content in _hostile_arrays():
         (tmp_path / "x.npz").write_bytes(content)
         taken += _read(f"npz:{tmp_path / 'x.npz'}")
         count += 1
     assert count >= 290
     assert taken < count / 3
-    assert _peak() - before < MOST
+    assert peak() - before < MOST
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -123,7 +118,7 @@ def test_damaged_pictures_of_every_kind(tmp_path: Path) -> None:
         file.unlink()
     (tmp_path / "odd").rmdir()
     assert _read(f"folder:{tmp_path}")
-    before = _peak()
+    before = new_peak()
     for name, content in contents.items():
         for attempt in range(4):
             damaged = bytearray(content)
@@ -132,7 +127,7 @@ def test_damaged_pictures_of_every_kind(tmp_path: Path) -> None:
             (tmp_path / "a" / name).write_bytes(damaged if attempt else damaged[: len(damaged) // 2])
             _read(f"folder:{tmp_path}")
         (tmp_path / "a" / name).unlink()
-    assert _peak() - before < MOST
+    assert peak() - before < MOST
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "1", "P", "CMYK"])
@@ -141,14 +136,14 @@ def test_a_picture_of_13000_by_13000_pixels(tmp_path: Path, mode: str) -> None:
         (tmp_path / part).mkdir()
         for i in range(5):
             Image.new("L", (8, 8), i).save(tmp_path / part / f"{i}.png")
-    before = _peak()
+    before = new_peak()
     with np.errstate(all="ignore"):
         _write_blank(tmp_path / "a/huge.png", 13_000, mode) if mode != "CMYK" else _write_strip_tiff(
             tmp_path / "a/huge.tif", 13_000
         )
     with pytest.raises(NasOptunaError, match="13000×13000 pixels, and 50,000,000 are the most; reduce it"):
         load_images(f"folder:{tmp_path}", True)
-    assert _peak() - before < MOST
+    assert peak() - before < MOST
 
 
 def _write_blank(path: Path, side: int, mode: str) -> None:

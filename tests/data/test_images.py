@@ -1,5 +1,3 @@
-import resource
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from nas_optuna.data import split
 from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec
+from tests.hostile import new_peak, peak
 
 
 def numbered(labels: list[int], classes: int) -> ImageSet:
@@ -135,7 +134,7 @@ def test_the_histogram_of_pixels_counts_bytes_not_images() -> None:
     """A quarter of a gigabyte of images, whose statistics once took two more."""
     images = torch.empty(16, 1, 4096, 4096, dtype=torch.uint8).fill_(0)
     images[8:] = 255
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = new_peak()
     found = ImageSet(images, torch.arange(16) % 2, ("a", "b"))
     assert found.mean == (0.5,)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "kilobytes"
+    assert peak() - before < 150_000, "kilobytes"

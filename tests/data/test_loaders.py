@@ -18,6 +18,7 @@ from nas_optuna import ImageSet
 from nas_optuna.data import Augmentation, BatchLoader, make_loader
 from nas_optuna.data.preprocessing import enlarge_rows
 from nas_optuna.spec import Recipe
+from tests.hostile import new_peak, peak
 
 CPU = torch.device("cpu")
 LOADERS: list[Callable[..., BatchLoader]] = [BatchLoader, partial(BatchLoader, resident=False)]
@@ -299,3 +300,13 @@ def test_images_may_lie_channels_last(seed: int | None) -> None:
     last = ImageSet(planar.images.contiguous(memory_format=torch.channels_last), planar.labels, planar.classes)
     found, expected = (collect(BatchLoader(images, 4, 40, CPU), seed)[0] for images in (last, planar))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [8, (16, 8)])
+def test_large_pictures_become_floats_in_pieces(size: int | tuple[int, int]) -> None:
+    images = torch.randint(0, 256, (40, 3, 1024, 1024), dtype=torch.uint8)
+    loader = BatchLoader(ImageSet(images, torch.arange(40) % 2, ("a", "b")), 40, size, torch.device("cpu"))
+    before = new_peak()
+    ((found, _),) = loader.epoch()
+    assert peak() - before < 700_000, "kilobytes; all floats at once are 1,500,000"
+    torch.testing.assert_close(found, torch.cat([loader._prepare(image[None]) for image in images]))
