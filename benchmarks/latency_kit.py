@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 
-from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_check import Check, check_table, compare
+from nas_optuna.costs.latency import Check, check_table, compare, measure_table
 from nas_optuna.costs.latency_kit import write_kit
-from nas_optuna.costs.latency_table import LatencyTable, measure_table
+from nas_optuna.costs.latency_table import LatencyTable
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spec_text import with_overrides
 

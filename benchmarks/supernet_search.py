@@ -22,8 +22,8 @@ import torch
 from scipy import stats
 
 from nas_optuna.costs.complexity import figures
-from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_table import measure_table
+from nas_optuna.costs.latency import measure_table
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.search import Search
 from nas_optuna.execution.training_objective import Objective

@@ -15,7 +15,7 @@ COSTS = Registry(
     "cost",
     "nas_optuna.costs",
     {
-        "latency_ms": "nas_optuna.costs.latency_cost:LatencyCost",
+        "latency_ms": "nas_optuna.costs.latency:LatencyCost",
         "macs": "nas_optuna.costs.cost:MacsCost",
         "params": "nas_optuna.costs.cost:ParamsCost",
         "memory": "nas_optuna.costs.cost:MemoryCost",

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from nas_optuna import ConvSpace, load_network
-from nas_optuna.costs.latency_table import Conditions, LatencyTable, measure_table
+from nas_optuna.costs.latency import measure_table
+from nas_optuna.costs.latency_table import LatencyTable
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.data import load_images
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.spec import StudySpec

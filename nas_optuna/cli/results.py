@@ -354,9 +354,7 @@ def dashboard(
     """
     from optuna_dashboard import wsgi
 
-    from nas_optuna.report.dashboard import ArtifactFolders
-    from nas_optuna.report.readable import ReadableAttributes
-    from nas_optuna.report.server import OwnPagesOnly, create_server
+    from nas_optuna.report.dashboard import ArtifactFolders, OwnPagesOnly, ReadableAttributes, create_server
     from nas_optuna.study.files import folders
     from nas_optuna.study.storage import open_storage, storage_url
 

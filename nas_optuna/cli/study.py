@@ -177,7 +177,7 @@ def export(
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
-    from nas_optuna.report.export import FORMATS
+    from nas_optuna.report.facts import FORMATS
 
     if json and format_ not in (None, "json"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")

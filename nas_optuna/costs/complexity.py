@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -219,12 +219,6 @@ def flop_counter() -> FlopCounterMode:
     def added_product(bias: Any, first: Any, second: Any, *rest: Any, **options: Any) -> int:
         return 2 * int(math.prod(first)) * int(second[-1])
 
-    def distances(first: Any, *rest: Any, out_shape: Any, **options: Any) -> int:
-        return 2 * int(math.prod(out_shape)) * int(first[-1])
-
-    def over_time(x: Any, weight: Any, *rest: Any, out_shape: Any, **options: Any) -> int:
-        return 2 * int(math.prod(out_shape)) * int(math.prod(weight[:-1]))
-
     def deformable(x: Any, weight: Any, *rest: Any, out_shape: Any, **options: Any) -> int:
         return 2 * int(math.prod(out_shape)) * int(math.prod(weight[1:]))
 
@@ -232,7 +226,6 @@ def flop_counter() -> FlopCounterMode:
     more: dict[Any, Any] = {aten._trilinear: trilinear, aten.mv: product, aten.dot: product, aten.vdot: product}
     more |= dict.fromkeys((aten.addmv, aten.addmv_), added)
     more |= dict.fromkeys((aten.addmm_, aten.baddbmm_, aten.addbmm, aten.addbmm_), added_product)
-    more |= {aten._cdist_forward: distances, aten._euclidean_dist: distances, aten.conv_tbc: over_time}
     if hasattr(torch.ops.torchvision, "deform_conv2d"):  # somebody has imported torchvision
         more[torch.ops.torchvision.deform_conv2d] = deformable
     return FlopCounterMode(display=False, custom_mapping=more)
@@ -241,27 +234,38 @@ def flop_counter() -> FlopCounterMode:
 @contextmanager
 def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
     """Follow every storage that torch makes inside the block; those of `module` and `x` are known before it."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
     from torch.utils.weak import WeakIdKeyDictionary
 
-    def storages(values: Iterable[Any]) -> Iterator[Any]:
-        return (v.untyped_storage() for v in values if isinstance(v, torch.Tensor))
+    known, live = WeakIdKeyDictionary(), _Live()
+    for tensor in (x, *module.parameters(), *module.buffers()):
+        known[tensor.untyped_storage()] = True
 
-    known = WeakIdKeyDictionary()
-    for storage in storages([x, *module.parameters(), *module.buffers()]):
-        known[storage] = True
-    live = _Live()
+    def note(function: Any, given: Any, result: Any) -> None:
+        for storage in (tensor.untyped_storage() for tensor in tensors_in(result)):
+            if storage not in known:
+                known[storage] = True
+                live.add(storage)
 
-    class Tracker(TorchDispatchMode):
+    with operators_noted(note):
+        yield live
+
+
+def operators_noted(note: Callable[[Any, Any, Any], None]) -> AbstractContextManager[Any]:
+    """Within it, `note` is told of each operator that torch runs, what that was given, ``(args, kwargs)``, and gave."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Noting(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
-            for storage in storages(tree_leaves(result)):
-                if storage not in known:
-                    known[storage] = True
-                    live.add(storage)
+            note(function, (args, kwargs), result)
             return result
 
-    with Tracker():  # type: ignore[no-untyped-call]
-        yield live
+    return Noting()  # type: ignore[no-untyped-call]
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in a nest of values."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]

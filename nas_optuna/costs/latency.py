@@ -1,80 +1,59 @@
-"""How long a network or one of its operations takes, measured under conditions that are written down."""
+"""How long a network or one of its operations takes: measured in rounds, kept as a table, checked, and as a cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_optuna.costs.runtimes import make_runtime
-from nas_optuna.costs.timing import Visit, rounds_of, visit
-from nas_optuna.errors import SpecError
-from nas_optuna.spaces import Shape
+from nas_optuna.costs.cost import Cost, CostContext
+from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
+from nas_optuna.costs.runtimes import Conditions, make_runtime
+from nas_optuna.costs.timing import Visit, fastest, rounds_of, visit
+from nas_optuna.errors import TableError
+from nas_optuna.quantities import plural
+from nas_optuna.spaces import SearchSpace, Shape, require_operations
+from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
+SECONDS = 0.015
+"""Length of a visit: several short ones are not all disturbed by the same thing."""
+WHOLE_NETWORKS = 300
+"""So many networks are measured where they stand for the operations."""
+BESIDE = 30
+"""So many are measured beside the operations: they tell how far the sums of these can be trusted, and correct them."""
+_SAVE_EVERY = 5.0
+"""Seconds of measuring that a killed process can lose."""
+_SECONDS, _AGAIN_SECONDS = 0.1, 0.01
+"""How long a network is timed at first, and after each epoch of its training."""
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a latency depends on beside the network; two latencies compare only where all of it is the same.
-
-    Attributes:
-        device: Type of the device, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        device_name: What its maker calls it.
-        runtime: A name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``.
-        version: The runtime's version.
-        threads: Threads of one operation on the CPU.
-        batch_size: Images per call.
-        precision: What weights and activations are, e.g. ``"fp32"`` or ``"int8"``.
-    """
-
-    device: str
-    device_name: str
-    runtime: str
-    version: str
-    threads: int
-    batch_size: int
-    precision: str
-
-    @classmethod
-    def here(
-        cls,
-        device: torch.device,
-        *,
-        runtime: str = "torch",
-        threads: int = 1,
-        batch_size: int = 1,
-        precision: str = "fp32",
-    ) -> Conditions:
-        """The conditions on this machine."""
-        if threads < 1 or batch_size < 1:
-            raise SpecError(f"threads and batch size must be at least 1, got {threads} and {batch_size}")
-        from nas_optuna.devices import device_name
-
-        made = make_runtime(runtime)
-        made.require(device.type, precision)
-        name = device_name(device)
-        return cls(device.type, name, made.name, made.version(), threads, batch_size, precision)
-
-    def __str__(self) -> str:
-        """E.g. ``"measured on ARM Cortex-A72 with onnxruntime 1.32.0, int8, batch 1, threads 1"``."""
-        return (
-            f"measured on {self.device_name} with {self.runtime} {self.version}, {self.precision},"
-            f" batch {self.batch_size}, threads {self.threads}"
-        )
+_Make = Callable[[], "tuple[nn.Module, Shape]"]
 
 
 def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Visit:
     """Time a module's forward pass."""
-    with _threads(conditions.threads):
-        return visit(_prepare(module, input_shape, conditions), seconds)
+    import torch
+
+    images = torch.randn(conditions.batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
+    runtime, threads = make_runtime(conditions.runtime), torch.get_num_threads()
+    torch.set_num_threads(conditions.threads)
+    try:
+        call = runtime.prepare(module.eval(), images, conditions.device, conditions.precision, conditions.threads)
+        return visit(call, seconds)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def measure_in_rounds(
-    modules: Mapping[str, Callable[[], tuple[nn.Module, Shape]]],
+    modules: Mapping[str, _Make],
     visits: dict[str, list[Visit]],
     conditions: Conditions,
     *,
@@ -88,22 +67,213 @@ def measure_in_rounds(
         yield key
 
 
-def _prepare(module: nn.Module, input_shape: Shape, conditions: Conditions) -> Callable[[], float]:
-    """A call that runs the module once and returns its milliseconds."""
-    import torch
-
-    images = torch.randn(conditions.batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
-    runtime = make_runtime(conditions.runtime)
-    return runtime.prepare(module.eval(), images, conditions.device, conditions.precision, conditions.threads)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def measure_table(
+    space: SearchSpace,
+    conditions: Conditions,
+    path: Path,
+    *,
+    rounds: int,
+    seconds: float = SECONDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LatencyTable:
+    """Measure every operation that a space can contain, or what an earlier call has left over."""
+    # The table is saved as it grows and when it is interrupted.
+    if path.exists():
+        table = LatencyTable.load(path)
+        table.require(conditions, path, "continue it under its own")
+        table.require_space(space, path)
+    else:
+        table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
+    parts = {place: (found, make) for found, made in _parts(space, table) for place, make in made.items()}
+    visits = {place: list(found.get(place, ())) for place, (found, _) in parts.items()}
+    done, total = sum(min(len(found), rounds) for found in visits.values()), rounds * len(parts)
+    progress(done, total)
+    modules, finished, saved = {place: make for place, (_, make) in parts.items()}, done == total, time.monotonic()
     try:
-        yield
+        for place in measure_in_rounds(modules, visits, conditions, rounds=rounds, seconds=seconds):
+            parts[place][0][place] = visits[place]
+            progress(done := done + 1, total)
+            if time.monotonic() - saved > _SAVE_EVERY:
+                table.save(path)
+                saved = time.monotonic()
+        if table.entries and table.networks and not finished:
+            table.overhead_ms = 0.0
+            told, measured = table.own_networks(space)
+            table.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
     finally:
-        torch.set_num_threads(before)
+        table.save(path)
+    return table
+
+
+def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, list[Visit]], dict[str, _Make]]]:
+    """What is to be measured of a space, and where a table keeps it."""
+    operations = measurable_operations(space, table.conditions.runtime)
+    if operations:
+        yield table.entries, {op.key: partial(_drawn, op.make, op.input_shape) for op in operations}
+    drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
+    yield table.networks, {str(architecture): partial(_whole_network, space, architecture) for architecture in drawn}
+
+
+def _whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
+    """A network to be measured, with weights that are always the same, and the shape of its input."""
+    return _drawn(partial(space.build, architecture), space.input_shape)
+
+
+def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Shape]:
+    from nas_optuna.randomness import seeded
+
+    with seeded(0):
+        return build(), shape
+
+
+@dataclass(frozen=True)
+class Check:
+    """How well a table tells the latency of whole networks.
+
+    Attributes:
+        measured_ms: Each network's latency, measured on the spot.
+        table_ms: What the table tells of it, with the table's own overhead.
+        overhead_ms: The overhead with which the median error of the table's sums is zero.
+        error: Median relative error of the table as it is, and with the overhead that the other networks have instead
+            (leave one out).
+        spearman: Rank correlation of the two; the overhead does not change it.
+    """
+
+    measured_ms: tuple[float, ...]
+    table_ms: tuple[float, ...]
+    overhead_ms: float
+    error: tuple[float, float]
+    spearman: float
+
+    @property
+    def overhead_helps(self) -> bool:
+        """Whether the overhead lowers the error on networks that it was not fitted to."""
+        return self.error[1] < self.error[0]
+
+
+def check_table(
+    table: LatencyTable,
+    space: SearchSpace,
+    *,
+    networks: int = 30,
+    rounds: int = 5,
+    seconds: float = 0.1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Check:
+    """Compare a table's sums with whole networks."""
+    # These are the networks that the table's kit has measured, or random ones measured on the spot under its
+    # conditions.
+    if table.holds_all(space):
+        raise TableError(
+            f"the latency table holds all networks of space {space.name!r} as they were measured, so that there is"
+            " nothing to check; use it as it is"
+        )
+    if table.whole or table.kit:
+        told, measured = table.own_networks(space)
+        return compare(measured, told, table.overhead_ms)
+    drawn = space.sample_distinct(networks + len(table.networks), random.Random(seed))
+    # Others than the table's own, to which its overhead is fitted, as far as the space has any.
+    drawn = sorted(drawn, key=lambda architecture: str(architecture) in table.networks)[:networks]
+    architectures = {str(architecture): architecture for architecture in drawn}
+    told = [table.architecture_ms(space, architecture) for architecture in drawn]
+    visits: dict[str, list[Visit]] = {text: [] for text in architectures}
+    modules = {text: partial(_whole_network, space, architecture) for text, architecture in architectures.items()}
+    total = rounds * len(architectures)
+    progress(0, total)
+    visited = measure_in_rounds(modules, visits, table.conditions, rounds=rounds, seconds=seconds)
+    for done, _ in enumerate(visited, start=1):
+        progress(done, total)
+    return compare(list(map(fastest, visits.values())), told, table.overhead_ms)
+
+
+def compare(measured_ms: Sequence[float], table_ms: Sequence[float], overhead_ms: float = 0.0) -> Check:
+    """The figures of a `Check` from both latencies of each network, and the overhead that the table's have in them."""
+    from scipy.stats import spearmanr
+
+    if len(measured_ms) < 2:  # one alone has no rank, and leaves no other to fit an overhead to
+        raise TableError(
+            f"the latency table can be compared with {plural(len(measured_ms), 'whole network')} of this space, and"
+            f" 2 are needed; {MEASURE}"
+        )
+
+    def error(predicted: Sequence[float]) -> float:
+        return statistics.median(abs(p - m) / m for p, m in zip(predicted, measured_ms, strict=True))
+
+    gaps = [m - t for m, t in zip(measured_ms, table_ms, strict=True)]
+    others = [statistics.median(gaps[:i] + gaps[i + 1 :]) for i in range(len(gaps))]
+    return Check(
+        measured_ms=tuple(measured_ms),
+        table_ms=tuple(table_ms),
+        overhead_ms=overhead_ms + statistics.median(gaps),
+        error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
+        spearman=float(spearmanr(measured_ms, table_ms).statistic),
+    )
+
+
+class LatencyCost(Cost):
+    """Milliseconds of one inference, from a latency table or measured on the device that trains."""
+
+    name, label, unit = "latency_ms", "latency", "ms"
+
+    def __init__(self, context: CostContext) -> None:
+        super().__init__(context)
+        settings = context.latency
+        self._table: LatencyTable | None = None
+        self._measured: dict[Architecture, float] = {}
+        if settings.table is not None:
+            self._table = LatencyTable.open(settings.table, context.space, force=settings.force)
+            if not self._table.whole:
+                require_operations(context.space, "a latency table")
+        if self._table is not None and self._table.kit:  # of another device, on purpose
+            self._conditions = self._table.conditions
+        else:
+            asked = settings.model_dump(include={"runtime", "threads", "batch_size", "precision"})
+            self._conditions = Conditions.here(context.device, **asked)
+            if self._table is not None and not settings.force:
+                remedy = "use it as it is: --set latency.force=true"
+                self._table.require(self._conditions, Path(settings.table or ""), remedy)
+        self.conditions = str(self._conditions)
+
+    @classmethod
+    def always(cls, context: CostContext) -> bool:
+        """A table makes it as cheap to know as a count."""
+        return context.latency.table is not None
+
+    @cached_property
+    def proxy(self) -> str | None:
+        """A network's MACs stand for its latency where that has to be measured."""
+        return "macs" if self._table is None else None
+
+    @cached_property
+    def margin(self) -> float | None:
+        """What the table's own whole networks say of its error, unless the user has said it."""
+        said = self.context.latency.margin
+        return said if said is not None else self._table.margin(self.context.space) if self._table else 0.0
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Milliseconds."""
+        if self._table is not None:
+            return self._table.architecture_ms(self.context.space, architecture)
+        if architecture not in self._measured:
+            self._measured[architecture] = self._timed(architecture, _SECONDS)
+        return self._measured[architecture]
+
+    def refine(self, architecture: Architecture, so_far: float) -> float:
+        """Time the network once more; the faster time counts."""
+        # What else runs on a machine disturbs it for seconds, longer than one measurement takes. A training is longer,
+        # so that with a short visit in each epoch some are undisturbed, as in a table (`costs.timing.fastest`).
+        if self._table is not None:
+            return so_far
+        self._measured[architecture] = min(so_far, self._timed(architecture, _AGAIN_SECONDS))
+        return self._measured[architecture]
+
+    def _timed(self, architecture: Architecture, seconds: float) -> float:
+        from nas_optuna.devices import current
+        from nas_optuna.randomness import seeded
+
+        space = self.context.space
+        with seeded(0):  # a network is drawn, which no training, in whatever thread, may notice
+            network = space.build(architecture)
+        with current(self.context.device):
+            return measure(network, space.input_shape, self._conditions, seconds)[1]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.costs import timing
-from nas_optuna.costs.latency_table import BESIDE, WHOLE_NETWORKS, least_networks, measurable_operations
+from nas_optuna.costs.latency import BESIDE, WHOLE_NETWORKS
+from nas_optuna.costs.latency_table import least_networks, measurable_operations
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file

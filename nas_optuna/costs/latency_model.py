@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas_optuna.costs.complexity import operators_noted, tensors_in
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
@@ -57,29 +58,21 @@ class LatencyModel:
 def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, float]:
     """What an architecture's network does for one image, by the kind of its operators; nothing is computed."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
 
     from nas_optuna.spaces.function import FunctionSpace
     from nas_optuna.spaces.shapes import Unfilled
 
     counted: Counter[str] = Counter({"network": 1})
 
-    def tensors(values: Any) -> list[Tensor]:
-        return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
-
-    class Reader(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = function(*args, **(kwargs or {}))
-            name = function.__name__.partition(".")[0].rstrip("_")
-            if not function.is_view and "batch_norm" not in name:  # which is folded into the layer before it
-                counted.update(_operator(name, args, tensors(args), tensors(result)))
-            return result
+    def note(function: Any, given: Any, result: Any) -> None:
+        name = function.__name__.partition(".")[0].rstrip("_")
+        if not function.is_view and "batch_norm" not in name:  # which is folded into the layer before it
+            counted.update(_operator(name, given[0], tensors_in(given[0]), tensors_in(result)))
 
     build = space.build_untried if isinstance(space, FunctionSpace) else space.build  # trying takes as long again
     with torch.device("meta"), Unfilled():
         network, image = build(architecture).eval(), torch.empty(1, *space.input_shape)
-    with torch.no_grad(), Reader():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), operators_noted(note):
         network(image)
     return dict(counted)
 

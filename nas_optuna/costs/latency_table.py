@@ -8,52 +8,88 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from nas_optuna.costs.latency import Conditions, measure_in_rounds
 from nas_optuna.costs.latency_model import LatencyModel, operators
-from nas_optuna.costs.latency_soundness import MEASURE, current, known, once, possible, require_table
+from nas_optuna.costs.runtimes import RENAMED, RUNTIMES, Conditions, make_runtime
+from nas_optuna.costs.timing import FORMAT as KIT_FORMAT
 from nas_optuna.costs.timing import TABLE_FORMAT, fastest, slow_looks
-from nas_optuna.errors import ArchitectureError, SpecError, TableError, named, reason_of
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, TableError, named, reason_of, shown, unknown
 from nas_optuna.files import read_text, write_file
-from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
+from nas_optuna.spaces import Decomposable, Operation, SearchSpace, require_operations
 from nas_optuna.spaces.architecture import Architecture
 
-if TYPE_CHECKING:
-    from torch import nn
-
-SECONDS = 0.015
-"""Length of a visit: several short ones are not all disturbed by the same thing."""
 MOST_OPERATIONS = 1_000
 """A space with more operations is measured by whole networks."""
-WHOLE_NETWORKS = 300
-"""So many networks are measured where they stand for the operations."""
-BESIDE = 30
-"""So many are measured beside the operations: they tell how far the sums of these can be trusted, and correct them."""
 LEAST_NETWORKS = 10
 """From fewer whole networks nothing is learned of others; a smaller space is measured whole."""
 _COVERED = 0.95
 """For so many networks is a table's margin large enough."""
 _FACTOR = 3.0
 """Operations that are off by more than this from whole networks are not of the same device or unit."""
-_SAVE_EVERY = 5.0
-"""Seconds of measuring that a killed process can lose."""
+MEASURE = "measure one with nas-optuna latency measure, or the measure.py of a kit"
+"""How one comes to a table that is sound."""
+_FASTEST_MS, _SLOWEST_MS = 1e-4, 600_000.0
+"""No runtime answers a call within 100 ns, and nobody waits ten minutes for one."""
 
 
-_Visit = Annotated[tuple[float, float, float], AfterValidator(possible)]
+def _possible(visit: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Refuse what cannot be the quartiles of a call's milliseconds."""
+    if not all(_FASTEST_MS <= ms <= _SLOWEST_MS for ms in visit):  # NaN is not either
+        raise ValueError(f"{', '.join(f'{ms:.4g}' for ms in visit)} cannot be the milliseconds of a call")
+    if list(visit) != sorted(visit):
+        raise ValueError(f"{', '.join(f'{ms:.4g}' for ms in visit)} are no lower quartile, median and upper quartile")
+    return visit
+
+
+def _current(conditions: object) -> object:
+    """Give a runtime of release 0.2 the name it has now."""
+    if isinstance(conditions, dict) and (name := RENAMED.get(str(conditions.get("runtime")))):
+        return {**conditions, "runtime": name}
+    return conditions
+
+
+def _known(conditions: Conditions) -> Conditions:
+    """Refuse what no runtime is or does."""
+    if conditions.runtime not in RUNTIMES:  # a table names no code that would be imported
+        raise ValueError(unknown("runtime", conditions.runtime, RUNTIMES.names()))
+    try:
+        make_runtime(conditions.runtime).require(conditions.device, conditions.precision)
+    except NasOptunaError as error:
+        raise ValueError(str(error)) from error
+    if conditions.threads < 1 or conditions.batch_size < 1:
+        raise ValueError("threads and batch_size must be at least 1")
+    return conditions
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what stands twice in a JSON object, of which readers take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{named(twice)} stands in it twice")
+    return found
+
+
+def _require_table(content: Any) -> None:
+    """Refuse what says of itself that it is something else, or of another version."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, str) and found.startswith(KIT_FORMAT.rpartition(" ")[0]):
+        raise ValueError("it is the description of a kit: run the kit's measure.py on the device")
+    if found != TABLE_FORMAT:
+        said = shown(found) if found else "not said"
+        raise ValueError(f"its format is {said}, and this release reads {TABLE_FORMAT!r}")
+
+
+_Visit = Annotated[tuple[float, float, float], AfterValidator(_possible)]
 _Visits = Annotated[list[_Visit], Field(min_length=1)]
-_Make = Callable[[], "tuple[nn.Module, Shape]"]
 
 
 class LatencyTable(BaseModel):
@@ -76,7 +112,7 @@ class LatencyTable(BaseModel):
 
     format: str = TABLE_FORMAT
     space: str
-    conditions: Annotated[Conditions, BeforeValidator(current), AfterValidator(known)]
+    conditions: Annotated[Conditions, BeforeValidator(_current), AfterValidator(_known)]
     date: str
     overhead_ms: float = Field(default=0.0, allow_inf_nan=False)
     entries: dict[str, _Visits] = {}
@@ -95,7 +131,7 @@ class LatencyTable(BaseModel):
         """
         try:
             text = read_text(path)
-            require_table(json.loads(text, object_pairs_hook=once))
+            _require_table(json.loads(text, object_pairs_hook=_once))
             return cls.model_validate_json(text, strict=True)
         except OSError as error:
             raise TableError(f"cannot read latency table {named(path)}: {error.strerror}") from error
@@ -321,62 +357,3 @@ def measurable_operations(space: SearchSpace, runtime: str) -> list[Operation]:
     except SpecError:  # of a function whose choices are too many
         return []
     return found if len(found) <= MOST_OPERATIONS else []
-
-
-def measure_table(
-    space: SearchSpace,
-    conditions: Conditions,
-    path: Path,
-    *,
-    rounds: int,
-    seconds: float = SECONDS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> LatencyTable:
-    """Measure every operation that a space can contain, or what an earlier call has left over."""
-    # The table is saved as it grows and when it is interrupted.
-    if path.exists():
-        table = LatencyTable.load(path)
-        table.require(conditions, path, "continue it under its own")
-        table.require_space(space, path)
-    else:
-        table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
-    parts = {place: (found, make) for found, made in _parts(space, table) for place, make in made.items()}
-    visits = {place: list(found.get(place, ())) for place, (found, _) in parts.items()}
-    done, total = sum(min(len(found), rounds) for found in visits.values()), rounds * len(parts)
-    progress(done, total)
-    modules, finished, saved = {place: make for place, (_, make) in parts.items()}, done == total, time.monotonic()
-    try:
-        for place in measure_in_rounds(modules, visits, conditions, rounds=rounds, seconds=seconds):
-            parts[place][0][place] = visits[place]
-            progress(done := done + 1, total)
-            if time.monotonic() - saved > _SAVE_EVERY:
-                table.save(path)
-                saved = time.monotonic()
-        if table.entries and table.networks and not finished:
-            table.overhead_ms = 0.0
-            told, measured = table.own_networks(space)
-            table.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
-    finally:
-        table.save(path)
-    return table
-
-
-def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, list[_Visit]], dict[str, _Make]]]:
-    """What is to be measured of a space, and where a table keeps it."""
-    operations = measurable_operations(space, table.conditions.runtime)
-    if operations:
-        yield table.entries, {op.key: partial(_drawn, op.make, op.input_shape) for op in operations}
-    drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
-    yield table.networks, {str(architecture): partial(whole_network, space, architecture) for architecture in drawn}
-
-
-def whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
-    """A network to be measured, with weights that are always the same, and the shape of its input."""
-    return _drawn(partial(space.build, architecture), space.input_shape)
-
-
-def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Shape]:
-    from nas_optuna.randomness import seeded
-
-    with seeded(0):
-        return build(), shape

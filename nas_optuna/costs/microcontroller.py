@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from nas_optuna.costs.complexity import operators_noted, tensors_in
 from nas_optuna.costs.cost import Cost
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -140,8 +141,6 @@ class _Operator:
 def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
     """What a network does, in order; a buffer is known by a number."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
 
     numbers = {image.untyped_storage()._cdata: _IMAGE}
     held: list[Tensor] = []  # so that no storage takes the place of one that was freed
@@ -149,30 +148,24 @@ def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
     count = itertools.count(_IMAGE + 1)
     found: list[_Operator] = []
 
-    def tensors(values: Any) -> list[Tensor]:
-        return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+    def note(function: Any, given: Any, result: Any) -> None:
+        reads = [numbers[key] for t in tensors_in(given) if (key := t.untyped_storage()._cdata) in numbers]
+        writes: dict[int, int] = {}
+        for tensor in tensors_in(result):  # not the places of a maximum, which only training needs
+            key = tensor.untyped_storage()._cdata
+            if tensor.is_floating_point() and tensor.numel() and key not in numbers and key not in weights:
+                numbers[key] = next(count)
+                writes[numbers[key]] = tensor.numel()
+            held.append(tensor)
+        padded = _padded(given[0]) if function.__name__.startswith("convolution") else 0
+        if padded:  # an operator of its own
+            around = {next(count): padded}
+            found.append(_Operator(reads, around))
+            reads = list(around)
+        if writes:  # a view, and what works in place, need no memory
+            found.append(_Operator(reads, writes, any(name in function.__name__ for name in _FUSED)))
 
-    class Follower(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = function(*args, **(kwargs or {}))
-            reads = [numbers[key] for t in tensors((args, kwargs)) if (key := t.untyped_storage()._cdata) in numbers]
-            writes: dict[int, int] = {}
-            for tensor in tensors(result):  # not the places of a maximum, which only training needs
-                key = tensor.untyped_storage()._cdata
-                if tensor.is_floating_point() and tensor.numel() and key not in numbers and key not in weights:
-                    numbers[key] = next(count)
-                    writes[numbers[key]] = tensor.numel()
-                held.append(tensor)
-            padded = _padded(args) if function.__name__.startswith("convolution") else 0
-            if padded:  # an operator of its own
-                around = {next(count): padded}
-                found.append(_Operator(reads, around))
-                reads = list(around)
-            if writes:  # a view, and what works in place, need no memory
-                found.append(_Operator(reads, writes, any(name in function.__name__ for name in _FUSED)))
-            return result
-
-    with torch.no_grad(), Follower():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), operators_noted(note):
         network(image)
     return found
 

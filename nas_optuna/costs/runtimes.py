@@ -1,4 +1,4 @@
-"""What runs a network where its latency counts: PyTorch eager or compiled, ONNX Runtime, or a runtime of yours."""
+"""What runs a network where its latency counts, and under which conditions: PyTorch, ONNX Runtime, or one of yours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -89,6 +90,56 @@ def make_runtime(name: str) -> Runtime:
     """The runtime of that name."""
     made: Runtime = RUNTIMES.make(RENAMED.get(name, name), options={}, wanted=Runtime)
     return made
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a latency depends on beside the network; two latencies compare only where all of it is the same.
+
+    Attributes:
+        device: Type of the device, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        device_name: What its maker calls it.
+        runtime: A name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``.
+        version: The runtime's version.
+        threads: Threads of one operation on the CPU.
+        batch_size: Images per call.
+        precision: What weights and activations are, e.g. ``"fp32"`` or ``"int8"``.
+    """
+
+    device: str
+    device_name: str
+    runtime: str
+    version: str
+    threads: int
+    batch_size: int
+    precision: str
+
+    @classmethod
+    def here(
+        cls,
+        device: torch.device,
+        *,
+        runtime: str = "torch",
+        threads: int = 1,
+        batch_size: int = 1,
+        precision: str = "fp32",
+    ) -> Conditions:
+        """The conditions on this machine."""
+        if threads < 1 or batch_size < 1:
+            raise SpecError(f"threads and batch size must be at least 1, got {threads} and {batch_size}")
+        from nas_optuna.devices import device_name
+
+        made = make_runtime(runtime)
+        made.require(device.type, precision)
+        name = device_name(device)
+        return cls(device.type, name, made.name, made.version(), threads, batch_size, precision)
+
+    def __str__(self) -> str:
+        """E.g. ``"measured on ARM Cortex-A72 with onnxruntime 1.32.0, int8, batch 1, threads 1"``."""
+        return (
+            f"measured on {self.device_name} with {self.runtime} {self.version}, {self.precision},"
+            f" batch {self.batch_size}, threads {self.threads}"
+        )
 
 
 class TorchEager(Runtime):

@@ -6,20 +6,20 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 from zipfile import ZipFile
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from nas_optuna.data.images import MAX_CLASSES, ImageSet, LeftOutCollector, ReadingReport, listing
-from nas_optuna.data.layout import PART_NAMES
-from nas_optuna.data.pictures import ValueRange
+from nas_optuna.data.pictures import find_white, scaling
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.source import PARTS, FileSource, Part, Reading, fitted, require_memory
+from nas_optuna.data.source import PART_NAMES, PARTS, FileSource, Part, Reading, fitted, require_memory
 from nas_optuna.errors import DataError, named, reason_of
 
 Role = Literal["images", "labels"]
@@ -66,10 +66,10 @@ class NpzSource(FileSource):
         with _readable():
             self._headers = self._read_headers()
         self._arrays = _assigned(self._headers, self._left_out)
-        self._channel_axis = self._checked_shapes()
+        self._axes = self._channel_axes()
         labels = {part: roles["labels"] for part, roles in self._arrays.items()}
         values = {part: _label_values(self._array(name), named(name)) for part, name in labels.items()}
-        known, self._classes = _class_values(values, self._class_names(), self._left_out)
+        known, self._classes = _class_values(values, self._named_classes(), self._left_out)
         super().__init__({part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()})
 
     def _read_headers(self) -> dict[str, _Header]:
@@ -89,12 +89,14 @@ class NpzSource(FileSource):
                     self._left_out.add("files that are no arrays", named(name))
                     continue
                 with archive.open(entry) as file:
-                    headers[name] = _read_header(name, file)
-                if headers[name].nbytes > entry.file_size and headers[name].dtype.kind != "O":
-                    raise DataError(f"array {headers[name]} is damaged: its data are missing")
-                if headers[name].nbytes > max(_SMALL, _BOMB * entry.compress_size):
+                    old = npy.read_magic(file) == (1, 0)
+                    shape, _, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(file)
+                headers[name] = header = _Header(name, shape, dtype)
+                if header.nbytes > entry.file_size and dtype.kind != "O":
+                    raise DataError(f"array {header} is damaged: its data are missing")
+                if header.nbytes > max(_SMALL, _BOMB * entry.compress_size):
                     raise DataError(
-                        f"array {headers[name]} unpacks to more than {_BOMB} times its size in the file, which pictures"
+                        f"array {header} unpacks to more than {_BOMB} times its size in the file, which pictures"
                         " do not; if it is whole, save it with np.savez"
                     )
         return headers
@@ -108,17 +110,16 @@ class NpzSource(FileSource):
             )
         require_memory(2 * header.nbytes, f"array {header}", "store uint8, or fewer or smaller images")
         with _readable(), ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
-            found: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+            found: np.ndarray = npy.read_array(file, allow_pickle=False)
         return found
 
-    def _checked_shapes(self) -> int | None:
-        """The axis of the channels, None where there is none; images, labels and parts must fit together."""
+    def _channel_axes(self) -> dict[Part, int | None]:
+        """Each part's axis of the channels, None where there is none; images, labels and parts must fit together."""
         layout = str(self._array(_LAYOUT)).casefold() if _LAYOUT in self._headers else None
-        axes, channels = set(), set()
+        axes, channels = {}, set()
         for part in self._arrays:
             images, labels = (self._header(part, role) for role in ("images", "labels"))
-            axis = _channel_axis(images, layout)
-            axes.add(axis)
+            axes[part] = axis = _channel_axis(images, layout)
             channels.add(1 if axis is None else images.shape[axis])
             if not labels.shape or labels.shape[0] != images.shape[0]:
                 raise DataError(
@@ -127,52 +128,47 @@ class NpzSource(FileSource):
         if len(channels) > 1:
             found = ", ".join(str(self._header(part, "images")) for part in self._arrays)
             raise DataError(f"its parts differ in their channels ({found}); give all the same number")
-        if len(axes) > 1:
-            raise DataError(
-                "its parts have their channels on different axes; store all images as [n, height, width, channels]"
-            )
         if "validation" in self._arrays:
             train, validation = self._header("train", "images"), self._header("validation", "images")
             if train.shape[1:] != validation.shape[1:]:
                 raise DataError(f"training and validation images differ in size ({train}, {validation})")
-        return next(iter(axes))
+        return axes
 
     def _header(self, part: Part, role: Role) -> _Header:
         return self._headers[self._arrays[part][role]]
 
-    def _class_names(self) -> list[str] | None:
+    def _named_classes(self) -> list[str] | None:
+        """What the labels 0, 1, … are called, where the file says that."""
         name = next((name for name in self._headers if name.casefold() in _CLASSES), None)
-        return None if name is None else _named_classes(self._array(name), named(name))
+        if name is None:
+            return None
+        array = self._array(name)
+        if array.ndim != 1 or array.dtype.kind not in "US":
+            raise DataError(f"array {self._headers[name]} must hold the name of each class as text")
+        return [str(each) for each in _label_values(array, named(name))]
 
     def _pixels(self, part: Part) -> np.ndarray:
         """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
         array = self._array(self._arrays[part]["images"])
-        pixels = to_uint8(array, self._white(array.dtype.kind == "f")) if array.dtype != np.uint8 else array
-        if self._channel_axis is None:
+        pixels = array if array.dtype == np.uint8 else to_uint8(array, self._whites[array.dtype.kind != "f"])
+        if self._axes[part] is None:
             return pixels[:, None]
-        return pixels if self._channel_axis == 1 else pixels.transpose(0, 3, 1, 2)
-
-    def _white(self, fractions: bool) -> int:
-        """What becomes 255 in all arrays of fractions, or of whole numbers, together."""
-        found = self._ranges[fractions]
-        if fractions and len({values.white for values in found}) > 1:
-            raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
-        return max(values.white for values in found)
+        return pixels if self._axes[part] == 1 else pixels.transpose(0, 3, 1, 2)
 
     @cached_property
-    def _ranges(self) -> tuple[list[ValueRange], list[ValueRange]]:
-        """The range of each image array that is not uint8: of whole numbers, and of fractions."""
-        ranges: tuple[list[ValueRange], list[ValueRange]] = ([], [])
-        for part in self._arrays:
-            header = self._header(part, "images")
-            if header.dtype == np.uint8:
-                continue
-            try:
-                values = ValueRange.of(self._array(header.name))
-            except DataError as error:
-                raise DataError(f"array {named(header.name)!r}: {error}") from error
-            ranges[not values.whole].append(values)
-        return ranges
+    def _whites(self) -> dict[bool, int]:
+        """What becomes 255 in all arrays of whole numbers (True) and of fractions, where there are any but uint8."""
+        found: dict[bool, list[int]] = {}
+        for header in (self._header(part, "images") for part in self._arrays):
+            if header.dtype != np.uint8:
+                try:
+                    whole, white = find_white(self._array(header.name))
+                except DataError as error:
+                    raise DataError(f"array {named(header.name)!r}: {error}") from error
+                found.setdefault(whole, []).append(white)
+        if len(set(found.get(False, ()))) > 1:
+            raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
+        return {whole: max(whites) for whole, whites in found.items()}
 
     def _read(self, chosen: np.ndarray) -> ImageSet:
         ends = np.cumsum([self._header(part, "images").shape[0] for part in self._arrays])
@@ -186,14 +182,12 @@ class NpzSource(FileSource):
         layout = f"arrays: {', '.join(arrays)}"
         if "test" not in self._arrays:
             layout += "; no test part: a fixed fifth of each class is held out for test"
-        changes = [f"pixels: {v.description}" for ranges in self._ranges for v in ranges[:1] if v.description]
+        scaled = [scaling(whole, white) for whole, white in self._whites.items()]
+        changes = [f"pixels: {description}" for description in scaled if description]
         report = ReadingReport((size,), (layout, *changes, *self._left_out.listed()))
-        found = ImageSet(images, labels, self._classes, report=report)
-        if self._ranges[False]:
-            found = replace(found, whole_white=self._white(False))
-        if self._ranges[True]:
-            found = replace(found, fraction_white=self._white(True))
-        return fitted(found, self._reading)
+        whole, fraction = self._whites.get(True, 65535), self._whites.get(False, 1)
+        made = ImageSet(images, labels, self._classes, whole_white=whole, fraction_white=fraction, report=report)
+        return fitted(made, self._reading)
 
 
 @contextmanager
@@ -205,14 +199,6 @@ def _readable() -> Iterator[None]:
         raise
     except Exception as error:  # a damaged file makes its readers raise anything
         raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason_of(error)})") from error
-
-
-def _read_header(name: str, file: IO[bytes]) -> _Header:
-    """Read how large an array is, and nothing of it."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return _Header(name, shape, dtype)
 
 
 def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dict[Part, dict[Role, str]]:
@@ -259,9 +245,8 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
         return None
     if len(images.shape) != 4:
         raise DataError(f"array {images} has {len(images.shape)} axes; images must be {understood}")
-    possible = [axis for axis in (1, 3) if 1 <= images.shape[axis] <= _MAX_CHANNELS]
-    if layout is not None:
-        possible = [axis for axis in possible if axis == _CHANNEL_AXES[layout]]
+    axes = (1, 3) if layout is None else (_CHANNEL_AXES[layout],)
+    possible = [axis for axis in axes if 1 <= images.shape[axis] <= _MAX_CHANNELS]
     if not possible:
         raise DataError(f"array {images} has no axis of 1 to {_MAX_CHANNELS} channels; images must be {understood}")
     if len(possible) > 1:
@@ -277,7 +262,12 @@ def _label_values(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.dtype.kind in "biuf":
-        return _from_one_hot(array, name)
+        if not ((array == 0) | (array == 1)).all() or not (array.sum(1) == 1).all():
+            raise DataError(
+                f"array {name!r} {list(array.shape)} is not one-hot: each row must hold a single 1 and else 0; several"
+                " labels for one image are not supported"
+            )
+        array = np.argmax(array, 1)
     if array.ndim != 1:
         raise DataError(
             f"array {name!r} has the shape {list(array.shape)}; labels must be [n], [n, 1] or one-hot [n, classes]"
@@ -287,24 +277,12 @@ def _label_values(array: np.ndarray, name: str) -> np.ndarray:
             return np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"array {name!r} holds names that are not UTF-8; save them as text") from error
-    if array.dtype.kind == "U":
+    if array.dtype.kind in "Uiu":
         return array
-    if array.dtype.kind == "b":
-        return array.astype(np.int64)
-    if array.dtype.kind in "iu":
-        return array
-    if array.dtype.kind != "f" or not np.isfinite(array).all() or (abs(array) > _EXACT).any() or (array % 1).any():
+    exact = array.dtype.kind == "f" and np.isfinite(array).all() and (abs(array) <= _EXACT).all()
+    if array.dtype.kind != "b" and not (exact and not (array % 1).any()):
         raise DataError(f"array {name!r} ({array.dtype}) must hold whole numbers or names, one for each image")
     return array.astype(np.int64)
-
-
-def _named_classes(array: np.ndarray, name: str) -> list[str]:
-    """The names of the classes, in their order."""
-    if array.ndim != 1 or array.dtype.kind not in "US":
-        raise DataError(
-            f"array {name!r} must hold the name of each class as text, got {array.dtype} {list(array.shape)}"
-        )
-    return [str(each) for each in _label_values(array, name)]
 
 
 def _class_values(
@@ -332,13 +310,3 @@ def _class_values(
     for number in sorted(set(range(len(names))) - set(known.tolist())):
         left_out.add("classes without an image", named(names[number]))
     return known, tuple(names[number] for number in known.tolist())
-
-
-def _from_one_hot(array: np.ndarray, name: str) -> np.ndarray:
-    if not ((array == 0) | (array == 1)).all() or not (array.sum(1) == 1).all():
-        raise DataError(
-            f"array {name!r} {list(array.shape)} is not one-hot: each row must hold a single 1 and else 0; several"
-            " labels for one image are not supported"
-        )
-    numbers: np.ndarray = np.argmax(array, 1)
-    return numbers

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class TorchvisionSet:
 
     class_name: str
     files: str  # that torchvision wants in the data directory, for the error message
-    archives: tuple[str, ...] = ()  # where a person may have put what torchvision would download
+    archive: str = ""  # where a person may have put what torchvision would download, if not in a folder of its name
     part: tuple[str, object, object] = ("train", True, False)  # a keyword, with its values for training and test
     options: Mapping[str, object] = field(default_factory=dict)
     mean: tuple[float, ...] = ()  # of each channel; measured without it
@@ -74,10 +74,13 @@ class TorchvisionSet:
 
     def _opened(self, train: bool, directory: Path) -> Any:
         """The set, downloaded first where it is absent."""
+        from filelock import FileLock
+
         directory.mkdir(parents=True, exist_ok=True)
         with suppress(*_ABSENT):
             return self._read(train, directory, download=False)
-        with _only_process(directory / f".{self.class_name}.lock"):
+        lock = FileLock(directory / f".{self.class_name}.lock") if os.access(directory, os.W_OK) else nullcontext()
+        with lock:
             with suppress(*_ABSENT):  # another process may have downloaded it meanwhile
                 return self._read(train, directory, download=False)
             self._download(train, directory)
@@ -98,85 +101,41 @@ class TorchvisionSet:
             shutil.rmtree(abandoned, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=directory) as temporary:
             own = Path(temporary)
-            for name in self.archives:
-                if (directory / name).is_dir():
-                    shutil.copytree(directory / name, own / name)
-                elif (directory / name).is_file():
-                    shutil.copy2(directory / name, own / name)
-            with _network_timeout():
+            if (given := directory / (self.archive or self.class_name)).exists():
+                copy = shutil.copytree if given.is_dir() else shutil.copy2
+                copy(given, own / given.name)
+            before = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, so it would wait without end
+            try:
                 self._read(train, own, download=True)
+            finally:
+                socket.setdefaulttimeout(before)
             for file in sorted(path for path in own.rglob("*") if path.is_file()):
                 target = directory / file.relative_to(own)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
 
 
-@contextmanager
-def _only_process(lock: Path) -> Iterator[None]:
-    """Hold a lock among all processes; where the directory cannot be written to, there is nothing to lock."""
-    from filelock import FileLock
-
-    if not os.access(lock.parent, os.W_OK):
-        yield
-        return
-    with FileLock(lock):
-        yield
-
-
-@contextmanager
-def _network_timeout() -> Iterator[None]:
-    """Torchvision sets none, so a mirror that never answers would be waited for without end."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 mnist = TorchvisionSet(
     "MNIST",
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte in MNIST/raw",
-    archives=("MNIST",),
     # The established figures; the other sets' are measured.
     mean=(0.1307,),
     std=(0.3081,),
 )
-fashion_mnist = TorchvisionSet(
-    "FashionMNIST",
-    "the four idx files in FashionMNIST/raw",
-    archives=("FashionMNIST",),
-)
-kmnist = TorchvisionSet("KMNIST", "the four idx files in KMNIST/raw", archives=("KMNIST",))
+fashion_mnist = TorchvisionSet("FashionMNIST", "the four idx files in FashionMNIST/raw")
+kmnist = TorchvisionSet("KMNIST", "the four idx files in KMNIST/raw")
 emnist = TorchvisionSet(
     "EMNIST",
     "emnist-balanced-* idx files in EMNIST/raw",
-    archives=("EMNIST",),
     options={"split": "balanced"},
     transposed=True,
 )
-qmnist = TorchvisionSet(
-    "QMNIST",
-    "the qmnist-* files in QMNIST/raw",
-    archives=("QMNIST",),
-    part=("what", "train", "test10k"),
-)
+qmnist = TorchvisionSet("QMNIST", "the qmnist-* files in QMNIST/raw", part=("what", "train", "test10k"))
 usps = TorchvisionSet("USPS", "usps.bz2 and usps.t.bz2")
-svhn = TorchvisionSet(
-    "SVHN",
-    "train_32x32.mat and test_32x32.mat",
-    part=("split", "train", "test"),
-)
-cifar10 = TorchvisionSet(
-    "CIFAR10",
-    "the folder cifar-10-batches-py",
-    archives=("cifar-10-python.tar.gz",),
-)
-cifar100 = TorchvisionSet(
-    "CIFAR100",
-    "the folder cifar-100-python",
-    archives=("cifar-100-python.tar.gz",),
-)
+svhn = TorchvisionSet("SVHN", "train_32x32.mat and test_32x32.mat", part=("split", "train", "test"))
+cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py", archive="cifar-10-python.tar.gz")
+cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python", archive="cifar-100-python.tar.gz")
 
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
@@ -190,7 +149,7 @@ def is_code(name: str) -> bool:
         >>> is_code("folder:pets"), is_code("digits"), is_code("my_data:load")
         (False, False, True)
     """
-    return not name.startswith(("folder:", "npz:")) and DATA_SETS.is_code(name)
+    return name.partition(":")[0] not in FROM_FILES and DATA_SETS.is_code(name)
 
 
 def data_name(text: str) -> str:
@@ -245,33 +204,26 @@ def digits(train: bool, directory: Path) -> ImageSet:
     return ImageSet(images, labels, tuple(map(str, range(10)))).subset(rest if train else held_out)
 
 
-def open_source(name: str, directory: Path | None = None, reading: Reading | None = None) -> Source:
-    """What a data set's name stands for, ready to be read; see `load_images` for the arguments."""
+@contextmanager
+def opened(name: str, directory: Path | None = None, reading: Reading | None = None) -> Iterator[Source]:
+    """What a data set's name stands for, ready to be read; a `DataError` within says which data set it is about."""
     reading = reading or Reading()
     kind, _, path = name.partition(":")
-    with naming(name):
+    try:
         if kind in FROM_FILES:
-            return FROM_FILES[kind](_user_path(kind, path), reading)
-        if name and name not in DATA_SETS and Path(name).is_dir():
+            yield FROM_FILES[kind](_user_path(kind, path), reading)
+        elif name and name not in DATA_SETS and Path(name).is_dir():
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
-        function = DATA_SETS.find(name)
-        return FunctionSource(function, directory or data_directory(), reading)
+        else:
+            yield FunctionSource(DATA_SETS.find(name), directory or data_directory(), reading)
+    except DataError as error:
+        raise DataError(f"data set {named(name)!r}: {error}") from error
 
 
 def load_images(name: str, train: bool, directory: Path | None = None, reading: Reading | None = None) -> ImageSet:
     """Load one part of a data set."""
-    source = open_source(name, directory, reading)
-    with naming(name):
+    with opened(name, directory, reading) as source:
         return source.training() if train else source.test()
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Say in a `DataError` which data set it is about."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"data set {named(name)!r}: {error}") from error
 
 
 def _user_path(kind: str, text: str) -> Path:

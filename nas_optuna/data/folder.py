@@ -1,11 +1,19 @@
-"""A folder of pictures as a data set."""
+"""A folder of pictures as a data set: which picture belongs to which part and class, and how all of them are read.
+
+As torchvision's ``ImageFolder`` has it, a class is a directory. Beyond that, parts are found, what is not read is told,
+links are followed but not in a circle, and directories that hold the classes one level deeper are refused.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
@@ -13,20 +21,11 @@ from typing import TypeVar, cast
 import numpy as np
 import torch
 
-from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions
-from nas_optuna.data.layout import read_layout
-from nas_optuna.data.pictures import (
-    BACKGROUNDS,
-    PictureFacts,
-    ValueRange,
-    inspect_picture,
-    picture_pixels,
-    quiet,
-    shared_background,
-)
+from nas_optuna.data import pictures
+from nas_optuna.data.images import VERBS, ImageSet, LeftOutCollector, ReadingReport, dimensions, listing
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.source import PARTS, FileSource, Reading, require_memory
-from nas_optuna.errors import DataError
+from nas_optuna.data.source import PART_NAMES, FileSource, Part, Reading, require_memory
+from nas_optuna.errors import DataError, named
 from nas_optuna.quantities import plural
 
 MAX_PHOTO_SIDE = 224
@@ -47,22 +46,21 @@ class FolderSource(FileSource):
     def __init__(self, root: Path, reading: Reading) -> None:
         self._reading = reading
         self._layout = read_layout(root)
-        parts = {part: self._layout.parts[part] for part in PARTS if part in self._layout.parts}
+        parts = self._layout.parts
         super().__init__({part: torch.tensor([label for _, label in files]) for part, files in parts.items()})
         self._files = [file for files in parts.values() for file, _ in files]
 
     @cached_property
-    def _facts(self) -> list[PictureFacts]:
+    def _facts(self) -> list[pictures.PictureFacts]:
         """What the files of all pictures say, of the test part, too: their range tells what numbers mean."""
-        return _for_each(inspect_picture, self._files)
+        return _for_each(pictures.inspect_picture, self._files)
 
     @cached_property
     def _pixels(self) -> PixelFormat:
         """What all pictures become; its statistics are not known yet."""
         facts = [self._facts[i] for i in self._training]
         height, width = _unified_size(facts, self._reading)
-        _refuse_shallow_colours(self._facts)
-        deep = [fact.values for fact in self._facts if fact.values is not None]
+        deep = [fact.white for fact in self._facts if fact.white is not None]
         channels = 1 if all(fact.grey for fact in facts) else 3
         return PixelFormat(
             channels,
@@ -72,9 +70,9 @@ class FolderSource(FileSource):
             (1.0,) * channels,
             (height, width),
             self._reading.resize,
-            background=shared_background(facts),
-            whole_white=max((values.white for values in deep if values.whole), default=65535),
-            fraction_white=max((values.white for values in deep if not values.whole), default=1),
+            background=pictures.shared_background(facts),
+            whole_white=max((white for whole, white in deep if whole), default=65535),
+            fraction_white=max((white for whole, white in deep if not whole), default=1),
         )
 
     def _read(self, chosen: np.ndarray) -> ImageSet:
@@ -89,9 +87,12 @@ class FolderSource(FileSource):
 
         def read(item: tuple[int, Path]) -> None:
             number, file = item
-            images[number] = torch.from_numpy(np.array(picture_pixels(file, pixels)))
+            images[number] = torch.from_numpy(np.array(pictures.picture_pixels(file, pixels)))
 
         _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
+        facts = [self._facts[i] for i in chosen]
+        sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
+        notes = (*self._layout.remarks, *_changes(facts, pixels), *self._layout.left_out)
         return ImageSet(
             images,
             self._labels[torch.from_numpy(chosen)],
@@ -100,13 +101,8 @@ class FolderSource(FileSource):
             background=pixels.background,
             whole_white=pixels.whole_white,
             fraction_white=pixels.fraction_white,
-            report=self._report([self._facts[i] for i in chosen], pixels),
+            report=ReadingReport(tuple(sizes), notes),
         )
-
-    def _report(self, facts: Sequence[PictureFacts], pixels: PixelFormat) -> ReadingReport:
-        layout = ["; ".join(self._layout.remarks)] if self._layout.remarks else []
-        sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-        return ReadingReport(tuple(sizes), (*layout, *_changes(facts, pixels), *self._layout.left_out))
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -119,7 +115,8 @@ def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> l
         except DataError as error:
             return None, str(error)
 
-    with quiet(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    # What Pillow warns of is refused or named by us.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
             found = list(pool.map(attempt, items))
         except BaseException:  # Ctrl-C: what has not begun need not
@@ -131,7 +128,7 @@ def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> l
     return [cast(_Result, result) for result, _ in found]
 
 
-def _unified_size(facts: Sequence[PictureFacts], reading: Reading) -> tuple[int, int]:
+def _unified_size(facts: Sequence[pictures.PictureFacts], reading: Reading) -> tuple[int, int]:
     """Height and width that all pictures get, as in `FolderSource`'s docstring."""
     sizes = {(fact.height, fact.width) for fact in facts}
     longest = max(max(size) for size in sizes)
@@ -149,17 +146,7 @@ def _unified_size(facts: Sequence[PictureFacts], reading: Reading) -> tuple[int,
     return side, side
 
 
-def _refuse_shallow_colours(facts: Sequence[PictureFacts]) -> None:
-    """Refuse colours of 10, 12 or 14 bits in 16-bit files: of what Pillow reads, nearly nothing is left."""
-    deep = [fact.brightest for fact in facts if fact.brightest is not None]
-    if deep and 0 < max(deep) < 64:
-        raise DataError(
-            f"{plural(len(deep), 'picture')} with 16-bit colours that use the lower bits only; convert them to"
-            " 8 bits per colour"
-        )
-
-
-def _changes(facts: Sequence[PictureFacts], pixels: PixelFormat) -> Iterator[str]:
+def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Iterator[str]:
     """What was done to pixels, with counts."""
     changed = sum((fact.height, fact.width) != (pixels.height, pixels.width) for fact in facts)
     if changed:
@@ -171,10 +158,10 @@ def _changes(facts: Sequence[PictureFacts], pixels: PixelFormat) -> Iterator[str
     if pixels.channels == 1 and grey < len(facts):
         yield f"colours: {plural(len(facts) - grey, 'colour picture')} turned grey, because training pictures are grey"
     for whole, white in ((True, pixels.whole_white), (False, pixels.fraction_white)):
-        count = sum(fact.values is not None and fact.values.whole == whole for fact in facts)
-        if count and (scaled := ValueRange(0, white, whole).description):
+        count = sum(fact.white is not None and fact.white[0] == whole for fact in facts)
+        if count and (scaled := pictures.scaling(whole, white)):
             yield f"depth: {plural(count, 'picture')} with {scaled}"
-    on = BACKGROUNDS[pixels.background]
+    on = pictures.BACKGROUNDS[pixels.background]
     why = "" if on == "white" else ", because white would hide more drawings"
     remarks = {
         "turned upright by the EXIF orientation": sum(fact.turned for fact in facts),
@@ -186,3 +173,202 @@ def _changes(facts: Sequence[PictureFacts], pixels: PixelFormat) -> Iterator[str
     for remark, count in remarks.items():
         if count:
             yield f"{plural(count, 'picture')} {remark}"
+
+
+ENDINGS = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
+)
+"""Of files that are read as pictures, in any case of letters."""
+
+_UNREAD = frozenset(
+    {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".nii"}
+    | {".npy", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"}
+)
+_JUNK = frozenset(
+    {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+    | {"system volume information"}
+)
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """The pictures of a folder: sorted classes, the files of each part with the number of their class, and remarks."""
+
+    classes: tuple[str, ...]
+    parts: Mapping[Part, tuple[tuple[Path, int], ...]]
+    left_out: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def read_layout(root: Path) -> FolderLayout:
+    """Find the parts, the classes and the pictures of a folder."""
+    # A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
+    # any other holds one directory per class.
+    root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # which have no name to call them by
+    if not root.is_dir():
+        problem = "is not a directory" if root.exists() else "does not exist"
+        raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
+    scan = _Scan(root)
+    directories = scan.divided()
+    found = {part: scan.classes_of(directory) for part, directory in directories.items()}
+    train = found["train"]
+    for name in (name for name, files in train.items() if not files):
+        scan.left_out.add("classes without a picture", name)
+    classes = tuple(sorted(name for name, files in train.items() if files))
+    if len(classes) < 2:
+        text = f"{named(directories['train'].name)} has {len(train)} class directories"
+        if len(classes) != len(train):
+            text += f", of which {len(classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
+        raise DataError(f"{text}; at least two are needed")
+    for part, of_class in found.items():
+        _require_known(of_class, classes, part, directories[part])
+    numbers = {name: number for number, name in enumerate(classes)}
+    parts: dict[Part, tuple[tuple[Path, int], ...]] = {
+        part: tuple((file, numbers[name]) for name in classes for file in of_class.get(name, ()))
+        for part, of_class in found.items()
+    }
+    told = [f"{part} in {named(directory.name)}/" for part, directory in directories.items() if directory != root]
+    remarks = [f"parts: {', '.join(told)}"] if told else []
+    if "test" not in parts:
+        remarks.append("no test part: a fixed fifth of each class is held out for test")
+    for part, of_class in found.items():
+        if lacking := [name for name in classes if not of_class.get(name)]:
+            remarks.append(f"the {part} part has no picture of {listing(lacking)}")
+    return FolderLayout(classes, parts, scan.left_out.listed(), ("; ".join(remarks),) if remarks else ())
+
+
+class _Scan:
+    """One walk over a folder, which remembers what is left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.left_out = LeftOutCollector()
+
+    def divided(self) -> dict[Part, Path]:
+        """The directory of each part; the folder itself is the training part where it is not divided."""
+        directories, files = self._entries(self.root)
+        named: dict[Part, list[Path]] = {}
+        for directory in directories:
+            for part, names in PART_NAMES.items():
+                if directory.name.casefold() in names:
+                    named.setdefault(part, []).append(directory)
+        if "train" not in named and named and sum(map(len, named.values())) == len(directories):
+            raise DataError(
+                f"it holds {listing(d.name for d in directories)} but no train; name the folder that holds one"
+                " directory per class, or add the training part"
+            )
+        if "train" not in named or (len(named) == 1 and len(directories) > 1):
+            return {"train": self.root}  # whose entries are looked at again, as classes
+        for part, found in named.items():
+            if len(found) > 1:
+                raise DataError(
+                    f"it holds {listing(d.name for d in found)}, which are all the {part} part; keep one of them"
+                )
+        for file in files:
+            self._leave_out(file, "pictures beside the parts")
+        for directory in directories:
+            if not any(directory in found for found in named.values()):
+                self.left_out.add("directories beside the parts", f"{self._relative(directory)}/")
+        return {part: named[part][0] for part in PART_NAMES if part in named}
+
+    def classes_of(self, directory: Path) -> dict[str, list[Path]]:
+        """The pictures below each of a part's directories, by its name, sorted."""
+        directories, files = self._entries(directory)
+        for file in files:
+            self._leave_out(file, "pictures beside the class directories")
+        if not directories and directory != self.root and any(map(_is_picture, files)):
+            raise DataError(
+                f"{named(directory.name)} holds pictures but no directory per class, so that nothing says what they"
+                " show; put them into directories, or move it elsewhere"
+            )
+        found: dict[str, list[Path]] = {}
+        for each in sorted(directories):
+            name = unicodedata.normalize("NFC", each.name)
+            if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are no text
+                raise DataError(f"the directory {named(each)} names a class, but not in UTF-8; rename it")
+            if name in found:
+                raise DataError(f"it holds two directories that are named {named(name)!r}")
+            found[name] = sorted(self._pictures(each, frozenset({directory.resolve()})))
+        self._refuse_one_level_too_high(directory, found)
+        return found
+
+    def _pictures(self, directory: Path, above: frozenset[Path]) -> Iterator[Path]:
+        """Every picture at any depth; links are followed, but not in a circle."""
+        real = directory.resolve()
+        if real in above or self.root.resolve().is_relative_to(real):
+            self.left_out.add("links to a directory above", f"{self._relative(directory)}/")
+            return
+        directories, files = self._entries(directory)
+        for file in files:
+            if _is_picture(file):
+                yield file
+            else:
+                self._leave_out(file)
+        for each in directories:
+            yield from self._pictures(each, above | {real})
+
+    def _entries(self, directory: Path) -> tuple[list[Path], list[Path]]:
+        """The directories and the other files in a directory, sorted; what systems and tools put there is left out."""
+        found: tuple[list[Path], list[Path]] = ([], [])
+        try:
+            with os.scandir(directory) as scan:
+                entries = sorted((entry.name, entry.is_dir()) for entry in scan)
+        except OSError as error:
+            raise DataError(f"{named(directory)} cannot be read ({error.strerror})") from error
+        for name, is_directory in entries:
+            path = directory / name
+            if name.startswith(".") or name.casefold() in _JUNK:
+                self.left_out.add("hidden and system files", self._relative(path) + ("/" if is_directory else ""))
+            else:
+                found[not is_directory].append(path)
+        return found
+
+    def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+        """Directories of directories are no classes: a network would learn which directory a picture came from."""
+        deep = {name: _inner_directories(directory / name, files) for name, files in classes.items() if files}
+        suspicious = [name for name, below in deep.items() if len(below) > 1 and (all(deep.values()) or _is_part(name))]
+        if not suspicious:
+            return
+        inner = sorted(directory / suspicious[0] / below for below in deep[suspicious[0]])
+        raise DataError(
+            f"its pictures lie too deep, in {listing((os.path.relpath(each, directory) for each in inner), 2)}; if the"
+            f" inner directories are the classes, name folder:{named(os.path.commonpath(inner))} (or rename"
+            " parts to train, val and test); if the outer ones are, move each one's pictures into it"
+        )
+
+    def _leave_out(self, file: Path, reason: str = "") -> None:
+        """Note a file that is not used; the reason is that of pictures."""
+        if not _is_picture(file):
+            unread = file.suffix.casefold() in _UNREAD
+            reason = "pictures of a kind that is not read; convert them to PNG or JPEG" if unread else ""
+        self.left_out.add(reason or "files that are no pictures", self._relative(file))
+
+    def _relative(self, path: Path) -> str:
+        return named(path.relative_to(self.root))
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.casefold() in ENDINGS
+
+
+def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
+    """The directories below one that hold its pictures, where most do not lie directly in it."""
+    below = [os.path.relpath(file.parent, directory) for file in files if file.parent != directory]
+    return set(below) if 2 * len(below) > len(files) else set()
+
+
+def _is_part(name: str) -> bool:
+    """Whether a name speaks of a part, as in ``train2017`` or ``seg_test``."""
+    words = "".join(c if c.isalpha() else " " for c in name.casefold()).split()
+    return any(word in names for word in words for names in PART_NAMES.values())
+
+
+def _require_known(found: Mapping[str, Sequence[Path]], classes: Sequence[str], part: str, directory: Path) -> None:
+    unknown = [name for name, files in found.items() if files and name not in classes]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].casefold(), classes, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"{named(directory.name)} holds {listing(unknown)}, but there is no such class in train{hint}")
+    if not any(found.values()):
+        raise DataError(f"image folder {named(directory)}, the {part} part, holds no picture; fill it or remove it")

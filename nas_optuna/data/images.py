@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,7 +92,10 @@ class ImageSet:
             mean, std = _pixel_statistics(self.images)
             object.__setattr__(self, "mean", mean)
             object.__setattr__(self, "std", std)
-        _require_statistics(self.mean, self.std, self.channels)
+        try:
+            self.pixel_format(1)
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -188,14 +190,6 @@ def _class_names(classes: object) -> tuple[str, ...]:
     return names
 
 
-def _require_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels or not all(map(math.isfinite, values)):
-            raise DataError(f"{name} must hold one finite number for each of {channels} channels, got {values}")
-    if min(std) <= 0:
-        raise DataError(f"std must be positive, got {std}")
-
-
 def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel in [0, 1], exact, from a histogram of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -244,18 +238,19 @@ class LeftOutCollector:
     """Collects what is not used, by reason, in the order in which the reasons came up."""
 
     def __init__(self) -> None:
-        self._names: dict[str, list[str]] = {}
+        self._names: dict[str, dict[str, None]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        """Note one more of that reason."""
-        self._names.setdefault(reason, []).append(name)
+        """Note what is not used for that reason, once."""
+        self._names.setdefault(reason, {})[name] = None
 
     def listed(self) -> tuple[str, ...]:
         """One line for each reason: how many of that kind, and the names of the first few."""
-        return tuple(
-            f"left out: {reason} ({len(names)}): {', '.join(names[:EXAMPLES])}{', …' if len(names) > EXAMPLES else ''}"
-            for reason, names in self._names.items()
-        )
+        lines = []
+        for reason, names in self._names.items():
+            more = ", …" if len(names) > EXAMPLES else ""
+            lines.append(f"left out: {reason} ({len(names)}): {', '.join([*names][:EXAMPLES])}{more}")
+        return tuple(lines)
 
 
 def dimensions(height: int, width: int) -> str:

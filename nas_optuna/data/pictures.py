@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,59 +30,32 @@ _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of the cameras and scanners whose values lie in 16-bit files."""
 
 
-@dataclass(frozen=True)
-class ValueRange:
-    """Smallest and largest pixel value of some images; `whole` where their type is one of whole numbers."""
+def find_white(pixels: np.ndarray) -> tuple[bool, int]:
+    """Whether pixels are whole numbers, and the value that becomes 255; a `DataError` where that is unknown."""
+    if pixels.dtype.kind not in "biuf":
+        raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
+    low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
+    understood = "0 … 65535" if whole else "0 … 1 or 0 … 255"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError(f"its pixels hold numbers that are not finite; {understood} is understood")
+    if low < 0 or high > (65535 if whole else 255):
+        raise DataError(f"its pixels lie in {low:g} … {high:g}, and only {understood} is understood; scale them")
+    if whole:
+        return True, 2 ** next(bits for bits in _DEPTHS if high < 2**bits) - 1
+    return False, 1 if high <= 1 else 255
 
-    low: float
-    high: float
-    whole: bool
 
-    @classmethod
-    def of(cls, pixels: np.ndarray) -> ValueRange:
-        """The range of an array; a `DataError` where it is unknown which value is white."""
-        if pixels.dtype.kind not in "biuf":
-            raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
-        low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
-        understood = "0 … 65535" if whole else "0 … 1 or 0 … 255"
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError(f"its pixels hold numbers that are not finite; {understood} is understood")
-        if low < 0 or high > (65535 if whole else 255):
-            raise DataError(f"its pixels lie in {low:g} … {high:g}, and only {understood} is understood; scale them")
-        return cls(low, high, whole)
-
-    @property
-    def white(self) -> int:
-        """The value that becomes 255."""
-        if not self.whole:
-            return 1 if self.high <= 1 else 255
-        return int(2 ** next(bits for bits in _DEPTHS if self.high < 2**bits) - 1)
-
-    @property
-    def description(self) -> str:
-        """``12-bit values scaled to 0 … 255``; empty where nothing is scaled."""
-        if not self.whole:
-            return "fractions of 0 … 1 scaled to 0 … 255" if self.white == 1 else "fractions of 0 … 255 rounded"
-        return "" if self.white == 255 else f"{self.white.bit_length()}-bit values scaled to 0 … 255"
+def scaling(whole: bool, white: int) -> str:
+    """How numbers become 0 … 255, e.g. ``12-bit values scaled to 0 … 255``; empty where they stay."""
+    if not whole:
+        return "fractions of 0 … 1 scaled to 0 … 255" if white == 1 else "fractions of 0 … 255 rounded"
+    return "" if white == 255 else f"{white.bit_length()}-bit values scaled to 0 … 255"
 
 
 BACKGROUNDS = {255: "white", 0: "black", 128: "grey"}
 """Shades that transparency may be laid on; the first that hides the fewest drawings is taken."""
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
-_REFUSALS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    struct.error,
-    EOFError,
-    MemoryError,
-)
-"""What Pillow raises for damaged files, depending on the format."""
-
 _VISIBLE = 16
 """Difference of brightness, 0 … 255, below which a drawing is as good as invisible."""
 
@@ -103,8 +74,7 @@ class PictureFacts:
     frames: bool  # more than the first, which is the one that is used
     cmyk: bool
     turned: bool
-    values: ValueRange | None  # of grey values that are not 8 bits deep
-    brightest: int | None  # of colours of 16 bits, of which Pillow keeps the upper 8
+    white: tuple[bool, int] | None  # as `find_white` has it, of grey values that are not 8 bits deep
     hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing cannot be seen, if it is transparent
 
 
@@ -115,7 +85,7 @@ def inspect_picture(file: Path) -> PictureFacts:
         turn = orientation(picture) if picture.format != "PNG" or "exif" in picture.info else 1
         width, height = picture.size if turn < 5 else picture.size[::-1]
         deep = is_deep(picture)
-        if deep or picture.has_transparency_data or _has_deep_colours(picture):
+        if deep or picture.has_transparency_data:
             require_decodable(*picture.size)
         return PictureFacts(
             height=height,
@@ -124,8 +94,7 @@ def inspect_picture(file: Path) -> PictureFacts:
             frames=bool(getattr(picture, "is_animated", False)) and picture.format != "MPO",
             cmyk=picture.mode == "CMYK",
             turned=turn != 1,
-            brightest=_brightest(picture) if _has_deep_colours(picture) else None,
-            values=ValueRange.of(np.asarray(picture)) if deep else None,
+            white=find_white(np.asarray(picture)) if deep else None,
             hidden_on=None if deep else _hidden_on(picture),
         )
 
@@ -166,19 +135,11 @@ def _told_in_one_line(name: str, file: Path | None = None) -> Iterator[None]:
         raise DataError(f"{name} has more than {most:,} pixels; reduce it") from None
     except (DataError, UnsuitablePicture) as error:
         raise DataError(f"{name} cannot be used: {error}") from error
-    except _REFUSALS as error:
+    except Exception as error:  # Pillow raises anything for damaged files, depending on the format
         reason = reason_of(error)
         if file is not None:
             reason = reason.replace(named(file), "the file")
         raise DataError(f"{name} is not an image that can be read ({reason}); repair or delete it") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: what they say is refused or named by us. For the main thread only."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _grey_palette(picture: Image.Image) -> bool:
@@ -186,17 +147,6 @@ def _grey_palette(picture: Image.Image) -> bool:
         return False
     colours = picture.getpalette("RGB") or [0]
     return colours[0::3] == colours[1::3] == colours[2::3]
-
-
-def _has_deep_colours(picture: Image.Image) -> bool:
-    tiles = [tile[3] for tile in getattr(picture, "tile", ()) if len(tile) > 3]
-    raw = [str(tile[0] if isinstance(tile, tuple) else tile) for tile in tiles]  # how pixels are packed, e.g. RGB;16B
-    return not is_deep(picture) and any(";16" in mode for mode in raw)
-
-
-def _brightest(picture: Image.Image) -> int:
-    extrema = np.array(picture.getextrema()).reshape(-1, 2)
-    return int(extrema[: -1 if picture.mode.endswith("A") else None].max())
 
 
 def _hidden_on(picture: Image.Image) -> frozenset[int] | None:

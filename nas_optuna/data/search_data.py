@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_optuna.data.catalog import naming, open_source
+from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, pieces, stratified_order
 from nas_optuna.data.source import Reading, Source
 from nas_optuna.digests import hex_digest
@@ -98,11 +98,15 @@ def load_data(
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
     with _opened(spec, directory, input_size) as source:
-        train, validation = _chosen(source, spec)
+        train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))
         if spec.select_on == "test":
             return SearchData(spec.name, images, _fitting(source.test(), images))
-        return SearchData(spec.name, *_parted(images, len(train)))
+        # Detached, so that the whole is not kept alive by its parts where they are moved to other memory.
+        pixels = (part.detach() for part in images.images.split((len(train), len(validation))))
+        labels = images.labels.split((len(train), len(validation)))
+        parts = (replace(images, images=each, labels=of) for each, of in zip(pixels, labels, strict=True))
+        return SearchData(spec.name, *parts)
 
 
 def load_training_images(
@@ -113,10 +117,7 @@ def load_training_images(
     with _opened(spec, directory, input_size) as source:
         if spec.train_limit is None:
             return source.training()
-        _require_limit(source, spec)
-        if source.training_count < len(source.labels):
-            return source.training(np.concatenate(_chosen(source, spec)))
-        return source.training(stratified_order(source.labels, spec.split_seed)[: spec.train_limit])
+        return source.training(np.concatenate(_chosen(source, spec, divided=False)))
 
 
 def load_test_images(
@@ -127,22 +128,17 @@ def load_test_images(
         return _fitting(source.test(), like)
 
 
-@contextmanager
-def _opened(spec: DataSpec, directory: Path | None, input_size: int | tuple[int, int] | None) -> Iterator[Source]:
-    source = open_source(spec.name, directory, Reading(input_size, spec.max_side, spec.resize))
-    with naming(spec.name):
-        yield source
+def _opened(
+    spec: DataSpec, directory: Path | None, input_size: int | tuple[int, int] | None
+) -> AbstractContextManager[Source]:
+    return opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize))
 
 
-def _require_limit(source: Source, spec: DataSpec) -> None:
-    if spec.train_limit is not None and spec.train_limit > len(source.labels):
-        raise DataError(f"data.train_limit = {spec.train_limit} is more than the {len(source.labels)} images there are")
-
-
-def _chosen(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of the images that train, and of those that validate."""
-    _require_limit(source, spec)
+def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of the images that train, and of those that validate, which are none where all of them train."""
     labels, count, limit = source.labels, source.training_count, spec.train_limit
+    if limit is not None and limit > len(labels):
+        raise DataError(f"data.train_limit = {limit} is more than the {len(labels)} images there are")
     if count < len(labels):  # the source has a validation part of its own
         share = len(labels) if limit is None else limit
         training = max(1, min(share - 1, round(share * count / len(labels))))
@@ -152,19 +148,7 @@ def _chosen(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
             validation = count + stratified_order(labels[count:], spec.split_seed)[: limit - training]
         return train, validation
     order = stratified_order(labels, spec.split_seed)[: limit or len(labels)]
-    if spec.select_on == "test":
-        return order, order[:0]
-    return divide(order, spec.validation_fraction)
-
-
-def _parted(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
-    """The first `count` images and the others, with the statistics of all; they share their memory."""
-    # Detached, so that the whole is not kept alive by its parts where they are moved to other memory.
-    first, second = images.images[:count].detach(), images.images[count:].detach()
-    return (
-        replace(images, images=first, labels=images.labels[:count]),
-        replace(images, images=second, labels=images.labels[count:]),
-    )
+    return divide(order, spec.validation_fraction) if divided else (order, order[:0])
 
 
 def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
@@ -181,33 +165,18 @@ def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
     return replace(test, mean=train.mean, std=train.std)
 
 
-@dataclass(frozen=True)
-class DataHeader:
-    """What search data is beside its pixels, whose shapes it knows: it can be pickled, and is small."""
-
-    name: str
-    fingerprint: str
-    parts: tuple[ImageSet, ImageSet]
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-
-    @classmethod
-    def of(cls, data: SearchData) -> DataHeader:
-        """What `data` is beside its pixels."""
-        parts = (data.train, data.validation)
-        shapes = (tuple(data.train.images.shape), tuple(data.validation.images.shape))
-        return cls(data.name, data.fingerprint, (_with_one_pixel(parts[0]), _with_one_pixel(parts[1])), shapes)
-
-    def with_pixels(self, pixels: tuple[Tensor, Tensor]) -> SearchData:
-        """The search data with pixels of these shapes."""
-        train, validation = (replace(part, images=images) for part, images in zip(self.parts, pixels, strict=True))
-        data = SearchData(self.name, train, validation)
-        vars(data)["fingerprint"] = self.fingerprint  # where `cached_property` keeps it
-        return data
+def with_pixels(data: SearchData, pixels: Iterable[Tensor]) -> SearchData:
+    """Search data with other memory for the same pixels, so that its fingerprint stays."""
+    parts = zip((data.train, data.validation), pixels, strict=True)
+    found = SearchData(data.name, *(replace(part, images=images) for part, images in parts))
+    vars(found)["fingerprint"] = data.fingerprint  # where `cached_property` keeps it
+    return found
 
 
-def _with_one_pixel(part: ImageSet) -> ImageSet:
-    """The labels, classes and statistics, with one pixel for all."""
-    return replace(part, images=part.images[:1, :, :1, :1].clone().expand(len(part), part.channels, 1, 1))
+def without_pixels(data: SearchData) -> SearchData:
+    """Search data whose images have their shapes, but one pixel for all: it can be pickled, and is small."""
+    one = [part.images[:1, :1, :1, :1].clone().expand(part.images.shape) for part in (data.train, data.validation)]
+    return with_pixels(data, one)
 
 
 @dataclass(frozen=True)
@@ -215,15 +184,15 @@ class MappedImages:
     """Search data whose pixels lie in a file that every process maps into its memory; calling it gives the data."""
 
     file: Path
-    header: DataHeader
+    header: SearchData
 
     def __call__(self) -> SearchData:
         """The search data, in this process."""
-        return self.header.with_pixels(self.pixels())
+        return with_pixels(self.header, self.pixels())
 
     def pixels(self) -> tuple[Tensor, Tensor]:
         """The pixels of the training and of the validation images, uint8."""
-        train, validation = (torch.Size(shape) for shape in self.header.shapes)
+        train, validation = self.header.train.images.shape, self.header.validation.images.shape
         size = train.numel() + validation.numel()
         # Private: who writes to it gets a copy of that page. Nobody does, so that all use the same memory.
         flat = torch.from_file(str(self.file), shared=False, size=size, dtype=torch.uint8)
@@ -233,7 +202,7 @@ class MappedImages:
 def map_images(data: SearchData, folder: Path) -> MappedImages:
     """Move the pixels of search data into a file in a folder; `data` itself uses it from then on."""
     # The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short.
-    mapped = MappedImages(folder / "images", DataHeader.of(data))
+    mapped = MappedImages(folder / "images", without_pixels(data))
     parts = (data.train.images, data.validation.images)
     with mapped.file.open("wb") as file:
         for images in parts:

@@ -20,7 +20,13 @@ from nas_optuna.errors import DataError, NasOptunaError, reason_of
 from nas_optuna.spec import ResizePolicy
 
 Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
+PART_NAMES: Mapping[Part, frozenset[str]] = {
+    "train": frozenset({"train", "training"}),
+    "validation": frozenset({"val", "valid", "validation"}),
+    "test": frozenset({"test", "testing"}),
+}
+"""How people call the parts, in any case of letters."""
+PARTS = tuple(PART_NAMES)
 
 HELD_OUT_FOR_TEST = 0.2
 """Share held out for test where a source has no test part."""
@@ -177,8 +183,5 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
     """Refuse what takes more bytes than `USABLE_SHARE` of what is free, with a `DataError`."""
     free = free_memory()
     if free is not None and needed > USABLE_SHARE * free:
-        raise DataError(f"{what} would take {_gigabytes(needed)}, and {_gigabytes(free)} of memory are free; {remedy}")
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count < 1e15 else f"{count / 1e9:.1e} GB"
+        sizes = f"{needed / 1e9:,.4g} GB, and {free / 1e9:,.4g} GB of memory are free"
+        raise DataError(f"{what} would take {sizes}; {remedy}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.catalog import data_name
-from nas_optuna.data.pictures import ValueRange, picture_pixels
+from nas_optuna.data.pictures import find_white, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
 from nas_optuna.data.source import Reading
 from nas_optuna.errors import DataError, StudyError, named, reason_of, shown
@@ -91,7 +91,7 @@ def _images(values: Any) -> np.ndarray[Any, Any]:
         raise DataError("there are no images")
     if found.dtype != np.uint8:
         try:
-            ValueRange.of(found)
+            find_white(found)
         except DataError as error:
             hint = " (or leave Normalize out of a transform)" if " in -" in str(error) else ""
             raise DataError(f"images: {error}{hint}") from None

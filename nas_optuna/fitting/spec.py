@@ -12,7 +12,7 @@ import torch
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import ImageSet, SearchData
-from nas_optuna.data.catalog import open_source
+from nas_optuna.data.catalog import opened
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, refuse_named
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
 from nas_optuna.spaces.residual import DIVISOR
@@ -59,7 +59,8 @@ def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory
     """The spec with a smaller share of images that select, where there are many and the overrides name no share."""
     if "data.validation_fraction" in {text.partition("=")[0].strip() for text in overrides}:
         return spec
-    images = spec.data.train_limit or len(open_source(spec.data.name, data_directory).labels)
+    with opened(spec.data.name, data_directory) as source:
+        images = spec.data.train_limit or len(source.labels)
     share = min(spec.data.validation_fraction, max(ENOUGH_TO_SELECT / images, 0.02))
     return spec.override([f"data.validation_fraction={share:.4f}"])
 

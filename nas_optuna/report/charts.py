@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from nas_optuna.quantities import count
-from nas_optuna.report.svg import attribute
-from nas_optuna.report.svg import escaped as _text
+from nas_optuna.report.rendering import attribute
+from nas_optuna.report.rendering import escaped as _text
 
 WIDTH, HEIGHT = 480.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 10.0, 40.0
@@ -64,34 +64,6 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
         parts.append(f'<rect class="bar" x="158" y="{y + 4:.0f}" height="16" rx="2" width="{270 * value / top:.1f}"/>')
         parts.append(f'<text x="{164 + 270 * value / top:.1f}" y="{y + 16:.0f}">{value:.0%}</text>')
     return _svg("".join(parts), label, step * len(rows) + 4)
-
-
-def parallel(
-    axes: Sequence[tuple[str, Sequence[str]]], rows: Sequence[tuple[Sequence[int], float]], label: str
-) -> Markup:
-    """Parallel coordinates: one axis per parameter with its choices, one line per trial, the better the stronger."""
-    width = max(WIDTH, 66.0 * len(axes))
-    step = (width - 80) / max(len(axes) - 1, 1)
-    parts = []
-
-    def at(axis: int, choice: int) -> float:
-        return 44 + 190 * (choice + 0.5) / len(axes[axis][1])
-
-    for choices, good in sorted(rows, key=lambda row: row[1]):
-        path = " ".join(
-            f"{40 + i * step:.1f},{at(i, choice) + 8 * (good - 0.5):.1f}" for i, choice in enumerate(choices)
-        )
-        parts.append(f'<polyline class="line s0" opacity="{0.04 + 0.6 * good**3:.2f}" points="{path}"/>')
-    for i, (name, choices_) in enumerate(axes):
-        x, y = 40 + i * step, 26 if i % 2 else 12
-        parts.append(
-            f'<path class="grid" d="M{x:.1f} 40V238"/><text class="middle" x="{x:.1f}" y="{y}">{_text(name, 16)}</text>'
-        )
-        parts += [f'<text x="{x + 4:.1f}" y="{at(i, k) + 4:.1f}">{_text(c, 9)}</text>' for k, c in enumerate(choices_)]
-    return Markup(
-        f'<svg class="chart" style="max-width:none;width:{width * 1.3:.0f}px" role="img"'
-        f' aria-label={attribute(label)} viewBox="0 0 {width:.0f} 244">{"".join(parts)}</svg>'
-    )
 
 
 def _finite(series: Series, log_x: bool) -> Series:

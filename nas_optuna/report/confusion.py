@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas_optuna.report.columns import Column
-from nas_optuna.report.svg import escaped, framed
+from nas_optuna.report.rendering import escaped, framed
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport

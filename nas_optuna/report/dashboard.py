@@ -1,6 +1,13 @@
-"""Notes and files that optuna-dashboard shows: the attributes in which it looks for them, and the store of the files.
+"""What optuna-dashboard shows of a study: notes, files, attributes under names for people; and how it is served safely.
 
 Its own ``save_note`` reads the notes of all trials twice, and importing it takes longer than training a small network.
+Optuna keeps attributes under keys that are made for programs, and the dashboard prints them as they are; here its
+answers are rewritten on their way to the browser, and what is stored does not change.
+
+A browser sends requests of any page that a person visits to 127.0.0.1 as well. Two checks stop them. A page whose own
+name was made to resolve to 127.0.0.1 (DNS rebinding) still sends that name as the host. A page of another origin names
+itself in ``Origin`` or ``Sec-Fetch-Site``. An artifact of somebody else's study (HTML, SVG) may hold a script, which
+must not run in the origin of the dashboard.
 """
 
 from __future__ import annotations
@@ -13,15 +20,24 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
+from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved
+from nas_optuna.study.significance import accuracy_on_test
 from nas_optuna.study.transactions import remove_study_system_attributes, set_study_system_attributes
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _PREFIX = "dashboard:artifacts:"
 """Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""
@@ -154,3 +170,192 @@ def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
     """The key of a note's version, and what the keys of its parts begin with."""
     of = "" if trial is None else f"{trial_id_of(trial)}:"
     return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
+
+
+_STUDY = re.compile(r"/api/studies/(\d+)")
+TRIAL_NAMES = {
+    TrialKey.ARCHITECTURE: "architecture",
+    TrialKey.ACCURACY: "accuracy",
+    TrialKey.SPREAD: "standard deviation over repeats",
+    TrialKey.EPOCHS: "epochs",
+    TrialKey.SECONDS: "training time (s)",
+    TrialKey.DEVICE: "device",
+    TrialKey.ORIGIN: "proposed by",
+    TrialKey.CAUSE: "why it ended",
+    TrialKey.DUPLICATE_OF: "same as trial",
+    TrialKey.CONTINUES: "continues trial",
+    TrialKey.FEASIBLE: "inside the limits",
+}
+"""Attributes of a trial that a person may want to see, in the order in which they are shown; costs follow."""
+
+Attribute = dict[str, str]
+
+
+class ReadableAttributes:
+    """Renames attributes in the dashboard's answers about studies, whose user attributes a number gives."""
+
+    def __init__(self, application: WSGIApplication, attributes: Callable[[int], Mapping[str, Any]]) -> None:
+        self._application = application
+        self._attributes = attributes
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        found = _STUDY.fullmatch(environ.get("PATH_INFO", ""))
+        if found is None or environ["REQUEST_METHOD"] != "GET":
+            return self._application(environ, start_response)
+        began: list[Any] = []
+
+        def start(*arguments: Any) -> Callable[[bytes], object]:
+            began.extend(arguments)
+            return bytes
+
+        parts = self._application(environ, start)
+        body = b"".join(parts)
+        status, headers = began[0], began[1]
+        if status.startswith("200"):
+            body = json.dumps(readable(json.loads(body), self._attributes(int(found[1])))).encode()
+            headers = [(n, v) for n, v in headers if n.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body))))
+        start_response(status, headers)
+        return [body]
+
+
+def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer of the dashboard's about one study, with names for people."""
+    if "user_attrs" in answer:
+        own = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
+        answer["user_attrs"] = own + study_rows(attributes)
+    for trial in answer.get("trials", []):
+        trial["user_attrs"] = trial_rows(trial["user_attrs"])
+    union = answer.get("union_user_attrs", [])
+    costs = [a["key"] for a in union if a.get("sortable")]
+    names = {a["key"]: _name(a["key"], a["key"] in costs) for a in union}
+    answer["union_user_attrs"] = [a | {"key": names[a["key"]]} for a in union if names[a["key"]]]
+    return answer
+
+
+def _name(key: str, is_number: bool) -> str | None:
+    """A trial's attribute for a person; None where it is for programs."""
+    own = key.removeprefix(PREFIX)
+    if key in TRIAL_NAMES or own == key:
+        return TRIAL_NAMES.get(key, key)
+    return describe(own).heading if is_number and not is_reserved(own) else None
+
+
+def trial_rows(rows: list[Attribute]) -> list[Attribute]:
+    """A trial's attributes: ours by name, then those of others."""
+    values = {row["key"]: row["value"] for row in rows if row["key"].startswith(PREFIX)}
+    shown = {key: TRIAL_NAMES[key] for key in TRIAL_NAMES if key in values}
+    costs = {key: _name(key, _is_number(value)) for key, value in values.items() if key not in shown}
+    ours = [{"key": name, "value": values[key]} for key, name in (shown | costs).items() if name]
+    return ours + [row for row in rows if not row["key"].startswith(PREFIX)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
+    """What a study is and what retraining found, a short line each."""
+    spec = attributes.get(StudyKey.SPEC)
+    if not isinstance(spec, dict):
+        return []
+    rows = {"objectives": ", ".join(spec.get("objectives", []))}
+    rows |= {f"limit of {name}": f"{limit:,.6g}" for name, limit in spec.get("limits", {}).items()}
+    reports = attributes.get(StudyKey.RETRAINED, [])
+    if reports:
+        trial, seeds = reports[0].get("trial"), len(reports[0]["seeds"])
+        whose = [f"trial {trial}"] * (trial is not None) + [f"mean of {seeds} seeds"] * (seeds > 1)
+        rows["test accuracy"] = accuracy_on_test(reports[0]) + (f" ({', '.join(whose)})" if whose else "")
+    sections = {n: spec[n] for n in ("data", "space", "sampler", "pruner", "recipe") if isinstance(spec.get(n), dict)}
+    rows |= {name: str(section["name"]) for name, section in sections.items() if "name" in section}
+    for name, section in sections.items():
+        for key, value in section.items():
+            if key != "name" and value not in (None, False, {}, []):
+                rows[f"{name}: {key.replace('_', ' ')}"] = str(value)
+    return [{"key": key, "value": value} for key, value in rows.items()]
+
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN = frozenset({"", "none", "same-origin"})
+"""``Sec-Fetch-Site`` of the server's own pages and of an address typed in; tools send none."""
+
+
+class OwnPagesOnly:
+    """A WSGI application that answers only to its own host names on a port, and only to its own pages."""
+
+    def __init__(
+        self, application: WSGIApplication, port: int, names: Iterable[str] = ("127.0.0.1", "localhost", "[::1]")
+    ) -> None:
+        self._application = application
+        self._hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or refuse it with status 403 and the reason."""
+        if reason := self._refusal(environ):
+            headers = [("Content-Type", "text/plain; charset=utf-8"), ("Cross-Origin-Resource-Policy", "same-origin")]
+            start_response("403 Forbidden", headers)
+            return [reason.encode()]
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: object) -> object:
+            left = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
+            policy = _policy(str(environ.get("PATH_INFO", "")))
+            return start_response(status, [*left, *_PROTECTION, *policy], *rest)  # type: ignore[arg-type]
+
+        return self._application(environ, start)  # type: ignore[arg-type]
+
+    def _refusal(self, environ: WSGIEnvironment) -> str | None:
+        host = str(environ.get("HTTP_HOST", "")).lower()
+        if host not in self._hosts:
+            return f"This server answers to {' and '.join(sorted(self._hosts))} only.\n"
+        origin = str(environ.get("HTTP_ORIGIN", ""))
+        foreign = bool(origin) and urlsplit(origin).netloc.lower() != host
+        site = str(environ.get("HTTP_SEC_FETCH_SITE", ""))
+        followed_link = (
+            environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+            and environ.get("HTTP_SEC_FETCH_DEST") == "document"
+            and environ["REQUEST_METHOD"] in _READING
+        )
+        if foreign or (site not in _OWN and not followed_link):
+            return "This server answers to its own pages only.\n"
+        return None
+
+
+_SANDBOX = "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
+"""What a browser may run of an answer that is no page of the dashboard's own: nothing, and in no origin."""
+
+
+def _policy(path: str) -> list[tuple[str, str]]:
+    own = path == "/" or path.startswith(("/dashboard", "/static/"))
+    return [] if own else [("Content-Security-Policy", _SANDBOX)]
+
+
+_PROTECTION = [
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+]
+"""Headers that keep a page of another origin from embedding, framing or holding on to what is served."""
+
+
+def create_server(host: str, port: int, application: WSGIApplication) -> WSGIServer:
+    """Bind an address; ``serve_forever`` of the result then answers."""
+    return make_server(host, port, application, server_class=_Server, handler_class=_Handler)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request: a page asks for several things at once."""
+
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    """Requests of a person's own browser are no news."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""

@@ -13,7 +13,7 @@ from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import count
 from nas_optuna.report.network_graph import Layer, Shape, graph_of
-from nas_optuna.report.svg import escaped, framed
+from nas_optuna.report.rendering import escaped, framed
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

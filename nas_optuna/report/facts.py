@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -225,3 +228,34 @@ def curve_of(trial: FrozenTrial) -> list[charts.Point]:
     """Epoch and value, of a study of several objectives from what its pruner compares."""
     reports: dict[Any, float] = trial.intermediate_values or attribute(trial, TrialKey.REPORTS, {})
     return sorted((float(epoch), value) for epoch, value in reports.items())
+
+
+def rows(study: Study) -> list[dict[str, Any]]:
+    """One flat dict a trial: its record, one key for each objective, one for each parameter."""
+    names = objective_names(study)
+    result = []
+    for trial in study.get_trials(deepcopy=False):
+        record = TrialRecord.of(trial).to_dict()
+        values, costs = record.pop("values"), record.pop("costs")
+        record |= costs | dict(zip(names, values, strict=False)) | {f"param.{k}": v for k, v in trial.params.items()}
+        result.append(record)
+    return result
+
+
+def to_json(study: Study) -> str:
+    """A JSON array."""
+    return json.dumps(rows(study), indent=2, ensure_ascii=False) + "\n"
+
+
+def to_csv(study: Study) -> str:
+    """CSV with a heading; a field that a trial lacks is empty."""
+    records = rows(study)
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+FORMATS = {"csv": to_csv, "json": to_json}

@@ -95,7 +95,7 @@ class LoadedStudy:
         except ImportError:
             raise StudyError("a table of trials needs one more package: pip install 'nas-optuna[notebook]'") from None
 
-        from nas_optuna.report.export import rows
+        from nas_optuna.report.facts import rows
 
         return pd.DataFrame(rows(self.study))
 

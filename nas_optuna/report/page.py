@@ -5,25 +5,29 @@ Each function gives what one section of ``templates/report.html.j2`` shows, or n
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 from markupsafe import Markup
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.data import make_loader
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
 from nas_optuna.execution.retrain import find_mistakes
 from nas_optuna.experiment import Experiment
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.masking import mask_urls
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
@@ -34,16 +38,16 @@ from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, remarks_of, retrained_figures, titles_of
-from nas_optuna.report.parameters import LEAST_FOR_IMPORTANCE, what_mattered
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
-from nas_optuna.report.supernet import supernet_section
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import TrialRecord, cost_names, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import accuracy_on_test, standard_error
 from nas_optuna.study.studies import checkpoint_folder
+from nas_optuna.study.supernet_result import find_predictor, read_result
 from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training import evaluate
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
@@ -272,3 +276,109 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+LEAST_FOR_IMPORTANCE = 10
+"""Trials to compare below which a share of importance would be a guess."""
+
+
+def what_mattered(facts: StudyFacts) -> Section | None:
+    """How much each parameter matters; None where there are too few trials to compare."""
+    epoch, values = _compared(facts)
+    if len(values) < LEAST_FOR_IMPORTANCE:
+        return None
+    trials = [trial for trial in facts.trials if trial.number in values]
+    shares: Mapping[str, float] = {}
+    error = ""
+    try:
+        shares = _importances(facts, trials, values)
+    except (ValueError, RuntimeError) as problem:
+        error = str(problem)
+    bars = charts.bars(list(shares.items())[:16], "importance of each parameter") if shares else None
+    return {"epoch": epoch, "trials": len(values), "bars": bars, "error": error}
+
+
+def _compared(facts: StudyFacts) -> tuple[int | None, dict[int, float]]:
+    """Values that compare trials, by number: final, or of the last epoch that enough have reached."""
+    # A pruner leaves few complete trials in a short search, and what it has stopped tells something, too.
+    if len(facts.complete) >= LEAST_FOR_IMPORTANCE:
+        return None, {trial.number: trial.values[0] for trial in facts.complete}
+    by_epoch: dict[int, dict[int, float]] = {}
+    for trial in facts.trials:
+        for epoch, value in curve_of(trial) if trial.params else []:
+            by_epoch.setdefault(int(epoch), {})[trial.number] = value
+    enough = [epoch for epoch, values in by_epoch.items() if len(values) >= LEAST_FOR_IMPORTANCE]
+    return (max(enough), by_epoch[max(enough)]) if enough else (None, {})
+
+
+def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
+    """Optuna's estimate, from a study in memory in which these trials end with these values."""
+    storage = optuna.storages.InMemoryStorage()
+    storage.create_new_study([facts.study.directions[0]], "compared")
+    compared = optuna.load_study(study_name="compared", storage=storage)
+    compared.add_trials(
+        create_trial(params=t.params, distributions=t.distributions, value=values[t.number]) for t in trials
+    )
+    return optuna.importance.get_param_importances(compared)
+
+
+LEAST_FOR_CHECK = 5
+"""Networks trained alone below which a rank correlation says nothing."""
+
+
+def supernet_section(facts: StudyFacts) -> Section | None:
+    """Argmax, probabilities, entropies and rank correlation; None where no supernet was trained."""
+    try:
+        result = read_result(facts.study)
+        space = space_of(facts.study)
+    except NasOptunaError:
+        return None
+    choices = [
+        (name, ", ".join(f"{c}: {p:.0%}" for c, p in zip(space.parameters[name].choices, shares, strict=True)))
+        for name, shares in result.probabilities().items()
+        if name in space.parameters
+    ]
+    found = {"argmax": result.argmax, "choices": choices, "least": LEAST_FOR_CHECK}
+    return found | {"entropies": _entropies(facts, result.artifact)} | _supernet_check(facts, space)
+
+
+def _entropies(facts: StudyFacts, artifact: str) -> Markup | None:
+    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind."""
+    # None where the strategy trained none.
+    if facts.files is None or not artifact:
+        return None
+    try:
+        text = (facts.files / "artifacts" / artifact).read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return None
+    entropies: dict[str, list[charts.Point]] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        sums: dict[str, float] = {}
+        for column, cell in row.items():
+            if "=" in column:
+                p, name = float(cell), column.partition("=")[0]
+                sums[name] = sums.get(name, 0.0) - (p * math.log(p) if p > 0 else 0.0)
+        for name, entropy in sums.items():
+            entropies.setdefault(name, []).append((float(row["number"]), entropy))
+    if not entropies:
+        return None
+    series = [
+        Series(points, f"line s{i % 4}", name=name if len(entropies) <= 12 else "")
+        for i, (name, points) in enumerate(entropies.items())
+    ]
+    return charts.plot(series, "epoch of the supernet", "entropy of the alphas (nats)")
+
+
+def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
+    """What the supernet says of each network that was trained alone, against its accuracy."""
+    from scipy.stats import kendalltau
+
+    scorer = find_predictor(facts.study, {name: p.choices for name, p in space.parameters.items()})
+    trained = [t for t in facts.complete if attribute(t, TrialKey.ACCURACY) is not None]
+    if scorer is None or len(trained) < LEAST_FOR_CHECK:
+        return {"check": None}
+    scores = scorer([space.architecture(of_architecture(t.params)).params for t in trained])
+    accuracies = [float(attribute(t, TrialKey.ACCURACY)) for t in trained]
+    dots = Series(list(zip(scores, accuracies, strict=True)), "dot s0", titles_of(trained))
+    chart = charts.plot([dots], "score by the supernet", "accuracy, trained alone")
+    return {"check": chart, "tau": float(kendalltau(scores, accuracies).statistic), "trained": len(trained)}

@@ -5,7 +5,6 @@ Ours run through the same suites. They need pytest to be run, and nothing beyond
 
 from nas_optuna.testing.evaluators import EvaluatorSuite
 from nas_optuna.testing.samplers import SamplerSuite
-from nas_optuna.testing.spaces import SpaceSuite
-from nas_optuna.testing.supernets import SupernetSuite
+from nas_optuna.testing.spaces import SpaceSuite, SupernetSuite
 
 __all__ = ["EvaluatorSuite", "SamplerSuite", "SpaceSuite", "SupernetSuite"]

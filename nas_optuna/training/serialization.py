@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MAX_CLASSES
+from nas_optuna.data.loaders import Preparation
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.preprocessing import Preparation
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError, named, reason_of
 from nas_optuna.files import write_file

@@ -8,9 +8,9 @@ import optuna
 import pytest
 
 from nas_optuna.objectives import describe
+from nas_optuna.report.dashboard import trial_rows
 from nas_optuna.report.notes import trial_note
 from nas_optuna.report.page import report
-from nas_optuna.report.readable import trial_rows
 from nas_optuna.study.results import TrialRecord
 from nas_optuna.trackers import figures
 from tests.helpers import Command, Installed, tiny

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.costs.latency import Conditions, measure, measure_in_rounds
+from nas_optuna.costs.latency import measure, measure_in_rounds
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.costs.timing import Visit, fastest
 from nas_optuna.errors import DeviceError, SpecError
 

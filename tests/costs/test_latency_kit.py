@@ -10,7 +10,7 @@ import pytest
 
 from nas_optuna import ConvSpace
 from nas_optuna.costs import timing
-from nas_optuna.costs.latency_check import check_table
+from nas_optuna.costs.latency import check_table
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.errors import SpecError, TableError

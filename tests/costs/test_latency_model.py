@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from nas_optuna import space as space_of_function
-from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_check import check_table
+from nas_optuna.costs.latency import check_table, measure_table
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_model import LatencyModel, operators
-from nas_optuna.costs.latency_table import LatencyTable, measurable_operations, measure_table
+from nas_optuna.costs.latency_table import LatencyTable, measurable_operations
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.errors import TableError
 from nas_optuna.spaces import create_space
 from tests.helpers import Command
@@ -108,7 +108,7 @@ def test_a_space_of_too_many_operations_has_a_kit_all_the_same(
 
 
 def test_this_machine_is_measured_by_whole_networks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_optuna.costs.latency_table.WHOLE_NETWORKS", 12)
+    monkeypatch.setattr("nas_optuna.costs.latency.WHOLE_NETWORKS", 12)
     here = Conditions.here(torch.device("cpu"))
     monkeypatch.setattr("nas_optuna.costs.latency_table.MOST_OPERATIONS", 3)
     space = create_space("conv", {"depth": 2}, in_channels=1, classes=10, input_size=8)

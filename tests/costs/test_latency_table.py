@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_check import check_table, compare
+from nas_optuna.costs.latency import BESIDE, check_table, compare, measure_table
 from nas_optuna.costs.latency_kit import write_kit
-from nas_optuna.costs.latency_table import BESIDE, LatencyTable, measure_table
+from nas_optuna.costs.latency_table import LatencyTable
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace

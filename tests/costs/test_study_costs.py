@@ -3,11 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_optuna.costs import complexity, latency_cost
+from nas_optuna.costs import complexity
 from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.cost import Cost, CostContext
-from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_table import LatencyTable, measure_table
+from nas_optuna.costs.latency import measure_table
+from nas_optuna.costs.latency_table import LatencyTable
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.errors import SpecError, TableError
 from nas_optuna.objectives import parse_criterion
@@ -64,7 +65,7 @@ def test_measuring_draws_nothing_that_a_training_would_have_drawn() -> None:
 def test_a_table_is_not_mixed_with_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "table.json"
     measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
-    monkeypatch.setattr(latency_cost, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("nas_optuna.costs.latency.measure", lambda *_: pytest.fail("measured"))
     known = costs(objectives=["accuracy", "latency_ms"], latency={"table": str(path)})
     assert known.refine(ARCHITECTURE, known(ARCHITECTURE)) == known(ARCHITECTURE)
 

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from nas_optuna import ImageSet
 from nas_optuna.data import Augmentation, BatchLoader, make_loader
-from nas_optuna.data.preprocessing import enlarge_rows
+from nas_optuna.data.loaders import enlarge_rows
 from nas_optuna.spec import Recipe
 from tests.hostile import new_peak, peak
 

@@ -4,7 +4,6 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial, TrialState
 
-from nas_optuna.costs import latency_cost
 from nas_optuna.costs.complexity import figures
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.errors import SpecError
@@ -47,7 +46,7 @@ def test_the_fastest_of_a_trainings_measurements_is_its_latency(
     data: SearchData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter((5.0, 4.0, 2.0, 3.0))
-    monkeypatch.setattr(latency_cost, "measure", lambda *_: (1.0, next(times), 9.0))
+    monkeypatch.setattr("nas_optuna.costs.latency.measure", lambda *_: (1.0, next(times), 9.0))
     trial = FixedTrial(LARGE)
     _, latency = Objective(SPACE, data, RECIPE, objectives=("accuracy", "latency_ms"))(trial)  # type: ignore[misc]
     assert latency == trial.user_attrs[TrialKey.cost("latency_ms")] == 2.0

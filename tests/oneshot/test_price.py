@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import nas_optuna as nas
-from nas_optuna.costs.latency import Conditions
-from nas_optuna.costs.latency_table import measure_table
+from nas_optuna.costs.latency import measure_table
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.spaces.supernet import supernet_class
 

@@ -173,7 +173,6 @@ def test_where_few_trials_end_what_the_pruned_ones_had_says_what_mattered(object
     page = report(study)
     tags(page)
     assert 'aria-label="importance of each parameter"' in page
-    assert 'aria-label="parallel coordinates of trials"' in page
     text = " ".join(plain(page).split())
     assert "20 trials, by what they had after epoch 2, the last that so many have reached. Only 6 trials ended" in text
 

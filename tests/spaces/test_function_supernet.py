@@ -16,7 +16,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.function import FunctionSpace
 from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
-from nas_optuna.testing.supernets import SupernetSuite
+from nas_optuna.testing.spaces import SupernetSuite
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 

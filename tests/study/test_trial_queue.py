@@ -6,7 +6,6 @@ import optuna
 import pytest
 import torch
 
-from nas_optuna.costs import latency_cost
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces.architecture import Architecture
@@ -72,7 +71,7 @@ def test_the_cheapest_has_the_least_of_the_cost_and_nothing_is_measured_for_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     least = min(StudyCosts(SPACE, CPU)(architecture)[name] for architecture in ALL)
-    monkeypatch.setattr(latency_cost, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("nas_optuna.costs.latency.measure", lambda *_: pytest.fail("measured"))
     costs = StudyCosts(SPACE, CPU, (name, "latency_ms"))
     made = study("accuracy", name, "latency_ms")
     found = enqueue_cheapest(made, SPACE, costs, Limits({}, costs, SPACE))

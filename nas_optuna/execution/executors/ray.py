@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import torch
 
 from nas_optuna.data import SearchData
-from nas_optuna.data.search_data import DataHeader
+from nas_optuna.data.search_data import with_pixels, without_pixels
 from nas_optuna.errors import SpecError, StudyError, printable, shortened
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
@@ -247,13 +247,13 @@ class StoredImages:
     """Search data whose pixels are in Ray's object store; calling it gives the data."""
 
     pixels: Any
-    rest: DataHeader
+    rest: SearchData
 
     @classmethod
     def put(cls, ray: ModuleType, data: SearchData) -> StoredImages:
         """Put search data into the object store."""
         arrays = tuple(part.images.contiguous().numpy() for part in (data.train, data.validation))
-        return cls(ray.put(arrays), DataHeader.of(data))
+        return cls(ray.put(arrays), without_pixels(data))
 
     def __call__(self) -> SearchData:
         """The search data, in this process."""
@@ -263,7 +263,7 @@ class StoredImages:
         with warnings.catch_warnings():
             # The store's memory cannot be written to, and nobody does.
             warnings.filterwarnings("ignore", message=".*not writable.*")
-            return self.rest.with_pixels((torch.from_numpy(train), torch.from_numpy(validation)))
+            return with_pixels(self.rest, (torch.from_numpy(train), torch.from_numpy(validation)))
 
 
 class _Actor:
