@@ -217,13 +217,12 @@ def stratified_order(labels: Tensor, seed: int) -> np.ndarray:
     return np.argsort(place, kind="stable")
 
 
-def divide(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a stratified order into what trains and the fraction that validates; neither may be empty."""
+def divide(order: np.ndarray, fraction: float, problem: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Divide a stratified order into what trains and the fraction that is held out; neither may be empty."""
     held_out = round(len(order) * fraction)
     if not 0 < held_out < len(order):
-        raise DataError(
-            f"{len(order)} images cannot be split with validation_fraction = {fraction}; one part would be empty"
-        )
+        problem = problem or f"cannot be split with validation_fraction = {fraction}; one part would be empty"
+        raise DataError(f"{len(order)} images {problem}")
     return order[held_out:], order[:held_out]
 
 

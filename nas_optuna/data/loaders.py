@@ -79,13 +79,10 @@ class Augmentation:
         return images
 
     def batch(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Vary the images of a batch, and mix some of them; arguments and result as in `mixed`."""
-        # Where nothing is mixed, labels stay as they are.
+        """Vary the images of a batch, and paste a square of the image before it into some; labels are as in `Batch`."""
         images = self(images, generator)
-        return self.mixed(images, labels, classes, generator) if self.mix else (images, labels)
-
-    def mixed(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Paste a square of the image before it into some images."""
+        if not self.mix:
+            return images, labels
         height, width = images.shape[2:]
         drawn = torch.rand((2, len(images)), device=images.device, generator=generator)
         # The square's share of the image is uniform, as Beta(1, 1) has it.
@@ -293,7 +290,7 @@ class BatchLoader:
             drawing = generator if self._home.type == self._device.type else torch.Generator().manual_seed(seed)
             order = torch.randperm(self.size, device=self._home, generator=drawing)
         raw = self._raw(None if seed is None else order)
-        for images, labels in raw if self.kind == "resident" else self._copied(self._ahead(raw)):
+        for images, labels in raw if self.kind == "resident" else self._copied(raw):
             if seed is not None and self._augmentation is not None:
                 images, labels = self._augmentation.batch(images, labels, self._classes, generator)
             yield self._prepare(images), labels
@@ -306,8 +303,8 @@ class BatchLoader:
         for index in order.to(self._home).split(self.batch_size):
             yield self._images[index], self._labels[index]
 
-    def _ahead(self, raw: Iterator[Batch]) -> Iterator[Batch]:
-        """Host batches, of which a thread gathers (and pins for CUDA) the next ones."""
+    def _copied(self, raw: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches on the device, while a thread gathers (and pins for CUDA) the next ones on the host."""
         pin = self._device.type == "cuda"
 
         def gather() -> Batch | None:
@@ -318,27 +315,8 @@ class BatchLoader:
             waiting = deque(pool.submit(gather) for _ in range(PREFETCHED))
             while batch := waiting.popleft().result():
                 waiting.append(pool.submit(gather))
-                yield batch
-
-    def _copied(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches on the device; on CUDA a side stream copies each one while the one before it is used."""
-        if self._device.type != "cuda":
-            for images, labels in batches:
-                yield images.to(self._device), labels.to(self._device)
-            return
-        side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
-        before: Batch | None = None
-        for batch in batches:
-            with torch.cuda.stream(side):
-                copied = batch[0].to(self._device, non_blocking=True), batch[1].to(self._device, non_blocking=True)
-            if before is not None:
-                yield before
-            current.wait_stream(side)
-            for tensor in copied:  # made on the side stream, used (and freed) on this one
-                tensor.record_stream(current)
-            before = copied
-        if before is not None:
-            yield before
+                images, labels = batch
+                yield images.to(self._device, non_blocking=pin), labels.to(self._device, non_blocking=pin)
 
 
 def make_loader(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +96,7 @@ def load_data(
         (1150, 288)
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
-    with _opened(spec, directory, input_size) as source:
+    with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))
         if spec.select_on == "test":
@@ -114,7 +113,7 @@ def load_training_images(
 ) -> ImageSet:
     """All images that a search looks at, training and validation together: what a chosen architecture is trained on."""
     # Arguments and errors as of `load_data`.
-    with _opened(spec, directory, input_size) as source:
+    with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
         if spec.train_limit is None:
             return source.training()
         return source.training(np.concatenate(_chosen(source, spec, divided=False)))
@@ -124,14 +123,8 @@ def load_test_images(
     spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
 ) -> ImageSet:
     """The test images, with the statistics of `like`, the training images."""
-    with _opened(spec, directory, input_size) as source:
+    with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
         return _fitting(source.test(), like)
-
-
-def _opened(
-    spec: DataSpec, directory: Path | None, input_size: int | tuple[int, int] | None
-) -> AbstractContextManager[Source]:
-    return opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize))
 
 
 def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions, stratified_order
+from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions, divide, stratified_order
 from nas_optuna.data.pixels import MAX_SIDE, fit_into
 from nas_optuna.devices import free_memory
 from nas_optuna.errors import DataError, NasOptunaError, reason_of
@@ -51,13 +51,8 @@ class Reading:
 
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Divide what comes as one part: the indices for training, and a fixed fifth of each class for test."""
-    order = stratified_order(labels, seed=0)
-    held_out = round(len(order) * HELD_OUT_FOR_TEST)
-    if not 0 < held_out < len(order):
-        raise DataError(
-            f"{len(order)} images are too few to hold out a fifth of them for test; add images, or a test part"
-        )
-    return order[held_out:], order[:held_out]
+    problem = "are too few to hold out a fifth of them for test; add images, or a test part"
+    return divide(stratified_order(labels, seed=0), HELD_OUT_FOR_TEST, problem)
 
 
 class FileSource:
