@@ -27,7 +27,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import nas_optuna as nas
-from nas_optuna.data import Augmentation, ImageSet, load_test_images, load_training_images, make_loader
+from nas_optuna.data import Augmentation, BatchLoader, ImageSet, load_test_images, load_training_images
 from nas_optuna.data.images import split
 from nas_optuna.fitting.clock import Clock, TimeBudget
 from nas_optuna.fitting.inputs import name_of
@@ -120,7 +120,7 @@ def train_for(
     network: nn.Module, images: ImageSet, recipe: Recipe, side: int, budget: TimeBudget, reserve: float
 ) -> int:
     """Train until so many seconds are left; return how many images were seen."""
-    train = make_loader(images, recipe.batch_size, side, CPU, Augmentation.of(recipe, images))
+    train = BatchLoader(images, recipe.batch_size, side, CPU, Augmentation.of(recipe, images))
     began, timed = budget.left, recipe.model_copy(update={"epochs": 1, "epoch_size": 4 * recipe.batch_size})
     list(fit(copy.deepcopy(network), train, None, timed, CPU, seed=0))
     per_image = (began - budget.left) / (4 * recipe.batch_size)
@@ -133,7 +133,7 @@ def train_for(
 
 
 def score(network: nn.Module, images: ImageSet, recipe: Recipe, side: int) -> float:
-    loader = make_loader(images, recipe.batch_size, side, CPU)
+    loader = BatchLoader(images, recipe.batch_size, side, CPU)
     return evaluate(network, loader, CPU, resolve_precision(recipe.precision, CPU)).accuracy
 
 

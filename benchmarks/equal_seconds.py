@@ -24,7 +24,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.data import load_test_images, make_loader
+from nas_optuna.data import BatchLoader, load_test_images
 from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
@@ -105,7 +105,7 @@ def at(
     images, side = experiment.search.data.train, experiment.space.input_size
     test = load_test_images(experiment.spec.data, images, input_size=side)
     network, facts = with_kept_weights(study, experiment.space, best, KeptWeights(files / KEPT_FOLDER))
-    loader = make_loader(test, experiment.spec.recipe.batch_size, side, CPU)
+    loader = BatchLoader(test, experiment.spec.recipe.batch_size, side, CPU)
     tested = evaluate(network, loader, CPU, torch.float32).accuracy
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
     return Found(sampler, seed, minutes, best.values[0], tested, len(complete), pruned, facts.get("architecture", ""))

@@ -26,7 +26,7 @@ import torch
 from rich.progress import track
 
 from nas_optuna.costs.complexity import size
-from nas_optuna.data import ImageSet, make_loader
+from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.execution.search import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
@@ -67,8 +67,8 @@ def alone(
 ) -> Iterator[tuple[float, float]]:
     """Accuracy and seconds of each epoch of a training; on the validation images unless others are given."""
     recipe, space = search.spec.recipe, search.space
-    train = make_loader(search.data.train, recipe.batch_size, space.input_size, CPU)
-    validation = make_loader(scored or search.data.validation, 512, space.input_size, CPU)
+    train = BatchLoader(search.data.train, recipe.batch_size, space.input_size, CPU)
+    validation = BatchLoader(scored or search.data.validation, 512, space.input_size, CPU)
     network = make_network(space, space.architecture(dict(params)), recipe, CPU, seed)
     for result in fit(network, train, validation, recipe, CPU, seed=seed):
         yield result.accuracy, result.seconds

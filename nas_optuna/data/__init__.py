@@ -2,7 +2,7 @@
 
 from nas_optuna.data.catalog import data_directory, load_images
 from nas_optuna.data.images import ImageSet, split
-from nas_optuna.data.loaders import Augmentation, BatchLoader, make_loader
+from nas_optuna.data.loaders import Augmentation, BatchLoader
 from nas_optuna.data.search_data import SearchData, load_data, load_test_images, load_training_images
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "load_images",
     "load_test_images",
     "load_training_images",
-    "make_loader",
     "split",
 ]

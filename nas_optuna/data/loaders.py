@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -253,7 +254,8 @@ class BatchLoader:
         device: Where batches are made.
         augmentation: Applied when an epoch has a seed.
         resident: Whether the raw images live on the device, where a batch is an index, a cast, a normalisation and a
-            resize. Otherwise they stay on the host, and a thread gathers batches ahead.
+            resize. Otherwise they stay on the host, and a thread gathers batches ahead. By default they live there
+            where they take at most `RESIDENT_SHARE` of its free memory.
 
     Attributes:
         kind: ``"resident"`` or ``"streaming"``, as a run calls it.
@@ -268,8 +270,11 @@ class BatchLoader:
         device: torch.device,
         augmentation: Augmentation | None = None,
         *,
-        resident: bool = True,
+        resident: bool | None = None,
     ) -> None:
+        if resident is None:
+            room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+            resident = images.images.nbytes + images.labels.nbytes <= RESIDENT_SHARE * room
         self.kind = "resident" if resident else "streaming"
         self.size, self.batch_size = len(images), batch_size
         self._device, self._augmentation = device, augmentation
@@ -317,18 +322,3 @@ class BatchLoader:
                 waiting.append(pool.submit(gather))
                 images, labels = batch
                 yield images.to(self._device, non_blocking=pin), labels.to(self._device, non_blocking=pin)
-
-
-def make_loader(
-    images: ImageSet,
-    batch_size: int,
-    input_size: int | tuple[int, int],
-    device: torch.device,
-    augmentation: Augmentation | None = None,
-) -> BatchLoader:
-    """A loader whose images live on the device where they take at most `RESIDENT_SHARE` of its free memory."""
-    fits = True  # on the CPU the raw images already live on the device
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        fits = images.images.nbytes + images.labels.nbytes <= RESIDENT_SHARE * free
-    return BatchLoader(images, batch_size, input_size, device, augmentation, resident=fits)

@@ -28,14 +28,8 @@ PART_NAMES: Mapping[Part, frozenset[str]] = {
 """How people call the parts, in any case of letters."""
 PARTS = tuple(PART_NAMES)
 
-HELD_OUT_FOR_TEST = 0.2
-"""Share held out for test where a source has no test part."""
-
 MAX_INPUT_SIDE = 4096
 """Of images for which nobody says what size a network should see."""
-
-USABLE_SHARE = 0.8
-"""The share of the free memory that images may take."""
 
 _CHUNK = 256
 
@@ -52,7 +46,7 @@ class Reading:
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Divide what comes as one part: the indices for training, and a fixed fifth of each class for test."""
     problem = "are too few to hold out a fifth of them for test; add images, or a test part"
-    return divide(stratified_order(labels, seed=0), HELD_OUT_FOR_TEST, problem)
+    return divide(stratified_order(labels, seed=0), 0.2, problem)
 
 
 class FileSource:
@@ -175,8 +169,8 @@ def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuse what takes more bytes than `USABLE_SHARE` of what is free, with a `DataError`."""
+    """Refuse what takes nearly all the bytes that are free, with a `DataError`."""
     free = free_memory()
-    if free is not None and needed > USABLE_SHARE * free:
+    if free is not None and needed > 0.8 * free:  # a network needs some, too
         sizes = f"{needed / 1e9:,.4g} GB, and {free / 1e9:,.4g} GB of memory are free"
         raise DataError(f"{what} would take {sizes}; {remedy}")

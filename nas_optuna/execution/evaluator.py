@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nas_optuna.costs.quantise import require_tools
-from nas_optuna.data import Augmentation, BatchLoader, SearchData, make_loader
+from nas_optuna.data import Augmentation, BatchLoader, SearchData
 from nas_optuna.devices import memory_format
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
@@ -299,7 +299,7 @@ class TrainingEvaluator:
     @cached_property
     def train_loader(self) -> BatchLoader:
         """Training batches, made once and shared by all trials of this process."""
-        return make_loader(
+        return BatchLoader(
             self.data.train,
             self.recipe.batch_size,
             self.space.input_size,
@@ -310,7 +310,7 @@ class TrainingEvaluator:
     @cached_property
     def validation_loader(self) -> BatchLoader:
         """Batches of the images that select, made once and shared by all trials of this process."""
-        return make_loader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
+        return BatchLoader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
 
     def with_recipe(self, recipe: Recipe) -> TrainingEvaluator:
         """Return a copy that trains by another recipe; the loaders are shared where the recipe leaves them alike."""

@@ -11,7 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from torch import nn
 
-from nas_optuna.data import make_loader
+from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.execution.search import Search
@@ -159,7 +159,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
 def _validated(classifier: ImageClassifier, search: Search, architecture: Architecture, facts: dict[str, str]) -> float:
     """The accuracy on the images that select, measured again from the raw pixels."""
     cpu = torch.device("cpu")
-    loader = make_loader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
+    loader = BatchLoader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
     accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy
     try:
         measured = float(facts["accuracy"])

@@ -25,7 +25,6 @@ from nas_optuna.data import (
     ImageSet,
     load_test_images,
     load_training_images,
-    make_loader,
 )
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
@@ -129,7 +128,7 @@ def retrain(
         load_test_images(spec.data, images, data_directory, input_size=size)  # refused before hours of training
     else:
         images = parts[0]
-    train = make_loader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))
+    train = BatchLoader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))
     folder = checkpoints and checkpoints / _identity(study, architecture, recipe)
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
@@ -140,7 +139,7 @@ def retrain(
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when all that could be chosen is chosen.
         tests = parts[1] if parts else load_test_images(spec.data, images, data_directory, input_size=size)
-        test = make_loader(tests, recipe.batch_size, space.input_size, where)
+        test = BatchLoader(tests, recipe.batch_size, space.input_size, where)
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
         report = TestReport(
             architecture=str(architecture),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas_optuna.costs.complexity import macs_table, size
 from nas_optuna.costs.latency_table import LatencyTable
-from nas_optuna.data import make_loader
+from nas_optuna.data import BatchLoader
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.shared import SharedEvaluator
 from nas_optuna.oneshot.strategies.base import Strategy
@@ -96,7 +96,7 @@ class Price:
 def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator | None, evaluations: int) -> Price:
     """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random."""
     job, recipe, space = strategy.job, search.spec.recipe, search.space
-    own = make_loader(search.data.train, recipe.batch_size, space.input_size, job.device)
+    own = BatchLoader(search.data.train, recipe.batch_size, space.input_size, job.device)
     copied = type(strategy)(replace(job, supernet=copy.deepcopy(job.supernet)), strategy.options)
     copied.finished = copied.length - 1  # a warm-up is over
     copied.begin_epoch(job.spec.seed)

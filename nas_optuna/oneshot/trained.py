@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
-from nas_optuna.data import ImageSet, make_loader
+from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.search import Search
@@ -51,8 +51,8 @@ def make_evaluator(
 ) -> SharedEvaluator:
     """Shared weights on the study's held-out images."""
     side = search.space.input_size
-    held_out = make_loader(scoring_images(search), SCORED_IMAGES, side, device)
-    training = make_loader(search.data.train, 256, side, device)
+    held_out = BatchLoader(scoring_images(search), SCORED_IMAGES, side, device)
+    training = BatchLoader(search.data.train, 256, side, device)
     # One order for all, so that a path's statistics do not depend on earlier paths.
     return SharedEvaluator(supernet, held_out, partial(training.epoch, 0), dtype)
 

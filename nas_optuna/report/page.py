@@ -22,7 +22,7 @@ from markupsafe import Markup
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.data import make_loader
+from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
 from nas_optuna.execution.retrain import find_mistakes
@@ -162,7 +162,7 @@ def _mistakes(facts: StudyFacts) -> list[tuple[str, str, str]]:
     except NasOptunaError:  # whatever it lacks, the report is whole without these pictures
         return []
     images, names = search.data.validation, search.data.train.classes
-    loader = make_loader(images, search.spec.recipe.batch_size, search.space.input_size, cpu)
+    loader = BatchLoader(images, search.spec.recipe.batch_size, search.space.input_size, cpu)
     predicted = evaluate(network, loader, cpu, torch.float32).predicted.tolist()
     return [(names[one.label], names[one.predicted], one.picture) for one in find_mistakes(images, predicted)]
 

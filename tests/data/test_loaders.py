@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from nas_optuna import ImageSet
-from nas_optuna.data import Augmentation, BatchLoader, make_loader
+from nas_optuna.data import Augmentation, BatchLoader
 from nas_optuna.data.loaders import enlarge_rows
 from nas_optuna.spec import Recipe
 from tests.hostile import new_peak, peak
@@ -140,7 +140,7 @@ def test_an_error_of_the_gathering_thread_is_raised() -> None:
 
 def test_the_cpu_keeps_images_where_they_are() -> None:
     images = image_set()
-    loader = make_loader(images, 4, 28, CPU)
+    loader = BatchLoader(images, 4, 28, CPU)
     assert loader.kind == "resident"
     assert loader._images.data_ptr() == images.images.data_ptr()  # type: ignore[attr-defined]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nas_optuna import SearchData, load_data
-from nas_optuna.data import make_loader
+from nas_optuna.data import BatchLoader
 from nas_optuna.export.formats import onnx_model
 from nas_optuna.export.int8 import FILE, EightBits, Int8Export, write_int8
 from nas_optuna.spaces import create_space
@@ -54,7 +54,7 @@ def quantised(name: str, options: dict[str, Any], number: int, digits: SearchDat
     space = create_space(name, options, in_channels=1, classes=10, input_size=side)
     architecture = space.sample(random.Random(number))
     network = make_network(space, architecture, spec.recipe, CPU, seed=number)
-    loader = make_loader(digits.train, 64, side, CPU)
+    loader = BatchLoader(digits.train, 64, side, CPU)
     list(fit(network, loader, None, spec.recipe, CPU, seed=number))
     classifier = ImageClassifier(network, architecture, make_header(architecture, spec, digits.train)).eval()
     onnx_model(classifier, digits.train.images[:2], folder / "model.onnx", "digits")

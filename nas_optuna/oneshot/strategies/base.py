@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nas_optuna.data import BatchLoader, ImageSet, make_loader
+from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.devices import prepare_process
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.oneshot.progress import Epoch, Meter
@@ -106,7 +106,7 @@ class Job:
 
     def loader(self, images: ImageSet, batch_size: int) -> BatchLoader:
         """Batches in the supernet's input size, on its device."""
-        return make_loader(images, batch_size, self.supernet.space.input_size, self.device)
+        return BatchLoader(images, batch_size, self.supernet.space.input_size, self.device)
 
 
 class Strategy(ABC):
