@@ -133,7 +133,11 @@ def _cut_end(model: onnx.ModelProto) -> None:
     makers = {name: node for node in graph.node for name in node.output}
     back = makers[gives]
     there = makers.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
-    if there is None or there.op_type != "QuantizeLinear" or _readers(graph, there.output[0]) != [back]:
+    if (
+        there is None
+        or there.op_type != "QuantizeLinear"
+        or [node for node in graph.node if there.output[0] in node.input] != [back]
+    ):
         return
     made = makers[there.input[0]]
     graph.node.remove(back)
@@ -143,10 +147,6 @@ def _cut_end(model: onnx.ModelProto) -> None:
     else:
         graph.node.remove(there)
         graph.output[0].name = there.input[0]
-
-
-def _readers(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
-    return [node for node in graph.node if name in node.input]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
 from nas_optuna.report.columns import Column, filled
-from nas_optuna.report.facts import StudyFacts, best_so_far
+from nas_optuna.report.facts import StudyFacts, staircase
 from nas_optuna.report.rendering import render
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, best_trial, complete_trials
@@ -153,7 +153,7 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         for trial in study.get_trials(deepcopy=False):
             total += attribute(trial, TrialKey.SECONDS, 0.0)
             spent[trial.number] = total
-        steps = best_so_far(complete, maximizes(study))
+        steps = staircase([(t.number, t.values[0]) for t in complete], maximize=maximizes(study))
         style = f"line s{i % 4}"
         by_trials.append(Series(steps, style, name=study.study_name))
         by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=study.study_name))

@@ -213,15 +213,15 @@ def titles_of(trials: Sequence[FrozenTrial]) -> list[str]:
     return [f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in trials]
 
 
-def best_so_far(complete: Sequence[FrozenTrial], maximize: bool) -> list[charts.Point]:
-    """Corners of the step line of the best value, by trial number."""
-    points: list[charts.Point] = []
+def staircase(points: Sequence[charts.Point], *, maximize: bool) -> list[charts.Point]:
+    """Corners of the step line of the best value so far; at first there is none, which no chart draws."""
+    corners: list[charts.Point] = []
     best = -math.inf if maximize else math.inf
-    for trial in complete:
-        value = max(best, trial.values[0]) if maximize else min(best, trial.values[0])
-        points += [(trial.number, best), (trial.number, value)]
-        best = value
-    return points
+    for x, value in points:
+        better = max(best, value) if maximize else min(best, value)
+        corners += [(x, best), (x, better)]
+        best = better
+    return corners
 
 
 def curve_of(trial: FrozenTrial) -> list[charts.Point]:

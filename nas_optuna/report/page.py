@@ -37,7 +37,7 @@ from nas_optuna.report.charts import Series
 from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import Section, StudyFacts, best_so_far, curve_of, remarks_of, retrained_figures, titles_of
+from nas_optuna.report.facts import Section, StudyFacts, curve_of, remarks_of, retrained_figures, staircase, titles_of
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
 from nas_optuna.spaces import SearchSpace
@@ -181,7 +181,7 @@ def _progress(facts: StudyFacts) -> Section | None:
     if not facts.trials:
         return None
     dots = [(t.number, t.values[0]) for t in facts.complete]
-    best = best_so_far(facts.complete, facts.maximize)
+    best = staircase(dots, maximize=facts.maximize)
     errors: Sequence[float] = ()
     if facts.first in ACCURACIES:
         errors = [standard_error(TrialRecord.of(t), facts.images) or 0.0 for t in facts.complete]
@@ -218,7 +218,7 @@ def _tradeoffs(facts: StudyFacts) -> Section:
     plots = []
     by_accuracy = bool(facts.complete) and attribute(facts.complete[0], TrialKey.ACCURACY) is not None
     quality = "accuracy" if by_accuracy else facts.first
-    sign = 1.0 if by_accuracy or facts.maximize else -1.0
+    maximize = by_accuracy or facts.maximize
     costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.complete}
     for name in cost_names(map(TrialRecord.of, facts.complete)):
         described = describe(name)
@@ -230,12 +230,8 @@ def _tradeoffs(facts: StudyFacts) -> Section:
         ]
         if len(points) < 2:
             continue
-        front: list[charts.Point] = []
-        top = -math.inf
-        for cost, value, _ in sorted(points, key=lambda p: (described.sign * p[0], -sign * p[1])):
-            if sign * value > top:
-                front += [(cost, front[-1][1]), (cost, value)] if front else [(cost, value)]
-                top = sign * value
+        cheapest_first = sorted(((cost, value) for cost, value, _ in points), key=lambda p: described.sign * p[0])
+        front = staircase(cheapest_first, maximize=maximize)
         titles = titles_of([trial for _, _, trial in points])
         dots = Series([(c, v) for c, v, _ in points], "dot s0", titles, name="complete trial")
         better = "with more" if described.maximize else "cheaper"
