@@ -133,11 +133,9 @@ def _cut_end(model: onnx.ModelProto) -> None:
     makers = {name: node for node in graph.node for name in node.output}
     back = makers[gives]
     there = makers.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
-    if (
-        there is None
-        or there.op_type != "QuantizeLinear"
-        or [node for node in graph.node if there.output[0] in node.input] != [back]
-    ):
+    if there is None or there.op_type != "QuantizeLinear":
+        return
+    if any(there.output[0] in node.input for node in graph.node if node != back):
         return
     made = makers[there.input[0]]
     graph.node.remove(back)
