@@ -7,7 +7,7 @@ becomes the same numbers in training, in ``predict``, in ``model.py`` and before
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ class PixelFormat:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelFormat:
-        """What `to_dict` gave, maybe by way of JSON.
+        """Its fields by name, maybe by way of JSON.
 
         Raises:
             ValueError: A value is missing, unknown or out of its range.
@@ -90,10 +90,6 @@ class PixelFormat:
             return cls(**given)
         except TypeError as error:
             raise ValueError(f"the description of pixels is not one ({str(error)[:80]})") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ checked before anything large is read or made.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -172,7 +173,7 @@ def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, o
         space_options=json.loads(json.dumps(spec.space.options)),
         architecture=str(architecture),
         classes=list(images.classes),
-        pixels=images.pixel_format(spec.recipe.input_size or images.side).to_dict(),
+        pixels=dataclasses.asdict(images.pixel_format(spec.recipe.input_size or images.side)),
         origin=origin,
     )
 

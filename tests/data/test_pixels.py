@@ -1,6 +1,7 @@
 """One description of pixels, four readers: the loader, ``predict``, an exported ``model.py``, ONNX by its README."""
 
 import ast
+import dataclasses
 import json
 import os
 import random
@@ -43,7 +44,7 @@ def _trained(images: ImageSet, path: Path, side: int = 12) -> ImageClassifier:
     architecture = space.sample(random.Random(0))
     network = make_network(space, architecture, spec.recipe, CPU, seed=0)
     save_network(path, network, make_header(architecture, spec, images))
-    assert make_header(architecture, spec, images).pixels == images.pixel_format(side).to_dict()
+    assert make_header(architecture, spec, images).pixels == dataclasses.asdict(images.pixel_format(side))
     return load_network(path)
 
 
@@ -163,11 +164,11 @@ def test_transparency_is_laid_on_one_background(
 
 def test_the_description_survives_json_and_refuses_what_it_is_not() -> None:
     made = PixelFormat(3, 8, 9, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), (16, 17), "pad", 0, 4095, 255)
-    assert PixelFormat.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert PixelFormat.from_dict(json.loads(json.dumps(dataclasses.asdict(made)))) == made
     assert eval(repr(made), {"PixelFormat": PixelFormat}) == made
     for change in ({"height": 0}, {"resize": "turn"}, {"std": [1, 1, 0]}, {"more": 1}, {"mean": [float("nan")] * 3}):
         with pytest.raises(ValueError, match=r"."):
-            PixelFormat.from_dict(made.to_dict() | change)
+            PixelFormat.from_dict(dataclasses.asdict(made) | change)
 
 
 def test_what_is_copied_beside_a_network_needs_numpy_and_pillow_alone() -> None:
