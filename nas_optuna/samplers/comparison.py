@@ -64,9 +64,11 @@ def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[Study
     better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
     dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
     ranks = np.full(len(trials), -1)
-    rank = 0
+    dominators, rank = dominates.sum(0), 0  # of those without a rank
     while (left := ranks < 0).any():
-        ranks[left & ~dominates[left].any(0)] = rank
+        front = left & (dominators == 0)
+        ranks[front] = rank
+        dominators -= dominates[front].sum(0)
         rank += 1
     return ranks
 

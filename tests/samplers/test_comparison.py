@@ -54,3 +54,23 @@ def test_ranks_put_feasible_before_infeasible_before_pruned() -> None:
         trial((math.inf,)),
     ]
     assert nondominated_ranks(trials, [StudyDirection.MAXIMIZE]).tolist() == [1, 3, 2, 5, 4, 0]
+
+
+def test_ranks_are_what_is_left_when_fronts_are_taken_away() -> None:
+    rng = np.random.default_rng(0)
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    for objectives in (1, 2):
+        trials = [trial(tuple(rng.integers(0, 8, objectives).astype(float))) for _ in range(60)]
+        left, expected, rank = list(range(60)), [0] * 60, 0
+        values = np.array([t.values for t in trials]) * np.array([-1, 1])[:objectives]
+        while left:
+            front = [
+                i
+                for i in left
+                if not any((values[j] <= values[i]).all() and (values[j] < values[i]).any() for j in left)
+            ]
+            for i in front:
+                expected[i] = rank
+                left.remove(i)
+            rank += 1
+        assert nondominated_ranks(trials, directions[:objectives]).tolist() == expected
