@@ -166,7 +166,7 @@ def export(
     """
     import json as json_format
 
-    from nas_optuna.oneshot.candidates import ORIGIN, candidates
+    from nas_optuna.oneshot.check import EXPORT_ORIGIN, candidates
     from nas_optuna.study import studies, supernet_result, trial_queue
 
     experiment, study = stored.experiment()
@@ -176,7 +176,7 @@ def export(
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     write_out(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
     for choices in params:
-        trial_queue.enqueue_once(study, space, choices, ORIGIN)
+        trial_queue.enqueue_once(study, space, choices, EXPORT_ORIGIN)
     if path == STDOUT:
         pass
     elif json:

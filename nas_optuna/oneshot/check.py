@@ -1,7 +1,8 @@
-"""How well a supernet ranks architectures, compared with their own trainings and with sizes alone."""
+"""What a supernet proposes, and how well it ranks: compared with own trainings, and with sizes alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,50 @@ from optuna.trial import FrozenTrial
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.score import FEATURES, SIZES, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.study.trial_queue import enqueue_once
 
-ORIGIN = "supernet check"
+EXPORT_ORIGIN = "supernet"
+"""The origin of trials that a supernet's export put into the queue."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture that a supernet proposes."""
+
+    architecture: Architecture
+    by: str  # "score" for the best by the score (or short trainings), "alphas" for the most probable choices
+    probability: float  # under the alphas
+
+
+def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:
+    """The best that a study's supernet found, best first."""
+    # Where there is a score, the best by it come first, and differ from each other; the alphas' argmax follows the
+    # first of them. Otherwise these are the most probable.
+    most_probable = [
+        ({name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}, log)
+        for indices, log in result.most_probable(count)
+    ]
+    by_alphas = [Candidate(space.architecture(params), "alphas", math.exp(log)) for params, log in most_probable]
+    scored = [space.architecture(params) for params in result.start_params()]
+    if not scored:
+        return by_alphas
+    shares = result.probabilities()
+
+    def probability(architecture: Architecture) -> float:
+        tokens = zip(space.parameters, space.tokens(architecture), strict=True)
+        return float(math.prod(shares[name][token] for name, token in tokens))
+
+    by_score = [Candidate(a, "score", probability(a)) for a in scored]
+    listed = [by_score[0], *by_alphas[:1], *by_score[1:]]
+    distinct = {candidate.architecture: candidate for candidate in reversed(listed)}
+    return [c for c in listed if distinct[c.architecture] is c][:count]
+
+
+_CHECK_ORIGIN = "supernet check"
 """Origin of the trials that a check trains."""
 SCORE, ALPHAS, ALL_SIZES = "score", "alphas", "all sizes"
 _RESAMPLES = 1000
@@ -107,7 +147,7 @@ def queue_untrained(study: Study, search: Search, architectures: Sequence[Archit
     """Put those that the study has not trained to the end by its recipe into the queue, in order."""
     trained, space = trained_trials(study, search), search.space
     missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]
-    return max((enqueue_once(study, space, a.params, ORIGIN) for a in missing), default=0)
+    return max((enqueue_once(study, space, a.params, _CHECK_ORIGIN) for a in missing), default=0)
 
 
 def judge(

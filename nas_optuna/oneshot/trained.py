@@ -17,7 +17,7 @@ from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.ranking import ArchitectureRanker
-from nas_optuna.oneshot.shared import SharedEvaluator
+from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet, supernet_for

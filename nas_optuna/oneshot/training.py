@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tempfile
 import time
@@ -17,15 +18,15 @@ from optuna.study import Study
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
+from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
-from nas_optuna.oneshot.progress import Epoch, measured, write_history
 from nas_optuna.oneshot.ranking import ArchitectureRanker
-from nas_optuna.oneshot.shared import SharedEvaluator
+from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import find_strategy, is_without_weights, strategy_options
-from nas_optuna.oneshot.strategies.base import Job, Strategy
+from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
 from nas_optuna.oneshot.trained import (
     limits_of,
     make_evaluator,
@@ -38,7 +39,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.supernet_result import SupernetResult, find_result, write_result
+from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, softmax, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
 
 
@@ -174,7 +175,7 @@ class SupernetTraining:
             for epoch in self.strategy.epochs() if self.strategy else ():
                 self.history.append(epoch)
                 self._save()
-                told.step_finished(subject, measured(epoch))
+                told.step_finished(subject, _measured(epoch))
         except TrainingError as error:
             if not self.history:
                 raise
@@ -276,10 +277,38 @@ class SupernetTraining:
         store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "supernet-history.csv"
-            write_history(file, self.history, {n: p.choices for n, p in self.search.space.parameters.items()})
+            _write_history(file, self.history, {n: p.choices for n, p in self.search.space.parameters.items()})
             return upload_artifact(
                 artifact_store=FileSystemArtifactStore(store), file_path=str(file), study_or_trial=self._study
             )
+
+
+def _measured(epoch: Epoch) -> Measurement:
+    """An epoch of a supernet as the measurement that callbacks get."""
+    # Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
+    # ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
+    optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
+    metrics = {
+        "train_loss": epoch.loss,
+        "train_accuracy": epoch.accuracy,
+        "gradient_norm": epoch.gradient_norm,
+        **{name: value for name, value in optional.items() if value is not None},
+        **{f"entropy/{name}": entropy(logits) for name, logits in (epoch.alphas or {}).items()},
+    }
+    return Measurement(epoch.number, metrics, epoch.seconds)
+
+
+def _write_history(file: Path, history: Sequence[Epoch], choices: Mapping[str, Sequence[object]]) -> None:
+    """Write every epoch's figures, and each choice's probability where alphas trained, as CSV."""
+    trained = any(epoch.alphas for epoch in history)
+    columns = [f"{name}={choice}" for name, values in choices.items() for choice in values] if trained else []
+    figures = ("number", "loss", "accuracy", "alpha_loss", "gradient_norm", "temperature", "cost", "seconds")
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow([*figures, *columns])
+        for epoch in history:
+            p = [x for logits in (epoch.alphas or {}).values() for x in softmax(logits)]
+            writer.writerow([*(getattr(epoch, name) for name in figures), *(f"{x:.5f}" for x in p)])
 
 
 def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:

@@ -10,8 +10,7 @@ from scipy import stats
 
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, judge, rank_correlation
-from nas_optuna.oneshot.score import FEATURES, Score, features
-from nas_optuna.oneshot.shared import SharedFigures
+from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, TrainingError
-from nas_optuna.oneshot.shared import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
+from nas_optuna.oneshot.score import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.fair import FairOptions, FairStrategy
 from nas_optuna.spaces import SearchSpace

@@ -9,11 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from nas_optuna.costs.complexity import figures, macs_table
-from nas_optuna.oneshot.cross_entropy import Evaluated, agreeing, diverse, learn_alphas, search_best
 from nas_optuna.oneshot.price import cost_of
-from nas_optuna.oneshot.ranking import ArchitectureRanker
-from nas_optuna.oneshot.score import FEATURES, Score, features
-from nas_optuna.oneshot.shared import SharedFigures
+from nas_optuna.oneshot.ranking import ArchitectureRanker, Evaluated, agreeing, diverse, learn_alphas, search_best
+from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import SupernetSpec

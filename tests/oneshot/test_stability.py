@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from nas_optuna.errors import TrainingError
-from nas_optuna.oneshot.stability import require_no_collapse
+from nas_optuna.oneshot.strategies.darts import require_no_collapse
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.function import space as space_function
 from nas_optuna.spaces.supernet import supernet_for

@@ -24,7 +24,7 @@ STRATEGIES = Registry(
     {
         "fair": "nas_optuna.oneshot.strategies.fair:FairStrategy",
         "darts": "nas_optuna.oneshot.strategies.darts:DartsStrategy",
-        "gumbel": "nas_optuna.oneshot.strategies.gumbel:GumbelStrategy",
+        "gumbel": "nas_optuna.oneshot.strategies.darts:GumbelStrategy",
     },
 )
 

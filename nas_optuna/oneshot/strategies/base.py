@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -17,14 +18,109 @@ from torch import Tensor
 from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.devices import prepare_process
 from nas_optuna.errors import Interrupted, TrainingError
-from nas_optuna.oneshot.progress import Epoch, Meter
-from nas_optuna.oneshot.stability import DivergenceMonitor
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import autocast
+
+WINDOW = 50
+"""Steps between two reads of losses and gradient norms; only then does the loop wait for the device."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The figures of one epoch of a supernet's training."""
+
+    number: int  # from 1
+    loss: float  # mean cross entropy of the weight steps
+    accuracy: float  # share of right answers in the weight steps, before each step
+    gradient_norm: float  # median norm of the weights' gradient before clipping
+    seconds: float
+    alpha_loss: float | None = None  # of the alpha steps; None while alphas stand still, and in a joint update
+    temperature: float | None = None  # the Gumbel-softmax's; None where nothing is drawn from alphas
+    cost: float | None = None  # expected at the end, in the table's unit; None without alphas or a table
+    alphas: Mapping[str, list[float]] | None = None  # parameter name → logits at the end; None where none are trained
+
+
+EXPLOSION = 100.0
+"""The largest ratio of a window's median gradient norm to the largest earlier median."""
+CHANCE = 10.0
+"""The largest ratio of a window's median loss to the loss of guessing, ``log(classes)``, unless the loss falls.
+
+A deep residual network without norm layers can begin with such a loss and learn nevertheless.
+"""
+
+
+class Meter:
+    """Losses, right answers and gradient norms, read once per window of steps, and watched for an explosion."""
+
+    def __init__(self, classes: int) -> None:
+        self._guessing = math.log(max(classes, 2))
+        self._largest: float | None = None  # median norm of a window
+        self._lowest = math.inf  # median loss of a window
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Forget the figures of the epoch before."""
+        self._pending: list[Tensor] = []  # on the device
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self._hits = 0.0
+        self._seen = 0
+
+    def add(self, loss: Tensor, hits: Tensor, norm: Tensor, seen: int) -> None:
+        """Take in one step's mean loss, right answers, gradient norm and number of images."""
+        self._pending.append(torch.stack([loss.float(), hits.float(), norm.float()]))
+        self._seen += seen
+        if len(self._pending) == WINDOW:
+            self._read()
+
+    def _read(self) -> None:
+        if self._pending:
+            losses, hits, norms = torch.stack(self._pending).T.tolist()
+            self._pending.clear()
+            self.observe(norms, losses)
+            self._losses += losses
+            self._norms += norms
+            self._hits += sum(hits)
+
+    def figures(self) -> dict[str, Any]:
+        """The `Epoch`'s ``loss``, ``accuracy`` and ``gradient_norm``."""
+        self._read()
+        return {
+            "loss": sum(self._losses) / len(self._losses),
+            "accuracy": self._hits / self._seen,
+            "gradient_norm": sorted(self._norms)[len(self._norms) // 2],
+        }
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The state as plain numbers."""
+        return {"largest_norm": self._largest, "lowest_loss": self._lowest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state from that of a training."""
+        self._largest, self._lowest = state["largest_norm"], state["lowest_loss"]
+
+    def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
+        """Judge the gradient norms and losses of one window of steps."""
+        remedy = "lower supernet.learning_rate or supernet.clip, and look for a ReLU that is missing or doubled"
+        if not all(map(math.isfinite, losses)):
+            raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
+        norm, loss = statistics.median(norms), statistics.median(losses)
+        if not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self._largest or math.inf):
+            before = f", {self._largest:.3g} before" if self._largest else ""
+            raise TrainingError(
+                f"the supernet's gradients explode: median norm {norm:.3g}{before}; {remedy}", "gradient explosion"
+            )
+        if self._largest is not None and loss > max(CHANCE * self._guessing, self._lowest):
+            raise TrainingError(
+                f"the supernet's gradients explode: loss {loss:.3g}, guessing gives {self._guessing:.3g}; {remedy}",
+                "gradient explosion",
+            )
+        self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)
+
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, height, width]`` and labels ``[batch]``."""
@@ -151,7 +247,7 @@ class Strategy(ABC):
         self.length: int = options.epochs or self.default_epochs()
         self.weights = list(self.supernet.weights())
         self.optimizer = self.weight_optimizer()
-        self.watch = DivergenceMonitor(self.supernet.space.classes)
+        self.meter = Meter(self.supernet.space.classes)
 
     @staticmethod
     def prepare(supernet: Supernet) -> None:
@@ -240,7 +336,8 @@ class Strategy(ABC):
             self.require_progress(epoch)
 
     def _epoch(self) -> Epoch:
-        start, meter, steps = time.monotonic(), Meter(self.watch), len(self.images)
+        start, steps = time.monotonic(), len(self.images)
+        self.meter.begin_epoch()
         self.supernet.train()
         seed = epoch_seed(self.job.spec.seed, self.finished)
         self.begin_epoch(seed)
@@ -249,8 +346,8 @@ class Strategy(ABC):
                 raise Interrupted(f"stopped in epoch {self.finished + 1}")
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(i, steps)
-            meter.add(*self.step(batch))
-        figures = meter.figures()  # which waits for the device
+            self.meter.add(*self.step(batch))
+        figures = self.meter.figures()  # which waits for the device
         return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **self.end_epoch())
 
     def state_dict(self) -> dict[str, Any]:
@@ -260,7 +357,7 @@ class Strategy(ABC):
             "length": self.length,
             "supernet": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **self.watch.state_dict(),
+            **self.meter.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -268,4 +365,4 @@ class Strategy(ABC):
         self.finished, self.length = state["finished"], state["length"]
         self.supernet.load_state_dict(state["supernet"])
         load_optimizer_state(state["optimizer"], self.optimizer)
-        self.watch.load_state_dict(state)
+        self.meter.load_state_dict(state)

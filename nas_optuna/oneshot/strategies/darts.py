@@ -1,30 +1,148 @@
 """Strategy ``"darts"``: weights and alphas of a supernet trained in turns, by mixtures of all candidates.
 
 Liu et al. 2019 (DARTS). What cannot be mixed, because it changes the shape of what follows, is drawn by
-Gumbel-softmax.
+Gumbel-softmax; strategy ``"gumbel"`` draws everything (Wu et al. 2019, FBNet; Dong and Yang 2019, GDAS).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from nas_optuna.costs.complexity import size
 from nas_optuna.data import ImageSet, split
-from nas_optuna.errors import SpecError
-from nas_optuna.oneshot.gumbel_sampler import GumbelSampler
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.oneshot.price import with_cost
-from nas_optuna.oneshot.progress import Epoch
-from nas_optuna.oneshot.stability import require_no_collapse
-from nas_optuna.oneshot.strategies.base import Batch, Job, Strategy, StrategyOptions
-from nas_optuna.oneshot.unrolled import gradient, unrolled_gradient
-from nas_optuna.spaces.supernet import GumbelSample, Mode
+from nas_optuna.oneshot.strategies.base import Batch, Epoch, Job, Strategy, StrategyOptions
+from nas_optuna.spaces.supernet import GumbelSample, Mode, Supernet
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
+
+Loss = Callable[[], Tensor]
+"""Computes a scalar loss from the current weights and alphas, on a fixed batch with fixed draws."""
+
+
+def gradient(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient, zero for inputs that the loss does not use."""
+    found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+def unrolled_gradient(
+    train_loss: Loss,
+    alpha_loss: Loss,
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    buffers: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The alphas' gradient through one SGD step of the weights."""
+    # Liu et al. 2019 (DARTS), equation 7: the gradient of ``alpha_loss(w - ξ ∇w train_loss(w, α), α)``. Its second
+    # term, a Hessian times a vector, is a central difference of the alphas' gradient at two weights, equation 8. The
+    # weights are left as they were.
+    start = [w.detach().clone() for w in weights]
+    step = gradient(train_loss(), weights)
+    with torch.no_grad():
+        for i, (w, g) in enumerate(zip(weights, step, strict=True)):
+            moved = g.add(w, alpha=weight_decay)
+            if buffers is not None and (buffer := buffers[i]) is not None:
+                moved = moved.add(buffer, alpha=momentum)
+            w.sub_(moved, alpha=learning_rate)
+    loss = alpha_loss()
+    both = gradient(loss, [*alphas, *weights])
+    direct, vector = both[: len(alphas)], both[len(alphas) :]
+    norm = torch.stack([v.norm() for v in vector]).norm()
+    epsilon = 0.01 / norm.clamp_min(1e-12)
+
+    def at(sign: int) -> list[Tensor]:
+        with torch.no_grad():
+            for w, s, v in zip(weights, start, vector, strict=True):
+                w.copy_(s + sign * epsilon * v)
+        return gradient(train_loss(), alphas)
+
+    above, below = at(1), at(-1)
+    with torch.no_grad():
+        for w, s in zip(weights, start, strict=True):
+            w.copy_(s)
+    scale = learning_rate / (2 * epsilon)
+    return loss.detach(), [d - scale * (a - b) for d, a, b in zip(direct, above, below, strict=True)]
+
+
+class GumbelSampler:
+    """Gumbel-max draws from a supernet's alphas (Jang et al. 2017, equation 1).
+
+    Which candidate runs next is decided on the host, and alphas live on the device. Reading them in every step
+    would stall it, so a draw uses the logits as they were one draw ago: their copy to the host has long
+    ended when it is read. An alpha moves by about its learning rate in between. The gradient uses the current logits.
+    """
+
+    def __init__(self, supernet: Supernet, seed: int) -> None:
+        self._supernet = supernet
+        self._names = list(supernet.alphas)
+        self._sizes = [len(alpha) for alpha in supernet.alphas.values()]
+        self._device = next(iter(supernet.alphas.values())).device
+        self.generator = torch.Generator().manual_seed(seed)  # of the host: the same noise on every device
+        pinned = self._device.type == "cuda"
+        self._copies = [torch.empty(sum(self._sizes), device="cpu", pin_memory=pinned) for _ in range(2)]
+        self._events = [torch.Event(self._device) for _ in range(2)] if pinned else []
+        self._turn = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the alphas now, after they were set or at the start of an epoch."""
+        flat = torch.cat([alpha.detach() for alpha in self._supernet.alphas.values()])
+        self._copies[self._turn].copy_(flat, non_blocking=True)
+        if self._events:
+            self._events[self._turn].record()
+        self._turn = 1 - self._turn
+
+    def next(self, temperature: float) -> GumbelSample:
+        """Draw every parameter."""
+        before = 1 - self._turn
+        if self._events:
+            self._events[before].synchronize()
+        logits = self._copies[before]
+        self.refresh()
+        noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
+        perturbed = torch.split(logits + noise, self._sizes)
+        on_device = torch.split(noise.to(self._device, non_blocking=True), self._sizes)
+        return GumbelSample(
+            {name: int(part.argmax()) for name, part in zip(self._names, perturbed, strict=True)},
+            dict(zip(self._names, on_device, strict=True)),
+            temperature,
+        )
+
+
+COLLAPSE = 0.8
+"""The mean probability from which on an argmax counts as a collapse that no changed choice makes smaller."""
+
+
+def require_no_collapse(supernet: Supernet) -> None:
+    """Raise once every parameter has settled on its cheapest choice."""
+    mean = statistics.mean(max(p) for p in supernet.prior().values())
+    if mean < COLLAPSE:
+        return
+    space = supernet.space
+    derived = space.architecture(supernet.derive())
+    macs, _ = size(space, derived)
+    others = [size(space, other)[0] for other in space.neighbours(derived)]
+    # Where all cost the same, none of them was chosen for being small.
+    if others and min(others) >= macs and max(others) > macs:
+        raise TrainingError(
+            f"the search collapsed: every parameter settled on its smallest choice ({derived}), mean probability"
+            f" {mean:.2f}; lower supernet.latency_weight, or raise supernet.warmup_epochs",
+            "collapse",
+        )
+
 
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
 """FBNet's schedule, Wu et al. 2019, section 4.1."""
@@ -208,3 +326,9 @@ def _alpha_optimizer(alphas: list[torch.nn.Parameter], options: DartsOptions) ->
     return torch.optim.Adam(
         alphas, options.alpha_learning_rate or 3e-4, betas=(0.5, 0.999), weight_decay=1e-3 if decay is None else decay
     )
+
+
+class GumbelStrategy(DartsStrategy):
+    """Like darts with one drawn candidate at a time (FBNet, GDAS): a step costs what a single network's costs."""
+
+    mode: ClassVar[Mode] = "sampled"
