@@ -21,8 +21,7 @@ from nas_optuna.spaces.chain import ChainSpace, Part
 from nas_optuna.spaces.checks import positive_choices, require_depth, require_positive
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.elastic import choices_of, size_of
-from nas_optuna.spaces.entangled import ElasticLayer, centred, centring, geometric_mean
-from nas_optuna.spaces.layers import ElasticConv2d
+from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring, geometric_mean
 
 PARTS = ("filters", "kernel", "stride")
 """The parameters of one layer, in order."""

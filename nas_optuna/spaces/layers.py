@@ -14,63 +14,89 @@ layer multiplies the channels of its *input* by how much the mixed choices have 
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, ClassVar, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.spaces.elastic import size_of
-from nas_optuna.spaces.entangled import ElasticLayer, OpenConv2d, cut
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.elastic import Size, choices_of, size_of
+
+SMALLEST_GROUP = 4
+"""The smallest group of channels that is centred; of a smaller one, centring would leave little."""
 
 
-class _OpenLinear(ElasticLayer, nn.Linear):
-    def __init__(self, in_features: int, out_features: int, *args: Any, **options: Any) -> None:
-        super().__init__(int(in_features), int(out_features), *args, **options)
-        self.inputs, self.outputs = size_of(in_features), size_of(out_features)
+class ElasticLayer(nn.Module):
+    """The base class of elastic layers, which know the choices of their input and output, if there are several."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[…, in_features]`` → ``[…, out_features]``."""
-        out = self.outputs.alone if self.outputs else self.out_features
-        return F.linear(self.masked(x, -1), self.weight[:out, : x.shape[-1]], cut(self.bias, out))
+    inputs: Size | None = None
+    outputs: Size | None = None
+    scales_output: bool = False  # and takes a scaled input, where choices are mixed
+    plain: ClassVar[type[nn.Module] | None] = None  # the layer of torch's that stands where nothing is elastic
 
+    def __new__(cls, *args: Any, balanced: float | None = None, centre: bool = False, **options: Any) -> Any:
+        """An elastic layer, or `plain` where no number is elastic; without arguments it is being copied."""
+        numbers = (*args, *options.values())
+        if cls.plain is None or not numbers or any(map(size_of, numbers)):
+            return super().__new__(cls)
+        return cls.plain(*args, **options)
 
-class _OpenBatchNorm2d(ElasticLayer, nn.BatchNorm2d):
-    def __init__(self, num_features: int, *args: Any, **options: Any) -> None:
-        super().__init__(int(num_features), *args, **options)
-        self.inputs = self.outputs = size_of(num_features)
+    def masked(self, x: Tensor, dim: int) -> Tensor:
+        """The input, weighted along a dimension where choices are mixed."""
+        mask = None if self.inputs is None or self.scales_output else self.inputs.mask()
+        return x if mask is None else x * mask.to(x.dtype).view(-1, *[1] * (x.ndim - dim % x.ndim - 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[batch, num_features, height, width]`` → the same shape."""
-        count = x.shape[1]
-        rate = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        mean, variance = cut(self.running_mean, count), cut(self.running_var, count)
-        weight, bias = cut(self.weight, count), cut(self.bias, count)
-        return F.batch_norm(x, mean, variance, weight, bias, self.training or mean is None, rate, self.eps)
-
-
-class _OpenGroupNorm(ElasticLayer, nn.GroupNorm):
-    def __init__(self, num_groups: int, num_channels: int, *args: Any, **options: Any) -> None:
-        super().__init__(int(num_groups), int(num_channels), *args, **options)
-        self.inputs = self.outputs = size_of(num_channels)
-        self.grows = size_of(num_groups) is not None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[batch, num_channels, …]`` → the same shape; mixed choices are normalised each on its own."""
-        if self.inputs is None or self.grows:  # groups of one size are the same in every choice
-            return self._first(x, x.shape[1])
-        total = x.shape[1]
-        padding = (0, 0) * (x.ndim - 2)
-        return self.inputs.mixed(lambda count: F.pad(self._first(x[:, :count], count), (*padding, 0, total - count)))
-
-    def _first(self, x: Tensor, count: int) -> Tensor:
-        groups = self.num_groups * count // self.num_channels if self.grows else self.num_groups
-        return F.group_norm(x, groups, cut(self.weight, count), cut(self.bias, count), self.eps)
+    def state_for(self, target: nn.Module) -> dict[str, Tensor]:
+        """The weights of one choice."""
+        mine = self.state_dict()
+        return {
+            key: mine[key][tuple(map(slice, value.shape))] for key, value in target.state_dict().items() if key in mine
+        }
 
 
-class ElasticConv2d(nn.Conv2d):
+def cut(tensor: Tensor | None, count: int) -> Tensor | None:
+    """The first entries of a tensor, or None for None."""
+    return None if tensor is None else tensor[:count]
+
+
+def centring(channels: int, widths: Sequence[int]) -> Tensor:
+    """The ``[channels, channels]`` matrix that subtracts from a weight's input channels their mean over each group."""
+    # Groups are what one width has more than the next smaller one, so that the first channels of a centred weight are
+    # those of the centred first channels.
+    ascending = sorted(set(widths))
+    groups = [width - before for before, width in zip([0, *ascending], ascending, strict=False)]
+    means = [torch.full((size, size), 1 / size if size >= SMALLEST_GROUP else 0.0) for size in groups]
+    return torch.eye(channels) - (torch.block_diag(*means) if groups else 0)
+
+
+def centred(weight: Tensor, matrix: Tensor) -> Tensor:
+    """``[out, in, …]`` times a `centring` matrix, in channels-last memory format, in which convolutions are fastest."""
+    channels = weight.shape[1]
+    return (weight.movedim(1, -1) @ matrix[:channels, :channels]).movedim(-1, 1)
+
+
+@cache
+def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
+    """The mean number of a kernel's taps along one side that lie inside the image, over all positions.
+
+    Examples:
+        >>> mean_taps(1, 7, 1, 4)
+        1.0
+    """
+    starts = range(-border, side + border - kernel + 1, stride)
+    return sum(max(0, min(side, start + kernel) - max(0, start)) for start in starts) / len(starts)
+
+
+def geometric_mean(values: Sequence[int]) -> float:
+    """The geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+class ElasticConv2d(ElasticLayer, nn.Conv2d):
     """`torch.nn.Conv2d` whose channels, kernel and stride may be elastic.
 
     Without norm layers a shared weight cannot suit a small and a large fan-in at once, and a deep chain stays at chance
@@ -106,8 +132,13 @@ class ElasticConv2d(nn.Conv2d):
         Conv2d(3, 16, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
 
-    def __new__(  # type: ignore[misc]
-        cls,
+    plain = nn.Conv2d
+    matrix: Tensor
+    kernel_masks: Tensor
+    width_masks: Tensor
+
+    def __init__(
+        self,
         in_channels: int,
         out_channels: int,
         kernel_size: Any,
@@ -117,15 +148,149 @@ class ElasticConv2d(nn.Conv2d):
         balanced: float | None = None,
         centre: bool = False,
         **options: Any,
-    ) -> nn.Conv2d:
-        """Torch's own layer where nothing is elastic."""
-        numbers = (in_channels, out_channels, kernel_size, stride, padding)
-        if any(map(size_of, numbers)):
-            return OpenConv2d(*numbers, *args, balanced=balanced, centre=centre, **options)
-        return nn.Conv2d(*numbers, *args, **options)
+    ) -> None:
+        sizes = map(size_of, (in_channels, out_channels, kernel_size, stride))
+        self.inputs, self.outputs, self.kernel, self.step = sizes
+        self.balance, self.scales_output = balanced, balanced is not None
+        self.mean_filters = geometric_mean(choices_of(out_channels))
+        self.mean_inputs = geometric_mean(choices_of(in_channels))
+        self.mean_kernel = geometric_mean(choices_of(kernel_size)) if isinstance(kernel_size, int) else 1.0
+        self.paddings: Sequence[Any] = choices_of(padding)
+        fixed: Any = [
+            int(v) if isinstance(v, int) else v for v in (in_channels, out_channels, kernel_size, stride, padding)
+        ]
+        super().__init__(*fixed, *args, **options)
+        self.depthwise = self.groups > 1
+        self._require_croppable()
+        if self.step:
+            self.step.of.drawn = True
+        self._prepare(centre)
+
+    def _require_croppable(self) -> None:
+        if self.depthwise and not self.groups == self.in_channels == self.out_channels:
+            raise SpecError("ElasticConv2d needs groups = 1, or as many groups as channels that come and go")
+        if not isinstance(self.padding, tuple) or self.padding_mode != "zeros":
+            raise SpecError("ElasticConv2d needs its padding as numbers, and zeros in it")
+        if self.kernel is None:
+            return
+        if even := [k for k in self.kernel.choices if k % 2 == 0]:
+            raise SpecError(f"smaller kernels are cropped around their centre, so {even[0]} must be odd")
+        borders = self.paddings if len(self.paddings) > 1 else self.paddings * len(self.kernel.choices)
+        if len({2 * p - k * self.dilation[0] for p, k in zip(borders, self.kernel.choices, strict=True)}) > 1:
+            raise SpecError(
+                "the padding of an elastic kernel must grow with it, or the output's size would change; write"
+                " padding=kernel // 2"
+            )
+        self.paddings = borders
+
+    def _prepare(self, centre: bool) -> None:
+        """Masks, and the matrix that centres; constants that move with the module."""
+        kernels = self.kernel.choices if self.kernel else (self.kernel_size[0],)
+        masks = torch.zeros(len(kernels), *self.kernel_size)
+        for mask, kernel in zip(masks, kernels, strict=True):
+            mask[self._centre(kernel)] = 1
+        widths = self.outputs.choices if self.outputs else (self.out_channels,)
+        width_masks = torch.zeros(len(widths), self.out_channels)
+        for mask, width in zip(width_masks, widths, strict=True):
+            mask[:width] = self.gain(width)
+        self.centres = centre
+        groups = self.inputs.choices if centre and self.inputs else ()
+        self.register_buffer("matrix", centring(self.in_channels // self.groups, groups), persistent=False)
+        self.register_buffer("kernel_masks", masks, persistent=False)
+        self.register_buffer("width_masks", width_masks, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Torch's own initial weights; balanced ones are normal, for every choice at once."""
+        if self.balance is None:
+            super().reset_parameters()
+            return
+        nn.init.normal_(self.weight, std=self.balance * math.sqrt(2 / self.mean_inputs) / self.mean_kernel)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def _centre(self, kernel: int) -> tuple[slice, slice]:
+        """Where the crop of that kernel side lies in the largest one."""
+        if self.kernel is None:
+            return slice(None), slice(None)
+        border = (self.kernel_size[0] - kernel) // 2
+        return (slice(border, border + kernel),) * 2
+
+    def gain(self, width: int) -> float:
+        """The factor by which balancing multiplies the output of a width."""
+        return 1.0 if self.balance is None else math.sqrt(self.mean_filters / width)
+
+    def _kernel_gain(self, place: int, kernel: int, stride: int, shape: Sequence[int]) -> float:
+        """The factor by which balancing multiplies a kernel, few of whose taps lie inside a small image."""
+        if self.balance is None:
+            return 1.0
+        border = self.paddings[place] if self.kernel else self.padding[0]
+        taps = math.prod(mean_taps(side, kernel, stride, int(border)) for side in shape[-2:])
+        return self.mean_kernel / math.sqrt(max(taps, 1.0))
+
+    def _cropped(self, width: int, place: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of one choice, gains included: pooling and ReLU commute with a positive factor."""
+        kernel = self.kernel.choices[place] if self.kernel else self.kernel_size[0]
+        channels = slice(None) if self.depthwise else slice(shape[0])
+        weight = self.weight[(slice(width), channels, *self._centre(kernel))]
+        bias = cut(self.bias, width)
+        if self.balance is None:
+            return weight, bias
+        gain = self.gain(width)
+        weight = centred(weight, self.matrix) * (gain * self._kernel_gain(place, kernel, stride, shape))
+        return weight, None if bias is None else bias * gain
+
+    def _mixed(self, width: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the largest choice, masked by what the mixed choices have of each."""
+        weight, bias = self.weight if self.depthwise else self.weight[:, : shape[0]], self.bias
+        if self.balance is not None:
+            weight = centred(weight, self.matrix)
+        taps: Tensor | float = 1.0
+        if self.kernel is not None and (mixed := self.kernel.weights()) is not None:
+            gains = [self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices)]
+            taps = ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
+        elif self.balance is not None:
+            taps = self._kernel_gain(0, self.kernel_size[0], stride, shape)
+        scale = None
+        if self.balance is not None and self.outputs is not None and (mixed := self.outputs.weights()) is not None:
+            scale = mixed @ self.width_masks
+        if self.step is not None and (mixed := self.step.weights()) is not None:
+            drawn = mixed[self.step.choices.index(stride)]
+            scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
+        weight = weight * taps
+        if scale is not None:  # apart from taps: their product would take channels-last from weights of one channel
+            weight, bias = weight * scale[:, None, None, None], None if bias is None else bias * scale
+        return weight[:width], cut(bias, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, in_channels, height, width]`` → ``[batch, out_channels, height', width']``."""
+        width = self.outputs.alone if self.outputs else self.out_channels
+        stride: Any = self.stride if self.step is None else self.step.alone
+        place = self.kernel.choices.index(self.kernel.alone) if self.kernel else 0
+        padding: Any = self.paddings[place] if self.kernel else self.padding
+        self.given = tuple(x.shape[1:])  # what `state_for` needs to know
+        step = stride if isinstance(stride, int) else stride[0]
+        sizes = [size for size in (self.outputs, self.kernel, self.step) if size]
+        mixes = any(size.weights() is not None for size in sizes)
+        weight, bias = self._mixed(width, step, self.given) if mixes else self._cropped(width, place, step, self.given)
+        groups = width if self.depthwise else 1
+        return F.conv2d(self.masked(x, 1), weight, bias, stride, padding, self.dilation, groups)
+
+    def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
+        """Turn the output of one width, after ReLU and pooling, into that of a smaller one; both are given by index."""
+        assert self.outputs is not None
+        width = self.outputs.choices[index]
+        return output[:, :width] * (self.gain(width) / self.gain(self.outputs.choices[wide]))
+
+    def state_for(self, target: nn.Module) -> dict[str, Tensor]:
+        """See `ElasticLayer.state_for`; the gains are those of the last forward pass's sizes."""
+        layer = cast(nn.Conv2d, target)
+        place = self.kernel.choices.index(layer.kernel_size[0]) if self.kernel else 0
+        shape = (layer.in_channels, *self.given[1:]) if self.balance is not None else (layer.in_channels,)
+        weight, bias = self._cropped(layer.out_channels, place, layer.stride[0], shape)
+        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
 
 
-class ElasticLinear(nn.Linear):
+class ElasticLinear(ElasticLayer, nn.Linear):
     """`torch.nn.Linear` whose features may be elastic.
 
     Args:
@@ -139,13 +304,19 @@ class ElasticLinear(nn.Linear):
         Linear(in_features=32, out_features=10, bias=True)
     """
 
-    def __new__(cls, in_features: int, out_features: int, *args: Any, **options: Any) -> nn.Linear:  # type: ignore[misc]
-        """Torch's own layer where nothing is elastic."""
-        elastic = size_of(in_features) or size_of(out_features)
-        return (_OpenLinear if elastic else nn.Linear)(in_features, out_features, *args, **options)
+    plain = nn.Linear
+
+    def __init__(self, in_features: int, out_features: int, *args: Any, **options: Any) -> None:
+        super().__init__(int(in_features), int(out_features), *args, **options)
+        self.inputs, self.outputs = size_of(in_features), size_of(out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[…, in_features]`` → ``[…, out_features]``."""
+        out = self.outputs.alone if self.outputs else self.out_features
+        return F.linear(self.masked(x, -1), self.weight[:out, : x.shape[-1]], cut(self.bias, out))
 
 
-class ElasticBatchNorm2d(nn.BatchNorm2d):
+class ElasticBatchNorm2d(ElasticLayer, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` whose channels may be elastic.
 
     Args:
@@ -158,12 +329,25 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         'BatchNorm2d'
     """
 
-    def __new__(cls, num_features: int, *args: Any, **options: Any) -> nn.BatchNorm2d:  # type: ignore[misc]
-        """Torch's own layer where nothing is elastic."""
-        return (_OpenBatchNorm2d if size_of(num_features) else nn.BatchNorm2d)(num_features, *args, **options)
+    plain = nn.BatchNorm2d
+
+    def __init__(self, num_features: int, *args: Any, **options: Any) -> None:
+        super().__init__(int(num_features), *args, **options)
+        self.inputs = self.outputs = size_of(num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, num_features, height, width]`` → the same shape."""
+        count = x.shape[1]
+        rate = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        mean, variance = cut(self.running_mean, count), cut(self.running_var, count)
+        weight, bias = cut(self.weight, count), cut(self.bias, count)
+        return F.batch_norm(x, mean, variance, weight, bias, self.training or mean is None, rate, self.eps)
 
 
-class ElasticGroupNorm(nn.GroupNorm):
+class ElasticGroupNorm(ElasticLayer, nn.GroupNorm):
     """`torch.nn.GroupNorm` whose channels may be elastic.
 
     Args:
@@ -177,10 +361,24 @@ class ElasticGroupNorm(nn.GroupNorm):
         'GroupNorm'
     """
 
-    def __new__(cls, num_groups: int, num_channels: int, *args: Any, **options: Any) -> nn.GroupNorm:  # type: ignore[misc]
-        """Torch's own layer where nothing is elastic."""
-        elastic = size_of(num_channels) or size_of(num_groups)
-        return (_OpenGroupNorm if elastic else nn.GroupNorm)(num_groups, num_channels, *args, **options)
+    plain = nn.GroupNorm
+
+    def __init__(self, num_groups: int, num_channels: int, *args: Any, **options: Any) -> None:
+        super().__init__(int(num_groups), int(num_channels), *args, **options)
+        self.inputs = self.outputs = size_of(num_channels)
+        self.grows = size_of(num_groups) is not None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, num_channels, …]`` → the same shape; mixed choices are normalised each on its own."""
+        if self.inputs is None or self.grows:  # groups of one size are the same in every choice
+            return self._first(x, x.shape[1])
+        total = x.shape[1]
+        padding = (0, 0) * (x.ndim - 2)
+        return self.inputs.mixed(lambda count: F.pad(self._first(x[:, :count], count), (*padding, 0, total - count)))
+
+    def _first(self, x: Tensor, count: int) -> Tensor:
+        groups = self.num_groups * count // self.num_channels if self.grows else self.num_groups
+        return F.group_norm(x, groups, cut(self.weight, count), cut(self.bias, count), self.eps)
 
 
 def kaiming(module: nn.Module) -> None:
@@ -195,9 +393,8 @@ def kaiming(module: nn.Module) -> None:
         >>> network.bias.tolist()
         [0.0, 0.0]
     """
-    if (
-        isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta
-    ):  # which takes torch long to draw nothing
+    # On the meta device torch takes long to draw nothing.
+    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -13,8 +13,8 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.entangled import ElasticLayer
 from nas_optuna.spaces.function import FunctionSpace
+from nas_optuna.spaces.layers import ElasticLayer
 from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
 from nas_optuna.testing.spaces import SupernetSuite
 

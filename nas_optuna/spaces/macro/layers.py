@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.elastic import Size, size_of
-from nas_optuna.spaces.entangled import ElasticLayer
-from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLinear
+from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLayer, ElasticLinear
 from nas_optuna.spaces.macro.slot import WEIGHTED
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
