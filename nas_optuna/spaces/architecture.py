@@ -1,9 +1,13 @@
-"""One point of a search space."""
+"""One point of a search space, and checks of what a user gave a space: each refuses in one line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from nas_optuna.errors import SpecError
 
 Choice = str | int | float | bool | None
 """What a categorical parameter may take: the types that every Optuna storage can keep."""
@@ -40,3 +44,64 @@ class Architecture:
 
     def __str__(self) -> str:
         return self.text
+
+
+def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
+    """A side length, or ``(height, width)``; a pair of equal sides becomes one side length."""
+    if isinstance(input_size, int):
+        require_positive(input_size=input_size)
+        return input_size
+    sides = tuple(input_size) if isinstance(input_size, Sequence) and not isinstance(input_size, str) else ()
+    if len(sides) != 2:
+        raise SpecError(f"input_size is a side length or [height, width] in pixels, got {input_size!r}")
+    for side in sides:
+        require_positive(input_size=side)
+    height, width = sides
+    return height if height == width else (height, width)
+
+
+def require_choices(name: str, values: Any, kind: str = "space option") -> tuple[Choice, ...]:
+    """Check a list of choices that came from a user: not empty, no repetition."""
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise SpecError(f"{kind} {name!r} needs a list of at least one choice, got {values!r}")
+    for value in values:
+        if not isinstance(value, str | int | float | bool | None):
+            raise SpecError(
+                f"{name!r}: no storage can keep the choice {value!r}, a {type(value).__name__};"
+                " use text, numbers, true, false or none, and look the object up by it"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SpecError(f"{name!r}: the choice {value!r} is not a finite number")
+    if len(set(values)) != len(values):
+        raise SpecError(
+            f"{kind} {name!r} repeats a choice (a storage cannot tell 1, 1.0 and true apart), got {values!r}"
+        )
+    return tuple(values)
+
+
+def require_positive(**options: int) -> None:
+    """Check that integer options that came from a user are at least 1."""
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
+
+
+def positive_choices(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
+    """Check a list of whole numbers of at least 1 that came from a user."""
+    require_choices(option, values)
+    for value in values:
+        require_positive(**{option: value})
+        if odd and value % 2 == 0:
+            raise SpecError(f"space option {option!r} needs odd numbers, so that a layer keeps the size, got {value}")
+    return tuple(values)
+
+
+MOST_LAYERS = 1000
+"""More is a mistake, or the file of somebody who wants to keep a machine busy."""
+
+
+def require_depth(**options: int) -> None:
+    """Check that an option that came from a user does not ask for more than `MOST_LAYERS` layers."""
+    for option, value in options.items():
+        if value > MOST_LAYERS:
+            raise SpecError(f"space option {option!r} asks for {value:,} layers; at most {MOST_LAYERS:,} are supported")

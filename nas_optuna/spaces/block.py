@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,12 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.spaces.architecture import Architecture, InputSize
+from nas_optuna.spaces.architecture import (
+    Architecture,
+    InputSize,
+    require_choices,
+    require_depth,
+    require_positive,
+)
 from nas_optuna.spaces.base import Operation, Parameter, Shape
-from nas_optuna.spaces.built import Task
-from nas_optuna.spaces.chain import ChainSpace, Part
-from nas_optuna.spaces.checks import checked_input_size, require_choices, require_depth, require_positive
+from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
+from nas_optuna.spaces.conv import head, head_operation
 
 SKIP = "skip"
 _CANDIDATE = re.compile(r"k(\d+)_f(\d+)(_relu)?")
@@ -52,11 +56,6 @@ def make_block(channels: int, options: Mapping[str, int]) -> nn.Module:
     return Block(channels, options["kernel"], options["filters"], bool(options["project_relu"]))
 
 
-def head(input_shape: Sequence[int], classes: int) -> nn.Module:
-    """Flatten and one linear layer to the classes."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
-
-
 def block(
     c: Choices,
     task: Task,
@@ -74,7 +73,7 @@ def block(
         if i in pool:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
-    return nn.Sequential(*layers, head((channels, height, width), task.classes))
+    return nn.Sequential(*layers, head(channels, [(height, width)], task.classes))
 
 
 class BlockSpace(ChainSpace):
@@ -112,10 +111,10 @@ class BlockSpace(ChainSpace):
         classes: int = 10,
         input_size: InputSize = 28,
     ) -> None:
-        require_positive(depth=depth, channels=channels, in_channels=in_channels, classes=classes)
+        require_positive(depth=depth, channels=channels)
         require_depth(depth=depth)
         require_choices("candidates", candidates)
-        task = Task(in_channels, classes, checked_input_size(input_size))
+        task = Task(in_channels, classes, input_size)
         self.channels, self.depth = channels, depth
         self.candidates = {text: _candidate(text, channels) for text in candidates}
         self.pool = _poolings(depth, task.shape[1:], pool)
@@ -143,7 +142,7 @@ class BlockSpace(ChainSpace):
             yield Part((f"block{i}",), self.block)
             if i in self.pool:
                 yield Part((), _pooling)
-        yield Part((), partial(_head, classes=self.classes))
+        yield Part((), partial(head_operation, classes=self.classes))
 
     def block(self, shape: Shape, candidate: str) -> Operation:
         """The operation of one candidate, for an input of that ``(channels, height, width)``."""
@@ -170,10 +169,6 @@ def _stem(shape: Shape, channels: int) -> Operation:
 def _pooling(shape: Shape) -> Operation:
     channels, height, width = shape
     return Operation("pool", (), shape, (channels, height // 2, width // 2), partial(nn.MaxPool2d, 2))
-
-
-def _head(shape: Shape, classes: int) -> Operation:
-    return Operation("head", (), shape, (classes,), partial(head, shape, classes))
 
 
 def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:

@@ -1,20 +1,27 @@
-"""The base class of spaces whose networks a function builds: those of this package and your own."""
+"""Spaces whose networks a function builds: those of this package, and your own by ``@space``."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from torch import nn
 
-from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
-from nas_optuna.spaces.base import Decomposable, Operation, Parameter
-from nas_optuna.spaces.checks import checked_input_size
+from nas_optuna.digests import hex_digest
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, checked_input_size, require_positive
+from nas_optuna.spaces.base import Decomposable, Operation, Parameter, Shape
 from nas_optuna.spaces.choices import Choices
 
-if TYPE_CHECKING:  # it is made of spaces
+if TYPE_CHECKING:  # both are made of these
+    from nas_optuna.spaces.function import FunctionSpace
     from nas_optuna.spaces.function_supernet import FunctionSupernet
 
 
@@ -26,11 +33,18 @@ class Task:
         channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side of the input in pixels; ``(height, width)`` where it is not square.
+
+    Raises:
+        SpecError: A number is not positive.
     """
 
     channels: int
     classes: int
     input_size: InputSize
+
+    def __post_init__(self) -> None:
+        require_positive(in_channels=self.channels, classes=self.classes)
+        object.__setattr__(self, "input_size", checked_input_size(self.input_size))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,10 +77,9 @@ class BuiltSpace(Decomposable):
     draws_weights = True
 
     def __init__(self, build: Build, task: Task, options: Mapping[str, Any]) -> None:
-        self.in_channels, self.classes = task.channels, task.classes
-        self.input_size = checked_input_size(task.input_size)
+        self.in_channels, self.classes, self.input_size = task.channels, task.classes, task.input_size
         self.options = dict(options)
-        self._build, self._task = build, Task(task.channels, task.classes, self.input_size)
+        self._build, self._task = build, task
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
@@ -98,3 +111,155 @@ class BuiltSpace(Decomposable):
     def stabilize_init(self, network: nn.Module) -> None:
         """Lessen the initial weights of a supernet's network; see `Supernet.stabilize_init`."""
         return
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a chain, from its input shape and one choice for each of its parameters to the operation."""
+
+    names: tuple[str, ...]
+    operation: Callable[..., Operation]
+    depth: tuple[str, int] | None = None  # a parameter, and its least value with this part, which keeps the shape
+
+    def is_used(self, params: Mapping[str, Choice]) -> bool:
+        """Whether a network with these params has this part."""
+        return self.depth is None or cast(int, params[self.depth[0]]) >= self.depth[1]
+
+
+class ChainSpace(BuiltSpace):
+    """A space whose networks are a chain: operations, costs and the stages of a supernet follow from its parts."""
+
+    @cached_property
+    def chain(self) -> Sequence[Part]:
+        """The parts, in the order of the layers of the function's network."""
+        return tuple(self.make_chain())
+
+    @abstractmethod
+    def make_chain(self) -> Iterator[Part]:
+        """One part for each layer that some network has."""
+
+    def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
+        """One operation for each part that the architecture's network has."""
+        params, shape = architecture.params, self.input_shape
+        found = []
+        for part in self.chain:
+            if part.is_used(params):
+                found.append(part.operation(shape, *(params[name] for name in part.names)))
+                shape = found[-1].output_shape
+        return tuple(found)
+
+    def _walk(self) -> Iterator[tuple[Part, list[list[Operation]]]]:
+        """Each part with its possible operations: for each input shape, one for each combination of choices."""
+        known: dict[object, list[Operation]] = {}
+        shapes: list[Shape] = [self.input_shape]
+        for part in self.chain:
+            choices = tuple(self.parameters[name].choices for name in part.names)
+            rows = []
+            for shape in shapes:
+                case = part.operation, shape, choices  # slots that are alike are walked through once
+                if case not in known:
+                    known[case] = [part.operation(shape, *values) for values in itertools.product(*choices)]
+                rows.append(known[case])
+            yield part, rows
+            shapes = list(dict.fromkeys(operation.output_shape for row in rows for operation in row))
+
+    def reachable_operations(self) -> Iterator[Operation]:
+        """Walk the shapes that can reach each part."""
+        yield from dict.fromkeys(operation for _, rows in self._walk() for row in rows for operation in row)
+
+    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
+        """See `BuiltSpace.cost_steps`: one step for each part; the state is the shape of the part's input."""
+        priced = cache(price)
+        for part, rows in self._walk():
+            places: dict[Shape, int] = {}
+            targets = [places.setdefault(op.output_shape, len(places)) for row in rows for op in row]
+            uses = None
+            if part.depth:
+                name = part.depth[0]
+                uses = name, [float(part.is_used({name: depth})) for depth in self.parameters[name].choices]
+            yield CostStep(part.names, [list(map(priced, row)) for row in rows], targets, uses)
+
+
+_OWN_WEIGHTS = "own weights"
+"""Part of the digest of a function's file: earlier releases drew its networks' weights anew, with other results."""
+Reference = Mapping[str, Choice] | Callable[..., Mapping[str, Choice]]
+"""Params, or a function ``(task, **options)`` that gives them."""
+
+
+class SpaceFunction:
+    """A function ``(choices, task, **options) -> nn.Module`` that has become a search space; made by `space`.
+
+    Called with `in_channels`, `classes`, `input_size` and the function's own options, it gives a `FunctionSpace`.
+    """
+
+    def __init__(self, build: Build, version: int, reference: Reference | None = None) -> None:
+        functools.update_wrapper(self, build)
+        self.build = build
+        self.version = version
+        self.reference = reference
+        own = list(inspect.signature(build).parameters.values())[2:]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        figures = [inspect.Parameter(name, keyword) for name in ("in_channels", "classes", "input_size")]
+        options = [p if p.kind is p.VAR_KEYWORD else p.replace(kind=keyword) for p in own]
+        self.__signature__ = inspect.Signature(sorted([*figures, *options], key=lambda p: p.kind))
+
+    def __call__(self, *, in_channels: int, classes: int, input_size: InputSize, **options: Any) -> FunctionSpace:
+        """The space for inputs of that shape."""
+        from nas_optuna.spaces.function import FunctionSpace
+
+        return FunctionSpace(self, Task(in_channels, classes, input_size), options)
+
+    def __reduce__(self) -> str:
+        return self.build.__qualname__  # pickled as a function is: by its name
+
+
+@overload
+def space(build: Build, /) -> SpaceFunction: ...
+@overload
+def space(*, version: int = 1, reference: Reference | None = None) -> Callable[[Build], SpaceFunction]: ...
+def space(
+    build: Build | None = None, /, *, version: int = 1, reference: Reference | None = None
+) -> SpaceFunction | Callable[[Build], SpaceFunction]:
+    """Make a function that builds a network a search space.
+
+    The function is run with different answers to find its parameters, so that it must depend on its arguments alone.
+
+    Args:
+        build: Takes `nas_optuna.spaces.choices.Choices` and a `Task`, and returns a module from images
+            ``[batch, channels, height, width]`` to logits ``[batch, classes]``. Further arguments are options that a
+            spec may set.
+        version: Raise it when the same choices give another network than before.
+        reference: Params of the network that a search has to beat, e.g. ``{"width": 64, "depth": 3}``; a parameter that
+            it leaves out has its first choice. Or a function ``(task, **options)`` that gives such params. It becomes
+            the space's `SearchSpace.reference`.
+
+    Examples:
+        >>> from torch import nn
+        >>> @space
+        ... def network(c, task):
+        ...     layers = [nn.Flatten(), nn.LazyLinear(c.choice("units", [8, 16], ordered=True))]
+        ...     for i in range(c.integer("depth", 0, 2)):
+        ...         layers.append(c.layer(f"act{i}", {"relu": nn.ReLU, "silu": nn.SiLU}))
+        ...     return nn.Sequential(*layers, nn.LazyLinear(task.classes))
+        >>> made = network(in_channels=1, classes=10, input_size=8)
+        >>> made.size, str(made.parse("units=16,depth=1,act0=silu"))
+        (14, 'units=16,depth=1,act0=silu')
+    """
+    if build is None:
+        return functools.partial(SpaceFunction, version=version, reference=reference)
+    if not callable(build):
+        raise SpecError(f"@space decorates a function (choices, task) -> nn.Module, got a {type(build).__name__}")
+    return SpaceFunction(build, version, reference)
+
+
+def source_of(function: Build) -> str:
+    """Digest of the file that a function stands in."""
+    try:
+        file = inspect.getsourcefile(function)
+        text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(function)
+    except (OSError, TypeError, ValueError):
+        try:
+            text = inspect.getsource(function)
+        except (OSError, TypeError):
+            text = ""
+    return hex_digest(f"{text}{_OWN_WEIGHTS}")

@@ -10,9 +10,8 @@ from typing import Any, cast
 from torch import nn
 
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.architecture import Choice
+from nas_optuna.spaces.architecture import Choice, require_choices
 from nas_optuna.spaces.base import Parameter
-from nas_optuna.spaces.checks import require_choices
 
 _MOST_INTEGERS = 1_000
 

@@ -14,11 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import ArchitectureError
-from nas_optuna.spaces.architecture import Architecture, InputSize
+from nas_optuna.spaces.architecture import Architecture, InputSize, positive_choices, require_depth, require_positive
 from nas_optuna.spaces.base import Operation, Parameter, Shape
-from nas_optuna.spaces.built import Task
-from nas_optuna.spaces.chain import ChainSpace, Part
-from nas_optuna.spaces.checks import positive_choices, require_depth, require_positive
+from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.elastic import choices_of, size_of
 from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring, geometric_mean
@@ -172,7 +170,7 @@ class ConvSpace(ChainSpace):
         classes: int = 10,
         input_size: InputSize = 28,
     ) -> None:
-        require_positive(depth=depth, in_channels=in_channels, classes=classes)
+        require_positive(depth=depth)
         require_depth(depth=depth)
         given = zip(PARTS, (filters, kernels, strides), strict=True)
         choices = {part: positive_choices(part, values) for part, values in given}

@@ -7,7 +7,6 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,13 +17,12 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, reason_of, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, Parameter, text_of
-from nas_optuna.spaces.built import BuiltSpace, CostStep
+from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
+from nas_optuna.spaces.built import SpaceFunction as SpaceFunction
 from nas_optuna.spaces.built import Task as Task
+from nas_optuna.spaces.built import space as space
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.shapes import Alone, Call, TensorSpec, not_logits, settle, try_out, without
-from nas_optuna.spaces.space_function import SpaceFunction as SpaceFunction
-from nas_optuna.spaces.space_function import source_of
-from nas_optuna.spaces.space_function import space as space
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
 _PROBES = 16
@@ -194,7 +192,7 @@ class FunctionSpace(BuiltSpace):
         """The network on meta tensors, the choices that built it, and how it used them on two images."""
         asked: Answers = {}
         choices = Choices(self._decide(architecture, asked))
-        with _kept_random_state():
+        with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):
                 network = self.build_with(choices)
             with torch.device("cpu"):  # whatever its caller builds on
@@ -208,11 +206,11 @@ class FunctionSpace(BuiltSpace):
         params, found = architecture.params, []
         for call in calls:
             layer = choices.layers[call.name][call.place]
-            several = "" if call.simple else f" {_digest(repr(call.inputs))}"
-            kind = f"{params[call.name]} {_digest(repr(layer))}{several}"
+            several = "" if call.simple else f" {hex_digest(repr(call.inputs), 6)}"
+            kind = f"{params[call.name]} {hex_digest(repr(layer), 6)}{several}"
             make = partial(self._build_layer, architecture, call)
             found.append(Operation(kind, (), call.input_shape, call.output_shape, make))
-        rest = _digest(f"{without(network, choices.layers, calls)} {[call.outputs for call in calls]}")
+        rest = hex_digest(f"{without(network, choices.layers, calls)} {[call.outputs for call in calls]}", 6)
         output = self._outputs[architecture]
         shape = output.shape if isinstance(output, TensorSpec) else ()
         make = partial(self._build_rest, architecture, calls)
@@ -314,7 +312,7 @@ class FunctionSpace(BuiltSpace):
     def _trace(self, decide: Decide) -> None:
         choices = Choices(decide)
         try:
-            with _kept_random_state(), torch.device("meta"):
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 self.build_with(choices)
         except NasOptunaError:
             raise
@@ -334,18 +332,6 @@ class FunctionSpace(BuiltSpace):
         vars(self).update(state)
         self._build = self._function.build
         self._begin()
-
-
-@contextmanager
-def _kept_random_state() -> Iterator[None]:
-    """Leave torch's global generator as it was, whatever a function draws."""
-    with torch.random.fork_rng(devices=[]):
-        yield
-
-
-def _digest(text: str) -> str:
-    """Six hex digits that tell modules of different make apart."""
-    return hex_digest(text, 6)
 
 
 def _write_params(params: Mapping[str, Choice], parameters: Mapping[str, Parameter]) -> str:

@@ -21,8 +21,8 @@ from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingEr
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spaces.layers import kaiming
-from nas_optuna.spaces.pretrained import PretrainedBody
 from nas_optuna.spec import Recipe
 
 _CAUSE_LENGTH = 120

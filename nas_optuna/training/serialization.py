@@ -28,8 +28,7 @@ from nas_optuna.errors import DataError, NasOptunaError, named, reason_of
 from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
-from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.checks import checked_input_size
+from nas_optuna.spaces.architecture import Architecture, checked_input_size
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
 from nas_optuna.training.checkpoint import require_tensors

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nas_optuna.devices import prepare_process
 from nas_optuna.errors import TrainingError, reason_of
-from nas_optuna.spaces.pretrained import PretrainedBody
+from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.network import (
     autocast,

@@ -12,7 +12,7 @@ from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import SpecError
 from nas_optuna.export.source import write_source
 from nas_optuna.spaces import SearchSpace, create_space
-from nas_optuna.spaces.pretrained import IMAGENET, LITE0, Backbone, PretrainedBody
+from nas_optuna.spaces.backbone import IMAGENET, LITE0, Backbone, PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training import fit, make_network
 

@@ -11,9 +11,8 @@ from torch import nn
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces import Decomposable, Parameter, SearchSpace
-from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.architecture import Architecture, require_choices
 from nas_optuna.spaces.block import BlockSpace
-from nas_optuna.spaces.checks import require_choices
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.supernet import Supernet, supernet_for
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from nas_optuna.costs.complexity import figures, operation_macs
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces import create_space
-from nas_optuna.spaces.macro import MacroSpace
-from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, Slot
+from nas_optuna.spaces.macro import ACTIVATIONS, CONNECTIONS, LAYERS, MacroSpace, Slot
 from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
 
 SPACE = MacroSpace()

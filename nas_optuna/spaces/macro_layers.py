@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.elastic import Size, size_of
 from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLayer, ElasticLinear
-from nas_optuna.spaces.macro.slot import WEIGHTED
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -22,6 +21,8 @@ ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "hardswish": nn.Hardswish,
 }
+WEIGHTED = ("conv", "ds", "ir")
+"""The layers that have weights, an activation, and branches."""
 Make = Callable[[], nn.Module]
 
 
@@ -102,10 +103,9 @@ class Concat(ConvNorm):
     """Inputs laid side by side, a 1×1 convolution back to the width of one, and an activation or none."""
 
     def __init__(self, channels: int, count: int, style: Style, activation: Make | None = None) -> None:
-        super().__init__(int(channels), channels, 1, style) if size_of(channels) else super().__init__(
-            count * channels, channels, 1, style
-        )
-        if size_of(channels):
+        elastic = size_of(channels) is not None
+        super().__init__(int(channels) if elastic else count * channels, channels, 1, style)
+        if elastic:
             self.conv = JoiningConv2d(channels, count, bias=style.norm == "none")
         self.activation = activation() if activation else nn.Identity()
 

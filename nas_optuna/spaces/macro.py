@@ -4,28 +4,111 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any, cast
 
 from torch import nn
 
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
-from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
-from nas_optuna.spaces.base import Operation, Parameter, Shape
-from nas_optuna.spaces.built import Task
-from nas_optuna.spaces.chain import ChainSpace, Part
-from nas_optuna.spaces.checks import (
-    checked_input_size,
+from nas_optuna.spaces.architecture import (
+    Architecture,
+    Choice,
+    InputSize,
     positive_choices,
     require_choices,
     require_depth,
     require_positive,
 )
+from nas_optuna.spaces.base import Operation, Parameter, Shape
+from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.macro.layers import Style, Transition, make_head, make_slot
-from nas_optuna.spaces.macro.slot import ACTIVATIONS, CONNECTIONS, LAYERS, MERGES, PARTS, Slot
+from nas_optuna.spaces.macro_layers import ACTIVATION_MODULES, Style, Transition, make_head, make_slot
 from nas_optuna.spaces.mixing import optional
+
+LAYERS = ("conv", "ds", "ir", "maxpool", "avgpool", "skip")
+"""Convolution, depthwise separable convolution, inverted residual bottleneck, poolings, and the input itself."""
+ACTIVATIONS = tuple(ACTIVATION_MODULES)
+CONNECTIONS = ("plain", "res", "dense")
+MERGES = ("add", "cat")
+PARTS = ("layer", "kernel", "expansion", "activation", "connection", "branches", "merge")
+"""The parameters of one slot, in order."""
+_IN_WEIGHTED = ("kernel", "activation", "connection", "branches", "merge")
+MATTERS: dict[str, tuple[str, ...]] = {
+    "conv": _IN_WEIGHTED,
+    "ds": _IN_WEIGHTED,
+    "ir": (*_IN_WEIGHTED, "expansion"),
+    "maxpool": ("kernel", "connection"),
+    "avgpool": ("kernel", "connection"),
+    "skip": (),
+}
+"""The parameters that matter to a layer; how branches are merged only where there are several."""
+
+_TEXT = re.compile(
+    rf"(?P<layer>{'|'.join(LAYERS)})(_k(?P<kernel>\d+))?(_e(?P<expansion>\d+))?(_(?P<activation>{'|'.join(ACTIVATIONS)}))?"
+    rf"(_(?P<connection>res|dense))?(_b(?P<branches>\d+)(?P<merge>{'|'.join(MERGES)}))?"
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A layer with the choices that matter to it, made by `Slot.of`; all others are 0, empty, ``plain`` or 1."""
+
+    layer: str
+    kernel: int = 0
+    expansion: int = 0
+    activation: str = ""
+    connection: str = "plain"
+    branches: int = 1
+    merge: str = ""
+
+    @classmethod
+    def of(cls, layer: str, *others: Any) -> Slot:
+        """The slot of one choice for each of `PARTS`; what does not matter to the layer is left out."""
+        given = dict(zip(PARTS[1:], others, strict=True))
+        kept = {name: given[name] for name in MATTERS[layer] if name != "merge" or given["branches"] > 1}
+        return cls(layer, **kept)
+
+    @classmethod
+    def parse(cls, text: str) -> Slot | None:
+        """The slot of a string such as ``"ir_k5_e4_silu_res_b2cat"``; None where it has another form."""
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            return None
+        given: dict[str, Any] = {name: value for name, value in match.groupdict().items() if value is not None}
+        slot = cls(**{name: int(value) if value.isdecimal() else value for name, value in given.items()})
+        return slot if slot.text == text else None
+
+    def params(self, name: str) -> dict[str, Any]:
+        """The parameters that matter, where the slot has that name; what it does without is empty."""
+        found = {part: getattr(self, part) for part in ("layer", *MATTERS[self.layer])}
+        return {f"{name}.{part}": value for part, value in found.items() if value}
+
+    def macs_per_position(self, channels: int) -> int:
+        """Multiply-accumulates at each position of the feature maps, by a formula: there are thousands of slots."""
+        inner, window = channels * self.expansion, self.kernel**2
+        body = {
+            "conv": window * channels**2,
+            "ds": window * channels + channels**2,
+            "ir": 2 * channels * inner + window * inner,
+        }.get(self.layer, 0)
+        merge = self.branches * channels**2 if self.merge == "cat" else 0
+        dense = 2 * channels**2 if self.connection == "dense" else 0
+        return self.branches * body + merge + dense
+
+    @cached_property
+    def text(self) -> str:
+        """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are not written."""
+        parts = [self.layer]
+        parts += [f"k{self.kernel}"] if self.kernel else []
+        parts += [f"e{self.expansion}"] if self.expansion else []
+        parts += [self.activation] if self.activation else []
+        parts += [self.connection] if self.connection != "plain" else []
+        parts += [f"b{self.branches}{self.merge}"] if self.branches > 1 else []
+        return "_".join(parts)
+
 
 NORMS = ("batch", "group", "none")
 HEADS = ("linear", "hidden")
@@ -138,17 +221,16 @@ class MacroSpace(ChainSpace):
         classes: int = 10,
         input_size: InputSize = 28,
     ) -> None:
-        require_positive(stages=stages, head_units=head_units, in_channels=in_channels, classes=classes)
+        require_positive(stages=stages, head_units=head_units)
         require_depth(stages=stages)
-        task = Task(in_channels, classes, checked_input_size(input_size))
+        task = Task(in_channels, classes, input_size)
         if min(task.shape[1:]) < _SMALLEST_INPUT:
             raise SpecError(
                 f"space 'macro' needs images of at least {_SMALLEST_INPUT} pixels a side, got"
                 f" {task.shape[1]}x{task.shape[2]}; raise recipe.input_size"
             )
-        for option, value, known in (("norm", norm, NORMS), ("head", head, HEADS)):
-            if value not in known:
-                raise SpecError(unknown(f"choice of space option {option!r}:", str(value), known))
+        _named("norm", [norm], NORMS)
+        _named("head", [head], HEADS)
         if isinstance(stem_stride, bool) or stem_stride not in (1, 2, 4):
             raise SpecError(f"space option 'stem_stride' must be 1, 2 or 4, got {stem_stride!r}")
         self.norm = norm

@@ -1,3 +1,0 @@
-from nas_optuna.spaces.macro.space import MacroSpace
-
-__all__ = ["MacroSpace"]
