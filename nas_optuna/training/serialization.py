@@ -11,8 +11,9 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.loaders import Preparation
+from nas_optuna.data.pictures import picture_pixels
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError, named, reason_of
@@ -32,8 +34,7 @@ from nas_optuna.spaces.architecture import Architecture, checked_input_size
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
 from nas_optuna.training.checkpoint import require_tensors
-from nas_optuna.training.network import describe
-from nas_optuna.training.preparation import as_batch, require_raw
+from nas_optuna.training.network import describe, kind_of
 
 FORMAT = 2
 """Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""
@@ -45,8 +46,6 @@ _MAX_CHOICES = 1000
 _MAX_SIDE = 4096
 _MAX_NUMBER = 2**31
 _BATCH = 256
-_REASON = 240
-"""Characters of what is wrong with a file."""
 
 
 class Origin(BaseModel):
@@ -123,10 +122,11 @@ class ImageClassifier(nn.Module):
         Raises:
             DataError: They are of another type or shape.
         """
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # a trace would keep the answer
-            require_raw(images, self.pixels)
-        logits: Tensor = self.network(self.prepare(images))
-        return logits
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # it would keep the answer
+        fits = traced or (images.dtype == torch.uint8 and images.shape[1:] == self.image_shape and images.shape[0] > 0)
+        if not fits:
+            raise _refused(f"images are {kind_of(images)}", self.pixels)
+        return cast(Tensor, self.network(self.prepare(images)))
 
     @torch.inference_mode()
     def probabilities(self, images: Any) -> Tensor:
@@ -256,7 +256,6 @@ def _header(metadata: dict[str, str]) -> Header:
     if isinstance(given, dict) and isinstance(given.get("format"), int) and given["format"] > FORMAT:
         raise ValueError("a newer nas-optuna wrote it; upgrade with pip install -U nas-optuna")
     header = Header.model_validate(_upgraded(given))
-    _ = header.format_of_pixels
     _require_small(header.space_options)
     return header
 
@@ -269,10 +268,9 @@ def _upgraded(given: Any) -> Any:
     shape, size = given.get("image_shape"), given.get("input_size")
     if not isinstance(shape, list) or len(shape) != 3:
         raise ValueError(f"image_shape is {str(shape)[:60]}")
-    pixels = dict(zip(("channels", "height", "width"), shape, strict=True)) | {
-        "input_size": size if isinstance(size, list) else [size, size]
-    }
-    pixels |= {key: given[key] for key in ("mean", "std", "resize") if key in given}
+    pixels = {key: given[key] for key in ("mean", "std", "resize") if key in given}
+    pixels |= zip(("channels", "height", "width"), shape, strict=True)
+    pixels["input_size"] = size if isinstance(size, list) else [size, size]
     return {key: value for key, value in given.items() if key not in flat} | {"pixels": pixels}
 
 
@@ -297,11 +295,9 @@ def _space(header: Header, given: SearchSpace | None) -> SearchSpace:
     pixels, classes = header.format_of_pixels, len(header.classes)
     channels, size = pixels.channels, checked_input_size(pixels.input_size)
     if given is not None:
-        if (given.in_channels, given.classes, checked_input_size(given.input_size)) != (channels, classes, size):
-            raise ValueError(
-                f"it is for {channels} channels, {classes} classes and input size {size}: make such a space"
-            )
-        return given
+        if (given.in_channels, given.classes, checked_input_size(given.input_size)) == (channels, classes, size):
+            return given
+        raise ValueError(f"it is for {channels} channels, {classes} classes and input size {size}: make such a space")
     if header.space not in SPACES:
         raise ValueError(
             f"its space {header.space[:80]!r} is neither built in nor installed; where it is code of your own, give it:"
@@ -317,9 +313,8 @@ def _built(space: SearchSpace, architecture: Architecture, found: dict[str, Tens
             outline = space.build(architecture)
     except Exception:
         if type(space).__module__.startswith("nas_optuna.spaces."):
-            raise
-        outline = None  # a plugin's network may look at its own weights while it is built
-    if outline is not None:
+            raise  # only a plugin's network may look at its own weights while it is built
+    else:
         require_tensors(found, outline.state_dict())
     with seeded(0):
         return space.build(architecture)
@@ -341,8 +336,7 @@ _TYPES = {
 
 def _outline(part: Any) -> Tensor:
     """A tensor of the file's shape and type that has no memory."""
-    kind = str(part.get_dtype())
-    if kind not in _TYPES:
+    if (kind := str(part.get_dtype())) not in _TYPES:
         raise ValueError(f"its weights are of type {kind[:20]}")
     return torch.empty(part.get_shape(), dtype=_TYPES[kind], device="meta")
 
@@ -351,4 +345,57 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return problem_of(error, "header")
     told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
-    return reason_of(error, _REASON) if told else describe(error)
+    return reason_of(error, 240) if told else describe(error)
+
+
+def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
+    """One image or several as ``[n, channels, height, width]``, uint8.
+
+    Args:
+        images: Raw pixels, uint8: a tensor or an array ``[n, channels, height, width]``, or ``[n, height, width,
+            channels]``, or one image without ``n``; channels may be left out where there is one. Or a PIL image or a
+            picture's path, which are read as a folder of pictures is. Or a sequence of any of these.
+        pixels: What the network was trained on.
+
+    Raises:
+        DataError: They are something else; the message says what is expected.
+
+    Examples:
+        >>> as_batch(np.zeros((8, 8), np.uint8), PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    from PIL import Image
+
+    if isinstance(images, str | Path | Image.Image):
+        return _picture(images, pixels)[None]
+    if isinstance(images, list | tuple):
+        if not images:
+            raise _refused("there is no image", pixels)
+        return torch.cat([as_batch(image, pixels) for image in images])
+    if not isinstance(images, Tensor | np.ndarray):
+        raise _refused(f"a {type(images).__name__} is no image", pixels)
+    shape, channels, height, width = tuple(images.shape), pixels.channels, pixels.height, pixels.width
+    forms = [(channels, height, width), *([(height, width)] if channels == 1 else []), (height, width, channels)]
+    for place, form in enumerate(forms):
+        if str(images.dtype) in ("uint8", "torch.uint8") and (shape == form or (shape[1:] == form and shape[0] > 0)):
+            raw = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+            if place < len(forms) - 1:
+                return raw.reshape(-1, *forms[0])
+            return raw.reshape(-1, *form).movedim(-1, 1)
+    raise _refused(f"images are {str(images.dtype).removeprefix('torch.')} {list(shape)[:8]}", pixels)
+
+
+def _refused(problem: str, pixels: PixelFormat) -> DataError:
+    return DataError(
+        f"{problem}; this network takes raw pixels, uint8 of 0 … 255, as"
+        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or PIL images"
+    )
+
+
+def _picture(image: Any, pixels: PixelFormat) -> Tensor:
+    if pixels.channels not in (1, 3):
+        raise _refused("a picture has 1 or 3 channels", pixels)
+    try:
+        return torch.from_numpy(np.array(picture_pixels(Path(image) if isinstance(image, str) else image, pixels)))
+    except DataError as error:
+        raise _refused(str(error), pixels) from error

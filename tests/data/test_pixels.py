@@ -24,8 +24,7 @@ from nas_optuna.export import export_network
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import ImageClassifier, make_network
-from nas_optuna.training.preparation import as_batch
-from nas_optuna.training.serialization import make_header, save_network
+from nas_optuna.training.serialization import as_batch, make_header, save_network
 from tests.data.odd_pictures import write_odd_pictures
 
 CPU = torch.device("cpu")
