@@ -155,7 +155,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         self.mean_filters = geometric_mean(choices_of(out_channels))
         self.mean_inputs = geometric_mean(choices_of(in_channels))
         self.mean_kernel = geometric_mean(choices_of(kernel_size)) if isinstance(kernel_size, int) else 1.0
-        self.paddings: Sequence[Any] = choices_of(padding)
+        self.paddings: tuple[Any, ...] = choices_of(padding)
         fixed: Any = [
             int(v) if isinstance(v, int) else v for v in (in_channels, out_channels, kernel_size, stride, padding)
         ]

@@ -77,8 +77,9 @@ class Slot:
         match = _TEXT.fullmatch(text)
         if match is None:
             return None
-        given: dict[str, Any] = {name: value for name, value in match.groupdict().items() if value is not None}
-        slot = cls(**{name: int(value) if value.isdecimal() else value for name, value in given.items()})
+        parts = {name: part for name, part in match.groupdict().items() if part is not None}
+        choices: dict[str, Any] = {name: int(part) if part.isdecimal() else part for name, part in parts.items()}
+        slot = cls(**choices)
         return slot if slot.text == text else None
 
     def params(self, name: str) -> dict[str, Any]:
