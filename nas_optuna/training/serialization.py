@@ -379,9 +379,8 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
     for place, form in enumerate(forms):
         if str(images.dtype) in ("uint8", "torch.uint8") and (shape == form or (shape[1:] == form and shape[0] > 0)):
             raw = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
-            if place < len(forms) - 1:
-                return raw.reshape(-1, *forms[0])
-            return raw.reshape(-1, *form).movedim(-1, 1)
+            stacked = raw.reshape(-1, *form)
+            return stacked.movedim(-1, 1) if place == len(forms) - 1 else stacked.reshape(-1, *forms[0])
     raise _refused(f"images are {str(images.dtype).removeprefix('torch.')} {list(shape)[:8]}", pixels)
 
 
