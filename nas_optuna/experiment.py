@@ -35,6 +35,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import create_study, load_study, require_same_space, require_same_spec, study_spec
 from nas_optuna.training.fit import never
 
@@ -173,17 +174,19 @@ class Experiment:
             )
         return Search(self.spec, self.data, self.space)
 
-    def create(self, storage: optuna.storages.BaseStorage, name: str, *, load_if_exists: bool = False) -> Study:
+    def create(self, storage: optuna.storages.BaseStorage | str, name: str, *, load_if_exists: bool = False) -> Study:
         """Create the Optuna study that remembers this spec, its space and the fingerprint of its data.
 
         Args:
-            storage: Where it is kept.
+            storage: Where it is kept, or the URL of that.
             name: Its name.
             load_if_exists: Go on with the study of that name where there is one.
 
         Raises:
             StudyError: The name is taken, or cannot be one; or the study that is there has another space or images.
         """
+        if isinstance(storage, str):
+            storage = open_storage(storage, create=True)
         try:
             study = create_study(storage, name, self.spec, self.space)
         except StudyExists:
@@ -210,6 +213,7 @@ class Experiment:
             raise StudyError(
                 f"the images of {self.data.name!r} are not those that study {study.study_name!r} began with, so its"
                 " values could not be compared; restore them, or give the new ones a study of their own: --study NAME"
+                " (in Python: another name)"
             )
 
     def _remember_data(self, study: Study, stored: StudySpec) -> None:
@@ -343,8 +347,6 @@ class ExperimentHandle(Handle):
 
     def open(self, *, interrupted: Callable[[], bool] = never) -> tuple[Experiment, Study]:
         """The experiment and its study, in this process."""
-        from nas_optuna.study.storage import open_storage
-
         study = load_study(open_storage(self.storage, with_retry=True), self.study)
         experiment = Experiment.of_study(
             study,

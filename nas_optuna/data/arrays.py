@@ -115,7 +115,7 @@ class NpzSource(FileSource):
 
     def _channel_axes(self) -> dict[Part, int | None]:
         """Each part's axis of the channels, None where there is none; images, labels and parts must fit together."""
-        layout = str(self._array(_LAYOUT)).casefold() if _LAYOUT in self._headers else None
+        layout = _text(self._array(_LAYOUT)).casefold() if _LAYOUT in self._headers else None
         axes, channels = {}, set()
         for part in self._arrays:
             images, labels = (self._header(part, role) for role in ("images", "labels"))
@@ -234,6 +234,12 @@ def _meaning(name: str) -> tuple[Part, Role] | None:
     if len(roles) != 1 or len(parts) > 1 or len(parts) + 1 != len(words):
         return None
     return (parts[0] if parts else "train"), roles[0]
+
+
+def _text(array: np.ndarray) -> str:
+    """The text that an array holds, alone or in a list, as characters or bytes."""
+    value = array.item() if array.size == 1 else array
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _channel_axis(images: _Header, layout: str | None) -> int | None:

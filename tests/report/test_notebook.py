@@ -48,3 +48,19 @@ def test_compare_refuses_studies_that_optimise_different_things(command: Command
     assert result.code == 2
     assert "cannot be compared" in result.err
     assert not Path("c.html").exists()
+
+
+def test_cells_that_run_twice_go_on_and_their_refusals_say_what_to_do_in_python(place: Path) -> None:
+    def cell(**recipe: int) -> int:
+        settings = {"name": "digits", "train_limit": 60}
+        spec = {"space": {"depth": 1}, "recipe": {"epochs": 1, "input_size": 8} | recipe, "data": settings}
+        experiment = nas_optuna.Experiment.from_spec(nas_optuna.StudySpec.from_dict(spec))
+        study = experiment.create("sqlite:///cells.db", "cells", load_if_exists=True)
+        experiment.run(study, trials=1)
+        return len(study.trials)
+
+    assert [cell(), cell()] == [1, 2]
+    with pytest.raises(StudyError, match=r"epochs 1 → 2.*in Python: another name"):
+        cell(epochs=2)
+    with pytest.raises(StudyError, match="--storage is not a database URL"):
+        nas_optuna.Experiment.from_spec(nas_optuna.StudySpec()).create("cells.db", "cells")
