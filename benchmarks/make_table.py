@@ -27,7 +27,7 @@ from rich.progress import track
 
 from nas_optuna.costs.complexity import size
 from nas_optuna.data import BatchLoader, ImageSet
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.spaces import SearchSpace

@@ -33,7 +33,7 @@ from supernet_ranking import train
 from nas_optuna.cli import set_defaults
 from nas_optuna.costs.complexity import figures
 from nas_optuna.data.search_data import load_test_images
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.samplers import create_sampler

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from nas_optuna.cli import set_defaults
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ranking_row
 from nas_optuna.oneshot.price import CostTable

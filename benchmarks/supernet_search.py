@@ -25,7 +25,7 @@ from nas_optuna.costs.complexity import figures
 from nas_optuna.costs.latency import measure_table
 from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.errors import TrainingError
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.training_objective import Objective
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.price import cost_table

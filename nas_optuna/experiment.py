@@ -19,12 +19,12 @@ from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
 from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists
 from nas_optuna.execution import reference
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.executors.contract import Executor, Handle, Work
 from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural

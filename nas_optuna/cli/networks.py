@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nas_optuna.data import ImageSet
+    from nas_optuna.execution.evaluator import Search
     from nas_optuna.execution.finished_network import FinishedNetwork
     from nas_optuna.execution.retrain import TestReport
-    from nas_optuna.execution.search import Search
     from nas_optuna.export.int8 import EightBits, Int8Export
     from nas_optuna.fitting import Fitted
 

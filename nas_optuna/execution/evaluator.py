@@ -29,7 +29,7 @@ from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spec import Recipe
+from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.network import describe, is_out_of_memory, resolve_precision
 
@@ -236,6 +236,15 @@ def _plain_attributes(space: SearchSpace) -> list[str]:
     derived = {k for k in vars(space) if isinstance(getattr(type(space), k, None), cached_property)}
     public = {k: v for k, v in vars(space).items() if not k.startswith("_") and k not in derived}
     return [name for name, value in public.items() if isinstance(value, plain) and name != "parameters"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search with our own training is about."""
+
+    spec: StudySpec
+    data: SearchData
+    space: SearchSpace
 
 
 Beginning = Callable[[Architecture], Mapping[str, Tensor] | None]

@@ -13,8 +13,8 @@ from torch import nn
 
 from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace

@@ -28,9 +28,8 @@ from nas_optuna.data import (
 )
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
-from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
-from nas_optuna.execution.search import Search
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import LONGEST, StudyKey, in_parts, read_parts

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import StudyError
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.finished_network import origin_of
 from nas_optuna.execution.reference import as_space
 from nas_optuna.execution.retrain import TestReport, confusion
-from nas_optuna.execution.search import Search
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.drawing import draw
 from nas_optuna.report.selection import gain_of

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.score import FEATURES, SIZES, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace

@@ -18,7 +18,7 @@ from torch import Tensor
 from nas_optuna.costs.complexity import macs_table, size
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.data import BatchLoader
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.strategies.base import Strategy
 from nas_optuna.spaces import SearchSpace, require_operations

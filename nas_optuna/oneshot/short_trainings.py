@@ -23,9 +23,8 @@ from pathlib import Path
 import torch
 
 from nas_optuna.errors import StudyError, TrainingError
-from nas_optuna.execution.evaluator import TrainingEvaluator, checked_measurements, digest
+from nas_optuna.execution.evaluator import Search, TrainingEvaluator, checked_measurements, digest
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.search import Search
 from nas_optuna.files import write_file
 from nas_optuna.oneshot.score import MIN_TRAININGS
 from nas_optuna.spaces.architecture import Architecture

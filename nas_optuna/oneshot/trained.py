@@ -15,7 +15,7 @@ from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.randomness import seeded

@@ -18,9 +18,8 @@ from optuna.study import Study
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
-from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
-from nas_optuna.execution.search import Search
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import SharedEvaluator

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nas_optuna.errors import StudyError, TrainingError
-from nas_optuna.execution.search import Search
+from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.oneshot.short_trainings import ShortTrainer
