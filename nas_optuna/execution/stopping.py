@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity, plural
 from nas_optuna.samplers.per_trial_seed import Allowed
-from nas_optuna.study.results import hypervolume, is_feasible
+from nas_optuna.study.results import complete_trials, hypervolume, losses_of
 
 PATIENCE = 5
 """How many trials without an improvement end a study where the user names no number, if none is expected, either."""
@@ -61,8 +61,7 @@ class Stalled:
 
     def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
         """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
-        signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
-        losses = [[-sign * value for sign, value in zip(signs, t.values, strict=True)] for t in trials]
+        losses = losses_of(study, trials).tolist()
         if len(objectives) > 1:
             stalled = _front_stalls(losses, self.patience)
             return f"the front has not improved in the latest {plural(self.patience, 'trial')}" if stalled else None
@@ -175,8 +174,7 @@ def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
 def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
     """The first condition that is met, as a sentence without a full stop; None while the study shall go on."""
     # Complete and feasible trials with finite values count, whichever worker has trained them.
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    trials = [t for t in trials if is_feasible(t) and all(math.isfinite(value) for value in t.values)]
+    trials = [t for t in complete_trials(study) if all(map(math.isfinite, t.values))]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
     reasons = (condition.reason(study, trials, objectives) for condition in conditions)
     return next((reason for reason in reasons if reason is not None), None)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -143,6 +144,13 @@ def complete_trials(study: Study) -> list[FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if is_feasible(t)]
 
 
+def losses_of(study: Study, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
+    """Every value of trials, the lower the better: ``[trials, objectives]``."""
+    signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions])
+    losses: NDArray[np.float64] = signs * np.array([t.values for t in trials]).reshape(len(trials), len(signs))
+    return losses
+
+
 def longest_trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that were trained for as long as any, in their order: only these can be compared."""
     levels = training_levels(trials)
@@ -189,8 +197,7 @@ def best_trials(study: Study) -> list[FrozenTrial]:
 def front_trials(study: Study) -> list[FrozenTrial]:
     """The complete trials that no other one beats in every objective, by their numbers; only what can be compared."""
     trials = longest_trained(complete_trials(study))
-    signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions])
-    losses = signs * np.array([trial.values for trial in trials]).reshape(len(trials), len(signs))
+    losses = losses_of(study, trials)
     front: list[int] = []
     for i in np.lexsort(losses.T[::-1]):  # whatever beats a trial comes before it
         others = losses[front]
