@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ _LAYOUT = "layout"
 _CHANNEL_AXES = {"chw": 1, "nchw": 1, "hwc": 3, "nhwc": 3}
 _MAX_CHANNELS = 4
 _MAX_ARRAYS = 1000
+_LONGEST_HEADER = 10_000
+"""Bytes before an array's values; NumPy would read as many as they say themselves."""
 _BOMB = 200
 """An array above `_SMALL` bytes may be so many times larger than in the file; only zeros made to fill memory are."""
 _SMALL = 64 << 20
@@ -89,8 +92,9 @@ class NpzSource(FileSource):
                     self._left_out.add("files that are no arrays", named(name))
                     continue
                 with archive.open(entry) as file:
-                    old = npy.read_magic(file) == (1, 0)
-                    shape, _, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(file)
+                    start = io.BytesIO(file.read(_LONGEST_HEADER))
+                old = npy.read_magic(start) == (1, 0)
+                shape, _, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(start)
                 headers[name] = header = _Header(name, shape, dtype)
                 if header.nbytes > entry.file_size and dtype.kind != "O":
                     raise DataError(f"array {header} is damaged: its data are missing")

@@ -314,8 +314,8 @@ class _Scan:
         try:
             with os.scandir(directory) as scan:
                 entries = sorted((entry.name, entry.is_dir()) for entry in scan)
-        except OSError as error:
-            raise DataError(f"{named(directory)} cannot be read ({error.strerror})") from error
+        except OSError as error:  # of one of its entries, too
+            raise DataError(f"{named(error.filename or directory)} cannot be read ({error.strerror})") from error
         for name, is_directory in entries:
             path = directory / name
             if name.startswith(".") or name.casefold() in _JUNK:

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,3 +200,28 @@ def test_hostile_queue_files(tmp_path: Path, text: str) -> None:
         read_architectures(tmp_path / "queue.json", SPACE)
     assert len(str(caught.value)) < 1000
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_header_that_is_as_long_as_it_says(tmp_path: Path) -> None:
+    """Half a gigabyte of spaces is half a megabyte in the file."""
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("images.npy", "w") as file:
+            file.write(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**29))
+            file.write(b"{'descr': '|u1', 'fortran_order': False, 'shape': (40, 6, 6), }")
+            for _ in range(32):
+                file.write(b" " * 2**24)
+        archive.writestr("labels.npy", b"")
+    before = new_peak()
+    with pytest.raises(NasOptunaError, match=r"not an \.npz file .*array header"):
+        load_images(f"npz:{tmp_path / 'x.npz'}", True)
+    assert peak() - before < 100_000, "kilobytes"
+
+
+@pytest.mark.parametrize("inside", ["", "a/"])
+def test_a_link_to_itself_is_named(tmp_path: Path, inside: str) -> None:
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / part / "1.png")
+    (tmp_path / f"{inside}round").symlink_to("round")
+    with pytest.raises(NasOptunaError, match=f"/{inside}round cannot be read"):
+        load_images(f"folder:{tmp_path}", True)
