@@ -163,7 +163,7 @@ class EvaluatorObjective:
         if (outside := self._record_choice(trial, architecture, costs)) is not None:
             raise optuna.TrialPruned(outside)
         if earlier is not None:
-            return _one_or_all(reused(trial, earlier))
+            return _one_or_all(_reused(trial, earlier))
         try:
             with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                 metrics, costs = self._evaluate(trial, architecture, costs, folder, held)
@@ -333,9 +333,9 @@ class EvaluatorObjective:
         """The trial of this study whose end this one takes over; None where it trains, from the start or from there."""
         if not isinstance(trial, optuna.Trial):
             return None
-        earlier = finished_with(trial.study, architecture, self.identity, trial.number)
+        earlier = _finished_with(trial.study, architecture, self.identity, trial.number)
         is_kept = has_state(trial, self.checkpoints, self._key(architecture))
-        return None if earlier and goes_on(trial, earlier, is_kept) else earlier
+        return None if earlier and _goes_on(trial, earlier, is_kept) else earlier
 
     def __getstate__(self) -> dict[str, Any]:
         """Without callbacks, which belong to the process that shows things."""
@@ -351,7 +351,7 @@ def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
+def _finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
     """The finished trial of a study that scored an architecture under an identity, rather than reused another's."""
     # A complete one comes before those that were stopped.
     wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity, TrialKey.DUPLICATE_OF: None}
@@ -361,7 +361,7 @@ def finished_with(study: Study, architecture: Architecture, identity: str, other
     return min(found, key=lambda other: other.state != TrialState.COMPLETE, default=None)
 
 
-def goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
+def _goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
     """Whether a trial trains on where an earlier one was stopped, rather than take over that it was stopped."""
     if earlier.state != TrialState.PRUNED or attribute(earlier, TrialKey.CAUSE) is not None:
         return False
@@ -369,7 +369,7 @@ def goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
     return is_kept or (isinstance(trial, Trial) and PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs)
 
 
-def reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
+def _reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
     """End a trial as an earlier one of the same architecture ended."""
     trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
     for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):

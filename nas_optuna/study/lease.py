@@ -72,9 +72,9 @@ def take_waiting(study: Study) -> int | None:
     for trial in waiting:
         trial_id = internals.trial_id_of(trial)
         lease = leases.get(trial_id)
-        if (lease is not None and not is_free(lease)) or not lease_table.take(study, trial_id, lease):
+        if (lease is not None and not _is_free(lease)) or not lease_table.take(study, trial_id, lease):
             continue
-        if set_state(study, trial_id, TrialState.RUNNING):
+        if _set_state(study, trial_id, TrialState.RUNNING):
             return trial_id
         lease_table.drop(study, trial_id)
     return None
@@ -177,7 +177,7 @@ def release(study: Study, trial_id: int) -> bool:
     # the numbers, and so the proposals, that they would have had.
     if status(study, trial_id) != LeaseStatus.HELD:
         return False
-    put_back = set_state(study, trial_id, TrialState.WAITING)
+    put_back = _set_state(study, trial_id, TrialState.WAITING)
     close(study, trial_id)
     return put_back
 
@@ -185,13 +185,13 @@ def release(study: Study, trial_id: int) -> bool:
 # --- what others may take ---------------------------------------------------------------------------------------------
 
 
-def is_free(lease: lease_table.Lease) -> bool:
+def _is_free(lease: lease_table.Lease) -> bool:
     """Whether anybody may take over from a lease's worker."""
     worker = lease_table.Worker.parse(lease.worker)
     return lease.has_lapsed or (worker is not None and worker.is_gone())
 
 
-def set_state(study: Study, trial_id: int, state: TrialState) -> bool:
+def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
     """Change a trial's state; False where it has ended, was deleted, or another process lets it run."""
     try:
         return internals.storage_of(study).set_trial_state_values(trial_id, state)
@@ -228,7 +228,7 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     for trial in running:
         lease = leases.get(internals.trial_id_of(trial)) or _lease_of_0_2(study, trial)
         worker = lease_table.Worker.parse(lease.worker) if lease is not None else None
-        if lease is not None and is_free(lease):
+        if lease is not None and _is_free(lease):
             if not _put_back(study, trial, leases.get(internals.trial_id_of(trial))):
                 continue
             released.append(trial.number)
@@ -276,7 +276,7 @@ def release_by_hand(study: Study, number: int) -> None:
 
 def take_unclosed(study: Study) -> list[FrozenTrial]:
     """Take the trials that have ended, but whose process did before it had told everybody; `close` them afterwards."""
-    free = [(trial_id, lease) for trial_id, lease in lease_table.leases_of(study).items() if is_free(lease)]
+    free = [(trial_id, lease) for trial_id, lease in lease_table.leases_of(study).items() if _is_free(lease)]
     found = [(internals.read_trial(study, trial_id), lease) for trial_id, lease in free]
     return [
         t for t, lease in found if t.state.is_finished() and lease_table.take(study, internals.trial_id_of(t), lease)
@@ -293,7 +293,7 @@ def _put_back(study: Study, trial: FrozenTrial, seen: lease_table.Lease | None) 
     trial_id = internals.trial_id_of(trial)
     if not lease_table.take(study, trial_id, seen):
         return False
-    put_back = set_state(study, trial_id, TrialState.WAITING)
+    put_back = _set_state(study, trial_id, TrialState.WAITING)
     lease_table.drop(study, trial_id)
     return put_back
 

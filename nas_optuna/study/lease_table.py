@@ -95,15 +95,15 @@ def in_table(study: Study, work: Callable[[sa.Connection], T], otherwise: T, *, 
     return transaction(storage_of(study), work, with_retry=with_retry) if has_leases(study) else otherwise
 
 
-def leases_of(study: Study, place: int | None = None) -> dict[int, Lease]:
-    """Every lease of a study's trials, or that of one place, by the trial's number within the storage."""
+def leases_of(study: Study, trial_id: int | None = None) -> dict[int, Lease]:
+    """Every lease of a study's trials, or that of one trial, by the trial's number within the storage."""
     trials = tables()["trials"]
     theirs = LEASES.c.trial_id.in_(sa.select(trials.c.trial_id).where(trials.c.study_id == study_id_of(study)))
 
     def read(connection: sa.Connection) -> dict[int, Lease]:
-        found = sa.select(*LEASES.c, _clock(connection)).where(theirs if place is None else LEASES.c.trial_id == place)
-        rows: list[Any] = list(connection.execute(found))
-        return {trial_id: Lease(worker, until, until < float(moment)) for trial_id, worker, until, moment in rows}
+        which = theirs if trial_id is None else LEASES.c.trial_id == trial_id
+        rows: list[Any] = list(connection.execute(sa.select(*LEASES.c, _clock(connection)).where(which)))
+        return {number: Lease(worker, until, until < float(moment)) for number, worker, until, moment in rows}
 
     return in_table(study, read, {})
 

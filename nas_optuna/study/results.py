@@ -102,7 +102,7 @@ def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -
 def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:
     """Records, best first value first: complete trials, then pruned ones, then the rest by number.
 
-    What was trained for longer comes before what was trained for less; see `training_levels`.
+    What was trained for longer comes before what was trained for less; see `_training_levels`.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     found = list(trials)
@@ -114,10 +114,10 @@ def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRe
         value = trial.values[0]
         return states.index(trial.state), level, -value if maximize else value, trial.number
 
-    return [TrialRecord.of(trial) for trial, _ in sorted(zip(found, training_levels(found), strict=True), key=key)]
+    return [TrialRecord.of(trial) for trial, _ in sorted(zip(found, _training_levels(found), strict=True), key=key)]
 
 
-def training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
+def _training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
     """For each trial, how much shorter than the longest one its training was; only trials of one level compare.
 
     A training by the recipe counts as longest. Those with a clock are on one level where their seconds differ by less
@@ -153,7 +153,7 @@ def losses_of(study: Study, trials: Sequence[FrozenTrial]) -> NDArray[np.float64
 
 def longest_trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that were trained for as long as any, in their order: only these can be compared."""
-    levels = training_levels(trials)
+    levels = _training_levels(trials)
     return [trial for trial, level in zip(trials, levels, strict=True) if level == 0]
 
 
