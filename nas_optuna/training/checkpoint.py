@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from nas_optuna.digests import hex_digest
@@ -73,13 +72,12 @@ def load_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimi
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS, _STATE, _PROGRESS, _DIGESTS = "weights.safetensors", "state.pt", "progress.json", "digests.json"
 _EPOCH = re.compile(r"epoch-([0-9]{1,9})")
 _ATTEMPTS = 4
 """How often a checkpoint is begun while others, who end the same training, remove its folder."""
-_UNFINISHED = re.compile(r"(partial|replaced)-.*")
 _STALE_SECONDS = 3600
-"""A folder that is still unfinished after so long is of a process that died while it wrote."""
+"""A file that is still unfinished after so long is of a process that died while it wrote."""
+_DIGEST_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,11 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """One training's two latest checkpoints, as ``epoch-N/`` inside a folder of its own.
+    """One training's two latest checkpoints, as files ``epoch-N`` in a folder of its own.
 
-    ``epoch-N/`` holds ``weights.safetensors``, ``state.pt`` (optimiser and scaler, read with ``weights_only=True``),
-    ``progress.json`` and the other files' digests. It is written under another name, flushed to disk and renamed, so
-    that a crash leaves the epoch before it. That one is kept too, for the case that the newer one is damaged later.
-    Random state needs no file: it is derived from (seed, epoch).
+    A file is what ``torch.load(…, weights_only=True)`` reads, behind its digest. It takes its name when it is on the
+    disk, so that a crash leaves the epoch before it. That one is kept too, for the case that the newer one is damaged
+    later. Random state needs no file: it is derived from (seed, epoch).
 
     Several processes may write to one folder, which happens where two of them train the same trial.
 
@@ -126,15 +123,15 @@ class CheckpointFolder:
     def save(self, epoch: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> None:
         """Write an epoch's checkpoint and remove all but it and the one before it."""
         try:
-            files = _files(weights, state, progress)
+            content = _packed(weights, state, progress)
             for left in reversed(range(_ATTEMPTS)):
                 try:
-                    self._write(epoch, files)
+                    self._write(self.path / f"epoch-{epoch}", content)
                     break
                 except FileNotFoundError:  # another process has ended this training and removed the folder meanwhile
                     if not left:
                         raise
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "free some space there" if full else "make it a folder that can be written to"
             raise StudyError(f"cannot keep a checkpoint in {self.path} ({reason_of(error)}); {remedy}") from error
@@ -144,11 +141,11 @@ class CheckpointFolder:
         """Return the latest checkpoint that is whole and passes a check, or None where there is none."""
         # What is refused is said in one line of warning, with what is done instead.
         refused: list[str] = []
-        for epoch, folder in sorted(self._epochs().items(), reverse=True):
+        for epoch, file in sorted(self._epochs().items(), reverse=True):
             try:
-                found = _read(epoch, folder)
+                found = _read(epoch, file)
                 check(found)
-            except Exception as error:  # files that are damaged can make their readers raise anything
+            except Exception as error:  # a file that is damaged can make its reader raise anything
                 refused.append(f"epoch {epoch}: {describe(error).removeprefix('ValueError: ')}")
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")
@@ -170,77 +167,43 @@ class CheckpointFolder:
             return {int(match[1]): entry for match, entry in entries if match}
         return {}
 
-    def _write(self, epoch: int, files: Mapping[str, bytes]) -> None:
-        # Not the process's number alone: threads and hosts share folders too.
-        partial = self.path / f"partial-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            partial.mkdir(parents=True)
-            for name, data in files.items():
-                (partial / name).write_bytes(data)
-                flush(partial / name)
-            flush(partial)
-            self._publish(partial, self.path / f"epoch-{epoch}")
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    def _write(self, file: Path, content: bytes) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            shutil.rmtree(file)
+        write_file(file, content)
         flush(self.path)
-
-    def _publish(self, partial: Path, target: Path) -> None:
-        """Rename, in place of an earlier one of the same epoch; whoever comes last of several processes stays."""
-        for _ in range(100):
-            try:
-                partial.rename(target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-            else:
-                return
-            earlier = self.path / f"replaced-{os.getpid()}-{secrets.token_hex(4)}"
-            with suppress(FileNotFoundError):  # another process was faster
-                target.rename(earlier)
-            _remove(earlier)
-        raise OSError(errno.EBUSY, f"{target} is being replaced all the time")
 
     def _remove_old(self, epoch: int) -> None:
         """Later ones are damaged, or the training would have gone on from them."""
         epochs = self._epochs()
         before = max((number for number in epochs if number < epoch), default=epoch)
-        for number, folder in epochs.items():
-            if number not in (epoch, before):
-                _remove(folder)
+        old = [path for number, path in epochs.items() if number not in (epoch, before)]
         with suppress(OSError):
-            for entry in self.path.iterdir():
-                if _UNFINISHED.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                    _remove(entry)
+            unfinished = self.path.glob(".nas-optuna-*")
+            old += [path for path in unfinished if time.time() - path.stat().st_mtime > _STALE_SECONDS]
+        for path in old:
+            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # as it is usually a file
+                path.unlink()
 
 
-def _files(weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> dict[str, bytes]:
-    """The files of a checkpoint by name."""
+def _packed(weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> bytes:
+    """The content of a checkpoint's file."""
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    files = {
-        _WEIGHTS: save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}),
-        _STATE: buffer.getvalue(),
-        _PROGRESS: json.dumps(progress).encode(),
-    }
-    return files | {_DIGESTS: json.dumps({name: hex_digest(data, 32) for name, data in files.items()}).encode()}
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    torch.save({"weights": on_host, "state": dict(state), "progress": json.dumps(progress)}, buffer)
+    return hex_digest(buffer.getvalue(), _DIGEST_LENGTH).encode() + buffer.getvalue()
 
 
-def _read(epoch: int, folder: Path) -> Checkpoint:
+def _read(epoch: int, file: Path) -> Checkpoint:
     """Read a checkpoint."""
-    digests = json.loads((folder / _DIGESTS).read_bytes())
-    files = {name: (folder / name).read_bytes() for name in (_WEIGHTS, _STATE, _PROGRESS)}
-    for name, data in files.items():
-        if digests[name] != hex_digest(data, 32):
-            raise ValueError(f"{name} is damaged")
-    state = torch.load(io.BytesIO(files[_STATE]), map_location="cpu", weights_only=True)
-    return Checkpoint(epoch, load(files[_WEIGHTS]), state, json.loads(files[_PROGRESS]))
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):  # a file in the place of a folder
-        path.unlink()
+    content = file.read_bytes()
+    digest, data = content[:_DIGEST_LENGTH], content[_DIGEST_LENGTH:]
+    if digest != hex_digest(data, _DIGEST_LENGTH).encode():
+        raise ValueError("it is damaged")
+    found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return Checkpoint(epoch, found["weights"], found["state"], json.loads(found["progress"]))
 
 
 KEPT_FOLDER = "kept"
@@ -283,9 +246,12 @@ class KeptWeights:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
         results = found.progress[-1] if isinstance(found.progress, list) and found.progress else {}
         said = {key: str(value) for key, value in results.items()} | {"epochs": str(found.epoch)} | dict(facts)
+        weights = {
+            name: weight.clone() for name, weight in found.weights.items()
+        }  # those of tied layers are one tensor
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_file(self.path / f"trial-{number}.safetensors", save(dict(found.weights), {_KEY: json.dumps(said)}))
+            write_file(self.path / f"trial-{number}.safetensors", save(weights, {_KEY: json.dumps(said)}))
         except OSError as error:
             raise StudyError(
                 f"cannot keep weights in {self.path} ({reason_of(error)}); free some space there"

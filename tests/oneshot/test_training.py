@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.execution.evaluator import Search
@@ -24,6 +23,7 @@ from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import read_result
+from nas_optuna.training import CheckpointFolder
 
 CPU = torch.device("cpu")
 SPEC = StudySpec.from_dict(
@@ -119,17 +119,11 @@ def _all() -> Iterator[tuple[Any, ...]]:
     return itertools.product(*(p.choices for p in SEARCH.space.parameters.values()))
 
 
-def other_weights(epoch: Path) -> None:
-    file = epoch / "weights.safetensors"
-    save_file({name: weight[:1].clone() for name, weight in load_file(file).items()}, file)
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "empty": lambda epoch: (epoch / "weights.safetensors").write_bytes(b""),
-    "other weights": other_weights,
-    "another state": lambda epoch: torch.save({"finished": 3}, epoch / "state.pt"),
-    "progress null": lambda epoch: (epoch / "progress.json").write_text("null"),
-    "no progress": lambda epoch: (epoch / "progress.json").unlink(),
+    "empty": lambda epoch: epoch.write_bytes(b""),
+    "truncated": lambda epoch: epoch.write_bytes(epoch.read_bytes()[:-100]),
+    "one bit": lambda epoch: epoch.write_bytes(epoch.read_bytes()[:-1] + bytes([epoch.read_bytes()[-1] ^ 1])),
+    "a folder": lambda epoch: (epoch.unlink(), epoch.mkdir()),
 }
 
 
@@ -161,7 +155,10 @@ def test_a_trained_supernets_weights_are_those_of_the_last_sound_epoch(strategy:
     supernet = training(study, tmp_path, strategy)
     supernet.train()
     (epoch,) = tmp_path.rglob("epoch-3")
-    DAMAGES["other weights"](epoch)
+    folder = CheckpointFolder(epoch.parent)
+    sound = folder.load()
+    assert sound is not None
+    folder.save(3, {name: weight[:1] for name, weight in sound.weights.items()}, sound.state, sound.progress)
     found = trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
     assert found is not None
     assert supernet.strategy is not None

@@ -1,6 +1,6 @@
 """A checkpoint that is damaged, in whatever way, never ends a training; nor do processes that share a folder."""
 
-import json
+import io
 import logging
 import pickle
 import shutil
@@ -54,33 +54,34 @@ def expected() -> tuple[nn.Module, list[EpochResult]]:
     return trained(None)
 
 
-def each_file(name: str, change: Callable[[bytes], bytes]) -> Damage:
-    return lambda epoch: (epoch / name).write_bytes(change((epoch / name).read_bytes()))
+def content(change: Callable[[bytes], bytes]) -> Damage:
+    return lambda epoch: epoch.write_bytes(change(epoch.read_bytes()))
 
 
-def digests_of(epoch: Path) -> None:
-    """Digests of the files as they are, so that only their content can tell."""
-    files = [file for file in epoch.iterdir() if file.name != "digests.json"]
-    (epoch / "digests.json").write_text(json.dumps({f.name: hex_digest(f.read_bytes(), 32) for f in files}))
+def digested(data: bytes) -> bytes:
+    """With the digest of what it is, so that only the content can tell."""
+    return hex_digest(data, 32).encode() + data
+
+
+def packed(**parts: object) -> bytes:
+    torch.save(parts, buffer := io.BytesIO())
+    return digested(buffer.getvalue())
 
 
 DAMAGES: dict[str, Damage] = {
-    "empty weights": each_file("weights.safetensors", lambda data: b""),
-    "truncated weights": each_file("weights.safetensors", lambda data: data[:100]),
-    "one bit of the weights": each_file("weights.safetensors", lambda data: data[:-9] + b"\x7f" + data[-8:]),
-    "no weights": lambda epoch: (epoch / "weights.safetensors").unlink(),
-    "weights are a folder": lambda epoch: (
-        (epoch / "weights.safetensors").unlink(),
-        (epoch / "weights.safetensors").mkdir(),
-    ),
-    "empty state": each_file("state.pt", lambda data: b""),
-    "truncated state": each_file("state.pt", lambda data: data[: len(data) // 2]),
-    "progress cut off": each_file("progress.json", lambda data: data[:-5]),
-    "progress of another encoding": each_file("progress.json", lambda data: b"\xff\xfe" + data),
-    "progress nested deeply": each_file("progress.json", lambda data: b"[" * 100_000),
-    "no digests": lambda epoch: (epoch / "digests.json").unlink(),
-    "digests damaged": each_file("digests.json", lambda data: b"null"),
-    "a file in place of the folder": lambda epoch: (shutil.rmtree(epoch), epoch.write_text("x")),
+    "empty": content(lambda data: b""),
+    "truncated": content(lambda data: data[: len(data) // 2]),
+    "truncated within its digest": content(lambda data: data[:10]),
+    "one bit": content(lambda data: data[:-99] + bytes([data[-99] ^ 1]) + data[-98:]),
+    "no digest": content(lambda data: data[32:]),
+    "another digest": content(lambda data: b"0" * 32 + data[32:]),
+    "nothing behind its digest": content(lambda data: digested(b"")),
+    "another archive": content(lambda data: digested(b"PK" + data)),
+    "no weights": content(lambda data: packed(state={}, progress="[]")),
+    "weights are no dict": content(lambda data: packed(weights=3, state={}, progress="[]")),
+    "progress cut off": content(lambda data: packed(weights={}, state={}, progress="[1")),
+    "progress nested deeply": content(lambda data: packed(weights={}, state={}, progress="[" * 100_000)),
+    "a folder in its place, as release 0.2 wrote": lambda epoch: (epoch.unlink(), epoch.mkdir()),
 }
 
 
@@ -112,8 +113,8 @@ def test_where_no_checkpoint_is_sound_the_training_begins_anew(
 ) -> None:
     folder = tmp_path / "c"
     shutil.copytree(finished, folder)
-    DAMAGES["empty weights"](folder / "epoch-3")
-    DAMAGES["truncated state"](folder / "epoch-4")
+    DAMAGES["empty"](folder / "epoch-3")
+    DAMAGES["truncated"](folder / "epoch-4")
     with caplog.at_level(logging.WARNING):
         _, results = trained(folder)
     assert losses(results) == losses(expected[1])
@@ -140,7 +141,7 @@ def test_sgd_goes_on_with_and_without_momentum(
     recipe = Recipe(epochs=3, batch_size=50, optimizer="sgd", momentum=momentum, learning_rate=0.05)
     _, alone = trained(None, recipe)
     trained(tmp_path, recipe)
-    shutil.rmtree(tmp_path / "epoch-3")
+    (tmp_path / "epoch-3").unlink()
     _, results = trained(tmp_path, recipe)
     assert losses(results) == losses(alone)
     assert not caplog.records
@@ -154,8 +155,7 @@ def test_a_checkpoint_cannot_run_code(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "c"
     shutil.copytree(finished, folder)
     for epoch in ("epoch-3", "epoch-4"):
-        (folder / epoch / "state.pt").write_bytes(pickle.dumps(Trap()))
-        digests_of(folder / epoch)
+        (folder / epoch).write_bytes(digested(pickle.dumps(Trap())))
     assert CheckpointFolder(folder).load() is None
 
 

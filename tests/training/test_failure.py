@@ -115,7 +115,7 @@ def test_a_training_with_such_a_tail_goes_on_as_if_undisturbed(part: str, tmp_pa
     network = make_network(SPACE, SPACE.parse(part), RECIPE, CPU, seed=0)
     loader = BatchLoader(DATA.train.subset(range(33)), RECIPE.batch_size, 8, CPU)
     next(fit(network, loader, loader, RECIPE, CPU, seed=0, checkpoints=folder))
-    assert (tmp_path / "epoch-1").is_dir()
+    assert (tmp_path / "epoch-1").is_file()
     resumed = trained(part, 33, tmp_path)
     assert [(r.train_loss, r.loss) for r in resumed] == [(r.train_loss, r.loss) for r in whole]
 
