@@ -189,20 +189,17 @@ class ArchitectureRanker:
         self.score = Score.prior(rows)
         self._short = short
         self._calibration_set = self._train_calibration_set(trained or {})
-        self.calibrate(self._calibration_set)
+        self.fit(self._calibration_set, short=True)
         own = [(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()]
-        self._fit(own, short=False)
+        self.fit(own, short=False)
         # The score in the unit of the shared cross entropy, so that the cost term's weight means what it meant.
         losses = np.log([self._known[tokens][0].loss for tokens in reference])
         spread = float(self.score(rows).std()) or 1.0
         self._loss_centre = float(np.median(losses))
         self._loss_scale = (float(losses.std()) if shared else LOSS_SPREAD) / spread
 
-    def calibrate(self, trained: Sequence[tuple[Tokens, float]]) -> None:
-        """Fit the score to short trainings: tokens and accuracies."""
-        self._fit(trained, short=True)
-
-    def _fit(self, trained: Sequence[tuple[Tokens, float]], *, short: bool) -> None:
+    def fit(self, trained: Sequence[tuple[Tokens, float]], *, short: bool) -> None:
+        """Fit the score to trainings, short ones or to the end: tokens and accuracies."""
         if trained:
             rows = self.rows([tokens for tokens, _ in trained])
             self.score = self.score.fit(rows, [accuracy for _, accuracy in trained], short=short)

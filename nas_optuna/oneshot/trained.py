@@ -69,7 +69,7 @@ def calibrated_ranker(
     shared = make_evaluator(supernet, search, device) if supernet else None
     made = ArchitectureRanker(search.space, shared, spec, excess=limits_of(search, device))
     kept = {search.space.tokens(architecture) for architecture in ranked}
-    made.calibrate([(tokens, accuracy) for tokens, accuracy in result.calibration_set if tokens not in kept])
+    made.fit([(tokens, value) for tokens, value in result.calibration_set if tokens not in kept], short=True)
     return made
 
 

@@ -246,9 +246,7 @@ class KeptWeights:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
         results = found.progress[-1] if isinstance(found.progress, list) and found.progress else {}
         said = {key: str(value) for key, value in results.items()} | {"epochs": str(found.epoch)} | dict(facts)
-        weights = {
-            name: weight.clone() for name, weight in found.weights.items()
-        }  # those of tied layers are one tensor
+        weights = {name: weight.clone() for name, weight in found.weights.items()}  # tied layers share one tensor
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_file(self.path / f"trial-{number}.safetensors", save(weights, {_KEY: json.dumps(said)}))

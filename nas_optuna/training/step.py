@@ -89,7 +89,7 @@ class TrainStep:
         if self._microbatch_size is None:
             self.mixes = mixes_images(self.network, images)
             self._microbatch_size = microbatch_size(self.network, images)
-        if self._graph_reason is None and self._is_full(images):
+        if self._graph_reason is None and len(images) == self.recipe.batch_size:
             self._graphed(images, labels)
         else:
             self._eager(images, labels)
@@ -122,23 +122,21 @@ class TrainStep:
     def _eager(self, images: Tensor, labels: Tensor) -> None:
         try:
             self._update(images, labels)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             if self.micro_batches > 1 or len(images) < 2:
                 raise TrainingError(
                     f"out of memory on {self.device} with half the batch of {len(images)}", "oom"
                 ) from error
-            out_of_memory = True
         else:
-            out_of_memory = False
+            return
         # Outside the handler, where the exception no longer holds the failed step's tensors.
-        if out_of_memory:
-            self.micro_batches = 2
-            self._refuse_graph("the batch did not fit in memory")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._eager(images, labels)
+        self.micro_batches = 2
+        self._refuse_graph("the batch did not fit in memory")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._eager(images, labels)
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -167,9 +165,6 @@ class TrainStep:
         if self.dtype == torch.float16:
             return "the float16 gradient scaler decides on the host"
         return None
-
-    def _is_full(self, images: Tensor) -> bool:
-        return len(images) == self.recipe.batch_size
 
     def _graphed(self, images: Tensor, labels: Tensor) -> None:
         if self._graph is None:
