@@ -18,8 +18,8 @@ from nas_optuna.spaces.architecture import Architecture, InputSize, positive_cho
 from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.elastic import choices_of, size_of
 from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring, geometric_mean
+from nas_optuna.spaces.mixing import choices_of, size_of
 
 PARTS = ("filters", "kernel", "stride")
 """The parameters of one layer, in order."""

@@ -18,9 +18,8 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace, ChainSpace, Part
-from nas_optuna.spaces.in_place import MemoryWatch
 from nas_optuna.spaces.layers import ElasticLayer
-from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
+from nas_optuna.spaces.mixing import MemoryWatch, MixedLayer, Mixing, Optional, mixed_layers
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
 logger = logging.getLogger(__name__)

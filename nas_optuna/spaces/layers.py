@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.elastic import Size, choices_of, size_of
+from nas_optuna.spaces.mixing import Size, choices_of, size_of
 
 SMALLEST_GROUP = 4
 """The smallest group of channels that is centred; of a smaller one, centring would leave little."""

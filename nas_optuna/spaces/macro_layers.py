@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.elastic import Size, size_of
 from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLayer, ElasticLinear
+from nas_optuna.spaces.mixing import Size, size_of
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
