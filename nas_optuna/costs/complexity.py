@@ -150,9 +150,9 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
     """Run a whole network on meta tensors."""
     import torch
 
-    from nas_optuna.spaces.shapes import Unfilled
+    from nas_optuna.spaces.shapes import QuickMeta
 
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), QuickMeta():
         network = space.build(architecture)
     return _module_figures(network, space.input_shape, batch_size)
 
@@ -160,14 +160,14 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
 def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> _ModuleComplexity:
     import torch
 
-    from nas_optuna.spaces.shapes import QuickNorm
+    from nas_optuna.spaces.shapes import QuickMeta
 
     with torch.device("meta"):
         one = torch.empty(1, *input_shape)
         x = torch.empty(batch_size, *input_shape)
-    with flop_counter() as counter, torch.no_grad(), QuickNorm():
+    with flop_counter() as counter, torch.no_grad(), QuickMeta():
         module.eval()(one)
-    with torch.no_grad(), _tracked(module, x) as live, QuickNorm():
+    with torch.no_grad(), _tracked(module, x) as live, QuickMeta():
         module(x)
     weights = list(module.parameters())
     return _ModuleComplexity(

@@ -60,7 +60,7 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
     import torch
 
     from nas_optuna.spaces.function import FunctionSpace
-    from nas_optuna.spaces.shapes import Unfilled
+    from nas_optuna.spaces.shapes import QuickMeta
 
     counted: Counter[str] = Counter({"network": 1})
 
@@ -70,7 +70,7 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
             counted.update(_operator(name, given[0], tensors_in(given[0]), tensors_in(result)))
 
     build = space.build_untried if isinstance(space, FunctionSpace) else space.build  # trying takes as long again
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), QuickMeta():
         network, image = build(architecture).eval(), torch.empty(1, *space.input_shape)
     with torch.no_grad(), operators_noted(note):
         network(image)

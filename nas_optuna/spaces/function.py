@@ -178,7 +178,11 @@ class FunctionSpace(BuiltSpace):
 
     def build_untried(self, architecture: Architecture) -> nn.Module:
         """The architecture's network, which is run by its caller: nothing says beforehand which layer cannot be."""
-        return self.build_with(Choices(self._decide(architecture)))
+        return self._built(architecture)[0]
+
+    def _built(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
+        choices = Choices(self._decide(architecture))
+        return self.build_with(choices), choices
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
         """See `SearchSpace.require_logits`."""
@@ -217,15 +221,14 @@ class FunctionSpace(BuiltSpace):
         return (*found, Operation(f"rest {rest}", (), self.input_shape, shape, make))
 
     def _build_layer(self, architecture: Architecture, call: Call) -> nn.Module:
-        choices = Choices(self._decide(architecture))
-        self.build_with(choices)
+        _, choices = self._built(architecture)
         layer = choices.layers[call.name][call.place]
         return layer if call.simple else Alone(layer, call.inputs)
 
     def _build_rest(self, architecture: Architecture, calls: Sequence[Call]) -> nn.Module:
         """The network with stand-ins for its layers."""
-        choices = Choices(self._decide(architecture))
-        return without(self.build_with(choices), choices.layers, calls)
+        network, choices = self._built(architecture)
+        return without(network, choices.layers, calls)
 
     def reachable_operations(self) -> Iterator[Operation]:
         """Every layer in place and every rest: all values, and with each of them every label."""

@@ -87,10 +87,10 @@ def _specs(values: Any) -> list[TensorSpec]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, TensorSpec)]
 
 
-class QuickNorm(TorchFunctionMode):
-    """Within it batch norm on the meta device only makes its tensors: torch takes it apart in Python, for milliseconds.
+class QuickMeta(TorchFunctionMode):
+    """Within it meta tensors are not filled, and batch norm only makes them: torch takes both apart in Python.
 
-    These are its output and two statistics, which count as memory.
+    What batch norm makes are its output and two statistics, which count as memory.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,14 +100,6 @@ class QuickNorm(TorchFunctionMode):
             if all(each is None or each.shape == x.shape[1:2] for each in weights):  # else torch says what is wrong
                 made = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
                 return made[0]
-        return function(*args, **named)
-
-
-class Unfilled(TorchFunctionMode):
-    """Within it what fills tensors on the meta device does nothing: torch takes it apart in Python, for long."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
         if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in _FILLS:
             filled = args[0] if args else named.get("tensor")
             if isinstance(filled, Tensor) and filled.is_meta:
@@ -122,7 +114,7 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
     """Run a network on two images on the meta device; return the uses of outermost layers, and the output."""
     # Uses are those of a network that is not being trained, in order. A `RuntimeError` names the layer that cannot take
     # what it was given.
-    with torch.no_grad(), blaming(network), QuickNorm():
+    with torch.no_grad(), blaming(network), QuickMeta():
         output = network(torch.empty(_BATCH, *shape, device="meta"))
     network.eval()  # what is priced is inference: a layer may be used in training only, or left out at random
     used = _recorded(network, layers, shape, _BATCH)
@@ -162,7 +154,7 @@ def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], sha
                 )
             )
     try:
-        with torch.no_grad(), blaming(network), QuickNorm():
+        with torch.no_grad(), blaming(network), QuickMeta():
             network(torch.empty(batch, *shape, device="meta"))
     finally:
         for handle in handles:

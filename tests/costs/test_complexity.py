@@ -14,7 +14,7 @@ import nas_optuna as nas
 from nas_optuna.costs.complexity import Sizes, figures, macs_table, operation_macs
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.spaces.shapes import QuickNorm
+from nas_optuna.spaces.shapes import QuickMeta
 
 SPACE = ConvSpace()
 TEXTS = [
@@ -187,6 +187,6 @@ def test_a_batch_norm_on_meta_tensors_computes_nothing(training: bool) -> None:
 
     with torch.device("meta"):
         layer, x = nn.BatchNorm2d(4).train(training), torch.empty(2, 4, 8, 8)
-    with torch.no_grad(), QuickNorm(), Listener():
+    with torch.no_grad(), QuickMeta(), Listener():
         assert layer(x).shape == x.shape
     assert {name.partition(".")[0] for name in asked} <= {"empty_like", "new_empty", "add_"}
