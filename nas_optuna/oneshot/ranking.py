@@ -1,4 +1,10 @@
-"""The ranking of architectures, with or without shared weights: alphas, the best one, and what samplers need."""
+"""The ranking of architectures, with or without shared weights: alphas, the best one, and what samplers need.
+
+Both are found with forward passes only. The alphas are a product of one distribution per parameter, fitted by the
+cross-entropy method (Rubinstein 1999): draw architectures, keep the best share, move each distribution towards their
+shares of choices. The best architecture is not bound to a product: a short evolutionary search over single mutations
+looks for it.
+"""
 
 from __future__ import annotations
 

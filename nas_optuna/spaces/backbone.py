@@ -1,4 +1,7 @@
-"""The backbone space: how much of a pretrained network to keep and to train, and at which input size."""
+"""The backbone space: how much of a pretrained network to keep and to train, and at which input size.
+
+Nothing is downloaded: weights come from the library's own cache, an installed package, or a file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The state of a training after each epoch, on disk: written whole or not at all, and never unpickled."""
+"""The state of a training on disk, and what is kept of finished ones: written whole or not at all, and never unpickled.
+
+That files are whole is known from digests, or from their reader. So only what belongs to another network is looked for.
+"""
 
 from __future__ import annotations
 
