@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
-from nas_optuna.data import BatchLoader, ImageSet
+from nas_optuna.data import BatchLoader
 from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.evaluator import Search
@@ -27,31 +27,18 @@ from nas_optuna.study.studies import checkpoint_folder, command
 from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.checkpoint import require_tensors
-from nas_optuna.training.network import resolve_precision
 
 SCORED_IMAGES = 500
 """The most held-out images on which shared weights are scored: twice as many rank hardly better."""
 
 
-def supernet_precision(search: Search, device: torch.device) -> torch.dtype:
-    """A supernet's steps have no gradient scaler, which float16 needs."""
-    precision = search.spec.recipe.precision
-    dtype = torch.float32 if precision == "fp16" else resolve_precision(precision, device)
-    return torch.float32 if dtype == torch.float16 else dtype
-
-
-def scoring_images(search: Search) -> ImageSet:
-    """Held-out images on which shared weights are scored: the validation images, at most `SCORED_IMAGES`."""
-    images = search.data.validation
-    return images.subset(range(min(len(images), SCORED_IMAGES)))
-
-
 def make_evaluator(
     supernet: Supernet, search: Search, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> SharedEvaluator:
-    """Shared weights on the study's held-out images."""
-    side = search.space.input_size
-    held_out = BatchLoader(scoring_images(search), SCORED_IMAGES, side, device)
+    """Shared weights on the study's validation images, at most `SCORED_IMAGES`."""
+    side, validation = search.space.input_size, search.data.validation
+    scored = validation.subset(range(min(len(validation), SCORED_IMAGES)))
+    held_out = BatchLoader(scored, SCORED_IMAGES, side, device)
     training = BatchLoader(search.data.train, 256, side, device)
     # One order for all, so that a path's statistics do not depend on earlier paths.
     return SharedEvaluator(supernet, held_out, partial(training.epoch, 0), dtype)

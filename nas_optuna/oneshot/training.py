@@ -26,43 +26,35 @@ from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
-from nas_optuna.oneshot.trained import (
-    limits_of,
-    make_evaluator,
-    own_accuracies,
-    supernet_folder,
-    supernet_precision,
-)
+from nas_optuna.oneshot.trained import limits_of, make_evaluator, own_accuracies, supernet_folder
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
-from nas_optuna.spaces.supernet import Supernet, supernet_for
+from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, softmax, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
-
-
-def make_supernet(search: Search, spec: SupernetSpec, device: torch.device) -> Supernet:
-    """The space's supernet with initial weights and alphas that depend on the settings and the seed alone."""
-    with seeded(spec.seed):
-        supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
-        if search.spec.recipe.init == "kaiming" and search.space.draws_weights:
-            supernet.apply(kaiming)
-        find_strategy(spec.strategy).prepare(supernet)
-    laid_out(supernet, device)
-    return supernet
+from nas_optuna.training.network import resolve_precision
 
 
 def make_strategy(
     search: Search, table: CostTable, device: torch.device, interrupted: Callable[[], bool] = lambda: False
 ) -> Strategy | None:
     """What trains the space's supernet as the spec's ``[supernet]`` section says; None with a budget of 0."""
-    spec, options = search.spec.supernet, strategy_options(search.spec.supernet)
+    spec, recipe = search.spec.supernet, search.spec.recipe
     if is_without_weights(spec):
         return None
-    supernet = make_supernet(search, spec, device)
-    job = Job(supernet, search.data.train, spec, table.costs, supernet_precision(search, device), interrupted)
-    return find_strategy(spec.strategy)(job, options)
+    strategy = find_strategy(spec.strategy)
+    with seeded(spec.seed):  # initial weights and alphas depend on the settings and the seed alone
+        supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
+        if recipe.init == "kaiming" and search.space.draws_weights:
+            supernet.apply(kaiming)
+        strategy.prepare(supernet)
+    laid_out(supernet, device)
+    # A supernet's steps have no gradient scaler, which float16 needs.
+    dtype = torch.float32 if recipe.precision == "fp16" else resolve_precision(recipe.precision, device)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    return strategy(Job(supernet, search.data.train, spec, table.costs, dtype, interrupted), strategy_options(spec))
 
 
 class SupernetTraining:
