@@ -13,14 +13,7 @@ from typing import Any
 from nas_optuna.errors import SpecError
 from nas_optuna.registry import Registry
 from nas_optuna.spaces.architecture import InputSize
-from nas_optuna.spaces.base import (
-    Decomposable,
-    Operation,
-    Parameter,
-    SearchSpace,
-    Shape,
-    require_operations,
-)
+from nas_optuna.spaces.base import Decomposable, Operation, Parameter, SearchSpace, Shape, require_operations
 
 __all__ = [
     "SPACES",

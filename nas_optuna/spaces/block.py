@@ -12,13 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.spaces.architecture import (
-    Architecture,
-    InputSize,
-    require_choices,
-    require_depth,
-    require_positive,
-)
+from nas_optuna.spaces.architecture import Architecture, InputSize, require_choices, require_depth, require_positive
 from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices

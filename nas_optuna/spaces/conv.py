@@ -106,12 +106,7 @@ def _side_before_pooling(side: int, kernel: int, stride: int) -> int:
 
 
 def conv(
-    c: Choices,
-    task: Task,
-    depth: int,
-    filters: Sequence[int],
-    kernels: Sequence[int],
-    strides: Sequence[int],
+    c: Choices, task: Task, depth: int, filters: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
 ) -> nn.Module:
     """The network of the conv space, as the function of a space of your own would build it."""
     layers: list[nn.Module] = []
