@@ -11,9 +11,7 @@ What has ended is not trained again, also where the process dies.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,17 +20,18 @@ from pathlib import Path
 
 import torch
 
-from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.errors import TrainingError
 from nas_optuna.execution.evaluator import Search, TrainingEvaluator, checked_measurements, digest
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.files import write_file
 from nas_optuna.oneshot.score import MIN_TRAININGS
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.fit import never
 
 logger = logging.getLogger(__name__)
 
-FILE = "short-trainings.json"
+FOLDER = "short-trainings"
+"""Where, inside the supernet's folder, the results are kept."""
 LIMIT = 2
 """The most stand-alone trainings, counted in epochs, that random architectures may cost; finalists may cost as many."""
 CALIBRATION_SHARE, FINAL_SHARE = 12, 6
@@ -86,7 +85,7 @@ class ShortResult:
 class ShortTrainer:
     """Trains architectures alone by the study's recipe, with one seed, and stops early; see `ShortPlan`.
 
-    Results are kept in a file as they come, and an architecture's state after each epoch.
+    Results are kept as they come, and an architecture's state after each epoch.
     """
 
     def __init__(
@@ -102,6 +101,7 @@ class ShortTrainer:
         self.plan = plan
         self._evaluator = TrainingEvaluator(search.space, search.data, recipe, device)
         self._folder = folder
+        self._kept = CheckpointFolder(folder / FOLDER) if folder else None
         self._callback = callback or Callback()
         self._interrupted = interrupted
         self._failed: set[tuple[str, int]] = set()
@@ -131,7 +131,9 @@ class ShortTrainer:
                 self._failed.add(wanted)
                 return None
             self.results.append(found)
-            self._write()
+            if self._kept:
+                done = {"identity": self._evaluator.identity, "results": [asdict(result) for result in self.results]}
+                self._kept.save(len(self.results), {}, {}, done)
         return found.accuracy
 
     def _train(self, architecture: Architecture, epochs: int) -> ShortResult:
@@ -160,28 +162,9 @@ class ShortTrainer:
             shutil.rmtree(state, ignore_errors=True)
         return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
 
-    def _write(self) -> None:
-        if self._folder is None:
-            return
-        content = {"identity": self._evaluator.identity, "results": [asdict(result) for result in self.results]}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_file(self._folder / FILE, json.dumps(content))
-        except OSError as error:
-            raise StudyError(
-                f"cannot keep what short trainings gave in {self._folder} ({error.strerror});"
-                " make it a folder with free space that can be written to"
-            ) from error
-
     def _read(self) -> list[ShortResult]:
-        """The results in the file; none where it is damaged or belongs to another recipe."""
-        try:
-            content = json.loads((self._folder / FILE).read_text(encoding="utf-8")) if self._folder else {}
-            if content.get("identity") != self._evaluator.identity:
-                return []
-            results = [ShortResult(**one) for one in content["results"]]
-            if not all(0 <= r.accuracy <= 1 and 0 <= r.seconds < math.inf and r.epochs >= 1 for r in results):
-                return []
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        """The results that are kept; none where they are damaged or belong to another recipe."""
+        found = self._kept.load() if self._kept else None
+        if found is None or found.progress["identity"] != self._evaluator.identity:
             return []
-        return results
+        return [ShortResult(**one) for one in found.progress["results"]]
