@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nas_optuna.devices import laid_out
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, printable, shortened
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -25,7 +25,6 @@ from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spec import Recipe
 
-_CAUSE_LENGTH = 120
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
@@ -53,9 +52,7 @@ def network_failures(doing: str) -> Iterator[None]:
 
 def describe(error: BaseException) -> str:
     """An exception's type and message in one short line of printable text."""
-    words = " ".join(str(error).split())
-    text = "".join(c if c.isprintable() else "?" for c in f"{type(error).__name__}: {words}".removesuffix(": "))
-    return text if len(text) <= _CAUSE_LENGTH else f"{text[: _CAUSE_LENGTH - 1]}…"
+    return shortened(printable(f"{type(error).__name__}: {error}".removesuffix(": ")), 120)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
