@@ -25,35 +25,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelComplexity:
-    """What a network costs, in float32.
+    """What a network costs, in float32."""
 
-    Attributes:
-        macs: Multiply-accumulates of one forward pass of one image (convolutions and matrix products, no biases).
-        params: Number of weights.
-        weight_bytes: Bytes of weights and buffers.
-        activation_bytes: The most bytes of activations that live at once, the batch of input images included.
-            A library's scratch space inside a convolution is not counted, nor are weights and their gradients.
-    """
-
-    macs: int
-    params: int
-    weight_bytes: int
+    macs: int  # multiply-accumulates of one forward pass of one image (convolutions and matrix products, no biases)
+    params: int  # number of weights
+    weight_bytes: int  # bytes of weights and buffers
+    # the most bytes of activations that live at once, the batch of input images included. A library's scratch space
+    # inside a convolution is not counted, nor are weights and their gradients
     activation_bytes: int
 
 
 @dataclass(frozen=True)
 class _ModuleComplexity:
-    """One module's part; bytes are beside its input and its weights.
-
-    Attributes:
-        forward_peak: The most bytes that live at once during the forward pass, the output included.
-    """
+    """One module's part; bytes are beside its input and its weights."""
 
     macs: int
     params: int
     weight_bytes: int
     input_bytes: int
-    forward_peak: int
+    forward_peak: int  # the most bytes that live at once during the forward pass, the output included
 
 
 def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1) -> ModelComplexity:
@@ -89,9 +79,6 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 
 class Sizes:
     """Log parameters and log multiply-accumulates of a space's networks, from params; params of a recipe are ignored.
-
-    Args:
-        space: The space.
 
     Examples:
         >>> from nas_optuna import ConvSpace

@@ -128,22 +128,15 @@ def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Sha
 
 @dataclass(frozen=True)
 class Check:
-    """How well a table tells the latency of whole networks.
+    """How well a table tells the latency of whole networks."""
 
-    Attributes:
-        measured_ms: Each network's latency, measured on the spot.
-        table_ms: What the table tells of it, with the table's own overhead.
-        overhead_ms: The overhead with which the median error of the table's sums is zero.
-        error: Median relative error of the table as it is, and with the overhead that the other networks have instead
-            (leave one out).
-        spearman: Rank correlation of the two; the overhead does not change it.
-    """
-
-    measured_ms: tuple[float, ...]
-    table_ms: tuple[float, ...]
-    overhead_ms: float
+    measured_ms: tuple[float, ...]  # each network's latency, measured on the spot
+    table_ms: tuple[float, ...]  # what the table tells of it, with the table's own overhead
+    overhead_ms: float  # the overhead with which the median error of the table's sums is zero
+    # median relative error of the table as it is, and with the overhead that the other networks have instead (leave
+    # one out)
     error: tuple[float, float]
-    spearman: float
+    spearman: float  # rank correlation of the two; the overhead does not change it
 
     @property
     def overhead_helps(self) -> bool:

@@ -38,27 +38,7 @@ def write_kit(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write a kit for a space; what is there of an earlier kit is replaced.
-
-    The models have random weights, of which each file of weights is shared by all: what they compute does not matter,
-    only how long it takes.
-
-    Args:
-        space: The space. Where its operations are too many, or cannot be measured alone, the kit holds more whole
-            networks instead, from which the latency of others is learned.
-        folder: The kit's folder: absent, empty, or that of an earlier kit.
-        precisions: Of weights and activations: ``"fp32"``, ``"int8"`` or both.
-        batch_size: Images per call.
-        networks: How many random whole networks to measure; by default 30 beside operations, and 300 without.
-        seed: Seed of these networks.
-        progress: Told the models written and the models in all.
-
-    Returns:
-        The content of ``kit.json``.
-
-    Raises:
-        SpecError: A precision is unknown, or there are too few networks.
-        TableError: The folder holds something else, or cannot be written.
+    """Write a kit for a space, and return the content of its ``kit.json``; what is there of an earlier kit is replaced.
 
     Examples:
         >>> import tempfile
@@ -68,6 +48,8 @@ def write_kit(
         >>> len(kit["operations"]), len(kit["networks"])
         (4, 2)
     """
+    # Each file of weights, which are random, is shared by all models: only how long they take matters. Where the
+    # space's operations are too many, or cannot be measured alone, there are more whole networks instead.
     for precision in sorted(set(precisions) - set(timing.PRECISIONS)):
         raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
     operations = measurable_operations(space, "onnxruntime")

@@ -93,42 +93,32 @@ _Visits = Annotated[list[_Visit], Field(min_length=1)]
 
 
 class LatencyTable(BaseModel):
-    """Latency of each operation under one set of conditions.
-
-    Attributes:
-        format: Marks the file, and the version of its layout.
-        space: Name of the space whose operations these are.
-        conditions: Where and how they were measured.
-        date: When measuring began, ISO 8601 in UTC.
-        overhead_ms: What a whole network takes beside its operations, as `check` fits it; often negative, since
-            timing six operations one by one counts the cost of a call six times.
-        entries: `Operation.key` → one ``(lower quartile, median, upper quartile)`` a visit, in milliseconds.
-        networks: Architecture → the same for whole networks; beside operations they tell how far these can be trusted.
-        looks: The same for one operation that a kit visits again and again, to see whether the device is throttled.
-        kit: The kit that has measured it on the device where the networks will run; None for a table of this machine.
-    """
+    """Latency of each operation under one set of conditions."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: str = TABLE_FORMAT
-    space: str
+    format: str = TABLE_FORMAT  # marks the file, and the version of its layout
+    space: str  # name of the space whose operations these are
+    # where and how they were measured
     conditions: Annotated[Conditions, BeforeValidator(_current), AfterValidator(_known)]
-    date: str
+    date: str  # when measuring began, ISO 8601 in UTC
+    # what a whole network takes beside its operations, as `check` fits it; often negative, since timing six operations
+    # one by one counts the cost of a call six times
     overhead_ms: float = Field(default=0.0, allow_inf_nan=False)
+    # `Operation.key` → one ``(lower quartile, median, upper quartile)`` a visit, in milliseconds
     entries: dict[str, _Visits] = {}
+    # architecture → the same for whole networks; beside operations they tell how far these can be trusted
     networks: dict[str, _Visits] = {}
+    # the same for one operation that a kit visits again and again, to see whether the device is throttled
     looks: list[_Visit] = []
+    # the kit that has measured it on the device where the networks will run; None for a table of this machine
     kit: str | None = Field(default=None, min_length=1)
     _known: dict[Architecture, float] | None = PrivateAttr(default=None)
     _model: LatencyModel | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Read a table.
-
-        Raises:
-            TableError: The file is missing, is not a latency table, or is damaged.
-        """
+        """Read a table; a `TableError` where the file is missing, damaged, or no latency table."""
         try:
             text = read_text(path)
             _require_table(json.loads(text, object_pairs_hook=_once))
@@ -154,17 +144,8 @@ class LatencyTable(BaseModel):
         force: bool = False,
         anyway: str | None = "--set latency.force=true",
     ) -> LatencyTable:
-        """Read a table from which the latency of every network of a space is known.
-
-        Args:
-            path: The table's file.
-            space: The space whose networks are asked for.
-            force: Take it although the device was throttled or busy.
-            anyway: How one asks for that, for the message.
-
-        Raises:
-            TableError: The file is missing or damaged, it is of another space, or it lacks operations.
-        """
+        """Read a table from which the latency of every network of a space is known, or raise a `TableError`."""
+        # `force` takes it although the device was throttled or busy; `anyway` is how one asks for that.
         table = cls.load(Path(path))
         table.require_space(space, path)
         slow = slow_looks(table.looks)
@@ -182,16 +163,7 @@ class LatencyTable(BaseModel):
         write_file(path, self.model_dump_json() + "\n")
 
     def require(self, conditions: Conditions, path: Path, remedy: str) -> None:
-        """Refuse a table that other conditions have measured, unless a kit has measured it for another device.
-
-        Args:
-            conditions: The conditions it is to be used under.
-            path: Where it is, for the message.
-            remedy: What else one can do than measure one for these conditions, for the message.
-
-        Raises:
-            TableError: Naming each difference.
-        """
+        """Refuse a table that other conditions have measured; the remedy is what else one can do than measure anew."""
         if self.kit:  # it says what the networks' own device needs, which is another than this one on purpose
             return
         mine, wanted = asdict(self.conditions), asdict(conditions)
@@ -203,11 +175,7 @@ class LatencyTable(BaseModel):
             )
 
     def require_space(self, space: SearchSpace, path: Path | str) -> None:
-        """Refuse a table of another space than this one.
-
-        Raises:
-            TableError: Naming both.
-        """
+        """Refuse a table of another space."""
         if self.space != space.name:
             raise TableError(
                 f"latency table {path} is of space {self.space!r}, not {space.name!r}; choose another file"
@@ -241,10 +209,8 @@ class LatencyTable(BaseModel):
             )
 
     def own_networks(self, space: SearchSpace) -> tuple[list[float], list[float]]:
-        """What the table tells of its own whole networks of a space, and what they took.
-
-        Where there are no operations, each tenth of the networks is told from the others, unless there are no others.
-        """
+        """What the table tells of its own whole networks of a space, and what they took."""
+        # Where there are no operations, each tenth of the networks is told from the others, unless there are no others.
         known = self._networks_of(space)
         measured = list(known.values())
         if not self.whole or self.holds_all(space):
@@ -259,12 +225,10 @@ class LatencyTable(BaseModel):
         return told, measured
 
     def margin(self, space: SearchSpace) -> float | None:
-        """By what share a network may take longer than the table tells: 95 % of its own whole networks take no more.
-
-        The rank that is taken lets a new network be inside as often (split conformal prediction: Papadopoulos and
-        others, "Inductive confidence machines for regression", ECML 2002). None where the table holds no network of
-        the space.
-        """
+        """By what share a network may take longer than the table tells; None where it holds no network of the space."""
+        # 95 % of its own whole networks take no more. The rank that is taken lets a new network be inside as often
+        # (split conformal prediction: Papadopoulos and others, "Inductive confidence machines for regression", ECML
+        # 2002).
         longer = sorted(m / t - 1 for t, m in zip(*self.own_networks(space), strict=True))
         if not longer:
             return None

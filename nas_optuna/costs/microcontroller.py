@@ -88,11 +88,7 @@ def flash_bytes(network: nn.Module) -> int:
 
 
 def arena_bytes(network: nn.Module, image: Tensor) -> int:
-    """The most bytes of activations in eight bits that live at once while a network takes an image.
-
-    Args:
-        network: In eval mode, on the meta device.
-        image: ``[1, channels, height, width]``, on the meta device.
+    """The most bytes of activations in eight bits that live at once; network and image are on the meta device.
 
     Examples:
         >>> import torch
@@ -125,17 +121,11 @@ _IMAGE = 0
 
 @dataclass(frozen=True)
 class _Operator:
-    """One operator of an interpreter.
+    """One operator of an interpreter."""
 
-    Attributes:
-        reads: Numbers of the buffers that it reads; weights are none.
-        writes: The buffers that it fills, with their elements.
-        fused: Whether it may write over what it reads.
-    """
-
-    reads: list[int]
-    writes: dict[int, int]
-    fused: bool = False
+    reads: list[int]  # numbers of the buffers that it reads; weights are none
+    writes: dict[int, int]  # the buffers that it fills, with their elements
+    fused: bool = False  # whether it may write over what it reads
 
 
 def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:

@@ -33,20 +33,11 @@ def require_tools() -> None:
 
 
 def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = False, kept: Sequence[str] = ()) -> bytes:
-    """A model whose weights and activations are eight-bit integers, each weight's channel with its own scale.
-
-    Weights are signed and activations unsigned. With signed ones ONNX Runtime computes a layer in full precision on an
-    x86 processor where its output is read twice, as by an addition or a SiLU, which takes several times as long.
-
-    Args:
-        model: An ONNX model of one input.
-        batches: What it is calibrated on.
-        inner: Whether it ends without a conversion of its output, which the layer behind it begins with.
-        kept: Names of nodes that stay as they are.
-
-    Raises:
-        TrainingError: ONNX Runtime's tool cannot; the message says what it says.
-    """
+    """An ONNX model of one input in eight bits, each weight's channel with its own scale, calibrated on batches."""
+    # Weights are signed and activations unsigned. With signed ones ONNX Runtime computes a layer in full precision on
+    # an x86 processor where its output is read twice, as by an addition or a SiLU, which takes several times as long.
+    # An inner model ends without a conversion of its output, which the layer behind it begins with; nodes that are kept
+    # stay as they are.
     try:
         return _quantised(model, batches, inner, kept)
     except Exception as error:  # whatever ONNX Runtime's tool raises

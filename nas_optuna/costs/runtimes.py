@@ -94,25 +94,15 @@ def make_runtime(name: str) -> Runtime:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a latency depends on beside the network; two latencies compare only where all of it is the same.
+    """What a latency depends on beside the network; two latencies compare only where all of it is the same."""
 
-    Attributes:
-        device: Type of the device, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        device_name: What its maker calls it.
-        runtime: A name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``.
-        version: The runtime's version.
-        threads: Threads of one operation on the CPU.
-        batch_size: Images per call.
-        precision: What weights and activations are, e.g. ``"fp32"`` or ``"int8"``.
-    """
-
-    device: str
-    device_name: str
-    runtime: str
-    version: str
-    threads: int
-    batch_size: int
-    precision: str
+    device: str  # type of the device, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    device_name: str  # what its maker calls it
+    runtime: str  # a name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``
+    version: str  # the runtime's version
+    threads: int  # threads of one operation on the CPU
+    batch_size: int  # images per call
+    precision: str  # what weights and activations are, e.g. ``"fp32"`` or ``"int8"``
 
     @classmethod
     def here(

@@ -106,13 +106,7 @@ _HOPELESS = 2.0
 
 
 class Limits:
-    """Limits on costs. What is outside one is not trained.
-
-    Args:
-        limits: The most that each cost may be, by name, in the cost's unit; the least of a cost that is maximised.
-        costs: Knows these costs.
-        space: Whose architectures they limit.
-    """
+    """The most that costs may be, by name, in their units, and the least of one that is maximised."""
 
     def __init__(self, limits: Mapping[str, float], costs: StudyCosts, space: SearchSpace) -> None:
         self._limits = dict(limits)
@@ -244,11 +238,10 @@ def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
 
 
 def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start: Architecture) -> Architecture | None:
-    """The network itself where it is inside, or the one at which a walk over its smaller neighbours comes inside.
-
-    Each step changes one parameter: the one that loses the fewest MACs for what it saves of what is limited, so that
-    weights are saved where a network has most of them, which is at its end. Only when that is done, parts are left out.
-    """
+    """The network itself where it is inside, or the one at which a walk over its smaller neighbours comes inside."""
+    # Each step changes one parameter: the one that loses the fewest MACs for what it saves of what is limited, so that
+    # weights are saved where a network has most of them, which is at its end. Only when that is done, parts are left
+    # out.
     here, excess = start, limits.largest_excess(start)
     while excess > 0:
         macs, steps = costs.only(["macs"], here)["macs"], []

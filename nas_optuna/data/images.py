@@ -29,15 +29,11 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class ReadingReport:
-    """How one part of a data set was read.
+    """How one part of a data set was read."""
 
-    Attributes:
-        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is
-            unknown.
-        notes: One line for each thing that a person should know: the layout, what was done to pixels, what is not used.
-    """
-
+    # ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is unknown
     sizes: tuple[tuple[int, int], ...] = ()
+    # one line for each thing that a person should know: the layout, what was done to pixels, what is not used
     notes: tuple[str, ...] = ()
 
 

@@ -20,21 +20,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together.
+    """Points that belong together."""
 
-    Attributes:
-        points: ``(x, y)``, in the order in which they are joined.
-        style: CSS classes: ``"line s0"``, ``"pale"``, ``"dot s0"``, ``"dot faint"``.
-        titles: What a pointer shows at each point; for dots only.
-        errors: How far each point may be off, drawn as a bar up and down; for dots only.
-        name: Stands in the legend; left out there where it is empty.
-    """
-
-    points: Sequence[Point]
-    style: str
-    titles: Sequence[str] = ()
-    errors: Sequence[float] = ()
-    name: str = ""
+    points: Sequence[Point]  # ``(x, y)``, in the order in which they are joined
+    style: str  # CSS classes: ``"line s0"``, ``"pale"``, ``"dot s0"``, ``"dot faint"``
+    titles: Sequence[str] = ()  # what a pointer shows at each point; for dots only
+    errors: Sequence[float] = ()  # how far each point may be off, drawn as a bar up and down; for dots only
+    name: str = ""  # stands in the legend; left out there where it is empty
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> Markup:

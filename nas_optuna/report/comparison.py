@@ -29,29 +29,17 @@ from nas_optuna.study.studies import maximizes, study_spec
 
 @dataclass(frozen=True)
 class Summary:
-    """What one study found.
+    """What one study found."""
 
-    Attributes:
-        study: Its name.
-        sampler: What proposed architectures.
-        pruner: What stopped trials.
-        trials: Trials in any state.
-        complete: Trials inside the limits that were trained to the end.
-        seconds: Seconds of training, of all trials.
-        best: The best value of the first objective; None without a complete trial.
-        error: One standard error of it, where it is an accuracy.
-        architecture: The best trial's.
-    """
-
-    study: str
-    sampler: str
-    pruner: str
-    trials: int
-    complete: int
-    seconds: float
-    best: float | None
-    error: float | None
-    architecture: str
+    study: str  # its name
+    sampler: str  # what proposed architectures
+    pruner: str  # what stopped trials
+    trials: int  # trials in any state
+    complete: int  # trials inside the limits that were trained to the end
+    seconds: float  # seconds of training, of all trials
+    best: float | None  # the best value of the first objective; None without a complete trial
+    error: float | None  # one standard error of it, where it is an accuracy
+    architecture: str  # the best trial's
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

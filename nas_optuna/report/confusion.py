@@ -36,17 +36,11 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Confusion:
-    """Which class was taken for which.
+    """Which class was taken for which."""
 
-    Attributes:
-        classes: What each class is called.
-        counts: Row is the true class, column the predicted one; each image counts once per seed.
-        seeds: Networks that the counts are of.
-    """
-
-    classes: Sequence[str]
-    counts: Sequence[Sequence[int]]
-    seeds: int = 1
+    classes: Sequence[str]  # what each class is called
+    counts: Sequence[Sequence[int]]  # row is the true class, column the predicted one; each image counts once per seed
+    seeds: int = 1  # networks that the counts are of
 
     @classmethod
     def of(cls, report: TestReport) -> Confusion:

@@ -73,15 +73,7 @@ class Drawing:
 
 
 def draw(space: SearchSpace, architecture: Architecture, title: str | None = None) -> Drawing:
-    """Draw the network of an architecture.
-
-    Args:
-        space: The space that the architecture is of.
-        architecture: The architecture.
-        title: Stands above the picture; the architecture's text without one.
-
-    Raises:
-        TrainingError: The network's code fails.
+    """Draw the network of an architecture; without a title its text stands above the picture.
 
     Examples:
         >>> import nas_optuna as nas

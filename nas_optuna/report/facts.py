@@ -34,19 +34,12 @@ Section = dict[str, Any]
 
 @dataclass
 class StudyFacts:
-    """A study as every table, note and page sees it.
+    """A study as every table, note and page sees it."""
 
-    Attributes:
-        study: The study; all its trials are read once.
-        data_directory: Where data sets are.
-        files: The folder of the study's files.
-        may_load: Load the images where the study does not remember how many of them validate.
-    """
-
-    study: Study
-    data_directory: Path | None = None
-    files: Path | None = None
-    may_load: bool = False
+    study: Study  # the study; all its trials are read once
+    data_directory: Path | None = None  # where data sets are
+    files: Path | None = None  # the folder of the study's files
+    may_load: bool = False  # load the images where the study does not remember how many of them validate
 
     def __post_init__(self) -> None:
         self.study = read_once(self.study)

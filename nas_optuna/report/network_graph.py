@@ -31,24 +31,15 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of a network's forward pass.
+    """One step of a network's forward pass."""
 
-    Attributes:
-        kind: ``"input"``, ``"conv"``, ``"linear"``, ``"sum"``, ``"concat"``, ``"pool"``, … or ``"other"``.
-        title: What it is, for a person: ``"Conv 3×3, 16 filters"``.
-        shape: Shape of one output, without the batch.
-        macs: Multiply-accumulates for one input.
-        params: Number of weights.
-        inputs: Places of the layers whose outputs it takes.
-        then: What follows at once, in order, and has no box of its own: ``("max pool 2×2", "ReLU")``.
-    """
-
-    kind: str
-    title: str
-    shape: Shape
-    macs: int = 0
-    params: int = 0
-    inputs: tuple[int, ...] = ()
+    kind: str  # ``"input"``, ``"conv"``, ``"linear"``, ``"sum"``, ``"concat"``, ``"pool"``, … or ``"other"``
+    title: str  # what it is, for a person: ``"Conv 3×3, 16 filters"``
+    shape: Shape  # shape of one output, without the batch
+    macs: int = 0  # multiply-accumulates for one input
+    params: int = 0  # number of weights
+    inputs: tuple[int, ...] = ()  # places of the layers whose outputs it takes
+    # what follows at once, in order, and has no box of its own: ``("max pool 2×2", "ReLU")``
     then: tuple[str, ...] = ()
 
 

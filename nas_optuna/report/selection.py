@@ -94,20 +94,15 @@ def validation_images(study: Study, data_directory: Path | None = None) -> int |
 
 @dataclass(frozen=True)
 class Winners:
-    """The best trial of a study, and those that chance alone may have put behind it.
+    """The best trial of a study, and those that chance alone may have put behind it."""
 
-    Attributes:
-        best: The best complete trial in the first objective.
-        error: One standard error of its accuracy; None where that is not known, or the first objective is another.
-        tied: The complete trials whose accuracies are at most one standard error below the best one's, by falling
-            accuracy; the best one itself is among them, and no network is twice.
-        cheapest: The one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984).
-    """
-
-    best: FrozenTrial
+    best: FrozenTrial  # the best complete trial in the first objective
+    # one standard error of its accuracy; None where that is not known, or the first objective is another
     error: float | None
+    # the complete trials whose accuracies are at most one standard error below the best one's, by falling accuracy;
+    # the best one itself is among them, and no network is twice
     tied: tuple[FrozenTrial, ...]
-    cheapest: FrozenTrial
+    cheapest: FrozenTrial  # the one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984)
 
     @property
     def numbers(self) -> frozenset[int]:
