@@ -245,22 +245,11 @@ Where images are mixed, labels are each class's share of each image, ``[batch, c
 
 
 class BatchLoader:
-    """Batches of a set of images, in an order that the number of an epoch decides.
+    """Batches of a set of images, in an order that the number of an epoch decides; varied when an epoch has a seed."""
 
-    Args:
-        images: The images.
-        batch_size: Images per batch; the last may be smaller.
-        input_size: Side of the output in pixels, or its ``(height, width)``.
-        device: Where batches are made.
-        augmentation: Applied when an epoch has a seed.
-        resident: Whether the raw images live on the device, where a batch is an index, a cast, a normalisation and a
-            resize. Otherwise they stay on the host, and a thread gathers batches ahead. By default they live there
-            where they take at most `RESIDENT_SHARE` of its free memory.
-
-    Attributes:
-        kind: ``"resident"`` or ``"streaming"``, as a run calls it.
-        size: Number of images.
-    """
+    # Resident images live on the device, where a batch is an index, a cast, a normalisation and a resize. Others stay
+    # on the host, and a thread gathers batches ahead. By default images are resident where they take at most
+    # `RESIDENT_SHARE` of the device's free memory.
 
     def __init__(
         self,

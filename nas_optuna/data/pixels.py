@@ -80,11 +80,7 @@ class PixelFormat:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelFormat:
-        """Its fields by name, maybe by way of JSON.
-
-        Raises:
-            ValueError: A value is missing, unknown or out of its range.
-        """
+        """A description from its fields by name, maybe by way of JSON; a `ValueError` where one is not right."""
         try:
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             return cls(**given)

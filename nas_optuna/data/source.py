@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions, divide, stratified_order
-from nas_optuna.data.pixels import MAX_SIDE, fit_into
+from nas_optuna.data.pixels import fit_into
 from nas_optuna.devices import free_memory
 from nas_optuna.errors import DataError, NasOptunaError, reason_of
 from nas_optuna.spec import ResizePolicy
@@ -30,8 +30,6 @@ PARTS = tuple(PART_NAMES)
 
 MAX_INPUT_SIDE = 4096
 """Of images for which nobody says what size a network should see."""
-
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def fitted(images: ImageSet, reading: Reading) -> ImageSet:
         report = ReadingReport(((height, width),), (*images.report.notes, change))
         pixels = resize_images(images.images, side, reading.resize)
         images = replace(images, images=pixels, mean=(), std=(), report=report)
-    if images.side > (MAX_INPUT_SIDE if reading.input_size is None else MAX_SIDE):
+    if reading.input_size is None and images.side > MAX_INPUT_SIDE:
         raise DataError(
             f"images of {dimensions(height, width)} pixels are too large for a network;"
             f" reduce them, or set data.max_side (at most {MAX_INPUT_SIDE})"
@@ -159,12 +157,10 @@ def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
     result = torch.zeros(*images.shape[:2], side, side, dtype=torch.uint8)
     top, left = (side - fit.inner_height) // 2, (side - fit.inner_width) // 2
     inner = result[..., top : top + fit.inner_height, left : left + fit.inner_width]
-    for first in range(0, len(images), _CHUNK):
-        part = images[first : first + _CHUNK, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
-        resized = F.interpolate(
-            part.float(), (fit.inner_height, fit.inner_width), mode="bilinear", align_corners=False, antialias=True
-        )
-        inner[first : first + _CHUNK] = resized.round_().clamp_(0, 255)
+    used = images[:, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+    for part, goal in zip(used.split(256), inner.split(256), strict=True):
+        resized = F.interpolate(part.float(), goal.shape[2:], mode="bilinear", align_corners=False, antialias=True)
+        goal.copy_(resized.round_().clamp_(0, 255))
     return result
 
 
