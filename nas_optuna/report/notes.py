@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _GAP = "&emsp;"
 """Ends each cell of a table, between whose columns optuna-dashboard leaves no room."""
-_PART = re.compile(r"(?P<place>[^.]+)\.(?P<what>.+)")
 FRONT = 10
 """Trials of a front that a study's note lists."""
 
@@ -56,7 +54,7 @@ def trial_note(
     parts = [f"{text}."]
     if picture:
         parts.append(f"![The network, drawn: boxes are layers, the bars their shares of MACs]({picture})")
-    parts.append(_table(["figure", "value"], figures_of(record, names, images)))
+    parts.append(table(["figure", "value"], figures_of(record, names, images), _GAP))
     if trial.params:
         parts.append(architecture_table(trial.params))
     return "\n\n".join(parts)
@@ -66,12 +64,11 @@ def architecture_table(params: Mapping[str, Any]) -> str:
     """A Markdown table of a params dict: ``conv1.filters`` is row ``conv1``, column ``filters``."""
     places: dict[str, dict[str, Any]] = {}
     for name, choice in params.items():
-        match = _PART.fullmatch(name)
-        place, what = (match["place"], match["what"]) if match else (name, "choice")
-        places.setdefault(place, {})[what] = choice
+        place, _, what = name.partition(".")
+        places.setdefault(place, {})[what or "choice"] = choice
     columns = list(dict.fromkeys(what for row in places.values() for what in row))
     rows = [[place, *(row.get(what, "") for what in columns)] for place, row in places.items()]
-    return _table(["", *columns], rows)
+    return table(["", *columns], rows, _GAP)
 
 
 def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
@@ -93,7 +90,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     cheapest = found.cheapest.number if len(names) == 1 and len(ends) > 1 else None
     note = Column("note", lambda record: "the cheapest as good" if record.number == cheapest else "", rank=1)
     table_of = filled([*facts.columns(shown), note], shown)
-    parts.append(_table(table_of["columns"], table_of["rows"]))
+    parts.append(table(table_of["columns"], table_of["rows"], _GAP))
     if facts.gain is not None:
         parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
     if picture := dashboard.address(study, attributes, trial_id_of(found.best), dashboard.DRAWING):
@@ -196,7 +193,3 @@ def write_study_note(study: Study) -> None:
     body = study_note(study, attributes)
     note = dashboard_note(body, None, attributes)
     set_study_system_attributes(study, note | {StudyKey.NOTE: hex_digest(body, 16, "sha256")})
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return table(headings, rows, _GAP)

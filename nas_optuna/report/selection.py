@@ -21,9 +21,6 @@ from nas_optuna.study.significance import Gain, Measured, sampling_error, standa
 from nas_optuna.study.studies import command, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
-COST = "macs"
-"""The cost that "cheapest" means: every trial has it, on every device alike."""
-
 
 def space_of(study: Study) -> SearchSpace:
     """The space that a study searches, made from what the study remembers, without its images."""
@@ -126,7 +123,8 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
         if trial.values[0] >= least and (trial.number == best.number or attribute(trial, TrialKey.DUPLICATE_OF) is None)
     ]
     tied.sort(key=lambda trial: (-trial.values[0], trial.number))
-    return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost(COST), math.inf)))
+    # MACs decide what is cheapest: every trial has them, on every device alike.
+    return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost("macs"), math.inf)))
 
 
 def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float | None]:
