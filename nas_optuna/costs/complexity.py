@@ -61,15 +61,7 @@ def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1)
 
 
 def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
-    """Multiply-accumulates and parameters as in `figures`, without memory, which takes several times as long to count.
-
-    Examples:
-        >>> from nas_optuna import ConvSpace
-        >>> space = ConvSpace(depth=1, input_size=8)
-        >>> counted = figures(space, space.parse("f16k3s1"))
-        >>> size(space, space.parse("f16k3s1")) == (counted.macs, counted.params)
-        True
-    """
+    """Multiply-accumulates and parameters as in `figures`; memory takes several times as long to count."""
     if not (isinstance(space, Decomposable) and space.sequential):
         counted = figures(space, architecture)
         return counted.macs, counted.params
@@ -78,14 +70,7 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 
 
 class Sizes:
-    """Log parameters and log multiply-accumulates of a space's networks, from params; params of a recipe are ignored.
-
-    Examples:
-        >>> from nas_optuna import ConvSpace
-        >>> space = ConvSpace(depth=1, input_size=8)
-        >>> [round(number, 1) for number in Sizes(space)(space.parse("f16k3s1").params)]
-        [8.3, 9.8]
-    """
+    """Log parameters and log multiply-accumulates of a space's networks, from params; those of a recipe are ignored."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space

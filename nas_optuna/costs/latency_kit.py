@@ -38,16 +38,7 @@ def write_kit(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write a kit for a space, and return the content of its ``kit.json``; what is there of an earlier kit is replaced.
-
-    Examples:
-        >>> import tempfile
-        >>> from nas_optuna import ConvSpace
-        >>> space = ConvSpace(depth=1, filters=(4,), kernels=(3,), input_size=8)
-        >>> kit = write_kit(space, Path(tempfile.mkdtemp()), precisions=["fp32"], networks=2)
-        >>> len(kit["operations"]), len(kit["networks"])
-        (4, 2)
-    """
+    """Write a kit for a space over an earlier one, and return the content of its ``kit.json``."""
     # Each file of weights, which are random, is shared by all models: only how long they take matters. Where the
     # space's operations are too many, or cannot be measured alone, there are more whole networks instead.
     for precision in sorted(set(precisions) - set(timing.PRECISIONS)):

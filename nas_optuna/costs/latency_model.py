@@ -31,13 +31,7 @@ WIDE = 64
 
 
 class LatencyModel:
-    """Milliseconds of a network from its `operators`.
-
-    Examples:
-        >>> model = LatencyModel([{"relu calls": 1.0}, {"relu calls": 3.0}], [2.0, 6.0])
-        >>> round(model({"relu calls": 2.0}), 6)
-        4.0
-    """
+    """Milliseconds of a network from its `operators`."""
 
     def __init__(self, networks: Sequence[Mapping[str, float]], measured_ms: Sequence[float]) -> None:
         from scipy.optimize import nnls

@@ -76,27 +76,13 @@ def _figures(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 
 
 def flash_bytes(network: nn.Module) -> int:
-    """Bytes of the weights of a network in eight bits.
-
-    Examples:
-        >>> from torch import nn
-        >>> flash_bytes(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
-        280
-    """
+    """Bytes of the weights of a network in eight bits."""
     matrices = [weight for weight in network.parameters() if weight.dim() > 1]
     return sum(weight.numel() + _BYTES_A_CHANNEL * weight.shape[0] for weight in matrices)
 
 
 def arena_bytes(network: nn.Module, image: Tensor) -> int:
-    """The most bytes of activations in eight bits that live at once; network and image are on the meta device.
-
-    Examples:
-        >>> import torch
-        >>> from torch import nn
-        >>> with torch.device("meta"):  # 3·64 bytes of image and 8·64 of features; ReLU works in place
-        ...     arena_bytes(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval(), torch.empty(1, 3, 8, 8))
-        704
-    """
+    """The most bytes of activations in eight bits that live at once; network and image are on the meta device."""
     operators = _operators(network, image)
     last = {buffer: i for i, operator in enumerate(operators) for buffer in operator.reads}
     place: dict[int, int] = {}  # of a buffer that another one is written over

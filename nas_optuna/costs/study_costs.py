@@ -23,15 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class StudyCosts:
-    """Every cost of a study, by name: those that it asks for, and those that cost nothing to know.
-
-    Examples:
-        >>> import torch
-        >>> from nas_optuna import ConvSpace
-        >>> space = ConvSpace(depth=1, input_size=8)
-        >>> StudyCosts(space, torch.device("cpu"))(space.parse("f16k3s1"))["params"]
-        4170
-    """
+    """Every cost of a study, by name: those that it asks for, and those that cost nothing to know."""
 
     def __init__(
         self,

@@ -143,12 +143,7 @@ FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderS
 
 
 def is_code(name: str) -> bool:
-    """Whether a data set's name stands for a function that would be imported from its place and called.
-
-    Examples:
-        >>> is_code("folder:pets"), is_code("digits"), is_code("my_data:load")
-        (False, False, True)
-    """
+    """Whether a data set's name stands for a function that would be imported from its place and called."""
     return name.partition(":")[0] not in FROM_FILES and DATA_SETS.is_code(name)
 
 
