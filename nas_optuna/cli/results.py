@@ -249,7 +249,7 @@ def _print_winner(facts: StudyFacts) -> None:
 
     if facts.winners is None:
         return
-    record, name, gain = TrialRecord.of(facts.winners.best), facts.first, facts.gain
+    record, name, gain = TrialRecord.of(facts.winners.best), facts.names[0], facts.gain
     images = facts.images if name in ACCURACIES else None
     of_images = f" on {images:,} validation images" if images else ""
     costs = [cost.brief_text(value) for cost, value in described_costs(record, [name])]

@@ -26,19 +26,7 @@ if TYPE_CHECKING:
 _BYTES_A_CHANNEL = 8
 """A bias and a scale, of 32 bits each."""
 
-_FUSED = (
-    "batch_norm",
-    "relu",
-    "hardtanh",
-    "clamp",
-    "hardswish",
-    "silu",
-    "gelu",
-    "leaky_relu",
-    "sigmoid",
-    "hardsigmoid",
-    "dropout",
-)
+_FUSED = ("batch_norm", "relu", "hardtanh", "clamp", "hardswish", "silu", "gelu", "sigmoid", "dropout")
 """Operators that write over their input, by a part of their name."""
 
 

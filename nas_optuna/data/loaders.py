@@ -132,11 +132,6 @@ class Preparation(nn.Module):
     is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
     torchvision's per-image pipeline) within rounding. Images of another shape are fitted in as `PixelFormat.resize`
     says. The bars of a padded image are black, so that it is normalised after it was resized.
-
-    Examples:
-        >>> prepare = Preparation(PixelFormat(1, 2, 2, (0.5,), (0.5,), (4, 4)))
-        >>> prepare(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)).shape
-        torch.Size([3, 1, 4, 4])
     """
 
     mean: Tensor

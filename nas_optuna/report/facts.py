@@ -96,11 +96,6 @@ class StudyFacts:
             Column("architecture", lambda record: record.architecture, shortest=28),
         ]
 
-    @property
-    def first(self) -> str:
-        """The first objective's name."""
-        return self.names[0]
-
     def command(self, name: str, *words: str) -> str:
         """How a person goes on with the study."""
         return command(self.study, name, "--study", self.study.study_name, *words)

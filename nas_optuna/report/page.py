@@ -89,7 +89,7 @@ def _heading(facts: StudyFacts) -> Section:
     boxes = [("test accuracy", accuracy_on_test(reports[0]))] if reports else []
     boxes.append(("trial" if len(facts.trials) == 1 else "trials", f"{len(facts.trials):,}"))
     boxes += [(state.name.lower(), f"{states[state]:,}") for state in TrialState if states[state]]
-    return {"name": facts.study.study_name, "what": facts.what, "boxes": boxes, "objective": _named(facts.first)}
+    return {"name": facts.study.study_name, "what": facts.what, "boxes": boxes, "objective": _named(facts.names[0])}
 
 
 def _unfinished(facts: StudyFacts) -> Section:
@@ -183,13 +183,13 @@ def _progress(facts: StudyFacts) -> Section | None:
     dots = [(t.number, t.values[0]) for t in facts.complete]
     best = staircase(dots, maximize=facts.maximize)
     errors: Sequence[float] = ()
-    if facts.first in ACCURACIES:
+    if facts.names[0] in ACCURACIES:
         errors = [standard_error(TrialRecord.of(t), facts.images) or 0.0 for t in facts.complete]
     drawn = [
         Series(dots, "dot faint", titles_of(facts.complete), errors, "complete trial"),
         Series(best, "line s0", name="best so far"),
     ]
-    history = charts.plot(drawn, "trial", _named(facts.first))
+    history = charts.plot(drawn, "trial", _named(facts.names[0]))
     pale: list[list[charts.Point]] = []
     strong: list[list[charts.Point]] = []
     for trial in facts.trials:
@@ -200,7 +200,7 @@ def _progress(facts: StudyFacts) -> Section | None:
     curves += [Series(points, f"line s0{many}", name="" if i else "complete") for i, points in enumerate(strong)]
     if facts.winners and len(strong) > 1:
         curves.append(Series(curve_of(facts.winners.best), "line s1", name="the winner"))
-    compared = _named(facts.first) if len(facts.names) == 1 else "what trials are pruned by"
+    compared = _named(facts.names[0]) if len(facts.names) == 1 else "what trials are pruned by"
     sure = [(t.number, entropy) for t in facts.trials if (entropy := attribute(t, TrialKey.ENTROPY)) is not None]
     return {
         "history": history,
@@ -217,7 +217,7 @@ def _tradeoffs(facts: StudyFacts) -> Section:
     """The quality against each cost, with the front."""
     plots = []
     by_accuracy = bool(facts.complete) and attribute(facts.complete[0], TrialKey.ACCURACY) is not None
-    quality = "accuracy" if by_accuracy else facts.first
+    quality = "accuracy" if by_accuracy else facts.names[0]
     maximize = by_accuracy or facts.maximize
     costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.complete}
     for name in cost_names(map(TrialRecord.of, facts.complete)):
