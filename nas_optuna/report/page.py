@@ -12,6 +12,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from markupsafe import Markup
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-import nas_optuna
 from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
@@ -259,11 +259,19 @@ def _reproduce(facts: StudyFacts) -> Section:
     again = ("run", "--study", f"{name}-again", "--spec", "study.toml", "--trials", str(max(len(facts.trials), 1)))
     stored = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
     commands = [*stored, again] if facts.complete else [again]
+    packages = ("nas-optuna", "optuna", "torch")
     return {
         "commands": [shlex.join(["nas-optuna", *words]) for words in commands],
         "spec": to_toml(facts.spec.to_dict()).splitlines(),
-        "versions": f"nas-optuna {nas_optuna.__version__}, optuna {optuna.__version__}, torch {torch.__version__}",
+        "versions": ", ".join(f"{package} {found}" for package in packages if (found := _version(package))),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 LEAST_FOR_IMPORTANCE = 10
