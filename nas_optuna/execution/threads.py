@@ -6,19 +6,20 @@ work instead. Large ones do.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
 from nas_optuna.devices import remembered, usable_cores, use_threads
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.evaluator import Evaluator, TrainingEvaluator, digest, space_identity
-from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import make_network
 from nas_optuna.training.fit import steps_per_epoch
 from nas_optuna.training.step import TrainStep
@@ -94,7 +95,7 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
 
     def measure() -> dict[str, float] | None:
         try:
-            found = _Probe(evaluator, counts, share).measure()
+            found = _probe(evaluator, counts, share)
         except (NasOptunaError, RuntimeError):  # its trial will say what is wrong with it
             return None
         finally:
@@ -107,44 +108,31 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
     return None if known is None else StepTimes({int(n): seconds for n, seconds in known.items()})
 
 
-class _Probe:
-    """Measures steps of a few networks for as long as `share` steps take; the most threads, hardly ever slow, first."""
+def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> list[dict[int, float]]:
+    """The fastest step of a few networks, by number of threads, measured for as long as `share` steps take."""
+    recipe, device, rng = evaluator.recipe, evaluator.device, random.Random(0)
+    batch = next(iter(evaluator.train_loader.epoch(0)))
+    found: list[dict[int, float]] = []
+    started, fastest = 0.0, math.inf
 
-    def __init__(self, evaluator: TrainingEvaluator, counts: list[int], share: float) -> None:
-        self._evaluator = evaluator
-        self._counts = counts
-        self._share = share
-        self._batch = next(iter(evaluator.train_loader.epoch(0)))
-        self._started: float | None = None
-        self._fastest = float("inf")
+    def is_late(patience: float) -> bool:
+        return time.monotonic() - started >= min(patience, share * fastest)
 
-    def measure(self) -> list[dict[int, float]]:
-        """The fastest step of each network, by number of threads."""
-        rng = random.Random(0)
-        found: list[dict[int, float]] = []
-        while len(found) < NETWORKS and (not found or self._may_go_on(PATIENCE)):
-            found.append(self._of(self._evaluator.space.sample(rng)))
-        return found
-
-    def _may_go_on(self, patience: float = float("inf")) -> bool:
-        return self._started is None or time.monotonic() - self._started < min(patience, self._share * self._fastest)
-
-    def _of(self, architecture: Architecture) -> dict[int, float]:
-        recipe, device = self._evaluator.recipe, self._evaluator.device
-        network = make_network(self._evaluator.space, architecture, recipe, device, seed=0)
-        step = TrainStep(network, recipe, device, total_steps=1 + 2 * ROUNDS * len(self._counts))
-        step(*self._batch)  # memory and kernels are made, once for the trainings that follow, too
-        self._started = self._started or time.monotonic()
+    while len(found) < NETWORKS and not (found and is_late(PATIENCE)):
+        network = make_network(evaluator.space, evaluator.space.sample(rng), recipe, device, seed=0)
+        step = TrainStep(network, recipe, device, total_steps=1 + 2 * ROUNDS * len(counts))
+        step(*batch)  # memory and kernels are made, once for the trainings that follow, too
+        started = started or time.monotonic()
         taken: dict[int, list[float]] = {}
-        for turn in range(ROUNDS):
-            for threads in self._counts:
-                if not self._may_go_on(PATIENCE if turn else float("inf")):
-                    return {n: min(times) for n, times in taken.items()}
-                torch.set_num_threads(threads)
-                if self._fastest < _LONG or self._fastest == float("inf"):
-                    step(*self._batch)  # threads are started, which is nothing beside a long step
-                began = time.perf_counter()
-                step(*self._batch)
-                taken.setdefault(threads, []).append(time.perf_counter() - began)
-                self._fastest = min(self._fastest, taken[threads][-1])
-        return {n: min(times) for n, times in taken.items()}
+        for turn, threads in product(range(ROUNDS), counts):  # the most threads, hardly ever slow, come first
+            if is_late(PATIENCE if turn else math.inf):
+                break
+            torch.set_num_threads(threads)
+            if fastest < _LONG or fastest == math.inf:
+                step(*batch)  # threads are started, which is nothing beside a long step
+            began = time.perf_counter()
+            step(*batch)
+            taken.setdefault(threads, []).append(time.perf_counter() - began)
+            fastest = min(fastest, taken[threads][-1])
+        found.append({n: min(times) for n, times in taken.items()})
+    return found

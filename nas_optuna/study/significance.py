@@ -131,7 +131,7 @@ class Gain:
     @property
     def has_learned(self) -> bool:
         """Whether the best network is ahead of the largest class's share by more than two standard errors."""
-        return self.majority is None or self.best.accuracy > self.majority + 2 * self.best.error
+        return self.majority is None or self.best.accuracy > self.majority + CLAIM * self.best.error
 
     def remarks(self) -> list[str]:
         """What a person should know of it, a line each."""

@@ -139,7 +139,7 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
 
 
 def _changes(began: Any, now: Any) -> str:
-    """What of a section has changed, in a few words."""
+    """The settings of a section that have changed, in a few words."""
     if not (isinstance(began, dict) and isinstance(now, dict)):
         return f"{_written(began)} → {_written(now)}"
     keys = [key for key in {**began, **now} if began.get(key) != now.get(key)]
