@@ -62,10 +62,7 @@ def data_fetch(
 
 
 def space_show(
-    spec: options.Spec = None,
-    set_: options.Set = None,
-    data_dir: options.DataDir = None,
-    json: options.Json = False,
+    spec: options.Spec = None, set_: options.Set = None, data_dir: options.DataDir = None, json: options.Json = False
 ) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
     from nas_optuna.cli.run_options import SpecOptions

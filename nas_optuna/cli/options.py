@@ -195,8 +195,7 @@ DataDir = Annotated[
 ]
 Device = Annotated[str, option("cpu, cuda, cuda:1, mps; auto: the best of these.", "NAME")]
 Threads = Annotated[
-    int | None,
-    option("CPU threads of each process; measured unless OMP_NUM_THREADS is set.", "N", panel=WORKERS),
+    int | None, option("CPU threads of each process; measured unless OMP_NUM_THREADS is set.", "N", panel=WORKERS)
 ]
 Spec = Annotated[
     str | None,

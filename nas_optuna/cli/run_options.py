@@ -76,8 +76,7 @@ class SpecOptions:
     ] = None
     set_: options.Set = None
     fix: Annotated[
-        list[str] | None,
-        option("Pin a parameter, e.g. conv1.stride=1; repeatable.", "NAME=VALUE", panel=DETAILS),
+        list[str] | None, option("Pin a parameter, e.g. conv1.stride=1; repeatable.", "NAME=VALUE", panel=DETAILS)
     ] = None
     search: Annotated[
         list[str] | None,
@@ -91,9 +90,7 @@ class SpecOptions:
         Path | None, option("Propose only these architectures, one a line.", "FILE", panel=DETAILS), "among"
     ] = None
     keep_paused: Annotated[
-        str | None,
-        option("Bytes of stopped trainings to keep; 1GB.", "BYTES", panel=DETAILS),
-        "keep_paused",
+        str | None, option("Bytes of stopped trainings to keep; 1GB.", "BYTES", panel=DETAILS), "keep_paused"
     ] = None
 
     @property
@@ -208,8 +205,7 @@ class WorkerFlags:
     """What a command line says about workers; each field is an option."""
 
     workers: Annotated[
-        str | None,
-        option("Processes that share the trials; auto is one per GPU, or what fills the CPU.", "N|auto"),
+        str | None, option("Processes that share the trials; auto is one per GPU, or what fills the CPU.", "N|auto")
     ] = None
     device: options.Device = "auto"
     threads: options.Threads = None
