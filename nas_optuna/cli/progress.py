@@ -6,7 +6,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,19 +32,21 @@ that took."""
 
 @dataclass
 class Score:
-    """What a run has reached: the whole study's best value with its trial's number, or the size of its front."""
+    """What a run has reached: the whole study's best trial, or the size of its front."""
 
     total: int | None
     timeout: float | None
     done: int = 0
     pruned: int = 0
-    best: tuple[float, int] | None = None
+    best: FrozenTrial | None = None
     front: int | None = None
     started: float = field(default_factory=time.monotonic)
     look_up_at: float = 0.0  # when the whole study may be looked at again, by `time.monotonic`
 
     def add(self, study: Study, trial: FrozenTrial) -> None:
         """Count a finished trial."""
+        from nas_optuna.study.results import best_of, is_feasible
+
         self.done += 1
         self.pruned += trial.state.name == "PRUNED"
         began = time.monotonic()
@@ -52,44 +54,26 @@ class Score:
             self.look_up_best(study)
             ended = time.monotonic()
             self.look_up_at = ended + LOOK_UP_PAUSE * (ended - began)
-        elif len(study.directions) == 1:
-            self._compare(study, [trial])
+        elif len(study.directions) == 1 and trial.state.name == "COMPLETE" and is_feasible(trial):
+            self.best = best_of(study, [trial] if self.best is None else [self.best, trial])
 
     def look_up_best(self, study: Study) -> None:
         """Find the study's best trial, other workers' included, where it has one objective; else count its front."""
-        from nas_optuna.study.results import front_trials
+        from nas_optuna.study.results import best_trial, front_trials
 
         if len(study.directions) > 1:
             self.front = len(front_trials(study))
         else:
-            self._compare(study, study.get_trials(deepcopy=False))
-
-    def _compare(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        from nas_optuna.study import results, studies
-
-        complete = [trial for trial in trials if trial.state.name == "COMPLETE" and results.is_feasible(trial)]
-        found = [(trial.values[0], trial.number) for trial in complete]
-        if self.best is not None:
-            found.insert(0, self.best)
-        if found:
-            self.best = (max if studies.maximizes(study) else min)(found, key=lambda pair: pair[0])
+            self.best = best_trial(study)
 
     def __str__(self) -> str:
-        parts = [f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no best yet"]
-        if self.front is not None:
-            parts = [f"{self.front} on the front"]
-        parts.append(f"{self.pruned} pruned")
-        left = self._left()
-        parts += [f"{duration(left)} left"] if left is not None else []
-        return " · ".join(parts)
-
-    def _left(self) -> float | None:
-        """Seconds until the end, from the mean time of the trials so far."""
+        reached = f"best {self.best.values[0]:.4f} (trial {self.best.number})" if self.best else "no best yet"
+        parts = [reached if self.front is None else f"{self.front} on the front", f"{self.pruned} pruned"]
         elapsed = time.monotonic() - self.started
-        estimates = [self.timeout - elapsed] if self.timeout is not None else []
-        if self.total is not None and self.done:
-            estimates.append(elapsed / self.done * (self.total - self.done))
-        return max(0.0, min(estimates)) if estimates else None
+        ends = [] if self.timeout is None else [self.timeout - elapsed]
+        if self.total is not None and self.done:  # from the mean time of the trials so far
+            ends.append(elapsed / self.done * (self.total - self.done))
+        return " · ".join([*parts, *([f"{duration(max(0.0, min(ends)))} left"] if ends else [])])
 
 
 class Bars:

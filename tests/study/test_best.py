@@ -51,6 +51,11 @@ def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, c
     assert summaries(storage)[0].best == trained[best][0]
     KeepBest(tmp_path).trial_finished(Subject("", None, "", study), None)
     assert KeptWeights(kept).numbers() == [best]
+    score = Score(total=None, timeout=None)
+    for trial in study.trials:
+        score.add(study, trial)
+    assert score.best is not None
+    assert score.best.number == best
 
 
 def test_a_study_is_read_once_however_many_trials_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
