@@ -279,13 +279,15 @@ class WorkerFlags:
 class RunOptions(TrustedStudyOptions):
     """What a command line says about a run; each field is an option, and contradictions are refused."""
 
-    trials: Annotated[int | None, option("Trials to run now; 20.", "N")] = None
+    trials: Annotated[int | None, option("Trials to run now; 20.", "N", min=1)] = None
     within: Annotated[str | None, option("Instead of --trials: search until 90s, 10m or 2h are over.", "TIME")] = None
     spec: SpecOptions = field(default_factory=SpecOptions)
     workers: WorkerFlags = field(default_factory=WorkerFlags)
     total: Annotated[
         int | None,
-        option("Run until the study has N trials, whoever makes them: the same on every host.", "N", panel=WORKERS),
+        option(
+            "Run until the study has N trials, whoever makes them: the same on every host.", "N", min=1, panel=WORKERS
+        ),
     ] = None
     timeout: Annotated[float | None, option("Begin no trial after S seconds.", "S", panel=DETAILS)] = None
     enqueue: Annotated[Path | None, option("Architectures to try first.", "FILE", panel=BEGINNING)] = None
@@ -305,10 +307,6 @@ class RunOptions(TrustedStudyOptions):
     track: options.Track = None
 
     def __post_init__(self) -> None:
-        if self.trials is not None and self.trials < 1:
-            raise SpecError(f"--trials must be at least 1, got {self.trials}")
-        if self.total is not None and self.total < 1:
-            raise SpecError(f"--total must be at least 1, got {self.total}")
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
         self._require_one_end()

@@ -251,11 +251,6 @@ print(network.predict("image.png"))
 }
 
 
-def _foreign(name: str) -> str:
-    """What a format of somebody else's says of itself."""
-    return f"## {plain(name)}\n\n{plain(inspect.getdoc(FORMATS.find(name)) or '')}\n"
-
-
 def write_readme(
     classifier: ImageClassifier,
     title: str,
@@ -298,7 +293,11 @@ def write_readme(
         f"All files in full precision gave the same logits on {images} images when they were written.",
         "",
         *(_USES[name].format(**values) for name in _USES if name in files),
-        *(_foreign(name) for name in FORMATS.names() if name in files and name not in _USES),
+        *(
+            f"## {plain(name)}\n\n{plain(inspect.getdoc(FORMATS.find(name)) or '')}\n"
+            for name in FORMATS.names()
+            if name in files and name not in _USES
+        ),
         *(f"{code(name)} was not written: {code(reason)}\n" for name, reason in left_out.items()),
     ]
     return "\n".join(lines)

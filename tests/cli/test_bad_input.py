@@ -52,7 +52,7 @@ RUN = ("run", "--trials", 1)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("run", "--trials", 0), ("--trials must be at least 1",)),
+        (("run", "--trials", 0), ("'--trials': it must be at least 1",)),
         (("run", "--trials", "many"), ("--trials", "must be a whole number", "see nas-optuna run --help")),
         (("run", "--objective", "f1"), ("--objective: objectives: unknown objective 'f1'",)),
         (("run", "--max-macs", "many"), ("--max-macs: limits", "300k")),

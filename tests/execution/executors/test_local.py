@@ -153,7 +153,7 @@ def test_what_ends_a_worker_is_one_line(command: Command) -> None:
         (["--devices", "cpu,,cpu"], "--devices needs names with commas between them"),
         (["--workers", "2", "--per-device", "2"], "give one of them"),
         (["--devices", "cpu,cuda:7"], "device 'cuda:7' is not on this machine"),
-        (["--total", "0"], "--total must be at least 1"),
+        (["--total", "0"], "'--total': it must be at least 1"),
     ],
 )
 def test_options_that_cannot_be_honoured(command: Command, options: list[str], said: str) -> None:
