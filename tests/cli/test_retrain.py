@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import optuna
@@ -104,3 +105,27 @@ def test_repeats_score_by_the_mean_and_report_the_spread(place: Path, capsys: py
     assert trial.user_attrs["nas_optuna:epochs"] == 6
     assert trial.user_attrs["nas_optuna:spread"] > 0
     assert "±" in capsys.readouterr().out
+
+
+INTERRUPTS = """
+import os, pathlib, signal
+from nas_optuna import Callback
+
+class Once(Callback):
+    def step_finished(self, subject, measurement):
+        if not pathlib.Path("done").exists():
+            pathlib.Path("done").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("words", [("retrain", "--epochs", "3"), ("supernet", "train", "--set", "supernet.epochs=2")])
+def test_after_ctrl_c_the_line_to_continue_ends_the_training(command: Command, words: tuple[str, ...]) -> None:
+    assert command("run", "--sampler", "random", "--trials", 1, *SMALL).code == 0
+    Path("once.py").write_text(INTERRUPTS)
+    stopped = command(*words, "--track", "once.py:Once")
+    assert stopped.code == 130, stopped.err
+    said, _, again = stopped.err.splitlines()[-1].partition("; nothing is lost. Continue: nas-optuna ")
+    assert said.startswith("stopped"), stopped.err
+    assert shlex.split(again) == [*words, "--track", "once.py:Once"]
+    assert command(*shlex.split(again)).code == 0
