@@ -12,12 +12,13 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_facts, print_json, require_writable, say
-from nas_optuna.errors import Interrupted
+from nas_optuna.devices import current, resolve_device
+from nas_optuna.errors import Interrupted, TableError
+from nas_optuna.spaces import SPACES, SearchSpace, create_space
 
 if TYPE_CHECKING:
-    from nas_optuna.costs.latency import Check
-    from nas_optuna.costs.runtimes import Conditions
-    from nas_optuna.spaces import SearchSpace
+    from nas_optuna.costs.latency import Conditions
+    from nas_optuna.costs.latency_check import Check
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,6 @@ class SpaceOptions:
 
     def make(self, name: str | None = None) -> SearchSpace:
         """The space, or that of another name with these options."""
-        from nas_optuna.spaces import create_space
         from nas_optuna.spec_text import with_overrides
 
         shape = {"in_channels": self.in_channels, "classes": self.classes, "input_size": self.input_size}
@@ -62,17 +62,16 @@ def measure(
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs import latency, runtimes
-    from nas_optuna.devices import current, resolve_device
+    from nas_optuna.costs import latency, latency_table
 
     require_writable(out)
     chosen = resolve_device(device)
-    conditions = runtimes.Conditions.here(
+    conditions = latency.Conditions.here(
         chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
     )
     try:
         with progress_bar("measuring") as progress, current(chosen):
-            table = latency.measure_table(wanted.make(), conditions, out, rounds=rounds, progress=progress)
+            table = latency_table.measure_table(wanted.make(), conditions, out, rounds=rounds, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted from None
     if json:
@@ -97,15 +96,14 @@ def check(
 ) -> None:
     """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs import latency, latency_table, runtimes
-    from nas_optuna.devices import current, resolve_device
+    from nas_optuna.costs import latency, latency_check, latency_table
 
     loaded = latency_table.LatencyTable.load(table)
     theirs = loaded.conditions
     here, chosen = theirs, resolve_device("cpu")
     if not loaded.kit and not loaded.whole:
         chosen = resolve_device(device)
-        here = runtimes.Conditions.here(
+        here = latency.Conditions.here(
             chosen,
             runtime=theirs.runtime,
             threads=theirs.threads,
@@ -118,7 +116,7 @@ def check(
     margin = latency_table.LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
     measured = loaded.model_copy(update={"conditions": here})
     with progress_bar("measuring") as progress, current(chosen):
-        result = latency.check_table(measured, made, networks=networks, seed=seed, progress=progress)
+        result = latency_check.check_table(measured, made, networks=networks, seed=seed, progress=progress)
     if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
     _print_check(table, here, result, margin, json)
@@ -197,9 +195,6 @@ def _print_check(table: Path, here: Conditions, result: Check, margin: float | N
 
 def _named_space(stored: str, given: str | None, table: Path) -> str:
     """The space of a table; a function's name does not say in which file it is."""
-    from nas_optuna.errors import TableError
-    from nas_optuna.spaces import SPACES
-
     if given is None and stored not in SPACES:
         raise TableError(f"{table} is of the function {stored!r}; say where it is: --space FILE.py:{stored}")
     if given is not None and given.rpartition(":")[2] != stored:

@@ -12,7 +12,10 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import completes, named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
+from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
+from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
+from nas_optuna.spaces import create_space
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
 """What a space is given with the data, and no user sets."""
@@ -66,7 +69,6 @@ def space_show(
 ) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
     from nas_optuna.cli.run_options import SpecOptions
-    from nas_optuna.spaces import create_space
     from nas_optuna.spec_parts import make_evaluator
 
     given = SpecOptions(spec=spec, set_=set_).read()
@@ -132,7 +134,6 @@ def _presets() -> Listing:
 
 
 def _data() -> Listing:
-    from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 
     known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
     known |= {
@@ -144,7 +145,6 @@ def _data() -> Listing:
 
 
 def _devices() -> Listing:
-    from nas_optuna.devices import list_devices
 
     found = [asdict(device) for device in list_devices()]
     alone = "There is no GPU here: networks are trained on the CPU."

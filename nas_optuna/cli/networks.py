@@ -12,6 +12,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import CLOCK, MovedStudyOptions, option
 from nas_optuna.cli.printing import print_facts, print_json, print_table, refuse_stdout, require_writable, say, say_next
 from nas_optuna.cli.run_options import SpecOptions
+from nas_optuna.devices import use_threads
 from nas_optuna.errors import SpecError
 from nas_optuna.quantities import plural
 
@@ -48,7 +49,6 @@ def fit(
     """
     refuse_stdout(out)
     say(f"nas-optuna fit: a network for {data} within {within}")
-    from nas_optuna.devices import use_threads
     from nas_optuna.fitting import clock, run
     from nas_optuna.fitting.spec import SAMPLER, preset_for, with_few_to_select
 

@@ -27,6 +27,7 @@ from nas_optuna.cli.printing import (
 )
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.metrics import ACCURACIES
+from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ def _beside_the_accuracy(figures: Figures, name: str, gain: Gain | None) -> Figu
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
     """The latency of each trial's network by a table, of those inside a limit; refuses where there are none."""
-    from nas_optuna.objectives import parse_amount
     from nas_optuna.report.selection import table_latencies
 
     latencies, margin = table_latencies(stored.load().study, Path(table))
@@ -187,7 +187,6 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
 
 
 def _print_front(facts: StudyFacts, front: Front) -> None:
-    from nas_optuna.objectives import describe
 
     # Without ± and with few other columns, architectures of five layers are whole at 80 columns and can be copied.
     *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)

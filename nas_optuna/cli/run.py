@@ -13,7 +13,9 @@ from nas_optuna.cli.options import CLOCK, StudyOptions
 from nas_optuna.cli.printing import say, say_next
 from nas_optuna.cli.results import print_outcome
 from nas_optuna.cli.run_options import RunOptions, create, find_target
+from nas_optuna.devices import use_threads
 from nas_optuna.errors import StudyError
+from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import plural
 
 if TYPE_CHECKING:
@@ -56,7 +58,6 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
 
 def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
     """The run. Nothing is written or begun before all that is wrong has been refused."""
-    from nas_optuna.devices import use_threads
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.experiment import Experiment
     from nas_optuna.study import lease_table, storage, studies, trial_queue
@@ -95,7 +96,6 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
         return None
     from optuna.study import StudyDirection
 
-    from nas_optuna.objectives import parse_criterion
     from nas_optuna.samplers.earlier import complete_trials
 
     name, _, elsewhere = plan.learn_from.partition("@")

@@ -12,8 +12,10 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import MovedStudyOptions, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, write_out
 from nas_optuna.cli.run_options import SpecOptions, create, find_target, named_overrides
+from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted
 from nas_optuna.quantities import duration, plural
+from nas_optuna.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from nas_optuna.oneshot.check import RankCorrelation, Verdict
     from nas_optuna.oneshot.training import SupernetTraining
-    from nas_optuna.spaces import SearchSpace
     from nas_optuna.study.supernet_result import SupernetResult
 
 
@@ -92,7 +93,6 @@ def _prepare(
     stored: MovedStudyOptions, wanted: SupernetOptions, interrupted: Callable[[], bool]
 ) -> tuple[Study, SupernetTraining]:
     """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
-    from nas_optuna.devices import resolve_device
     from nas_optuna.experiment import Experiment
     from nas_optuna.oneshot import price, strategies
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
@@ -252,7 +252,6 @@ def check(
     import optuna
 
     from nas_optuna.cli.progress import watch
-    from nas_optuna.devices import resolve_device
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.oneshot import check as checking
     from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
