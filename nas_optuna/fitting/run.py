@@ -20,7 +20,7 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted, SpecError, StudyError, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
-from nas_optuna.execution.finished_network import kept_network
+from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
@@ -34,6 +34,7 @@ from nas_optuna.fitting.rungs import Search, last_rung, plan_for, trained_weight
 from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
+from nas_optuna.report.drawing import draw
 from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of
 from nas_optuna.report.selection import space_of
@@ -228,7 +229,8 @@ class _Running:
         }
         say("writing the network and the report")
         exported = self._export(classifier, winner, facts, self.test_images)
-        self._write_report()
+        write_study_note(self.study)
+        write_file(self.fit.folder / PAGE, page_of(self.study, self.fit.data_directory, self.files))
         self.progress.remember(done=True)  # last, so that a kill leaves nothing out
         more = {"in eight bits": exported.int8.sentence} if exported.int8 else {}
         gain, spent = winner.gain(self.study), self.progress.state["spent"]
@@ -250,7 +252,8 @@ class _Running:
         else:
             winner = winner_of(self.study, search.space, self.fit.spec.reference)
         report, network = self._retrained(winner, plan)
-        architecture, origin = winner.architecture, winner.origin(self.study, report)
+        # The user's own reference comes from no trial.
+        architecture, origin = winner.architecture, None if winner.own else origin_of(self.study, winner.trial, report)
         header = make_header(architecture, winner.in_search(search).spec, self.images, origin)
         save_network(self.files / TRAINED, network, header)  # before the record, which says that it is there
         record(self.study, report, None if winner.own else winner.trial.number)
@@ -327,7 +330,7 @@ class _Running:
             data.validation.images,
             title=f"{data.name}: {self.fit.spec.reference if winner.own else winner.architecture}",
             facts=facts | self._limited(winner),
-            drawing=winner.drawing(),
+            drawing=draw(winner.space, winner.architecture).svg,
         )
         exported = None
         if any(
@@ -361,11 +364,6 @@ class _Running:
             self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
         else:
             self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
-
-    def _write_report(self) -> None:
-        write_study_note(self.study)
-        page = page_of(self.study, self.fit.data_directory, self.files)
-        write_file(self.fit.folder / PAGE, page)
 
     @property
     def _kept(self) -> KeptWeights:

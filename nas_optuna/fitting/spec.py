@@ -33,7 +33,6 @@ def spec_for(
     limits: Mapping[str, Any] | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
-    data_directory: Path | None = None,
 ) -> StudySpec:
     """The preset for own images, for a data set, with what a person names instead; a limit of None is none."""
     refuse_named(overrides)
@@ -41,7 +40,7 @@ def spec_for(
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
     preset = StudySpec.from_toml(find_spec(preset_for(space)))
     spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override([*given, *overrides])
-    return with_few_to_select(spec, overrides, data_directory)
+    return with_few_to_select(spec, overrides, None)
 
 
 def preset_for(space: str | None) -> str:

@@ -14,17 +14,14 @@ from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
-from nas_optuna.execution.finished_network import origin_of
 from nas_optuna.execution.reference import as_space
 from nas_optuna.execution.retrain import TestReport, confusion
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.report.drawing import draw
 from nas_optuna.report.selection import gain_of
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Gain
-from nas_optuna.training.serialization import Origin
 
 if TYPE_CHECKING:
     from nas_optuna.training import ImageClassifier
@@ -116,14 +113,6 @@ class Winner:
         if found is None or found.reference is None or not self.own:
             return found
         return replace(found, best=found.reference, is_reference=True)
-
-    def drawing(self) -> str:
-        """The network as SVG."""
-        return draw(self.space, self.architecture).svg
-
-    def origin(self, study: Study, report: TestReport) -> Origin | None:
-        """What its file says of where it comes from; the user's own reference comes from no trial."""
-        return None if self.own else origin_of(study, self.trial, report)
 
 
 def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner:
