@@ -161,6 +161,8 @@ def check_options(
 
 
 def _options(factory: Any) -> dict[str, Any]:
+    if hasattr(factory, "Options"):  # a model of them, as strategies have
+        return dict(factory.Options().model_dump())
     return {
         parameter.name: "required" if parameter.default is parameter.empty else parameter.default
         for parameter in inspect.signature(factory).parameters.values()

@@ -134,7 +134,6 @@ def _presets() -> Listing:
 
 
 def _data() -> Listing:
-
     known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
     known |= {
         "folder:PATH": "pictures in one directory per class; in train/, val/ and test/ where these exist",
@@ -145,20 +144,9 @@ def _data() -> Listing:
 
 
 def _devices() -> Listing:
-
     found = [asdict(device) for device in list_devices()]
     alone = "There is no GPU here: networks are trained on the CPU."
     return found, alone if len(found) == 1 else "take one with --device"
-
-
-def _strategies() -> Listing:
-    from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy
-
-    found = [
-        {"name": d.name, "advice": d.advice, "options": find_strategy(d.name).Options().model_dump()}
-        for d in STRATEGIES.describe()
-    ]
-    return found, "take one with supernet train --strategy NAME; its options are --set supernet.OPTION=VALUE"
 
 
 LISTS: dict[str, Callable[[], Listing]] = {
@@ -168,7 +156,11 @@ LISTS: dict[str, Callable[[], Listing]] = {
     "pruners": partial(_parts, "PRUNERS", "take one with --pruner NAME; its options are --set pruner.OPTION=VALUE"),
     "metrics": partial(_parts, "METRICS", "take one with --objective NAME"),
     "costs": partial(_parts, "COSTS", "take one with --objective NAME, or as a limit: --set limits.NAME=MOST"),
-    "strategies": _strategies,
+    "strategies": partial(
+        _parts,
+        "STRATEGIES",
+        "take one with supernet train --strategy NAME; its options are --set supernet.OPTION=VALUE",
+    ),
     "data": _data,
     "devices": _devices,
 }

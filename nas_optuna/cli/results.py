@@ -187,7 +187,6 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
 
 
 def _print_front(facts: StudyFacts, front: Front) -> None:
-
     # Without ± and with few other columns, architectures of five layers are whole at 80 columns and can be copied.
     *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)
     columns = [*figures, replace(architecture, shortest=44)]
