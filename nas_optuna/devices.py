@@ -121,18 +121,13 @@ def device_name(device: torch.device) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    model = _cpu_model()
-    return f"Apple GPU ({model})" if device.type == "mps" else model
-
-
-def _cpu_model() -> str:
-    """`platform.processor` is empty on most Linux systems; the kernel knows."""
-    try:
+    try:  # `platform.processor` is empty on most Linux systems; the kernel knows
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    model = names[0] if names else platform.processor() or platform.machine()
+    return f"Apple GPU ({model})" if device.type == "mps" else model
 
 
 def _machine_memory() -> int:

@@ -70,18 +70,15 @@ class Registry:
         """The code that `find` would import for a name, as `importing_only` takes it; empty for what is installed."""
         return [f"{self.kind} {name}"] if self.is_code(name) else []
 
-    def _require_agreed(self, name: str) -> None:
-        agreed = _AGREED.get()
-        if agreed is not None and f"{self.kind} {name}" not in agreed:
-            raise SpecError(f"{self.kind} {name!r} would be imported, and nobody was asked about it")
-
     def find(self, name: str) -> Any:
         """Import what a registered name, ``package.module:attribute`` or ``file.py:attribute`` stands for."""
         target = self.builtin.get(name)
         if target is None:
             target = next((e.value for e in self._installed() if e.name == name), None)
         if target is None and self.is_code(name):
-            self._require_agreed(name)
+            agreed = _AGREED.get()
+            if agreed is not None and f"{self.kind} {name}" not in agreed:
+                raise SpecError(f"{self.kind} {name!r} would be imported, and nobody was asked about it")
             target = name
         if target is None and name.endswith(".py"):
             raise SpecError(f"{self.kind} {name!r} is a file; say what in it is meant: {name}:NAME")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -114,12 +114,8 @@ class MlflowTracker(Callback):
         metrics = [Metric(self._name(f"final.{name}"), value, now, 0) for name, value in numbers.items()]
         params = [Param(self._name(name), str(value)[:_LONGEST]) for name, value in said.items()]
         self._client.log_batch(child, metrics=metrics)
-        for part in _parts(params):
-            self._client.log_batch(child, params=part)
-
-
-def _parts(params: Sequence[Param]) -> list[Sequence[Param]]:
-    return [params[i : i + _AT_ONCE] for i in range(0, len(params), _AT_ONCE)]
+        for i in range(0, len(params), _AT_ONCE):
+            self._client.log_batch(child, params=params[i : i + _AT_ONCE])
 
 
 def _require_answer(uri: str) -> None:
