@@ -60,7 +60,7 @@ def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
     """The run. Nothing is written or begun before all that is wrong has been refused."""
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.experiment import Experiment
-    from nas_optuna.study import lease_table, storage, studies, trial_queue
+    from nas_optuna.study import lease_table, storage, studies, supernet_result, trial_queue
     from nas_optuna.trackers import create_trackers
 
     if plan.workers.threads is not None:
@@ -85,9 +85,17 @@ def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
     architectures = trial_queue.read_architectures(listed, experiment.space) if listed else []
     earlier = _earlier(plan, experiment)
     ending = StopWhen(names, [parse_until(text, names, experiment.allowed) for text in plan.until or ()])
-    search = _Search(plan, stop, experiment, study, architectures, earlier, ending, create_trackers(plan.track))
-    search.refuse()
-    return search
+    trackers = create_trackers(plan.track)
+    if plan.within is not None:
+        from nas_optuna.fitting.clock import refuse_undivided
+
+        refuse_undivided(experiment.spec)
+    if plan.warm_start or experiment.spec.sampler.name == "supernet":
+        if study is None:
+            begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
+            raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
+        supernet_result.read_result(study)  # says what to run where there is none
+    return _Search(plan, stop, experiment, study, architectures, earlier, ending, trackers)
 
 
 def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
@@ -117,21 +125,6 @@ class _Search:
     earlier: Study | None
     ending: StopWhen
     trackers: list[Callback]
-
-    def refuse(self) -> None:
-        """Refuse what the study cannot do."""
-        from nas_optuna.study import studies, supernet_result
-
-        plan, spec = self.plan, self.experiment.spec
-        if plan.within is not None:
-            from nas_optuna.fitting.clock import refuse_undivided
-
-            refuse_undivided(spec)
-        if plan.warm_start or spec.sampler.name == "supernet":
-            if self.stored is None:
-                begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
-                raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
-            supernet_result.read_result(self.stored)  # says what to run where there are none
 
     @property
     def warm_trials(self) -> int:
