@@ -31,17 +31,12 @@ class SpaceOptions:
     in_channels: Annotated[int, option("Channels of the input; 1.", "N", min=1)] = 1
     classes: Annotated[int, option("Number of classes; 10.", "N", min=1)] = 10
 
-    @property
-    def name(self) -> str:
-        """The space's name."""
-        return "conv" if self.space is None else self.space
-
     def make(self, name: str | None = None) -> SearchSpace:
         """The space, or that of another name with these options."""
         from nas_optuna.spec_text import with_overrides
 
         shape = {"in_channels": self.in_channels, "classes": self.classes, "input_size": self.input_size}
-        return create_space(name or self.name, with_overrides({}, self.set_ or []), **shape)
+        return create_space(name or self.space or "conv", with_overrides({}, self.set_ or []), **shape)
 
 
 BatchSize = Annotated[int, option("Images per call; 1.", "N", min=1)]
@@ -65,20 +60,20 @@ def measure(
     from nas_optuna.costs import latency, latency_table
 
     require_writable(out)
-    chosen = resolve_device(device)
+    chosen, space = resolve_device(device), wanted.make()
     conditions = latency.Conditions.here(
         chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
     )
     try:
         with progress_bar("measuring") as progress, current(chosen):
-            table = latency_table.measure_table(wanted.make(), conditions, out, rounds=rounds, progress=progress)
+            table = latency_table.measure_table(space, conditions, out, rounds=rounds, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted from None
     if json:
         counts = {"operations": len(table.entries), "networks": len(table.networks)}
         print_json({"table": str(out), **counts, "conditions": asdict(table.conditions)})
         return
-    say(f"{_held(table.entries, table.networks)} of space {wanted.name!r} in {out}, {table.conditions}")
+    say(f"{_held(table.entries, table.networks)} of space {space.name!r} in {out}, {table.conditions}")
 
 
 def check(
@@ -140,9 +135,10 @@ def kit(
 
     runtimes.make_runtime("onnxruntime").version()  # says what is not installed
     require_writable(out)
+    space = wanted.make()
     with progress_bar("writing") as progress:
         written = latency_kit.write_kit(
-            wanted.make(),
+            space,
             out,
             precisions=tuple(precision or timing.PRECISIONS),
             batch_size=batch_size,
@@ -154,7 +150,7 @@ def kit(
         print_json({"kit": str(out), "id": written["id"], "precisions": written["precisions"], **counts})
         return
     say(
-        f"{_held(written['operations'], written['networks'])} of space {wanted.name!r} in {out}",
+        f"{_held(written['operations'], written['networks'])} of space {space.name!r} in {out}",
         f"on the device: pip install onnxruntime && python {out.name}/measure.py > table.json",
         "then here: nas-optuna run --max-latency MS --latency-table table.json …",
     )

@@ -18,8 +18,6 @@ from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces import SearchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from optuna.study import Study
 
     from nas_optuna.oneshot.check import RankCorrelation, Verdict
@@ -218,10 +216,11 @@ def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> Non
     """Probabilities of every choice."""
     from nas_optuna.study.supernet_result import entropy
 
+    shares = result.probabilities()
     rows = [
         (
             name,
-            _shares(parameter.choices, result.probabilities()[name]),
+            "  ".join(f"{choice} {share:.2f}" for choice, share in zip(parameter.choices, shares[name], strict=True)),
             f"{entropy(result.alphas[name]):.2f}",
             parameter.choices[result.derived[name]],
         )
@@ -229,10 +228,6 @@ def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> Non
     ]
     columns = ("parameter", "probabilities", Column("entropy", right=True), "argmax")
     print_table(f"study {study}: alphas", columns, rows)
-
-
-def _shares(choices: Sequence[object], shares: Sequence[float]) -> str:
-    return "  ".join(f"{choice} {share:.2f}" for choice, share in zip(choices, shares, strict=True))
 
 
 def check(
