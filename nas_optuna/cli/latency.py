@@ -17,8 +17,8 @@ from nas_optuna.errors import Interrupted, TableError
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 
 if TYPE_CHECKING:
-    from nas_optuna.costs.latency import Conditions
-    from nas_optuna.costs.latency_check import Check
+    from nas_optuna.costs.latency import Check
+    from nas_optuna.costs.runtimes import Conditions
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ def measure(
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs import latency, latency_table
+    from nas_optuna.costs import latency, runtimes
 
     require_writable(out)
     chosen, space = resolve_device(device), wanted.make()
-    conditions = latency.Conditions.here(
+    conditions = runtimes.Conditions.here(
         chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
     )
     try:
         with progress_bar("measuring") as progress, current(chosen):
-            table = latency_table.measure_table(space, conditions, out, rounds=rounds, progress=progress)
+            table = latency.measure_table(space, conditions, out, rounds=rounds, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted from None
     if json:
@@ -91,14 +91,14 @@ def check(
 ) -> None:
     """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
     from nas_optuna.cli.progress import progress_bar
-    from nas_optuna.costs import latency, latency_check, latency_table
+    from nas_optuna.costs import latency, latency_table, runtimes
 
     loaded = latency_table.LatencyTable.load(table)
     theirs = loaded.conditions
     here, chosen = theirs, resolve_device("cpu")
     if not loaded.kit and not loaded.whole:
         chosen = resolve_device(device)
-        here = latency.Conditions.here(
+        here = runtimes.Conditions.here(
             chosen,
             runtime=theirs.runtime,
             threads=theirs.threads,
@@ -111,7 +111,7 @@ def check(
     margin = latency_table.LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
     measured = loaded.model_copy(update={"conditions": here})
     with progress_bar("measuring") as progress, current(chosen):
-        result = latency_check.check_table(measured, made, networks=networks, seed=seed, progress=progress)
+        result = latency.check_table(measured, made, networks=networks, seed=seed, progress=progress)
     if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
     _print_check(table, here, result, margin, json)
