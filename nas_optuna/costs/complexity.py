@@ -69,16 +69,10 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
     return sum(macs for macs, _ in sizes), sum(params for _, params in sizes)
 
 
-class Sizes:
-    """Log parameters and log multiply-accumulates of a space's networks, from params; those of a recipe are ignored."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-
-    def __call__(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """Return ``(log params, log macs)`` of the network that params stand for."""
-        macs, weights = size(self._space, self._space.architecture({n: params[n] for n in self._space.parameters}))
-        return math.log1p(weights), math.log1p(macs)
+def log_sizes(space: SearchSpace, params: Mapping[str, Any]) -> tuple[float, ...]:
+    """Log parameters and log multiply-accumulates of the network that params stand for; a recipe's are ignored."""
+    macs, weights = size(space, space.architecture({name: params[name] for name in space.parameters}))
+    return math.log1p(weights), math.log1p(macs)
 
 
 def operation_macs(space: Decomposable, operation: Operation) -> int:

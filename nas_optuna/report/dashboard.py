@@ -303,7 +303,9 @@ class OwnPagesOnly:
 
         def start(status: str, headers: list[tuple[str, str]], *rest: object) -> object:
             left = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
-            policy = _policy(str(environ.get("PATH_INFO", "")))
+            path = str(environ.get("PATH_INFO", ""))
+            own = path == "/" or path.startswith(("/dashboard", "/static/"))
+            policy = [] if own else [("Content-Security-Policy", _SANDBOX)]
             return start_response(status, [*left, *_PROTECTION, *policy], *rest)  # type: ignore[arg-type]
 
         return self._application(environ, start)  # type: ignore[arg-type]
@@ -327,11 +329,6 @@ class OwnPagesOnly:
 
 _SANDBOX = "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
 """What a browser may run of an answer that is no page of the dashboard's own: nothing, and in no origin."""
-
-
-def _policy(path: str) -> list[tuple[str, str]]:
-    own = path == "/" or path.startswith(("/dashboard", "/static/"))
-    return [] if own else [("Content-Security-Policy", _SANDBOX)]
 
 
 _PROTECTION = [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeVar
 
 from optuna.distributions import CategoricalDistribution
 
-from nas_optuna.costs.complexity import Sizes
+from nas_optuna.costs.complexity import log_sizes
 from nas_optuna.samplers.beforehand import beforehand, images_of
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.curves import CurveConfig, CurveSampler, Known
@@ -40,4 +41,4 @@ def curves(space: SearchSpace, seed: int, config: CurveConfig) -> CurveSampler:
 def known_of(space: SearchSpace) -> Known:
     """What a space's networks tell before they are trained; a table of trainings knows it itself."""
     own: Known | None = getattr(space, "known_numbers", None)
-    return own if own is not None else Sizes(space)
+    return own if own is not None else partial(log_sizes, space)

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nas_optuna as nas
-from nas_optuna.costs.complexity import Sizes, figures, macs_table, operation_macs
+from nas_optuna.costs.complexity import figures, log_sizes, macs_table, operation_macs
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.shapes import QuickMeta
@@ -120,7 +120,7 @@ def test_sizes_are_those_of_the_network(name: str) -> None:
     space = create_space(name, {}, in_channels=3, classes=10, input_size=32)
     architecture = space.sample(random.Random(0))
     weights = sum(weight.numel() for weight in space.build(architecture).parameters())
-    assert Sizes(space)({**architecture.params, "learning_rate": 0.1})[0] == pytest.approx(math.log1p(weights))
+    assert log_sizes(space, {**architecture.params, "learning_rate": 0.1})[0] == pytest.approx(math.log1p(weights))
 
 
 class _Product(nn.Module):
