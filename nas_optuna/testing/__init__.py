@@ -3,8 +3,7 @@
 Ours run through the same suites. They need pytest to be run, and nothing beyond torch and Optuna to be imported.
 """
 
-from nas_optuna.testing.evaluators import EvaluatorSuite
-from nas_optuna.testing.samplers import SamplerSuite
+from nas_optuna.testing.searches import EvaluatorSuite, SamplerSuite
 from nas_optuna.testing.spaces import SpaceSuite, SupernetSuite
 
 __all__ = ["EvaluatorSuite", "SamplerSuite", "SpaceSuite", "SupernetSuite"]
