@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
 from optuna.storages import BaseStorage
@@ -46,7 +47,7 @@ def should_prune(
     if not _has_several_objectives(trial):
         return trial.should_prune()
     study = trial.study
-    view = with_storage(study, _OneObjective(storage_of(study), costs, direction, maximized))
+    view = with_storage(study, _OneObjective(storage_of(study), costs, StudyDirection[direction.upper()], maximized))
     return study.pruner.prune(view, read_trial(view, trial_id_of(trial)))
 
 
@@ -54,39 +55,37 @@ def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:
     return isinstance(trial, Trial) and len(trial.study.directions) > 1
 
 
+@dataclass(eq=False)
 class _OneObjective:
     """A storage that shows another one's trials with one objective, and only those that cost no more."""
 
-    def __init__(
-        self, storage: BaseStorage, costs: Mapping[str, float], direction: str, maximized: Collection[str]
-    ) -> None:
-        self._storage = self.whole = storage
-        self._direction = StudyDirection[direction.upper()]
-        self._costs = costs
-        self._maximized = maximized
+    whole: BaseStorage
+    costs: Mapping[str, float]
+    direction: StudyDirection
+    maximized: Collection[str]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+        return getattr(self.whole, name)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return [self._direction]
+        return [self.direction]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return _with_reports(self._storage.get_trial(trial_id))
+        return _with_reports(self.whole.get_trial(trial_id))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        trials = self.whole.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         return [_with_reports(trial) for trial in trials if self._costs_no_more(trial)]
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         return BaseStorage.get_best_trial(cast(BaseStorage, self), study_id)
 
     def _costs_no_more(self, trial: FrozenTrial) -> bool:
-        for name, cost in self._costs.items():
+        for name, cost in self.costs.items():
             known = attribute(trial, TrialKey.cost(name))
-            if known is None or (known < cost if name in self._maximized else known > cost):
+            if known is None or (known < cost if name in self.maximized else known > cost):
                 return False
         return True
 

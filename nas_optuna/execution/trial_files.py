@@ -66,7 +66,7 @@ class PausedTrainings:
                 (self.path / key).rename(folder)
 
     def _make_room(self) -> None:
-        kept = {entry: facts for entry in self._entries() if (facts := read_paused(entry)) is not None}
+        kept = {entry: facts for entry in sorted(self.path.glob("*")) if (facts := read_paused(entry)) is not None}
         sizes = {entry: _size(entry) for entry in kept}
         total = sum(sizes.values())
         for entry, facts in sorted(kept.items(), key=lambda item: item[1].gain):
@@ -75,11 +75,6 @@ class PausedTrainings:
             shutil.rmtree(entry, ignore_errors=True)
             self.removed.append(facts.trial)
             total -= sizes[entry]
-
-    def _entries(self) -> list[Path]:
-        with suppress(OSError):
-            return sorted(self.path.iterdir())
-        return []
 
 
 def _size(folder: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-from nas_optuna.cli.options import TrustedStudyOptions
+from nas_optuna.cli.options import MovedStudyOptions
 from nas_optuna.data import SearchData
 from nas_optuna.errors import NasOptunaError, SpecError
 from nas_optuna.objectives import parse_criterion
@@ -103,7 +103,7 @@ def test_nothing_is_imported_without_a_yes(key: str, study: str, evil: Path, dat
         KEYS[key](spec, text)
         stored.set_user_attr("nas_optuna:spec", spec)
         with suppress(NasOptunaError):
-            TrustedStudyOptions(study, URL).experiment(device="cpu", **given)
+            MovedStudyOptions(study, URL).experiment(device="cpu", **given)
         assert not evil.exists(), (key, text)
 
 
