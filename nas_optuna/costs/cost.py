@@ -15,6 +15,11 @@ from nas_optuna.spec import LatencySpec
 
 if TYPE_CHECKING:
     import torch
+PICOJOULES_PER_MAC = 4.6
+"""One float32 multiplication (3.7 pJ) and one addition (0.9 pJ) at 45 nm: Horowitz, "Computing's energy problem (and
+what we can do about it)", ISSCC 2014, figure 1.1.9."""
+PICOJOULES_PER_BYTE = 160.0
+"""Reading 32 bits from DRAM (640 pJ) divided by four bytes: the same figure."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +146,6 @@ class MemoryCost(_CountedCost):
         """Bytes."""
         counted = self.context.counted(architecture)
         return counted.weight_bytes + counted.activation_bytes
-
-
-PICOJOULES_PER_MAC = 4.6
-"""One float32 multiplication (3.7 pJ) and one addition (0.9 pJ) at 45 nm: Horowitz, "Computing's energy problem (and
-what we can do about it)", ISSCC 2014, figure 1.1.9."""
-
-PICOJOULES_PER_BYTE = 160.0
-"""Reading 32 bits from DRAM (640 pJ) divided by four bytes: the same figure."""
 
 
 class EnergyCost(Cost):

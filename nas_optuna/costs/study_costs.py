@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+_STARTS = 4
+_ENUMERATED = 1024
+_HOPELESS = 2.0
+"""Where the first descent of a large space ends so many times beyond a limit, others would not come within it."""
 
 
 class StudyCosts:
@@ -89,12 +93,6 @@ def _cost_class(name: str) -> type[Cost]:
     except ValueError:
         raise SpecError(f"cost {name!r} has the format {found.format!r}; write one such as '.3g'") from None
     return found
-
-
-_STARTS = 4
-_ENUMERATED = 1024
-_HOPELESS = 2.0
-"""Where the first descent of a large space ends so many times beyond a limit, others would not come within it."""
 
 
 class Limits:

@@ -35,6 +35,19 @@ _THREADS = 4  # each may hold one photo at full size
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+ENDINGS = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
+)
+"""Of files that are read as pictures, in any case of letters."""
+_UNREAD = frozenset(
+    {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".nii"}
+    | {".npy", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"}
+)
+_JUNK = frozenset(
+    {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+    | {"system volume information"}
+)
 
 
 class FolderSource(FileSource):
@@ -173,22 +186,6 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
     for remark, count in remarks.items():
         if count:
             yield f"{plural(count, 'picture')} {remark}"
-
-
-ENDINGS = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tga", ".tif", ".tiff", ".webp"}
-)
-"""Of files that are read as pictures, in any case of letters."""
-
-_UNREAD = frozenset(
-    {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".nii"}
-    | {".npy", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"}
-)
-_JUNK = frozenset(
-    {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
-    | {"system volume information"}
-)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ MIXED_SHARE, FEWEST_PASSES = 0.5, 30
 On 1,500 pictures of CIFAR-10, seen 79 times, it brought 2.4 points; before a network has seen them often there is
 nothing to be gained.
 """
+RESIDENT_SHARE = 0.25
+"""The share of a device's free memory that resident images may take; the rest is for networks."""
+PREFETCHED = 3
+"""Batches of images on the host that a thread keeps ready."""
 
 
 @dataclass(frozen=True)
@@ -225,12 +229,6 @@ def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:
     matrix[first : first + inner_size] = resized[0, 0]
     return matrix
 
-
-RESIDENT_SHARE = 0.25
-"""The share of a device's free memory that resident images may take; the rest is for networks."""
-
-PREFETCHED = 3
-"""Batches of images on the host that a thread keeps ready."""
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, side, side]``, float32, and labels ``[batch]``, int64, both on the device.

@@ -52,6 +52,33 @@ NOTE_PART = 2045
 """Characters of a note for each attribute, which optuna-dashboard sets so that any database takes them."""
 _NAME = re.compile(r"[0-9a-f-]{36}")
 """What a stored file may be called: a UUID, so that no name from a database leads out of the store's folder."""
+_STUDY = re.compile(r"/api/studies/(\d+)")
+TRIAL_NAMES = {
+    TrialKey.ARCHITECTURE: "architecture",
+    TrialKey.ACCURACY: "accuracy",
+    TrialKey.SPREAD: "standard deviation over repeats",
+    TrialKey.EPOCHS: "epochs",
+    TrialKey.SECONDS: "training time (s)",
+    TrialKey.DEVICE: "device",
+    TrialKey.ORIGIN: "proposed by",
+    TrialKey.CAUSE: "why it ended",
+    TrialKey.DUPLICATE_OF: "same as trial",
+    TrialKey.CONTINUES: "continues trial",
+    TrialKey.FEASIBLE: "inside the limits",
+}
+"""Attributes of a trial that a person may want to see, in the order in which they are shown; costs follow."""
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN = frozenset({"", "none", "same-origin"})
+"""``Sec-Fetch-Site`` of the server's own pages and of an address typed in; tools send none."""
+_SANDBOX = "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
+"""What a browser may run of an answer that is no page of the dashboard's own: nothing, and in no origin."""
+_PROTECTION = [
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+]
+"""Headers that keep a page of another origin from embedding, framing or holding on to what is served."""
 
 
 class ArtifactFolders(FileSystemArtifactStore):
@@ -172,22 +199,6 @@ def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
     return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
 
 
-_STUDY = re.compile(r"/api/studies/(\d+)")
-TRIAL_NAMES = {
-    TrialKey.ARCHITECTURE: "architecture",
-    TrialKey.ACCURACY: "accuracy",
-    TrialKey.SPREAD: "standard deviation over repeats",
-    TrialKey.EPOCHS: "epochs",
-    TrialKey.SECONDS: "training time (s)",
-    TrialKey.DEVICE: "device",
-    TrialKey.ORIGIN: "proposed by",
-    TrialKey.CAUSE: "why it ended",
-    TrialKey.DUPLICATE_OF: "same as trial",
-    TrialKey.CONTINUES: "continues trial",
-    TrialKey.FEASIBLE: "inside the limits",
-}
-"""Attributes of a trial that a person may want to see, in the order in which they are shown; costs follow."""
-
 Attribute = dict[str, str]
 
 
@@ -280,11 +291,6 @@ def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
     return [{"key": key, "value": value} for key, value in rows.items()]
 
 
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWN = frozenset({"", "none", "same-origin"})
-"""``Sec-Fetch-Site`` of the server's own pages and of an address typed in; tools send none."""
-
-
 class OwnPagesOnly:
     """A WSGI application that answers only to its own host names on a port, and only to its own pages."""
 
@@ -325,19 +331,6 @@ class OwnPagesOnly:
         if foreign or (site not in _OWN and not followed_link):
             return "This server answers to its own pages only.\n"
         return None
-
-
-_SANDBOX = "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
-"""What a browser may run of an answer that is no page of the dashboard's own: nothing, and in no origin."""
-
-
-_PROTECTION = [
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("X-Frame-Options", "DENY"),
-    ("X-Content-Type-Options", "nosniff"),
-]
-"""Headers that keep a page of another origin from embedding, framing or holding on to what is served."""
 
 
 def create_server(host: str, port: int, application: WSGIApplication) -> WSGIServer:

@@ -56,6 +56,10 @@ SHOWN_CLASSES = 20
 """Classes that are listed, worst first."""
 MANY = 40
 """Curves from which on they would hide each other, and are drawn thin."""
+LEAST_FOR_IMPORTANCE = 10
+"""Trials to compare below which a share of importance would be a guess."""
+LEAST_FOR_CHECK = 5
+"""Networks trained alone below which a rank correlation says nothing."""
 
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
@@ -274,10 +278,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-LEAST_FOR_IMPORTANCE = 10
-"""Trials to compare below which a share of importance would be a guess."""
-
-
 def what_mattered(facts: StudyFacts) -> Section | None:
     """How much each parameter matters; None where there are too few trials to compare."""
     epoch, values = _compared(facts)
@@ -316,10 +316,6 @@ def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mappi
         create_trial(params=t.params, distributions=t.distributions, value=values[t.number]) for t in trials
     )
     return optuna.importance.get_param_importances(compared)
-
-
-LEAST_FOR_CHECK = 5
-"""Networks trained alone below which a rank correlation says nothing."""
 
 
 def supernet_section(facts: StudyFacts) -> Section | None:
