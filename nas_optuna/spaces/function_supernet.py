@@ -152,15 +152,15 @@ class FunctionSupernet(Supernet):
             names, nested = [*part.names, *(part.depth or ())[:1]], None
             narrows = getattr(layer, "nested", None)
             if narrows is not None and narrows.outputs is not None:
-                nested = Nested(narrows.outputs.of.name, narrows.outputs.choices, narrows.narrow)
+                nested = Nested(narrows.outputs.opens[0].name, narrows.outputs.choices, narrows.narrow)
                 names.remove(nested.name)
             return Stage(tuple(names), lambda x, picks: self._run(layer, x, picks), nested)
 
         return tuple(map(stage, self.space.chain, self.network.children()))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
-        """The exact expectation, see `ExpectedCost`."""
-        return ExpectedCost(self.space, table, self._alphas[0].detach())
+        """The exact expectation, see `_expected_cost`."""
+        return _expected_cost(self.space, table, self._alphas[0].detach())
 
     @torch.no_grad()
     def extract(self, architecture: Architecture) -> nn.Module:
@@ -259,41 +259,37 @@ def _load(network: nn.Module, shared: Mapping[str, nn.Module]) -> None:
     network.load_state_dict(state)
 
 
-class ExpectedCost:
+def _expected_cost(space: BuiltSpace, table: Mapping[str, float], like: Tensor) -> CostModel:
     """The exact expectation over a Markov chain: given the state, choices decide a step's cost and the next state."""
-
     # So the probabilities of the states are carried from step to step, and nothing is drawn.
+    absent: dict[str, None] = {}
 
-    def __init__(self, space: BuiltSpace, table: Mapping[str, float], like: Tensor) -> None:
-        absent: dict[str, None] = {}
+    def price(operation: Operation) -> float:
+        key = operation.key
+        if key not in table:
+            absent[key] = None
+        return table.get(key, 0.0)
 
-        def price(operation: Operation) -> float:
-            key = operation.key
-            if key not in table:
-                absent[key] = None
-            return table.get(key, 0.0)
+    steps = [
+        (
+            step.names,
+            like.new_tensor(step.costs),
+            torch.tensor(step.targets, device=like.device),
+            max(step.targets) + 1,
+            step.uses and (step.uses[0], like.new_tensor(step.uses[1])),
+        )
+        for step in space.cost_steps(price)
+    ]
+    if absent:
+        raise SpecError(
+            f"the cost table lacks {len(absent)} operations of this space, e.g. {next(iter(absent))!r};"
+            " measure one for this space, its options and its input size"
+        )
 
-        self._steps = [
-            (
-                step.names,
-                like.new_tensor(step.costs),
-                torch.tensor(step.targets, device=like.device),
-                max(step.targets) + 1,
-                step.uses and (step.uses[0], like.new_tensor(step.uses[1])),
-            )
-            for step in space.cost_steps(price)
-        ]
-        if absent:
-            raise SpecError(
-                f"the cost table lacks {len(absent)} operations of this space, e.g. {next(iter(absent))!r};"
-                " measure one for this space, its options and its input size"
-            )
-
-    def __call__(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """See `nas_optuna.spaces.supernet.CostModel`."""
+    def expected(probabilities: Mapping[str, Tensor]) -> Tensor:
         like = next(iter(probabilities.values()))
         state, total = like.new_ones(1), like.new_zeros(())
-        for names, costs, targets, states, uses in self._steps:
+        for names, costs, targets, states, uses in steps:
             chosen = [probabilities[name] for name in names]
             joint = reduce(lambda a, b: torch.outer(a, b).flatten(), chosen, like.new_ones(1))
             weight = torch.outer(state, joint)
@@ -301,3 +297,5 @@ class ExpectedCost:
             total = total + share * (weight * costs).sum()
             state = state.new_zeros(states).index_add(0, targets, weight.flatten())
         return total
+
+    return expected

@@ -163,7 +163,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         self.depthwise = self.groups > 1
         self._require_croppable()
         if self.step:
-            self.step.of.drawn = True
+            self.step.opens[0].drawn = True
         self._prepare(centre)
 
     def _require_croppable(self) -> None:

@@ -103,11 +103,6 @@ class Size:
     choices: tuple[int, ...]
 
     @property
-    def of(self) -> Open:
-        """The parameter, where it is one."""
-        return self.opens[0]
-
-    @property
     def alone(self) -> int:
         """The number to compute with: that of the one choice, or the largest where choices are mixed."""
         indices = [opened.index for opened in self.opens]
