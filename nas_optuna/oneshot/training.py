@@ -28,7 +28,6 @@ from nas_optuna.oneshot.strategies import find_strategy, is_without_weights, str
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
 from nas_optuna.oneshot.trained import limits_of, make_evaluator, own_accuracies, supernet_folder
 from nas_optuna.randomness import seeded
-from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
@@ -214,7 +213,14 @@ class SupernetTraining:
             supernet = self.strategy.supernet
             supernet.set_alphas(found.alphas)
             found = replace(found, alphas=supernet.alphas_of(self.whole))
-        argmax = self._architecture(found)
+        space, derived = self.search.space, found.derived
+        argmax = space.architecture(
+            {name: self.whole.parameters[name].choices[derived[name]] for name in space.parameters}
+        )
+        if self.strategy:
+            cost = self.strategy.supernet.expected_cost(self._table.costs).item()
+        else:
+            cost = cost_of(space, argmax, self._table.costs)
         result = replace(
             found,
             strategy=self._spec.strategy,
@@ -222,7 +228,7 @@ class SupernetTraining:
             shared_accuracy=round(evaluator([argmax])[0].accuracy, 4) if evaluator else None,
             epochs=len(self.history),
             price=round(sum(self.prices.values()), 2),
-            expected_cost=self._expected_cost(argmax),
+            expected_cost=round(cost, 5),  # under the alphas, or of the argmax where there is no supernet
             unit=self._table.unit,
             costs=self._table.source,
             stopped=stopped,
@@ -235,20 +241,6 @@ class SupernetTraining:
         result = replace(result, seconds=round(before + time.monotonic() - began, 2))
         write_result(self._study, result)
         return result
-
-    def _architecture(self, result: SupernetResult) -> Architecture:
-        """The argmax of the alphas, in the part of the space that the supernet holds."""
-        held = self.search.space.parameters
-        derived = result.derived
-        return self.search.space.architecture(
-            {name: self.whole.parameters[name].choices[derived[name]] for name in held}
-        )
-
-    def _expected_cost(self, argmax: Architecture) -> float:
-        """The expected cost under the alphas, or that of the argmax where there is no supernet."""
-        if self.strategy is not None:
-            return round(self.strategy.supernet.expected_cost(self._table.costs).item(), 5)
-        return round(cost_of(self.search.space, argmax, self._table.costs), 5)
 
     def _rank(self, evaluator: SharedEvaluator | None, short: ShortTrainer | None) -> SupernetResult:
         return ArchitectureRanker(
