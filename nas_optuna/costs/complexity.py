@@ -185,6 +185,12 @@ def flop_counter() -> FlopCounterMode:
     def added_product(bias: Any, first: Any, second: Any, *rest: Any, **options: Any) -> int:
         return 2 * int(math.prod(first)) * int(second[-1])
 
+    def distances(first: Any, *rest: Any, out_shape: Any, **options: Any) -> int:
+        return 2 * int(math.prod(out_shape)) * int(first[-1])
+
+    def over_time(x: Any, weight: Any, *rest: Any, out_shape: Any, **options: Any) -> int:
+        return 2 * int(math.prod(out_shape)) * int(math.prod(weight[:-1]))
+
     def deformable(x: Any, weight: Any, *rest: Any, out_shape: Any, **options: Any) -> int:
         return 2 * int(math.prod(out_shape)) * int(math.prod(weight[1:]))
 
@@ -192,6 +198,7 @@ def flop_counter() -> FlopCounterMode:
     more: dict[Any, Any] = {aten._trilinear: trilinear, aten.mv: product, aten.dot: product, aten.vdot: product}
     more |= dict.fromkeys((aten.addmv, aten.addmv_), added)
     more |= dict.fromkeys((aten.addmm_, aten.baddbmm_, aten.addbmm, aten.addbmm_), added_product)
+    more |= {aten._cdist_forward: distances, aten._euclidean_dist: distances, aten.conv_tbc: over_time}
     if hasattr(torch.ops.torchvision, "deform_conv2d"):  # somebody has imported torchvision
         more[torch.ops.torchvision.deform_conv2d] = deformable
     return FlopCounterMode(display=False, custom_mapping=more)

@@ -73,6 +73,7 @@ class FolderSource(FileSource):
         """What all pictures become; its statistics are not known yet."""
         facts = [self._facts[i] for i in self._training]
         height, width = _unified_size(facts, self._reading)
+        _refuse_shallow_colours(self._facts)
         deep = [fact.white for fact in self._facts if fact.white is not None]
         channels = 1 if all(fact.grey for fact in facts) else 3
         return PixelFormat(
@@ -157,6 +158,16 @@ def _unified_size(facts: Sequence[pictures.PictureFacts], reading: Reading) -> t
     else:
         side = min(most, int(statistics.median(min(fact.height, fact.width) for fact in facts)))
     return side, side
+
+
+def _refuse_shallow_colours(facts: Sequence[pictures.PictureFacts]) -> None:
+    """Refuse colours of 10, 12 or 14 bits in 16-bit files: of what Pillow reads, nearly nothing is left."""
+    deep = [fact.brightest for fact in facts if fact.brightest is not None]
+    if deep and 0 < max(deep) < 64:
+        raise DataError(
+            f"{plural(len(deep), 'picture')} with 16-bit colours that use the lower bits only; convert them to"
+            " 8 bits per colour"
+        )
 
 
 def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Iterator[str]:

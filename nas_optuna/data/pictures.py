@@ -75,6 +75,7 @@ class PictureFacts:
     cmyk: bool
     turned: bool
     white: tuple[bool, int] | None  # as `find_white` has it, of grey values that are not 8 bits deep
+    brightest: int | None  # of colours of 16 bits, of which Pillow keeps the upper 8
     hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing cannot be seen, if it is transparent
 
 
@@ -85,7 +86,8 @@ def inspect_picture(file: Path) -> PictureFacts:
         turn = orientation(picture) if picture.format != "PNG" or "exif" in picture.info else 1
         width, height = picture.size if turn < 5 else picture.size[::-1]
         deep = is_deep(picture)
-        if deep or picture.has_transparency_data:
+        deep_colours = not deep and _has_deep_colours(picture)
+        if deep or deep_colours or picture.has_transparency_data:
             require_decodable(*picture.size)
         return PictureFacts(
             height=height,
@@ -95,6 +97,7 @@ def inspect_picture(file: Path) -> PictureFacts:
             cmyk=picture.mode == "CMYK",
             turned=turn != 1,
             white=find_white(np.asarray(picture)) if deep else None,
+            brightest=_brightest(picture) if deep_colours else None,
             hidden_on=None if deep else _hidden_on(picture),
         )
 
@@ -126,8 +129,12 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _told_in_one_line(name: str, file: Path | None = None) -> Iterator[None]:
+    from PIL import Image
+
     try:
         yield
+    except Image.DecompressionBombError:
+        raise DataError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; reduce it") from None
     except (DataError, UnsuitablePicture) as error:
         raise DataError(f"{name} cannot be used: {error}") from error
     except Exception as error:  # Pillow raises anything for damaged files, depending on the format
@@ -142,6 +149,17 @@ def _grey_palette(picture: Image.Image) -> bool:
         return False
     colours = picture.getpalette("RGB") or [0]
     return colours[0::3] == colours[1::3] == colours[2::3]
+
+
+def _has_deep_colours(picture: Image.Image) -> bool:
+    tiles = [tile[3] for tile in getattr(picture, "tile", ()) if len(tile) > 3]
+    raw = [str(tile[0] if isinstance(tile, tuple) else tile) for tile in tiles]  # how pixels are packed, e.g. RGB;16B
+    return any(";16" in mode for mode in raw)
+
+
+def _brightest(picture: Image.Image) -> int:
+    extrema = np.array(picture.getextrema()).reshape(-1, 2)
+    return int(extrema[: -1 if picture.mode.endswith("A") else None].max())
 
 
 def _hidden_on(picture: Image.Image) -> frozenset[int] | None:

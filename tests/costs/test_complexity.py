@@ -138,11 +138,14 @@ class _Product(nn.Module):
 @pytest.mark.parametrize(
     ("product", "macs"),
     [
+        (torch.cdist, 8 * 8 * 8),
+        (lambda a, b: torch.cdist(a.repeat(1, 5, 1), b.repeat(1, 4, 1), p=1)[:, :8, :8], 40 * 32 * 8),
         (torch.bmm, 8 * 8 * 8),
         (lambda a, b: a.baddbmm_(a.clone(), b), 8 * 8 * 8),
         (lambda a, b: torch.addbmm(b[0], a, b).expand_as(a), 8 * 8 * 8),
         (lambda a, b: a[0].clone().addmm_(a[0], b[0]).expand_as(a), 8 * 8 * 8),
         (lambda a, b: torch.addmv(a[0, 0], a[0], b[0, 0]).expand_as(a), 8 * 8),
+        (lambda a, b: torch.conv_tbc(a, b.new_ones(3, 8, 8), b.new_ones(8), 1), 8 * 8 * 3 * 8),
     ],
 )
 def test_every_way_to_write_a_product_is_priced(

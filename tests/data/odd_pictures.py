@@ -14,7 +14,7 @@ def _turned(orientation: int) -> bytes:
     return exif.tobytes()
 
 
-def _png(path: Path, rows: np.ndarray, depth: int, colours: int, *chunks: tuple[bytes, bytes]) -> None:
+def write_png(path: Path, rows: np.ndarray, depth: int, colours: int, *chunks: tuple[bytes, bytes]) -> None:
     """A PNG that Pillow does not write: ``rows`` are its bytes, without filters."""
     height, width = rows.shape[0], rows.shape[1] * 8 // (depth * {0: 1, 2: 3, 6: 4}[colours])
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -63,7 +63,7 @@ def write_odd_pictures(folder: Path) -> list[Path]:
     save("turned.tif", colour, tiffinfo={0x0112: 8})
     save("large.jpg", smooth.resize((640, 480)), progressive=True)
     sixteen = rng.integers(0, 65536, (24, 20 * 3), dtype=np.uint16).astype(">u2").view(np.uint8).reshape(24, -1)
-    _png(folder / "sixteen-bits-colour.png", sixteen, 16, 2)
+    write_png(folder / "sixteen-bits-colour.png", sixteen, 16, 2)
     exif = (b"eXIf", _turned(8).removeprefix(b"Exif\0\0"))
-    _png(folder / "two-bits-turned.png", rng.integers(0, 256, (24, 5), dtype=np.uint8), 2, 0, exif)
+    write_png(folder / "two-bits-turned.png", rng.integers(0, 256, (24, 5), dtype=np.uint8), 2, 0, exif)
     return sorted(folder.iterdir())

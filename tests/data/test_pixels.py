@@ -25,7 +25,7 @@ from nas_optuna.spaces import create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import ImageClassifier, make_network
 from nas_optuna.training.serialization import as_batch, make_header, save_network
-from tests.data.odd_pictures import write_odd_pictures
+from tests.data.odd_pictures import write_odd_pictures, write_png
 
 CPU = torch.device("cpu")
 
@@ -113,6 +113,28 @@ def test_twelve_bits_are_scaled_by_the_range_of_the_whole_set(tmp_path: Path) ->
     Image.fromarray(np.full((8, 8), 5000, np.uint16)).save(tmp_path / "brighter.png")
     with pytest.raises(DataError, match="values lie in 5000 … 5000, and 0 … 4095 is understood"):
         network.predict(tmp_path / "brighter.png")
+
+
+@pytest.mark.parametrize(("bits", "refused"), [(12, True), (16, False)])
+def test_colours_whose_upper_bits_are_empty_are_refused_by_name(tmp_path: Path, bits: int, refused: bool) -> None:
+    root = _folder(tmp_path)
+    for part in ("train/a", "train/b", "test/a"):
+        values = np.random.default_rng(0).integers(0, 2**bits, (8, 8 * 3), dtype=np.uint16).astype(">u2")
+        write_png(root / part / "colour.png", values.view(np.uint8), 16, 2)
+    if not refused:
+        assert load_images(f"folder:{root}", True).images.max() > 200
+        return
+    with pytest.raises(DataError, match="3 pictures with 16-bit colours that use the lower bits only; convert them"):
+        load_images(f"folder:{root}", True)
+
+
+def test_a_picture_of_too_many_pixels_is_to_be_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _folder(tmp_path)
+    for part in ("train/a", "train/b", "test/a"):
+        Image.new("RGB", (40, 40)).save(root / part / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(DataError, match=r"large\.png has more than 1,000 pixels; reduce it"):
+        load_images(f"folder:{root}", True)
 
 
 def test_fractions_are_scaled_by_the_convention_of_the_whole_set(tmp_path: Path) -> None:
