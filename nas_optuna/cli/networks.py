@@ -111,14 +111,13 @@ def retrain(
     from nas_optuna.cli.progress import RetrainingDisplay, bars
     from nas_optuna.execution.loop import StopRequest, interruptible
     from nas_optuna.execution.retrain import retrain as train_and_test
-    from nas_optuna.report.facts import retrained_figures
-    from nas_optuna.report.selection import choose
+    from nas_optuna.report import facts, selection
     from nas_optuna.study import studies
     from nas_optuna.study.files import remember
     from nas_optuna.trackers import create_trackers
 
     experiment, study = stored.experiment([] if epochs is None else [f"recipe.epochs={epochs}"], device=device)
-    chosen = choose(study, trial, stored.data_dir)
+    chosen = selection.choose(study, trial, stored.data_dir)
     # A trial may have chosen its recipe, too.
     recipe = hyperparameters.applied(experiment.search.spec.recipe, chosen.params)
     search = replace(experiment.search, spec=experiment.search.spec.model_copy(update={"recipe": recipe}))
@@ -147,7 +146,7 @@ def retrain(
     if json:
         print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
     else:
-        print_facts("test figures", retrained_figures(report.to_dict()))
+        print_facts("test figures", facts.retrained_figures(report.to_dict()))
         print_confusions(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
     _say_what_next(path, looks, studies.command(study, "export", "--study", stored.study, *which, "--out", "model"))

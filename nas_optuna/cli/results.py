@@ -158,12 +158,11 @@ def pareto(
     """Show the trials that no other trial beats in every objective, and the hypervolume that they dominate."""
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import no_complete_trial
-    from nas_optuna.study.results import front_of
-    from nas_optuna.study.studies import study_spec
+    from nas_optuna.study import results, studies
 
     facts = StudyFacts(stored.open())
-    study_spec(facts.study)  # refuses a study that is not ours
-    front = front_of(facts.study, _reference(reference or []))
+    studies.study_spec(facts.study)  # refuses a study that is not ours
+    front = results.front_of(facts.study, _reference(reference or []))
     if not front.records:
         raise no_complete_trial(facts.study)
     print_json(front.to_dict()) if json else _print_front(facts, front)
