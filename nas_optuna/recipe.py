@@ -45,7 +45,8 @@ class Recipe(BaseModel):
         repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
         shift: Augmentation: shift by up to this many pixels of the raw image; ``"auto"`` is a tenth of its side.
         shift_fill: What a shift brings in: ``"black"``, or ``"reflect"`` for what the image's edge mirrors.
-        flip: Augmentation: mirror half of the images. ``"auto"`` does so unless the classes are letters or digits.
+        flip: Augmentation: mirror half of the images. ``"auto"`` does so unless a mirrored image shows something
+            else, as a letter does: where the classes' names have one character each, or by a linear test of the images.
         cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
         mix: Augmentation: share of images into which a part of another image is pasted, with its share of the label
             (CutMix, Yun et al. 2019). ``"auto"`` is half of them where a training sees its images 30 times, else none.

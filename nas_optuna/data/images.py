@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat
@@ -20,6 +22,8 @@ from nas_optuna.spec import ResizePolicy
 MAX_CLASSES = 100_000
 """More are a mistake: numbers that measure something, taken for labels."""
 _PIECE = 1 << 24
+_PROBED, _PROBED_SIDE = 2000, 12
+"""`ImageSet.is_chiral` looks at so many images, reduced to so many pixels."""
 
 VERBS = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}
 
@@ -135,10 +139,47 @@ class ImageSet:
         pixels = (part.contiguous().numpy().data.cast("B") for part in pieces(self.images))
         return hex_digest(itertools.chain((shape, labels), pixels), 32)
 
+    @cached_property
+    def is_chiral(self) -> bool:
+        """Whether a mirrored image shows something else, as a letter or an arrow does; measured in a tenth of a second.
+
+        A linear classifier of small copies has learnt three quarters of some images. What it knows of the others is
+        to be lost where they are mirrored, by a third and by three standard errors. (Lin et al., 2020, "Visual
+        Chirality", train a network for it.)
+        """
+        chosen = torch.from_numpy(stratified_order(self.labels, 0)[:_PROBED])
+        step = max(1, min(self.images.shape[2:]) // (4 * _PROBED_SIDE))
+        images = self.images[:, :, ::step, ::step]
+        height, width = (min(side, _PROBED_SIDE) for side in images.shape[2:])
+        parts = (images[part] for part in chosen.split(max(1, _PIECE // images[0].numel())))
+        small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, (height, width)) for part in parts])
+        _, labels = self.labels[chosen].unique(return_inverse=True)
+        learnt = len(chosen) * 3 // 4
+        if learnt == len(chosen) or not learnt:
+            return False
+        return _loses_by_mirroring(small[:learnt], F.one_hot(labels)[:learnt].float(), small[learnt:], labels[learnt:])
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The images at `indices`, with the statistics of the whole."""
         index = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+
+def _loses_by_mirroring(learnt: Tensor, classes: Tensor, rest: Tensor, labels: Tensor) -> bool:
+    """Whether ridge regression from pixels to ``[n, classes]`` tells the rest much worse where they are mirrored."""
+    center, spread = learnt.mean(0), learnt.std(0, correction=0) + 0.01
+    x, share = ((learnt - center) / spread).flatten(1), classes.mean(0)
+    ridge = 0.1 * len(x) * torch.eye(x.shape[1])
+    weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (classes - share))
+
+    def accuracy(images: Tensor) -> float:
+        found = ((images - center) / spread).flatten(1) @ weights + share
+        return float((found.argmax(1) == labels).float().mean())
+
+    plain, mirrored = accuracy(rest), accuracy(rest.flip(3))
+    both = (plain + mirrored) / 2
+    error = math.sqrt(2 * both * (1 - both) / len(rest))
+    return plain - mirrored > max((plain - float(share.max())) / 3, 3 * error)
 
 
 def pieces(images: Tensor) -> Iterator[Tensor]:

@@ -1,11 +1,15 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from nas_optuna import ImageSet, load_data
-from nas_optuna.data import split
+from nas_optuna.data import load_training_images, split
 from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec
@@ -138,3 +142,47 @@ def test_the_histogram_of_pixels_counts_bytes_not_images() -> None:
     found = ImageSet(images, torch.arange(16) % 2, ("a", "b"))
     assert found.mean == (0.5,)
     assert peak() - before < 150_000, "kilobytes"
+
+
+def _shapes(count: int, draw: Callable[[Tensor, int, int], None], side: int = 32) -> ImageSet:
+    """Grey images with noise, into each of which a shape of one of three classes is drawn at a random place."""
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 60, (count, 1, side, side), dtype=torch.uint8, generator=rng)
+    places = torch.randint(-2, 3, (count, 2), generator=rng)
+    labels = torch.arange(count) % 3
+    for image, label, place in zip(images, labels.tolist(), places.tolist(), strict=True):
+        drawn = torch.zeros(side, side, dtype=torch.uint8)
+        draw(drawn, label, side // 4)
+        image[0] |= drawn.roll(place, (0, 1))
+    return ImageSet(images, labels, ("first", "second", "third"))
+
+
+def _hook(image: Tensor, kind: int, unit: int) -> None:
+    """An L, its mirror image, or a bar."""
+    image[unit:-unit, 2 * unit] = 255
+    if kind < 2:
+        image[-unit, unit if kind else 2 * unit : 2 * unit if kind else 3 * unit] = 255
+
+
+def _bar(image: Tensor, kind: int, unit: int) -> None:
+    """A bar at the top, in the middle or at the bottom."""
+    image[(kind + 1) * unit, unit:-unit] = 255
+
+
+@pytest.mark.parametrize("side", [32, 200])
+def test_what_a_mirror_makes_another_class_of_is_found_by_its_pixels(side: int) -> None:
+    assert _shapes(600, _hook, side).is_chiral
+    assert not _shapes(600, _bar, side).is_chiral
+
+
+def test_the_digits_are_chiral_whatever_their_classes_are_called() -> None:
+    digits = load_training_images(DataSpec(name="digits"))
+    assert replace(digits, classes=tuple(f"{i} - {i}" for i in range(10))).is_chiral
+    ones_and_eights = digits.subset(np.flatnonzero(np.isin(digits.labels.numpy(), [1, 8])))
+    assert not ones_and_eights.is_chiral
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 30, 700])
+def test_noise_is_not_chiral(count: int) -> None:
+    images = torch.randint(0, 256, (count, 3, 9, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+    assert not ImageSet(images, torch.arange(count) % 2, ("cat", "dog")).is_chiral
