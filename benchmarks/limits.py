@@ -24,7 +24,7 @@ from replay import Replay, enqueue_cheapest, front, make_study, quiet
 from tables import Table, open_table
 
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.within_limits import WithinLimitsSampler
+from nas_optuna.samplers.wrapping import WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey

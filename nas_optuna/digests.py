@@ -35,3 +35,8 @@ def seed_from(text: str, size: int) -> int:
         True
     """
     return int.from_bytes(bytes.fromhex(hex_digest(text, 2 * size, "sha256")), "little")
+
+
+def seed_for(*parts: int | str) -> int:
+    """A 31-bit seed from what identifies one draw, e.g. the study's seed and the trial's number."""
+    return seed_from("/".join(map(str, parts)), 4) >> 1

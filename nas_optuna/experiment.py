@@ -29,8 +29,8 @@ from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
-from nas_optuna.samplers.per_trial_seed import Allowed
-from nas_optuna.samplers.within_limits import WithinLimitsSampler
+from nas_optuna.samplers.base import Allowed
+from nas_optuna.samplers.wrapping import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search

@@ -13,7 +13,7 @@ from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
-from nas_optuna.samplers.distinct import DistinctSampler
+from nas_optuna.samplers.optuna_builtin import DistinctSampler
 
 PACKAGE = """
 import optuna, torch

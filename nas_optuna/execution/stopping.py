@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity, plural
-from nas_optuna.samplers.per_trial_seed import Allowed
+from nas_optuna.samplers.base import Allowed
 from nas_optuna.study.results import complete_trials, hypervolume, losses_of
 
 PATIENCE = 5

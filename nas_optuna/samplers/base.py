@@ -21,9 +21,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import ThreadpoolController
 
+from nas_optuna.digests import seed_for
 from nas_optuna.samplers.comparison import is_informative, violation
 from nas_optuna.samplers.encoding import Encoding, Tokens
-from nas_optuna.samplers.per_trial_seed import Allowed, seed_for
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ class Observation:
     trial: FrozenTrial
     violation: float
 
+
+Allowed = Callable[[Mapping[str, Any]], bool]
+"""Whether an architecture, given by its params, may be proposed."""
 
 Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """From params to those that stand for all params with the same network; see `SearchSpace.canonical`."""

@@ -10,11 +10,11 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers.base import ArchitectureSampler, History
 from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.encoding import Tokens
-from nas_optuna.samplers.per_trial_seed import seed_for
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import set_trial_attribute
 from nas_optuna.study.schema import TrialKey

@@ -14,11 +14,11 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.digests import seed_for
 from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, one_blas_thread
 from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
 from nas_optuna.samplers.learned_mean import Beforehand, LearnedMean, Scorer
-from nas_optuna.samplers.per_trial_seed import seed_for
 
 MAX_POINTS = 200
 """The process is fitted to so many trials at most: the best half and the latest half."""

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.distinct import DistinctSampler
-from nas_optuna.samplers.per_trial_seed import Allowed, PerTrialSeedSampler
+from nas_optuna.digests import seed_for
+from nas_optuna.samplers.base import Allowed, ArchitectureSampler, History
+from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.wrapping import WrappingSampler, whole_proposal
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import showing
+from nas_optuna.study.optuna_internals import is_enqueued, showing
 
 GP_TRIALS = 100
 """Optuna's Gaussian process is fitted to so many complete trials at most; 3,000 take ten minutes and 5 GB."""
+
+DRAWS = 8
+"""A sampler is asked so many times at most for a new network, then a random one is taken."""
 
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
@@ -145,3 +151,132 @@ def _with_fewer_trials(study: Study) -> Study:
         return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
 
     return showing(study, fewer)
+
+
+class PerTrialSeedSampler(BaseSampler):
+    """Ask a fresh copy of a sampler, seeded by (study seed, trial number), for every draw.
+
+    Optuna's samplers hold one random stream. A second process with the same seed starts that stream again and
+    repeats its proposals (optuna #3255), and two workers with one seed propose the same points. With a seed for
+    each trial the proposals depend on the study's history alone: ten trials and then ten more in a
+    second process are the same as twenty in one.
+
+    Fits samplers whose state lives in the study (random, TPE, GP, NSGA-II).
+
+    Attributes:
+        allowed: What a sampler that can choose among its candidates may propose; None allows everything.
+        attempt: How often it was asked for the same trial before; each time it draws anew.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make = make
+        self._seed = seed
+        self._name = str(make(0))
+        self.allowed: Allowed | None = None
+        self.attempt = 0
+        self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
+
+    def __str__(self) -> str:
+        return self._name
+
+    def _sampler(self, trial: FrozenTrial, draw: str = "") -> BaseSampler:
+        again = (self.attempt,) if self.attempt else ()
+        made = self._make(seed_for(self._seed, trial.number, draw, *again))
+        if hasattr(made, "allowed"):
+            made.allowed = self.allowed
+        return made
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Ask the wrapped sampler for the parameters that it proposes together."""
+        # A fresh copy reads all trials for it, and a trial may be drawn for again and again.
+        key = (study.study_name, trial.number, trial.datetime_start)
+        known, space = self._inferred
+        if known != key:
+            space = self._sampler(trial).infer_relative_search_space(study, trial)
+            self._inferred = key, space
+        return dict(space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Ask the wrapped sampler, under the trial's seed."""
+        return self._sampler(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Ask the wrapped sampler, under a seed of the trial and the parameter."""
+        return self._sampler(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Tell the wrapped sampler that a trial begins."""
+        self._sampler(trial).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tell the wrapped sampler that a trial has ended."""
+        self._sampler(trial).after_trial(study, trial, state, values)
+
+
+class DistinctSampler(WrappingSampler, ArchitectureSampler):
+    """Ask a sampler that does not know which params give the same network until it proposes a new network.
+
+    Choices that switch others off give many params to one network, and some samplers favour what they have seen. A
+    repeat would teach nothing and cost a trial. Draws that are thrown away leave the distribution of the others as it
+    is, so that random search stays uniform among what is left.
+
+    Where trials have parameters with numbers, such as a learning rate, the same network is another training, and the
+    sampler is obeyed.
+
+    Attributes:
+        sampler: The sampler that is asked.
+    """
+
+    def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int) -> None:
+        super().__init__(seed)
+        self.for_space(space)
+        self.sampler = sampler
+        self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space and what else the sampler proposes; nothing for a trial that has its choices already."""
+        # Optuna asks when the first parameter of several choices is suggested; those of one choice may be there.
+        if self._distributions.keys() <= trial.distributions.keys():
+            return {}
+        if study.study_name != self._study_name:
+            self._follow(study.study_name)
+        whole = {name: d for name, d in self._distributions.items() if not d.single()}
+        return whole | self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The sampler's first proposal of a new network; its first of all where a network may be trained again."""
+        with self._lock:
+            known = [*search_space.values(), *self._intersection.calculate(study).values()]
+        if is_enqueued(trial) or not all(isinstance(d, CategoricalDistribution) for d in known):
+            return self._drawn(study, trial, search_space)
+        return super().sample_relative(study, trial, search_space)
+
+    def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
+        """The first draw that is new and allowed; else a random one."""
+        drawn: set[Tokens] = set()
+        for draw in range(DRAWS):
+            params = self._drawn(study, trial, history.space, draw)
+            tokens = history.proposed(tuple(a.token(params[name]) for name, a in history.axes.items()))
+            if tokens not in history.seen and self._allows(history, tokens):
+                return tokens
+            if tokens in drawn:  # it has a favourite, and may think for a second about each answer
+                break
+            drawn.add(tokens)
+        return self._random(history, self._rng(trial))
+
+    def _drawn(
+        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution], draw: int = 0
+    ) -> dict[str, Any]:
+        """One proposal of the sampler, of every parameter of a space."""
+        sampler = self.sampler
+        if hasattr(sampler, "allowed"):
+            sampler.allowed = self.allowed
+        if isinstance(sampler, PerTrialSeedSampler):
+            sampler.attempt = draw
+        return whole_proposal(sampler, study, trial, space)

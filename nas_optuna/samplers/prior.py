@@ -12,10 +12,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError, StudyError
-from nas_optuna.samplers.distinct import DistinctSampler
-from nas_optuna.samplers.fixed import FixedSampler
-from nas_optuna.samplers.per_trial_seed import seed_for
+from nas_optuna.samplers.optuna_builtin import DistinctSampler
+from nas_optuna.samplers.wrapping import FixedSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
 from nas_optuna.study.schema import TrialKey, attribute

@@ -1,14 +1,30 @@
-"""What samplers that ask another sampler have in common."""
+"""Samplers that ask any other and overrule it: pinned parameters, listed architectures, a study's limits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.digests import seed_for
+from nas_optuna.errors import SpecError
+from nas_optuna.samplers.base import Allowed, ArchitectureSampler, is_ordered
+from nas_optuna.samplers.curves import CurveSampler, is_paused
+from nas_optuna.samplers.grid import GridSampler
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
+from nas_optuna.study.schema import TrialKey
+
+_OWN_DRAWS = 8
+_UNIFORM_DRAWS = 248
+_REMEMBERED = 20_000
 
 
 class WrappingSampler(BaseSampler):
@@ -51,3 +67,229 @@ def whole_proposal(
         name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
         for name, distribution in space.items()
     }
+
+
+class FixedSampler(WrappingSampler):
+    """Ask a sampler, and overrule it where a parameter is pinned.
+
+    Unlike Optuna's ``PartialFixedSampler`` the sampler still sees the whole space, because some (the controller, the
+    Gaussian process) propose whole architectures; a study can so be pinned in one run and not in the next.
+
+    Attributes:
+        sampler: The sampler that is asked.
+    """
+
+    def __init__(self, sampler: BaseSampler, fixed: Mapping[str, Any]) -> None:
+        self.sampler = sampler
+        self._fixed = dict(fixed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the sampler's own."""
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the sampler's proposal with the pinned values in it."""
+        found = self.sampler.sample_relative(study, trial, search_space)
+        return {name: self._fixed.get(name, value) for name, value in found.items()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the pinned value, or what the sampler draws."""
+        if param_name in self._fixed:
+            return self._fixed[param_name]
+        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class AmongSampler(FixedSampler):
+    """Ask a sampler, and propose the listed architecture that is nearest to its answer and was not tried.
+
+    A list may be what a hardware team allows, or what a table of trainings holds. Our own samplers that compare
+    candidates take them from the list; random search draws from it.
+    """
+
+    def __init__(
+        self, sampler: BaseSampler, space: SearchSpace, listed: Sequence[Mapping[str, Any]], seed: int
+    ) -> None:
+        super().__init__(sampler, {})
+        self._seed = seed
+        self._names = list(space.parameters)
+        self._places = {n: {c: i for i, c in enumerate(p.choices)} for n, p in space.parameters.items()}
+        self._distributions = {n: CategoricalDistribution(p.choices) for n, p in space.parameters.items()}
+        # In steps, for what is ordered; any other choice is as far away as the longest way.
+        names = [name for name, parameter in space.parameters.items() if parameter.ordered]
+        self._ordered = np.array([is_ordered(name, d, names) for name, d in self._distributions.items()])
+        self._lengths = np.array([max(1, len(places) - 1) for places in self._places.values()])
+        self._list(listed)
+
+    def _list(self, listed: Iterable[Mapping[str, Any]]) -> None:
+        self._listed = [dict(params) for params in listed]
+        self._tokens = np.array([self._tokens_of(params) for params in self._listed])
+        if isinstance(self.sampler, ArchitectureSampler) and self.sampler.obeys_list:
+            self.sampler.among = self._listed
+
+    def keep(self, allowed: Allowed) -> None:
+        """Forget the listed architectures that are not allowed.
+
+        Raises:
+            SpecError: None is allowed.
+        """
+        left = [params for params in self._listed if allowed(params)]
+        if not left:
+            raise SpecError("none of the listed architectures is inside the limits; list some, or raise the limits")
+        self._list(left)
+
+    def _tokens_of(self, params: Mapping[str, Any]) -> tuple[int, ...]:
+        return tuple(self._places[name][params[name]] for name in self._names)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        """The whole space, because whole architectures are listed; and what else the sampler proposes."""
+        whole = {name: d for name, d in self._distributions.items() if not d.single()}
+        return {**whole, **self.sampler.infer_relative_search_space(study, trial)}
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        """A listed architecture, and the sampler's other proposals."""
+        if is_enqueued(trial):  # the choice is made
+            return {}
+        own = self.sampler
+        if isinstance(own, ArchitectureSampler) and own.obeys_list:
+            return own.sample_relative(study, trial, search_space)
+        wanted = own.infer_relative_search_space(study, trial)
+        found = own.sample_relative(study, trial, wanted)
+        rng = np.random.default_rng(seed_for(self._seed, trial.number, "among"))
+        left = self._left(study)
+        if self._is_random():
+            return found | self._listed[int(rng.choice(left))]
+        for name in self._names:
+            if name not in found:
+                found[name] = own.sample_independent(study, trial, name, self._distributions[name])
+        place = np.array(self._tokens_of(found))
+        away = np.abs(self._tokens[left] - place)
+        distance = np.where(self._ordered, away / self._lengths, away > 0).sum(1)
+        nearest = left[distance <= distance.min() + 1e-12]
+        return found | self._listed[int(rng.choice(nearest))]
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether every listed architecture was tried; to the end, where the sampler goes on with stopped ones."""
+        goes_on = isinstance(self.sampler, CurveSampler)
+        return len(self._tried(study, ended=goes_on)) >= len(self._listed)
+
+    def _is_random(self) -> bool:
+        return str(self.sampler) == RandomSampler.__name__
+
+    def _tried(self, study: Study, ended: bool = False) -> set[int]:
+        known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}
+        tried = set()
+        for trial in all_trials(study):
+            if ended and (trial.state == TrialState.RUNNING or is_paused(trial)):
+                continue
+            if trial.state != TrialState.WAITING and all(name in trial.params for name in self._names):
+                tried.add(known.get(self._tokens_of(trial.params), -1))
+        return tried - {-1}
+
+    def _left(self, study: Study) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """What was not tried; everything where nothing is left."""
+        tried = self._tried(study)
+        left = np.array([i for i in range(len(self._listed)) if i not in tried], dtype=np.int64)
+        return left if len(left) else np.arange(len(self._listed))
+
+
+class WithinLimitsSampler(WrappingSampler):
+    """Ask a sampler until it proposes an architecture inside the limits.
+
+    A cost is known before training, so a proposal outside costs next to nothing, where a trial outside costs a place
+    among the trials. And TPE is misled by trials outside (optuna #2969), told as pruned or as complete: it keeps
+    further away from the limit than it needs to. ``benchmarks/limits.py`` compares.
+
+    A sampler that compares candidates (TPE, and ours) is told what is allowed and chooses among that: its first
+    proposal is inside if one of its candidates is. Other samplers are asked again. Where several draws in a row are
+    outside, uniform ones follow: a sampler that has one favourite (Optuna's GP) would propose it forever. If these are
+    outside as well, the one that is least so is proposed.
+
+    Args:
+        make: Makes the sampler for a seed. Each further draw for a trial is asked of one with a seed of its own.
+        space: The space.
+        excess: How far an architecture is outside, inside at 0 and below.
+        seed: The study's seed.
+        fixed: Pinned parameters, which the samplers that `make` makes obey by themselves.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        space: SearchSpace,
+        excess: Callable[[Architecture], float],
+        seed: int,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._make = make
+        self._samplers: dict[int, BaseSampler] = {}
+        self._fixed = dict(fixed or {})
+        self._space = space
+        self._distributions = space.distributions()
+        self._excess = excess
+        self._seed = seed
+        self._known: dict[tuple[Any, ...], float] = {}
+        self._only = {name: p.choices[0] for name, p in space.parameters.items() if len(p.choices) == 1}
+        self.sampler = self._sampler(0)
+
+    def _sampler(self, draw: int) -> BaseSampler:
+        if draw not in self._samplers:
+            made = self._make(seed_for(self._seed, "draw", draw) if draw else self._seed)
+            own = made.sampler if isinstance(made, FixedSampler) else made
+            if hasattr(own, "allowed"):
+                own.allowed = self.is_inside
+            if isinstance(made, AmongSampler):
+                made.keep(self.is_inside)
+            self._samplers[draw] = made
+        return self._samplers[draw]
+
+    def is_inside(self, params: Mapping[str, Any]) -> bool:
+        """Whether a proposal of some parameters is inside; others are pinned or have a single choice."""
+        named = self._only | dict(params) | self._fixed
+        return self._outside({name: named[name] for name in self._distributions}) <= 0
+
+    def _outside(self, params: Mapping[str, Any]) -> float:
+        """How far params are outside; a sampler asks again and again about the neighbours of its best."""
+        key = tuple(params[name] for name in self._distributions)
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._excess(self._space.architecture(params))
+        return self._known[key]
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether the sampler has a list of architectures, and nothing of it is left to try."""
+        return isinstance(self.sampler, AmongSampler | GridSampler) and self.sampler.is_exhausted(study)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, because limits are on whole architectures."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The first of the sampler's proposals that is inside."""
+        if is_enqueued(trial):  # the choice is made
+            return {}
+        best: tuple[float, dict[str, Any]] | None = None
+        for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
+            if draw < _OWN_DRAWS:
+                params = whole_proposal(self._sampler(draw), study, trial, self._distributions)
+            else:
+                params = self._uniform(trial, draw)
+            excess = self._outside(params)
+            if best is None or excess < best[0]:
+                best = excess, params
+            if excess <= 0:
+                break
+        assert best is not None
+        set_trial_attribute(study, trial, TrialKey.PROPOSALS, draw + 1)
+        return best[1]
+
+    def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
+        rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))
+        drawn = {name: rng.choice(parameter.choices) for name, parameter in self._space.parameters.items()}
+        return drawn | self._fixed

@@ -3,8 +3,7 @@ import pytest
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import SAMPLERS, create_sampler
-from nas_optuna.samplers.among import AmongSampler
-from nas_optuna.samplers.within_limits import WithinLimitsSampler
+from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 

@@ -2,8 +2,7 @@ import optuna
 import pytest
 
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.fixed import FixedSampler
-from nas_optuna.samplers.within_limits import WithinLimitsSampler
+from nas_optuna.samplers.wrapping import FixedSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
