@@ -6,10 +6,8 @@ import re
 import secrets
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,22 +16,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.comparison import is_informative, violation
-from nas_optuna.samplers.encoding import Encoding, Tokens
-from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
+from nas_optuna.samplers.history import PROPOSAL, Canonical, History, Tokens
+from nas_optuna.study.optuna_internals import set_trial_system_attribute
 
 if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
-
-PROPOSAL = "nas_optuna:proposal"
-"""System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
-
-_MAX_CANONICAL = 100_000
-"""Token sequences of which the canonical form is remembered."""
 
 MAX_POOL = 400
 """Of listed architectures at most so many random ones are candidates of one proposal."""
@@ -44,120 +35,8 @@ GRID_LIMIT = 10_000
 ATTEMPTS = 8
 """A proposal that another worker has published as well is replaced at most this many times."""
 
-
-@dataclass(frozen=True)
-class Observation:
-    """A finished trial that chose every parameter.
-
-    Attributes:
-        tokens: What it chose.
-        trial: The trial; complete, pruned or failed.
-        violation: By how much it breaks its constraints, see `comparison.violation`; computed once.
-    """
-
-    tokens: Tokens
-    trial: FrozenTrial
-    violation: float
-
-
 Allowed = Callable[[Mapping[str, Any]], bool]
 """Whether an architecture, given by its params, may be proposed."""
-
-Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""From params to those that stand for all params with the same network; see `SearchSpace.canonical`."""
-
-
-class History(Encoding):
-    """The trials of one study as tokens. A trial is read again only until it has finished.
-
-    Args:
-        space: Parameter name → distribution, in order.
-        canonical: Of the search space; None where different params are different architectures.
-        pinned: Parameter name → the only value that a proposal may have.
-
-    Attributes:
-        finished: In order of completion, as far as this process could know it.
-        informative: Those of them that have a value, or had one after an epoch before they were pruned.
-        running: Number → what an unfinished trial chose, or what its sampler has published as its proposal.
-        pending: Numbers of running trials of which neither is known yet.
-        seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
-    """
-
-    def __init__(
-        self,
-        space: Mapping[str, BaseDistribution],
-        canonical: Canonical | None = None,
-        pinned: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(space)
-        self._canonical = canonical
-        self._pins = {i: self.axes[n].token((pinned or {})[n]) for i, n in enumerate(self.axes) if n in (pinned or {})}
-        self._canonical_tokens: dict[Tokens, Tokens] = {}
-        self.finished: list[Observation] = []
-        self.informative: list[Observation] = []
-        self.running: dict[int, Tokens] = {}
-        self.pending: list[int] = []
-        self.seen: set[Tokens] = set()
-        self._evaluated: set[Tokens] = set()
-        self._unfinished: list[int] = []
-        self._count = 0
-
-    def read(self, study: Study) -> None:
-        """Take in what has been started or has finished since the last call."""
-        # Not study.get_trials: under Hyperband that shows one bracket. A number is no position: rows may be removed.
-        trials = all_trials(study)
-        places = [*(i for i in self._unfinished if i < len(trials)), *range(self._count, len(trials))]
-        self._count = len(trials)
-        self._unfinished = [i for i in places if not trials[i].state.is_finished()]
-        news, unfinished = [trials[i] for i in places], [trials[i] for i in self._unfinished]
-        chosen = {trial.number: self.tokens(trial) or self._published(trial) for trial in unfinished}
-        self.running = {number: tokens for number, tokens in chosen.items() if tokens is not None}
-        self.pending = [t.number for t in unfinished if t.state == TrialState.RUNNING and chosen[t.number] is None]
-        finished = [trial for trial in news if trial.state.is_finished()]
-        for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
-            tokens = self.tokens(trial)
-            if tokens is not None:
-                self.finished.append(Observation(tokens, trial, violation(trial)))
-                self._evaluated.add(self.canonical(tokens))
-                if is_informative(trial):
-                    self.informative.append(self.finished[-1])
-        self.seen = self._evaluated.union(self.canonical_all(self.running.values()))
-
-    def canonical(self, tokens: Tokens) -> Tokens:
-        """The one token sequence that stands for all with the same network."""
-        if self._canonical is None:
-            return tokens
-        if tokens not in self._canonical_tokens:
-            if len(self._canonical_tokens) >= _MAX_CANONICAL:
-                self._canonical_tokens.clear()
-            found = self._canonical(self.params(tokens))
-            self._canonical_tokens[tokens] = tuple(
-                a.token(found[name]) if name in found else token
-                for (name, a), token in zip(self.axes.items(), tokens, strict=True)
-            )
-        return self._canonical_tokens[tokens]
-
-    def canonical_all(self, several: Iterable[Tokens]) -> list[Tokens]:
-        """The canonical ones of several that differ, each once, in their order."""
-        return list(several if self._canonical is None else dict.fromkeys(map(self.canonical, several)))
-
-    def proposed(self, tokens: Tokens) -> Tokens:
-        """The canonical tokens of the network that a proposal becomes, in which pinned parameters have their values."""
-        if self._pins:
-            tokens = tuple(self._pins.get(i, token) for i, token in enumerate(tokens))
-        return self.canonical(tokens)
-
-    def new(self, several: Iterable[Tokens]) -> list[Tokens]:
-        """What several proposals become: each network once, in their order, and none that was tried."""
-        return [tokens for tokens in dict.fromkeys(map(self.proposed, several)) if tokens not in self.seen]
-
-    def is_new(self, tokens: Tokens) -> bool:
-        """Whether no trial has evaluated, or is evaluating, the network that a proposal becomes."""
-        return self.proposed(tokens) not in self.seen
-
-    def _published(self, trial: FrozenTrial) -> Tokens | None:
-        digest, *tokens = trial.system_attrs.get(PROPOSAL) or [None]
-        return tuple(tokens) if digest == self.digest else None
 
 
 class ArchitectureSampler(BaseSampler):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from optuna.study import Study
 
-from nas_optuna.samplers.base import History
 from nas_optuna.samplers.earlier import experience_of
+from nas_optuna.samplers.history import History
 from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.study.optuna_internals import study_user_attributes
 from nas_optuna.study.schema import StudyKey

@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers.base import ArchitectureSampler, History
+from nas_optuna.samplers.base import ArchitectureSampler
 from nas_optuna.samplers.config import configured
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import set_trial_attribute
 from nas_optuna.study.schema import TrialKey

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
-from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.front_improvement import Improvement, Target
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess
+from nas_optuna.samplers.history import Tokens
 
 RUNGS = (0.1, 0.3, 0.6)
 """Trainings are compared after these shares of their epochs, and at the end."""

@@ -14,11 +14,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import History, natural, one_blas_thread
+from nas_optuna.samplers.base import natural, one_blas_thread
 from nas_optuna.samplers.curve_model import MIN_COMPLETE, Curve, CurveModel, rate, rate_with_a_look, rungs, value_at
-from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near, groups_of
+from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 from nas_optuna.study.schema import TrialKey, attribute
 

@@ -17,9 +17,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
-from nas_optuna.samplers.base import History
-from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import GaussianProcess
+from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.study.optuna_internals import contains, study_user_attributes
 from nas_optuna.study.schema import StudyKey, read_parts, write_parts

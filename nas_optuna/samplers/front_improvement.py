@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_optuna.samplers.encoding import Tokens
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
+from nas_optuna.samplers.history import Tokens
 
 BOUNDS = 32
 """Bounds on the costs over which improvement is averaged."""

@@ -13,7 +13,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.special import ndtr
 
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.history import Tokens
 
 Array = NDArray[np.float64]
 

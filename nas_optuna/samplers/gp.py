@@ -15,9 +15,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import ArchitectureSampler, History, Observation, one_blas_thread
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.base import ArchitectureSampler, one_blas_thread
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
+from nas_optuna.samplers.history import History, Observation, Tokens
 from nas_optuna.samplers.learned_mean import Beforehand, LearnedMean, Scorer
 
 MAX_POINTS = 200

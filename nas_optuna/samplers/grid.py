@@ -10,8 +10,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, History
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler
+from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
-from nas_optuna.samplers.base import History
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.history import History, Tokens
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Sequence[Tokens]], Array]

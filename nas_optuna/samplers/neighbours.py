@@ -9,10 +9,9 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.base import ArchitectureSampler, History
-from nas_optuna.samplers.comparison import nondominated_ranks
+from nas_optuna.samplers.base import ArchitectureSampler
 from nas_optuna.samplers.config import configured
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.history import History, Tokens, nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 FIRST = ("width", "depth", "filters")

@@ -15,8 +15,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import Allowed, ArchitectureSampler, History
-from nas_optuna.samplers.encoding import Tokens
+from nas_optuna.samplers.base import Allowed, ArchitectureSampler
+from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.samplers.wrapping import WrappingSampler, whole_proposal
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued, showing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.samplers.history import Canonical
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
 from nas_optuna.samplers.wrapping import FixedSampler
 from nas_optuna.spaces import SearchSpace
@@ -28,9 +29,6 @@ _FLATTEN = 1.1
 """Factor of the temperature after each draw of such an architecture."""
 WARM_START = "supernet warm start"
 """What the trial user attribute ``origin`` of a warm-started trial says."""
-
-Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""The same params for all that give the same network."""
 
 
 def propose(

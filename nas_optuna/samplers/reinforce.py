@@ -13,8 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
-from nas_optuna.samplers.base import History, Observation
-from nas_optuna.samplers.comparison import is_informative, quantile_rank, z_score
+from nas_optuna.samplers.history import History, Observation, is_informative, quantile_rank, z_score
 from nas_optuna.samplers.lstm_policy import Policy
 from nas_optuna.study.schema import TrialKey, attribute
 

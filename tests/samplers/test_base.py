@@ -16,7 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.base import PROPOSAL, ArchitectureSampler, History
+from nas_optuna.samplers.base import ArchitectureSampler
+from nas_optuna.samplers.history import PROPOSAL, History
 from nas_optuna.spaces.conv import ConvSpace
 from tests.faults.harness import at_once
 

@@ -5,7 +5,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.samplers.comparison import nondominated_ranks, quantile_rank, z_score
+from nas_optuna.samplers.history import nondominated_ranks, quantile_rank, z_score
 
 
 def finished(value: float | None, curve: dict[int, float], state: TrialState) -> FrozenTrial:

@@ -5,9 +5,9 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from nas_optuna.samplers.encoding import LEVELS, axis
 from nas_optuna.samplers.evolution import EvolutionSampler
 from nas_optuna.samplers.gp import ArchitectureGPSampler
+from nas_optuna.samplers.history import LEVELS, axis
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

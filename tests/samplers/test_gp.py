@@ -10,10 +10,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.base import Observation
-from nas_optuna.samplers.comparison import violation
 from nas_optuna.samplers.gaussian_process import NOISES, GaussianProcess, _slope, expected_improvement
 from nas_optuna.samplers.gp import MAX_POINTS, ArchitectureGPSampler, utilities
+from nas_optuna.samplers.history import Observation, violation
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=3)

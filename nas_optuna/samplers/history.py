@@ -1,0 +1,304 @@
+"""A study's trials as tokens, each read once, and how a trial stands among others."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_optuna.study.optuna_internals import all_trials
+
+Tokens = tuple[int, ...]
+"""One token per parameter, in the natural order of the parameters' names."""
+
+LEVELS = 33
+"""The range of a number is divided into at most this many levels: four decades into factors of 1.3."""
+
+Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From params to those that stand for all params with the same network; see `SearchSpace.canonical`."""
+
+PROPOSAL = "nas_optuna:proposal"
+"""System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
+
+_MAX_CANONICAL = 100_000
+"""Token sequences of which the canonical form is remembered."""
+
+SPREAD = 0.29
+"""Standard deviation of a rank that is uniform in [0, 1]; standardised values are scaled to the same."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One parameter as tokens.
+
+    Attributes:
+        distribution: Optuna's distribution of the parameter.
+        size: How many tokens there are.
+    """
+
+    distribution: BaseDistribution
+    size: int
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the tokens are levels of a range, each of them the nearer to another the closer they are."""
+        return not isinstance(self.distribution, CategoricalDistribution)
+
+    def token(self, value: Any) -> int:
+        """The token of a value that lies in the distribution."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return int(self.distribution.to_internal_repr(value))
+        low, length = self._range()
+        return min(self.size - 1, int(self.size * (self._scaled(value) - low) / length))
+
+    def value(self, token: int, place: float) -> Any:
+        """A value of that token; of a level, the one at `place` in it, from 0 to 1."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return d.choices[token]
+        assert isinstance(d, IntDistribution | FloatDistribution)
+        low, length = self._range()
+        scaled = low + (token + place) / self.size * length
+        value = math.exp(scaled) if d.log else scaled
+        if d.step is not None:
+            value = d.low + round((value - d.low) / d.step) * d.step
+        value = min(max(value, d.low), d.high)
+        return int(value) if isinstance(d, IntDistribution) else float(value)
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if getattr(self.distribution, "log", False) else float(value)
+
+    def _range(self) -> tuple[float, float]:
+        """The lower end of the levels, and their length together."""
+        d = self.distribution
+        assert isinstance(d, IntDistribution | FloatDistribution)
+        half = 0.5 * (d.step or 0.0)
+        low = self._scaled(d.low - half)
+        return low, self._scaled(d.high + half) - low
+
+
+def axis(distribution: BaseDistribution) -> Axis:
+    """The tokens of a parameter: its choices, every value of a short range of integers, or `LEVELS` of a range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return Axis(distribution, len(distribution.choices))
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    values = LEVELS
+    if distribution.step is not None and not distribution.log:
+        values = round((distribution.high - distribution.low) / distribution.step) + 1
+    return Axis(distribution, 1 if distribution.single() else min(values, LEVELS))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A finished trial that chose every parameter.
+
+    Attributes:
+        tokens: What it chose.
+        trial: The trial; complete, pruned or failed.
+        violation: By how much it breaks its constraints, see the function of that name; computed once.
+    """
+
+    tokens: Tokens
+    trial: FrozenTrial
+    violation: float
+
+
+class History:
+    """The trials of one study as tokens. A trial is read again only until it has finished.
+
+    Args:
+        space: Parameter name → distribution, in order.
+        canonical: Of the search space; None where different params are different architectures.
+        pinned: Parameter name → the only value that a proposal may have.
+
+    Attributes:
+        axes: Parameter name → its tokens.
+        sizes: How many tokens each parameter has.
+        digest: Of the parameters' names, to tell tokens of other parameters.
+        finished: In order of completion, as far as this process could know it.
+        informative: Those of them that have a value, or had one after an epoch before they were pruned.
+        running: Number → what an unfinished trial chose, or what its sampler has published as its proposal.
+        pending: Numbers of running trials of which neither is known yet.
+        seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        canonical: Canonical | None = None,
+        pinned: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.space = dict(space)
+        self.axes = {name: axis(distribution) for name, distribution in space.items()}
+        self.sizes = tuple(a.size for a in self.axes.values())
+        self.digest = zlib.crc32("/".join(space).encode())
+        self._canonical = canonical
+        self._pins = {i: self.axes[n].token((pinned or {})[n]) for i, n in enumerate(self.axes) if n in (pinned or {})}
+        self._canonical_tokens: dict[Tokens, Tokens] = {}
+        self.finished: list[Observation] = []
+        self.informative: list[Observation] = []
+        self.running: dict[int, Tokens] = {}
+        self.pending: list[int] = []
+        self.seen: set[Tokens] = set()
+        self._evaluated: set[Tokens] = set()
+        self._unfinished: list[int] = []
+        self._count = 0
+
+    def tokens(self, trial: FrozenTrial) -> Tokens | None:
+        """What a trial chose, or None while a parameter is missing or has another distribution."""
+        if any(trial.distributions.get(name) != d for name, d in self.space.items()):
+            return None
+        return tuple(a.token(trial.params[name]) for name, a in self.axes.items())
+
+    def params(self, tokens: Tokens, rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """The values that tokens stand for; `rng` draws a number within its level, whose middle is taken without."""
+        return {
+            name: a.value(token, 0.5 if rng is None or not a.is_number else rng.random())
+            for (name, a), token in zip(self.axes.items(), tokens, strict=True)
+        }
+
+    def read(self, study: Study) -> None:
+        """Take in what has been started or has finished since the last call."""
+        # Not study.get_trials: under Hyperband that shows one bracket. A number is no position: rows may be removed.
+        trials = all_trials(study)
+        places = [*(i for i in self._unfinished if i < len(trials)), *range(self._count, len(trials))]
+        self._count = len(trials)
+        self._unfinished = [i for i in places if not trials[i].state.is_finished()]
+        news, unfinished = [trials[i] for i in places], [trials[i] for i in self._unfinished]
+        chosen = {trial.number: self.tokens(trial) or self._published(trial) for trial in unfinished}
+        self.running = {number: tokens for number, tokens in chosen.items() if tokens is not None}
+        self.pending = [t.number for t in unfinished if t.state == TrialState.RUNNING and chosen[t.number] is None]
+        finished = [trial for trial in news if trial.state.is_finished()]
+        for trial in sorted(finished, key=lambda t: (t.datetime_complete or datetime.min, t.number)):
+            tokens = self.tokens(trial)
+            if tokens is not None:
+                self.finished.append(Observation(tokens, trial, violation(trial)))
+                self._evaluated.add(self.canonical(tokens))
+                if is_informative(trial):
+                    self.informative.append(self.finished[-1])
+        self.seen = self._evaluated.union(self.canonical_all(self.running.values()))
+
+    def canonical(self, tokens: Tokens) -> Tokens:
+        """The one token sequence that stands for all with the same network."""
+        if self._canonical is None:
+            return tokens
+        if tokens not in self._canonical_tokens:
+            if len(self._canonical_tokens) >= _MAX_CANONICAL:
+                self._canonical_tokens.clear()
+            found = self._canonical(self.params(tokens))
+            self._canonical_tokens[tokens] = tuple(
+                a.token(found[name]) if name in found else token
+                for (name, a), token in zip(self.axes.items(), tokens, strict=True)
+            )
+        return self._canonical_tokens[tokens]
+
+    def canonical_all(self, several: Iterable[Tokens]) -> list[Tokens]:
+        """The canonical ones of several that differ, each once, in their order."""
+        return list(several if self._canonical is None else dict.fromkeys(map(self.canonical, several)))
+
+    def proposed(self, tokens: Tokens) -> Tokens:
+        """The canonical tokens of the network that a proposal becomes, in which pinned parameters have their values."""
+        if self._pins:
+            tokens = tuple(self._pins.get(i, token) for i, token in enumerate(tokens))
+        return self.canonical(tokens)
+
+    def new(self, several: Iterable[Tokens]) -> list[Tokens]:
+        """What several proposals become: each network once, in their order, and none that was tried."""
+        return [tokens for tokens in dict.fromkeys(map(self.proposed, several)) if tokens not in self.seen]
+
+    def is_new(self, tokens: Tokens) -> bool:
+        """Whether no trial has evaluated, or is evaluating, the network that a proposal becomes."""
+        return self.proposed(tokens) not in self.seen
+
+    def _published(self, trial: FrozenTrial) -> Tokens | None:
+        digest, *tokens = trial.system_attrs.get(PROPOSAL) or [None]
+        return tuple(tokens) if digest == self.digest else None
+
+
+def is_informative(trial: FrozenTrial) -> bool:
+    """Whether there is a value to learn from: the trial is complete, or pruned after at least one epoch."""
+    return trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and bool(trial.intermediate_values))
+
+
+def violation(trial: FrozenTrial) -> float:
+    """By how much a trial breaks its constraints in sum; 0 where it is feasible."""
+    return sum(max(0.0, value) for value in trial.constraints.values())
+
+
+def quantile_rank(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
+    """The share of `others` that a trial beats, from 0 to 1; equals, such as itself, count by half."""
+    return sum(_beats(trial, other, sign) for other in others) / len(others)
+
+
+def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
+    """How far a trial is above the mean of `others`, in standard deviations within ±3, times `SPREAD`."""
+    # A pruned trial is compared at its last epoch, with all that reached it. Failed and infeasible ones are at -3.
+    if trial.state == TrialState.FAIL or violation(trial) > 0:
+        return -3 * SPREAD
+    step = _last_step(trial)
+    values = np.array([v for other in others if (v := _value_at(other, step)) is not None])
+    values = values[np.isfinite(values)]
+    value = _value_at(trial, step)
+    assert value is not None
+    mean, deviation = (values.mean(), values.std()) if len(values) else (0.0, 0.0)
+    deviations = np.nan_to_num(sign * (value - mean) / (deviation + 1e-12), nan=-3)
+    return SPREAD * float(np.clip(deviations, -3, 3))
+
+
+def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> NDArray[np.int64]:
+    """Rank complete and pruned trials; 0 is the first front."""
+    signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
+    # Compared first, as a tuple: complete before pruned, then by violation, or by the last step that was reached.
+    tiers: list[tuple[int, float]] = []
+    losses = np.empty((len(trials), len(signs)))
+    for i, trial in enumerate(trials):
+        if trial.state == TrialState.COMPLETE:
+            tiers.append((0, violation(trial)))
+            losses[i] = signs * np.asarray(trial.values)
+        else:
+            step = max(trial.intermediate_values)
+            tiers.append((1, -step))
+            losses[i] = signs * trial.intermediate_values[step]
+    losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    order = {tier: i for i, tier in enumerate(sorted(set(tiers)))}
+    tier = np.array([order[t] for t in tiers])
+    better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
+    dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
+    ranks = np.full(len(trials), -1)
+    dominators, rank = dominates.sum(0), 0  # of those without a rank
+    while (left := ranks < 0).any():
+        front = left & (dominators == 0)
+        ranks[front] = rank
+        dominators -= dominates[front].sum(0)
+        rank += 1
+    return ranks
+
+
+def _beats(a: FrozenTrial, b: FrozenTrial, sign: float) -> float:
+    """1, ½ or 0. The first difference decides: failed, infeasible by how much, value at the last common epoch."""
+    step = min(_last_step(a), _last_step(b))
+    x, y = _value_at(a, step), _value_at(b, step)
+    if x is None or y is None:  # the epochs differ, so neither can be compared: the one that came further wins
+        x, y, sign = _last_step(a), _last_step(b), 1.0
+    mine = (a.state != TrialState.FAIL, -violation(a), sign * x)
+    theirs = (b.state != TrialState.FAIL, -violation(b), sign * y)
+    return 0.5 if mine == theirs else float(mine > theirs)
+
+
+def _last_step(trial: FrozenTrial) -> float:
+    return math.inf if trial.state == TrialState.COMPLETE else max(trial.intermediate_values, default=-1)
+
+
+def _value_at(trial: FrozenTrial, step: float) -> float | None:
+    if step == math.inf:
+        return trial.value if trial.state == TrialState.COMPLETE else None
+    return trial.intermediate_values.get(int(step))
