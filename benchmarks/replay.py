@@ -21,7 +21,7 @@ from tables import Chain, Table, open_table
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.earlier import best_of, remember
+from nas_optuna.samplers.beforehand import best_of, remember
 from nas_optuna.samplers.wrapping import AmongSampler
 from nas_optuna.study.results import hypervolume
 from nas_optuna.study.schema import TrialKey

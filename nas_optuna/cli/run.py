@@ -104,7 +104,7 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
         return None
     from optuna.study import StudyDirection
 
-    from nas_optuna.samplers.earlier import complete_trials
+    from nas_optuna.samplers.beforehand import complete_trials
 
     name, _, elsewhere = plan.learn_from.partition("@")
     study = StudyOptions(name, elsewhere or plan.storage).open()
@@ -211,7 +211,7 @@ class _Search:
 
     def _learn_from(self, earlier: Study, study: Study) -> None:
         """Copy an earlier study's trials into this one, and begin with the best of them."""
-        from nas_optuna.samplers.earlier import best_of, remember
+        from nas_optuna.samplers.beforehand import best_of, remember
         from nas_optuna.study.trial_queue import enqueue_new
 
         space = self.experiment.space

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import secrets
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -37,6 +38,8 @@ ATTEMPTS = 8
 
 Allowed = Callable[[Mapping[str, Any]], bool]
 """Whether an architecture, given by its params, may be proposed."""
+
+Config = TypeVar("Config")
 
 
 class ArchitectureSampler(BaseSampler):
@@ -258,3 +261,32 @@ def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[st
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sorts ``conv2.kernel`` before ``conv10.kernel``."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))
+
+
+def configured(
+    config: Callable[..., Config],
+) -> Callable[[Callable[[SearchSpace, int, Config], BaseSampler]], Callable[..., BaseSampler]]:
+    """Turn a function of (space, seed, config) into a factory that takes the fields of the config as keywords.
+
+    Examples:
+        >>> import dataclasses, optuna
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class RandomConfig:
+        ...     pass
+        >>> @configured(RandomConfig)
+        ... def random(space, seed, config):
+        ...     return optuna.samplers.RandomSampler(seed)
+    """
+
+    def decorate(make: Callable[[SearchSpace, int, Config], BaseSampler]) -> Callable[..., BaseSampler]:
+        @wraps(make)
+        def factory(space: SearchSpace, seed: int, **options: Any) -> BaseSampler:
+            return make(space, seed, config(**options))
+
+        first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("space", "seed")]
+        fields = inspect.signature(config).parameters.values()
+        options = [field.replace(kind=inspect.Parameter.KEYWORD_ONLY) for field in fields]
+        factory.__signature__ = inspect.Signature([*first, *options])  # type: ignore[attr-defined]
+        return factory
+
+    return decorate

@@ -1,21 +1,140 @@
-"""What a study of ours knows of architectures before its first trial: a supernet's score, and an earlier study."""
+"""What a study knows of architectures before its first trial, and the samplers ``arch`` and ``curves`` that use it.
+
+It knows a supernet's score, and the trials of an earlier study of the same or an overlapping space. These are copied
+into the study, so that every worker finds them and the earlier study may be deleted. A Gaussian process fitted to them
+scores architectures; how much of that score holds in the new study, and at which offset, is learned from its own trials
+(`LearnedMean`), so that a misleading earlier study is ignored after a few trials.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
-from optuna.study import Study
+from optuna.distributions import CategoricalDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.samplers.earlier import experience_of
-from nas_optuna.samplers.history import History
-from nas_optuna.samplers.learned_mean import Scorer
-from nas_optuna.study.optuna_internals import study_user_attributes
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.costs.complexity import log_sizes
+from nas_optuna.errors import StudyError
+from nas_optuna.samplers.base import configured
+from nas_optuna.samplers.curves import CurveConfig, CurveSampler, Known
+from nas_optuna.samplers.gaussian_process import GaussianProcess, Scorer
+from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
+from nas_optuna.samplers.history import History, Tokens
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import contains, study_user_attributes
+from nas_optuna.study.schema import StudyKey, read_parts, write_parts
 from nas_optuna.study.supernet_result import find_predictor
 
+MOST = 200
+"""So many trials are copied at most: half the best, half spread over the rest."""
+FEWEST = 5
+"""Trials below which an earlier study teaches nothing."""
 SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
 """Trials after which half of a coefficient is left; an earlier study knows few architectures, a supernet all."""
+
+Made = TypeVar("Made", bound=ArchitectureGPSampler)
+
+
+def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str]) -> list[FrozenTrial]:
+    """The trials that a study can teach."""
+    name = other.study_name
+    if other.directions[0] != direction:
+        raise StudyError(
+            f"study {name!r} has another direction than the first objective here; learn from one that is to"
+            f" {direction.name.lower()} it, too"
+        )
+    complete = [t for t in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if np.isfinite(t.values[0])]
+    if len(complete) < FEWEST:
+        raise StudyError(
+            f"study {name!r} has too few complete trials to learn from ({len(complete)}, and it takes {FEWEST});"
+            f" run: nas-optuna run --study {name}"
+        )
+    if not set(names) & {name for trial in complete for name in trial.params}:
+        raise StudyError(f"study {name!r} has no parameter of this space; learn from a study of the same space")
+    return complete
+
+
+def remember(study: Study, other: Study, names: Iterable[str]) -> int:
+    """Copy the complete trials of another study into this one, in place of what was copied before."""
+    names = list(names)
+    complete = complete_trials(other, study.directions[0], names)
+    sign = 1.0 if other.directions[0] == StudyDirection.MAXIMIZE else -1.0
+    ranked = sorted(complete, key=lambda t: -sign * t.values[0])
+    rest = ranked[MOST // 2 :]
+    kept = ranked[: MOST // 2] + rest[:: max(1, -(-len(rest) // (MOST // 2)))]
+    rows = [[sign * t.values[0], *(t.params.get(name) for name in names)] for t in kept]
+    chunks = write_parts(study, StudyKey.EARLIER_TRIALS, rows)
+    summary = {"study": other.study_name, "names": names, "chunks": chunks, "trials": len(rows)}
+    study.set_user_attr(StudyKey.EARLIER, summary)
+    return len(rows)
+
+
+def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
+    """Gain and params of each copied trial, the best first; the higher the gain, the better. Empty where none are."""
+    attributes = study_user_attributes(study)
+    summary = attributes.get(StudyKey.EARLIER)
+    if summary is None:
+        return []
+    rows = read_parts(attributes, StudyKey.EARLIER_TRIALS, summary["chunks"])
+    return [(float(gain), dict(zip(summary["names"], values, strict=True))) for gain, *values in rows]
+
+
+def best_of(study: Study, choices: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    """The best copied trials that are points of a space and differ in two parameters or more."""
+    apart = min(2, len(choices))
+    taken: list[dict[str, Any]] = []
+    for _, params in trials_of(study):
+        point = {name: params.get(name) for name in choices}
+        inside = all(point[name] in values for name, values in choices.items())
+        if inside and all(sum(point[n] != other[n] for n in choices) >= apart for other in taken):
+            taken.append(point)
+    return taken[:count]
+
+
+def experience_of(study: Study, history: History, ordered: Sequence[bool]) -> Scorer | None:
+    """What the copied trials say of architectures; None where there are none of this space."""
+    known = trials_of(study)
+    if not known:
+        return None
+    names = list(history.space)
+    places = tuple(i for i, name in enumerate(names) if any(params.get(name) is not None for _, params in known))
+    rows: list[Tokens] = []
+    gains: list[float] = []
+    for gain, params in known:
+        tokens = [_token(history, names[i], params.get(names[i])) for i in places]
+        if None not in tokens:
+            rows.append(tuple(t for t in tokens if t is not None))
+            gains.append(gain)
+    if not places or len(rows) < FEWEST:
+        return None
+    sizes, order = tuple(history.sizes[i] for i in places), tuple(ordered[i] for i in places)
+    process = _fitted(sizes, order, tuple(rows), tuple(gains))
+    return lambda tokens: process.predict(np.array([[one[i] for i in places] for one in tokens]))[0]
+
+
+def _token(history: History, name: str, value: Any) -> int | None:
+    """The token of a value; None where the parameter does not offer it."""
+    distribution = history.space[name]
+    choices = getattr(distribution, "choices", None)
+    try:
+        inside = value in choices if choices is not None else contains(distribution, float(value))
+    except (TypeError, ValueError):
+        return None
+    return history.axes[name].token(value) if inside else None
+
+
+@lru_cache(maxsize=4)
+def _fitted(
+    sizes: tuple[int, ...], ordered: tuple[bool, ...], rows: tuple[Tokens, ...], gains: tuple[float, ...]
+) -> GaussianProcess:
+    """Ranks rather than values: studies differ in scale, and a few failures would set it."""
+    order = np.argsort(np.argsort(gains, kind="stable"), kind="stable")
+    values = (order - order.mean()) / (order.std() + 1e-12)
+    return GaussianProcess(sizes, ordered, np.array(rows), values)
 
 
 def score_of(study: Study, history: History) -> Scorer | None:
@@ -39,3 +158,30 @@ def images_of(study: Study) -> int | None:
     known = study_user_attributes(study).get(StudyKey.DATA)
     images = known.get("validation") if isinstance(known, dict) else None
     return images if isinstance(images, int) and images > 0 else None
+
+
+def _for_space(sampler: Made, space: SearchSpace) -> Made:
+    sampler.beforehand = beforehand
+    return sampler.for_space(space)
+
+
+@configured(ArchitectureGPConfig)
+def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
+    """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
+    return _for_space(ArchitectureGPSampler(config, seed=seed), space)
+
+
+@configured(CurveConfig)
+def curves(space: SearchSpace, seed: int, config: CurveConfig) -> CurveSampler:
+    """Learns from every epoch, stops networks and goes on with them: the fewest epochs; with pruner curves."""
+    given = {name: CategoricalDistribution(p.choices) for name, p in space.parameters.items()}
+    known = known_of(space)
+    sampler = CurveSampler(config, seed=seed, known=known, distributions=given)
+    sampler.images = images_of
+    return _for_space(sampler, space)
+
+
+def known_of(space: SearchSpace) -> Known:
+    """What a space's networks tell before they are trained; a table of trainings knows it itself."""
+    own: Known | None = getattr(space, "known_numbers", None)
+    return own if own is not None else partial(log_sizes, space)

@@ -12,16 +12,14 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers.base import ArchitectureSampler
-from nas_optuna.samplers.config import configured
+from nas_optuna.samplers.base import ArchitectureSampler, configured
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import set_trial_attribute
 from nas_optuna.study.schema import TrialKey
 
 if TYPE_CHECKING:
-    from nas_optuna.samplers.lstm_policy import Policy
-    from nas_optuna.samplers.reinforce import ReinforceTrainer
+    from nas_optuna.samplers.policy import Policy, ReinforceTrainer
 
 CANDIDATES = 64
 """Sequences drawn for a proposal; the first unseen one is taken."""
@@ -141,7 +139,7 @@ class ControllerSampler(ArchitectureSampler):
             return self._learn(self._read(study, space), study)
 
     def _learn(self, history: History, study: Study) -> Policy:
-        from nas_optuna.samplers.reinforce import ReinforceTrainer
+        from nas_optuna.samplers.policy import ReinforceTrainer
 
         if self._trainer is None or self._trainer.history is not history:
             self._trainer = ReinforceTrainer(history, self._config, study.direction)

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.samplers.base import ArchitectureSampler
-from nas_optuna.samplers.beforehand import score_of
-from nas_optuna.samplers.config import configured
-from nas_optuna.samplers.earlier import FEWEST, experience_of
+from nas_optuna.samplers.base import ArchitectureSampler, configured
+from nas_optuna.samplers.beforehand import FEWEST, experience_of, score_of
+from nas_optuna.samplers.gaussian_process import Scorer
 from nas_optuna.samplers.history import History, Tokens, nondominated_ranks
-from nas_optuna.samplers.learned_mean import Scorer
 from nas_optuna.spaces import SearchSpace
 
 DOUBTFUL = 0.2

@@ -1,4 +1,7 @@
-"""A Gaussian process over token sequences, and numbers known of them, that is fitted within milliseconds."""
+"""A Gaussian process over token sequences, and numbers known of them, that is fitted within milliseconds.
+
+Its mean is what is known beforehand, as far as the study's own trials bear it out (`LearnedMean`).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.study import Study
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.special import ndtr
 
-from nas_optuna.samplers.history import Tokens
+from nas_optuna.samplers.history import History, Tokens
 
 Array = NDArray[np.float64]
+Scorer = Callable[[Sequence[Tokens]], Array]
+"""From token sequences to scores, the higher the better; ``[tokens]``."""
+Beforehand = Callable[[Study, History, Sequence[bool]], Sequence[tuple[Scorer, float]]]
+"""From a study, its history and which parameters are ordered to scores, each with its fading; see `LearnedMean`."""
+
+SHRINKAGE = 2.0
+"""Trials that it takes to believe half of a coefficient."""
 
 RANGES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Steps between choices over which similarity falls to 1/e; the one of the highest likelihood is taken."""
@@ -241,3 +252,37 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     z = (mean - best) / deviation
     improvement: Array = (mean - best) * ndtr(z) + deviation * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     return improvement
+
+
+class LearnedMean:
+    """The sum over scores of ``coefficient · score``; each coefficient is learned on what those before it leave.
+
+    A supernet's score, or what an earlier study found, tells where good architectures are; the process models what that
+    leaves unexplained. A coefficient is a ridge regression's, so that a score that does not help is ignored, and it
+    fades as trials arrive: what many trainings say needs no prior (as the prior of πBO, Hvarfner et al. 2022, fades).
+
+    Args:
+        scores: What is known beforehand, each with the trials after which half of its coefficient is left.
+        tokens: What was trained.
+        merit: Its merit, standardised; ``[points]``.
+    """
+
+    def __init__(self, scores: Sequence[tuple[Scorer, float]], tokens: Sequence[Tokens], merit: Array) -> None:
+        self._terms: list[tuple[Scorer, float, float]] = []
+        rest = merit
+        for scorer, fading in scores:
+            values = scorer(tokens)
+            centre = float(values.mean())
+            centred = values - centre
+            slope = float(centred @ rest / (centred @ centred + SHRINKAGE * max(centred.var(), 1e-9)))
+            coefficient = max(0.0, slope) / (1 + (len(merit) / fading) ** 2)  # what falls with merit is ignored
+            rest = rest - coefficient * centred
+            self._terms.append((scorer, centre, coefficient))
+
+    def __call__(self, tokens: Sequence[Tokens]) -> Array:
+        """The mean at each token sequence, in units of merit; ``[tokens]``."""
+        result: Array = np.zeros(len(tokens))
+        for scorer, centre, coefficient in self._terms:
+            if coefficient > 0:
+                result += coefficient * (scorer(tokens) - centre)
+        return result

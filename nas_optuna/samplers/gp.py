@@ -16,9 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.samplers.base import ArchitectureSampler, one_blas_thread
-from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
+from nas_optuna.samplers.gaussian_process import (
+    Array,
+    Beforehand,
+    GaussianProcess,
+    LearnedMean,
+    Scorer,
+    expected_improvement,
+)
 from nas_optuna.samplers.history import History, Observation, Tokens
-from nas_optuna.samplers.learned_mean import Beforehand, LearnedMean, Scorer
 
 MAX_POINTS = 200
 """The process is fitted to so many trials at most: the best half and the latest half."""
@@ -71,7 +77,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
 
     Floats and integers take part as levels of their range, each the more alike the nearer they are.
 
-    What a study knows beforehand is the process's mean, with learned coefficients that fade (`samplers.learned_mean`),
+    What a study knows beforehand is the process's mean, with learned coefficients that fade (`LearnedMean`),
     and the start is then short. `create_sampler` makes a sampler that finds in its study a supernet's score, and the
     trials of an earlier study.
 

@@ -10,17 +10,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.samplers.base import ArchitectureSampler
-from nas_optuna.samplers.config import configured
 from nas_optuna.samplers.history import History, Tokens, nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 FIRST = ("width", "depth", "filters")
 """What decides a network's size is tried first: it has the largest effect, whatever the time."""
-
-
-@dataclass(frozen=True)
-class NeighboursConfig:
-    """Options of `NeighboursSampler`; there are none."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,6 @@ def _kind(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-@configured(NeighboursConfig)
-def neighbours(space: SearchSpace, seed: int, config: NeighboursConfig) -> NeighboursSampler:
+def neighbours(space: SearchSpace, seed: int) -> NeighboursSampler:
     """Local search around a good network: for few trials, and what fit takes."""
     return NeighboursSampler(seed).for_space(space)

@@ -9,7 +9,7 @@ import pytest
 
 from nas_optuna.errors import StudyError
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.earlier import MOST, best_of, remember, trials_of
+from nas_optuna.samplers.beforehand import MOST, best_of, remember, trials_of
 from nas_optuna.spaces.conv import ConvSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

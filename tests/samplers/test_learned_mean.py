@@ -9,7 +9,7 @@ import pytest
 from nas_optuna.oneshot.score import distil
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.beforehand import SUPERNET_FADING
-from nas_optuna.samplers.learned_mean import LearnedMean
+from nas_optuna.samplers.gaussian_process import LearnedMean
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.supernet_result import (
     Predictor,

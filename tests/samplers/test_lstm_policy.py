@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas_optuna.samplers.lstm_policy import Policy
+from nas_optuna.samplers.policy import Policy
 
 SIZES = (4, 3, 2, 1, 5)
 LOGS = torch.tensor(SIZES).log()
