@@ -62,7 +62,7 @@ PRUNERS = Registry(
     "nas_optuna.pruners",
     {
         "curves": "nas_optuna.samplers.curve_pruner:curves",
-        "guarded": "nas_optuna.guarded_pruner:GuardedPruner",
+        "guarded": "nas_optuna.samplers.curve_pruner:GuardedPruner",
         **{
             function.__name__: f"{__name__}:{function.__name__}"
             for function in (none, median, percentile, asha, hyperband, patient)

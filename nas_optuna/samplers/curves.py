@@ -60,17 +60,11 @@ class CurveConfig(ArchitectureGPConfig):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial is to do.
+    """What a trial is to do."""
 
-    Attributes:
-        tokens: The architecture.
-        until: The epoch of the next decision; 0 is to go to the end.
-        rate: Expected improvement per epoch.
-    """
-
-    tokens: Tokens
-    until: int
-    rate: float = 0.0
+    tokens: Tokens  # the architecture
+    until: int  # the epoch of the next decision; 0 is to go to the end
+    rate: float = 0.0  # expected improvement per epoch
 
 
 class CurveSampler(ArchitectureGPSampler):
@@ -87,7 +81,7 @@ class CurveSampler(ArchitectureGPSampler):
     An architecture is proposed by one running trial at a time, however many workers there are.
 
     With several objectives the one that trials report is trained, and the others are costs: functions of the
-    architecture, learned from whole trainings. What is improved is then the hypervolume (`samplers.front_improvement`).
+    architecture, learned from whole trainings. What is improved is then the hypervolume (`curve_model.Target`).
 
     Args:
         config: How to propose.

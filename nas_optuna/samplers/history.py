@@ -38,15 +38,10 @@ SPREAD = 0.29
 
 @dataclass(frozen=True)
 class Axis:
-    """One parameter as tokens.
+    """One parameter as tokens."""
 
-    Attributes:
-        distribution: Optuna's distribution of the parameter.
-        size: How many tokens there are.
-    """
-
-    distribution: BaseDistribution
-    size: int
+    distribution: BaseDistribution  # what Optuna draws from
+    size: int  # how many tokens there are
 
     @property
     def is_number(self) -> bool:
@@ -99,17 +94,11 @@ def axis(distribution: BaseDistribution) -> Axis:
 
 @dataclass(frozen=True)
 class Observation:
-    """A finished trial that chose every parameter.
+    """A finished trial that chose every parameter."""
 
-    Attributes:
-        tokens: What it chose.
-        trial: The trial; complete, pruned or failed.
-        violation: By how much it breaks its constraints, see the function of that name; computed once.
-    """
-
-    tokens: Tokens
-    trial: FrozenTrial
-    violation: float
+    tokens: Tokens  # what it chose
+    trial: FrozenTrial  # the trial; complete, pruned or failed
+    violation: float  # by how much it breaks its constraints, see the function of that name; computed once
 
 
 class History:

@@ -19,17 +19,11 @@ FIRST = ("width", "depth", "filters")
 
 @dataclass(frozen=True)
 class Move:
-    """A change of one kind of choice, in all places where it occurs.
+    """A change of one kind of choice, in all places where it occurs."""
 
-    Attributes:
-        kind: What stands behind the last dot of the parameters' names, e.g. ``"width"`` of ``stage1.width``.
-        step: By how many choices an ordered parameter goes up; 0 for others.
-        choice: Which choice one that is not ordered takes.
-    """
-
-    kind: str
-    step: int = 0
-    choice: int = 0
+    kind: str  # what stands behind the last dot of the parameters' names, e.g. ``"width"`` of ``stage1.width``
+    step: int = 0  # by how many choices an ordered parameter goes up; 0 for others
+    choice: int = 0  # which choice one that is not ordered takes
 
 
 class NeighboursSampler(ArchitectureSampler):

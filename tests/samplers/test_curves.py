@@ -17,10 +17,9 @@ from tables import open_table
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers.beforehand import images_of
-from nas_optuna.samplers.curve_model import Curve, CurveModel, Forecast, rate, rate_with_a_look, rungs
+from nas_optuna.samplers.curve_model import Curve, CurveModel, Forecast, Target, rate, rate_with_a_look, rungs
 from nas_optuna.samplers.curve_pruner import CurvePruner
 from nas_optuna.samplers.curves import PLAN, CurveSampler, read_curves
-from nas_optuna.samplers.front_improvement import Target
 from nas_optuna.samplers.gaussian_process import expected_improvement
 
 EPOCHS = 10

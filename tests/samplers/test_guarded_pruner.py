@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_optuna.errors import SpecError
-from nas_optuna.guarded_pruner import GuardedPruner
 from nas_optuna.pruners import create_pruner
+from nas_optuna.samplers.curve_pruner import GuardedPruner
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 EPOCHS = 10
