@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.spec import Recipe
-from nas_optuna.spec_text import parse_value
 
 PREFIX = "recipe."
 """What the Optuna parameter of a recipe's setting begins with."""
@@ -46,7 +45,7 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
         low, _, high = bounds.partition("..")
         value = {"low": _number(name, low), "high": _number(name, high), "log": bool(colon)}
     elif isinstance(value, str):
-        value = [parse_value(f"{PREFIX}{name}", part.strip()) for part in value.split(",")]
+        value = [_literal(part.strip()) for part in value.split(",")]
     found = _range(name, value) if isinstance(value, Mapping) else _choices(name, value)
     for end in found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high):
         applied(Recipe(), {f"{PREFIX}{name}": end})
@@ -117,7 +116,19 @@ def _choices(name: str, value: Any) -> CategoricalDistribution:
 
 
 def _number(name: str, text: str) -> float:
-    value = parse_value(f"{PREFIX}{name}", text.strip())
+    value = _literal(text.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpecError(f"recipe.{name}: {text.strip()!r} is no number; write a range as 1e-4..1e-1 or 1e-4..1e-1:log")
     return value
+
+
+def _literal(text: str) -> Any:
+    # TOML would read neither .001 nor 064 as a number, and a stored study goes on only with the values it began with.
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text

@@ -104,7 +104,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise SpecError(f"--set {named(override)}: {shown(section)} is not a section")
-        place[sections[-1]] = parse_value(path.strip(), text.strip())
+        place[sections[-1]] = _value(path.strip(), text.strip())
     check_values(result, "--set")
     return result
 
@@ -153,8 +153,8 @@ def _problem(value: object) -> str | None:
     return None
 
 
-def parse_value(path: str, text: str) -> Any:
-    """The right side of an assignment to `path`; what looks like no value of TOML is a text."""
+def _value(path: str, text: str) -> Any:
+    """The right side of an assignment; what looks like no value of TOML is a text."""
     literal = _literal(text)
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -162,7 +162,7 @@ def parse_value(path: str, text: str) -> Any:
         if literal is not None:
             return literal
         if _NUMBERS.fullmatch(text):
-            return parse_value(path, f"[{text}]")
+            return _value(path, f"[{text}]")
         if text[:1] in ('"', "'", "[", "{"):
             raise SpecError(f"--set {named(path)}: {shown(text)} is not a TOML value: {_reason(error)}") from None
         return text

@@ -4,7 +4,12 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
@@ -23,10 +28,19 @@ from tests.helpers import RECIPE, Command, tiny
         ("batch_size", "32,64", CategoricalDistribution((32, 64))),
         ("optimizer", ["sgd", "adamw"], CategoricalDistribution(("sgd", "adamw"))),
         ("flip", "true,false", CategoricalDistribution((True, False))),
+        ("learning_rate", ".1,.2", CategoricalDistribution((0.1, 0.2))),
+        ("learning_rate", "1.,.5", CategoricalDistribution((1.0, 0.5))),
+        ("learning_rate", ".001...1", FloatDistribution(0.001, 0.1)),
+        ("learning_rate", ".001..1.", FloatDistribution(0.001, 1.0)),
+        ("batch_size", "064,0128", CategoricalDistribution((64, 128))),
+        ("batch_size", "064..128", IntDistribution(64, 128)),
     ],
 )
 def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None:
-    assert parse_range(name, value) == expected
+    found = parse_range(name, value)
+    assert found == expected
+    check_distribution_compatibility(found, expected)  # which a stored study must pass to go on
+    assert repr(found) == repr(expected)  # whole numbers stay whole
 
 
 @pytest.mark.parametrize(
@@ -39,6 +53,9 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
         ("learning_rate", "0..1", r"recipe.learning_rate cannot be 0"),
         ("learning_rate", "1e-4..1e-1:ln", "ends in 'ln'"),
         ("learning_rate", "a..b", "'a' is no number"),
+        ("learning_rate", "[1..2", r"recipe.learning_rate: '\[1' is no number"),
+        ("learning_rate", "{a=1}", "recipe.learning_rate cannot be '{a=1}'"),
+        ("learning_rate", "2026-01-01", "recipe.learning_rate cannot be '2026-01-01'"),
         ("optimizer", ["sgd", "rmsprop"], "recipe.optimizer cannot be 'rmsprop'"),
         ("optimizer", "1..2", "no number; give a list"),
         ("batch_size", [], "a range or a list"),
