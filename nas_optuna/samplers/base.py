@@ -181,6 +181,8 @@ class ArchitectureSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _read(self, study: Study, space: Mapping[str, BaseDistribution]) -> History:
+        if study.study_name != self._study_name:
+            self._follow(study.study_name)
         if list(self._history.space.items()) != list(space.items()):
             self._history = History(space, self.canonical, self.pinned)
         self._history.read(study)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
@@ -33,14 +32,6 @@ class GridSampler(ArchitectureSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space; nothing for a trial that has its choices already."""
         return {} if self._distributions.keys() <= trial.distributions.keys() else self._distributions
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """A network that no trial has tried; see `ArchitectureSampler.sample_relative`."""
-        if study.study_name != self._study_name:
-            self._follow(study.study_name)
-        return super().sample_relative(study, trial, search_space)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """One of those that are left; where none is, any."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ DRAWS = 8
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
     """Uniformly at random: the baseline that a search has to beat."""
-    return DistinctSampler(_per_trial(optuna.samplers.RandomSampler, seed), space, seed)
+    return DistinctSampler(PerTrialSeedSampler(optuna.samplers.RandomSampler, seed), space, seed)
 
 
 def tpe(
@@ -42,23 +41,19 @@ def tpe(
     constant_liar: bool = True,
 ) -> BaseSampler:
     """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
-    options = {
-        "n_startup_trials": n_startup_trials,
-        "multivariate": multivariate,
-        "constant_liar": constant_liar,
-    }
-    return DistinctSampler(_per_trial(_TPESampler, seed, **options), space, seed)
+    options = {"n_startup_trials": n_startup_trials, "multivariate": multivariate, "constant_liar": constant_liar}
+    return DistinctSampler(PerTrialSeedSampler(_TPESampler, seed, **options), space, seed)
 
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
     """Optuna's Gaussian process: as few trials as arch, but many times its time for a proposal."""
     options = {"n_startup_trials": n_startup_trials, "warn_independent_sampling": False}
-    return DistinctSampler(_per_trial(_GPSampler, seed, **options), space, seed)
+    return DistinctSampler(PerTrialSeedSampler(_GPSampler, seed, **options), space, seed)
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
     """NSGA-II: for several objectives and hundreds of trials."""
-    made = _per_trial(optuna.samplers.NSGAIISampler, seed, population_size=population_size)
+    made = PerTrialSeedSampler(optuna.samplers.NSGAIISampler, seed, population_size=population_size)
     return DistinctSampler(made, space, seed)
 
 
@@ -68,21 +63,11 @@ def qmc(space: SearchSpace, seed: int) -> BaseSampler:
     made = _QMCSampler(
         seed=seed,
         scramble=True,
-        independent_sampler=_per_trial(optuna.samplers.RandomSampler, seed),
+        independent_sampler=PerTrialSeedSampler(optuna.samplers.RandomSampler, seed),
         warn_independent_sampling=False,
         warn_asynchronous_seeding=False,
     )
     return DistinctSampler(made, space, seed)
-
-
-def _per_trial(kind: type[BaseSampler], seed: int, **options: Any) -> BaseSampler:
-    return PerTrialSeedSampler(partial(_made, kind, options), seed)
-
-
-def _made(kind: Any, options: dict[str, Any], seed: int) -> BaseSampler:
-    """A function of its own, because a sampler that holds a lambda cannot be pickled."""
-    sampler: BaseSampler = kind(seed=seed, **options)
-    return sampler
 
 
 class _TPESampler(optuna.samplers.TPESampler):
@@ -168,10 +153,11 @@ class PerTrialSeedSampler(BaseSampler):
         attempt: How often it was asked for the same trial before; each time it draws anew.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
-        self._make = make
+    def __init__(self, kind: Callable[..., BaseSampler], seed: int, **options: Any) -> None:
+        self._kind = kind
+        self._options = options
         self._seed = seed
-        self._name = str(make(0))
+        self._name = str(kind(seed=0, **options))
         self.allowed: Allowed | None = None
         self.attempt = 0
         self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
@@ -181,7 +167,7 @@ class PerTrialSeedSampler(BaseSampler):
 
     def _sampler(self, trial: FrozenTrial, draw: str = "") -> BaseSampler:
         again = (self.attempt,) if self.attempt else ()
-        made = self._make(seed_for(self._seed, trial.number, draw, *again))
+        made = self._kind(seed=seed_for(self._seed, trial.number, draw, *again), **self._options)
         if hasattr(made, "allowed"):
             made.allowed = self.allowed
         return made
