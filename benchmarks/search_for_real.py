@@ -96,9 +96,6 @@ def largest_first(trainings: Trainings, seed: int, trials: int) -> list[tuple[st
 def searches(trainings: Trainings, seed: int, settings: StudySpec) -> Iterator[dict[str, object]]:
     """Every method with one seed; the supernet's cost in trainings is a line, too."""
     space = trainings.search.space
-    distributions = {
-        name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in space.parameters.items()
-    }
     trained = train(trainings.search, settings.supernet.model_copy(update={"seed": seed}))
     cost = (trained.training_seconds + trained.choosing_seconds) / trained.alone_seconds
     yield {"method": "supernet", "seed": seed, "cost": cost}
@@ -109,7 +106,7 @@ def searches(trainings: Trainings, seed: int, settings: StudySpec) -> Iterator[d
         write_result(
             study, SupernetResult(trained.found.alphas, starts=trained.found.starts, predictor=trained.found.predictor)
         )
-        study.sampler = WarmStartSampler(sampler, distributions, seed, trials=WARM_TRIALS)
+        study.sampler = WarmStartSampler(sampler, space, seed, trials=WARM_TRIALS)
         yield line(trainings, f"{name} + supernet", seed, found_by(trainings, study, longest), 0)
     for name in WITHOUT:
         trials = longest + round(cost)

@@ -41,10 +41,7 @@ def search(table: Table, name: str, seed: int, trials: int, trained: Trained | N
     if trained is not None:
         found = trained.found
         write_result(study, SupernetResult(found.alphas, starts=found.starts, predictor=found.predictor))
-        distributions = {
-            name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in table.parameters.items()
-        }
-        study.sampler = WarmStartSampler(sampler, distributions, seed, trials=WARM_TRIALS)
+        study.sampler = WarmStartSampler(sampler, table, seed, trials=WARM_TRIALS)  # type: ignore[arg-type]
     replay = Replay(table, study)
     values = [float(replay.run_trial().value or 0) for _ in range(trials)]
     return (100 * (table.best - np.maximum.accumulate(values))).tolist()

@@ -103,7 +103,7 @@ def warm_started(search: Search, seed: int, trials: int, folder: Path) -> tuple[
     study = optuna.create_study(direction="maximize")
     seconds = float(str(train(study, search, folder, None, seed=seed)["seconds"]))
     base = optuna.samplers.RandomSampler(seed=seed)
-    study.sampler = WarmStartSampler(base, search.space.distributions(), seed)
+    study.sampler = WarmStartSampler(base, search.space, seed)
     study.optimize(Objective(search.space, search.data, search.spec.recipe, device="cpu"), n_trials=trials)
     own = sum(t.user_attrs[TrialKey.SECONDS] for t in study.trials if TrialKey.DUPLICATE_OF not in t.user_attrs)
     return [t.value or 0.0 for t in study.trials], seconds + own, seconds

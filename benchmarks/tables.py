@@ -44,6 +44,10 @@ class Searched:
         """One distribution for each parameter."""
         return {name: CategoricalDistribution(p.choices) for name, p in self.parameters.items()}
 
+    def canonical(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """No choice of a table switches others off."""
+        return params
+
 
 @dataclass(frozen=True)
 class Table(Searched):

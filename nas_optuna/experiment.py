@@ -277,13 +277,7 @@ class Experiment:
         from nas_optuna.samplers.prior import WarmStartSampler
 
         seed = self.spec.sampler.seed
-        study.sampler = WarmStartSampler(
-            study.sampler,
-            self.space.distributions(),
-            seed,
-            trials=trials,
-            canonical=self.space.canonical if self.space.conditional else None,
-        )
+        study.sampler = WarmStartSampler(study.sampler, self.space, seed, trials=trials)
 
     def describe(self, *, within: bool = False) -> str:
         """One line for a person; `within` a time nothing is pruned, and epochs are no measure."""

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError, StudyError
-from nas_optuna.samplers.history import Canonical
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
 from nas_optuna.samplers.wrapping import FixedSampler
 from nas_optuna.spaces import SearchSpace
@@ -31,30 +30,23 @@ WARM_START = "supernet warm start"
 """What the trial user attribute ``origin`` of a warm-started trial says."""
 
 
-def propose(
-    study: Study,
-    distributions: Mapping[str, CategoricalDistribution],
-    *,
-    seed: int,
-    temperature: float,
-    canonical: Canonical | None = None,
-) -> dict[str, Any]:
+def propose(study: Study, space: SearchSpace, *, seed: int, temperature: float) -> dict[str, Any]:
     """The best by the score, or the alphas' argmax, while not seen; then draws from the prior, new ones if possible."""
     # A supernet of strategy ``"fair"`` has a list of the best that differ from each other; it comes first.
     result = read_result(study)
     alphas = result.alphas
-    if {name: len(logits) for name, logits in alphas.items()} != {n: len(d.choices) for n, d in distributions.items()}:
+    choices = {name: parameter.choices for name, parameter in space.parameters.items()}
+    if {name: len(logits) for name, logits in alphas.items()} != {name: len(c) for name, c in choices.items()}:
         raise StudyError(
             f"the supernet of study {study.study_name!r} was trained for another space;"
             f" run: {command(study, 'supernet', 'train', '--study', study.study_name, '--restart')}"
         )
-    first = {name: d.choices[0] for name, d in distributions.items()}
 
     def key(params: Mapping[str, Any]) -> tuple[Any, ...]:
-        found = params if canonical is None else canonical(params)
-        return tuple(map(found.get, distributions))
+        return tuple(map(space.canonical(params).get, choices))
 
-    seen = {key(trial.params) for trial in all_trials(study) if trial.params.keys() >= distributions.keys()}
+    seen = {key(trial.params) for trial in all_trials(study) if trial.params.keys() >= choices.keys()}
+    first = {name: c[0] for name, c in choices.items()}
     for params in ({**first, **start} for start in result.start_params()):  # a supernet may hold a part of the space
         if key(params) not in seen:
             return params
@@ -62,7 +54,7 @@ def propose(
     indices = result.derived
     params = {}
     for _ in range(_REDRAWS):
-        params = {name: d.choices[indices[name]] for name, d in distributions.items()}
+        params = {name: c[indices[name]] for name, c in choices.items()}
         if key(params) not in seen:
             break
         indices = {
@@ -76,12 +68,11 @@ class SupernetSampler(BaseSampler):
     """Draws every parameter from the study's supernet, at a temperature that anneals from trial to trial.
 
     Args:
-        distributions: The space's distributions.
+        space: The space.
         seed: The study's seed; each draw's comes from it and the trial's number.
         start_temperature: Temperature of the first trial after the supernet's training.
         end_temperature: Temperature from `anneal_trials` trials on.
         anneal_trials: How many trials the geometric way from one to the other takes.
-        canonical: The space's, where different params may give the same network.
 
     Raises:
         SpecError: A temperature or `anneal_trials` is not positive.
@@ -91,20 +82,18 @@ class SupernetSampler(BaseSampler):
 
     def __init__(
         self,
-        distributions: Mapping[str, CategoricalDistribution],
+        space: SearchSpace,
         seed: int,
         *,
         start_temperature: float = 2.0,
         end_temperature: float = 0.5,
         anneal_trials: int = 50,
-        canonical: Canonical | None = None,
     ) -> None:
         if min(start_temperature, end_temperature, anneal_trials) <= 0:
             raise SpecError("sampler 'supernet' needs temperatures and anneal_trials above 0")
-        self._distributions = dict(distributions)
+        self._space = space
         self._seed = seed
         self._start, self._end, self._trials = start_temperature, end_temperature, anneal_trials
-        self._canonical = canonical
 
     def temperature(self, trials: int) -> float:
         """The temperature when that many trials have begun since the supernet's training."""
@@ -112,7 +101,7 @@ class SupernetSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space."""
-        return dict(self._distributions)
+        return dict(self._space.distributions())
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -121,13 +110,8 @@ class SupernetSampler(BaseSampler):
         if not search_space:
             return {}
         begun = max(0, trial.number - read_result(study).first_trial)
-        return propose(
-            study,
-            self._distributions,
-            seed=seed_for(self._seed, trial.number),
-            temperature=self.temperature(begun),
-            canonical=self._canonical,
-        )
+        seed = seed_for(self._seed, trial.number)
+        return propose(study, self._space, seed=seed, temperature=self.temperature(begun))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -144,11 +128,10 @@ class WarmStartSampler(FixedSampler):
 
     Args:
         sampler: What goes on.
-        distributions: The space's distributions.
+        space: The space.
         seed: The study's seed.
         trials: How many trials the supernet proposes.
         temperature: Of the prior.
-        canonical: The space's, where different params may give the same network.
 
     Raises:
         SpecError: `trials` or `temperature` is not positive.
@@ -157,21 +140,19 @@ class WarmStartSampler(FixedSampler):
     def __init__(
         self,
         sampler: BaseSampler,
-        distributions: Mapping[str, CategoricalDistribution],
+        space: SearchSpace,
         seed: int,
         *,
         trials: int = 5,
         temperature: float = 1.0,
-        canonical: Canonical | None = None,
     ) -> None:
         if trials < 1 or temperature <= 0:
             raise SpecError("a warm start needs at least one trial and a temperature above 0")
         super().__init__(sampler, {})
-        self._distributions = dict(distributions)
+        self._space = space
         self._seed = seed
         self._trials = trials
         self._temperature = temperature
-        self._canonical = canonical
         self._warm: set[int] = set()
 
     def __str__(self) -> str:
@@ -195,7 +176,7 @@ class WarmStartSampler(FixedSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space while warm, then the other sampler's."""
         if trial.number in self._warm:
-            return dict(self._distributions)
+            return dict(self._space.distributions())
         return self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -204,9 +185,7 @@ class WarmStartSampler(FixedSampler):
         """The supernet's proposal while warm, then the other sampler's."""
         if trial.number in self._warm:
             seed = seed_for(self._seed, trial.number, "warm start")
-            return propose(
-                study, self._distributions, seed=seed, temperature=self._temperature, canonical=self._canonical
-            )
+            return propose(study, self._space, seed=seed, temperature=self._temperature)
         return self.sampler.sample_relative(study, trial, search_space)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
@@ -225,11 +204,6 @@ def supernet(
 ) -> BaseSampler:
     """Draws from the prior of the study's supernet; train one first."""
     made = SupernetSampler(
-        space.distributions(),
-        seed,
-        start_temperature=start_temperature,
-        end_temperature=end_temperature,
-        anneal_trials=anneal_trials,
-        canonical=space.canonical if space.conditional else None,
+        space, seed, start_temperature=start_temperature, end_temperature=end_temperature, anneal_trials=anneal_trials
     )
     return DistinctSampler(made, space, seed)

@@ -13,7 +13,6 @@ from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.supernet_result import SupernetResult, write_result
 
 SPACE = ConvSpace(depth=2)
-DISTRIBUTIONS = SPACE.distributions()
 ALPHAS = {name: [float(i == 0) * 2 for i in range(len(p.choices))] for name, p in SPACE.parameters.items()}
 ARGMAX = {name: p.choices[0] for name, p in SPACE.parameters.items()}
 
@@ -29,7 +28,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def test_argmax_first_then_new_draws() -> None:
-    study = study_with(SupernetSampler(DISTRIBUTIONS, 0))
+    study = study_with(SupernetSampler(SPACE, 0))
     study.optimize(objective, n_trials=60)
     assert study.trials[0].params == ARGMAX
     assert len({tuple(t.params.values()) for t in study.trials}) == 60
@@ -38,9 +37,9 @@ def test_argmax_first_then_new_draws() -> None:
 def test_draws_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the argmax and repetitions out of the way, shares of choices are those of the softmax."""
     study = study_with()
-    study.add_trial(optuna.create_trial(params=ARGMAX, distributions=DISTRIBUTIONS, value=0.0))
+    study.add_trial(optuna.create_trial(params=ARGMAX, distributions=SPACE.distributions(), value=0.0))
     monkeypatch.setattr(prior, "_FLATTEN", 1.0)
-    counts = Counter(propose(study, DISTRIBUTIONS, seed=seed, temperature=2.0)["conv1.kernel"] for seed in range(3000))
+    counts = Counter(propose(study, SPACE, seed=seed, temperature=2.0)["conv1.kernel"] for seed in range(3000))
     # softmax of (1, 0, 0), given that the architecture is not the argmax
     p = math.e / (math.e + 2)
     rest = math.prod(math.e / (math.e + len(x.choices) - 1) for x in SPACE.parameters.values())
@@ -50,7 +49,7 @@ def test_draws_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_temperature_anneals() -> None:
-    sampler = SupernetSampler(DISTRIBUTIONS, 0, start_temperature=4, end_temperature=1, anneal_trials=10)
+    sampler = SupernetSampler(SPACE, 0, start_temperature=4, end_temperature=1, anneal_trials=10)
     assert [sampler.temperature(n) for n in (0, 5, 10, 99)] == pytest.approx([4, 2, 1, 1])
 
 
@@ -66,7 +65,7 @@ def test_a_second_process_goes_on_where_the_first_stopped() -> None:
 
 @pytest.mark.parametrize("make", [lambda: RandomSampler(seed=0), lambda: TPESampler(seed=0, n_startup_trials=2)])
 def test_warm_start_then_the_named_sampler(make: Callable[[], BaseSampler]) -> None:
-    study = study_with(WarmStartSampler(make(), DISTRIBUTIONS, 0, trials=3))
+    study = study_with(WarmStartSampler(make(), SPACE, 0, trials=3))
     study.optimize(objective, n_trials=6)
     assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [True] * 3 + [False] * 3
     assert study.trials[0].params == ARGMAX
@@ -79,18 +78,18 @@ def test_after_the_warm_trials_everything_is_the_other_samplers_own(make: Callab
     def with_a_rate(trial: optuna.Trial) -> float:
         return objective(trial) + trial.suggest_float("rate", 0, 1)
 
-    warm = study_with(WarmStartSampler(make(), DISTRIBUTIONS, 0, trials=2))
+    warm = study_with(WarmStartSampler(make(), SPACE, 0, trials=2))
     warm.optimize(with_a_rate, n_trials=2)
     plain = optuna.create_study(direction="maximize", sampler=make())
     plain.add_trials(warm.trials)
-    warm.sampler = WarmStartSampler(make(), DISTRIBUTIONS, 0, trials=2)
+    warm.sampler = WarmStartSampler(make(), SPACE, 0, trials=2)
     for study in (warm, plain):
         study.optimize(with_a_rate, n_trials=6)
     assert [t.params for t in warm.trials[2:]] == [t.params for t in plain.trials[2:]]
 
 
 def test_several_objectives_and_a_number_beside_the_space() -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=SupernetSampler(DISTRIBUTIONS, 0))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=SupernetSampler(SPACE, 0))
     write_result(study, SupernetResult(ALPHAS))
     study.optimize(lambda trial: (objective(trial), trial.suggest_float("rate", 0, 1)), n_trials=4)
     assert {name: study.trials[0].params[name] for name in ARGMAX} == ARGMAX
@@ -100,8 +99,8 @@ def test_several_objectives_and_a_number_beside_the_space() -> None:
 @pytest.mark.parametrize("warm", [True, False])
 def test_hyperband_hides_nothing(warm: bool) -> None:
     """Optuna gives samplers a view of the study under Hyperband."""
-    sampler = SupernetSampler(DISTRIBUTIONS, 0)
-    study = study_with(WarmStartSampler(RandomSampler(seed=0), DISTRIBUTIONS, 0, trials=3) if warm else sampler)
+    sampler = SupernetSampler(SPACE, 0)
+    study = study_with(WarmStartSampler(RandomSampler(seed=0), SPACE, 0, trials=3) if warm else sampler)
     study.pruner = optuna.pruners.HyperbandPruner(max_resource=9)
     study.optimize(objective, n_trials=5)
     assert study.trials[0].params == ARGMAX
@@ -109,28 +108,28 @@ def test_hyperband_hides_nothing(warm: bool) -> None:
 
 
 def test_warm_trials_are_counted_over_workers() -> None:
-    study = study_with(WarmStartSampler(RandomSampler(seed=0), DISTRIBUTIONS, 0, trials=3))
+    study = study_with(WarmStartSampler(RandomSampler(seed=0), SPACE, 0, trials=3))
     study.optimize(objective, n_trials=2)
-    study.sampler = WarmStartSampler(RandomSampler(seed=1), DISTRIBUTIONS, 0, trials=3)
+    study.sampler = WarmStartSampler(RandomSampler(seed=1), SPACE, 0, trials=3)
     study.optimize(objective, n_trials=4)
     assert sum(t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials) == 3
 
 
 def test_an_enqueued_trial_is_not_a_warm_one() -> None:
-    study = study_with(WarmStartSampler(RandomSampler(seed=0), DISTRIBUTIONS, 0, trials=1))
+    study = study_with(WarmStartSampler(RandomSampler(seed=0), SPACE, 0, trials=1))
     study.enqueue_trial({name: p.choices[1] for name, p in SPACE.parameters.items()})
     study.optimize(objective, n_trials=2)
     assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [False, True]
 
 
 def test_a_study_without_a_supernet_says_what_to_run() -> None:
-    study = optuna.create_study(sampler=SupernetSampler(DISTRIBUTIONS, 0))
+    study = optuna.create_study(sampler=SupernetSampler(SPACE, 0))
     with pytest.raises(StudyError, match="nas-optuna supernet train"):
         SPACE.suggest(study.ask())
 
 
 def test_alphas_of_another_space_are_refused() -> None:
-    study = study_with(SupernetSampler(ConvSpace(depth=3).distributions(), 0))
+    study = study_with(SupernetSampler(ConvSpace(depth=3), 0))
     with pytest.raises(StudyError, match="another space"):
         SPACE.suggest(study.ask())
 
@@ -141,4 +140,4 @@ def test_wrong_options_are_refused() -> None:
     with pytest.raises(SpecError, match="did you mean 'end_temperature'"):
         create_sampler("supernet", SPACE, 0, {"end_temprature": 1})
     with pytest.raises(SpecError):
-        WarmStartSampler(RandomSampler(), DISTRIBUTIONS, 0, trials=0)
+        WarmStartSampler(RandomSampler(), SPACE, 0, trials=0)
