@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,18 @@ def as_0_2_wrote_it(file: Path) -> None:
     text = json.dumps(outer).encode()
     text += b" " * (-len(text) % 8)
     file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def as_release_0_2_wrote(checkpoint: Path) -> None:
+    """Replace a checkpoint's file by what release 0.2 wrote of the same epoch: a folder of its parts."""
+    import torch
+    from safetensors.torch import save_file
+
+    found = torch.load(io.BytesIO(checkpoint.read_bytes()[32:]), weights_only=True)
+    checkpoint.unlink()
+    checkpoint.mkdir()
+    save_file(found["weights"], checkpoint / "weights.safetensors")
+    torch.save(found["state"], checkpoint / "state.pt")
+    (checkpoint / "progress.json").write_text(found["progress"])
+    digests = {part.name: blake2b(part.read_bytes(), digest_size=16).hexdigest() for part in checkpoint.iterdir()}
+    (checkpoint / "digests.json").write_text(json.dumps(digests))

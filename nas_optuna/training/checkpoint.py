@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from nas_optuna.digests import hex_digest
@@ -153,7 +153,7 @@ class CheckpointFolder:
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")
             return found
-        self._warn(refused, "the training begins anew")
+        self._warn(refused, "no other is left, so a training begins anew")
         return None
 
     def remove(self) -> None:
@@ -201,12 +201,26 @@ def _packed(weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: A
 
 def _read(epoch: int, file: Path) -> Checkpoint:
     """Read a checkpoint."""
+    if file.is_dir():
+        return _read_folder(epoch, file)
     content = file.read_bytes()
     digest, data = content[:_DIGEST_LENGTH], content[_DIGEST_LENGTH:]
     if digest != hex_digest(data, _DIGEST_LENGTH).encode():
         raise ValueError("it is damaged")
     found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return Checkpoint(epoch, found["weights"], found["state"], json.loads(found["progress"]))
+
+
+def _read_folder(epoch: int, folder: Path) -> Checkpoint:
+    """Read a checkpoint as release 0.2 wrote it: its parts as files, beside a list of their digests."""
+    digests = json.loads((folder / "digests.json").read_bytes())
+    parts = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "state.pt", "progress.json")}
+    for name, data in parts.items():
+        if digests[name] != hex_digest(data, _DIGEST_LENGTH):
+            raise ValueError(f"{name} is damaged")
+    weights, state, progress = parts.values()
+    found = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    return Checkpoint(epoch, load(weights), found, json.loads(progress))
 
 
 KEPT_FOLDER = "kept"

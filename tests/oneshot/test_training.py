@@ -24,6 +24,7 @@ from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import read_result
 from nas_optuna.training import CheckpointFolder
+from tests.helpers import as_release_0_2_wrote
 
 CPU = torch.device("cpu")
 SPEC = StudySpec.from_dict(
@@ -71,6 +72,30 @@ def test_weights_of_another_release_are_not_taken_for_ours(tmp_path: Path) -> No
     study.set_user_attr(StudyKey.SUPERNET, {key: value for key, value in summary.items() if key != "version"})
     with pytest.raises(StudyError, match=r"another release.*supernet train --study s"):
         trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
+
+
+def test_weights_that_release_0_2_wrote_are_read_and_damaged_ones_are_not_said_to_be_elsewhere(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    training(study, tmp_path, "fair").train()
+
+    def weights() -> dict[str, torch.Tensor]:
+        supernet = trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
+        assert supernet is not None
+        return supernet.state_dict()
+
+    wanted, epochs = weights(), list(tmp_path.rglob("supernet-*/epoch-*"))
+    for epoch in epochs:
+        as_release_0_2_wrote(epoch)
+    found = weights()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    for epoch in epochs:
+        (epoch / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(StudyError, match=r"in .*supernet-\w+ are damaged; .*supernet train --study s"):
+        weights()
+    shutil.rmtree(epochs[0].parent)
+    with pytest.raises(StudyError, match=r"are not in .*supernet-\w+; run this where it was trained"):
+        weights()
 
 
 def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:

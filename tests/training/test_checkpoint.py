@@ -19,6 +19,7 @@ from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError
 from nas_optuna.spec import DataSpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit
+from tests.helpers import as_release_0_2_wrote
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=50)
@@ -81,7 +82,15 @@ DAMAGES: dict[str, Damage] = {
     "weights are no dict": content(lambda data: packed(weights=3, state={}, progress="[]")),
     "progress cut off": content(lambda data: packed(weights={}, state={}, progress="[1")),
     "progress nested deeply": content(lambda data: packed(weights={}, state={}, progress="[" * 100_000)),
-    "a folder in its place, as release 0.2 wrote": lambda epoch: (epoch.unlink(), epoch.mkdir()),
+    "an empty folder in its place": lambda epoch: (epoch.unlink(), epoch.mkdir()),
+    "a part changed of a folder as release 0.2 wrote it": lambda epoch: (
+        as_release_0_2_wrote(epoch),
+        (epoch / "progress.json").write_text("[]"),
+    ),
+    "a part missing of a folder as release 0.2 wrote it": lambda epoch: (
+        as_release_0_2_wrote(epoch),
+        (epoch / "state.pt").unlink(),
+    ),
 }
 
 
@@ -108,6 +117,23 @@ def test_the_epoch_before_a_damaged_one_is_gone_on_from(
     assert trained(folder)[1] == results, "the damaged one was replaced"
 
 
+def test_a_training_goes_on_from_what_release_0_2_wrote(
+    finished: Path,
+    expected: tuple[nn.Module, list[EpochResult]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(finished, folder)
+    (folder / "epoch-4").unlink()
+    as_release_0_2_wrote(folder / "epoch-3")
+    made, results = trained(folder)
+    assert results[:3] == trained(finished)[1][:3], "the epochs before were not trained again"
+    assert losses(results) == losses(expected[1])
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected[0].parameters(), strict=True))
+    assert not caplog.records
+
+
 def test_where_no_checkpoint_is_sound_the_training_begins_anew(
     finished: Path, expected: tuple[nn.Module, list[EpochResult]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,7 +145,7 @@ def test_where_no_checkpoint_is_sound_the_training_begins_anew(
         _, results = trained(folder)
     assert losses(results) == losses(expected[1])
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "begins anew" in message
+    assert "training begins anew" in message
 
 
 def test_checkpoints_of_another_training_are_not_taken(finished: Path, tmp_path: Path) -> None:
