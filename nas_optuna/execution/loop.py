@@ -118,6 +118,11 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def always() -> bool:
+    """Return True: a run that needs nobody's permission for its trials."""
+    return True
+
+
 def run(
     study: Study,
     objective: Callable[[Trial], Any],
@@ -125,18 +130,17 @@ def run(
     trials: int | None = None,
     timeout: float | None = None,
     total: int | None = None,
-    may_begin: Callable[[], bool] = lambda: True,
+    may_begin: Callable[[], bool] = always,
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:
     """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too)."""
     # It differs from ``study.optimize`` in this:
     # - A trial that is interrupted goes back into the queue rather than to waste, and so do trials whose process died
-    #   or has not renewed its lease; see `nas_optuna.study.lease`.
-    # - Any number of processes may run the same study, on SQLite too: each trial is taken by one of them.
-    # - A trial that fails (`TrainingError`, `ArchitectureError`, or whatever an enqueued one raises) ends alone, with
-    #   its cause.
-    # - A trial that somebody else took or deleted meanwhile is dropped, with a line that says so.
+    # or has not renewed its lease; see `nas_optuna.study.lease`. - Any number of processes may run the same study, on
+    # SQLite too: each trial is taken by one of them. - A trial that fails (`TrainingError`, `ArchitectureError`, or
+    # whatever an enqueued one raises) ends alone, with its cause. - A trial that somebody else took or deleted
+    # meanwhile is dropped, with a line that says so.
     # - The callbacks are told of each step, too, where the objective is ours.
     budget = TrialBudget(trials, timeout, total)
     return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), may_begin, budget).run()
@@ -249,6 +253,8 @@ class _Run:
             return None, TrialState.FAIL
 
     def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
+        if lease.status(self.study, trial_id) == LeaseStatus.LOST:
+            raise lease.LostError
         try:
             return self.study.tell(trial, value, state)
         except (UpdateFinishedTrialError, KeyError):

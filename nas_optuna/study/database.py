@@ -95,20 +95,19 @@ class Database(RDBStorage):
             return read_trials(connection, tables(), which, objectives)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Let one worker take a waiting trial, and write a running one's end unless another has its lease."""
+        """Write a trial's end only where this process's lease stands, and let one worker take a waiting trial."""
         # Optuna reads the state and then writes it, between which another process may do so.
-        from nas_optuna.study.lease_table import create, require
+        from nas_optuna.study.lease import is_held, require_held
 
-        if state == TrialState.WAITING:
+        if state != TrialState.RUNNING and not (state.is_finished() and is_held(self, trial_id)):
             return super().set_trial_state_values(trial_id, state, values)
-        create(self.engine)
         trials, model = tables()["trials"], models().TrialValueModel
         before = TrialState.WAITING if state == TrialState.RUNNING else TrialState.RUNNING
         moment = {"datetime_start" if state == TrialState.RUNNING else "datetime_complete": _utc()}
         stored = [model.value_to_stored_repr(value) for value in values or ()]
         with self.engine.begin() as connection:
             if state != TrialState.RUNNING:
-                require(connection, trial_id)
+                require_held(self, connection, trial_id)
             change = update(trials).where(trials.c.trial_id == trial_id, trials.c.state == before)
             if connection.execute(change.values(state=state, **moment)).rowcount != 1:
                 if state == TrialState.RUNNING:

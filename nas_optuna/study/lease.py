@@ -20,22 +20,42 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, GrpcStorageProxy
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import Connection
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
-from nas_optuna.study import optuna_internals as internals
+from nas_optuna.study.lease_table import (
+    Lease,
+    Worker,
+    drop,
+    give_new,
+    has_leases,
+    leases_of,
+    seconds,
+    take,
+    this_worker,
+    touch,
+)
+from nas_optuna.study.optuna_internals import (
+    all_trials,
+    database_of,
+    read_trial,
+    storage_of,
+    trial_id_of,
+    url_of,
+)
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import advice, refusal
 from nas_optuna.study.studies import command
@@ -67,35 +87,41 @@ class LostError(BaseException):
 
 def take_waiting(study: Study) -> int | None:
     """Take the first trial that waits for this process, unless another worker is faster; then the next."""
-    waiting = internals.all_trials(study, (TrialState.WAITING,))
-    leases = lease_table.leases_of(study) if waiting else {}
+    waiting = all_trials(study, (TrialState.WAITING,))
+    leases = leases_of(study) if waiting else {}
     for trial in waiting:
-        trial_id = internals.trial_id_of(trial)
+        trial_id = trial_id_of(trial)
         lease = leases.get(trial_id)
-        if (lease is not None and not _is_free(lease)) or not lease_table.take(study, trial_id, lease):
+        if (lease is not None and not _is_free(lease)) or not take(study, trial_id, lease):
             continue
         if _set_state(study, trial_id, TrialState.RUNNING):
             return trial_id
-        lease_table.drop(study, trial_id)
+        drop(study, trial_id)
     return None
 
 
 def take_new(study: Study, below: int | None = None) -> int | None:
     """Make a trial that this process runs; None where its number would not be below this one."""
-    lease_table.has_leases(study)  # so that the table is there
+    has_leases(study)  # so that the table is there
     template = optuna.trial.create_trial(state=TrialState.RUNNING)
     template.datetime_start = datetime.now()
-    return add_trial(study, template, lambda number: below is None or number < below, also=lease_table.give_new)
+    return add_trial(study, template, lambda number: below is None or number < below, also=give_new)
 
 
 @dataclass
 class Held:
-    """A trial that this process runs."""
+    """A trial that this process runs, in one of its threads."""
 
+    # It does not know its study, which would keep the storage alive that is its weak key.
     trial_id: int
-    storage: weakref.ref[BaseStorage]  # so that nobody keeps it alive who has run a trial in it
     lost: bool = False  # another process is known to have taken it, put it back, or deleted it
-    ended: threading.Event = field(default_factory=threading.Event)  # when its lease is renewed no more
+    thread: int = field(default_factory=threading.get_ident)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is renewed still; Optuna may be about to write its end where it is not."""
+        return not self._ended.is_set()
 
     def require(self, study: Study) -> None:
         """Say so where another process has taken it up."""
@@ -103,69 +129,84 @@ class Held:
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
     def keep(self, study: Study) -> None:
-        """Renew its lease again and again until it has ended, in a thread beside the training."""
-        while not self.lost and not self.ended.wait(lease_table.seconds() / 5):
+        """Renew its lease again and again until `end`, in a thread beside the training."""
+        while not self.lost and not self._ended.wait(seconds() / 5):
             try:
                 self.lost = not lease_table.renew(study, self.trial_id)
             except Exception:  # the database is away or busy, which the training's own thread says
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
 
-
-class _Begun(threading.local):
-    """The trial that a thread has begun last, until everybody has been told of its end."""
-
-    held: Held | None = None
-
-    def of(self, study: Study) -> Held | None:
-        return self.held if self.held is not None and self.held.storage() is internals.storage_of(study) else None
+    def end(self) -> None:
+        """Renew it no more."""
+        self._ended.set()
 
 
-_begun = _Begun()
+_HELD: WeakKeyDictionary[BaseStorage, dict[int, Held]] = WeakKeyDictionary()
+"""What this process runs in each storage, until everybody has been told of its end."""
+
+
+def _held_in(study: Study) -> dict[int, Held]:
+    storage = storage_of(study)
+    return _HELD.setdefault(database_of(storage) or storage, {})
+
+
+def is_held(storage: BaseStorage, trial_id: int) -> bool:
+    """Whether this process has begun a trial, and not closed it."""
+    return trial_id in _HELD.get(storage, ())
+
+
+def require_held(storage: BaseStorage | None, connection: Connection, trial_id: int) -> None:
+    """Refuse to write to a trial that this process has begun, and whose lease is gone."""
+    if storage is not None and is_held(storage, trial_id) and not touch(connection, trial_id):
+        raise UpdateFinishedTrialError(f"trial {trial_id} has ended, was put back, or another runs it")
 
 
 @contextmanager
 def hold(study: Study, trial_id: int) -> Iterator[Held]:
     """Within it the lease of a trial that this process took is renewed."""
-    held = _begun.held = Held(trial_id, weakref.ref(internals.storage_of(study)))
-    if lease_table.has_leases(study):
+    # Until `close`, this process writes to the trial only while the lease stands.
+    held = _held_in(study)[trial_id] = Held(trial_id)
+    if has_leases(study):
         threading.Thread(target=held.keep, args=(study,), name="nas-optuna-lease", daemon=True).start()
     try:
         yield held
     finally:
-        held.ended.set()
+        held.end()
 
 
 @contextmanager
 def hold_trial(trial: Trial) -> Iterator[Held]:
     """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already."""
-    study, trial_id, before = trial.study, internals.trial_id_of(trial), _begun.of(trial.study)
-    if before is not None and before.trial_id == trial_id and not before.ended.is_set():
-        yield before
+    study, trial_id = trial.study, trial_id_of(trial)
+    found = _held_in(study).get(trial_id)
+    is_running = found is not None and found.is_running
+    if found is not None and is_running and found.thread == threading.get_ident():
+        yield found
         return
-    if before is not None and before.trial_id != trial_id and before.ended.is_set():
-        close(study, before.trial_id)  # Optuna has told its end meanwhile
-    if not lease_table.take(study, trial_id, None) and status(study, trial_id) != LeaseStatus.HELD:
-        raise LostError(f"another process runs trial {trial.number}")
+    for before in list(_held_in(study).values()):
+        if before.trial_id != trial_id and not before.is_running and before.thread == threading.get_ident():
+            close(study, before.trial_id)  # Optuna has told its end meanwhile
+    is_mine = take(study, trial_id, None) or status(study, trial_id) == LeaseStatus.HELD
+    if is_running or not is_mine:
+        raise LostError(f"another process or thread runs trial {trial.number}")
     with hold(study, trial_id) as held:
         yield held
 
 
 def close(study: Study, trial_id: int) -> None:
     """Remove a trial's lease: it has ended, and whoever wants to know has been told."""
-    lease_table.drop(study, trial_id)
-    begun = _begun.of(study)
-    if begun is not None and begun.trial_id == trial_id:
-        _begun.held = None
+    drop(study, trial_id)
+    _held_in(study).pop(trial_id, None)
 
 
 def status(study: Study, trial_id: int) -> LeaseStatus:
     """Look up whether this process still runs a trial that it took."""
     try:
-        state = internals.read_trial(study, trial_id).state
+        state = read_trial(study, trial_id).state
     except KeyError:
         return LeaseStatus.LOST
-    owner = lease_table.leases_of(study, trial_id).get(trial_id)
-    theirs = lease_table.has_leases(study) and (owner is None or owner.worker != lease_table.this_worker())
+    owner = leases_of(study, trial_id).get(trial_id)
+    theirs = has_leases(study) and (owner is None or owner.worker != this_worker())
     if theirs or state == TrialState.WAITING:
         return LeaseStatus.LOST
     return LeaseStatus.TOLD if state.is_finished() else LeaseStatus.HELD
@@ -185,16 +226,16 @@ def release(study: Study, trial_id: int) -> bool:
 # --- what others may take ---------------------------------------------------------------------------------------------
 
 
-def _is_free(lease: lease_table.Lease) -> bool:
+def _is_free(lease: Lease) -> bool:
     """Whether anybody may take over from a lease's worker."""
-    worker = lease_table.Worker.parse(lease.worker)
+    worker = Worker.parse(lease.worker)
     return lease.has_lapsed or (worker is not None and worker.is_gone())
 
 
 def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
     """Change a trial's state; False where it has ended, was deleted, or another process lets it run."""
     try:
-        return internals.storage_of(study).set_trial_state_values(trial_id, state)
+        return storage_of(study).set_trial_state_values(trial_id, state)
     except (UpdateFinishedTrialError, KeyError):
         return False
 
@@ -204,14 +245,14 @@ def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
 
 def require_transactions(study: Study) -> None:
     """Refuse a storage in which trials could be lost without a word."""
-    if isinstance(internals.storage_of(study), GrpcStorageProxy):
+    if isinstance(storage_of(study), GrpcStorageProxy):
         raise StudyError(refusal("grpc"))
 
 
 def advise(study: Study) -> None:
     """Say in one line where the storage is not made for as many workers as are at work."""
-    workers = {lease.worker for lease in lease_table.leases_of(study).values()} | {lease_table.this_worker()}
-    url = internals.url_of(study)
+    workers = {lease.worker for lease in leases_of(study).values()} | {this_worker()}
+    url = url_of(study)
     said = advice(url, len(workers)) if url is not None else None
     if said:
         logger.warning("%s", said)
@@ -222,14 +263,14 @@ def advise(study: Study) -> None:
 
 def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     """Put back every running trial whose process has ended or whose lease has lapsed, and say so."""
-    running = internals.all_trials(study, (TrialState.RUNNING,)) if lease_table.has_leases(study) else []
-    leases = lease_table.leases_of(study) if running else {}
+    running = all_trials(study, (TrialState.RUNNING,)) if has_leases(study) else []
+    leases = leases_of(study) if running else {}
     released, ended, unseen = [], [], []
     for trial in running:
-        lease = leases.get(internals.trial_id_of(trial)) or _lease_of_0_2(study, trial)
-        worker = lease_table.Worker.parse(lease.worker) if lease is not None else None
+        lease = leases.get(trial_id_of(trial)) or _lease_of_0_2(study, trial)
+        worker = Worker.parse(lease.worker) if lease is not None else None
         if lease is not None and _is_free(lease):
-            if not _put_back(study, trial, leases.get(internals.trial_id_of(trial))):
+            if not _put_back(study, trial, leases.get(trial_id_of(trial))):
                 continue
             released.append(trial.number)
             if worker is None or worker.is_gone():
@@ -252,10 +293,10 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
 
 def release_those_of(study: Study, worker: str) -> list[int]:
     """Put back what a worker runs that has certainly ended: whoever started it knows."""
-    leases = {trial_id: lease for trial_id, lease in lease_table.leases_of(study).items() if lease.worker == worker}
-    running = internals.all_trials(study, (TrialState.RUNNING,)) if leases else []
-    theirs = [trial for trial in running if internals.trial_id_of(trial) in leases]
-    return [trial.number for trial in theirs if _put_back(study, trial, leases[internals.trial_id_of(trial)])]
+    leases = {trial_id: lease for trial_id, lease in leases_of(study).items() if lease.worker == worker}
+    running = all_trials(study, (TrialState.RUNNING,)) if leases else []
+    theirs = [trial for trial in running if trial_id_of(trial) in leases]
+    return [trial.number for trial in theirs if _put_back(study, trial, leases[trial_id_of(trial)])]
 
 
 def release_by_hand(study: Study, number: int) -> None:
@@ -265,9 +306,9 @@ def release_by_hand(study: Study, number: int) -> None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")
     if trial.state != TrialState.RUNNING:
         raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
-    row = lease_table.leases_of(study).get(internals.trial_id_of(trial))
+    row = leases_of(study).get(trial_id_of(trial))
     lease = row or _lease_of_0_2(study, trial)
-    worker = lease_table.Worker.parse(lease.worker) if lease is not None else None
+    worker = Worker.parse(lease.worker) if lease is not None else None
     if worker is not None and worker.is_here() and not worker.is_gone():
         raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
     if not _put_back(study, trial, row):
@@ -276,31 +317,29 @@ def release_by_hand(study: Study, number: int) -> None:
 
 def take_unclosed(study: Study) -> list[FrozenTrial]:
     """Take the trials that have ended, but whose process did before it had told everybody; `close` them afterwards."""
-    free = [(trial_id, lease) for trial_id, lease in lease_table.leases_of(study).items() if _is_free(lease)]
-    found = [(internals.read_trial(study, trial_id), lease) for trial_id, lease in free]
-    return [
-        t for t, lease in found if t.state.is_finished() and lease_table.take(study, internals.trial_id_of(t), lease)
-    ]
+    free = [(trial_id, lease) for trial_id, lease in leases_of(study).items() if _is_free(lease)]
+    found = [(read_trial(study, trial_id), lease) for trial_id, lease in free]
+    return [t for t, lease in found if t.state.is_finished() and take(study, trial_id_of(t), lease)]
 
 
 def _has_no_lease(study: Study, trial: FrozenTrial) -> bool:
     """Whether a trial runs still, and still without a lease: it was read before the leases were."""
-    found = internals.read_trial(study, internals.trial_id_of(trial))
-    return found.state == TrialState.RUNNING and internals.trial_id_of(trial) not in lease_table.leases_of(study)
+    found = read_trial(study, trial_id_of(trial))
+    return found.state == TrialState.RUNNING and trial_id_of(trial) not in leases_of(study)
 
 
-def _put_back(study: Study, trial: FrozenTrial, seen: lease_table.Lease | None) -> bool:
-    trial_id = internals.trial_id_of(trial)
-    if not lease_table.take(study, trial_id, seen):
+def _put_back(study: Study, trial: FrozenTrial, seen: Lease | None) -> bool:
+    trial_id = trial_id_of(trial)
+    if not take(study, trial_id, seen):
         return False
     put_back = _set_state(study, trial_id, TrialState.WAITING)
-    lease_table.drop(study, trial_id)
+    drop(study, trial_id)
     return put_back
 
 
-def _lease_of_0_2(study: Study, trial: FrozenTrial) -> lease_table.Lease | None:
+def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
     """The lease that release 0.2 kept as attributes of a running trial."""
     worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
     if worker is None and until is None:
         return None
-    return lease_table.Lease(worker or "", until or 0.0, until is not None and until < lease_table.now(study))
+    return Lease(worker or "", until or 0.0, until is not None and until < lease_table.now(study))

@@ -17,9 +17,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-import sqlalchemy as sa
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    delete,
+    insert,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateTable
 
@@ -33,12 +48,12 @@ SECONDS = 300.0
 """How long a lease holds; ``NAS_OPTUNA_LEASE`` is another number. It is renewed five times in that time, and after each
 epoch."""
 
-LEASES = sa.Table(
+LEASES = Table(
     "nas_optuna_leases",
-    sa.MetaData(),
-    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("worker", sa.String(512), nullable=False),
-    sa.Column("until", sa.Float(53), nullable=False),
+    MetaData(),
+    Column("trial_id", Integer, primary_key=True, autoincrement=False),
+    Column("worker", String(512), nullable=False),
+    Column("until", Float(53), nullable=False),
 )
 _CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
@@ -47,7 +62,7 @@ _CLOCKS = {
     "mariadb": "unix_timestamp(sysdate(6))",
 }
 """How each database says the time in seconds."""
-_MADE: WeakSet[sa.Engine] = WeakSet()
+_MADE: WeakSet[Engine] = WeakSet()
 """Databases in which the table is known to be there."""
 
 
@@ -60,17 +75,14 @@ class Lease:
     has_lapsed: bool  # whether that has passed
 
 
-def create(engine: sa.Engine) -> None:
+def create(engine: Engine) -> None:
     """Make the table where it is missing; other processes may do so at the same moment."""
-    if engine in _MADE:
-        return
     try:
         with engine.begin() as connection:
             connection.execute(CreateTable(LEASES, if_not_exists=True))
     except DBAPIError:
         with engine.connect() as connection:  # another process was faster, or this raises what is wrong
-            connection.execute(sa.select(LEASES).limit(1))
-    _MADE.add(engine)
+            connection.execute(select(LEASES).limit(1))
 
 
 def seconds() -> float:
@@ -86,37 +98,39 @@ def has_leases(study: Study) -> bool:
     database = database_of(storage_of(study))
     if database is None:
         return False
-    create(database.engine)
+    if database.engine not in _MADE:
+        create(database.engine)
+        _MADE.add(database.engine)
     return True
 
 
-def in_table(study: Study, work: Callable[[sa.Connection], T], otherwise: T, *, with_retry: bool = True) -> T:
+def in_table(study: Study, work: Callable[[Connection], T], otherwise: T, *, with_retry: bool = True) -> T:
     """Do something with a study's leases in one transaction; `otherwise` is returned where there are none."""
     return transaction(storage_of(study), work, with_retry=with_retry) if has_leases(study) else otherwise
 
 
-def leases_of(study: Study, trial_id: int | None = None) -> dict[int, Lease]:
-    """Every lease of a study's trials, or that of one trial, by the trial's number within the storage."""
+def leases_of(study: Study, place: int | None = None) -> dict[int, Lease]:
+    """Every lease of a study's trials, or that of one place, by the trial's number within the storage."""
     trials = tables()["trials"]
-    theirs = LEASES.c.trial_id.in_(sa.select(trials.c.trial_id).where(trials.c.study_id == study_id_of(study)))
+    theirs = LEASES.c.trial_id.in_(select(trials.c.trial_id).where(trials.c.study_id == study_id_of(study)))
 
-    def read(connection: sa.Connection) -> dict[int, Lease]:
-        which = theirs if trial_id is None else LEASES.c.trial_id == trial_id
-        rows: list[Any] = list(connection.execute(sa.select(*LEASES.c, _clock(connection)).where(which)))
-        return {number: Lease(worker, until, until < float(moment)) for number, worker, until, moment in rows}
+    def read(connection: Connection) -> dict[int, Lease]:
+        found = select(*LEASES.c, _clock(connection)).where(theirs if place is None else LEASES.c.trial_id == place)
+        rows: list[Any] = list(connection.execute(found))
+        return {trial_id: Lease(worker, until, until < float(moment)) for trial_id, worker, until, moment in rows}
 
     return in_table(study, read, {})
 
 
 def now(study: Study) -> float:
     """The time in seconds by the database's clock."""
-    return in_table(study, lambda c: float(c.execute(sa.select(_clock(c))).scalar_one()), 0.0)
+    return in_table(study, lambda c: float(c.execute(select(_clock(c))).scalar_one()), 0.0)
 
 
 def take(study: Study, trial_id: int, seen: Lease | None) -> bool:
     """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
 
-    def change(connection: sa.Connection) -> bool:
+    def change(connection: Connection) -> bool:
         if seen is not None:
             return _change(connection, trial_id, (LEASES.c.worker == seen.worker) & (LEASES.c.until == seen.until))
         try:
@@ -137,50 +151,41 @@ def renew(study: Study, trial_id: int) -> bool:
 def drop(study: Study, trial_id: int) -> None:
     """Remove this process's lease of a trial."""
     mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == this_worker())
-    in_table(study, lambda c: c.execute(sa.delete(LEASES).where(mine)), None)
+    in_table(study, lambda c: c.execute(delete(LEASES).where(mine)), None)
 
 
 # --- within a transaction that changes a trial, too -------------------------------------------------------------------
 
 
-def touch(connection: sa.Connection, trial_id: int) -> bool:
+def touch(connection: Connection, trial_id: int) -> bool:
     """Renew this process's lease, which keeps others from it until the transaction ends; False where it is gone."""
     return _change(connection, trial_id, LEASES.c.worker == this_worker())
 
 
-def require(connection: sa.Connection, trial_id: int) -> None:
-    """Renew this process's lease of a trial, if it has one; refuse to write to a trial of which another has it."""
-    if (
-        not touch(connection, trial_id)
-        and connection.execute(sa.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
-    ):
-        raise UpdateFinishedTrialError(f"trial {trial_id} is not this process's: another runs it")
-
-
-def give(connection: sa.Connection, trial_id: int) -> None:
+def give(connection: Connection, trial_id: int) -> None:
     """Give this process the lease of a trial that has none."""
-    connection.execute(sa.insert(LEASES).values(trial_id=trial_id, **_mine(connection)))
+    connection.execute(insert(LEASES).values(trial_id=trial_id, **_mine(connection)))
 
 
-def give_new(connection: sa.Connection, trial_id: int) -> None:
+def give_new(connection: Connection, trial_id: int) -> None:
     """Give the lease of a trial that was made in this transaction, in the place of one of a trial that was deleted."""
-    connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
+    connection.execute(delete(LEASES).where(LEASES.c.trial_id == trial_id))
     give(connection, trial_id)
 
 
-def _change(connection: sa.Connection, trial_id: int, which: sa.ColumnElement[bool]) -> bool:
+def _change(connection: Connection, trial_id: int, which: ColumnElement[bool]) -> bool:
     """Make a lease this process's, where it is still as is expected."""
-    change = sa.update(LEASES).where(LEASES.c.trial_id == trial_id, which)
+    change = update(LEASES).where(LEASES.c.trial_id == trial_id, which)
     return connection.execute(change.values(_mine(connection))).rowcount == 1
 
 
-def _mine(connection: sa.Connection) -> dict[str, Any]:
-    return {"worker": this_worker(), "until": _clock(connection) + sa.literal(seconds(), sa.Float(53))}
+def _mine(connection: Connection) -> dict[str, Any]:
+    return {"worker": this_worker(), "until": _clock(connection) + literal(seconds(), Float(53))}
 
 
-def _clock(connection: sa.Connection) -> sa.ColumnElement[float]:
+def _clock(connection: Connection) -> ColumnElement[float]:
     clock = _CLOCKS.get(connection.dialect.name)
-    return sa.literal(time.time(), sa.Float(53)) if clock is None else sa.literal_column(clock, sa.Float(53))
+    return literal(time.time(), Float(53)) if clock is None else literal_column(clock, Float(53))
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

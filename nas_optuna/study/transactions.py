@@ -146,8 +146,7 @@ def set_trial_attributes(
 ) -> None:
     """Set user attributes of a trial and report values by step, all at once, and only while this process has it."""
     reports = reports or {}
-    database = database_of(trial.storage) if isinstance(trial, Trial) else None
-    if not isinstance(trial, Trial) or database is None:
+    if not isinstance(trial, Trial) or database_of(trial.storage) is None:
         for key, value in values.items():
             trial.set_user_attr(key, value)
         for step, value in reports.items():
@@ -157,16 +156,14 @@ def set_trial_attributes(
     trial_id, trials, steps = trial_id_of(trial), tables()["trials"], tables()["trial_intermediate_values"]
     known = known_of(trial)
     new = {key: value for key, value in values.items() if key not in known.user_attrs or known.user_attrs[key] != value}
-    from nas_optuna.study.lease_table import create, require
-
-    create(database.engine)
+    from nas_optuna.study.lease import require_held
 
     def write(connection: Connection) -> None:
-        runs = trials.c.state == TrialState.RUNNING
-        lock = update(trials).where(trials.c.trial_id == trial_id, runs).values(number=trials.c.number)
+        open_ = trials.c.state.in_((TrialState.RUNNING, TrialState.WAITING))
+        lock = update(trials).where(trials.c.trial_id == trial_id, open_).values(number=trials.c.number)
         if connection.execute(lock).rowcount != 1:
-            raise UpdateFinishedTrialError(f"trial {trial_id} has ended, was put back, or was deleted")
-        require(connection, trial_id)
+            raise UpdateFinishedTrialError(f"trial {trial_id} has ended, or was deleted")
+        require_held(database_of(trial.storage), connection, trial_id)
         _write(connection, tables()["trial_user_attributes"], "trial_id", trial_id, new)
         for step, value in reports.items():  # where a trial goes on after a crash, it has reported its last step
             number, kind = models().TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)

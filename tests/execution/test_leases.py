@@ -87,7 +87,7 @@ def test_a_trial_that_another_runs_is_not_begun(study: optuna.Study, objective: 
     trial = study.ask()
     again = optuna.Trial(study, trial._trial_id)
     leases.give(study, trial._trial_id, elsewhere())
-    with pytest.raises(lease.LostError, match="another process runs trial 0"):
+    with pytest.raises(lease.LostError, match="another process or thread runs trial 0"):
         objective(again)
     assert study.trials[0].params == {}
 

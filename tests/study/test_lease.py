@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease, lease_table
-from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.lease import LeaseStatus
 from nas_optuna.study.lease_table import Worker, leases_of, this_worker
 from nas_optuna.study.optuna_internals import database_of
@@ -140,12 +139,12 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(study, GONE)
-    seen = internals.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
+    seen = lease.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
     assert lease.release_abandoned(study) == [0]
     taken = lease.take_waiting(study)
     assert taken is not None
-    monkeypatch.setattr(internals, "all_trials", lambda study, states: seen[0])
-    monkeypatch.setattr(lease_table, "leases_of", lambda study: seen[1])
+    monkeypatch.setattr(lease, "all_trials", lambda study, states: seen[0])
+    monkeypatch.setattr(lease, "leases_of", lambda study: seen[1])
     assert lease.release_abandoned(study) == []
     monkeypatch.undo()
     assert lease.status(study, taken) == LeaseStatus.HELD
@@ -155,7 +154,7 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken(study: optuna.Study, mo
     running(study, ELSEWHERE, lasts=-1.0)
     seen = leases_of(study)
     leases.give(study, study.trials[0]._trial_id, ELSEWHERE, lasts=60.0)
-    monkeypatch.setattr(lease_table, "leases_of", lambda study: seen)
+    monkeypatch.setattr(lease, "leases_of", lambda study: seen)
     assert lease.release_abandoned(study) == []
     assert states(study) == ["RUNNING"]
 
@@ -224,10 +223,10 @@ def test_a_storage_is_freed_after_its_trials_have_run(tmp_path: Path, closed: bo
     assert [storage() for storage in ended] == [None] * 3
 
 
-def test_a_trial_that_ended_just_before_its_process_is_told_of_once(study: optuna.Study, tmp_path: Path) -> None:
-    theirs = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/x.db")
-    for owner in (GONE, here(), ELSEWHERE):
-        theirs.tell(running(study, owner), 1.0)
+def test_a_trial_that_ended_just_before_its_process_is_told_of_once(study: optuna.Study) -> None:
+    ended = [running(study, owner) for owner in (GONE, here(), ELSEWHERE)]
+    for number in ended:
+        study.tell(number, 1.0)
 
     def numbers(trials: list[FrozenTrial]) -> list[int]:
         return [trial.number for trial in trials]
