@@ -9,7 +9,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -235,14 +234,6 @@ def test_a_trial_that_ended_just_before_its_process_is_told_of_once(study: optun
     assert numbers(lease.take_unclosed(study)) == [], "this process has it now"
     lease.close(study, study.trials[0]._trial_id)
     assert leases.of(study, study.trials[0]._trial_id) is None
-
-
-def test_nobody_ends_the_trial_that_another_process_has(study: optuna.Study) -> None:
-    theirs = running(study, ELSEWHERE)
-    with pytest.raises(UpdateFinishedTrialError, match="another runs it"):
-        study.tell(theirs, 1.0)
-    study.tell(running(study, None), 1.0)
-    assert states(study) == ["RUNNING", "COMPLETE"]
 
 
 def test_no_trial_is_made_above_the_number_that_a_study_may_have(study: optuna.Study, tmp_path: Path) -> None:
