@@ -163,7 +163,7 @@ def _unified_size(facts: Sequence[pictures.PictureFacts], reading: Reading) -> t
 def _refuse_shallow_colours(facts: Sequence[pictures.PictureFacts]) -> None:
     """Refuse colours of 10, 12 or 14 bits in 16-bit files: of what Pillow reads, nearly nothing is left."""
     deep = [fact.brightest for fact in facts if fact.brightest is not None]
-    if deep and 0 < max(deep) < 64:
+    if deep and max(deep) < 64:
         raise DataError(
             f"{plural(len(deep), 'picture')} with 16-bit colours that use the lower bits only; convert them to"
             " 8 bits per colour"

@@ -33,11 +33,15 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class ReadingReport:
-    """How one part of a data set was read."""
+    """How one part of a data set was read.
 
-    # ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is unknown
+    Attributes:
+        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is
+            unknown.
+        notes: One line for each thing that a person should know: the layout, what was done to pixels, what is not used.
+    """
+
     sizes: tuple[tuple[int, int], ...] = ()
-    # one line for each thing that a person should know: the layout, what was done to pixels, what is not used
     notes: tuple[str, ...] = ()
 
 
@@ -59,6 +63,7 @@ class ImageSet:
         whole_white: The whole number that became 255 where pixels were deeper than 8 bits, e.g. 4095.
         fraction_white: The fraction that became 255 where pixels were floating-point numbers: 1 or 255.
         report: How they were read; what its notes say is printed at the head of a run.
+        chiral: What `is_chiral` is; None to have it measured.
 
     Raises:
         DataError: A shape, a type or a label is not what `images` and `labels` ask for, or there is no image.
@@ -80,6 +85,7 @@ class ImageSet:
     whole_white: int = 65535
     fraction_white: int = 1
     report: ReadingReport = _UNREPORTED
+    chiral: bool | None = None
 
     def __post_init__(self) -> None:
         _require_images(self.images)
@@ -147,9 +153,13 @@ class ImageSet:
         to be lost where they are mirrored, by a third and by three standard errors. (Lin et al., 2020, "Visual
         Chirality", train a network for it.)
         """
-        chosen = torch.from_numpy(stratified_order(self.labels, 0)[:_PROBED])
+        if self.chiral is not None:
+            return self.chiral
         step = max(1, min(self.images.shape[2:]) // (4 * _PROBED_SIDE))
         images = self.images[:, :, ::step, ::step]
+        # By their content, so that the same images in another order are judged alike.
+        order = torch.tensor([int(image.sum()) for image in images]).argsort(stable=True)
+        chosen = order[torch.from_numpy(stratified_order(self.labels[order], 0)[:_PROBED])]
         height, width = (min(side, _PROBED_SIDE) for side in images.shape[2:])
         parts = (images[part] for part in chosen.split(max(1, _PIECE // images[0].numel())))
         small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, (height, width)) for part in parts])

@@ -99,6 +99,7 @@ def load_data(
     with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))
+        images = replace(images, chiral=images.is_chiral)  # so that a part is varied as the whole
         if spec.select_on == "test":
             return SearchData(spec.name, images, _fitting(source.test(), images))
         # Detached, so that the whole is not kept alive by its parts where they are moved to other memory.

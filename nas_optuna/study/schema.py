@@ -16,7 +16,6 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Required
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
-from optuna.study import Study
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna

@@ -115,7 +115,7 @@ def test_twelve_bits_are_scaled_by_the_range_of_the_whole_set(tmp_path: Path) ->
         network.predict(tmp_path / "brighter.png")
 
 
-@pytest.mark.parametrize(("bits", "refused"), [(12, True), (16, False)])
+@pytest.mark.parametrize(("bits", "refused"), [(8, True), (9, True), (12, True), (14, True), (16, False)])
 def test_colours_whose_upper_bits_are_empty_are_refused_by_name(tmp_path: Path, bits: int, refused: bool) -> None:
     root = _folder(tmp_path)
     for part in ("train/a", "train/b", "test/a"):
