@@ -212,8 +212,8 @@ class Experiment:
         if self.data is not None and began and began.get("fingerprint") != self.data.fingerprint:
             raise StudyError(
                 f"the images of {self.data.name!r} are not those that study {study.study_name!r} began with, so its"
-                " values could not be compared; restore them, or give the new ones a study of their own: --study NAME"
-                " (in Python: another name)"
+                " values could not be compared; restore them, or give the new ones a study of their own,"
+                " under another name"
             )
 
     def _remember_data(self, study: Study, stored: StudySpec) -> None:

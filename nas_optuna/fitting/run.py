@@ -378,8 +378,8 @@ class _Running:
 
 @contextmanager
 def _in_a_folder() -> Iterator[None]:
-    """Name the option of a fit where an error names that of a study."""
+    """Say folder where an error says name: that of a fit's study is its folder."""
     try:
         yield
     except StudyError as error:
-        raise StudyError(str(error).replace("--study NAME", "--out FOLDER")) from None
+        raise StudyError(str(error).replace("under another name", "in another folder")) from None

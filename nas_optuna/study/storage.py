@@ -34,8 +34,8 @@ _REMEDIES = {
     "is locked": "another process is writing; end it or try again",
     "disk I/O error": "is the disk full, or gone? No finished trial is lost",
     "is full": "free some space and try again; no finished trial is lost",
-    "not a database": "--storage names another",
-    "malformed": "restore a copy, or name another with --storage",
+    "not a database": "name another file as the storage",
+    "malformed": "restore a copy, or name another file as the storage",
 }
 """What to do about what SQLite says."""
 _DRIVERS = {
@@ -96,7 +96,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     database = sqlite_file(url)
     absent = database is not None and not database.exists()
     if absent and not create:
-        raise StudyError(f"there is no database {database}; nas-optuna run begins one, --storage names another")
+        raise StudyError(f"there is no database {database}; nas-optuna run begins one, or name another storage")
     patience = seconds_of("NAS_OPTUNA_STORAGE_PATIENCE", PATIENCE)
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -168,7 +168,7 @@ def failure(error: BaseException) -> str | None:
 
 def _not_a_url() -> str:
     return (
-        f"--storage is not a database URL; e.g. {DEFAULT_STORAGE} or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+        f"the storage is not a database URL; e.g. {DEFAULT_STORAGE} or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
     )
 
 
@@ -178,15 +178,15 @@ def _parsed(url: str) -> URL:
     from sqlalchemy.exc import ArgumentError
 
     if not url.isprintable():
-        raise StudyError("--storage holds a character that no URL has, such as a line break or NUL")
+        raise StudyError("the storage's URL holds a character that no URL has, such as a line break or NUL")
     if len(url) > _LONGEST_URL:
-        raise StudyError(f"--storage has {len(url):,} characters; a URL has at most {_LONGEST_URL:,}")
+        raise StudyError(f"the storage's URL has {len(url):,} characters; it may have at most {_LONGEST_URL:,}")
     scheme = url.partition(":")[0].partition("+")[0].lower()
     if scheme in _REFUSED or url.lower().endswith((".log", ".journal")):
         raise StudyError(refusal(scheme if scheme in _REFUSED else "journal"))
     is_file = url.startswith("sqlite")
     if not is_file and url.partition("://")[2].partition("?")[0].count("@") > 1:
-        raise StudyError("--storage has two @; write one in a user name or password as %40")
+        raise StudyError("the storage's URL has two @; write one in a user name or password as %40")
     try:
         parsed = make_url(url)
         parsed.get_dialect()  # so that it is not the password of a URL without a scheme

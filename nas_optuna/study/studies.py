@@ -38,7 +38,7 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a study."""
     if not name.strip():
-        raise StudyError("a study's name must not be empty; e.g. --study mine")
+        raise StudyError("a study's name must not be empty; e.g. mine")
     if len(name) > LONGEST_NAME:
         raise StudyError(f"a study's name has at most {LONGEST_NAME} characters, this one {len(name):,}")
     if not name.isprintable():
@@ -56,9 +56,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
     try:
         create_whole_study(storage, name, directions, spec.objectives, remembered)
     except optuna.exceptions.DuplicatedStudyError:
-        raise StudyExists(
-            f"study {name!r} exists; run continues it, study delete removes it (in Python: load_if_exists=True)"
-        ) from None
+        raise StudyExists(f"study {name!r} exists; go on with it, delete it, or choose another name") from None
     return optuna.load_study(study_name=name, storage=storage)
 
 
@@ -117,7 +115,7 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
         if began.get(key) != value:
             raise StudyError(
                 f"study {study.study_name!r} searches another space ({key} differs);"
-                " give the new one a study of its own: --study NAME (in Python: another name)"
+                " give the new one a study of its own, under another name"
             )
 
 
@@ -134,7 +132,7 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
         changes = "; ".join(f"{part!r} ({_changes(began[part], now[part])})" for part in differ)
         raise StudyError(
             f"study {study.study_name!r} was made with another {changes}, so its values could not be compared;"
-            " give the new spec a study of its own: --study NAME (in Python: another name)"
+            " give the new spec a study of its own, under another name"
         )
 
 

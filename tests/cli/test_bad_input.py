@@ -124,7 +124,13 @@ def test_an_unknown_study_is_named_with_the_nearest(
 
 
 def test_a_study_is_not_made_twice(command: Command, study: str) -> None:
-    refused(command, "study", "create", *tiny(), says=("study 'nas' exists; run continues it",))
+    refused(
+        command,
+        "study",
+        "create",
+        *tiny(),
+        says=("study 'nas' exists; go on with it, delete it",),
+    )
 
 
 @pytest.mark.parametrize("text", ["objectives = [", "just words", "\x00", "a = 1\na = 2"])
@@ -174,7 +180,7 @@ def test_a_storage_from_the_environment_is_masked_as_well(command: Command, monk
 def test_a_file_that_is_no_database(command: Command) -> None:
     Path("notes.txt").write_text("not a database " * 100)
     refused(command, "study", "list", "--storage", "sqlite:///notes.txt", says=("file is not a database",))
-    refused(command, *RUN, *tiny(), "--storage", "sqlite:///notes.txt", says=("--storage names another",))
+    refused(command, *RUN, *tiny(), "--storage", "sqlite:///notes.txt", says=("name another file as the storage",))
     assert Path("notes.txt").read_text() == "not a database " * 100
 
 
@@ -298,7 +304,7 @@ def test_npz_files(command: Command, tmp_path: Path) -> None:
 
 
 def test_another_spec_for_a_study_that_exists(command: Command, study: str) -> None:
-    refused(command, *RUN, "--set", "space.depth=3", says=("another 'space'", "--study NAME"))
+    refused(command, *RUN, "--set", "space.depth=3", says=("another 'space'", "under another name"))
     refused(command, *RUN, "--set", "recipe.epochs=2", says=("another 'recipe'",))
     refused(command, *RUN, "--spec", "digits-quick", says=("study 'nas' was made with another",))
 
@@ -323,9 +329,9 @@ def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> Non
     assert command("export", "--out", "model", "--data", f"folder:{tmp_path / 'animals'}").code == 0
     (tmp_path / "animals" / "dog" / "3.png").write_bytes((tmp_path / "animals" / "cat" / "1.png").read_bytes())
     for words in (RUN, ("retrain",), ("export", "--out", "model")):
-        refused(command, *words, says=("are not those that study 'nas' began with", "--study NAME"))
+        refused(command, *words, says=("are not those that study 'nas' began with", "under another name"))
     image_folder(tmp_path / "animals", ("cow",))
-    refused(command, *RUN, says=("study 'nas' searches another space (classes differs)", "--study NAME"))
+    refused(command, *RUN, says=("study 'nas' searches another space (classes differs)", "under another name"))
 
 
 def test_a_study_that_is_missing_is_created_and_said(command: Command, study: str) -> None:

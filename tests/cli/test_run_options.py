@@ -39,7 +39,7 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
     ("options", "says"),
     [
         (("--spec", ""), "unknown study spec ''"),
-        (("--storage", ""), "--storage is not a database URL"),
+        (("--storage", ""), "the storage is not a database URL"),
         (("--set", "data.name="), "unknown data set ''; choose one of"),
         (("--search", "recipe.learning_rat=1..2"), "did you mean 'learning_rate'"),
         (("--search", "recipe.learning_rate=0.1..0.01"), "must be below"),

@@ -50,7 +50,7 @@ def test_a_repeated_fit_trains_nothing(fitted: nas.Fitted) -> None:
 
 
 def test_another_fit_does_not_go_into_the_same_folder(fitted: nas.Fitted) -> None:
-    with pytest.raises(StudyError, match="--out FOLDER"):
+    with pytest.raises(StudyError, match="a study of its own, in another folder"):
         fit(fitted.folder, max_params=1000)
 
 

@@ -140,7 +140,7 @@ def test_other_images_are_another_fit(
     shutil.copytree(resumed[0] if is_done else stopped, folder)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (700, 8, 8), np.uint8)
-    with pytest.raises(StudyError, match=r"images.*--out FOLDER"):
+    with pytest.raises(StudyError, match=r"images.*in another folder"):
         nas.fit((images, np.arange(700) % 10), SECONDS, folder, overrides=SMALL, say=lambda line: None)
 
 
