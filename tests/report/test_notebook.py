@@ -63,6 +63,6 @@ def test_cells_that_run_twice_go_on_and_their_refusals_say_what_to_do_in_python(
     with pytest.raises(StudyError, match=r"epochs 1 → 2.*under another name"):
         cell(epochs=2)
     with pytest.raises(StudyError, match=r"^there is no database (?!.*--)"):
-        nas_optuna.load_study("sqlite:///absent.db", "cells")
+        nas_optuna.load_study("cells", "sqlite:///absent.db")
     with pytest.raises(StudyError, match=r"^the storage is not a database URL"):
         nas_optuna.Experiment.from_spec(nas_optuna.StudySpec()).create("cells.db", "cells")
