@@ -172,11 +172,34 @@ LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to 
 """Sections of help, below the options that most people use."""
 
 
-def option(help: str, metavar: str | None = None, *names: str, panel: str | None = None, **more: Any) -> Any:
+def _within(least: int | None, most: int | None) -> Callable[[Any], Any]:
+    """What refuses a number outside of bounds; typer's own bounds would end the help of an option in ``[x>=1]``."""
+
+    def check(value: Any) -> Any:
+        if value is not None and least is not None and value < least:
+            raise typer.BadParameter(f"it must be at least {least}")
+        if value is not None and most is not None and value > most:
+            raise typer.BadParameter(f"it must be at most {most}")
+        return value
+
+    return check
+
+
+def option(
+    help: str,
+    metavar: str | None = None,
+    *names: str,
+    panel: str | None = None,
+    min: int | None = None,
+    max: int | None = None,
+    **more: Any,
+) -> Any:
     """An option whose default stands in its help, after a semicolon; without `names` it is called as its parameter.
 
     Where its help names registries, their names complete it.
     """
+    if min is not None or max is not None:
+        more["callback"] = _within(min, max)
     if keys := _KEYS.findall(help):
         more["autocompletion"] = completes(*keys)
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)

@@ -1,3 +1,4 @@
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,28 @@ def test_help_ends_with_an_example_that_is_right(command: Command, words: tuple[
     assert program == "nas-optuna"
     assert example[: len(words)] == list(words)
     assert {word for word in example if word.startswith("--")} <= options(example)
+
+
+@pytest.mark.parametrize(
+    "words", [("run",), ("dashboard",), ("supernet", "check"), ("latency", "measure")], ids=" ".join
+)
+def test_help_says_bounds_in_words_or_not_at_all(command: Command, words: tuple[str, ...]) -> None:
+    assert not re.search(r"x\s*[<>]=|[<>]=\s*x", command(*words, "--help").out)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("run --trials 0", "'--trials': it must be at least 1"),
+        ("run --workers 2 --per-device 0", "'--per-device': it must be at least 1"),
+        ("supernet check --architectures 2", "'--architectures': it must be at least 3"),
+        ("dashboard --port 65536", "'--port': it must be at most 65535"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_with_the_bound(command: Command, words: str, says: str) -> None:
+    result = command(*words.split())
+    assert result.code == 2
+    assert says in result.err
 
 
 def test_there_are_the_commands_that_are_promised() -> None:
