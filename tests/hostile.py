@@ -34,7 +34,7 @@ def peak() -> int:
 
 
 def new_peak() -> int:
-    """The same after it began anew, so that no earlier test hides what a later one takes."""
+    """Forget the most memory used so far, which may be an earlier test's; return the new peak, in kilobytes."""
     with suppress(OSError):  # where the system cannot
         Path("/proc/self/clear_refs").write_text("5")
     return peak()

@@ -39,7 +39,7 @@ ENDINGS = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
     | {".tga", ".tif", ".tiff", ".webp"}
 )
-"""Of files that are read as pictures, in any case of letters."""
+"""Endings of files that are read as pictures, in upper or lower case."""
 _UNREAD = frozenset(
     {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".nii"}
     | {".npy", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"}

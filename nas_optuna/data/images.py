@@ -158,11 +158,11 @@ class ImageSet:
         step = max(1, min(self.images.shape[2:]) // (4 * _PROBED_SIDE))
         images = self.images[:, :, ::step, ::step]
         # By their content, so that the same images in another order are judged alike.
-        order = torch.tensor([int(image.sum()) for image in images]).argsort(stable=True)
+        order = torch.cat([part.sum((1, 2, 3)) for part in pieces(images)]).argsort(stable=True)
         chosen = order[torch.from_numpy(stratified_order(self.labels[order], 0)[:_PROBED])]
         height, width = (min(side, _PROBED_SIDE) for side in images.shape[2:])
-        parts = (images[part] for part in chosen.split(max(1, _PIECE // images[0].numel())))
-        small = torch.cat([F.adaptive_avg_pool2d(part.float() / 255, (height, width)) for part in parts])
+        parts = (part.float() / 255 for part in pieces(images[chosen]))
+        small = torch.cat([F.adaptive_avg_pool2d(part, (height, width)) for part in parts])
         _, labels = self.labels[chosen].unique(return_inverse=True)
         learnt = len(chosen) * 3 // 4
         if learnt == len(chosen) or not learnt:

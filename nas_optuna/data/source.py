@@ -25,7 +25,7 @@ PART_NAMES: Mapping[Part, frozenset[str]] = {
     "validation": frozenset({"val", "valid", "validation"}),
     "test": frozenset({"test", "testing"}),
 }
-"""How people call the parts, in any case of letters."""
+"""Names that people give to each part, in upper or lower case."""
 PARTS = tuple(PART_NAMES)
 
 MAX_INPUT_SIDE = 4096

@@ -282,7 +282,7 @@ class TrainingEvaluator:
         names = [metric.name for metric in self._metrics]
         # Another memory format gives other last digits; the usual one is not named, as stored studies did not.
         unusual = [] if memory_format(self.device) == torch.channels_last else ["contiguous"]
-        if self.recipe.flip == "auto" and self.data.train.is_chiral:  # which releases before 0.3 did not ask
+        if self.recipe.flip == "auto" and self.data.train.is_chiral:  # measured, or said by who made the images
             unusual.append("not mirrored")
         return digest(self.data.fingerprint, self.recipe.settings, self.precision, names, *unusual)
 
