@@ -260,6 +260,8 @@ def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[Study
     losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf, neginf=-np.inf)
     order = {tier: i for i, tier in enumerate(sorted(set(tiers)))}
     tier = np.array([order[t] for t in tiers])
+    if len(signs) == 1:  # then they are in one order, and need not be compared pair by pair
+        return np.unique(np.column_stack((tier, losses)), axis=0, return_inverse=True)[1].reshape(-1)
     better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
     dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
     ranks = np.full(len(trials), -1)
