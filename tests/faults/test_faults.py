@@ -108,24 +108,17 @@ def test_a_thousand_trials_fifty_kills_and_two_restarts_on_postgresql(postgresql
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not MariaDB.is_there(), reason="MariaDB is not installed")
-def test_two_beginnings_kills_a_stop_and_a_restart_on_mariadb(tmp_path: Path) -> None:
-    server = MariaDB()
-    try:
-        for turn in range(3):
-            (tmp_path / str(turn)).mkdir()
-            begun = Place(server.fresh(), tmp_path / str(turn))
-            assert at_once(begin, 2, begun, 2) == [0, 0]
-            assert [trial.state for trial in begun.study().trials] == [TrialState.COMPLETE] * 4
-        place = Place(server.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "3"})
-        away = restart(server, 5)
-        account = search(
-            place, trials=200, workers=4, kills=10, stops=1, stop_seconds=6, disturbances={0.5: away}, seed=1
-        )
-        assert sound(account)
-        assert account.kills == 10
-    finally:
-        server.close()
+def test_two_beginnings_kills_a_stop_and_a_restart_on_mariadb(mariadb: MariaDB, tmp_path: Path) -> None:
+    for turn in range(3):
+        (tmp_path / str(turn)).mkdir()
+        begun = Place(mariadb.fresh(), tmp_path / str(turn))
+        assert at_once(begin, 2, begun, 2) == [0, 0]
+        assert [trial.state for trial in begun.study().trials] == [TrialState.COMPLETE] * 4
+    place = Place(mariadb.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "3"})
+    away = restart(mariadb, 5)
+    account = search(place, trials=200, workers=4, kills=10, stops=1, stop_seconds=6, disturbances={0.5: away}, seed=1)
+    assert sound(account)
+    assert account.kills == 10
 
 
 FULL_DISK = """
