@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -54,6 +53,17 @@ def trained_once(strategy: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["supernet", "train", "--study", "s", "--spec", "tiny.toml"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study ``s`` without a supernet."""
+    folder = tmp_path_factory.mktemp("untrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "tiny.toml").write_text(SPEC + STRATEGIES["darts"])
+        assert main(["study", "create", "s", "--spec", "tiny.toml"]) == 0
     return folder
 
 
@@ -208,6 +218,25 @@ def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
     assert [row["name"] for row in verdict["rows"]] == [*FEATURES[SIZES], "score"]
 
 
+KILLS = """
+import os, signal
+from nas_optuna import Callback
+
+class Kill(Callback):
+    def step_finished(self, subject, measurement):
+        if (subject.name, measurement.step) == ("{name}", {step}):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_at(name: str, step: int, *arguments: str) -> None:
+    """Run a command that kills itself after that step of that training."""
+    Path("kill.py").write_text(KILLS.format(name=name, step=step))
+    command = [sys.executable, "-m", "nas_optuna", *arguments, "--track", "kill.py:Kill"]
+    process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.returncode == -signal.SIGKILL, process.stderr
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("budget", [(), ("--budget", "0")], ids=["shared weights", "without"])
 def test_training_resumes_after_a_kill_in_a_short_training(
@@ -217,14 +246,7 @@ def test_training_resumes_after_a_kill_in_a_short_training(
     Path("tiny.toml").write_text(SPEC.replace("epochs = 1", "epochs = 3") + STRATEGIES["fair"] * (not budget))
     train = ["supernet", "train", "--spec", "tiny.toml", *budget, "--study"]
     assert main([*train, "whole"]) == 0
-    command = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main())", *train, "killed"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("short training 2,"):
-            break
-    process.kill()
-    process.wait()
+    killed_at("short training 2", 1, *train, "killed")
     assert "nas_optuna:supernet" not in study("killed").user_attrs
     assert main([*train, "killed"]) == 0
     whole, killed = study("whole").user_attrs, study("killed").user_attrs
@@ -237,15 +259,7 @@ def test_training_resumes_after_a_kill(folder: Path) -> None:
     """The killed and resumed search ends with the alphas of an undisturbed one."""
     train = ["supernet", "train", "--spec", "tiny.toml", "--epochs", "8", "--study"]
     assert main([*train, "whole"]) == 0
-    command = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main())", *train, "killed"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch   3/8"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(0.1)
+    killed_at("supernet", 3, *train, "killed")
     assert "nas_optuna:supernet" not in study("killed").user_attrs
     assert main([*train, "killed"]) == 0
     whole, killed = study("whole").user_attrs, study("killed").user_attrs
@@ -286,6 +300,7 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
     ],
 )
 def test_bad_input_is_one_line(
+    untrained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -297,7 +312,7 @@ def test_bad_input_is_one_line(
     if "train" in arguments:  # which would create the study
         assert main([*arguments, "--spec", "tiny.toml"]) == 2
         assert not Path("nas-optuna.db").exists(), "it was refused before that"
-    assert main(["study", "create", "s", "--spec", "tiny.toml"]) == 0
+    shutil.copytree(untrained, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
     assert main(arguments) == 2
     err = capsys.readouterr().err.strip().splitlines()

@@ -1,10 +1,10 @@
 """A study that is stopped, killed or continued elsewhere is the study that it would have been."""
 
+import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[FrozenTrial]
     return trials(folder)
 
 
+STOPS = """
+import os, pathlib
+from nas_optuna import Callback
+
+class Stop(Callback):
+    def step_finished(self, subject, measurement):
+        if subject.trial.number == 1 and measurement.step == 3 and not pathlib.Path("stopped").exists():
+            pathlib.Path("stopped").touch()
+            os.kill(os.getpid(), {number})
+"""
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
@@ -133,16 +145,10 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     uninterrupted: list[FrozenTrial], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with subprocess.Popen([*MAIN, *GIVEN], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = iter(process.stderr.readline, "")
-        assert any(line.startswith("trial   0") for line in said)
-        checkpoints = tmp_path / "nas-optuna-files" / "checkpoints" / "nas"
-        deadline = time.monotonic() + 60
-        while not list(checkpoints.glob("trial-1-*/seed-0/epoch-2")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(number)
-        rest = "".join(said)
+    Path("stop.py").write_text(STOPS.format(number=int(number)))
+    process = subprocess.run([*MAIN, *GIVEN, "--track", "stop.py:Stop"], capture_output=True, text=True, check=False)
+    assert re.search("^trial +0  complete", process.stderr, re.MULTILINE)
+    checkpoints = tmp_path / "nas-optuna-files" / "checkpoints" / "nas"
     states = [trial.state for trial in trials(tmp_path)]
     assert states[0] == TrialState.COMPLETE
     if number == signal.SIGKILL:
@@ -150,10 +156,10 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
         again = ["run", "--trials", "2", *GIVEN[1:5]]
     else:
         assert process.returncode == 130
-        assert "Traceback" not in rest
+        assert "Traceback" not in process.stderr
         assert states[1:] == [TrialState.WAITING]
         assert list(checkpoints.glob("trial-1-*/seed-0/epoch-*")), "the training goes on where it was"
-        found = rest.partition("Continue: nas-optuna ")[2]
+        found = process.stderr.partition("Continue: nas-optuna ")[2]
         again = shlex.split(found)
         assert again[1:3] == ["--trials", "2"]
     assert main(again) == 0

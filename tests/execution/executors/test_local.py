@@ -117,7 +117,7 @@ def test_ctrl_c_ends_all_workers_and_loses_nothing(place: Path, times: int) -> N
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "stopped; nothing is lost. Continue: nas-optuna run" in err
-    wait_for(lambda: not any(map(is_there, workers)), 5)
+    wait_for(lambda: not any(map(is_there, workers)))
     kept = study().get_trials(deepcopy=False)
     assert {trial.state.name for trial in kept} <= {"WAITING", "COMPLETE"}
     waiting = [trial for trial in kept if trial.state.name == "WAITING"]
@@ -132,7 +132,7 @@ def test_workers_end_when_their_parent_is_killed(place: Path) -> None:
     workers = children(process.pid)
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(map(is_there, workers)), 20)
+    wait_for(lambda: not any(map(is_there, workers)))
     assert not running()
 
 
