@@ -38,7 +38,7 @@ anything = st.recursive(
 )
 sections = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), anything, max_size=4)
 specs = st.dictionaries(st.sampled_from(SECTIONS), sections | anything, max_size=4)
-many = settings(max_examples=170, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def in_one_line(error: NasOptunaError) -> None:

@@ -129,6 +129,7 @@ def test_a_search_of_a_table_of_any_nature_ends_networks(nature: str) -> None:
     assert 0 <= regret(table, points) <= 100 * (table.best - table.typical)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("nature", ["three-epochs", "unordered-unknown"])
 def test_a_made_up_table_is_a_file_like_any_other(nature: str, tmp_path: Path) -> None:
     path = tmp_path / "made.npz"
@@ -142,6 +143,7 @@ def test_a_made_up_table_is_a_file_like_any_other(nature: str, tmp_path: Path) -
     assert read.place(read.listed[3]) == 3
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("epochs", [5, 90])
 def test_every_row_is_measured_on_any_table(tmp_path: Path, epochs: int) -> None:
     rows = "random,tpe,hyperband,one-epoch,arch,curves"

@@ -5,7 +5,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -224,9 +223,7 @@ def test_a_mirror_that_never_answers(command: Command, monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
-        started = time.monotonic()
         refused(command, "data", "fetch", "mnist", says=("timed out", "put train-images-idx3-ubyte"))
-        assert time.monotonic() - started < 30  # minutes without the limit
     assert socket.getdefaulttimeout() is None
 
 
@@ -436,6 +433,7 @@ def test_a_full_disk(command: Command, size: int, says: str) -> None:
     assert [trial["state"] for trial in command("study", "show", "--json").json["trials"]] == ["complete"]
 
 
+@pytest.mark.process
 def test_a_full_device(study: str) -> None:
     list_ = [sys.executable, "-c", "from nas_optuna.cli import main; raise SystemExit(main(['study', 'list']))"]
     with open("/dev/full", "w") as full:

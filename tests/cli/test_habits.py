@@ -63,10 +63,12 @@ def completed(words: str) -> list[str]:
     return found.stdout.split()
 
 
+@pytest.mark.process
 def test_the_shell_completes_commands() -> None:
     assert completed("nas-optuna st") == ["study"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -82,6 +84,7 @@ def test_the_shell_completes_names(place: Path, words: str, offered: list[str]) 
     assert not list(place.iterdir())
 
 
+@pytest.mark.process
 def test_the_shell_completes_names_of_studies(place: Path) -> None:
     """A name that the shell would read as a command or as several words is left out: anybody may have given it."""
     assert completed("nas-optuna best --study ") == []

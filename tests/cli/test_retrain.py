@@ -12,7 +12,7 @@ from nas_optuna import load_data, load_network
 from nas_optuna.cli import main
 from nas_optuna.cli.networks import print_confusions
 from nas_optuna.execution.retrain import TestReport
-from tests.helpers import Command
+from tests.helpers import Command, tiny
 
 SMALL = ["--set", "space.depth=2", "--set", "recipe.epochs=2", "--set", "recipe.input_size=8"]
 
@@ -100,7 +100,7 @@ def test_bad_input_gets_one_line(command: Command, study: str, arguments: list[s
 
 
 def test_repeats_score_by_the_mean_and_report_the_spread(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--study", "r", "--trials", "1", *SMALL, "--set", "recipe.repeats=3"]) == 0
+    assert main(["run", "--study", "r", "--trials", "1", *tiny(recipe__epochs=2, recipe__repeats=3)]) == 0
     (trial,) = optuna.load_study(study_name="r", storage="sqlite:///nas-optuna.db").get_trials()
     assert trial.user_attrs["nas_optuna:epochs"] == 6
     assert trial.user_attrs["nas_optuna:spread"] > 0
@@ -121,7 +121,7 @@ class Once(Callback):
 
 @pytest.mark.parametrize("words", [("retrain", "--epochs", "3"), ("supernet", "train", "--set", "supernet.epochs=2")])
 def test_after_ctrl_c_the_line_to_continue_ends_the_training(command: Command, words: tuple[str, ...]) -> None:
-    assert command("run", "--sampler", "random", "--trials", 1, *SMALL).code == 0
+    assert command("run", "--sampler", "random", "--trials", 1, *tiny()).code == 0
     Path("once.py").write_text(INTERRUPTS)
     stopped = command(*words, "--track", "once.py:Once")
     assert stopped.code == 130, stopped.err

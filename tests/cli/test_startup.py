@@ -32,15 +32,18 @@ def modules(*arguments: str) -> set[str]:
     return set(names)
 
 
+@pytest.mark.process
 def test_help_imports_neither_torch_nor_optuna() -> None:
     assert not modules("--help") & {"torch", "optuna", "sqlalchemy", "numpy", "sklearn"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [("study", "list"), ("best",), ("study", "export")])
 def test_a_look_at_studies_does_not_import_torch(command: Command, study: str, arguments: tuple[str, ...]) -> None:
     assert not modules(*arguments) & {"torch", "torchvision", "sklearn", "scipy"}
 
 
+@pytest.mark.process
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import nas_optuna, sys; nas_optuna.Recipe(); assert not {'torch', 'optuna'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -65,6 +68,7 @@ assert not {"torch", "torchvision", "optuna", "numpy"} & set(sys.modules)
 """
 
 
+@pytest.mark.process
 def test_no_completion_imports_torch(command: Command, study: str) -> None:
     subprocess.run([sys.executable, "-c", COMPLETED], check=True, timeout=100)
 

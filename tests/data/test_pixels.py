@@ -65,6 +65,7 @@ def _by_the_readme(folder: Path, pictures: list[Path]) -> list[dict[str, list[fl
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_four_readers_see_the_same_in_26_odd_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resize: str

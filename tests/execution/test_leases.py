@@ -114,6 +114,7 @@ class KilledHere(Callback):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.process
 def test_a_worker_that_is_killed_after_its_result_leaves_the_note_to_the_next(
     study: optuna.Study, objective: Objective, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
-SECONDS = 16.0
+SECONDS = 12.0
 SMALL = ("space.width=8", "space.stages=1", "data.train_limit=400")
 SEARCHES = " s each"
 """In the line that says how a search divides its time."""

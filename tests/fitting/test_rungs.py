@@ -24,7 +24,7 @@ from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
-PLAN = Plan((Rung(4, 1.0), Rung(2, 2.0)), reserve=0.0)
+PLAN = Plan((Rung(4, 0.5), Rung(2, 1.0)), reserve=0.0)
 SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.train_limit=400"])
 
 
@@ -149,7 +149,7 @@ def test_a_search_that_goes_on_trains_only_what_is_missing(study: optuna.Study) 
 def test_short_trainings_do_not_pass_for_trainings_by_the_recipe(study: optuna.Study) -> None:
     experiment = Experiment.from_spec(SPEC, device="cpu")
     assert trained_trials(study, experiment.search) == {}
-    assert {trial.user_attrs[TrialKey.SHARE] for trial in study.trials} == {1.0, 2.0}
+    assert {trial.user_attrs[TrialKey.SHARE] for trial in study.trials} == {0.5, 1.0}
     assert SPEC.recipe.fingerprint not in {trial.user_attrs[TrialKey.RECIPE] for trial in study.trials}
 
 

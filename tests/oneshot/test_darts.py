@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -114,6 +115,7 @@ def _way(space: SearchSpace, strategy: str, update: str, order: int) -> Any:
         for space in (BLOCK, CONV)
         for strategy in ("darts", "gumbel")
         for update, order in (("alternating", 1), ("alternating", 2), ("joint", 1))
+        if space is CONV or strategy == "darts" or (update, order) == ("alternating", 1)
     ],
 )
 def test_every_way_of_searching_learns(space: SearchSpace, strategy: str, update: str, order: int) -> None:
@@ -149,6 +151,15 @@ def test_weights_stay_while_alphas_move_and_the_other_way_round() -> None:
     assert not any(torch.equal(w, v) for w, v in zip(found.supernet.weights(), weights, strict=True))
 
 
+@cache
+def cost_of_search(**options: object) -> float:
+    """The expected cost of what a search ends with."""
+    found = search(CONV, unit_table(CONV), alpha_learning_rate=0.03, **options)
+    cost = list(found.epochs())[-1].cost
+    assert cost is not None
+    return cost
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -158,12 +169,7 @@ def test_weights_stay_while_alphas_move_and_the_other_way_round() -> None:
     ],
 )
 def test_latency_makes_the_derived_network_cheaper(options: dict[str, object]) -> None:
-    table = unit_table(CONV)
-    ways = [search(CONV, table, epochs=3, alpha_learning_rate=0.03, **o) for o in ({}, options)]
-    free, priced = (list(way.epochs())[-1] for way in ways)
-    assert free.cost is not None
-    assert priced.cost is not None
-    assert priced.cost < 0.95 * free.cost
+    assert cost_of_search(**options) < 0.95 * cost_of_search()
 
 
 @pytest.mark.parametrize(

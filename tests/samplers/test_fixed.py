@@ -26,7 +26,7 @@ def test_a_pinned_parameter_holds_for_every_sampler(sampler: str, limits: dict[s
     experiment = Experiment.from_spec(spec, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "s")
     pickle.loads(pickle.dumps(study.sampler))
-    experiment.run(study, trials=14)
+    experiment.run(study, trials=8)
     assert {trial.params["conv1.kernel"] for trial in study.trials} == {5}
     assert {trial.params["conv2.stride"] for trial in study.trials} == {2}
     assert len({trial.params["conv1.filters"] for trial in study.trials}) == 2

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -120,25 +121,40 @@ def conv_in() -> nn.Module:
     return nn.Conv2d(1, 4, 3, padding=1)
 
 
-def differences(space: FunctionSpace, *, refuse: bool) -> tuple[int, int]:
-    """How many mixtures that are one-hot, or straight-through, compute something else, and how many are refused."""
+@dataclass
+class Differences:
+    """What was found of the mixtures that stand for one network each: one-hot and straight-through."""
+
+    unequal: int = 0  # compute something else
+    refused: int = 0
+    would_differ: int = 0  # of those that are refused
+
+
+def differences(space: FunctionSpace) -> Differences:
+    """Compare all mixtures with their networks."""
     with seeded(0):
         supernet = FunctionSupernet(space)
         images = torch.randn(3, 1, 8, 8)
-    if not refuse:
-        for layer in mixed_layers(supernet):
-            layer.unlike = {}
-    unequal = refused = 0
+    found, refusals = Differences(), [(layer, layer.unlike) for layer in mixed_layers(supernet)]
+
+    def differs(picks: dict[str, ChoiceWeights]) -> bool:
+        return not torch.allclose(supernet(images, picks), expected, rtol=1e-4, atol=1e-5)
+
     for training, architecture in itertools.product((False, True), space.enumerate()):
         expected = supernet.extract(architecture).train(training)(images)
         supernet.train(training)
         torch.testing.assert_close(supernet(images, supernet.path(architecture)), expected)
         for picks in one_hot(supernet, architecture):
             try:
-                unequal += not torch.allclose(supernet(images, picks), expected, rtol=1e-4, atol=1e-5)
+                found.unequal += differs(picks)
             except SpecError:
-                refused += 1
-    return unequal, refused
+                found.refused += 1
+                for layer, _ in refusals:
+                    layer.unlike = {}
+                found.would_differ += differs(picks)
+                for layer, unlike in refusals:
+                    layer.unlike = unlike
+    return found
 
 
 def one_hot(supernet: FunctionSupernet, architecture: Architecture) -> list[dict[str, ChoiceWeights]]:
@@ -157,12 +173,11 @@ def test_a_mixture_is_its_network_or_is_refused(way: str) -> None:
     with torch.no_grad():
         for name in CANDIDATES:
             space = space_of((way, tuple({"conv": 0, name: 0, "conv_relu": 0})))
-            would_differ, _ = differences(space, refuse=False)
-            unequal, refused = differences(space, refuse=True)
-            assert unequal == 0, name
-            assert (refused > 0) == (would_differ > 0), name
+            found = differences(space)
+            assert found.unequal == 0, name
+            assert (found.refused > 0) == (found.would_differ > 0), name
             if name in ("conv", "conv_relu") or way in ("chain", "of a copy"):
-                assert refused == 0, name
+                assert found.refused == 0, name
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -171,7 +186,7 @@ def test_no_mixture_of_several_layers_is_another_network(seed: int) -> None:
     layers = [(draw.choice(list(AROUND)), tuple(draw.sample(list(CANDIDATES), 2))) for _ in range(2)]
     nested = draw.choice(list(AROUND)) if seed % 2 else None
     with torch.no_grad():
-        assert differences(space_of(*layers, nested=nested), refuse=True)[0] == 0
+        assert differences(space_of(*layers, nested=nested)).unequal == 0
 
 
 def test_what_is_refused_tells_the_layer_and_the_candidate() -> None:

@@ -197,7 +197,7 @@ def test_paths_mixtures_and_extracted_networks_agree(name: str) -> None:
         supernet = supernet_for(space).eval()
         images = torch.randn(3, *space.input_shape)
     rng = random.Random(0)
-    for _ in range(40):
+    for _ in range(15):
         architecture = space.sample(rng)
         alone = supernet.extract(architecture).eval()
         with torch.no_grad():
@@ -220,7 +220,7 @@ def test_operations_add_up_and_their_expectation_is_exact(name: str) -> None:
     space = SPACES[name]
     table = macs_table(space)
     rng = random.Random(0)
-    for _ in range(40):
+    for _ in range(15):
         architecture = space.sample(rng)
         total = sum(table[operation.key] for operation in space.operations(architecture))
         assert total == figures(space, architecture).macs
@@ -234,7 +234,7 @@ def test_operations_add_up_and_their_expectation_is_exact(name: str) -> None:
         for parameter, value in used.items():
             p *= prior[parameter][space.parameters[parameter].choices.index(value)]
         share += p
-        mean += p * figures(space, architecture).macs
+        mean += p * sum(table[operation.key] for operation in space.operations(architecture))
     assert share == pytest.approx(1)
     assert float(supernet.expected_cost(table).detach()) == pytest.approx(mean, rel=1e-5)  # type: ignore[arg-type]
 

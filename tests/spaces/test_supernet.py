@@ -155,17 +155,17 @@ def test_alphas_weights_and_prior(space: SearchSpace) -> None:
 
 
 @space_case
-def test_expected_cost_equals_the_mean_over_20000_drawn_networks(space: SearchSpace) -> None:
+def test_expected_cost_equals_the_mean_over_10000_drawn_networks(space: SearchSpace) -> None:
     table = macs(space)
     supernet = supernet_for(space)
     randomise(supernet)
     prior = supernet.prior()
     rng = random.Random(0)
     total = 0.0
-    for _ in range(20_000):
+    for _ in range(10_000):
         params = {n: rng.choices(space.parameters[n].choices, p)[0] for n, p in prior.items()}
         total += sum(table[op.key] for op in space.operations(space.architecture(params)))
-    assert supernet.expected_cost(table).item() == pytest.approx(total / 20_000, rel=0.01)
+    assert supernet.expected_cost(table).item() == pytest.approx(total / 10_000, rel=0.02)
 
 
 @space_case

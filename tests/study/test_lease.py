@@ -236,6 +236,7 @@ def test_a_trial_that_ended_just_before_its_process_is_told_of_once(study: optun
     assert leases.of(study, study.trials[0]._trial_id) is None
 
 
+@pytest.mark.process
 def test_no_trial_is_made_above_the_number_that_a_study_may_have(study: optuna.Study, tmp_path: Path) -> None:
     def work(number: int) -> int:
         own = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/x.db"))
