@@ -46,10 +46,12 @@ def digits() -> SearchData:
     return load_data("digits")
 
 
-def quantised(name: str, options: dict[str, Any], number: int, digits: SearchData, folder: Path) -> Int8Export:
+def quantised(
+    name: str, options: dict[str, Any], number: int, digits: SearchData, folder: Path, *, epochs: int = 5
+) -> Int8Export:
     """A random network of a space, trained for seconds, in eight bits."""
     side = 16
-    recipe = {"input_size": side, "epochs": 5, "batch_size": 64, "learning_rate": 3e-3, "optimizer": "adamw"}
+    recipe = {"input_size": side, "epochs": epochs, "batch_size": 64, "learning_rate": 3e-3, "optimizer": "adamw"}
     spec = StudySpec.from_dict({"space": {"name": name, **options}, "recipe": recipe})
     space = create_space(name, options, in_channels=1, classes=10, input_size=side)
     architecture = space.sample(random.Random(number))
@@ -76,7 +78,7 @@ def require_kept(made: Int8Export, folder: Path, digits: SearchData) -> None:
 def test_eight_bits_keep_the_accuracy_or_name_the_layer(
     name: str, options: dict[str, Any], number: int, digits: SearchData, tmp_path: Path
 ) -> None:
-    made = quantised(name, options, number, digits, tmp_path)
+    made = quantised(name, options, number, digits, tmp_path, epochs=2)
     assert made.fp32.accuracy > 0.2, "it has learned something that could be lost"
     require_kept(made, tmp_path, digits)
 

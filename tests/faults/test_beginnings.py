@@ -1,6 +1,6 @@
 """Many processes that begin at the same moment, on one database and on one queue.
 
-Run with ``pytest -m slow tests/faults -s`` to see the account of each test.
+Run with ``pytest -n 0 -s -m slow tests/faults`` to see the account of each test.
 """
 
 import signal

@@ -1,6 +1,6 @@
 """Whatever dies: every trial is trained, recorded exactly once, and at most one epoch of work is lost.
 
-Run with ``pytest -m slow tests/faults -s`` to see the account of each test.
+Run with ``pytest -n 0 -s -m slow tests/faults`` to see the account of each test.
 """
 
 import json
