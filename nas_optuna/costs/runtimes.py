@@ -212,6 +212,7 @@ def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        torch._C._jit_set_onnx_log_output_stream("stderr")  # where it fails, it prints a graph on stdout
         # The exporter built on torch.export takes about a second a module, this one 20 ms.
         torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
     return file.getvalue()

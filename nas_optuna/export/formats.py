@@ -73,9 +73,10 @@ def program(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
     """``model.pt2``: a program of ``torch.export``."""
     example = torch.cat([images, images])[:2]
     try:
-        exported = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")  # of recurrent layers
             warnings.filterwarnings("ignore", "No complete tensor found")  # of views; the weights are on the CPU
+            exported = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             torch.export.save(exported, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
         loaded: Any = torch.export.load(path).module()
     except Exception as error:

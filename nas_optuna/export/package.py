@@ -97,7 +97,7 @@ def export_network(
             exported = export_network(classifier, Path("model"), images, title="Digits", facts={})
             exported.files  # ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'picture.py', 'README.md')
     """
-    ours = _files_of_ours(folder)
+    ours = files_of_ours(folder)
     classifier = classifier.eval()
     raw = images[:CHECKED_IMAGES].cpu()
     try:
@@ -137,15 +137,15 @@ def _write_forms(
             run = FORMATS.find(name)(classifier, raw, place / name, title)
             largest = max(largest, _compared(run, raw, expected))
         except Exception as error:
-            if name in FORMATS.builtin and not isinstance(error, NotWritable):
-                raise
+            if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError)):
+                raise  # any other form that fails must not cost those that are whole
             (place / name).unlink(missing_ok=True)
             left_out[name] = str(error) if isinstance(error, NotWritable) else short(error)
     return [name for name in names if name not in left_out], left_out, largest
 
 
-def _files_of_ours(folder: Path) -> frozenset[str]:
-    """The files of an earlier export, which may be replaced."""
+def files_of_ours(folder: Path) -> frozenset[str]:
+    """The files of an earlier export, which may be replaced; a `DataError` where the folder holds others."""
     try:
         if not folder.is_dir():
             if folder.exists() or folder.is_symlink():

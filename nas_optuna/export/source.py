@@ -127,7 +127,7 @@ def constructor(module: nn.Module) -> str:
     if getattr(nn, kind.__name__, None) is not kind:
         raise NotWritable(f"{kind.__name__} is not one of torch.nn's layers")
     arguments, positional = [], True
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    for name, parameter in _parameters(kind).items():
         if name in ("self", "device", "dtype", "args", "kwargs"):
             continue
         if not hasattr(module, name):
@@ -135,18 +135,33 @@ def constructor(module: nn.Module) -> str:
                 raise NotWritable(f"{kind.__name__} does not tell its {name}")
             continue
         value = getattr(module, name)
-        value = value is not None if name == "bias" else _simple(name, value)
+        value = value is not None and value is not False if name == "bias" else _simple(name, value)
         if parameter.default is not inspect.Parameter.empty and value == _simple(name, parameter.default):
             positional = False
             continue
         positional = positional and parameter.default is inspect.Parameter.empty
         arguments.append(_value(value) if positional else f"{name}={_value(value)}")
     expression = f"nn.{kind.__name__}({', '.join(arguments)})"
-    made = eval(expression, {"nn": nn, "torch": torch})  # an expression of ours, of plain values
+    try:
+        made = eval(expression, {"nn": nn, "torch": torch})  # an expression of ours, of plain values
+    except Exception as error:  # it keeps something else under a name of its arguments
+        raise NotWritable(f"{kind.__name__} does not tell how it was made") from error
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (made, module)]
     if shapes[0] != shapes[1]:
         raise NotWritable(f"{kind.__name__} was changed after it was made")
     return expression
+
+
+def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """The arguments of a layer's class, with those that it passes on."""
+    found = dict(inspect.signature(kind.__init__).parameters)
+    if issubclass(kind, nn.RNNBase):
+        found = dict(inspect.signature(nn.RNNBase.__init__).parameters)
+        del found["mode"]  # that is the class
+        if kind is nn.RNN:
+            word = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")
+            found["nonlinearity"] = word
+    return found
 
 
 def _simple(name: str, value: Any) -> Any:

@@ -196,6 +196,19 @@ class Odd(nn.Module):
         return self.end(torch.nn.functional.dropout(y, 0.2, training=self.training))
 
 
+class Recurrent(nn.Module):
+    """The rows of a picture, one after another."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+        self.end = nn.Linear(layer.hidden_size * (2 if layer.bidirectional else 1), 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.layer(x[:, 0])
+        return self.end(states[:, -1])
+
+
 class ValueDependent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(1)[:, :10]
@@ -218,6 +231,30 @@ def test_a_users_network_is_written_out(tmp_path: Path) -> None:
     assert "model.py" in exported.files, exported.left_out
     Image.fromarray(images.images[3, 0].numpy()).save(tmp_path / "image.png")
     assert classifier.predict(images.images[3])[0] in _run(tmp_path / "out", tmp_path / "image.png")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LSTM(16, 6, batch_first=True),
+        nn.GRU(16, 5, num_layers=2, bias=False, batch_first=True, bidirectional=True),
+        nn.RNN(16, 4, batch_first=True, nonlinearity="relu"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_recurrent_network_is_written_out(layer: nn.RNNBase, tmp_path: Path) -> None:
+    images = _images()
+    exported = _export(_of_user(Recurrent(layer), images), tmp_path / "out", images)
+    assert "model.py" in exported.files, exported.left_out
+
+
+def test_a_layer_that_does_not_tell_how_it_was_made_costs_one_form_alone(tmp_path: Path) -> None:
+    images = _images()
+    changed = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    changed[1].in_features = "many"  # type: ignore[assignment] # a class of the user's may keep anything there
+    exported = _export(_of_user(changed, images), tmp_path / "out", images)
+    assert "Linear does not tell how it was made" in exported.left_out["model.py"]
+    assert "model.safetensors" in exported.files
 
 
 def test_a_function_space_is_exported_in_all_forms_and_the_readme_asks_for_it(tmp_path: Path) -> None:
