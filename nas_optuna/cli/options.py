@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nas_optuna.cli.printing import say
+from nas_optuna.cli.printing import facts_apart, say
 from nas_optuna.errors import Interrupted, NasOptunaError
 from nas_optuna.masking import mask_urls
 
@@ -109,7 +109,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it; where somebody stops what keeps its state, say how it goes on."""
         try:
-            return super().invoke(ctx)
+            with facts_apart():
+                return super().invoke(ctx)
         except Interrupted as stopped:
             say(f"{str(stopped) or 'stopped'}; nothing is lost. Continue: {command_line(ctx)}")
             return 130

@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,6 +25,25 @@ STDOUT = Path("-")
 """What ``--out -`` names."""
 
 _quiet = False
+_facts: TextIO | None = None
+"""Where a command prints its facts while it runs."""
+
+
+def facts() -> TextIO:
+    """The stream of facts: standard output, whatever ``sys.stdout`` is meanwhile."""
+    return _facts or sys.stdout
+
+
+@contextmanager
+def facts_apart() -> Iterator[None]:
+    """Send to stderr what code of the user's prints, such as the constructor of a network: stdout holds facts alone."""
+    global _facts
+    before, stdout = _facts, sys.stdout
+    _facts, sys.stdout = facts(), sys.stderr
+    try:
+        yield
+    finally:
+        _facts, sys.stdout = before, stdout
 
 
 def be_quiet(quiet: bool) -> None:
@@ -61,14 +80,14 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout; a number that is not finite becomes null, and passwords of URLs are replaced."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
     text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
     write(text + "\n")
 
 
 def write(text: str) -> None:
     """Text on stdout as it is."""
-    sys.stdout.write(text)
+    facts().write(text)
 
 
 def write_out(path: Path, text: str) -> None:
@@ -173,14 +192,14 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
             no_wrap=not column.wrap,
         )
     if table.show_header and cells:
-        line = plain("─", sys.stdout)
+        line = plain("─", facts())
         table.add_row(*(Text(line * width, style="dim") for _, _, width in shown))
     for row in cells:
         table.add_row(*(Text(_cell(column, row[i], width)) for i, column, width in shown))
     console.width += _GAP  # rich reckons with a gap after the last column, and prints none
     with console.capture() as drawn:
         console.print(table)
-    sys.stdout.write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
+    facts().write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
@@ -239,19 +258,19 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
 
 def _text(cell: object) -> str:
     """A cell as it will be shown: in the encoding of stdout, without what a terminal would obey."""
-    return "\n".join(plain(printable(line), sys.stdout) for line in ("" if cell is None else str(cell)).split("\n"))
+    return "\n".join(plain(printable(line), facts()) for line in ("" if cell is None else str(cell)).split("\n"))
 
 
 def _cell(column: Column, text: str, width: int) -> str:
-    return text if column.shortest is None else shortened(text, width, plain("…", sys.stdout))
+    return text if column.shortest is None else shortened(text, width, plain("…", facts()))
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
-        return Console(width=shutil.get_terminal_size().columns, highlight=False, markup=False, emoji=False)
-    return Console(width=UNLIMITED, highlight=False, markup=False, emoji=False)
+    wide = facts().isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size().columns if wide else UNLIMITED
+    return Console(file=facts(), width=width, highlight=False, markup=False, emoji=False)
 
 
 _PLAIN = {

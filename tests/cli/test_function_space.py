@@ -62,6 +62,21 @@ def test_a_file_is_searched_and_goes_on_by_every_sampler(command: Command, net: 
     assert best.json["architecture"].startswith("width=")
 
 
+def test_what_its_constructors_print_stays_out_of_the_facts(command: Command, place: Path) -> None:
+    (place / "loud.py").write_text(
+        "import nas_optuna as nas\nfrom torch import nn\n\n@nas.space\ndef net(c, task):\n    print('LOUD')\n"
+        "    width = c.choice('width', [2, 4])\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.Linear(width, task.classes))\n"
+    )
+    ran = command("run", *TINY, "--set", "space.name=loud.py:net", "--trials", 1, "--json")
+    assert ran.code == 0, ran.err
+    assert len(ran.json) == 1
+    assert "LOUD" in ran.err
+    exported = command("export", "--trial", 0, "--trust")
+    assert "LOUD" not in exported.out
+    assert "LOUD" not in command("space", "show", "--set", "space.name=loud.py:net").out
+
+
 def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str) -> None:
     settings = ["--set", net, "--set", "space.fix={width = 16, depth = 2}", "--set", "supernet.epochs=4"]
     trained = command("supernet", "train", "--study", "nas", *TINY, *settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -133,6 +134,7 @@ class _PipeChannel:
 
 def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     """The main function of a worker's process."""
+    sys.stdout = sys.stderr  # the facts of the command that started it are alone on standard output
     stop = StopRequest()
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):
