@@ -190,7 +190,7 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
     from PIL import Image
 
     if is_deep(picture):
-        picture = Image.fromarray(_eight_bits(np.asarray(picture), pixels))
+        picture = Image.fromarray(eight_bits(np.asarray(picture), pixels))
     mode, transparent = "L" if pixels.channels == 1 else "RGB", picture.has_transparency_data
     if picture.mode == mode and not transparent:
         return picture
@@ -207,7 +207,8 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
     return result
 
 
-def _eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+def eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:
+    """Numbers scaled to 0 … 255 as those of the training images were."""
     white = pixels.fraction_white if values.dtype.kind == "f" else pixels.whole_white
     if not (values.min() >= 0 and values.max() <= white):  # false for what is no number, too
         raise UnsuitablePicture(

@@ -13,7 +13,6 @@ import stat
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.loaders import Preparation
-from nas_optuna.data.pictures import picture_pixels
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError, named, reason_of
@@ -35,6 +33,7 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
 from nas_optuna.training.checkpoint import require_tensors
 from nas_optuna.training.network import describe, kind_of
+from nas_optuna.training.raw_images import as_batch, refused
 
 FORMAT = 2
 """Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""
@@ -125,7 +124,7 @@ class ImageClassifier(nn.Module):
         traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # it would keep the answer
         fits = traced or (images.dtype == torch.uint8 and images.shape[1:] == self.image_shape and images.shape[0] > 0)
         if not fits:
-            raise _refused(f"images are {kind_of(images)}", self.pixels)
+            raise refused(f"images are {kind_of(images)}", self.pixels)
         return cast(Tensor, self.network(self.prepare(images)))
 
     @torch.inference_mode()
@@ -133,8 +132,8 @@ class ImageClassifier(nn.Module):
         """The probability of each class for each image.
 
         Args:
-            images: uint8 tensor or array ``[n, channels, height, width]``, one image, a PIL image, a picture's path,
-                or a list of these; see `as_batch`.
+            images: A tensor or an array ``[n, channels, height, width]``, one image, a PIL image, a picture's path, or
+                a list of these; see `nas_optuna.training.raw_images.as_batch`.
 
         Returns:
             ``[n, classes]``, float32, on the host; rows add up to 1.
@@ -346,55 +345,3 @@ def _reason(error: Exception) -> str:
         return problem_of(error, "header")
     told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
     return reason_of(error, 240) if told else describe(error)
-
-
-def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
-    """One image or several as ``[n, channels, height, width]``, uint8.
-
-    Args:
-        images: Raw pixels, uint8: a tensor or an array ``[n, channels, height, width]``, or ``[n, height, width,
-            channels]``, or one image without ``n``; channels may be left out where there is one. Or a PIL image or a
-            picture's path, which are read as a folder of pictures is. Or a sequence of any of these.
-        pixels: What the network was trained on.
-
-    Raises:
-        DataError: They are something else; the message says what is expected.
-
-    Examples:
-        >>> as_batch(np.zeros((8, 8), np.uint8), PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))).shape
-        torch.Size([1, 1, 8, 8])
-    """
-    from PIL import Image
-
-    if isinstance(images, str | Path | Image.Image):
-        return _picture(images, pixels)[None]
-    if isinstance(images, list | tuple):
-        if not images:
-            raise _refused("there is no image", pixels)
-        return torch.cat([as_batch(image, pixels) for image in images])
-    if not isinstance(images, Tensor | np.ndarray):
-        raise _refused(f"a {type(images).__name__} is no image", pixels)
-    shape, channels, height, width = tuple(images.shape), pixels.channels, pixels.height, pixels.width
-    forms = [(channels, height, width), *([(height, width)] if channels == 1 else []), (height, width, channels)]
-    for place, form in enumerate(forms):
-        if str(images.dtype) in ("uint8", "torch.uint8") and (shape == form or (shape[1:] == form and shape[0] > 0)):
-            raw = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
-            stacked = raw.reshape(-1, *form)
-            return stacked.movedim(-1, 1) if place == len(forms) - 1 else stacked.reshape(-1, *forms[0])
-    raise _refused(f"images are {str(images.dtype).removeprefix('torch.')} {list(shape)[:8]}", pixels)
-
-
-def _refused(problem: str, pixels: PixelFormat) -> DataError:
-    return DataError(
-        f"{problem}; this network takes raw pixels, uint8 of 0 … 255, as"
-        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or PIL images"
-    )
-
-
-def _picture(image: Any, pixels: PixelFormat) -> Tensor:
-    if pixels.channels not in (1, 3):
-        raise _refused("a picture has 1 or 3 channels", pixels)
-    try:
-        return torch.from_numpy(np.array(picture_pixels(Path(image) if isinstance(image, str) else image, pixels)))
-    except DataError as error:
-        raise _refused(str(error), pixels) from error

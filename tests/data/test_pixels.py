@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +17,17 @@ import torch
 from PIL import Image
 
 from nas_optuna import load_network
-from nas_optuna.data import BatchLoader, ImageSet, load_images
+from nas_optuna.data import BatchLoader, ImageSet, load_data, load_images
 from nas_optuna.data import pixels as pixels_module
 from nas_optuna.data.pixels import MAX_PIXELS, PixelFormat
 from nas_optuna.errors import DataError
 from nas_optuna.export import export_network
+from nas_optuna.fitting.inputs import name_of
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import ImageClassifier, make_network
-from nas_optuna.training.serialization import as_batch, make_header, save_network
+from nas_optuna.training.raw_images import as_batch
+from nas_optuna.training.serialization import make_header, save_network
 from tests.data.odd_pictures import write_odd_pictures, write_png
 
 CPU = torch.device("cpu")
@@ -219,3 +222,28 @@ def test_a_huge_picture_is_refused_or_decoded_reduced(tmp_path: Path, kind: str)
         picture.save(file, progressive=True)
     with pytest.raises(DataError, match=f"{side}×{side} pixels, and 50,000,000 are the most; reduce it"):
         picture_pixels(file, pixels)
+
+
+@pytest.mark.parametrize("kind", ["fractions", "fractions of 255", "12 bits", "tensors", "booleans"])
+def test_a_network_takes_the_arrays_that_it_was_trained_on(kind: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    images: Any = {
+        "fractions": values.astype(np.float32) / 255,
+        "fractions of 255": values.astype(np.float16),
+        "12 bits": values.astype(np.int64) * 16,
+        "tensors": torch.from_numpy(values).to(torch.bfloat16) / 256,
+        "booleans": values > 127,
+    }[kind]
+    data = load_data(name_of((images, [0, 1] * 10), tmp_path)).train
+    pixels = data.pixel_format(8)
+    taken = {bytes(image) for image in as_batch(images, pixels).numpy()}
+    assert taken >= {bytes(image) for image in data.images.numpy()}
+    with pytest.raises(DataError, match="this network takes"):
+        as_batch(np.full((1, 3, 8, 8), -0.5), pixels)
+
+
+def test_whole_numbers_of_unknown_depth_are_refused() -> None:
+    pixels = PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))
+    for dtype in (np.int64, np.uint16):
+        with pytest.raises(DataError, match=f"images are {np.dtype(dtype)}; this network takes raw pixels"):
+            as_batch(np.full((2, 1, 8, 8), 9, dtype), pixels)

@@ -65,6 +65,7 @@ def test_predict_takes_arrays_tensors_pictures_and_single_images(network: ImageC
     assert network.predict(pictures) == names
     pictures[0].save(tmp_path / "a.png")
     pictures[0].resize((64, 64), Image.Resampling.NEAREST).convert("RGBA").save(tmp_path / "large.png")
+    assert network.predict(images / 255) == network.predict(array.astype(np.float64) / 255) == names
     singles: list[Any] = [images[0], images[0, 0], array[0], array[0, 0], array[0, 0, ..., None], pictures[0]]
     for one in [*singles, tmp_path / "a.png", str(tmp_path / "a.png")]:
         assert network.predict(one) == names[:1]
@@ -75,11 +76,12 @@ def test_predict_takes_arrays_tensors_pictures_and_single_images(network: ImageC
 @pytest.mark.parametrize(
     "wrong",
     [
-        torch.rand(2, 1, 8, 8),
-        np.random.default_rng(0).random((2, 1, 8, 8)),
+        torch.rand(2, 1, 8, 8) * 255,
+        np.random.default_rng(0).random((2, 1, 8, 8)) - 0.5,
+        np.full((2, 1, 8, 8), np.nan),
         torch.zeros(2, 1, 8, 8, dtype=torch.int64),
         np.zeros((2, 1, 8, 8), np.uint16),
-        np.zeros((2, 1, 8, 8), bool),
+        np.full((2, 1, 8, 8), "a"),
         torch.zeros(2, 1, 9, 8, dtype=torch.uint8),
         torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
         torch.zeros(0, 1, 8, 8, dtype=torch.uint8),

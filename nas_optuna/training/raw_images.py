@@ -1,0 +1,86 @@
+"""What a person gives to a trained network, as the whole numbers that it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_optuna.data.pictures import picture_pixels
+from nas_optuna.data.pixels import PixelFormat, UnsuitablePicture, eight_bits
+from nas_optuna.errors import DataError
+
+
+def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
+    """One image or several as ``[n, channels, height, width]``, uint8.
+
+    Args:
+        images: Raw pixels: a tensor or an array ``[n, channels, height, width]``, or ``[n, height, width, channels]``,
+            or one image without ``n``; channels may be left out where there is one. What is not uint8 is scaled as
+            the training images were. Or a PIL image or a picture's path, which are read as a folder of pictures is.
+            Or a sequence of any of these.
+        pixels: What the network was trained on.
+
+    Raises:
+        DataError: They are something else; the message says what is expected.
+
+    Examples:
+        >>> as_batch(np.zeros((8, 8), np.uint8), PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    from PIL import Image
+
+    if isinstance(images, str | Path | Image.Image):
+        return _picture(images, pixels)[None]
+    if isinstance(images, list | tuple):
+        if not images:
+            raise refused("there is no image", pixels)
+        return torch.cat([as_batch(image, pixels) for image in images])
+    if not isinstance(images, Tensor | np.ndarray):
+        raise refused(f"a {type(images).__name__} is no image", pixels)
+    shape, channels, height, width = tuple(images.shape), pixels.channels, pixels.height, pixels.width
+    forms = [(channels, height, width), *([(height, width)] if channels == 1 else []), (height, width, channels)]
+    for place, form in enumerate(forms):
+        if shape == form or (shape[1:] == form and shape[0] > 0):
+            stacked = _bytes(images, pixels).reshape(-1, *form)
+            return stacked.movedim(-1, 1) if place == len(forms) - 1 else stacked.reshape(-1, *forms[0])
+    raise refused(f"images are {_kind(images)} {list(shape)[:8]}", pixels)
+
+
+def _bytes(images: Tensor | np.ndarray[Any, Any], pixels: PixelFormat) -> Tensor:
+    """The same pixels as whole numbers 0 … 255."""
+    if images.dtype in (torch.uint8, np.uint8):
+        return images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    if isinstance(images, Tensor):
+        images = (images.detach().double() if images.is_floating_point() else images.detach()).cpu().numpy()
+    # Where the training images had 8 bits, nothing tells how many bits whole numbers of another type have.
+    if images.dtype.kind not in "biuf" or (images.dtype.kind in "iu" and pixels.whole_white == 65535):
+        raise refused(f"images are {_kind(images)}", pixels)
+    try:
+        return torch.from_numpy(eight_bits(images, pixels))
+    except UnsuitablePicture as error:
+        raise refused(str(error), pixels) from error
+
+
+def _kind(images: Tensor | np.ndarray[Any, Any]) -> str:
+    return str(images.dtype).removeprefix("torch.")
+
+
+def refused(problem: str, pixels: PixelFormat) -> DataError:
+    """What to raise for images that a network cannot take."""
+    return DataError(
+        f"{problem}; this network takes raw pixels, uint8 of 0 … 255, as"
+        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or PIL images"
+    )
+
+
+def _picture(image: Any, pixels: PixelFormat) -> Tensor:
+    if pixels.channels not in (1, 3):
+        raise refused("a picture has 1 or 3 channels", pixels)
+    try:
+        return torch.from_numpy(np.array(picture_pixels(Path(image) if isinstance(image, str) else image, pixels)))
+    except DataError as error:
+        raise refused(str(error), pixels) from error
