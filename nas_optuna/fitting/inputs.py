@@ -11,6 +11,7 @@ import numpy as np
 
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.catalog import data_name
+from nas_optuna.data.images import ImageSet
 from nas_optuna.data.pictures import find_white, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
 from nas_optuna.data.source import Reading
@@ -34,6 +35,8 @@ def name_of(data: Any, folder: Path) -> str:
     """
     if isinstance(data, str | Path):
         return data_name(str(data))
+    if isinstance(data, ImageSet):
+        data = {"images": data.images, "labels": data.labels, "classes": data.classes}
     if isinstance(data, Mapping):
         return _kept({str(name): _array(values, f"{name!s:.40}") for name, values in data.items()}, folder)
     if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
@@ -157,6 +160,8 @@ def _kept(arrays: Arrays, folder: Path) -> str:
         return f"npz:{path}"
     if known is not None and (folder / DATABASE).is_file():
         raise StudyError(f"{named(folder)} holds a fit of other images; choose another out")
+    if path.exists() and not (folder / DATABASE).is_file():
+        raise StudyError(f"{named(path)} is there already, and no fit began with it; choose another out, or delete it")
     partial = path.with_name(f".{path.name}.partial.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

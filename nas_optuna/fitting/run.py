@@ -24,7 +24,7 @@ from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
-from nas_optuna.export import Exported, export_network
+from nas_optuna.export import Exported, export_network, files_of_ours
 from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
@@ -81,7 +81,8 @@ def fit(
 
     Args:
         data: A folder of pictures with one folder for each class, a ``.npz`` file, the name of a data set such as
-            ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors, or a torch ``Dataset`` of such pairs.
+            ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors, an `ImageSet`, or a torch ``Dataset`` of such
+            pairs.
         within: The time for everything, such as ``"90s"``, ``"10m"`` or ``"2h"``; a number is seconds.
         out: The folder in which everything is written.
         space: Name of the search space; by default one of good networks for images.
@@ -139,6 +140,7 @@ class Fit:
             raise SpecError(
                 f"{named(self.folder)} cannot be a folder: {error.strerror}; choose another --out"
             ) from error
+        self._require_own_folder()
         url = f"sqlite:///{self.folder.absolute() / DATABASE}"
         storage = open_storage(url, create=True)
         study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
@@ -152,6 +154,12 @@ class Fit:
                 return self._fitted(study)
         with interruptible(self.stop):
             return _Running.begin(self, storage, study, state, url).run()
+
+    def _require_own_folder(self) -> None:
+        """Refuse now, rather than when all the time is spent, what would replace somebody's files."""
+        files_of_ours(self.folder / NETWORK)
+        if (self.folder / PAGE).exists() and not (self.folder / DATABASE).exists():
+            raise SpecError(f"{named(self.folder)} holds a {PAGE} that no fit wrote; choose another --out")
 
     def _require_same(self, study: Study, *, images: bool) -> None:
         """Refuse another spec, and other images where nothing else reads them."""

@@ -11,7 +11,7 @@ import torch
 
 import nas_optuna as nas
 from nas_optuna.cli.run_options import SpecOptions
-from nas_optuna.errors import Interrupted, SpecError, StudyError
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, TimeBudget
@@ -72,9 +72,15 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
     """A fit that was stopped in its last training, where its network could not be written, and repeated."""
     folder = tmp_path_factory.mktemp("resumed") / "model"
-    folder.mkdir()
-    (folder / "network").write_text("no folder")
     first, before = work(folder, until="on all ")
+    say = first.say
+
+    def spoil(line: str) -> None:
+        say(line)
+        if "on all " in line:
+            (folder / "network").write_text("no folder")
+
+    first.say = spoil
     with pytest.raises(Interrupted):
         first.run()
     (folder / "network").unlink()
@@ -158,6 +164,18 @@ def test_arrays_of_a_search_are_not_overwritten_by_others(stopped: Path, tmp_pat
     assert name_of(first, tmp_path) == name, "a damaged file is written anew"
     with np.load(tmp_path / "images.npz") as restored:
         assert np.array_equal(restored["images"], first[0])
+
+
+@pytest.mark.parametrize("name", ["network/mine.txt", "report.html", "images.npz"])
+def test_files_of_somebody_else_are_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    data: Any = (images, np.arange(40) % 2) if name == "images.npz" else "digits"
+    with pytest.raises(NasOptunaError, match="choose an"):
+        nas.fit(data, SECONDS, tmp_path, say=lambda line: pytest.fail(line))
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
 
 
 def test_another_time_is_another_plan(stopped: Path, tmp_path: Path) -> None:

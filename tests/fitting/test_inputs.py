@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from nas_optuna import load_data
+from nas_optuna import ImageSet, load_data
 from nas_optuna.errors import DataError
 from nas_optuna.fitting.inputs import name_of
 
@@ -101,6 +101,13 @@ def test_a_dataset_keeps_the_names_of_its_classes(tmp_path: Path, item: Callable
     found = load_data(name_of(part, tmp_path / "part"))
     assert found.train.classes == ("cat", "dog")
     assert len(found.train) + len(found.validation) == 24
+
+
+def test_a_set_of_ours_is_read(tmp_path: Path) -> None:
+    given = ImageSet(torch.from_numpy(GREY)[:, None], torch.from_numpy(LABELS), ("cat", "dog"))
+    read = load_data(name_of(given, tmp_path)).train
+    assert read.classes == ("cat", "dog")
+    assert {bytes(image) for image in read.images.numpy()} <= {bytes(image) for image in GREY}
 
 
 def test_a_dictionary_may_have_a_test_part(tmp_path: Path) -> None:
