@@ -60,7 +60,7 @@ class FunctionSupernet(Supernet):
         if chosen:
             logger.warning("the supernet of %s keeps %s; fix others to study them", space.name, ", ".join(chosen))
         if not part.sequential:  # the built-in spaces' tests compare all their layers
-            self._require_elastic()
+            self._require_equal()
 
     @classmethod
     def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
@@ -72,43 +72,51 @@ class FunctionSupernet(Supernet):
         """See `Supernet.stabilize_init`; the space knows what its networks need."""
         self.space.stabilize_init(self.network)
 
-    def _require_elastic(self) -> None:
-        """Compare every elastic number, at its smallest, with networks of their own, before anything is trained."""
-        if not self._elastic:
-            return
+    def _require_equal(self) -> None:
+        """Compare every label, and every elastic number at its smallest, with networks of their own."""
         widest = {name: max(self._choices(name)) for name in self._elastic}
+        labels = {name: self.space.parameters[name].choices for name in self.mixed}
         training = self.training
         self.eval()
-        with seeded(0), torch.no_grad():
+        with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
-            for name in self._elastic:
-                smallest = min(self._choices(name))
-                labels = {n: self.space.parameters[n].choices for n in self.mixed}
-                for turn in range(max(map(len, labels.values()), default=1)):
-                    chosen = {n: choices[turn % len(choices)] for n, choices in labels.items()}
-                    params = {**self._first, **widest, **chosen, name: smallest}
-                    self._compare(self.space.architecture(params), images, f"{name} = {smallest}")
+        for smallest in [{name: min(self._choices(name))} for name in self._elastic] or [{}]:
+            for turn in range(max(map(len, labels.values()), default=1)):
+                chosen = {n: choices[turn % len(choices)] for n, choices in labels.items()}
+                params = {**self._first, **widest, **chosen, **smallest}
+                self._compare(self.space.architecture(params), images, smallest)
         self.train(training)
 
     def _choices(self, name: str) -> tuple[int, ...]:
         return cast(tuple[int, ...], self.space.parameters[name].choices)
 
-    def _compare(self, architecture: Architecture, images: Tensor, said: str) -> None:
-        network = self.extract(architecture).eval()
-        certain = {
-            name: ChoiceWeights(pick.index, F.one_hot(torch.tensor(pick.index), len(self.alphas[name])).float())
-            for name, pick in self.path(architecture).items()
-        }
+    @torch.no_grad()
+    def _compare(self, architecture: Architecture, images: Tensor, smallest: Mapping[str, Choice]) -> None:
+        network, path = self.extract(architecture).eval(), self.path(architecture)
+        said = next((f"{name} = {value}" for name, value in smallest.items()), str(architecture))
+        weights = [path]
+        if smallest:  # what labels alone may mix is decided where they are mixed
+            certain = {n: F.one_hot(torch.tensor(pick.index), len(self.alphas[n])) for n, pick in path.items()}
+            weights.append({n: ChoiceWeights(path[n].index, share.float()) for n, share in certain.items()})
         try:
-            expected = network(images)
-            found = [self(images, self.path(architecture)), self(images, certain)]
+            with seeded(1):
+                expected = network(images)
+            found = []
+            for picks in weights:
+                with seeded(1):  # a layer may draw
+                    found.append(self(images, picks))
         except Exception as error:
             raise SpecError(f"the supernet of space {self.space.name!r} cannot have {said}: {error}") from error
         size = float(expected.abs().max())
         if any(float((logits - expected).abs().max()) > 1e-3 * max(size, 1e-3) for logits in found):
+            remedy = (
+                "what works on all channels together (a concatenation, a norm) cannot be elastic; use c.choice"
+                if smallest
+                else "its function must neither look into what c.layer gives nor share weights between such layers"
+            )
             raise SpecError(
                 f"the supernet of space {self.space.name!r} computes something else than its network where {said}:"
-                " what works on all channels together (a concatenation, a norm) cannot be elastic; use c.choice"
+                f" {remedy}"
             )
 
     def _norms(self) -> list[_BatchNorm]:

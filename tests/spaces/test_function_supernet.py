@@ -364,3 +364,33 @@ def test_elastic_kernels_strides_and_products_equal_the_networks_of_their_own() 
 def test_an_elastic_kernel_needs_a_padding_that_grows_with_it() -> None:
     with pytest.raises(SpecError, match=r"padding of an elastic kernel must grow with it.*padding=kernel // 2"):
         supernet_for(kernels_and_strides(**SHAPE, padded=False))
+
+
+@pytest.mark.parametrize("kind", ["tied", "looked into", "drawn"])
+def test_a_function_that_looks_into_its_layers_is_refused_before_training(kind: str) -> None:
+    @nas.space
+    def network(c: Any, task: Any) -> nn.Module:
+        first, second = (
+            c.layer(name, {"a": lambda: nn.Linear(8, 8), "b": lambda: nn.Sequential(nn.Linear(8, 8))})
+            for name in ("first", "second")
+        )
+        layers = [nn.Flatten(), nn.Linear(task.channels * 64, 8), first, nn.ReLU(), second]
+        if kind == "tied" and isinstance(first, nn.Linear) and isinstance(second, nn.Linear):
+            second.weight = first.weight
+        if kind == "looked into" and isinstance(first, nn.Linear):
+            layers.insert(3, nn.Tanh())
+        if kind == "drawn":
+            layers.append(Noise())
+        return nn.Sequential(*layers, nn.Linear(8, task.classes))
+
+    space = network(in_channels=1, classes=4, input_size=8)
+    if kind == "drawn":
+        assert supernet_for(space) is not None, "that equal networks draw other numbers makes them no others"
+        return
+    with pytest.raises(SpecError, match="than its network where first=a,second=a: its function must neither look"):
+        supernet_for(space)
+
+
+class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn_like(x)
