@@ -281,7 +281,9 @@ class Experiment:
 
     def describe(self, *, within: bool = False) -> str:
         """One line for a person; `within` a time nothing is pruned, and epochs are no measure."""
-        size = f"{self.space.size:,}" if self.space.size < 1e9 else f"{self.space.size:.1e}"
+        size = (
+            plural(self.space.size, "architecture") if self.space.size < 1e9 else f"{self.space.size:.1e} architectures"
+        )
         height, width = self.space.image_size
         goal = self.spec.goal(typed=True)
         if self.data is None:
@@ -291,7 +293,7 @@ class Experiment:
                 f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
                 f" {self.spec.data.select_on} images, {height}×{width})"
             )
-        what += f", space {self.space.name} ({size} architectures), sampler {self.spec.sampler.name}"
+        what += f", space {self.space.name} ({size}), sampler {self.spec.sampler.name}"
         what += f" ({self.why})" if self.why else ""
         if within:
             return what

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from nas_optuna.errors import SpecError, unknown
@@ -61,6 +61,11 @@ class Criterion(Quantity):
         if self.cost is None or self.target is None:
             return value
         return float(value * (costs[self.cost] / self.target) ** self.exponent)
+
+
+def parse_criteria(objectives: Sequence[str]) -> tuple[Criterion, ...]:
+    """What the names of objectives stand for; one name may stand without a list."""
+    return tuple(map(parse_criterion, (objectives,) if isinstance(objectives, str) else objectives))
 
 
 def parse_criterion(text: str, *, imports: bool = True) -> Criterion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,10 +65,10 @@ class Quantity:
         """A value in three or four digits, for a narrow table.
 
         Examples:
-            >>> Quantity("macs").brief(1234567)
-            '1.23M'
+            >>> Quantity("macs").brief(1234567), Quantity("accuracy").brief(float("inf"))
+            ('1.23M', 'inf')
         """
-        return count(value) if abs(value) >= 1000 else self.number(value)
+        return count(value) if 1000 <= abs(value) < math.inf else self.number(value)
 
     def text(self, value: float) -> str:
         """A value with its unit."""

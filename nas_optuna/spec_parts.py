@@ -19,7 +19,7 @@ from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorConte
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
 from nas_optuna.metrics import METRICS
-from nas_optuna.objectives import parse_criterion
+from nas_optuna.objectives import parse_criteria, parse_criterion
 from nas_optuna.oneshot.strategies import STRATEGIES
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
@@ -73,7 +73,7 @@ def make_evaluator(
             raise SpecError("evaluator 'training' has no options; its settings are those of [recipe]")
         data = images() if images else load_data(spec.data, data_directory, input_size=spec.recipe.input_size)
         space = make_space(spec, data)
-        metrics = [c.metric for c in map(parse_criterion, spec.objectives) if c.metric]
+        metrics = [c.metric for c in parse_criteria(spec.objectives) if c.metric]
         return data, TrainingEvaluator(space, data, spec.recipe, where, metrics)
     context = EvaluatorContext(partial(create_space, spec.space.name, spec.space.options), where, data_directory)
     made: Evaluator = EVALUATORS.make(spec.evaluator.name, context, options=spec.evaluator.options, wanted=Evaluator)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_optuna.errors import SpecError
-from nas_optuna.objectives import COSTS, parse_amount, parse_criterion
+from nas_optuna.objectives import COSTS, parse_amount, parse_criteria, parse_criterion
 
 VALUES = {
     "latency_ms": 2.0,
@@ -22,6 +22,10 @@ def test_plain_names() -> None:
     for name in COSTS.names():
         cost = parse_criterion(name)
         assert (cost.direction, cost.metric, cost.value({}, VALUES)) == ("minimize", None, VALUES[name])
+
+
+def test_one_name_needs_no_list() -> None:
+    assert parse_criteria("accuracy") == parse_criteria(["accuracy"]) == (parse_criterion("accuracy"),)
 
 
 def test_a_soft_target_is_mnasnets() -> None:

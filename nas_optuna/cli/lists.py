@@ -15,6 +15,7 @@ from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
+from nas_optuna.quantities import plural
 from nas_optuna.spaces import create_space
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
@@ -91,7 +92,7 @@ def space_show(
 
 
 def _size(size: int) -> str:
-    return f"{size:,} architectures" + (f" ({size:.2e})" if size >= 1e9 else "")
+    return plural(size, "architecture") + (f" ({size:.2e})" if size >= 1e9 else "")
 
 
 def listing(what: str, purpose: str) -> Callable[..., None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,9 @@ def _print_fitted(fitted: Fitted, *, json: bool) -> None:
     ]
     print_facts("fitted", rows)
     say(*(gain.remarks() if gain else ()))
-    say_next([(f"python {fitted.folder / 'network' / 'model.py'} PICTURE", "name the class of a picture")])
+    script = fitted.folder / "network" / "model.py"
+    if script.is_file():
+        say_next([(f"python {shlex.quote(str(script))} PICTURE", "name the class of a picture")])
 
 
 CLASSES = 10

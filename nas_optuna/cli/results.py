@@ -61,6 +61,7 @@ def best(
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import gain_of, no_complete_trial, require_error, winners
     from nas_optuna.study import results, significance
+    from nas_optuna.study.studies import has_spec
 
     if within not in (None, "1se"):
         raise SpecError(f"--within {within!r} is not known; --within 1se means within one standard error of the best")
@@ -97,6 +98,8 @@ def best(
     say(*(gain.remarks() if gain else ()))
     if not latencies and len(found.tied) > 1:
         _say_ties(found)
+    if not has_spec(study):
+        return  # Optuna alone made it, and no command of ours can train its networks
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
     say_next([(facts.command("retrain", *which), "train it in full, and test it"), (take, "take it away")])

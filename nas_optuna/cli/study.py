@@ -133,7 +133,10 @@ def delete(
             raise
         say(f"{error}; its files elsewhere are left")
     if not yes:
-        typer.confirm(f"Delete study {name!r} with its {plural(trials, 'trial')}?", abort=True, err=True)
+        try:
+            typer.confirm(f"Delete study {name!r} with its {plural(trials, 'trial')}?", abort=True, err=True)
+        except typer.Abort:
+            raise StudyError(f"nobody said yes, so study {name!r} is kept; --yes says it") from None
     files, left = folders(url, attributes), elsewhere(attributes)
     studies.delete_study(opened, name, files)
     for folder, artifact in product(files, shown):

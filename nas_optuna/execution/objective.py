@@ -29,7 +29,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Sub
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
-from nas_optuna.objectives import parse_criterion
+from nas_optuna.objectives import parse_criteria
 from nas_optuna.samplers.curves import PLAN
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
@@ -113,7 +113,7 @@ class EvaluatorObjective:
             raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
         self.space = evaluator.space
         self.device = resolve_device(device)
-        self.criteria = tuple(map(parse_criterion, objectives))
+        self.criteria = parse_criteria(objectives)
         if not any(criterion.metric for criterion in self.criteria):
             raise SpecError("costs alone need no search; add accuracy to the objectives")
         optimised = [criterion.cost for criterion in self.criteria if criterion.cost]

@@ -13,7 +13,7 @@ from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.threads import choose_threads
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES
-from nas_optuna.objectives import parse_criterion
+from nas_optuna.objectives import parse_criteria
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.function import SpaceFunction
 from nas_optuna.spec import LatencySpec, Recipe
@@ -82,7 +82,7 @@ class Objective(EvaluatorObjective):
         if isinstance(space, SpaceFunction):
             size = recipe.input_size or data.train.side
             space = space(in_channels=data.train.channels, classes=len(data.train.classes), input_size=size)
-        metrics = [c.metric for c in map(parse_criterion, objectives) if c.metric]
+        metrics = [c.metric for c in parse_criteria(objectives) if c.metric]
         super().__init__(
             TrainingEvaluator(space, data, recipe, resolve_device(device), metrics),
             objectives=objectives,

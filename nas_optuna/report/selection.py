@@ -18,7 +18,7 @@ from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, best_of, complete_trials, longest_trained
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain, Measured, sampling_error, standard_error
-from nas_optuna.study.studies import command, study_spec
+from nas_optuna.study.studies import command, has_spec, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
 
@@ -156,7 +156,8 @@ def require_error(study: Study, found: Winners, remedy: str) -> None:
 def no_complete_trial(study: Study) -> StudyError:
     """What to raise where a command needs a complete trial."""
     name = study.study_name
-    return StudyError(f"study {name!r} has no complete trial yet; {command(study, 'run', '--study', name)} makes some")
+    remedy = f"; {command(study, 'run', '--study', name)} makes some" if has_spec(study) else ""
+    return StudyError(f"study {name!r} has no complete trial yet{remedy}")
 
 
 def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:

@@ -305,7 +305,8 @@ def release_by_hand(study: Study, number: int) -> None:
     if trial is None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")
     if trial.state != TrialState.RUNNING:
-        raise StudyError(f"trial {number} is {trial.state.name.lower()}, not running; there is nothing to put back")
+        state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+        raise StudyError(f"trial {number} is {state}, not running; there is nothing to put back")
     row = leases_of(study).get(trial_id_of(trial))
     lease = row or _lease_of_0_2(study, trial)
     worker = Worker.parse(lease.worker) if lease is not None else None

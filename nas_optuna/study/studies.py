@@ -82,14 +82,18 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     return list(counts(storage))
 
 
+def has_spec(study: Study) -> bool:
+    """Whether the study was made by nas-optuna, so that its commands can go on with it."""
+    return study.user_attrs.get(StudyKey.SPEC) is not None
+
+
 def study_spec(study: Study) -> StudySpec:
     """The spec that a study remembers."""
-    values = study.user_attrs.get(StudyKey.SPEC)
-    if values is None:
+    if not has_spec(study):
         raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
     from nas_optuna.spec import StudySpec
 
-    return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
+    return StudySpec.from_dict(study.user_attrs[StudyKey.SPEC], f"the spec of study {study.study_name!r}")
 
 
 def study_uid(study: Study) -> str:

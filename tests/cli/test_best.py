@@ -41,6 +41,16 @@ def test_the_cheapest_within_one_standard_error(command: Command, searched: str)
     assert "tied: 2 trials within 1 standard error" in command("study", "show", searched).out
 
 
+def test_no_command_is_advised_that_refuses_what_optuna_alone_made(command: Command, place: object) -> None:
+    made = optuna.create_study(study_name="other", storage="sqlite:///nas-optuna.db")
+    none = command("best", "--study", "other")
+    assert (none.code, none.err.strip()) == (2, "error: study 'other' has no complete trial yet")
+    made.add_trial(create_trial(value=float("inf")))
+    made.add_trial(create_trial(value=2.5))
+    best = command("best", "--study", "other")
+    assert (best.code, "2.5" in best.out, "next" in best.err) == (0, True, False)
+
+
 def test_what_cannot_be_honoured_is_one_line(command: Command, study: str) -> None:
     refused = command("best", "--study", study, "--within", "2se")
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
