@@ -9,7 +9,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class TestReport:
     classes: tuple[str, ...]
     confusions: tuple[tuple[tuple[int, ...], ...], ...]
     seconds: float
-    mistakes: tuple[Mistake, ...] = ()
+    mistakes: tuple[Mistake, ...] = field(default=(), repr=False)  # pictures would fill pages
 
     @property
     def mean(self) -> float:
