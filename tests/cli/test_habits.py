@@ -1,5 +1,6 @@
 """What people type at any command line: -h, --version, --quiet, completion, and words that are wrong."""
 
+import io
 import os
 import shlex
 import subprocess
@@ -153,3 +154,13 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
         assert says in result.err
     assert command("study", "export", study, "--json").code == 0
     assert command("draw", "--study", study, "--trial", 0, "--out", "-").out.startswith("<svg")
+
+
+@pytest.mark.parametrize("answer", ["", "n\n"])
+def test_a_study_is_kept_where_nobody_says_yes(
+    command: Command, study: str, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    refused = command("study", "delete", study)
+    assert (refused.code, refused.err.endswith("is kept; --yes says it\n")) == (2, True)
+    assert study in command("study", "list").out
