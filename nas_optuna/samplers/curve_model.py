@@ -27,7 +27,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
 from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
-from nas_optuna.samplers.history import Tokens
+from nas_optuna.samplers.history import Tokens, best_and_latest
 
 RUNGS = (0.1, 0.3, 0.6)
 """Trainings are compared after these shares of their epochs, and at the end."""
@@ -137,7 +137,9 @@ class CurveModel:
             told = np.array([below is None or below in curve.values for curve in found], bool)
             members = np.flatnonzero(np.isfinite(values) & told)
             if len(members) >= (MIN_COMPLETE if step == epochs else MIN_AT_RUNG):
-                members = _kept(members, values, [found[i].number for i in members])
+                if len(members) > MAX_POINTS:
+                    order = [found[i].number for i in members]
+                    members = members[best_and_latest(values[members], MAX_POINTS, order)]
                 self._add(step, tokens[members], values[members], standardised[members], [found[i] for i in members])
 
         ended = [i for i, curve in enumerate(found) if curve.final is not None]
@@ -280,15 +282,6 @@ def value_at(curve: Curve, step: int, epochs: int) -> float:
     if step == epochs:
         return math.nan if curve.final is None else curve.final
     return curve.values.get(step, math.nan)
-
-
-def _kept(members: NDArray[np.int64], values: Array, numbers: Sequence[int]) -> NDArray[np.int64]:
-    """At most `MAX_POINTS`: the best half and the latest half, in order."""
-    if len(members) <= MAX_POINTS:
-        return members
-    best = members[np.argsort(-values[members], kind="stable")[: MAX_POINTS // 2]]
-    latest = members[np.argsort(numbers, kind="stable")[-(MAX_POINTS // 2) :]]
-    return np.unique(np.concatenate((best, latest)))
 
 
 class Target:

@@ -24,7 +24,7 @@ from nas_optuna.samplers.gaussian_process import (
     Scorer,
     expected_improvement,
 )
-from nas_optuna.samplers.history import History, Observation, Tokens
+from nas_optuna.samplers.history import History, Observation, Tokens, best_and_latest
 
 MAX_POINTS = 200
 """The process is fitted to so many trials at most: the best half and the latest half."""
@@ -211,9 +211,7 @@ def utilities(
     infeasible = [m.violation > 0 for m in members]
     if np.isfinite(merit).any():
         merit[infeasible] = np.nanmin(merit)
-    best = np.argsort(-np.nan_to_num(merit, nan=-np.inf), kind="stable")[: MAX_POINTS // 2]
-    latest = range(max(0, len(members) - MAX_POINTS // 2), len(members))
-    kept = sorted({*best.tolist(), *latest})
+    kept = best_and_latest(merit, MAX_POINTS).tolist()
     merit = _with_pruned([members[i].trial for i in kept], merit[kept], signs[0])
     return kept, (merit - merit.mean()) / (merit.std() + 1e-12)
 

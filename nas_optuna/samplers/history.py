@@ -213,6 +213,13 @@ class History:
         return tuple(tokens) if digest == self.digest else None
 
 
+def best_and_latest(gains: NDArray[Any], most: int, order: Sequence[int] | None = None) -> NDArray[np.int64]:
+    """Places of the best half and of the latest half of so many trials, sorted; NaN, an unknown gain, is the worst."""
+    best = np.argsort(-np.nan_to_num(gains, nan=-np.inf), kind="stable")[: most // 2]
+    latest = np.argsort(range(len(gains)) if order is None else order, kind="stable")[-(most // 2) :]
+    return np.union1d(best, latest)
+
+
 def is_informative(trial: FrozenTrial) -> bool:
     """Whether there is a value to learn from: the trial is complete, or pruned after at least one epoch."""
     return trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and bool(trial.intermediate_values))

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.samplers.base import Allowed, ArchitectureSampler
-from nas_optuna.samplers.history import History, Tokens
+from nas_optuna.samplers.history import History, Tokens, best_and_latest
 from nas_optuna.samplers.wrapping import WrappingSampler, whole_proposal
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued, showing
@@ -125,14 +125,14 @@ class _GPSampler(optuna.samplers.GPSampler):
 
 def _with_fewer_trials(study: Study) -> Study:
     """Return a view of a study with at most `GP_TRIALS` complete trials, half the best, half the latest."""
-    sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
+    sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
 
     def fewer(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
         if len(complete) <= GP_TRIALS:
             return trials
-        best = sorted(complete, key=lambda t: sign * t.values[0])[: GP_TRIALS // 2]
-        kept = {t.number for t in [*best, *complete[-(GP_TRIALS // 2) :]]}
+        gains = np.array([sign * t.values[0] for t in complete])
+        kept = {complete[i].number for i in best_and_latest(gains, GP_TRIALS)}
         return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
 
     return showing(study, fewer)
