@@ -10,18 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zipfile import ZipFile
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from nas_optuna.data.images import MAX_CLASSES, ImageSet, LeftOutCollector, ReadingReport, listing
-from nas_optuna.data.pictures import find_white, scaling
+from nas_optuna.data.images import MAX_CLASSES, ImageSet, LeftOutCollector, listing
+from nas_optuna.data.pictures import find_white, scaling, shared_whites
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.source import PART_NAMES, PARTS, FileSource, Part, Reading, fitted, require_memory
+from nas_optuna.data.source import PART_NAMES, PARTS, WITHOUT_TEST, FileSource, InputSize, Part, fitted, require_memory
 from nas_optuna.errors import DataError, named, reason_of
+from nas_optuna.spec import DataSpec
 
 Role = Literal["images", "labels"]
 
@@ -62,18 +63,18 @@ class _Header:
 class NpzSource(FileSource):
     """The arrays of an ``.npz`` file, as docs/data.md describes them; whatever is refused is a `DataError`."""
 
-    def __init__(self, path: Path, reading: Reading) -> None:
+    def __init__(self, path: Path, spec: DataSpec, input_size: InputSize = None) -> None:
         self._path = path
-        self._reading = reading
         self._left_out = LeftOutCollector()
         with _readable():
             self._headers = self._read_headers()
         self._arrays = _assigned(self._headers, self._left_out)
         self._axes = self._channel_axes()
         labels = {part: roles["labels"] for part, roles in self._arrays.items()}
-        values = {part: _label_values(self._array(name), named(name)) for part, name in labels.items()}
-        known, self._classes = _class_values(values, self._named_classes(), self._left_out)
-        super().__init__({part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()})
+        values = {part: _label_values(self._array(header), named(header.name)) for part, header in labels.items()}
+        known, classes = _class_values(values, self._named_classes(), self._left_out)
+        numbers = {part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()}
+        super().__init__(numbers, classes, spec, input_size)
 
     def _read_headers(self) -> dict[str, _Header]:
         if self._path.is_dir():
@@ -105,24 +106,23 @@ class NpzSource(FileSource):
                     )
         return headers
 
-    def _array(self, name: str) -> np.ndarray:
-        header = self._headers[name]
+    def _array(self, header: _Header) -> np.ndarray:
         if header.dtype.kind == "O":
             raise DataError(
-                f"array {named(name)!r} holds Python objects, which are not read, because that can run code; save"
-                " images as uint8 and names as text, e.g. labels=np.array(names, dtype=str)"
+                f"array {named(header.name)!r} holds Python objects, which are not read, because that can run code;"
+                " save images as uint8 and names as text, e.g. labels=np.array(names, dtype=str)"
             )
         require_memory(2 * header.nbytes, f"array {header}", "store uint8, or fewer or smaller images")
-        with _readable(), ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
+        with _readable(), ZipFile(self._path) as archive, archive.open(f"{header.name}.npy") as file:
             found: np.ndarray = npy.read_array(file, allow_pickle=False)
         return found
 
     def _channel_axes(self) -> dict[Part, int | None]:
         """Each part's axis of the channels, None where there is none; images, labels and parts must fit together."""
-        layout = _text(self._array(_LAYOUT)).casefold() if _LAYOUT in self._headers else None
+        layout = _text(self._array(self._headers[_LAYOUT])).casefold() if _LAYOUT in self._headers else None
         axes, channels = {}, set()
         for part in self._arrays:
-            images, labels = (self._header(part, role) for role in ("images", "labels"))
+            images, labels = (self._arrays[part][role] for role in ("images", "labels"))
             axes[part] = axis = _channel_axis(images, layout)
             channels.add(1 if axis is None else images.shape[axis])
             if not labels.shape or labels.shape[0] != images.shape[0]:
@@ -130,68 +130,61 @@ class NpzSource(FileSource):
                     f"{images} and {labels} do not fit: the first axis of both must count the {part} images"
                 )
         if len(channels) > 1:
-            found = ", ".join(str(self._header(part, "images")) for part in self._arrays)
+            found = ", ".join(str(self._arrays[part]["images"]) for part in self._arrays)
             raise DataError(f"its parts differ in their channels ({found}); give all the same number")
         if "validation" in self._arrays:
-            train, validation = self._header("train", "images"), self._header("validation", "images")
+            train, validation = self._arrays["train"]["images"], self._arrays["validation"]["images"]
             if train.shape[1:] != validation.shape[1:]:
                 raise DataError(f"training and validation images differ in size ({train}, {validation})")
         return axes
 
-    def _header(self, part: Part, role: Role) -> _Header:
-        return self._headers[self._arrays[part][role]]
-
     def _named_classes(self) -> list[str] | None:
         """What the labels 0, 1, … are called, where the file says that."""
-        name = next((name for name in self._headers if name.casefold() in _CLASSES), None)
-        if name is None:
+        header = next((header for name, header in self._headers.items() if name.casefold() in _CLASSES), None)
+        if header is None:
             return None
-        array = self._array(name)
+        array = self._array(header)
         if array.ndim != 1 or array.dtype.kind not in "US":
-            raise DataError(f"array {self._headers[name]} must hold the name of each class as text")
-        return [str(each) for each in _label_values(array, named(name))]
+            raise DataError(f"array {header} must hold the name of each class as text")
+        return [str(each) for each in _label_values(array, named(header.name))]
 
     def _pixels(self, part: Part) -> np.ndarray:
         """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
-        array = self._array(self._arrays[part]["images"])
-        pixels = array if array.dtype == np.uint8 else to_uint8(array, self._whites[array.dtype.kind != "f"])
+        pixels = self._array(self._arrays[part]["images"])
+        if pixels.dtype != np.uint8:
+            pixels = to_uint8(pixels, self._whites["fraction_white" if pixels.dtype.kind == "f" else "whole_white"])
         if self._axes[part] is None:
             return pixels[:, None]
         return pixels if self._axes[part] == 1 else pixels.transpose(0, 3, 1, 2)
 
     @cached_property
-    def _whites(self) -> dict[bool, int]:
-        """What becomes 255 in all arrays of whole numbers (True) and of fractions, where there are any but uint8."""
-        found: dict[bool, list[int]] = {}
-        for header in (self._header(part, "images") for part in self._arrays):
+    def _whites(self) -> dict[str, Any]:
+        """What becomes 255 in all arrays of whole numbers and of fractions, where there are any but uint8."""
+        found = []
+        for header in (self._arrays[part]["images"] for part in self._arrays):
             if header.dtype != np.uint8:
                 try:
-                    whole, white = find_white(self._array(header.name))
+                    found.append(find_white(self._array(header)))
                 except DataError as error:
                     raise DataError(f"array {named(header.name)!r}: {error}") from error
-                found.setdefault(whole, []).append(white)
-        if len(set(found.get(False, ()))) > 1:
+        if {("fraction_white", 1), ("fraction_white", 255)} <= set(found):
             raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
-        return {whole: max(whites) for whole, whites in found.items()}
+        return shared_whites(found)
 
     def _read(self, chosen: np.ndarray) -> ImageSet:
-        ends = np.cumsum([self._header(part, "images").shape[0] for part in self._arrays])
+        ends = np.cumsum([self._arrays[part]["images"].shape[0] for part in self._arrays])
         first, last = np.searchsorted(ends, (chosen.min(), chosen.max()), side="right")
         parts = [self._pixels(part) for part in list(self._arrays)[first : last + 1]]
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
         pixels = pixels[chosen - (ends[first] - len(parts[0]))]
         images, labels = torch.from_numpy(np.ascontiguousarray(pixels)), self._labels[torch.from_numpy(chosen)]
         size = (images.shape[2], images.shape[3])
-        arrays = [str(self._header(part, role)) for part in self._arrays for role in ("images", "labels")]
-        layout = f"arrays: {', '.join(arrays)}"
-        if "test" not in self._arrays:
-            layout += "; no test part: a fixed fifth of each class is held out for test"
-        scaled = [scaling(whole, white) for whole, white in self._whites.items()]
-        changes = [f"pixels: {description}" for description in scaled if description]
-        report = ReadingReport((size,), (layout, *changes, *self._left_out.listed()))
-        whole, fraction = self._whites.get(True, 65535), self._whites.get(False, 1)
-        made = ImageSet(images, labels, self._classes, whole_white=whole, fraction_white=fraction, report=report)
-        return fitted(made, self._reading)
+        arrays = [str(self._arrays[part][role]) for part in self._arrays for role in ("images", "labels")]
+        layout = f"arrays: {', '.join(arrays)}" + ("" if "test" in self._arrays else f"; {WITHOUT_TEST}")
+        scaled = [scaling(kind, white) for kind, white in self._whites.items()]
+        notes = (layout, *(f"pixels: {words}" for words in scaled if words), *self._left_out.listed())
+        made = ImageSet(images, labels, self._classes, sizes=(size,), notes=notes, **self._whites)
+        return fitted(made, self._spec, self._input_size)
 
 
 @contextmanager
@@ -205,16 +198,18 @@ def _readable() -> Iterator[None]:
         raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason_of(error)})") from error
 
 
-def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dict[Part, dict[Role, str]]:
+def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dict[Part, dict[Role, _Header]]:
     """Which array holds the images and the labels of each part, in the order of `PARTS`."""
-    found: dict[Part, dict[Role, str]] = {}
-    for name in headers:
+    found: dict[Part, dict[Role, _Header]] = {}
+    for name, header in headers.items():
         meaning = _meaning(name)
         if meaning is not None:
             part, role = meaning
-            other = found.setdefault(part, {}).setdefault(role, name)
-            if other != name:
-                raise DataError(f"arrays {listing((other, name))} both hold the {role} of the {part} part; keep one")
+            other = found.setdefault(part, {}).setdefault(role, header)
+            if other is not header:
+                raise DataError(
+                    f"arrays {listing((other.name, name))} both hold the {role} of the {part} part; keep one"
+                )
         elif name != _LAYOUT and name.casefold() not in _CLASSES:
             left_out.add("arrays whose names mean nothing here", named(name))
     if set(found.get("train", ())) != {"images", "labels"}:
@@ -226,7 +221,9 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dic
         for role in ("images", "labels"):
             if role not in roles:
                 (there,) = roles.values()
-                raise DataError(f"it holds {named(there)!r} but no {role} of the {part} part; add them, or remove it")
+                raise DataError(
+                    f"it holds {named(there.name)!r} but no {role} of the {part} part; add them, or remove it"
+                )
     return {part: found[part] for part in PARTS if part in found}
 
 

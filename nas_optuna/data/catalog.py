@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ import torch
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.source import FunctionSource, Reading, Source, hold_out
+from nas_optuna.data.source import FunctionSource, InputSize, Source, hold_out
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import DataError, SpecError, named, reason_of, shown, unknown
+from nas_optuna.files import scratch_folder
+from nas_optuna.spec import DataSpec
 
 NETWORK_TIMEOUT = 15.0
 """Seconds to wait for an answer of a server that offers a data set."""
@@ -96,11 +97,9 @@ class TorchvisionSet:
 
     def _download(self, train: bool, directory: Path) -> None:
         """Download into a folder of our own, then move each whole file to its place."""
-        prefix = f".{self.class_name}-"
-        for abandoned in directory.glob(f"{prefix}*"):  # by a process that was killed: we hold the lock
-            shutil.rmtree(abandoned, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=directory) as temporary:
-            own = Path(temporary)
+        with scratch_folder(directory) as scratch:
+            own = scratch / self.class_name
+            own.mkdir()
             if (given := directory / (self.archive or self.class_name)).exists():
                 copy = shutil.copytree if given.is_dir() else shutil.copy2
                 copy(given, own / given.name)
@@ -200,24 +199,26 @@ def digits(train: bool, directory: Path) -> ImageSet:
 
 
 @contextmanager
-def opened(name: str, directory: Path | None = None, reading: Reading | None = None) -> Iterator[Source]:
+def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize = None) -> Iterator[Source]:
     """What a data set's name stands for, ready to be read; a `DataError` within says which data set it is about."""
-    reading = reading or Reading()
+    name = spec.name
     kind, _, path = name.partition(":")
     try:
         if kind in FROM_FILES:
-            yield FROM_FILES[kind](_user_path(kind, path), reading)
+            yield FROM_FILES[kind](_user_path(kind, path), spec, input_size)
         elif name and name not in DATA_SETS and Path(name).is_dir():
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         else:
-            yield FunctionSource(DATA_SETS.find(name), directory or data_directory(), reading)
+            yield FunctionSource(DATA_SETS.find(name), directory or data_directory(), spec, input_size)
     except DataError as error:
         raise DataError(f"data set {named(name)!r}: {error}") from error
 
 
-def load_images(name: str, train: bool, directory: Path | None = None, reading: Reading | None = None) -> ImageSet:
+def load_images(
+    spec: DataSpec | str, train: bool, directory: Path | None = None, *, input_size: InputSize = None
+) -> ImageSet:
     """Load one part of a data set."""
-    with opened(name, directory, reading) as source:
+    with opened(DataSpec(name=spec) if isinstance(spec, str) else spec, directory, input_size) as source:
         return source.training() if train else source.test()
 
 

@@ -6,27 +6,26 @@ links are followed but not in a circle, and directories that hold the classes on
 
 from __future__ import annotations
 
-import difflib
 import os
 import statistics
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from nas_optuna.data import pictures
-from nas_optuna.data.images import VERBS, ImageSet, LeftOutCollector, ReadingReport, dimensions, listing
+from nas_optuna.data.images import VERBS, ImageSet, LeftOutCollector, dimensions, listing
 from nas_optuna.data.pixels import PixelFormat
-from nas_optuna.data.source import PART_NAMES, FileSource, Part, Reading, require_memory
-from nas_optuna.errors import DataError, named
+from nas_optuna.data.source import PART_NAMES, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
+from nas_optuna.errors import DataError, named, nearest
 from nas_optuna.quantities import plural
+from nas_optuna.spec import DataSpec
 
 MAX_PHOTO_SIDE = 224
 """Of pictures for which nobody says what size a network should see."""
@@ -56,11 +55,11 @@ class FolderSource(FileSource):
     # Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
     # while they are read, one by one.
 
-    def __init__(self, root: Path, reading: Reading) -> None:
-        self._reading = reading
-        self._layout = read_layout(root)
+    def __init__(self, root: Path, spec: DataSpec, input_size: InputSize) -> None:
+        self._layout = FolderLayout(root)
         parts = self._layout.parts
-        super().__init__({part: torch.tensor([label for _, label in files]) for part, files in parts.items()})
+        labels = {part: torch.tensor([label for _, label in files]) for part, files in parts.items()}
+        super().__init__(labels, self._layout.classes, spec, input_size)
         self._files = [file for files in parts.values() for file, _ in files]
 
     @cached_property
@@ -72,9 +71,8 @@ class FolderSource(FileSource):
     def _pixels(self) -> PixelFormat:
         """What all pictures become; its statistics are not known yet."""
         facts = [self._facts[i] for i in self._training]
-        height, width = _unified_size(facts, self._reading)
+        height, width = _unified_size(facts, self._input_size, self._spec.max_side)
         _refuse_shallow_colours(self._facts)
-        deep = [fact.white for fact in self._facts if fact.white is not None]
         channels = 1 if all(fact.grey for fact in facts) else 3
         return PixelFormat(
             channels,
@@ -83,10 +81,9 @@ class FolderSource(FileSource):
             (0.0,) * channels,
             (1.0,) * channels,
             (height, width),
-            self._reading.resize,
+            self._spec.resize,
             background=pictures.shared_background(facts),
-            whole_white=max((white for whole, white in deep if whole), default=65535),
-            fraction_white=max((white for whole, white in deep if not whole), default=1),
+            **pictures.shared_whites(fact.white for fact in self._facts if fact.white is not None),
         )
 
     def _read(self, chosen: np.ndarray) -> ImageSet:
@@ -106,58 +103,57 @@ class FolderSource(FileSource):
         _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-        notes = (*self._layout.remarks, *_changes(facts, pixels), *self._layout.left_out)
+        notes = (*self._layout.remarks(), *_changes(facts, pixels), *self._layout.left_out.listed())
         return ImageSet(
             images,
             self._labels[torch.from_numpy(chosen)],
-            self._layout.classes,
-            resize=self._reading.resize,
+            self._classes,
+            resize=pixels.resize,
             background=pixels.background,
             whole_white=pixels.whole_white,
             fraction_white=pixels.fraction_white,
-            report=ReadingReport(tuple(sizes), notes),
+            sizes=tuple(sizes),
+            notes=notes,
         )
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock."""
-    # Of the errors it raises, the first is raised, with the number of the others.
-
-    def attempt(item: _Item) -> tuple[_Result | None, str]:
-        try:
-            return function(item), ""
-        except DataError as error:
-            return None, str(error)
-
-    # What Pillow warns of is refused or named by us.
+    # Of the errors it raises, the first is raised, with the number of the others. What Pillow warns of is refused or
+    # named by us.
+    found, failed = [], []
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            found = list(pool.map(attempt, items))
+            for waiting in [pool.submit(function, item) for item in items]:
+                try:
+                    found.append(waiting.result())
+                except DataError as error:
+                    failed.append(str(error))
         except BaseException:  # Ctrl-C: what has not begun need not
             pool.shutdown(cancel_futures=True)
             raise
-    if failed := [message for _, message in found if message]:
+    if failed:
         more = f" ({plural(len(failed) - 1, 'other picture')} refused)" if len(failed) > 1 else ""
         raise DataError(failed[0] + more)
-    return [cast(_Result, result) for result, _ in found]
+    return found
 
 
-def _unified_size(facts: Sequence[pictures.PictureFacts], reading: Reading) -> tuple[int, int]:
+def _unified_size(
+    facts: Sequence[pictures.PictureFacts], input_size: InputSize, max_side: int | None
+) -> tuple[int, int]:
     """Height and width that all pictures get, as in `FolderSource`'s docstring."""
     sizes = {(fact.height, fact.width) for fact in facts}
-    longest = max(max(size) for size in sizes)
-    if isinstance(reading.input_size, tuple):
-        only = next(iter(sizes))
-        fits = len(sizes) == 1 and only[0] <= reading.input_size[0] and only[1] <= reading.input_size[1]
-        return only if fits else reading.input_size
-    most = reading.input_size or reading.max_side or MAX_PHOTO_SIDE
-    if len(sizes) == 1 and longest <= most:
-        return next(iter(sizes))
-    if len(sizes) == 1 or reading.input_size is not None:
-        side = min(most, longest)
+    most = input_size if isinstance(input_size, tuple) else (input_size or max_side or MAX_PHOTO_SIDE,) * 2
+    height, width = next(iter(sizes))
+    if len(sizes) == 1 and height <= most[0] and width <= most[1]:
+        return height, width
+    if isinstance(input_size, tuple):
+        return input_size
+    if len(sizes) == 1 or input_size is not None:
+        side = max(max(size) for size in sizes)
     else:
-        side = min(most, int(statistics.median(min(fact.height, fact.width) for fact in facts)))
-    return side, side
+        side = int(statistics.median(min(size) for size in ((fact.height, fact.width) for fact in facts)))
+    return min(side, most[0]), min(side, most[0])
 
 
 def _refuse_shallow_colours(facts: Sequence[pictures.PictureFacts]) -> None:
@@ -181,9 +177,9 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
         yield f"colours: {plural(grey, 'grey picture')} taken as colour"
     if pixels.channels == 1 and grey < len(facts):
         yield f"colours: {plural(len(facts) - grey, 'colour picture')} turned grey, because training pictures are grey"
-    for whole, white in ((True, pixels.whole_white), (False, pixels.fraction_white)):
-        count = sum(fact.white is not None and fact.white[0] == whole for fact in facts)
-        if count and (scaled := pictures.scaling(whole, white)):
+    for kind in ("whole_white", "fraction_white"):
+        count = sum(fact.white is not None and fact.white[0] == kind for fact in facts)
+        if count and (scaled := pictures.scaling(kind, getattr(pixels, kind))):
             yield f"depth: {plural(count, 'picture')} with {scaled}"
     on = pictures.BACKGROUNDS[pixels.background]
     why = "" if on == "white" else ", because white would hide more drawings"
@@ -199,61 +195,55 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
             yield f"{plural(count, 'picture')} {remark}"
 
 
-@dataclass(frozen=True)
 class FolderLayout:
-    """The pictures of a folder: sorted classes, the files of each part with the number of their class, and remarks."""
+    """What one walk over a folder finds.
 
-    classes: tuple[str, ...]
-    parts: Mapping[Part, tuple[tuple[Path, int], ...]]
-    left_out: tuple[str, ...]
-    remarks: tuple[str, ...]
+    Attributes:
+        classes: Sorted names of the training part's directories that hold a picture.
+        parts: The files of each part, with the number of their class.
+        left_out: What is not used.
+    """
 
-
-def read_layout(root: Path) -> FolderLayout:
-    """Find the parts, the classes and the pictures of a folder."""
     # A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
     # any other holds one directory per class.
-    root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # which have no name to call them by
-    if not root.is_dir():
-        problem = "is not a directory" if root.exists() else "does not exist"
-        raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
-    scan = _Scan(root)
-    directories = scan.divided()
-    found = {part: scan.classes_of(directory) for part, directory in directories.items()}
-    train = found["train"]
-    for name in (name for name, files in train.items() if not files):
-        scan.left_out.add("classes without a picture", name)
-    classes = tuple(sorted(name for name, files in train.items() if files))
-    if len(classes) < 2:
-        text = f"{named(directories['train'].name)} has {len(train)} class directories"
-        if len(classes) != len(train):
-            text += f", of which {len(classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
-        raise DataError(f"{text}; at least two are needed")
-    for part, of_class in found.items():
-        _require_known(of_class, classes, part, directories[part])
-    numbers = {name: number for number, name in enumerate(classes)}
-    parts: dict[Part, tuple[tuple[Path, int], ...]] = {
-        part: tuple((file, numbers[name]) for name in classes for file in of_class.get(name, ()))
-        for part, of_class in found.items()
-    }
-    told = [f"{part} in {named(directory.name)}/" for part, directory in directories.items() if directory != root]
-    remarks = [f"parts: {', '.join(told)}"] if told else []
-    if "test" not in parts:
-        remarks.append("no test part: a fixed fifth of each class is held out for test")
-    for part, of_class in found.items():
-        if lacking := [name for name in classes if not of_class.get(name)]:
-            remarks.append(f"the {part} part has no picture of {listing(lacking)}")
-    return FolderLayout(classes, parts, scan.left_out.listed(), ("; ".join(remarks),) if remarks else ())
-
-
-class _Scan:
-    """One walk over a folder, which remembers what is left out."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # for a name to call it by
         self.left_out = LeftOutCollector()
+        if not root.is_dir():
+            problem = "is not a directory" if root.exists() else "does not exist"
+            raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
+        self.directories = self._divided()
+        self._found = {part: self._classes_of(directory) for part, directory in self.directories.items()}
+        train = self._found["train"]
+        for name in (name for name, files in train.items() if not files):
+            self.left_out.add("classes without a picture", name)
+        self.classes = tuple(sorted(name for name, files in train.items() if files))
+        if len(self.classes) < 2:
+            text = f"{named(self.directories['train'].name)} has {len(train)} class directories"
+            if len(self.classes) != len(train):
+                text += f", of which {len(self.classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
+            raise DataError(f"{text}; at least two are needed")
+        for part, of_class in self._found.items():
+            _require_known(of_class, self.classes, part, self.directories[part])
+        self.parts = {
+            part: [(file, number) for number, name in enumerate(self.classes) for file in of_class.get(name, ())]
+            for part, of_class in self._found.items()
+        }
 
-    def divided(self) -> dict[Part, Path]:
+    def remarks(self) -> Iterator[str]:
+        """One line of the parts, where there is something to say of them."""
+        told = [f"{part} in {named(d.name)}/" for part, d in self.directories.items() if d != self.root]
+        remarks = [f"parts: {', '.join(told)}"] if told else []
+        if "test" not in self.parts:
+            remarks.append(WITHOUT_TEST)
+        for part, of_class in self._found.items():
+            if lacking := [name for name in self.classes if not of_class.get(name)]:
+                remarks.append(f"the {part} part has no picture of {listing(lacking)}")
+        if remarks:
+            yield "; ".join(remarks)
+
+    def _divided(self) -> dict[Part, Path]:
         """The directory of each part; the folder itself is the training part where it is not divided."""
         directories, files = self._entries(self.root)
         named: dict[Part, list[Path]] = {}
@@ -280,7 +270,7 @@ class _Scan:
                 self.left_out.add("directories beside the parts", f"{self._relative(directory)}/")
         return {part: named[part][0] for part in PART_NAMES if part in named}
 
-    def classes_of(self, directory: Path) -> dict[str, list[Path]]:
+    def _classes_of(self, directory: Path) -> dict[str, list[Path]]:
         """The pictures below each of a part's directories, by its name, sorted."""
         directories, files = self._entries(directory)
         for file in files:
@@ -375,8 +365,8 @@ def _is_part(name: str) -> bool:
 def _require_known(found: Mapping[str, Sequence[Path]], classes: Sequence[str], part: str, directory: Path) -> None:
     unknown = [name for name, files in found.items() if files and name not in classes]
     if unknown:
-        near = difflib.get_close_matches(unknown[0].casefold(), classes, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(unknown[0], classes)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise DataError(f"{named(directory.name)} holds {listing(unknown)}, but there is no such class in train{hint}")
     if not any(found.values()):
         raise DataError(f"image folder {named(directory)}, the {part} part, holds no picture; fill it or remove it")

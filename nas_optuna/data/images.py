@@ -31,23 +31,6 @@ EXAMPLES = 3
 """Names given for each reason; the count says how many more there are."""
 
 
-@dataclass(frozen=True)
-class ReadingReport:
-    """How one part of a data set was read.
-
-    Attributes:
-        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is
-            unknown.
-        notes: One line for each thing that a person should know: the layout, what was done to pixels, what is not used.
-    """
-
-    sizes: tuple[tuple[int, int], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-_UNREPORTED = ReadingReport()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Labelled images of one size, raw, on the host.
@@ -62,7 +45,10 @@ class ImageSet:
         background: The shade that transparency was laid on where these were pictures: 255 is white, 0 black.
         whole_white: The whole number that became 255 where pixels were deeper than 8 bits, e.g. 4095.
         fraction_white: The fraction that became 255 where pixels were floating-point numbers: 1 or 255.
-        report: How they were read; what its notes say is printed at the head of a run.
+        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is
+            unknown.
+        notes: One line for each thing that a person should know: the layout, what was done to pixels, what is not used.
+            They are printed at the head of a run.
         chiral: What `is_chiral` is; None to have it measured.
 
     Raises:
@@ -84,7 +70,8 @@ class ImageSet:
     background: int = 255
     whole_white: int = 65535
     fraction_white: int = 1
-    report: ReadingReport = _UNREPORTED
+    sizes: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
     chiral: bool | None = None
 
     def __post_init__(self) -> None:
@@ -126,11 +113,6 @@ class ImageSet:
         size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
         whites = (self.background, self.whole_white, self.fraction_white)
         return PixelFormat(channels, height, width, tuple(self.mean), tuple(self.std), size, self.resize, *whites)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """One line for each thing that was done to the images while they were read, or that was left out."""
-        return self.report.notes
 
     @property
     def class_sizes(self) -> tuple[int, ...]:

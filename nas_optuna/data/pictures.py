@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +30,8 @@ _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of the cameras and scanners whose values lie in 16-bit files."""
 
 
-def find_white(pixels: np.ndarray) -> tuple[bool, int]:
-    """Whether pixels are whole numbers, and the value that becomes 255; a `DataError` where that is unknown."""
+def find_white(pixels: np.ndarray) -> tuple[str, int]:
+    """The white of `PixelFormat` for their type of number, and its value; a `DataError` where that is unknown."""
     if pixels.dtype.kind not in "biuf":
         raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
     low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
@@ -41,13 +41,21 @@ def find_white(pixels: np.ndarray) -> tuple[bool, int]:
     if low < 0 or high > (65535 if whole else 255):
         raise DataError(f"its pixels lie in {low:g} … {high:g}, and only {understood} is understood; scale them")
     if whole:
-        return True, 2 ** next(bits for bits in _DEPTHS if high < 2**bits) - 1
-    return False, 1 if high <= 1 else 255
+        return "whole_white", 2 ** next(bits for bits in _DEPTHS if high < 2**bits) - 1
+    return "fraction_white", 1 if high <= 1 else 255
 
 
-def scaling(whole: bool, white: int) -> str:
+def shared_whites(found: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    """The whites of a data set in whose images `find_white` found these."""
+    whites: dict[str, int] = {}
+    for kind, white in found:
+        whites[kind] = max(white, whites.get(kind, 0))
+    return whites
+
+
+def scaling(kind: str, white: int) -> str:
     """How numbers become 0 … 255, e.g. ``12-bit values scaled to 0 … 255``; empty where they stay."""
-    if not whole:
+    if kind == "fraction_white":
         return "fractions of 0 … 1 scaled to 0 … 255" if white == 1 else "fractions of 0 … 255 rounded"
     return "" if white == 255 else f"{white.bit_length()}-bit values scaled to 0 … 255"
 
@@ -74,7 +82,7 @@ class PictureFacts:
     frames: bool  # more than the first, which is the one that is used
     cmyk: bool
     turned: bool
-    white: tuple[bool, int] | None  # as `find_white` has it, of grey values that are not 8 bits deep
+    white: tuple[str, int] | None  # as `find_white` has it, of grey values that are not 8 bits deep
     brightest: int | None  # of colours of 16 bits, of which Pillow keeps the upper 8
     hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing cannot be seen, if it is transparent
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, pieces, stratified_order
-from nas_optuna.data.source import Reading, Source
+from nas_optuna.data.source import InputSize, Source
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec
@@ -65,7 +65,7 @@ class SearchData:
     def describe_size(self, height: int, width: int) -> str:
         """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (height×width)."""
         stored = (self.train.images.shape[2], self.train.images.shape[3])
-        first, *others = self.train.report.sizes or [stored]
+        first, *others = self.train.sizes or [stored]
         goal = dimensions(height, width)
         if not others and first == (height, width):
             return goal
@@ -76,7 +76,7 @@ class SearchData:
 
 
 def load_data(
-    spec: DataSpec | str = "digits", directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
+    spec: DataSpec | str = "digits", directory: Path | None = None, *, input_size: InputSize = None
 ) -> SearchData:
     """Load a data set's training images and those that select: its validation part, or a split of the training part.
 
@@ -96,7 +96,7 @@ def load_data(
         (1150, 288)
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
-    with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
+    with opened(spec, directory, input_size) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))
         images = replace(images, chiral=images.is_chiral)  # so that a part is varied as the whole
@@ -109,22 +109,20 @@ def load_data(
         return SearchData(spec.name, *parts)
 
 
-def load_training_images(
-    spec: DataSpec, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
-) -> ImageSet:
+def load_training_images(spec: DataSpec, directory: Path | None = None, *, input_size: InputSize = None) -> ImageSet:
     """All images that a search looks at, training and validation together: what a chosen architecture is trained on."""
     # Arguments and errors as of `load_data`.
-    with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
+    with opened(spec, directory, input_size) as source:
         if spec.train_limit is None:
             return source.training()
         return source.training(np.concatenate(_chosen(source, spec, divided=False)))
 
 
 def load_test_images(
-    spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: int | tuple[int, int] | None = None
+    spec: DataSpec, like: ImageSet, directory: Path | None = None, *, input_size: InputSize = None
 ) -> ImageSet:
     """The test images, with the statistics of `like`, the training images."""
-    with opened(spec.name, directory, Reading(input_size, spec.max_side, spec.resize)) as source:
+    with opened(spec, directory, input_size) as source:
         return _fitting(source.test(), like)
 
 
@@ -173,35 +171,26 @@ def without_pixels(data: SearchData) -> SearchData:
     return with_pixels(data, one)
 
 
-@dataclass(frozen=True)
-class MappedImages:
-    """Search data whose pixels lie in a file that every process maps into its memory; calling it gives the data."""
-
-    file: Path
-    header: SearchData
-
-    def __call__(self) -> SearchData:
-        """The search data, in this process."""
-        return with_pixels(self.header, self.pixels())
-
-    def pixels(self) -> tuple[Tensor, Tensor]:
-        """The pixels of the training and of the validation images, uint8."""
-        train, validation = self.header.train.images.shape, self.header.validation.images.shape
-        size = train.numel() + validation.numel()
-        # Private: who writes to it gets a copy of that page. Nobody does, so that all use the same memory.
-        flat = torch.from_file(str(self.file), shared=False, size=size, dtype=torch.uint8)
-        return flat[: train.numel()].view(train), flat[train.numel() :].view(validation)
-
-
-def map_images(data: SearchData, folder: Path) -> MappedImages:
-    """Move the pixels of search data into a file in a folder; `data` itself uses it from then on."""
-    # The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short.
-    mapped = MappedImages(folder / "images", without_pixels(data))
-    parts = (data.train.images, data.validation.images)
-    with mapped.file.open("wb") as file:
-        for images in parts:
-            for part in pieces(images):
-                file.write(part.contiguous().numpy().data.cast("B"))
-    for images, pixels in zip(parts, mapped.pixels(), strict=True):
-        images.set_(pixels.untyped_storage(), pixels.storage_offset(), pixels.shape, pixels.stride())
+def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
+    """Move the pixels of search data into a file in a folder; the result gives the data in any process of this host."""
+    # The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short. From
+    # now on `data` itself uses it, too.
+    path = folder / "images"
+    with path.open("wb") as file:
+        for part in (data.train, data.validation):
+            for some in pieces(part.images):
+                file.write(some.contiguous().numpy().data.cast("B"))
+    mapped = partial(_mapped, path, without_pixels(data))
+    found = mapped()
+    for part, theirs in ((data.train, found.train.images), (data.validation, found.validation.images)):
+        part.images.set_(theirs.untyped_storage(), theirs.storage_offset(), theirs.shape, theirs.stride())
     return mapped
+
+
+def _mapped(path: Path, header: SearchData) -> SearchData:
+    """Search data whose pixels lie in a file that every process maps into its memory."""
+    train, validation = header.train.images.shape, header.validation.images.shape
+    size = train.numel() + validation.numel()
+    # Private: who writes to it gets a copy of that page. Nobody does, so that all use the same memory.
+    flat = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return with_pixels(header, (flat[: train.numel()].view(train), flat[train.numel() :].view(validation)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_optuna.data.images import VERBS, ImageSet, ReadingReport, dimensions, divide, stratified_order
+from nas_optuna.data.images import VERBS, ImageSet, dimensions, divide, stratified_order
 from nas_optuna.data.pixels import fit_into
 from nas_optuna.devices import free_memory
 from nas_optuna.errors import DataError, NasOptunaError, reason_of
-from nas_optuna.spec import ResizePolicy
+from nas_optuna.spec import DataSpec, ResizePolicy
 
 Part = Literal["train", "validation", "test"]
 PART_NAMES: Mapping[Part, frozenset[str]] = {
@@ -28,17 +28,13 @@ PART_NAMES: Mapping[Part, frozenset[str]] = {
 """Names that people give to each part, in upper or lower case."""
 PARTS = tuple(PART_NAMES)
 
+WITHOUT_TEST = "no test part: a fixed fifth of each class is held out for test"
 MAX_INPUT_SIDE = 4096
 """Of images for which nobody says what size a network should see."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a study needs of its images, so that no more is kept of them; see `nas_optuna.spec.DataSpec`."""
-
-    input_size: int | tuple[int, int] | None = None
-    max_side: int | None = None
-    resize: ResizePolicy = "stretch"
+InputSize = int | tuple[int, int] | None
+"""Side in pixels of what networks will see, or its ``(height, width)``; None where nobody says."""
 
 
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +48,10 @@ class FileSource:
 
     # Without a test part, a fixed fifth of each class is held out of the training part for it.
 
-    def __init__(self, labels: Mapping[Part, Tensor]) -> None:
+    def __init__(
+        self, labels: Mapping[Part, Tensor], classes: tuple[str, ...], spec: DataSpec, input_size: InputSize
+    ) -> None:
+        self._classes, self._spec, self._input_size = classes, spec, input_size
         ends = np.cumsum([len(labels.get(part, ())) for part in PARTS])
         train, validation, self._test = np.split(np.arange(ends[-1]), ends[:-1])
         if "test" not in labels:
@@ -82,13 +81,14 @@ class FileSource:
 class FunctionSource:
     """A function ``(train, directory)`` that gives an `ImageSet`; it has no validation part."""
 
-    def __init__(self, function: Any, directory: Path, reading: Reading) -> None:
+    def __init__(self, function: Any, directory: Path, spec: DataSpec, input_size: InputSize) -> None:
         if not callable(function):
             raise DataError(
                 f"it is a {type(function).__name__}, which cannot be called; name a function (train, directory)"
                 " that returns a nas_optuna.ImageSet"
             )
-        self._function, self._directory, self._reading = function, directory, reading
+        self._function, self._directory = function, directory
+        self._spec, self._input_size = spec, input_size
 
     @property
     def labels(self) -> Tensor:
@@ -126,24 +126,23 @@ class FunctionSource:
             raise DataError(
                 f"its function gave a {type(images).__name__} for the {part} part; it must return a nas_optuna.ImageSet"
             )
-        return fitted(images, self._reading)
+        return fitted(images, self._spec, self._input_size)
 
 
 Source = FileSource | FunctionSource
 """A data set that is there, of which nothing but the labels need be in memory."""
 
 
-def fitted(images: ImageSet, reading: Reading) -> ImageSet:
+def fitted(images: ImageSet, spec: DataSpec, input_size: InputSize) -> ImageSet:
     """Images that are in memory, under the study's policy and limit; too large ones are refused with a `DataError`."""
-    images = replace(images, resize=reading.resize)
+    images = replace(images, resize=spec.resize)
     height, width = images.images.shape[2:]
-    side = reading.max_side
-    if reading.input_size is None and side is not None and images.side > side:
-        change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[reading.resize]}"
-        report = ReadingReport(((height, width),), (*images.report.notes, change))
-        pixels = resize_images(images.images, side, reading.resize)
-        images = replace(images, images=pixels, mean=(), std=(), report=report)
-    if reading.input_size is None and images.side > MAX_INPUT_SIDE:
+    side = spec.max_side
+    if input_size is None and side is not None and images.side > side:
+        change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[spec.resize]}"
+        pixels, sizes = resize_images(images.images, side, spec.resize), ((height, width),)
+        images = replace(images, images=pixels, mean=(), std=(), sizes=sizes, notes=(*images.notes, change))
+    if input_size is None and images.side > MAX_INPUT_SIDE:
         raise DataError(
             f"images of {dimensions(height, width)} pixels are too large for a network;"
             f" reduce them, or set data.max_side (at most {MAX_INPUT_SIDE})"

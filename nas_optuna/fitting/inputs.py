@@ -14,8 +14,8 @@ from nas_optuna.data.catalog import data_name
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.pictures import find_white, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
-from nas_optuna.data.source import Reading
 from nas_optuna.errors import DataError, StudyError, named, reason_of, shown
+from nas_optuna.spec import DataSpec
 
 DATABASE = "search.db"
 """The search of a fit; where it is, the images beside it are those that it began with."""
@@ -166,7 +166,7 @@ def _kept(arrays: Arrays, folder: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(partial, allow_pickle=False, **arrays)
-        NpzSource(partial, Reading())  # refuses what does not fit together
+        NpzSource(partial, DataSpec())  # refuses what does not fit together
         partial.replace(path)
     except OSError as error:
         raise DataError(f"cannot keep the images in {path}: {error.strerror}; choose another out") from error

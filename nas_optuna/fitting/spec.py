@@ -58,7 +58,7 @@ def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory
     """The spec with a smaller share of images that select, where there are many and the overrides name no share."""
     if "data.validation_fraction" in {text.partition("=")[0].strip() for text in overrides}:
         return spec
-    with opened(spec.data.name, data_directory) as source:
+    with opened(spec.data, data_directory) as source:
         images = spec.data.train_limit or len(source.labels)
     share = min(spec.data.validation_fraction, max(ENOUGH_TO_SELECT / images, 0.02))
     return spec.override([f"data.validation_fraction={share:.4f}"])

@@ -24,7 +24,7 @@ from nas_optuna.errors import DataError
 from nas_optuna.export import export_network
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.spaces import create_space
-from nas_optuna.spec import StudySpec
+from nas_optuna.spec import DataSpec, StudySpec
 from nas_optuna.training import ImageClassifier, make_network
 from nas_optuna.training.raw_images import as_batch
 from nas_optuna.training.serialization import make_header, save_network
@@ -73,14 +73,12 @@ def _by_the_readme(folder: Path, pictures: list[Path]) -> list[dict[str, list[fl
 def test_four_readers_see_the_same_in_26_odd_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resize: str
 ) -> None:
-    from nas_optuna.data.source import Reading
-
     monkeypatch.setattr("nas_optuna.data.folder._THREADS", 1)
     root = _folder(tmp_path / "odd")
     pictures = write_odd_pictures(root / "train/a")
     Image.new("RGB", (20, 24), "red").save(root / "train/b/red.png")
     Image.new("RGB", (20, 24), "red").save(root / "test/a/red.png")
-    images = load_images(f"folder:{root}", True, reading=Reading(input_size=(10, 14), resize=resize))  # type: ignore[arg-type]
+    images = load_images(DataSpec(name=f"folder:{root}", resize=resize), True, input_size=(10, 14))  # type: ignore[arg-type]
     assert len(pictures) == 26
     loaded, (inputs, _) = images.images[:26], next(BatchLoader(images, 27, 12, CPU).epoch())
     classifier = _trained(images, tmp_path / "network.safetensors")
