@@ -108,7 +108,7 @@ class FolderSource(FileSource):
             images,
             self._labels[torch.from_numpy(chosen)],
             self._classes,
-            resize=pixels.resize,
+            resize=self._spec.resize,
             background=pixels.background,
             whole_white=pixels.whole_white,
             fraction_white=pixels.fraction_white,
