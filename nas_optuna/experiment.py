@@ -149,7 +149,9 @@ class Experiment:
             if not is_missing(wanted.data.name):
                 raise
             kind = wanted.data.name.partition(":")[0]
-            raise DataError(f"{error}; if the images were moved, name their place: --data {kind}:NEW/PATH") from error
+            raise DataError(
+                f"{error}; if the images were moved, name their place: --data {kind}:NEW/PATH, or data.name of the spec"
+            ) from error
         experiment.require_same(study)
         experiment._remember_data(study, stored)
         study.sampler, study.pruner = experiment.sampler, experiment.pruner

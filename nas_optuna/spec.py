@@ -326,10 +326,10 @@ class StudySpec(_Part):
             SpecError: The file is missing, is not TOML, or holds a key or value that is refused.
         """
         values = read_toml(path)
-        given = f"{named(path)} with --set" if overrides else named(path)
+        given = f"{named(path)} with overrides" if overrides else named(path)
         return cls.from_dict(with_overrides(values, overrides), given)
 
-    def override(self, overrides: Sequence[str], source: str = "--set") -> StudySpec:
+    def override(self, overrides: Sequence[str], source: str = "an override") -> StudySpec:
         """This spec with ``"section.key=value"`` strings applied.
 
         Args:
@@ -339,7 +339,7 @@ class StudySpec(_Part):
         Raises:
             SpecError: As `from_toml`.
         """
-        return self.from_dict(with_overrides(self.to_dict(), overrides), source) if overrides else self
+        return self.from_dict(with_overrides(self.to_dict(), overrides, source), source) if overrides else self
 
     def with_parts(
         self,

@@ -74,7 +74,7 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)  # which is TOML, too, for texts, numbers, true and false
 
 
-def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: str = "an override") -> dict[str, Any]:
     r"""A deep copy of `values` with dotted assignments applied.
 
     Args:
@@ -82,6 +82,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side is
             TOML. Numbers separated by commas are a list; what looks like no TOML value is taken as text; a backslash
             that begins no escape of TOML, as in ``"C:\Users"``, stands for itself.
+        source: What they are, for messages.
 
     Raises:
         SpecError: An override has no ``=``, reaches into something that is not a section, or has a value that begins
@@ -96,16 +97,16 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         path, equals, text = override.partition("=")
         sections = [part.strip() for part in path.split(".")]
         if not equals or not all(sections):
-            raise SpecError(f"--set needs section.key=value, got {shown(override)}; e.g. --set recipe.epochs=3")
+            raise SpecError(f"{source} needs section.key=value, got {shown(override)}; e.g. recipe.epochs=3")
         if len(sections) > DEEPEST:
-            raise SpecError(f"--set {shown(path)} has more than {DEEPEST} sections")
+            raise SpecError(f"{source}: {shown(path)} has more than {DEEPEST} sections")
         place = result
         for section in sections[:-1]:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise SpecError(f"--set {named(override)}: {shown(section)} is not a section")
-        place[sections[-1]] = _value(path.strip(), text.strip())
-    check_values(result, "--set")
+                raise SpecError(f"{source}: {named(override)}: {shown(section)} is not a section")
+        place[sections[-1]] = _value(path.strip(), text.strip(), source)
+    check_values(result, source)
     return result
 
 
@@ -153,7 +154,7 @@ def _problem(value: object) -> str | None:
     return None
 
 
-def _value(path: str, text: str) -> Any:
+def _value(path: str, text: str, source: str) -> Any:
     """The right side of an assignment; what looks like no value of TOML is a text."""
     literal = _literal(text)
     try:
@@ -162,9 +163,9 @@ def _value(path: str, text: str) -> Any:
         if literal is not None:
             return literal
         if _NUMBERS.fullmatch(text):
-            return _value(path, f"[{text}]")
+            return _value(path, f"[{text}]", source)
         if text[:1] in ('"', "'", "[", "{"):
-            raise SpecError(f"--set {named(path)}: {shown(text)} is not a TOML value: {_reason(error)}") from None
+            raise SpecError(f"{source}: {named(path)}: {shown(text)} is not a TOML value: {_reason(error)}") from None
         return text
     if parsed.keys() != {"value"}:  # a line break began another key
         return text

@@ -36,7 +36,7 @@ class SpaceOptions:
         from nas_optuna.spec_text import with_overrides
 
         shape = {"in_channels": self.in_channels, "classes": self.classes, "input_size": self.input_size}
-        return create_space(name or self.space or "conv", with_overrides({}, self.set_ or []), **shape)
+        return create_space(name or self.space or "conv", with_overrides({}, self.set_ or [], "--set"), **shape)
 
 
 BatchSize = Annotated[int, option("Images per call; 1.", "N", min=1)]

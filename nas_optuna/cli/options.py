@@ -303,7 +303,7 @@ class MovedStudyOptions(TrustedStudyOptions):
 
         study = self.load().study
         moved = [] if self.data is None else [f"data.name={json.dumps(data_name(self.data))}"]
-        spec = study_spec(study).override([*moved, *overrides])
+        spec = study_spec(study).override([*moved, *overrides], "--set")
         return Experiment.of_study(study, spec, data_directory=self.data_dir, **given), study
 
 

@@ -110,7 +110,8 @@ class SpecOptions:
         from nas_optuna.presets import DEFAULT, OWN_IMAGES
         from nas_optuna.spec_text import with_overrides
 
-        data = with_overrides({}, [text for text in self.overrides if text.lstrip().startswith("data")]).get("data", "")
+        about = [text for text in self.overrides if text.lstrip().startswith("data")]
+        data = with_overrides({}, about, "--set").get("data", "")
         name = data.get("name", "") if isinstance(data, dict) else data
         return OWN_IMAGES if str(name).startswith(("folder:", "npz:")) else DEFAULT
 
@@ -121,7 +122,7 @@ class SpecOptions:
         values["fixed"] |= dict(map(partial(_pair, "--fix"), self.fix or ()))
         for name, what in map(partial(_pair, "--search"), self.search or ()):
             values["search"][name.removeprefix("recipe.")] = what
-        result = type(spec).from_dict(values, "the command line").override(self.set_ or ())
+        result = type(spec).from_dict(values, "the command line").override(self.set_ or (), "--set")
         for flag, text in named_overrides(self):
             result = result.override([text], flag)
         return result
@@ -168,10 +169,10 @@ def find_target(
     storage = None if database is not None and not database.exists() else open_storage(url)
     if storage is None or name not in studies.study_names(storage):
         studies.check_name(name)
-        return None, given.read().override(extra)
+        return None, given.read().override(extra, "--set")
     study = studies.load_study(storage, name)
     remembered = studies.study_spec(study)
-    wanted = (given.read() if given.spec is not None else given.applied_to(remembered)).override(extra)
+    wanted = (given.read() if given.spec is not None else given.applied_to(remembered)).override(extra, "--set")
     studies.require_same_spec(study, wanted)
     if given.spec is None:
         own = code_named(given.applied_to(type(remembered)()))  # what the command line itself names is meant
@@ -265,7 +266,7 @@ class WorkerFlags:
         for text in self.executor_option or ():
             if "." in text.partition("=")[0] or "=" not in text:
                 raise SpecError(f"--executor-option needs NAME=VALUE, got {shown(text)}")
-            own |= with_overrides({}, [text])
+            own |= with_overrides({}, [text], "--executor-option")
         for attribute, (flag, name) in _SHORT.items():
             if (value := getattr(self, attribute)) is not None:
                 if self.executor == "local":

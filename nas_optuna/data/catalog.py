@@ -149,7 +149,7 @@ def is_code(name: str) -> bool:
 def data_name(text: str) -> str:
     """The name of a data set: a folder is ``folder:PATH``, a file ``npz:FILE``, and a name stays."""
     if not text.strip():
-        raise DataError("--data names nothing; give a folder of pictures, a .npz file, or a name such as mnist")
+        raise DataError("the data set has no name; give a folder of pictures, a .npz file, or a name such as mnist")
     if "://" in text:
         raise DataError(f"{shown(text)} is an address; download it, and give the folder or the .npz file")
     path = Path(text).expanduser()

@@ -91,7 +91,9 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     try:
         model = (folder / "model.onnx").read_bytes()
     except OSError as error:
-        raise SpecError("this network has no model.onnx that could be quantised; export it without --int8") from error
+        raise SpecError(
+            "this network has no model.onnx that could be quantised; export it without eight bits"
+        ) from error
     nodes = onnx.load_model_from_string(model).graph.node
     begins = next((i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")), len(nodes))
     preparing = [node.name for node in nodes[:begins]]
@@ -99,7 +101,7 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     try:
         small = quantised(model, chosen, kept=preparing)
     except TrainingError as error:
-        raise SpecError(f"{error}; export it without --int8") from error
+        raise SpecError(f"{error}; export it without eight bits") from error
     write_file(folder / FILE, small)
     truth, raw = by.labels.cpu().numpy(), by.images.cpu()
     fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), _latency(m, raw)) for m in (model, small))

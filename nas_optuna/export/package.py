@@ -119,7 +119,7 @@ def export_network(
                 (place / name).write_text(text, encoding="utf-8")
             _publish(place, folder, [*written, *texts], ours)
     except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+        raise DataError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
     return Exported(folder, (*written, *texts), left_out, len(raw), largest, small)
 
 
@@ -149,7 +149,7 @@ def files_of_ours(folder: Path) -> frozenset[str]:
     try:
         if not folder.is_dir():
             if folder.exists() or folder.is_symlink():
-                raise DataError(f"{folder} is a file; choose another --out")
+                raise DataError(f"{folder} is a file; choose another folder")
             return frozenset()
         if not any(folder.iterdir()):
             return frozenset()
@@ -166,7 +166,7 @@ def _publish(place: Path, folder: Path, names: list[str], ours: frozenset[str]) 
     """Move whole files to their places; what an earlier export wrote and this one does not goes."""
     folder.mkdir(exist_ok=True)
     if foreign := [name for name in names if name not in ours and os.path.lexists(folder / name)]:
-        raise DataError(f"{folder / foreign[0]} was not written by nas-optuna export; choose another --out")
+        raise DataError(f"{folder / foreign[0]} was not written by nas-optuna export; choose another folder")
     (place / MARK).write_text(json.dumps(sorted({*names, *ours})), encoding="utf-8")
     os.replace(place / MARK, folder / MARK)  # first: a folder that is half replaced can be replaced again
     for name in names:

@@ -31,10 +31,10 @@ END = 3.0
 BUSIEST = 5.0
 """Where other processes take more of the machine than this leaves, the end comes late."""
 _DECIDED = {
-    "recipe.epochs": "how many epochs each network has; leave out --epochs (recipe.epochs)",
+    "recipe.epochs": "how many epochs each network has; leave out recipe.epochs (--epochs)",
     "recipe.epoch_size": "how many images an epoch has; leave out recipe.epoch_size",
-    "pruner": "when a training ends, and prunes none; leave out --pruner",
-    "keep_paused": "when a training ends, and pauses none; leave out --keep-paused",
+    "pruner": "when a training ends, and prunes none; leave out pruner (--pruner)",
+    "keep_paused": "when a training ends, and pauses none; leave out keep_paused (--keep-paused)",
 }
 """What nobody may name, and what the clock does instead."""
 
@@ -147,17 +147,17 @@ def refuse_named(overrides: Iterable[str], *, pruner: str | None = None) -> None
     for key in keys:
         decided = _DECIDED.get("pruner" if key.startswith("pruner.") else key)
         if decided is not None:
-            raise SpecError(f"a search with a clock decides {decided}, or use run --trials")
+            raise SpecError(f"a search with a clock decides {decided}, or search without a clock")
 
 
 def refuse_undivided(spec: StudySpec) -> None:
     """Refuse a spec that trains a network more than once, or by several recipes."""
     if spec.search:
-        raise SpecError("a search with a clock trains every network by one recipe; leave out search, or use --timeout")
+        raise SpecError("a search with a clock trains every network by one recipe; leave out search, or the clock")
     if spec.recipe.repeats > 1:
         raise SpecError(
-            f"a search with a clock trains every network once; leave out recipe.repeats={spec.recipe.repeats}, or use"
-            " run --trials"
+            f"a search with a clock trains every network once; leave out recipe.repeats={spec.recipe.repeats}, or"
+            " search without a clock"
         )
     if spec.recipe.epoch_size is not None:
         refuse_named([f"recipe.epoch_size={spec.recipe.epoch_size}"])

@@ -138,7 +138,7 @@ class Fit:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SpecError(
-                f"{named(self.folder)} cannot be a folder: {error.strerror}; choose another --out"
+                f"{named(self.folder)} cannot be a folder: {error.strerror}; choose another folder"
             ) from error
         self._require_own_folder()
         url = f"sqlite:///{self.folder.absolute() / DATABASE}"
@@ -150,7 +150,7 @@ class Fit:
             self.spec = self.spec.override(decided_size(self.spec, study_spec(study)))
             self._require_same(study, images=bool(state.get("done")))
             if state.get("done"):
-                self.say(f"{named(self.folder)} holds the finished network; another --out begins anew")
+                self.say(f"{named(self.folder)} holds the finished network; another folder begins anew")
                 return self._fitted(study)
         with interruptible(self.stop):
             return _Running.begin(self, storage, study, state, url).run()

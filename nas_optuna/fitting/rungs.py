@@ -91,7 +91,7 @@ class Search:
             if not ranking and best is not None:
                 return best  # there was no time left for this rung
             if not ranking:
-                raise StudyError("no network could be trained in its share of the time; give more with --within")
+                raise StudyError("no network could be trained in its share of the time; give more")
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
             best = self._preferred(ranking, reference)
             if not is_last:
@@ -221,7 +221,9 @@ def run_within(
     # A run that was killed goes on with what it had decided, and with the time that it had left; one that has ended
     # begins anew, with the best so far.
     if experiment.data is None:
-        raise SpecError("--within divides the time of our own training, and the study has an evaluator of its own")
+        raise SpecError(
+            "a search with a clock divides the time of our own training, and the study has an evaluator of its own"
+        )
     progress = Progress(study, StudyKey.WITHIN, budget, dict(study.user_attrs.get(StudyKey.WITHIN, {})))
     state = progress.state
     if state.get("done", True) or state["within"] != budget.total:

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.errors import NasOptunaError, StudyError, shown
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.optuna_internals import read_once
@@ -169,12 +169,12 @@ def choose(study: Study, which: str, data_directory: Path | None = None) -> Froz
         if found is None:
             raise no_complete_trial(study)
         if which == "cheapest":
-            require_error(study, found, "choose --trial best")
+            require_error(study, found, "choose best")
         return found.best if which == "best" else found.cheapest
     if not which.isdecimal() or int(which) >= len(trials):
         numbers = f" or a number below {len(trials)}" if trials else ""
-        raise StudyError(f"--trial {which!r} is not a trial of this study; choose best, cheapest{numbers}")
+        raise StudyError(f"{shown(which)} is no trial of this study; choose best, cheapest{numbers}")
     trial = trials[int(which)]
     if not TrialRecord.of(trial).architecture:
-        raise StudyError(f"trial {trial.number} has no architecture yet; choose another --trial")
+        raise StudyError(f"trial {trial.number} has no architecture yet; choose another")
     return trial

@@ -27,7 +27,7 @@ def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = 
     if not yes:
         raise StudyError(
             f"study {study!r} names code that would be imported and run: {', '.join(code)[:200]}; if you trust it,"
-            " say so once: --trust"
+            " say so once (--trust; in Python trust=True)"
         )
     remember(storage, study, code)
 

@@ -103,8 +103,8 @@ def test_an_empty_folder_is_told_what_begins_a_study(command: Command, words: tu
     [
         ("folder:.", "here has 0 class directories"),
         ("folder:..", "has 1 class directories"),
-        ("", "--data names nothing"),
-        (" ", "--data names nothing"),
+        ("", "the data set has no name; give"),
+        (" ", "the data set has no name; give"),
         ("https://example.org/photos.zip", "is an address; download it"),
         ("NPZ:absent.npz", "data set 'npz:absent.npz': it does not exist"),
         ("Folder:absent", "absent does not exist; it should hold one directory per class"),
@@ -131,7 +131,7 @@ def test_what_has_changed_is_shown(command: Command, study: str, words: tuple[st
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("accuracy 95", "write --until accuracy:0.95"),
+        ("accuracy 95", "write accuracy:0.95"),
         ("stalled:-1", "the patience must be a whole number of at least 1 trial"),
         ("macs:1M", "unknown objective 'macs'"),
         ("accuracy", "write quotes around all of it"),

@@ -28,7 +28,7 @@ def test_of_equal_networks_one_is_seldom_said_to_be_better() -> None:
 def test_what_is_no_better_than_the_largest_class_warns(best: float, learned: bool) -> None:
     gain = Gain(Measured(best, 0.02), None, 0.26)
     assert gain.has_learned is learned
-    assert any(remark.startswith("Warning") and "--image-size" in remark for remark in gain.remarks()) != learned
+    assert any(remark.startswith("Warning") and "larger images" in remark for remark in gain.remarks()) != learned
 
 
 def test_a_best_that_is_the_reference_says_so() -> None:

@@ -60,16 +60,16 @@ class WorkerOptions:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise SpecError("--workers must be at least 1")
+            raise SpecError("workers must be at least 1")
         if self.devices and self.device != "auto":
-            raise SpecError("--device is for one process and --devices for several; give one of them")
+            raise SpecError("device is for one process and devices for several; give one of them")
         if self.workers is not None and self.workers < len(self.devices):
             raise SpecError(
-                f"--devices names {len(self.devices)} and --workers {self.workers} would leave some of them idle;"
-                " name fewer, or leave out --workers"
+                f"devices names {len(self.devices)}, and workers = {self.workers} would leave some of them idle; name"
+                " fewer, or leave out workers"
             )
         if (self.workers is not None or self.auto) and self.per_device is not None:
-            raise SpecError("--workers is the number in all and --per-device that on each device; give one of them")
+            raise SpecError("workers is the number in all and per-device that on each device; give one of them")
 
     @property
     def is_one_process(self) -> bool:

@@ -77,7 +77,7 @@ class LocalExecutor(Executor):
 
         if self.options.is_one_process:
             said = choose_threads(objective.evaluator, self.options.threads)
-            chosen = [f"{said}; use --threads N to change it"] if said else []
+            chosen = [f"{said}; use threads (--threads) to change it"] if said else []
             return [*chosen, f"training on {objective.describe_device()}"]
         self._devices, times = _placed(self.options, objective)
         share = times.best(usable_cores()) if times else max(1, usable_cores() // len(self._devices))

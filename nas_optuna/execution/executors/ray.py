@@ -60,7 +60,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError:
-        raise SpecError("--executor ray needs Ray; pip install 'nas-optuna[ray]'") from None
+        raise SpecError("executor ray needs Ray; pip install 'nas-optuna[ray]'") from None
     if ray.is_initialized():
         yield ray
         return
@@ -154,7 +154,7 @@ def _require_answer(address: str) -> None:
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), timeout=_LONG).close()
     except (OSError, ValueError) as error:
-        raise StudyError(f"no Ray cluster answers at {address} ({error}); --ray-address names another") from None
+        raise StudyError(f"no Ray cluster answers at {address} ({error}); name another address") from None
 
 
 def is_one_host(ray: ModuleType) -> bool:
@@ -187,9 +187,9 @@ class RayExecutor(Executor):
     def __init__(self, options: WorkerOptions | None = None, *, gpus: float = 0.0, address: str | None = None) -> None:
         super().__init__(options)
         if self.options.devices or self.options.per_device is not None:
-            raise SpecError("Ray chooses the devices; give --workers and --gpus-per-worker")
+            raise SpecError("Ray chooses the devices; give workers, and the GPUs of each")
         if not 0 <= gpus < 1000:
-            raise SpecError(f"--gpus-per-worker must be at least 0, got {gpus:g}")
+            raise SpecError(f"the GPUs of each worker must be at least 0, got {gpus:g}")
         self.gpus = gpus
         self.address = address
         self.threads = self.options.threads or 1
@@ -204,9 +204,7 @@ class RayExecutor(Executor):
         """See `Executor`."""
         with self._connected(work.handle) as (ray, handle):
             if handle is not work.handle:
-                logger.warning(
-                    "a trial whose node dies begins anew: no folder is shared; --files DIR names one that is"
-                )
+                logger.warning("a trial whose node dies begins anew, because no folder of files is shared")
             workers = self.options.workers or room(ray.cluster_resources(), self.threads, self.gpus)
             logger.warning("%s with %d CPU and %g GPU each", plural(workers, "Ray worker"), self.threads, self.gpus)
             numbers = range(1, workers + 1)
@@ -233,12 +231,12 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
     if sqlite_file(handle.storage):
         raise StudyError(
             "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
-            " server: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+            " server, e.g. postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
         )
     if handle.files_are_shared:
         return handle
     if handle.keep_weights:
-        raise StudyError("weights are to be kept, and the workers share no folder; name one that they do: --files")
+        raise StudyError("weights are to be kept, and the workers share no folder; name one of files that they do")
     return replace(handle, checkpoints=None)
 
 

@@ -147,8 +147,8 @@ def test_what_ends_a_worker_is_one_line(command: Command) -> None:
     ("options", "said"),
     [
         (["--workers", "many"], "--workers needs a number or auto, got 'many'"),
-        (["--workers", "00"], "--workers must be at least 1"),
-        (["--workers", "1", "--devices", "cpu,cpu"], "--devices names 2 and --workers 1 would leave some of them idle"),
+        (["--workers", "00"], "workers must be at least 1"),
+        (["--workers", "1", "--devices", "cpu,cpu"], "devices names 2, and workers = 1 would leave some of them idle"),
         (["--devices", "cpu,cpu", "--device", "cpu"], "give one of them"),
         (["--devices", "cpu,,cpu"], "--devices needs names with commas between them"),
         (["--workers", "2", "--per-device", "2"], "give one of them"),
