@@ -3,20 +3,15 @@
 import copy
 import functools
 import random
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import pytest
 import torch
 from torch import Tensor, nn
 
 import nas_optuna as nas
 from nas_optuna.costs.complexity import figures, macs_table
-from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
-from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.errors import SpecError
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.function import FunctionSpace
@@ -338,132 +333,6 @@ def test_what_cannot_be_mixed_is_said_in_one_line() -> None:
     space = nas.space(one)(**SHAPE)
     with pytest.raises(SpecError, match=r"'memory' cannot be mixed: .* 'lstm' gives tuple of .* 'linear' gives \["):
         supernet_for(space)
-
-
-@pytest.mark.parametrize("way", ["closure", "global", "def"])
-def test_lambdas_that_see_the_loops_last_value_are_refused(way: str, tmp_path: Path) -> None:
-    bodies = {
-        "closure": "    layers = {f'k{k}': lambda: nn.Conv2d(1, 4, k, padding=k // 2) for k in (1, 3, 5)}\n",
-        "global": "    layers = LAYERS\n",
-        "def": "    layers = {}\n    for k in (1, 3, 5):\n        def make():\n            return nn.Conv2d(1, 4, k)\n"
-        "        layers[f'k{k}'] = make\n",
-    }
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "import nas_optuna\nfrom torch import nn\nLAYERS = {}\n"
-        "for size in (1, 3):\n    LAYERS[f'k{size}'] = lambda: nn.Conv2d(1, 4, size)\n"
-        "@nas_optuna.space\ndef network(c, task):\n" + bodies[way] + "    layer = c.layer('layer', layers)\n"
-        "    return nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(task.classes))\n"
-    )
-    with pytest.raises(
-        SpecError, match=r"layer 'layer': candidates 'k1' and 'k3' are one function.*bind it: lambda k=k"
-    ):
-        create_space(f"{file}:network", {}, **SHAPE)
-
-
-class Maker:
-    k = 1
-
-    def make(self) -> nn.Module:
-        return nn.Conv2d(1, 4, self.k, padding=self.k // 2)
-
-    __call__ = make
-
-
-def from_options(options: Mapping[str, int]) -> nn.Module:
-    return nn.Conv2d(1, 4, options["k"], padding=options["k"] // 2)
-
-
-@pytest.mark.parametrize("way", ["partial", "keyword", "method", "instance", "partial of a lambda", "default"])
-def test_candidates_that_share_what_a_loop_changes_are_refused(way: str) -> None:
-    def build(c: Any, task: Any) -> nn.Module:
-        options, maker, layers = {"k": 1}, Maker(), {}
-        for k in (1, 3, 5):
-            options["k"] = maker.k = k
-            layers[f"k{k}"] = {
-                "partial": functools.partial(from_options, options),
-                "keyword": functools.partial(from_options, options=options),
-                "method": maker.make,
-                "instance": maker,
-                "partial of a lambda": functools.partial(lambda: nn.Conv2d(1, 4, k)),  # noqa: B023
-                "default": lambda given=options: from_options(given),
-            }[way]
-        return nn.Sequential(c.layer("layer", layers), nn.Flatten(), nn.LazyLinear(10))
-
-    with pytest.raises(SpecError, match=r"candidates 'k1' and 'k3' are one function.*an object that the loop changes"):
-        nas.space(build)(**SHAPE)
-
-
-def test_partial_functions_with_values_of_their_own_are_candidates() -> None:
-    def build(c: Any, task: Any) -> nn.Module:
-        layers: dict[str, Any] = {f"own{k}": functools.partial(from_options, {"k": k}) for k in (1, 3)}
-        layers |= {f"plain{i}": functools.partial(nn.Conv2d, 1, 4, 3, padding=1) for i in range(2)}
-        return nn.Sequential(c.layer("layer", layers), nn.Flatten(), nn.LazyLinear(10))
-
-    assert nas.space(build)(**SHAPE).size == 4
-
-
-def test_bound_lambdas_and_the_same_class_twice_are_candidates() -> None:
-    def build(c: Any, task: Any) -> nn.Module:
-        layers: Mapping[str, Any] = {f"k{k}": lambda k=k: nn.Conv2d(1, 4, k, padding=k // 2) for k in (1, 3, 5)}
-        same = {"a": nn.ReLU, "b": nn.ReLU, **{f"c{k}": make_conv(k) for k in (1, 3)}}
-        return nn.Sequential(c.layer("layer", layers), c.layer("other", same), nn.Flatten(), nn.LazyLinear(10))
-
-    def make_conv(k: int) -> Any:
-        return lambda: nn.Conv2d(4, 4, k, padding=k // 2)
-
-    assert nas.space(build)(**SHAPE).size == 3 * 4
-
-
-class Figures:
-    """An evaluator of somebody's own: its networks give no logits, and it measures tensors and NumPy's numbers."""
-
-    identity = "figures"
-    steps = 1
-
-    def __init__(self, space: Any, figure: Any) -> None:
-        self.space, self.figure = space, figure
-
-    def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
-        output = self.space.build(architecture)(torch.zeros(2, *self.space.input_shape))
-        yield Measurement(1, {"accuracy": self.figure(0.5), "f1": self.figure(output.ndim)}, 0.0)
-
-
-def pixels(c: Any, task: Any) -> nn.Module:
-    return nn.Conv2d(1, c.choice("width", [2, 4]), 3, padding=1)
-
-
-@pytest.mark.parametrize("figure", [torch.tensor, np.float32, np.float64, lambda x: np.array([x]), np.int64, float])
-def test_an_own_evaluator_may_give_any_output_and_any_kind_of_number(figure: Any) -> None:
-    space = nas.space(pixels)(**SHAPE)
-    objective = nas.EvaluatorObjective(Figures(space, figure), device="cpu")
-    study = optuna.create_study(direction="maximize")
-    study.optimize(objective, n_trials=1)
-    assert study.best_value == float(np.asarray(figure(0.5)).reshape(-1)[0])
-    assert type(study.best_value) is float
-
-
-def test_a_figure_that_is_no_number_is_named() -> None:
-    objective = nas.EvaluatorObjective(Figures(nas.space(pixels)(**SHAPE), str), device="cpu")
-    study = optuna.create_study(direction="maximize")
-    with pytest.raises(TrainingError, match="measured 'accuracy' as a str, not a number"):
-        study.optimize(objective, n_trials=1)
-
-
-@pytest.mark.parametrize("width", [7, "wide", None, [2], {"a": 1}, 1e300, True])
-def test_an_impossible_value_in_the_queue_ends_its_trial_alone(width: Any, caplog: pytest.LogCaptureFixture) -> None:
-    space = nas.space(pixels)(**SHAPE)
-    objective = nas.EvaluatorObjective(Figures(space, float), device="cpu")
-    study = optuna.create_study(direction="maximize")
-    study.enqueue_trial({"width": width})
-    study.optimize(objective, n_trials=2)
-    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
-    assert "choose one of (2, 4)" in str(study.trials[0].user_attrs)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "trial 0 cannot be run: width: " in line
-    assert "\n" not in line
-    with pytest.raises(ArchitectureError, match=r"width: .*choose one of \(2, 4\)"):
-        space.suggest(optuna.trial.FixedTrial({"width": width}))
 
 
 def test_a_supernet_that_shares_names_is_copied_whole() -> None:

@@ -50,9 +50,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished training's folder, to damage."""
+    return Path(shutil.copytree(finished, tmp_path / "c"))
+
+
 @pytest.fixture(scope="module")
 def expected() -> tuple[nn.Module, list[EpochResult]]:
     return trained(None)
+
+
+def require_same(found: tuple[nn.Module, list[EpochResult]], expected: tuple[nn.Module, list[EpochResult]]) -> None:
+    assert losses(found[1]) == losses(expected[1])
+    assert all(torch.equal(a, b) for a, b in zip(found[0].parameters(), expected[0].parameters(), strict=True))
 
 
 def content(change: Callable[[bytes], bytes]) -> Damage:
@@ -98,17 +109,14 @@ DAMAGES: dict[str, Damage] = {
 def test_the_epoch_before_a_damaged_one_is_gone_on_from(
     damage: str,
     finished: Path,
+    folder: Path,
     expected: tuple[nn.Module, list[EpochResult]],
-    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    folder = tmp_path / "c"
-    shutil.copytree(finished, folder)
     DAMAGES[damage](folder / "epoch-4")
     with caplog.at_level(logging.WARNING):
         made, results = trained(folder)
-    assert losses(results) == losses(expected[1])
-    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected[0].parameters(), strict=True))
+    require_same((made, results), expected)
     (message,) = [record.getMessage() for record in caplog.records]
     assert "goes on from epoch 3" in message
     assert "\n" not in message
@@ -119,26 +127,21 @@ def test_the_epoch_before_a_damaged_one_is_gone_on_from(
 
 def test_a_training_goes_on_from_what_release_0_2_wrote(
     finished: Path,
+    folder: Path,
     expected: tuple[nn.Module, list[EpochResult]],
-    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    folder = tmp_path / "c"
-    shutil.copytree(finished, folder)
     (folder / "epoch-4").unlink()
     as_release_0_2_wrote(folder / "epoch-3")
     made, results = trained(folder)
     assert results[:3] == trained(finished)[1][:3], "the epochs before were not trained again"
-    assert losses(results) == losses(expected[1])
-    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected[0].parameters(), strict=True))
+    require_same((made, results), expected)
     assert not caplog.records
 
 
 def test_where_no_checkpoint_is_sound_the_training_begins_anew(
-    finished: Path, expected: tuple[nn.Module, list[EpochResult]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, expected: tuple[nn.Module, list[EpochResult]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "c"
-    shutil.copytree(finished, folder)
     DAMAGES["empty"](folder / "epoch-3")
     DAMAGES["truncated"](folder / "epoch-4")
     with caplog.at_level(logging.WARNING):
@@ -173,13 +176,11 @@ def test_sgd_goes_on_with_and_without_momentum(
     assert not caplog.records
 
 
-def test_a_checkpoint_cannot_run_code(finished: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_cannot_run_code(folder: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (pytest.fail, ("a checkpoint was unpickled",))
 
-    folder = tmp_path / "c"
-    shutil.copytree(finished, folder)
     for epoch in ("epoch-3", "epoch-4"):
         (folder / epoch).write_bytes(digested(pickle.dumps(Trap())))
     assert CheckpointFolder(folder).load() is None

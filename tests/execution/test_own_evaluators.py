@@ -1,0 +1,68 @@
+"""An evaluator of somebody's own, of networks that give no logits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+import nas_optuna as nas
+from nas_optuna.errors import ArchitectureError, TrainingError
+from nas_optuna.execution.evaluator import Measurement
+
+SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
+
+
+class Figures:
+    """An evaluator of somebody's own: its networks give no logits, and it measures tensors and NumPy's numbers."""
+
+    identity = "figures"
+    steps = 1
+
+    def __init__(self, space: Any, figure: Any) -> None:
+        self.space, self.figure = space, figure
+
+    def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
+        output = self.space.build(architecture)(torch.zeros(2, *self.space.input_shape))
+        yield Measurement(1, {"accuracy": self.figure(0.5), "f1": self.figure(output.ndim)}, 0.0)
+
+
+def pixels(c: Any, task: Any) -> nn.Module:
+    return nn.Conv2d(1, c.choice("width", [2, 4]), 3, padding=1)
+
+
+@pytest.mark.parametrize("figure", [torch.tensor, np.float32, np.float64, lambda x: np.array([x]), np.int64, float])
+def test_an_own_evaluator_may_give_any_output_and_any_kind_of_number(figure: Any) -> None:
+    space = nas.space(pixels)(**SHAPE)
+    objective = nas.EvaluatorObjective(Figures(space, figure), device="cpu")
+    study = optuna.create_study(direction="maximize")
+    study.optimize(objective, n_trials=1)
+    assert study.best_value == float(np.asarray(figure(0.5)).reshape(-1)[0])
+    assert type(study.best_value) is float
+
+
+def test_a_figure_that_is_no_number_is_named() -> None:
+    objective = nas.EvaluatorObjective(Figures(nas.space(pixels)(**SHAPE), str), device="cpu")
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(TrainingError, match="measured 'accuracy' as a str, not a number"):
+        study.optimize(objective, n_trials=1)
+
+
+@pytest.mark.parametrize("width", [7, "wide", None, [2], {"a": 1}, 1e300, True])
+def test_an_impossible_value_in_the_queue_ends_its_trial_alone(width: Any, caplog: pytest.LogCaptureFixture) -> None:
+    space = nas.space(pixels)(**SHAPE)
+    objective = nas.EvaluatorObjective(Figures(space, float), device="cpu")
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial({"width": width})
+    study.optimize(objective, n_trials=2)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
+    assert "choose one of (2, 4)" in str(study.trials[0].user_attrs)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "trial 0 cannot be run: width: " in line
+    assert "\n" not in line
+    with pytest.raises(ArchitectureError, match=r"width: .*choose one of \(2, 4\)"):
+        space.suggest(optuna.trial.FixedTrial({"width": width}))

@@ -1,0 +1,90 @@
+"""Candidates that a loop makes: those that share what it changes are refused."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import nas_optuna as nas
+from nas_optuna.errors import SpecError
+from nas_optuna.spaces import create_space
+
+SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
+
+
+@pytest.mark.parametrize("way", ["closure", "global", "def"])
+def test_lambdas_that_see_the_loops_last_value_are_refused(way: str, tmp_path: Path) -> None:
+    bodies = {
+        "closure": "    layers = {f'k{k}': lambda: nn.Conv2d(1, 4, k, padding=k // 2) for k in (1, 3, 5)}\n",
+        "global": "    layers = LAYERS\n",
+        "def": "    layers = {}\n    for k in (1, 3, 5):\n        def make():\n            return nn.Conv2d(1, 4, k)\n"
+        "        layers[f'k{k}'] = make\n",
+    }
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import nas_optuna\nfrom torch import nn\nLAYERS = {}\n"
+        "for size in (1, 3):\n    LAYERS[f'k{size}'] = lambda: nn.Conv2d(1, 4, size)\n"
+        "@nas_optuna.space\ndef network(c, task):\n" + bodies[way] + "    layer = c.layer('layer', layers)\n"
+        "    return nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(task.classes))\n"
+    )
+    with pytest.raises(
+        SpecError, match=r"layer 'layer': candidates 'k1' and 'k3' are one function.*bind it: lambda k=k"
+    ):
+        create_space(f"{file}:network", {}, **SHAPE)
+
+
+class Maker:
+    k = 1
+
+    def make(self) -> nn.Module:
+        return nn.Conv2d(1, 4, self.k, padding=self.k // 2)
+
+    __call__ = make
+
+
+def from_options(options: Mapping[str, int]) -> nn.Module:
+    return nn.Conv2d(1, 4, options["k"], padding=options["k"] // 2)
+
+
+@pytest.mark.parametrize("way", ["partial", "keyword", "method", "instance", "partial of a lambda", "default"])
+def test_candidates_that_share_what_a_loop_changes_are_refused(way: str) -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        options, maker, layers = {"k": 1}, Maker(), {}
+        for k in (1, 3, 5):
+            options["k"] = maker.k = k
+            layers[f"k{k}"] = {
+                "partial": functools.partial(from_options, options),
+                "keyword": functools.partial(from_options, options=options),
+                "method": maker.make,
+                "instance": maker,
+                "partial of a lambda": functools.partial(lambda: nn.Conv2d(1, 4, k)),  # noqa: B023
+                "default": lambda given=options: from_options(given),
+            }[way]
+        return nn.Sequential(c.layer("layer", layers), nn.Flatten(), nn.LazyLinear(10))
+
+    with pytest.raises(SpecError, match=r"candidates 'k1' and 'k3' are one function.*an object that the loop changes"):
+        nas.space(build)(**SHAPE)
+
+
+def test_partial_functions_with_values_of_their_own_are_candidates() -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        layers: dict[str, Any] = {f"own{k}": functools.partial(from_options, {"k": k}) for k in (1, 3)}
+        layers |= {f"plain{i}": functools.partial(nn.Conv2d, 1, 4, 3, padding=1) for i in range(2)}
+        return nn.Sequential(c.layer("layer", layers), nn.Flatten(), nn.LazyLinear(10))
+
+    assert nas.space(build)(**SHAPE).size == 4
+
+
+def test_bound_lambdas_and_the_same_class_twice_are_candidates() -> None:
+    def build(c: Any, task: Any) -> nn.Module:
+        layers: Mapping[str, Any] = {f"k{k}": lambda k=k: nn.Conv2d(1, 4, k, padding=k // 2) for k in (1, 3, 5)}
+        same = {"a": nn.ReLU, "b": nn.ReLU, **{f"c{k}": make_conv(k) for k in (1, 3)}}
+        return nn.Sequential(c.layer("layer", layers), c.layer("other", same), nn.Flatten(), nn.LazyLinear(10))
+
+    def make_conv(k: int) -> Any:
+        return lambda: nn.Conv2d(4, 4, k, padding=k // 2)
+
+    assert nas.space(build)(**SHAPE).size == 3 * 4
