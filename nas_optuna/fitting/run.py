@@ -30,7 +30,7 @@ from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
 from nas_optuna.fitting.inputs import DATABASE, name_of
-from nas_optuna.fitting.rungs import Search, last_rung, plan_for, trained_weights
+from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for, trained_weights
 from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
@@ -287,7 +287,9 @@ class _Running:
         earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
         if earlier is not None:
             return earlier  # of the search that another time has cut short
-        search = Search(self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first, kept=self._kept)
+        search = RungSearch(
+            self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first, kept=self._kept
+        )
         left = self.fit.budget.left
         self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {max(left, 0.0):.0f} s")
         found = search.run(self.fit.say)

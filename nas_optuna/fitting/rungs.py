@@ -46,7 +46,7 @@ PROMOTED = "promoted"
 
 
 @dataclass(frozen=True)
-class Search:
+class RungSearch:
     """The rungs of one study."""
 
     experiment: Experiment
@@ -236,7 +236,7 @@ def run_within(
     say(f"{plan.describe()}; all within {budget.total:,.0f} s")
     deadline = time.monotonic() + budget.left
     told = [*callbacks, progress]
-    Search(experiment, study, plan, stop, told, from_rung=state["from"], deadline=deadline).run(say)
+    RungSearch(experiment, study, plan, stop, told, from_rung=state["from"], deadline=deadline).run(say)
     progress.remember(done=not stop.asked)
     return Outcome(_ended(study) - before, stop.asked)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.samplers.base import configured
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
 from nas_optuna.samplers.wrapping import FixedSampler
 from nas_optuna.spaces import SearchSpace
@@ -64,12 +66,11 @@ def propose(study: Study, space: SearchSpace, *, seed: int, temperature: float) 
     return params
 
 
-class SupernetSampler(BaseSampler):
-    """Draws every parameter from the study's supernet, at a temperature that anneals from trial to trial.
+@dataclass(frozen=True)
+class SupernetConfig:
+    """Options of `SupernetSampler`.
 
-    Args:
-        space: The space.
-        seed: The study's seed; each draw's comes from it and the trial's number.
+    Attributes:
         start_temperature: Temperature of the first trial after the supernet's training.
         end_temperature: Temperature from `anneal_trials` trials on.
         anneal_trials: How many trials the geometric way from one to the other takes.
@@ -78,26 +79,35 @@ class SupernetSampler(BaseSampler):
         SpecError: A temperature or `anneal_trials` is not positive.
     """
 
-    numbers = False  # its alphas are of choices
+    start_temperature: float = 2.0
+    end_temperature: float = 0.5
+    anneal_trials: int = 50
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        seed: int,
-        *,
-        start_temperature: float = 2.0,
-        end_temperature: float = 0.5,
-        anneal_trials: int = 50,
-    ) -> None:
-        if min(start_temperature, end_temperature, anneal_trials) <= 0:
+    def __post_init__(self) -> None:
+        if min(self.start_temperature, self.end_temperature, self.anneal_trials) <= 0:
             raise SpecError("sampler 'supernet' needs temperatures and anneal_trials above 0")
-        self._space = space
-        self._seed = seed
-        self._start, self._end, self._trials = start_temperature, end_temperature, anneal_trials
 
     def temperature(self, trials: int) -> float:
         """The temperature when that many trials have begun since the supernet's training."""
-        return float(self._start * (self._end / self._start) ** min(1.0, trials / self._trials))
+        change = self.end_temperature / self.start_temperature
+        return float(self.start_temperature * change ** min(1.0, trials / self.anneal_trials))
+
+
+class SupernetSampler(BaseSampler):
+    """Draws every parameter from the study's supernet, at a temperature that anneals from trial to trial.
+
+    Args:
+        space: The space.
+        seed: The study's seed; each draw's comes from it and the trial's number.
+        config: How the temperature anneals.
+    """
+
+    numbers = False  # its alphas are of choices
+
+    def __init__(self, space: SearchSpace, seed: int, config: SupernetConfig | None = None) -> None:
+        self._space = space
+        self._seed = seed
+        self._config = config or SupernetConfig()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space."""
@@ -111,7 +121,7 @@ class SupernetSampler(BaseSampler):
             return {}
         begun = max(0, trial.number - read_result(study).first_trial)
         seed = seed_for(self._seed, trial.number)
-        return propose(study, self._space, seed=seed, temperature=self.temperature(begun))
+        return propose(study, self._space, seed=seed, temperature=self._config.temperature(begun))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -131,28 +141,18 @@ class WarmStartSampler(FixedSampler):
         space: The space.
         seed: The study's seed.
         trials: How many trials the supernet proposes.
-        temperature: Of the prior.
 
     Raises:
-        SpecError: `trials` or `temperature` is not positive.
+        SpecError: `trials` is not positive.
     """
 
-    def __init__(
-        self,
-        sampler: BaseSampler,
-        space: SearchSpace,
-        seed: int,
-        *,
-        trials: int = 5,
-        temperature: float = 1.0,
-    ) -> None:
-        if trials < 1 or temperature <= 0:
-            raise SpecError("a warm start needs at least one trial and a temperature above 0")
+    def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int, *, trials: int = 5) -> None:
+        if trials < 1:
+            raise SpecError("a warm start needs at least one trial")
         super().__init__(sampler, {})
         self._space = space
         self._seed = seed
         self._trials = trials
-        self._temperature = temperature
         self._warm: set[int] = set()
 
     def __str__(self) -> str:
@@ -185,7 +185,7 @@ class WarmStartSampler(FixedSampler):
         """The supernet's proposal while warm, then the other sampler's."""
         if trial.number in self._warm:
             seed = seed_for(self._seed, trial.number, "warm start")
-            return propose(study, self._space, seed=seed, temperature=self._temperature)
+            return propose(study, self._space, seed=seed, temperature=1.0)
         return self.sampler.sample_relative(study, trial, search_space)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
@@ -194,16 +194,7 @@ class WarmStartSampler(FixedSampler):
         super().after_trial(study, trial, state, values)
 
 
-def supernet(
-    space: SearchSpace,
-    seed: int,
-    *,
-    start_temperature: float = 2.0,
-    end_temperature: float = 0.5,
-    anneal_trials: int = 50,
-) -> BaseSampler:
+@configured(SupernetConfig)
+def supernet(space: SearchSpace, seed: int, config: SupernetConfig) -> BaseSampler:
     """Draws from the prior of the study's supernet; train one first."""
-    made = SupernetSampler(
-        space, seed, start_temperature=start_temperature, end_temperature=end_temperature, anneal_trials=anneal_trials
-    )
-    return DistinctSampler(made, space, seed)
+    return DistinctSampler(SupernetSampler(space, seed, config), space, seed)

@@ -11,7 +11,7 @@ from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import equal_seconds
 from nas_optuna.fitting.clock import Plan, Rung
-from nas_optuna.fitting.rungs import Search
+from nas_optuna.fitting.rungs import RungSearch
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.winner import Winner
 from nas_optuna.study.schema import StudyKey
@@ -67,7 +67,7 @@ def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
     spec = spec_for("digits", overrides=[*small, *(f"limits.params={most}" for most in limits)])
     experiment = Experiment.from_spec(spec, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
-    found = Search(experiment, study, Plan((Rung(1, 0.1),), reserve=0.0), StopRequest()).run(lambda line: None)
+    found = RungSearch(experiment, study, Plan((Rung(1, 0.1),), reserve=0.0), StopRequest()).run(lambda line: None)
     assert found is not None
     study.set_user_attr(StudyKey.REFERENCE, study.user_attrs[StudyKey.REFERENCE] | {"accuracy": accuracy})
     assert Winner.of(study, found, experiment.search, "cpu").own is own

@@ -15,7 +15,7 @@ from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.clock import Plan, Rung
 from nas_optuna.fitting.equal_seconds import EqualSeconds
-from nas_optuna.fitting.rungs import Search, plan_for, trained_weights
+from nas_optuna.fitting.rungs import RungSearch, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.report.selection import gain_of
@@ -31,7 +31,7 @@ SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.tr
 def test_a_reference_that_is_too_slow_for_its_share_is_trained_even_so() -> None:
     experiment = Experiment.from_spec(SPEC, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
-    found = Search(experiment, study, Plan((Rung(1, 0.001),), reserve=0.0), StopRequest()).run(lambda line: None)
+    found = RungSearch(experiment, study, Plan((Rung(1, 0.001),), reserve=0.0), StopRequest()).run(lambda line: None)
     assert found is not None
     assert found.user_attrs[TrialKey.STEPS] == 1
 
@@ -42,7 +42,7 @@ def searched(study: optuna.Study | None = None) -> optuna.Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rungs, "PATIENCE", 100.0)  # of a busy machine
         patch.setattr(equal_seconds, "FEWEST_STEPS", 1)
-        Search(experiment, study, PLAN, StopRequest()).run(lambda line: None)
+        RungSearch(experiment, study, PLAN, StopRequest()).run(lambda line: None)
     return study
 
 
@@ -50,7 +50,7 @@ def test_a_longer_training_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
     experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=tmp_path, keep_weights=True)
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
     kept = KeptWeights(tmp_path / KEPT_FOLDER)
-    search = Search(experiment, study, Plan((Rung(1, 1.0),), reserve=0.0), StopRequest(), kept=kept)
+    search = RungSearch(experiment, study, Plan((Rung(1, 1.0),), reserve=0.0), StopRequest(), kept=kept)
     found, reference = search.run(lambda line: None), experiment.space.reference
     assert found is not None
     assert reference is not None
@@ -165,7 +165,7 @@ def test_no_pruner_compares_a_training_with_those_of_another_rung(monkeypatch: p
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
     study.pruner = pruner = Merciless()
     monkeypatch.setattr(equal_seconds, "LONGEST_EPOCH", 0.2)
-    Search(experiment, study, Plan((Rung(1, 0.5),), reserve=0.0), StopRequest()).run(lambda line: None)
+    RungSearch(experiment, study, Plan((Rung(1, 0.5),), reserve=0.0), StopRequest()).run(lambda line: None)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
     assert len(study.trials[0].intermediate_values) > 1
     assert study.pruner is pruner
@@ -180,6 +180,6 @@ def test_settings_that_are_searched_are_refused_before_anything_is_trained() -> 
 def test_a_search_whose_time_is_up_before_it_begins_trains_the_reference() -> None:
     experiment = Experiment.from_spec(SPEC, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
-    found = Search(experiment, study, Plan((Rung(1, 0.0),), 0.0), StopRequest()).run(lambda line: None)
+    found = RungSearch(experiment, study, Plan((Rung(1, 0.0),), 0.0), StopRequest()).run(lambda line: None)
     assert found is not None
     assert [trial.user_attrs[TrialKey.ORIGIN] for trial in study.trials] == [REFERENCE]

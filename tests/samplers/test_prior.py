@@ -8,7 +8,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers import create_sampler, prior
-from nas_optuna.samplers.prior import WARM_START, SupernetSampler, WarmStartSampler, propose
+from nas_optuna.samplers.prior import WARM_START, SupernetConfig, SupernetSampler, WarmStartSampler, propose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.supernet_result import SupernetResult, write_result
 
@@ -49,8 +49,8 @@ def test_draws_follow_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_temperature_anneals() -> None:
-    sampler = SupernetSampler(SPACE, 0, start_temperature=4, end_temperature=1, anneal_trials=10)
-    assert [sampler.temperature(n) for n in (0, 5, 10, 99)] == pytest.approx([4, 2, 1, 1])
+    config = SupernetConfig(start_temperature=4, end_temperature=1, anneal_trials=10)
+    assert [config.temperature(n) for n in (0, 5, 10, 99)] == pytest.approx([4, 2, 1, 1])
 
 
 def test_a_second_process_goes_on_where_the_first_stopped() -> None:
