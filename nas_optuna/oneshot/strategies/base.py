@@ -224,6 +224,7 @@ class Strategy(ABC):
             `StrategyOptions` where it learns alphas.
         learns_alphas: Whether alphas are trained beside the weights. If not, they are learned afterwards on the frozen
             weights, see `oneshot.ranking`.
+        adamw: Further settings of AdamW. It is not fused by default.
         length: Epochs in all.
         finished: Epochs done.
 
@@ -236,6 +237,7 @@ class Strategy(ABC):
 
     Options: ClassVar[type[StrategyOptions]] = RankedOptions
     learns_alphas: ClassVar[bool] = False
+    adamw: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, job: Job, options: Any) -> None:
         self.job = job
@@ -263,10 +265,12 @@ class Strategy(ABC):
         return 30
 
     def weight_optimizer(self) -> torch.optim.Optimizer:
-        """SGD with momentum 0.9, or AdamW. Not fused, because a drawn path leaves some weights without a gradient."""
+        """SGD with momentum 0.9, or AdamW."""
         options = self.options
         if options.optimizer == "adamw":
-            return torch.optim.AdamW(self.weights, options.learning_rate, weight_decay=options.weight_decay)
+            return torch.optim.AdamW(
+                self.weights, options.learning_rate, weight_decay=options.weight_decay, **self.adamw
+            )
         momentum = getattr(options, "momentum", 0.9)
         return torch.optim.SGD(self.weights, options.learning_rate, momentum, weight_decay=options.weight_decay)
 

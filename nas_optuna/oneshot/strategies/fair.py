@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -24,7 +23,6 @@ STEPS_PER_PARAMETER = 200
 """The default length: that many steps for each parameter of the space, in whole epochs."""
 WARM_UP = 0.1
 """The share of all steps in which the learning rate rises to its peak."""
-BETAS = (0.9, 0.95)
 
 
 class FairOptions(RankedOptions):
@@ -43,6 +41,7 @@ class FairStrategy(Strategy):
     """Shared weights on uniformly drawn paths, then a ranking (single path one-shot): the default."""
 
     Options = FairOptions
+    adamw: ClassVar[dict[str, Any]] = {"betas": (0.9, 0.95), "fused": True}  # a short memory
 
     @staticmethod
     def prepare(supernet: Supernet) -> None:
@@ -52,13 +51,6 @@ class FairStrategy(Strategy):
     def default_epochs(self) -> int:
         """The number of whole epochs that `STEPS_PER_PARAMETER` comes to, at least one."""
         return max(1, round(STEPS_PER_PARAMETER * len(self.supernet.alphas) / len(self.images)))
-
-    def weight_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW with a short memory, fused, or SGD."""
-        if self.options.optimizer == "sgd":
-            return super().weight_optimizer()
-        rate, decay = self.options.learning_rate, self.options.weight_decay
-        return torch.optim.AdamW(self.weights, rate, betas=BETAS, weight_decay=decay, fused=True)
 
     def begin_epoch(self, seed: int) -> None:
         """Draw each epoch's paths from its own seed, so that a stopped training goes on with the same ones."""
