@@ -16,11 +16,12 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 from numpy.lib import format as npy
+from torch import Tensor
 
-from nas_optuna.data.images import MAX_CLASSES, ImageSet, LeftOutCollector, listing
+from nas_optuna.data.images import MAX_CLASSES, LeftOutCollector, listing
 from nas_optuna.data.pictures import find_white, scaling, shared_whites
 from nas_optuna.data.pixels import to_uint8
-from nas_optuna.data.source import PART_NAMES, PARTS, WITHOUT_TEST, FileSource, InputSize, Part, fitted, require_memory
+from nas_optuna.data.source import PART_NAMES, PARTS, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
 from nas_optuna.errors import DataError, named, reason_of
 from nas_optuna.spec import DataSpec
 
@@ -171,20 +172,18 @@ class NpzSource(FileSource):
             raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
         return shared_whites(found)
 
-    def _read(self, chosen: np.ndarray) -> ImageSet:
+    def _pixels_at(self, chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
         ends = np.cumsum([self._arrays[part]["images"].shape[0] for part in self._arrays])
         first, last = np.searchsorted(ends, (chosen.min(), chosen.max()), side="right")
         parts = [self._pixels(part) for part in list(self._arrays)[first : last + 1]]
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
         pixels = pixels[chosen - (ends[first] - len(parts[0]))]
-        images, labels = torch.from_numpy(np.ascontiguousarray(pixels)), self._labels[torch.from_numpy(chosen)]
-        size = (images.shape[2], images.shape[3])
+        images = torch.from_numpy(np.ascontiguousarray(pixels))
         arrays = [str(self._arrays[part][role]) for part in self._arrays for role in ("images", "labels")]
         layout = f"arrays: {', '.join(arrays)}" + ("" if "test" in self._arrays else f"; {WITHOUT_TEST}")
         scaled = [scaling(kind, white) for kind, white in self._whites.items()]
         notes = (layout, *(f"pixels: {words}" for words in scaled if words), *self._left_out.listed())
-        made = ImageSet(images, labels, self._classes, sizes=(size,), notes=notes, **self._whites)
-        return fitted(made, self._spec, self._input_size)
+        return images, {"sizes": (tuple(images.shape[2:]),), "notes": notes, **self._whites}
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nas_optuna.data import pictures
-from nas_optuna.data.images import VERBS, ImageSet, LeftOutCollector, dimensions, listing
+from nas_optuna.data.images import VERBS, LeftOutCollector, dimensions, listing
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.data.source import PART_NAMES, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
 from nas_optuna.errors import DataError, named, nearest
@@ -86,7 +87,7 @@ class FolderSource(FileSource):
             **pictures.shared_whites(fact.white for fact in self._facts if fact.white is not None),
         )
 
-    def _read(self, chosen: np.ndarray) -> ImageSet:
+    def _pixels_at(self, chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
         pixels = self._pixels
         shape = (len(chosen), pixels.channels, pixels.height, pixels.width)
         require_memory(
@@ -104,17 +105,8 @@ class FolderSource(FileSource):
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
         notes = (*self._layout.remarks(), *_changes(facts, pixels), *self._layout.left_out.listed())
-        return ImageSet(
-            images,
-            self._labels[torch.from_numpy(chosen)],
-            self._classes,
-            resize=self._spec.resize,
-            background=pixels.background,
-            whole_white=pixels.whole_white,
-            fraction_white=pixels.fraction_white,
-            sizes=tuple(sizes),
-            notes=notes,
-        )
+        shades = {name: getattr(pixels, name) for name in ("background", "whole_white", "fraction_white")}
+        return images, {"sizes": tuple(sizes), "notes": notes, **shades}
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

@@ -75,6 +75,12 @@ class FileSource:
 
     def _read(self, chosen: np.ndarray) -> ImageSet:
         """The images at these places."""
+        pixels, found = self._pixels_at(chosen)
+        images = ImageSet(pixels, self._labels[torch.from_numpy(chosen)], self._classes, **found)
+        return fitted(images, self._spec, self._input_size)
+
+    def _pixels_at(self, chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
+        """``[n, channels, height, width]``, uint8, and the fields of `ImageSet` that say how they were read."""
         raise NotImplementedError
 
 
