@@ -31,10 +31,10 @@ END = 3.0
 BUSIEST = 5.0
 """Where other processes take more of the machine than this leaves, the end comes late."""
 _DECIDED = {
-    "recipe.epochs": "how many epochs each network has; leave out recipe.epochs (--epochs)",
+    "recipe.epochs": "how many epochs each network has; leave out --epochs (recipe.epochs)",
     "recipe.epoch_size": "how many images an epoch has; leave out recipe.epoch_size",
-    "pruner": "when a training ends, and prunes none; leave out pruner (--pruner)",
-    "keep_paused": "when a training ends, and pauses none; leave out keep_paused (--keep-paused)",
+    "pruner": "when a training ends, and prunes none; leave out --pruner (pruner)",
+    "keep_paused": "when a training ends, and pauses none; leave out --keep-paused (keep_paused)",
 }
 """What nobody may name, and what the clock does instead."""
 
