@@ -153,7 +153,9 @@ def refuse_named(overrides: Iterable[str], *, pruner: str | None = None) -> None
 def refuse_undivided(spec: StudySpec) -> None:
     """Refuse a spec that trains a network more than once, or by several recipes."""
     if spec.search:
-        raise SpecError("a search with a clock trains every network by one recipe; leave out search, or the clock")
+        raise SpecError(
+            "a search with a clock trains every network by one recipe; leave out search, or use a timeout (--timeout)"
+        )
     if spec.recipe.repeats > 1:
         raise SpecError(
             f"a search with a clock trains every network once; leave out recipe.repeats={spec.recipe.repeats}, or"
