@@ -236,7 +236,9 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
     if handle.files_are_shared:
         return handle
     if handle.keep_weights:
-        raise StudyError("weights are to be kept, and the workers share no folder; name one of files that they do")
+        raise StudyError(
+            "weights are to be kept, and the workers share no folder; name a folder of files that they share"
+        )
     return replace(handle, checkpoints=None)
 
 

@@ -275,7 +275,7 @@ def test_files_that_are_not_shared_are_not_used(tmp_path: Path) -> None:
     shared = replace(handle, files_are_shared=True)
     assert reachable(shared, one_host=False) == shared
     assert reachable(handle, one_host=False).checkpoints is None  # type: ignore[attr-defined]
-    with pytest.raises(StudyError, match="name one of files that they do"):
+    with pytest.raises(StudyError, match="name a folder of files"):
         reachable(replace(handle, keep_weights=True), one_host=False)
 
 
