@@ -176,8 +176,8 @@ def export(
     for choices in params:
         trial_queue.enqueue_once(study, space, choices, EXPORT_ORIGIN)
     if path == STDOUT:
-        pass
-    elif json:
+        return
+    if json:
         print_json(
             [
                 {"architecture": str(c.architecture), "by": c.by, "probability": c.probability, "params": p}
@@ -192,7 +192,8 @@ def export(
             Column("architecture", lambda c: c.architecture, wrap=True),
         )
         print_table(f"study {stored.study}: the supernet's best", columns, found)
-    say(f"wrote {path}; next: {studies.command(study, 'run', '--study', stored.study, '--fixed', str(path))}")
+    run = studies.command(study, "run", "--study", stored.study, "--fixed", str(path))
+    say_next([(run, "train these on their own")])
 
 
 def _price(training: SupernetTraining) -> str:

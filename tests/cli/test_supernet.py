@@ -137,6 +137,11 @@ def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFix
     assert json.loads(Path("top.json").read_text()) == [row["params"] for row in rows]
     assert main(["supernet", "export", "--study", "s", "--top", "4"]) == 0
     assert len(study().trials) == 4, "an export that is repeated queues nothing twice"
+    capsys.readouterr()
+    assert main(["supernet", "export", "--study", "s", "--top", "4", "--out", "-"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [row["params"] for row in rows]
+    assert "--fixed" not in printed.err, "there is no file"
 
 
 def test_the_report_shows_how_decided_the_supernet_became_and_whether_to_believe_it(
