@@ -98,7 +98,23 @@ class RungSearch:
                 others = [architecture for architecture in order if architecture != reference]
                 room = None if self.deadline is not None else self.plan.rungs[number].networks - len(first)
                 queue = first + [(architecture, PROMOTED) for architecture in others[:room]]
-        return best
+        return best and self._confirmed(best, say)
+
+    def _confirmed(self, best: FrozenTrial, say: Callable[[str], None]) -> FrozenTrial | None:
+        """What stays ahead of the reference in a longer training, else the reference; None as for `run`."""
+        # What learns fast leads after a short training, and may end behind.
+        space, reference, seconds = self.experiment.space, self.reference, self.plan.confirming
+        known = attribute(best, TrialKey.ARCHITECTURE)
+        if not seconds or reference is None or known == str(reference):
+            return best
+        say(f"one network is ahead of the reference: both for {seconds:.0f} s each, to see whether it stays so")
+        rung = Rung(2, seconds)
+        objective = self.objective(rung, self.from_rung + len(self.plan.rungs))
+        self._train(rung, objective, [(reference, REFERENCE), (space.parse(known), PROMOTED)], at_least=0)
+        if self.stop.asked:
+            return None
+        ranking = ranked(self.study, finished(self.study, objective))
+        return self._preferred(ranking, reference) if ranking else best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
         """The best, or the reference where the best is not ahead by two standard errors of the difference."""

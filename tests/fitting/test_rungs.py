@@ -15,12 +15,13 @@ from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.clock import Plan, Rung
 from nas_optuna.fitting.equal_seconds import EqualSeconds
-from nas_optuna.fitting.rungs import RungSearch, plan_for, trained_weights
+from nas_optuna.fitting.rungs import PROMOTED, RungSearch, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.report.selection import gain_of
 from nas_optuna.study.results import TrialRecord, best_trial, ranked
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.significance import Measured
 from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
@@ -151,6 +152,28 @@ def test_short_trainings_do_not_pass_for_trainings_by_the_recipe(study: optuna.S
     assert trained_trials(study, experiment.search) == {}
     assert {trial.user_attrs[TrialKey.SHARE] for trial in study.trials} == {0.5, 1.0}
     assert SPEC.recipe.fingerprint not in {trial.user_attrs[TrialKey.RECIPE] for trial in study.trials}
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_leads_after_a_short_training_has_to_stay_ahead_in_a_longer_one(
+    monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    claims = iter([True, stays])
+    monkeypatch.setattr(rungs, "PATIENCE", 100.0)  # of a busy machine
+    monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(Measured, "is_ahead", lambda *_: next(claims))
+    monkeypatch.setattr(rungs, "ranked", lambda _, trials: sorted(trials, key=lambda trial: -trial.number))
+    said: list[str] = []
+    plan = Plan((Rung(3, 0.3),), reserve=0.0, confirming=0.6)
+    found = RungSearch(experiment, study, plan, StopRequest()).run(said.append)
+    first, second = of_rung(study, 1), of_rung(study, 2)
+    assert [record.origin for record in second] == [REFERENCE, PROMOTED]
+    assert second[1].architecture == first[-1].architecture
+    assert found is not None
+    assert found.number == second[1 if stays else 0].number
+    assert "to see whether it stays so" in said[-1]
 
 
 class Merciless(optuna.pruners.BasePruner):
