@@ -75,11 +75,10 @@ def test_ctrl_c_keeps_what_is_measured(tmp_path: Path) -> None:
     start = [sys.executable, "-c", "from nas_optuna.cli import main; raise SystemExit(main())"]
     command = [*start, "latency", "measure", "--out", str(out), "--rounds", "50"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not out.exists() and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate()
     assert process.returncode == 130
     assert stdout == b""
     assert b"nothing is lost. Continue: nas-optuna latency measure" in stderr
