@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import optuna
 from optuna.study import Study
-from torch import nn
+from torch import Tensor, nn
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator, checked_measurements
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -20,9 +21,13 @@ from nas_optuna.registry import Registry
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.function import SpaceFunction, Task
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.studies import study_uid
+from nas_optuna.training.checkpoint import KEPT_FOLDER, CheckpointFolder, KeptWeights, require_tensors
 
 REFERENCES = Registry("reference", "nas_optuna.references")
 """Functions ``(task) -> nn.Module`` by the names that third parties give them; most are a ``file.py:function``."""
+_KEPT = "reference"
+"""By what its weights are kept, beside those of trials."""
 
 
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
@@ -54,7 +59,7 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
     evaluator.space = as_space(name, objective.space)
     first = objective.criteria[0].metric
     judged = first if first in ACCURACIES else "accuracy"
-    last: Any = None
+    last, seconds = None, 0.0
     architecture = evaluator.space.architecture({})
     folder = objective.checkpoints and objective.checkpoints / f"reference-{objective.identity}"
     stop: Callable[[], bool] = objective.interrupted
@@ -63,12 +68,28 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
             evaluator, architecture, {judged}, resume=folder, stop=stop, device=objective.device
         ):
             told.step_finished(Subject("reference", None, name), last)
+            seconds += last.seconds
     except optuna.TrialPruned as error:
         raise SpecError(
             f"the reference {name} is too slow for its share of the time ({error}); give more time"
         ) from None
+    if objective.keep_weights and objective.checkpoints and folder:
+        training = CheckpointFolder(folder / f"seed-{evaluator.recipe.seed}")
+        KeptWeights(objective.checkpoints / KEPT_FOLDER).keep(_KEPT, training, {"study_uid": study_uid(study)})
+    assert last is not None
     entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics[judged], "epochs": last.step}
+    entry["seconds"] = round(seconds, 3)
     weights = sum(parameter.numel() for parameter in evaluator.space.build(architecture).parameters())
     study.set_user_attr(StudyKey.REFERENCE, entry | {"params": weights})
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def trained_reference(study: Study, network: nn.Module, kept: KeptWeights) -> tuple[dict[str, Tensor], float] | None:
+    """What `measure` has left of the user's network, and the seconds that it took; None where that was not kept."""
+    with suppress(StudyError, ValueError):
+        found = kept.load(_KEPT)
+        if found is not None and found[1].get("study_uid") == study_uid(study):
+            require_tensors(found[0], network.state_dict())
+            return found[0], float(study.user_attrs[StudyKey.REFERENCE].get("seconds", 0.0))
+    return None

@@ -30,7 +30,7 @@ from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
 from nas_optuna.fitting.inputs import DATABASE, name_of
-from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for, trained_weights
+from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
@@ -41,7 +41,7 @@ from nas_optuna.report.selection import space_of
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.files import folders
 from nas_optuna.study.results import best_trial
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
@@ -304,9 +304,8 @@ class _Running:
         per_step = seconds_per_step(evaluator, architecture, winner.space)
         batches = len(self.test_images) / evaluator.recipe.batch_size
         reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
-        weights = None if winner.own else trained_weights(self.study, winner.space, self._kept, architecture)
+        weights, least = winner.left_by_the_search(self.study, self._kept)
         if final is None:
-            least = 0.0 if weights is None else attribute(winner.trial, TrialKey.SECONDS, 0.0)
             final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, least=least)
             final |= {"trial": winner.trial.number, "own": winner.own}
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})

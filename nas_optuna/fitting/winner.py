@@ -14,17 +14,21 @@ from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
-from nas_optuna.execution.reference import as_space
+from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport, confusion
+from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import gain_of
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nas_optuna.training import ImageClassifier
+    from nas_optuna.training.checkpoint import KeptWeights
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,13 @@ class Winner:
             return search
         section = search.spec.space.model_validate({"name": search.spec.reference})
         return replace(search, space=self.space, spec=search.spec.model_copy(update={"space": section}))
+
+    def left_by_the_search(self, study: Study, kept: KeptWeights) -> tuple[Mapping[str, Tensor] | None, float]:
+        """Its weights, with which the last training goes on, and the seconds that they took; None has them drawn."""
+        if self.own:
+            return trained_reference(study, self.space.build(self.architecture), kept) or (None, 0.0)
+        weights = trained_weights(study, self.space, kept, self.architecture)
+        return weights, 0.0 if weights is None else attribute(self.trial, TrialKey.SECONDS, 0.0)
 
     def gain(self, study: Study) -> Gain | None:
         """What the search has brought over the reference, by what was taken."""

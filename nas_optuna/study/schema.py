@@ -73,6 +73,7 @@ class _Reference(TypedDict, total=False):
     name: str
     identity: str
     accuracy: Share
+    seconds: Seconds
 
 
 class _Choice(TypedDict, total=False):

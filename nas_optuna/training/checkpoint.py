@@ -256,8 +256,8 @@ class KeptWeights:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def keep(self, number: int, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
-        """Keep what a training's last checkpoint holds; call it before the checkpoint is removed."""
+    def keep(self, number: int | str, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
+        """Keep what the last checkpoint of a trial, or of what has a name, holds; call it before that is removed."""
         found = training.load()
         if found is None:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
@@ -272,7 +272,7 @@ class KeptWeights:
                 f"cannot keep weights in {self.path} ({reason_of(error)}); free some space there"
             ) from error
 
-    def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def load(self, number: int | str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """A trial's weights and facts; None where they were not kept."""
         path = self.path / f"trial-{number}.safetensors"
         if not path.is_file():

@@ -9,12 +9,14 @@ import torch
 import nas_optuna as nas
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting import equal_seconds
+from nas_optuna.fitting import equal_seconds, run
 from nas_optuna.fitting.clock import Plan, Rung
+from nas_optuna.fitting.equal_seconds import epochs_within
 from nas_optuna.fitting.rungs import RungSearch
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.winner import Winner
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.significance import Measured
 
 GOOD = """
 from torch import nn
@@ -44,7 +46,7 @@ def test_a_reference_that_nothing_beats_is_trained_tested_and_exported(
     monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)  # of a busy machine
     said: list[str] = []
     fitted = fit(tmp_path / "model", f"{file}:good", said, *POOR)
-    assert any(f"training your reference {file}:good" in line for line in said)
+    assert any(f"going on with your reference {file}:good" in line for line in said)
     assert sum(weight.numel() for weight in fitted.network.parameters()) == WEIGHTS
     assert fitted.gain is not None
     assert fitted.gain.is_reference
@@ -59,9 +61,25 @@ def test_a_reference_that_nothing_beats_is_trained_tested_and_exported(
     assert fitted.study.user_attrs[StudyKey.RETRAINED][-1]["trial"] is None
 
 
-@pytest.mark.parametrize(("accuracy", "limits", "own"), [(1.0, [], True), (0.0, [], False), (1.0, ["15000"], False)])
+def test_a_reference_for_whose_last_training_no_time_is_left_is_what_the_search_has_trained(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)  # of a busy machine
+    monkeypatch.setattr(Measured, "is_ahead", lambda *_: False)
+    monkeypatch.setattr(run, "epochs_within", lambda *given, least: epochs_within(*given, least=1e6 * least))
+    said: list[str] = []
+    fitted = fit(tmp_path / "model", f"{file}:good", said, *POOR[:-1])
+    assert any("it is taken as the search has left it" in line for line in said)
+    assert fitted.gain is not None
+    assert fitted.gain.reference is not None
+    assert abs(fitted.report.mean - fitted.gain.reference.accuracy) < 6 * fitted.gain.reference.error
+
+
+@pytest.mark.parametrize(
+    ("is_ahead", "limits", "own"), [(False, [], True), (True, [], False), (False, ["15000"], False)]
+)
 def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
-    tmp_path: Path, file: Path, accuracy: float, limits: list[str], own: bool
+    file: Path, monkeypatch: pytest.MonkeyPatch, is_ahead: bool, limits: list[str], own: bool
 ) -> None:
     small = ["data.train_limit=100", "space.width=8", "space.stages=1", f"reference={file}:good"]
     spec = spec_for("digits", overrides=[*small, *(f"limits.params={most}" for most in limits)])
@@ -69,5 +87,5 @@ def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
     found = RungSearch(experiment, study, Plan((Rung(1, 0.1),), reserve=0.0), StopRequest()).run(lambda line: None)
     assert found is not None
-    study.set_user_attr(StudyKey.REFERENCE, study.user_attrs[StudyKey.REFERENCE] | {"accuracy": accuracy})
+    monkeypatch.setattr(Measured, "is_ahead", lambda *_: is_ahead)
     assert Winner.of(study, found, experiment.search, "cpu").own is own
