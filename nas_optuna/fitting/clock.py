@@ -186,7 +186,7 @@ FINALISTS = 3
 """Networks of the second rung, the reference among them."""
 CONFIRMING = 0.12
 """Share of the time for each training of the pair that decides whether a network stays ahead of the reference. On 1,500
-pictures one without residual blocks, which learns fast, led by ten points after nine seconds and ended four behind."""
+pictures one without residual blocks, which learns fast, led by ten points after nine seconds and ended behind."""
 LEAST_STEPS = 20
 """Steps of the reference network in the first rung: after fewer, every network is still at chance."""
 

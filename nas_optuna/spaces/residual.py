@@ -40,8 +40,6 @@ def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]
     }
     for stage in range(1, stages + 1):
         own = {"width": rounded(width * 2**stage), "depth": 1, "block": "basic", "kernel": 3, "attention": False}
-        if stage == 1 < stages:  # a block on so many pixels takes a fifth of the steps, and brings less than these do
-            own = {"width": own["width"], "depth": 0}
         params |= {f"stage{stage}.{name}": value for name, value in own.items()}
     return params
 
