@@ -41,6 +41,7 @@ def as_space(name: str, like: SearchSpace) -> SearchSpace:
         network: nn.Module = make(task)
         return network
 
+    build.__name__ = getattr(make, "__name__", name)  # by which errors call it
     function = SpaceFunction(build, version=1)
     try:
         return function(in_channels=like.in_channels, classes=like.classes, input_size=like.input_size)

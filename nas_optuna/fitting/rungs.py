@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from random import Random
 from typing import Any
 
 from optuna.pruners import NopPruner
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from nas_optuna.costs.study_costs import nearest_inside
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.finished_network import with_kept_weights
@@ -41,6 +42,8 @@ UNTIL_TIME_IS_UP = 1_000_000
 """Networks of the last rung of a search that has a deadline."""
 PATIENCE = 1.2
 """A rung ends after so many times its seconds, where the machine has become slower."""
+TRIED = 20
+"""Networks of a space without a reference that are tried until a step of one can be timed."""
 PROMOTED = "promoted"
 """Where the networks of the second rung come from, beside the reference."""
 
@@ -179,15 +182,22 @@ def plan_for(
     Without `retrain` the rungs have all of them.
     """
     refuse_undivided(experiment.spec)
-    training, space = experiment.objective.evaluator, experiment.space
+    training, space, reference = experiment.objective.evaluator, experiment.space, reference_of(experiment)
     assert isinstance(training, TrainingEvaluator)
-    middle = {name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()}
-    network = reference_of(experiment) or space.architecture(middle)
-    step = seconds_per_step(training, network)
+    middle = space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
+    step = _first_step(training, [reference] if reference else [middle, *space.sample_distinct(TRIED, Random(0))])
     speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
     end = reserve + TEST * step * test_images / training.recipe.batch_size
     selecting = len(training.data.validation)
     return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain, selecting=selecting)
+
+
+def _first_step(training: TrainingEvaluator, networks: Sequence[Architecture]) -> float:
+    """Seconds of a training step of the first network that can be built: a user's space may have others."""
+    for network in networks[:-1]:
+        with suppress(NasOptunaError):
+            return seconds_per_step(training, network)
+    return seconds_per_step(training, networks[-1])
 
 
 def trained_weights(

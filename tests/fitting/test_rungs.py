@@ -206,3 +206,14 @@ def test_a_search_whose_time_is_up_before_it_begins_trains_the_reference() -> No
     found = RungSearch(experiment, study, Plan((Rung(1, 0.0),), 0.0), StopRequest()).run(lambda line: None)
     assert found is not None
     assert [trial.user_attrs[TrialKey.ORIGIN] for trial in study.trials] == [REFERENCE]
+
+
+def test_a_space_of_which_some_networks_cannot_be_built_is_searched(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\nimport nas_optuna as nas\n\n@nas.space\ndef own(c, task):\n"
+        "    units = c.choice('units', [8, 9, 10])\n    if units == 9:\n        raise ValueError('no nine')\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.Linear(units, task.classes))\n"
+    )
+    experiment = Experiment.from_spec(spec_for("digits", space=f"{file}:own"), device="cpu")
+    assert plan_for(experiment, 30.0, 1.0).per_step > 0
