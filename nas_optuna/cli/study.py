@@ -134,9 +134,14 @@ def delete(
         say(f"{error}; its files elsewhere are left")
     if not yes:
         try:
-            typer.confirm(f"Delete study {name!r} with its {plural(trials, 'trial')}?", abort=True, err=True)
-        except typer.Abort:
+            agreed = typer.confirm(f"Delete study {name!r} with its {plural(trials, 'trial')}?", err=True)
+        except typer.Abort as error:
+            if not isinstance(error.__context__, EOFError):  # Ctrl-C
+                raise
             raise StudyError(f"nobody said yes, so study {name!r} is kept; --yes says it") from None
+        if not agreed:
+            say(f"study {name!r} is kept")
+            return
     files, left = folders(url, attributes), elsewhere(attributes)
     studies.delete_study(opened, name, files)
     for folder, artifact in product(files, shown):

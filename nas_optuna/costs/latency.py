@@ -224,7 +224,7 @@ class LatencyCost(Cost):
             asked = settings.model_dump(include={"runtime", "threads", "batch_size", "precision"})
             self._conditions = Conditions.here(context.device, **asked)
             if self._table is not None and not settings.force:
-                remedy = "use it as it is: latency.force=true"
+                remedy = "use it as it is: --set latency.force=true"
                 self._table.require(self._conditions, Path(settings.table or ""), remedy)
         self.conditions = str(self._conditions)
 

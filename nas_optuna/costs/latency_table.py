@@ -142,7 +142,7 @@ class LatencyTable(BaseModel):
         space: SearchSpace,
         *,
         force: bool = False,
-        anyway: str | None = "latency.force=true",
+        anyway: str | None = "--set latency.force=true",
     ) -> LatencyTable:
         """Read a table from which the latency of every network of a space is known, or raise a `TableError`."""
         # `force` takes it although the device was throttled or busy; `anyway` is how one asks for that.

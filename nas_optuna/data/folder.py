@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -111,23 +111,26 @@ class FolderSource(FileSource):
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock."""
-    # Of the errors it raises, the first is raised, with the number of the others. What Pillow warns of is refused or
-    # named by us.
-    found, failed = [], []
+    # Of the errors it raises, the first is raised, with the number of the others. As text, because an error's traceback
+    # would hold its file's bytes until all are read.
+
+    def attempt(item: _Item) -> tuple[_Result | None, str]:
+        try:
+            return function(item), ""
+        except DataError as error:
+            return None, str(error)
+
+    # What Pillow warns of is refused or named by us.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            for waiting in [pool.submit(function, item) for item in items]:
-                try:
-                    found.append(waiting.result())
-                except DataError as error:
-                    failed.append(str(error))
+            found = list(pool.map(attempt, items))
         except BaseException:  # Ctrl-C: what has not begun need not
             pool.shutdown(cancel_futures=True)
             raise
-    if failed:
+    if failed := [message for _, message in found if message]:
         more = f" ({plural(len(failed) - 1, 'other picture')} refused)" if len(failed) > 1 else ""
         raise DataError(failed[0] + more)
-    return found
+    return [cast(_Result, result) for result, _ in found]
 
 
 def _unified_size(

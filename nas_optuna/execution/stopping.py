@@ -122,8 +122,8 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
         return Stalled(patience, allowed)
     if text in objectives:
         raise SpecError(
-            f"{text!r} names no value; a shell takes > and < for itself, so write quotes around all of it:"
-            f' "{text}{_operator(_described(text))}VALUE", or {text}:VALUE'
+            f"--until {text} names no value; a shell takes > and < for itself, so write quotes around all of it:"
+            f' --until "{text}{_operator(_described(text))}VALUE", or --until {text}:VALUE'
         )
     match = _BOUND.fullmatch(text) if len(text) < 200 else None
     if match is None:
@@ -158,12 +158,12 @@ def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
     way = "maximised" if objective.maximize else "minimised"
     if condition.at_least != objective.maximize:
         raise SpecError(
-            f'{name} is {way}, so "{name}{">=" if condition.at_least else "<="}{value:g}" would end the study at its'
-            f" first bad network; write {name}:{value:g}"
+            f'{name} is {way}, so --until "{name}{">=" if condition.at_least else "<="}{value:g}" would end the study'
+            f" at its first bad network; write --until {name}:{value:g}"
         )
     if objective.ideal is not None and sign * value < sign * objective.ideal:
         share = objective.ideal == 1 and 2 <= value <= 100  # written in per cent
-        remedy = f"; write {name}:{value / 100:g}" if share else "; choose a value that can be reached"
+        remedy = f"; write --until {name}:{value / 100:g}" if share else "; choose a value that can be reached"
         raise SpecError(f"no network has {name} {value:g}: the best possible is {objective.ideal:g}{remedy}")
     if objective.worst is not None and sign * value >= sign * objective.worst:
         worst = f"the worst possible is {objective.worst:g}; choose a better value"

@@ -225,7 +225,7 @@ class Plan:
     rungs: tuple[Rung, ...]  # each takes the best networks of the one before it, and the reference
     reserve: float  # seconds at the end for the test, the export and the report
     per_step: float = 1.0  # seconds of a training step of the reference network
-    confirming: float = 0.0  # seconds for the reference and what is ahead of it, each; 0 where rungs are long enough
+    confirming: Rung | None = None  # for the reference and what is ahead of it; None where the rungs are long enough
 
     @classmethod
     def of(
@@ -254,15 +254,18 @@ class Plan:
             Rung(1, max(ALONE * usable, min(shortest + speed.per_validation, usable / 4)))
         ]
         longest = usable - sum(rung.networks * rung.seconds for rung in rungs) if retrain else rungs[-1].seconds
-        confirming = CONFIRMING * usable if retrain and rungs[-1].networks > 1 else 0.0
-        if confirming < 1.5 * rungs[-1].seconds:
-            confirming = 0.0
+        pair = Rung(2, CONFIRMING * usable)
+        confirming = _growing(pair, longest - 2 * pair.seconds) if pair.seconds >= 1.5 * rungs[-1].seconds else None
+        if not retrain or rungs[-1].networks == 1:
+            confirming = None
         return cls(tuple(_growing(rung, longest) for rung in rungs), reserve, speed.per_step, confirming)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """What `to_dict` gave."""
-        return cls(**values | {"rungs": tuple(Rung(**rung) for rung in values["rungs"])})
+        pair = values.get("confirming")
+        rungs = {"rungs": tuple(Rung(**rung) for rung in values["rungs"])}
+        return cls(**values | rungs | {"confirming": Rung(**pair) if pair else None})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -14,9 +14,11 @@ from nas_optuna.data.catalog import data_name
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.pictures import find_white, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep
-from nas_optuna.errors import DataError, StudyError, named, reason_of, shown
+from nas_optuna.errors import DataError, SpecError, StudyError, named, reason_of, shown
+from nas_optuna.export import files_of_ours
 from nas_optuna.spec import DataSpec
 
+NETWORK, PAGE = "network", "report.html"
 DATABASE = "search.db"
 """The search of a fit; where it is, the images beside it are those that it began with."""
 PIXELS = "images.npz"
@@ -24,6 +26,15 @@ PIXELS = "images.npz"
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 """What an ``.npz`` file holds, by its names."""
+
+
+def require_own_folder(folder: Path, *, begun: bool) -> None:
+    """Refuse now, rather than when all the time is spent, what would replace somebody's files."""
+    if (folder / DATABASE).exists() and not begun:
+        return  # a finished fit replaces nothing
+    files_of_ours(folder / NETWORK)
+    if (folder / PAGE).exists() and not begun:
+        raise SpecError(f"{named(folder)} holds a {PAGE} that no fit wrote; choose another folder")
 
 
 def name_of(data: Any, folder: Path) -> str:

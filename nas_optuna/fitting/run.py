@@ -24,12 +24,12 @@ from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
-from nas_optuna.export import Exported, export_network, files_of_ours
+from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
-from nas_optuna.fitting.inputs import DATABASE, name_of
+from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, name_of, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
@@ -48,7 +48,7 @@ from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.serialization import make_header, save_network
 
-STUDY, NETWORK, PAGE = "fit", "network", "report.html"
+STUDY = "fit"
 TRAINED = "trained.safetensors"
 """The network, from its test until it is exported."""
 
@@ -109,6 +109,7 @@ def fit(
     """
     limits = {"params": max_params, "latency_ms": max_latency}
     budget, folder = TimeBudget(parse_duration(within, "within")), Path(out)
+    require_own_folder(folder, begun=False)  # before images are written into it
     spec = spec_for(name_of(data, folder), space=space, sampler=sampler, limits=limits, seed=seed, overrides=overrides)
     return Fit(spec, budget, folder, device=device, say=say, callbacks=callbacks).run()
 
@@ -140,7 +141,7 @@ class Fit:
             raise SpecError(
                 f"{named(self.folder)} cannot be a folder: {error.strerror}; choose another folder"
             ) from error
-        self._require_own_folder()
+        require_own_folder(self.folder, begun=False)
         url = f"sqlite:///{self.folder.absolute() / DATABASE}"
         storage = open_storage(url, create=True)
         study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
@@ -152,14 +153,9 @@ class Fit:
             if state.get("done"):
                 self.say(f"{named(self.folder)} holds the finished network; another folder begins anew")
                 return self._fitted(study)
+        require_own_folder(self.folder, begun=True)
         with interruptible(self.stop):
             return _Running.begin(self, storage, study, state, url).run()
-
-    def _require_own_folder(self) -> None:
-        """Refuse now, rather than when all the time is spent, what would replace somebody's files."""
-        files_of_ours(self.folder / NETWORK)
-        if (self.folder / PAGE).exists() and not (self.folder / DATABASE).exists():
-            raise SpecError(f"{named(self.folder)} holds a {PAGE} that no fit wrote; choose another --out")
 
     def _require_same(self, study: Study, *, images: bool) -> None:
         """Refuse another spec, and other images where nothing else reads them."""
@@ -288,7 +284,14 @@ class _Running:
         if earlier is not None:
             return earlier  # of the search that another time has cut short
         search = RungSearch(
-            self.experiment, self.study, plan, self.fit.stop, callbacks, from_rung=first, kept=self._kept
+            self.experiment,
+            self.study,
+            plan,
+            self.fit.stop,
+            callbacks,
+            from_rung=first,
+            kept=self._kept,
+            left=lambda: self.fit.budget.left,
         )
         left = self.fit.budget.left
         self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {max(left, 0.0):.0f} s")

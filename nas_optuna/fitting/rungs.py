@@ -18,10 +18,11 @@ from torch import Tensor
 from nas_optuna.costs.study_costs import nearest_inside
 from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.execution.reference import measure
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import LEAST_SECONDS, Plan, Progress, Rung, Speed, TimeBudget, refuse_undivided
 from nas_optuna.fitting.equal_seconds import FORWARD, TEST, EqualSeconds, seconds_per_step
@@ -60,6 +61,7 @@ class RungSearch:
     from_rung: int = 1  # above 1 where the study has rungs of an earlier run
     deadline: float | None = None  # by `time.monotonic`: the last rung goes on until no network would end before it
     kept: KeptWeights | None = None  # weights from which a longer rung goes on; without them it trains anew
+    left: Callable[[], float] | None = None  # seconds for all that is to come, the last training included
 
     def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
         """Run what is missing of every rung; return the last one's best trial, None where somebody asked to stop."""
@@ -87,12 +89,13 @@ class RungSearch:
             else:
                 say(f"{plural(rung.networks, 'network')}, {rung.seconds:.0f} s each")
             objective = self.objective(rung, self.from_rung + number - 1)
-            self._train(rung, objective, queue, at_least=int(best is None))
+            if last_rung(self.study) < self.from_rung + number:  # a later one has begun before a kill
+                self._train(rung, objective, queue, at_least=int(best is None))
             if self.stop.asked:
                 return None
             ranking = ranked(self.study, finished(self.study, objective))
-            if not ranking and best is not None:
-                return best  # there was no time left for this rung
+            if best is not None and all(_architecture(trial) == str(reference) for trial in ranking):
+                return best  # there was no time left for this rung's others
             if not ranking:
                 raise StudyError("no network could be trained in its share of the time; give more")
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
@@ -105,25 +108,33 @@ class RungSearch:
 
     def _confirmed(self, best: FrozenTrial, say: Callable[[str], None]) -> FrozenTrial | None:
         """What stays ahead of the reference in a longer training, else the reference; None as for `run`."""
-        # What learns fast leads after a short training, and may end behind.
-        space, reference, seconds = self.experiment.space, self.reference, self.plan.confirming
-        known = attribute(best, TrialKey.ARCHITECTURE)
-        if not seconds or reference is None or known == str(reference):
+        # What learns fast leads after a short training, and may end behind. The pair may take half of the time that is
+        # left; a reference of the user's own would take a third share, and is compared as it is.
+        space, reference, rung = self.experiment.space, self.reference, self.plan.confirming
+        known = _architecture(best)
+        if rung is None or reference is None or self.experiment.spec.reference or known in (None, str(reference)):
             return best
-        say(f"one network is ahead of the reference: both for {seconds:.0f} s each, to see whether it stays so")
-        rung = Rung(2, seconds)
+        if self.left is not None and self.left() < 4 * rung.seconds:
+            return best
+        say(f"one network is ahead of the reference: both for {rung.seconds:.0f} s each, to see whether it stays so")
         objective = self.objective(rung, self.from_rung + len(self.plan.rungs))
-        self._train(rung, objective, [(reference, REFERENCE), (space.parse(known), PROMOTED)], at_least=0)
+        experiment = replace(self.experiment, objective=objective)
+        pair = {str(known): PROMOTED, str(reference): REFERENCE}
+        for architecture, origin in pair.items():
+            if architecture not in map(_architecture, finished(self.study, objective)) and not self.stop.asked:
+                enqueue_once(self.study, space, space.parse(architecture).params, origin)
+                experiment.run(self.study, trials=1, stop=self.stop, callbacks=self.callbacks)
         if self.stop.asked:
             return None
-        ranking = ranked(self.study, finished(self.study, objective))
-        return self._preferred(ranking, reference) if ranking else best
+        trained = {_architecture(trial): trial for trial in ranked(self.study, finished(self.study, objective))}
+        ranking = [trained[architecture] for architecture in pair if architecture in trained]
+        return self._preferred(ranking, reference) if len(ranking) == len(pair) else best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
         """The best, or the reference where the best is not ahead by two standard errors of the difference."""
         # Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
         best, images = ranking[0], remembered_images(self.study)
-        known = [t for t in ranking if attribute(t, TrialKey.ARCHITECTURE) == str(reference)]
+        known = [trial for trial in ranking if _architecture(trial) == str(reference)]
         if not known or len(best.values) > 1 or standard_error(TrialRecord.of(best), images) is None:
             return best
         return best if measured(best, images).is_ahead(measured(known[0], images)) else known[0]
@@ -147,8 +158,10 @@ class RungSearch:
     ) -> None:
         """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
         # So many in any case: where loading took all of the time, a search ends with a network even so.
+        if self.experiment.spec.reference:  # whose training is none of the rung's
+            measure(self.study, self.experiment.spec.reference, objective, Callbacks(self.callbacks))
         done = finished(self.study, objective)
-        known = {attribute(trial, TrialKey.ARCHITECTURE) for trial in done}
+        known = set(map(_architecture, done))
         missing = rung.networks - len(done)
         ends = time.monotonic() + PATIENCE * missing * rung.seconds
         if self.deadline is not None:
@@ -165,6 +178,11 @@ class RungSearch:
         if missing > 0 and not self.stop.asked:
             left = max(0.0 if rung.networks - missing >= at_least else LEAST_SECONDS, ends - time.monotonic())
             experiment.run(self.study, trials=missing, timeout=left, stop=self.stop, callbacks=self.callbacks)
+
+
+def _architecture(trial: FrozenTrial) -> str | None:
+    known: str | None = attribute(trial, TrialKey.ARCHITECTURE)
+    return known
 
 
 def reference_of(experiment: Experiment) -> Architecture | None:
@@ -205,7 +223,7 @@ def trained_weights(
 ) -> dict[str, Tensor] | None:
     """What the latest training of a network has left; None where nothing was kept, or it is another network's."""
     for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))):
-        if attribute(trial, TrialKey.ARCHITECTURE) == str(architecture):
+        if _architecture(trial) == str(architecture):
             with suppress(StudyError):
                 return with_kept_weights(study, space, trial, kept)[0].state_dict()
     return None

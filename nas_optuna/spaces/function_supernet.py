@@ -100,11 +100,11 @@ class FunctionSupernet(Supernet):
             weights.append({n: ChoiceWeights(path[n].index, share.float()) for n, share in certain.items()})
         try:
             with seeded(1):
-                expected = network(images)
+                expected = network(images.clone())  # which a layer may write to
             found = []
             for picks in weights:
                 with seeded(1):  # a layer may draw
-                    found.append(self(images, picks))
+                    found.append(self(images.clone(), picks))
         except Exception as error:
             raise SpecError(f"the supernet of space {self.space.name!r} cannot have {said}: {error}") from error
         size = float(expected.abs().max())
@@ -112,7 +112,8 @@ class FunctionSupernet(Supernet):
             remedy = (
                 "what works on all channels together (a concatenation, a norm) cannot be elastic; use c.choice"
                 if smallest
-                else "its function must neither look into what c.layer gives nor share weights between such layers"
+                else "its function must neither look into what c.layer gives, nor share weights between such layers,"
+                " nor draw what is no weight (a buffer with persistent=False)"
             )
             raise SpecError(
                 f"the supernet of space {self.space.name!r} computes something else than its network where {said}:"

@@ -56,8 +56,9 @@ def _bytes(images: Tensor | np.ndarray[Any, Any], pixels: PixelFormat) -> Tensor
         return images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     if isinstance(images, Tensor):
         images = (images.detach().double() if images.is_floating_point() else images.detach()).cpu().numpy()
-    # Where the training images had 8 bits, nothing tells how many bits whole numbers of another type have.
-    if images.dtype.kind not in "biuf" or (images.dtype.kind in "iu" and pixels.whole_white == 65535):
+    # Where the training images had 8 bits, nothing tells how many bits whole numbers of another type have, but for 16.
+    unknown = images.dtype.kind in "iu" and pixels.whole_white == 65535 and images.max(initial=0) < 2**14
+    if images.dtype.kind not in "biuf" or unknown:
         raise refused(f"images are {_kind(images)}", pixels)
     try:
         return torch.from_numpy(eight_bits(images, pixels))

@@ -156,11 +156,23 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
     assert command("draw", "--study", study, "--trial", 0, "--out", "-").out.startswith("<svg")
 
 
-@pytest.mark.parametrize("answer", ["", "n\n"])
+@pytest.mark.parametrize(("answer", "code", "said"), [("", 2, "is kept; --yes says it\n"), ("n\n", 0, "is kept\n")])
 def test_a_study_is_kept_where_nobody_says_yes(
-    command: Command, study: str, monkeypatch: pytest.MonkeyPatch, answer: str
+    command: Command, study: str, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, said: str
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-    refused = command("study", "delete", study)
-    assert (refused.code, refused.err.endswith("is kept; --yes says it\n")) == (2, True)
+    kept = command("study", "delete", study)
+    assert (kept.code, kept.err.endswith(said)) == (code, True)
+    assert study in command("study", "list").out
+
+
+def test_ctrl_c_at_the_question_is_an_interruption(
+    command: Command, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pressed(io.StringIO):
+        def readline(self, *_: int | None) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", Pressed())
+    assert command("study", "delete", study).code == 130
     assert study in command("study", "list").out

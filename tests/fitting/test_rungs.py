@@ -166,14 +166,38 @@ def test_what_leads_after_a_short_training_has_to_stay_ahead_in_a_longer_one(
     monkeypatch.setattr(Measured, "is_ahead", lambda *_: next(claims))
     monkeypatch.setattr(rungs, "ranked", lambda _, trials: sorted(trials, key=lambda trial: -trial.number))
     said: list[str] = []
-    plan = Plan((Rung(3, 0.3),), reserve=0.0, confirming=0.6)
+    plan = Plan((Rung(3, 0.3),), reserve=0.0, confirming=Rung(2, 0.6))
     found = RungSearch(experiment, study, plan, StopRequest()).run(said.append)
     first, second = of_rung(study, 1), of_rung(study, 2)
-    assert [record.origin for record in second] == [REFERENCE, PROMOTED]
-    assert second[1].architecture == first[-1].architecture
+    assert [record.origin for record in second] == [PROMOTED, REFERENCE]
+    assert second[0].architecture == first[-1].architecture
     assert found is not None
-    assert found.number == second[1 if stays else 0].number
+    assert found.number == second[0 if stays else 1].number
     assert "to see whether it stays so" in said[-1]
+
+
+@pytest.mark.parametrize("left", [2.0, 3.0])
+def test_nothing_is_confirmed_where_the_time_is_too_short(monkeypatch: pytest.MonkeyPatch, left: float) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    monkeypatch.setattr(rungs, "PATIENCE", 100.0)  # of a busy machine
+    monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(Measured, "is_ahead", lambda *_: True)
+    monkeypatch.setattr(rungs, "ranked", lambda _, trials: sorted(trials, key=lambda trial: -trial.number))
+    plan = Plan((Rung(2, 0.3),), reserve=0.0, confirming=Rung(2, 0.6))
+    found = RungSearch(experiment, study, plan, StopRequest(), left=lambda: left).run(lambda line: None)
+    assert found is not None
+    assert (found.number, len(study.trials)) == ((2, 4) if left > 4 * 0.6 else (1, 2))
+
+
+def test_a_rung_for_which_no_time_is_left_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    monkeypatch.setattr(rungs, "PATIENCE", 1e-9)  # of a machine that has become slow: only what has to be is trained
+    search = RungSearch(experiment, study, Plan((Rung(1, 0.3), Rung(2, 0.3)), reserve=0.0), StopRequest())
+    found = search.run(lambda line: None)
+    assert found is not None
+    assert found.number == 0
 
 
 class Merciless(optuna.pruners.BasePruner):

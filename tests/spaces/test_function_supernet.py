@@ -366,7 +366,7 @@ def test_an_elastic_kernel_needs_a_padding_that_grows_with_it() -> None:
         supernet_for(kernels_and_strides(**SHAPE, padded=False))
 
 
-@pytest.mark.parametrize("kind", ["tied", "looked into", "drawn"])
+@pytest.mark.parametrize("kind", ["tied", "looked into", "drawn", "scaled in place"])
 def test_a_function_that_looks_into_its_layers_is_refused_before_training(kind: str) -> None:
     @nas.space
     def network(c: Any, task: Any) -> nn.Module:
@@ -381,10 +381,12 @@ def test_a_function_that_looks_into_its_layers_is_refused_before_training(kind: 
             layers[3] = nn.Tanh()
         if kind == "drawn":
             layers.append(Noise())
+        if kind == "scaled in place":
+            layers.insert(0, InPlace())
         return nn.Sequential(*layers, nn.Linear(8, task.classes))
 
     space = network(in_channels=1, classes=4, input_size=8)
-    if kind == "drawn":
+    if kind in ("drawn", "scaled in place"):
         assert supernet_for(space) is not None, "that equal networks draw other numbers makes them no others"
         return
     with pytest.raises(SpecError, match="than its network where first=a,second=a: its function must neither look"):
@@ -394,3 +396,8 @@ def test_a_function_that_looks_into_its_layers_is_refused_before_training(kind: 
 class Noise(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.randn_like(x)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sub_(0.5).div_(0.25)

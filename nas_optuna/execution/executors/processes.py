@@ -134,7 +134,7 @@ class _PipeChannel:
 
 def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     """The main function of a worker's process."""
-    sys.stdout = sys.stderr  # the facts of the command that started it are alone on standard output
+    sys.stdout = sys.stderr  # standard output is for the facts of the command that may have started it, and those alone
     stop = StopRequest()
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):
