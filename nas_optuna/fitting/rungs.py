@@ -114,7 +114,7 @@ class RungSearch:
         known = _architecture(best)
         if rung is None or reference is None or self.experiment.spec.reference or known in (None, str(reference)):
             return best
-        if self.left is not None and self.left() < 4 * rung.seconds:
+        if len(best.values) > 1 or (self.left is not None and self.left() < 4 * rung.seconds):
             return best
         say(f"one network is ahead of the reference: both for {rung.seconds:.0f} s each, to see whether it stays so")
         objective = self.objective(rung, self.from_rung + len(self.plan.rungs))
