@@ -81,10 +81,10 @@ def _written(
 
 def _begin(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise TableError(f"{folder} is a file; choose a folder for the kit")
+        raise TableError(f"{folder} is a file; choose a folder for the kit: --out (folder)")
     inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if inside and not (inside >= {"kit.json", "measure.py"} or inside == {"models"}):
-        raise TableError(f"{folder} holds something else than a latency kit; choose a new or empty folder")
+        raise TableError(f"{folder} holds something else than a latency kit; choose a new or empty one: --out (folder)")
     shutil.rmtree(folder / "models", ignore_errors=True)
     (folder / "models").mkdir(parents=True)
 

@@ -81,7 +81,9 @@ class Runtime(ABC):
             SpecError: It does not have that precision.
         """
         if device not in self.devices:
-            raise DeviceError(f"the {self.name} runtime runs on {' or '.join(self.devices)}; choose device cpu")
+            raise DeviceError(
+                f"the {self.name} runtime runs on {' or '.join(self.devices)}; use --device cpu (device='cpu')"
+            )
         if precision not in self.precisions:
             raise SpecError(unknown(f"precision of runtime {self.name!r}:", precision, self.precisions))
 

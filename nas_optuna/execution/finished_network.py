@@ -53,7 +53,7 @@ def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, k
                 return found
             refused = StudyError(
                 f"{file} does not say of which study and trial it is, as files of nas-optuna 0.2 do not; if you know"
-                f" that it is this trial's, name it as the network: {file}"
+                f" that it is this trial's, name it: --network {file} (in Python retrained_network)"
             )
     if refused is None:
         return kept_network(study, search, trial, kept)

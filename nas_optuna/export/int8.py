@@ -22,6 +22,7 @@ FILE = "model.int8.onnx"
 _BATCH = 64
 _SECONDS = 0.3
 _MOST_SUSPECTS = 40
+_WITHOUT = "export it without --int8 (in Python without eight_bits)"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     try:
         model = (folder / "model.onnx").read_bytes()
     except OSError as error:
-        raise SpecError(
-            "this network has no model.onnx that could be quantised; export it without eight bits"
-        ) from error
+        raise SpecError(f"this network has no model.onnx that could be quantised; {_WITHOUT}") from error
     nodes = onnx.load_model_from_string(model).graph.node
     begins = next((i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")), len(nodes))
     preparing = [node.name for node in nodes[:begins]]
@@ -101,7 +100,7 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     try:
         small = quantised(model, chosen, kept=preparing)
     except TrainingError as error:
-        raise SpecError(f"{error}; export it without eight bits") from error
+        raise SpecError(f"{error}; {_WITHOUT}") from error
     write_file(folder / FILE, small)
     truth, raw = by.labels.cpu().numpy(), by.images.cpu()
     fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), _latency(m, raw)) for m in (model, small))

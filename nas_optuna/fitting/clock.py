@@ -37,6 +37,7 @@ _DECIDED = {
     "keep_paused": "when a training ends, and pauses none; leave out --keep-paused (keep_paused)",
 }
 """What nobody may name, and what the clock does instead."""
+_WITHOUT = "search without a clock: run --trials N (in Python experiment.run(study, trials=N))"
 
 
 def parse_duration(text: str | float, option: str = "--within") -> float:
@@ -147,19 +148,20 @@ def refuse_named(overrides: Iterable[str], *, pruner: str | None = None) -> None
     for key in keys:
         decided = _DECIDED.get("pruner" if key.startswith("pruner.") else key)
         if decided is not None:
-            raise SpecError(f"a search with a clock decides {decided}, or search without a clock")
+            raise SpecError(f"a search with a clock decides {decided}, or {_WITHOUT}")
 
 
 def refuse_undivided(spec: StudySpec) -> None:
     """Refuse a spec that trains a network more than once, or by several recipes."""
     if spec.search:
         raise SpecError(
-            "a search with a clock trains every network by one recipe; leave out search, or use a timeout (--timeout)"
+            "a search with a clock trains every network by one recipe; leave out search, or use a timeout:"
+            " run --timeout (timeout)"
         )
     if spec.recipe.repeats > 1:
         raise SpecError(
             f"a search with a clock trains every network once; leave out recipe.repeats={spec.recipe.repeats}, or"
-            " search without a clock"
+            f" {_WITHOUT}"
         )
     if spec.recipe.epoch_size is not None:
         refuse_named([f"recipe.epoch_size={spec.recipe.epoch_size}"])

@@ -97,7 +97,7 @@ class RungSearch:
             if best is not None and all(_architecture(trial) == str(reference) for trial in ranking):
                 return best  # there was no time left for this rung's others
             if not ranking:
-                raise StudyError("no network could be trained in its share of the time; give more")
+                raise StudyError("no network could be trained in its share of the time; give more: --within (within)")
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
             best = self._preferred(ranking, reference)
             if not is_last:

@@ -239,7 +239,8 @@ class FunctionSpace(BuiltSpace):
         if len(paths) > _MAX_VALUES:
             raise SpecError(
                 f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
-                " layers in each; pin some: space.fix={name = value}"
+                " layers in each; pin some: --set 'space.fix={name = value}' (in Python"
+                ' overrides=["space.fix={name = value}"])'
             )
         for answers in paths:
             for group in groups or [[]]:

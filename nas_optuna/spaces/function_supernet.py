@@ -179,7 +179,7 @@ class FunctionSupernet(Supernet):
             if name in self.kept and value != self.kept[name]:
                 raise SpecError(
                     f"the supernet keeps {name} = {self.kept[name]}, and {architecture} has {value}; pin it:"
-                    f' space.fix={{"{name}" = …}}'
+                    f" --set 'space.fix={{\"{name}\" = …}}' (in Python overrides=['space.fix={{\"{name}\" = …}}'])"
                 )
         device = self._alphas[0].device
         with seeded(0), torch.device(device):  # weights are drawn, to be overwritten

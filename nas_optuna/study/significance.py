@@ -139,8 +139,8 @@ class Gain:
         if not self.has_learned:
             found.append(
                 f"Warning: {self.best} is no better than always naming the largest class ({self.majority:.2f}). Are the"
-                " labels right, and can a person tell the classes at this size? Try larger images, more"
-                " epochs or time, or more pictures."
+                " labels right, and can a person tell the classes at this size? Try larger images (--image-size;"
+                " recipe.input_size), more epochs or time, or more pictures."
             )
         if self.beats_reference is False and not self.is_reference:
             found.append(

@@ -107,7 +107,11 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert study().user_attrs == attributes, "a training that has ended is not stored anew"
     assert attributes["nas_optuna:supernet"]["argmax"] == trained["argmax"]
 
+    capsys.readouterr()
     assert main(["supernet", "export", "--study", "s"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "wrote s-fixed.json"
+    assert "--fixed s-fixed.json" in lines[-1], "the next step"
     params = json.loads(Path("s-fixed.json").read_text())
     assert optuna.trial.FixedTrial(params).suggest_categorical("block1", ["k3_f16", "k3_f24", "skip"])
     assert main(["run", "--study", "s", "--fixed", "s-fixed.json"]) == 0

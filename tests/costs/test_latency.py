@@ -63,7 +63,7 @@ def test_impossible_conditions_are_refused(options: dict[str, object], message: 
 
 
 def test_onnx_is_refused_on_a_gpu() -> None:
-    with pytest.raises(DeviceError, match="choose device cpu"):
+    with pytest.raises(DeviceError, match="use --device cpu"):
         Conditions.here(torch.device("cuda"), runtime="onnx")
 
 

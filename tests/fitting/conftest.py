@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import nas_optuna as nas
+from nas_optuna.fitting.clock import Load
 
 SECONDS = 16
 LIMITED: dict[str, Any] = {
@@ -22,6 +23,8 @@ class Limited:
 
     fitted: nas.Fitted
     said: list[str]
+    load: float
+    """How many times longer than on an idle machine things took meanwhile."""
 
 
 def fit_limited(folder: Path, **more: Any) -> nas.Fitted:
@@ -32,4 +35,6 @@ def fit_limited(folder: Path, **more: Any) -> nas.Fitted:
 @pytest.fixture(scope="session")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Limited:
     said: list[str] = []
-    return Limited(fit_limited(tmp_path_factory.mktemp("fit") / "model", say=said.append), said)
+    load = Load()
+    fitted = fit_limited(tmp_path_factory.mktemp("fit") / "model", say=said.append)
+    return Limited(fitted, said, load())

@@ -28,6 +28,10 @@ def test_a_fit_searches_trains_tests_and_exports(limited: Limited) -> None:
     assert fitted.study.trials[0].user_attrs[TrialKey.ORIGIN] == REFERENCE
 
 
+def test_a_fit_uses_its_time_and_ends(limited: Limited) -> None:
+    assert SECONDS / 3 < limited.fitted.seconds < 3 * SECONDS * limited.load, "on a busy machine, too"
+
+
 def test_a_repeated_fit_trains_nothing(limited: Limited) -> None:
     again, fitted = fit_limited(limited.fitted.folder), limited.fitted
     assert again.report.accuracies == fitted.report.accuracies

@@ -220,7 +220,7 @@ def test_no_pruner_compares_a_training_with_those_of_another_rung(monkeypatch: p
 
 def test_settings_that_are_searched_are_refused_before_anything_is_trained() -> None:
     searched = SPEC.override(["search.learning_rate=1e-3..1e-1:log"])
-    with pytest.raises(SpecError, match="leave out search, or use a timeout"):
+    with pytest.raises(SpecError, match="leave out search, or use a timeout: run --timeout"):
         plan_for(Experiment.from_spec(searched, device="cpu"), 60.0, 0.0)
 
 

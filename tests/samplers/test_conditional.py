@@ -44,10 +44,14 @@ SPACES = {
 QUICK = ("random", "tpe", "nsga2", "qmc", "evolution", "neighbours", "controller", "arch", "supernet")
 SLOW = ("gp", "curves")
 """They think for a second about some proposals."""
+OPTIONS: dict[str, dict[str, Any]] = {"gp": {"n_startup_trials": 2}}
+"""Of the samplers that would otherwise propose at random in a test of few trials."""
 
 
 def tried(space: SearchSpace, sampler: str, trials: int, seed: int = 0) -> list[str]:
-    study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, space, seed, {}))
+    study = optuna.create_study(
+        direction="maximize", sampler=create_sampler(sampler, space, seed, OPTIONS.get(sampler, {}))
+    )
     if sampler == "supernet":  # which has a favourite in each parameter
         write_result(
             study, SupernetResult({n: [4.0] + [0.0] * (len(p.choices) - 1) for n, p in space.parameters.items()})

@@ -108,7 +108,7 @@ def test_values_are_kept_at_the_largest_which_is_said(caplog: pytest.LogCaptureF
     assert supernet.derive()["width"] == 8
     assert supernet.alphas_of(SPACE)["depth"] == [0.0, 0.0, 50.0]
     assert list(supernet.alphas_of(SPACE)) == list(SPACE.parameters)
-    with pytest.raises(SpecError, match=r"the supernet keeps width = 8, and .* has 4; pin it"):
+    with pytest.raises(SpecError, match=r"the supernet keeps width = 8, and .* has 4; pin it: --set 'space.fix="):
         supernet.extract(SPACE.parse("width=4,depth=1,block.0.layer=skip"))
 
 

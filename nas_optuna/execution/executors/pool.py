@@ -141,7 +141,7 @@ class WorkerPool(ABC, Generic[W]):
         if deaths >= MAX_DEATHS:
             self.error = StudyError(
                 f"{worker.name} {how}{where}, {MAX_DEATHS} times without finishing a trial; is memory short? Fewer"
-                " workers need less"
+                " workers need less: --workers N (workers)"
             )
             return
         again = self.budget.is_open

@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 _LONG = 20.0
 """Seconds after which it is said that Ray has found no room for some workers."""
+_SHARE_FILES = "name one that all hosts share (--files DIR; in Python checkpoints and files_are_shared of the handle)"
+"""What to do where the workers share no folder."""
 
 
 @contextmanager
@@ -154,7 +156,9 @@ def _require_answer(address: str) -> None:
         if place.hostname and place.port:
             socket.create_connection((place.hostname, place.port), timeout=_LONG).close()
     except (OSError, ValueError) as error:
-        raise StudyError(f"no Ray cluster answers at {address} ({error}); name another address") from None
+        raise StudyError(
+            f"no Ray cluster answers at {address} ({error}); --ray-address (address) names another"
+        ) from None
 
 
 def is_one_host(ray: ModuleType) -> bool:
@@ -187,9 +191,9 @@ class RayExecutor(Executor):
     def __init__(self, options: WorkerOptions | None = None, *, gpus: float = 0.0, address: str | None = None) -> None:
         super().__init__(options)
         if self.options.devices or self.options.per_device is not None:
-            raise SpecError("Ray chooses the devices; give workers, and the GPUs of each")
+            raise SpecError("Ray chooses the devices; give --workers (workers) and --gpus-per-worker (gpus)")
         if not 0 <= gpus < 1000:
-            raise SpecError(f"the GPUs of each worker must be at least 0, got {gpus:g}")
+            raise SpecError(f"--gpus-per-worker (gpus) must be at least 0, got {gpus:g}")
         self.gpus = gpus
         self.address = address
         self.threads = self.options.threads or 1
@@ -204,7 +208,9 @@ class RayExecutor(Executor):
         """See `Executor`."""
         with self._connected(work.handle) as (ray, handle):
             if handle is not work.handle:
-                logger.warning("a trial whose node dies begins anew, because no folder of files is shared")
+                logger.warning(
+                    "a trial whose node dies begins anew, because no folder of files is shared; %s", _SHARE_FILES
+                )
             workers = self.options.workers or room(ray.cluster_resources(), self.threads, self.gpus)
             logger.warning("%s with %d CPU and %g GPU each", plural(workers, "Ray worker"), self.threads, self.gpus)
             numbers = range(1, workers + 1)
@@ -236,9 +242,7 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
     if handle.files_are_shared:
         return handle
     if handle.keep_weights:
-        raise StudyError(
-            "weights are to be kept, and the workers share no folder; name a folder of files that they share"
-        )
+        raise StudyError(f"weights are to be kept, and the workers share no folder; {_SHARE_FILES}")
     return replace(handle, checkpoints=None)
 
 

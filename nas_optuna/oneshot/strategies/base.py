@@ -224,7 +224,7 @@ class Strategy(ABC):
             `StrategyOptions` where it learns alphas.
         learns_alphas: Whether alphas are trained beside the weights. If not, they are learned afterwards on the frozen
             weights, see `oneshot.ranking`.
-        adamw: Further settings of AdamW. It is not fused by default.
+        adamw: Further settings of AdamW, which may be fused: it passes over weights without a gradient.
         length: Epochs in all.
         finished: Epochs done.
 
@@ -266,6 +266,8 @@ class Strategy(ABC):
 
     def weight_optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum 0.9, or AdamW."""
+        # SGD is not fused: then it needs the momentum of every weight, and a weight that no drawn path has used yet
+        # has none. AdamW has no such need: a strategy may fuse it by its settings, as `fair` does.
         options = self.options
         if options.optimizer == "adamw":
             return torch.optim.AdamW(

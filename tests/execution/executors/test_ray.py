@@ -275,7 +275,7 @@ def test_files_that_are_not_shared_are_not_used(tmp_path: Path) -> None:
     shared = replace(handle, files_are_shared=True)
     assert reachable(shared, one_host=False) == shared
     assert reachable(handle, one_host=False).checkpoints is None  # type: ignore[attr-defined]
-    with pytest.raises(StudyError, match="name a folder of files"):
+    with pytest.raises(StudyError, match=r"name one that all hosts share \(--files DIR"):
         reachable(replace(handle, keep_weights=True), one_host=False)
 
 
@@ -331,8 +331,8 @@ def test_images_lie_in_the_object_store_once(monkeypatch: pytest.MonkeyPatch) ->
         (["--gpus-per-worker", "0.5"], "--gpus-per-worker needs --executor ray"),
         (["--executor-option", "nodes=3"], "unknown option of executor 'local': 'nodes'"),
         (["--executor-option", "nodes"], "--executor-option needs NAME=VALUE"),
-        (["--executor", "ray", "--devices", "cpu"], "Ray chooses the devices"),
-        (["--executor", "ray", "--gpus-per-worker", "-1"], "the GPUs of each worker must be at least 0"),
+        (["--executor", "ray", "--devices", "cpu"], "give --workers (workers) and --gpus-per-worker"),
+        (["--executor", "ray", "--gpus-per-worker", "-1"], "--gpus-per-worker (gpus) must be at least 0"),
         (["--executor", "ray", "--ray-address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
     ],
 )
