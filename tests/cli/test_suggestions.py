@@ -131,7 +131,7 @@ def test_what_has_changed_is_shown(command: Command, study: str, words: tuple[st
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("accuracy 95", "write accuracy:0.95"),
+        ("accuracy 95", "write --until accuracy:0.95"),
         ("stalled:-1", "the patience must be a whole number of at least 1 trial"),
         ("macs:1M", "unknown objective 'macs'"),
         ("accuracy", "write quotes around all of it"),
