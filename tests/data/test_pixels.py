@@ -222,13 +222,14 @@ def test_a_huge_picture_is_refused_or_decoded_reduced(tmp_path: Path, kind: str)
         picture_pixels(file, pixels)
 
 
-@pytest.mark.parametrize("kind", ["fractions", "fractions of 255", "12 bits", "tensors", "booleans"])
+@pytest.mark.parametrize("kind", ["fractions", "fractions of 255", "12 bits", "16 bits", "tensors", "booleans"])
 def test_a_network_takes_the_arrays_that_it_was_trained_on(kind: str, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
     images: Any = {
         "fractions": values.astype(np.float32) / 255,
         "fractions of 255": values.astype(np.float16),
         "12 bits": values.astype(np.int64) * 16,
+        "16 bits": values.astype(np.uint16) * 257,
         "tensors": torch.from_numpy(values).to(torch.bfloat16) / 256,
         "booleans": values > 127,
     }[kind]
