@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -291,6 +291,16 @@ def roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetStat
         connection.rollback()
     except Exception as error:
         record.invalidate(error)
+
+
+def leave_no_locks(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Have PostgreSQL end a session that stands still within a transaction for as long as a lease holds."""
+    # Others could not take up the trial of a frozen host while that holds the lock of its rows.
+    from nas_optuna.study.lease_table import seconds
+
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {max(1000, round(1000 * seconds()))}")
+    connection.commit()
 
 
 def _retried(name: str) -> Callable[..., Any]:

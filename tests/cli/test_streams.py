@@ -65,7 +65,7 @@ def test_brackets_in_a_name_are_no_markup(command: Command, bracketed: str) -> N
         assert (result.code, result.err.count("Traceback")) == (0, 0)
         assert NAME in result.out
     assert NAME in command("best", "--study", NAME + "x").err
-    assert command("retrain", "--study", NAME, "--trial", "7").err.startswith("error: --trial")
+    assert command("retrain", "--study", NAME, "--trial", "7").err.startswith("error: '7' is no trial")
 
 
 def test_brackets_in_titles_headings_and_cells_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
