@@ -1,4 +1,4 @@
-"""Candidates that a loop makes: those that share what it changes are refused."""
+"""Candidates that share what a loop changes, share weights, or are looked into by their function are refused."""
 
 import functools
 from collections.abc import Mapping
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces import create_space
+from nas_optuna.spaces.supernet import supernet_for
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 
@@ -88,3 +90,40 @@ def test_bound_lambdas_and_the_same_class_twice_are_candidates() -> None:
         return lambda: nn.Conv2d(4, 4, k, padding=k // 2)
 
     assert nas.space(build)(**SHAPE).size == 3 * 4
+
+
+@pytest.mark.parametrize("kind", ["tied", "looked into", "drawn", "scaled in place"])
+def test_a_function_that_looks_into_its_layers_is_refused_before_training(kind: str) -> None:
+    @nas.space
+    def network(c: Any, task: Any) -> nn.Module:
+        first, second = (
+            c.layer(name, {"a": lambda: nn.Linear(8, 8), "b": lambda: nn.Sequential(nn.Linear(8, 8))})
+            for name in ("first", "second")
+        )
+        layers = [nn.Flatten(), nn.Linear(task.channels * 64, 8), first, nn.ReLU(), second]
+        if kind == "tied" and isinstance(first, nn.Linear) and isinstance(second, nn.Linear):
+            second.weight = first.weight
+        if kind == "looked into" and isinstance(first, nn.Linear):
+            layers[3] = nn.Tanh()
+        if kind == "drawn":
+            layers.append(Noise())
+        if kind == "scaled in place":
+            layers.insert(0, InPlace())
+        return nn.Sequential(*layers, nn.Linear(8, task.classes))
+
+    space = network(in_channels=1, classes=4, input_size=8)
+    if kind in ("drawn", "scaled in place"):
+        assert supernet_for(space) is not None, "that equal networks draw other numbers makes them no others"
+        return
+    with pytest.raises(SpecError, match="than its network where first=a,second=a: its function must neither look"):
+        supernet_for(space)
+
+
+class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn_like(x)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sub_(0.5).div_(0.25)
