@@ -215,7 +215,7 @@ class Experiment:
             raise StudyError(
                 f"the images of {self.data.name!r} are not those that study {study.study_name!r} began with, so its"
                 " values could not be compared; restore them, or give the new ones a study of their own,"
-                " under another name"
+                " under another name (--study NAME)"
             )
 
     def _remember_data(self, study: Study, stored: StudySpec) -> None:

@@ -394,4 +394,5 @@ def _in_a_folder() -> Iterator[None]:
     try:
         yield
     except StudyError as error:
-        raise StudyError(str(error).replace("under another name", "in another folder")) from None
+        here, said = "in another folder (--out FOLDER)", "under another name (--study NAME)"
+        raise StudyError(str(error).replace(said, here)) from None

@@ -119,7 +119,7 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
         if began.get(key) != value:
             raise StudyError(
                 f"study {study.study_name!r} searches another space ({key} differs);"
-                " give the new one a study of its own, under another name"
+                " give the new one a study of its own, under another name (--study NAME)"
             )
 
 
@@ -136,7 +136,7 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
         changes = "; ".join(f"{part!r} ({_changes(began[part], now[part])})" for part in differ)
         raise StudyError(
             f"study {study.study_name!r} was made with another {changes}, so its values could not be compared;"
-            " give the new spec a study of its own, under another name"
+            " give the new spec a study of its own, under another name (--study NAME)"
         )
 
 

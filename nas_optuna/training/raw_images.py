@@ -51,7 +51,7 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
 
 
 def _bytes(images: Tensor | np.ndarray[Any, Any], pixels: PixelFormat) -> Tensor:
-    """The same pixels as whole numbers 0 … 255."""
+    """Raw pixels of any type that is understood, as uint8; each type is scaled as the training images of it were."""
     if images.dtype in (torch.uint8, np.uint8):
         return images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     if isinstance(images, Tensor):

@@ -45,7 +45,7 @@ QUICK = ("random", "tpe", "nsga2", "qmc", "evolution", "neighbours", "controller
 SLOW = ("gp", "curves")
 """They think for a second about some proposals."""
 OPTIONS: dict[str, dict[str, Any]] = {"gp": {"n_startup_trials": 2}}
-"""Of the samplers that would otherwise propose at random in a test of few trials."""
+"""Samplers that begin with random trials: of these so few that the short test reaches what they propose themselves."""
 
 
 def tried(space: SearchSpace, sampler: str, trials: int, seed: int = 0) -> list[str]:
