@@ -40,6 +40,9 @@ class Database(RDBStorage):
     def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
         if not self._opened_at_once(url, engine_kwargs):
             super().__init__(url.replace("{", "{{").replace("}", "}}"), engine_kwargs)  # Optuna formats it
+        # Add rows in one statement. Psycopg sends several in pieces, and a process that freezes between two would keep
+        # its locks for ever: the server waits for the rest as within a statement, which no limit on idle sessions ends.
+        self.engine.dialect.use_insertmanyvalues_wo_returning = self.engine.dialect.use_insertmanyvalues
 
     def _opened_at_once(self, url: str, engine_kwargs: dict[str, Any]) -> bool:
         """Open a database that has this Optuna's tables, without its migrations, which take 0.1 s to import."""
@@ -293,14 +296,26 @@ def roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetStat
         record.invalidate(error)
 
 
-def leave_no_locks(connection: Any, record: ConnectionPoolEntry) -> None:
-    """Have PostgreSQL end a session that stands still within a transaction for as long as a lease holds."""
-    # Others could not take up the trial of a frozen host while that holds the lock of its rows.
+IDLE_LIMITS = {
+    "postgresql": lambda seconds: f"SET idle_in_transaction_session_timeout = {round(1000 * seconds)}",  # milliseconds
+    "mysql": lambda seconds: f"SET SESSION wait_timeout = {round(seconds)}",
+    "mariadb": lambda seconds: f"SET SESSION wait_timeout = {round(seconds)}",
+}
+"""What tells each server to end a session that stands still within a transaction; MySQL's ends any that does."""
+
+
+def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
+    """What has a server end a session that stands still within a transaction for as long as a lease holds."""
+    # Others could not take up the trial of a frozen host while that holds the lock of its rows. A session that stands
+    # still outside a transaction and is ended, too, is opened anew by the pool when it is next asked for.
     from nas_optuna.study.lease_table import seconds
 
-    with closing(connection.cursor()) as cursor:
-        cursor.execute(f"SET idle_in_transaction_session_timeout = {max(1000, round(1000 * seconds()))}")
-    connection.commit()
+    def limit(connection: Any, record: ConnectionPoolEntry) -> None:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(IDLE_LIMITS[scheme](max(1.0, seconds())))
+        connection.commit()
+
+    return limit
 
 
 def _retried(name: str) -> Callable[..., Any]:

@@ -211,11 +211,12 @@ def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
 
 
 def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
-    from nas_optuna.study.database import Database, RetryingStorage, leave_no_locks, roll_back
+    from nas_optuna.study.database import IDLE_LIMITS, Database, RetryingStorage, idle_limit, roll_back
 
     if database is None:
         in_memory = url.startswith("sqlite")
-        events = [(roll_back, "reset"), *([(leave_no_locks, "connect")] if url.startswith("postgresql") else [])]
+        scheme = url.partition(":")[0].partition("+")[0]
+        events = [(roll_back, "reset"), *([(idle_limit(scheme), "connect")] if scheme in IDLE_LIMITS else [])]
         server = {"pool_pre_ping": True, "pool_reset_on_return": None, "pool_events": events}
         opened = Database(url, {} if in_memory else server)
         return RetryingStorage(opened, 0.0 if in_memory else patience)

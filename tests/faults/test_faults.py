@@ -59,9 +59,11 @@ def test_the_trial_of_a_plain_script_that_was_killed_is_taken_up(tmp_path: Path)
     assert sum(place.noted("trained").values()) == EPOCHS * finished(study), "it went on after the first epoch"
 
 
-def test_a_frozen_host_loses_its_trial_to_another(postgresql: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_frozen_host_loses_its_trial_to_another(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Two hosts, whose clocks differ by an hour from the server's; one stands still for longer than its lease."""
-    place = Place(postgresql.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "2"})
+    server: Server | MariaDB = request.getfixturevalue(kind)
+    place = Place(server.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "2"})
     study = place.study()
     frozen = start(place, 20, host="one")
     while not place.noted("trained"):

@@ -6,9 +6,12 @@ from contextlib import ExitStack
 import optuna
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from nas_optuna.study import lease_table
+from nas_optuna.study.database import is_away
 from nas_optuna.study.storage import open_storage
+from nas_optuna.study.transactions import set_trial_attributes
 from tests.execution.small_studies import cheap
 from tests.processes import MariaDB, Server
 
@@ -57,3 +60,38 @@ def test_a_server_that_goes_before_a_connection_is_given_back_is_no_traceback(
         connection.execute(text("UPDATE studies SET study_name = 'half done'"))
     study.optimize(cheap, n_trials=1)
     assert [found.study_name for found in storage.get_all_studies()] == ["s"]
+
+
+def test_a_process_that_stands_still_within_a_transaction_keeps_its_rows_no_longer_than_a_lease(
+    server: Server | MariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_OPTUNA_LEASE", "1")
+    url = server.fresh()
+    still, other = (open_storage(url, create=True, with_retry=True) for _ in range(2))
+    optuna.create_study(study_name="s", storage=still)
+    rename = text("UPDATE studies SET study_name = 'half done'")
+    with still.database.engine.connect() as connection:
+        connection.execute(rename)
+        with other.database.engine.begin() as taken:
+            taken.execute(rename)  # it waits, else for ever
+        with pytest.raises(DBAPIError) as lost:
+            connection.execute(rename)
+        assert is_away(lost.value)
+        connection.invalidate()
+
+
+def test_nothing_is_written_in_pieces(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that freezes between two of them would keep its locks for ever."""
+    import psycopg
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("psycopg sends the rows of this call in pieces")
+
+    monkeypatch.setattr(psycopg.Cursor, "executemany", refuse)
+    storage = open_storage(postgresql.fresh(), create=True, with_retry=True)
+    study = optuna.create_study(study_name="s", storage=storage, directions=["maximize", "minimize"])
+    trial = study.ask()
+    set_trial_attributes(trial, {"one": 1, "two": 2, "three": 3}, {1: 0.5, 2: 0.6})
+    study.tell(trial, (1.0, 2.0))
+    (ended,) = study.trials
+    assert (ended.values, ended.user_attrs) == ([1.0, 2.0], {"one": 1, "two": 2, "three": 3})
