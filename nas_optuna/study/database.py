@@ -25,6 +25,7 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from nas_optuna.errors import Gone, StudyError
+from nas_optuna.study.lease_table import is_held, require_held, seconds
 from nas_optuna.study.optuna_internals import METRIC_NAMES, CachedStorage, models, tables, trial_id_of
 from nas_optuna.study.schema import flaw_of_study
 from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
@@ -101,8 +102,6 @@ class Database(RDBStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Write a trial's end only where this process's lease stands, and let one worker take a waiting trial."""
         # Optuna reads the state and then writes it, between which another process may do so.
-        from nas_optuna.study.lease import is_held, require_held
-
         if state != TrialState.RUNNING and not (state.is_finished() and is_held(self, trial_id)):
             return super().set_trial_state_values(trial_id, state, values)
         trials, model = tables()["trials"], models().TrialValueModel
@@ -306,10 +305,9 @@ IDLE_LIMITS = {
 
 def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
     """What has a server end a session that stands still within a transaction for as long as a lease holds."""
+
     # Others could not take up the trial of a frozen host while that holds the lock of its rows. A session that stands
     # still outside a transaction and is ended, too, is opened anew by the pool when it is next asked for.
-    from nas_optuna.study.lease_table import seconds
-
     def limit(connection: Any, record: ConnectionPoolEntry) -> None:
         with closing(connection.cursor()) as cursor:
             cursor.execute(IDLE_LIMITS[scheme](max(1.0, seconds())))

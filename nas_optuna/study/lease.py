@@ -20,48 +20,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import optuna
+import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, GrpcStorageProxy
+from optuna.storages import GrpcStorageProxy
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
-from nas_optuna.study.lease_table import (
-    Lease,
-    Worker,
-    drop,
-    give_new,
-    has_leases,
-    leases_of,
-    seconds,
-    take,
-    this_worker,
-    touch,
-)
-from nas_optuna.study.optuna_internals import (
-    all_trials,
-    database_of,
-    read_trial,
-    storage_of,
-    trial_id_of,
-    url_of,
-)
+from nas_optuna.study import optuna_internals as internals
+from nas_optuna.study.lease_table import HELD, LEASES, Lease, this_worker
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import advice, refusal
 from nas_optuna.study.studies import command
-from nas_optuna.study.transactions import add_trial
+from nas_optuna.study.transactions import add_trial, retried, transaction
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MADE: WeakSet[sa.Engine] = WeakSet()
+"""Databases in which the table of leases is known to exist."""
 
 
 class LeaseStatus(Enum):
@@ -82,21 +72,80 @@ class LostError(BaseException):
     """
 
 
+# --- a study's leases: a storage that is no database has none, and whoever asks there gets the trial -----------------
+
+
+def has_leases(study: Study) -> bool:
+    """Whether a study lives in a database; the table of leases is made where it is missing."""
+    database = internals.database_of(internals.storage_of(study))
+    if database is None:
+        return False
+    engine = database.engine
+    if engine not in _MADE:
+        retried(internals.storage_of(study), lambda: lease_table.create(engine))
+        _MADE.add(engine)
+    return True
+
+
+def _in_table(study: Study, work: Callable[[Connection], T], otherwise: T, *, with_retry: bool = True) -> T:
+    """Do something with a study's leases in one transaction; `otherwise` is returned where there are none."""
+    if not has_leases(study):
+        return otherwise
+    return transaction(internals.storage_of(study), work, with_retry=with_retry)
+
+
+def leases_of(study: Study, trial_id: int | None = None) -> dict[int, Lease]:
+    """Every lease of a study's trials, or that of one trial, by the trial's number within the storage."""
+    trials = internals.tables()["trials"]
+    of_study = sa.select(trials.c.trial_id).where(trials.c.study_id == internals.study_id_of(study))
+    which = LEASES.c.trial_id.in_(of_study) if trial_id is None else LEASES.c.trial_id == trial_id
+
+    def read(connection: Connection) -> dict[int, Lease]:
+        found = sa.select(*LEASES.c, lease_table.clock(connection)).where(which)
+        rows: list[Any] = list(connection.execute(found))
+        return {place: Lease(worker, until, until < float(moment)) for place, worker, until, moment in rows}
+
+    return _in_table(study, read, {})
+
+
+def _take(study: Study, trial_id: int, seen: Lease | None) -> bool:
+    """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
+
+    def change(connection: Connection) -> bool:
+        if seen is not None:
+            same = (LEASES.c.worker == seen.worker) & (LEASES.c.until == seen.until)
+            return lease_table.change(connection, trial_id, same)
+        try:
+            lease_table.give(connection, trial_id)
+        except IntegrityError:
+            connection.rollback()
+            return False
+        return True
+
+    return _in_table(study, change, True)
+
+
+def _drop(study: Study, trial_id: int) -> None:
+    """Remove this process's lease of a trial."""
+    mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == this_worker())
+    _in_table(study, lambda connection: connection.execute(sa.delete(LEASES).where(mine)), None)
+
+
 # --- taking and holding -----------------------------------------------------------------------------------------------
 
 
 def take_waiting(study: Study) -> int | None:
     """Take the first trial that waits for this process, unless another worker is faster; then the next."""
-    waiting = all_trials(study, (TrialState.WAITING,))
+    waiting = internals.all_trials(study, (TrialState.WAITING,))
     leases = leases_of(study) if waiting else {}
     for trial in waiting:
-        trial_id = trial_id_of(trial)
+        trial_id = internals.trial_id_of(trial)
         lease = leases.get(trial_id)
-        if (lease is not None and not _is_free(lease)) or not take(study, trial_id, lease):
+        if (lease is not None and not lease.is_free) or not _take(study, trial_id, lease):
             continue
         if _set_state(study, trial_id, TrialState.RUNNING):
             return trial_id
-        drop(study, trial_id)
+        _drop(study, trial_id)
     return None
 
 
@@ -105,7 +154,7 @@ def take_new(study: Study, below: int | None = None) -> int | None:
     has_leases(study)  # so that the table is there
     template = optuna.trial.create_trial(state=TrialState.RUNNING)
     template.datetime_start = datetime.now()
-    return add_trial(study, template, lambda number: below is None or number < below, also=give_new)
+    return add_trial(study, template, lambda number: below is None or number < below, also=lease_table.give_new)
 
 
 @dataclass
@@ -130,35 +179,24 @@ class Held:
 
     def keep(self, study: Study) -> None:
         """Renew its lease again and again until `end`, in a thread beside the training."""
-        while not self.lost and not self._ended.wait(seconds() / 5):
+        while not self.lost and not self._ended.wait(lease_table.seconds() / 5):
             try:
-                self.lost = not lease_table.renew(study, self.trial_id)
+                self.lost = not _in_table(study, self._renew, True, with_retry=False)
             except Exception:  # the database is away or busy, which the training's own thread says
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
+
+    def _renew(self, connection: Connection) -> bool:
+        return lease_table.touch(connection, self.trial_id)
 
     def end(self) -> None:
         """Renew it no more."""
         self._ended.set()
 
 
-_HELD: WeakKeyDictionary[BaseStorage, dict[int, Held]] = WeakKeyDictionary()
-"""What this process runs in each storage, until everybody has been told of its end."""
-
-
 def _held_in(study: Study) -> dict[int, Held]:
-    storage = storage_of(study)
-    return _HELD.setdefault(database_of(storage) or storage, {})
-
-
-def is_held(storage: BaseStorage, trial_id: int) -> bool:
-    """Whether this process has begun a trial, and not closed it."""
-    return trial_id in _HELD.get(storage, ())
-
-
-def require_held(storage: BaseStorage | None, connection: Connection, trial_id: int) -> None:
-    """Refuse to write to a trial that this process has begun, and whose lease is gone."""
-    if storage is not None and is_held(storage, trial_id) and not touch(connection, trial_id):
-        raise UpdateFinishedTrialError(f"trial {trial_id} has ended, was put back, or another runs it")
+    """The trials that this process runs in the study's storage, until everybody has been told of their end."""
+    storage = internals.storage_of(study)
+    return HELD.setdefault(internals.database_of(storage) or storage, {})
 
 
 @contextmanager
@@ -177,7 +215,7 @@ def hold(study: Study, trial_id: int) -> Iterator[Held]:
 @contextmanager
 def hold_trial(trial: Trial) -> Iterator[Held]:
     """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already."""
-    study, trial_id = trial.study, trial_id_of(trial)
+    study, trial_id = trial.study, internals.trial_id_of(trial)
     found = _held_in(study).get(trial_id)
     is_running = found is not None and found.is_running
     if found is not None and is_running and found.thread == threading.get_ident():
@@ -186,7 +224,7 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
     for before in list(_held_in(study).values()):
         if before.trial_id != trial_id and not before.is_running and before.thread == threading.get_ident():
             close(study, before.trial_id)  # Optuna has told its end meanwhile
-    is_mine = take(study, trial_id, None) or status(study, trial_id) == LeaseStatus.HELD
+    is_mine = _take(study, trial_id, None) or status(study, trial_id) == LeaseStatus.HELD
     if is_running or not is_mine:
         raise LostError(f"another process or thread runs trial {trial.number}")
     with hold(study, trial_id) as held:
@@ -195,14 +233,14 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
 
 def close(study: Study, trial_id: int) -> None:
     """Remove a trial's lease: it has ended, and whoever wants to know has been told."""
-    drop(study, trial_id)
+    _drop(study, trial_id)
     _held_in(study).pop(trial_id, None)
 
 
 def status(study: Study, trial_id: int) -> LeaseStatus:
     """Look up whether this process still runs a trial that it took."""
     try:
-        state = read_trial(study, trial_id).state
+        state = internals.read_trial(study, trial_id).state
     except KeyError:
         return LeaseStatus.LOST
     owner = leases_of(study, trial_id).get(trial_id)
@@ -223,19 +261,10 @@ def release(study: Study, trial_id: int) -> bool:
     return put_back
 
 
-# --- what others may take ---------------------------------------------------------------------------------------------
-
-
-def _is_free(lease: Lease) -> bool:
-    """Whether anybody may take over from a lease's worker."""
-    worker = Worker.parse(lease.worker)
-    return lease.has_lapsed or (worker is not None and worker.is_gone())
-
-
 def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
     """Change a trial's state; False where it has ended, was deleted, or another process lets it run."""
     try:
-        return storage_of(study).set_trial_state_values(trial_id, state)
+        return internals.storage_of(study).set_trial_state_values(trial_id, state)
     except (UpdateFinishedTrialError, KeyError):
         return False
 
@@ -245,14 +274,14 @@ def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
 
 def require_transactions(study: Study) -> None:
     """Refuse a storage in which trials could be lost without a word."""
-    if isinstance(storage_of(study), GrpcStorageProxy):
+    if isinstance(internals.storage_of(study), GrpcStorageProxy):
         raise StudyError(refusal("grpc"))
 
 
 def advise(study: Study) -> None:
     """Say in one line where the storage is not made for as many workers as are at work."""
     workers = {lease.worker for lease in leases_of(study).values()} | {this_worker()}
-    url = url_of(study)
+    url = internals.url_of(study)
     said = advice(url, len(workers)) if url is not None else None
     if said:
         logger.warning("%s", said)
@@ -263,14 +292,14 @@ def advise(study: Study) -> None:
 
 def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     """Put back every running trial whose process has ended or whose lease has lapsed, and say so."""
-    running = all_trials(study, (TrialState.RUNNING,)) if has_leases(study) else []
+    running = internals.all_trials(study, (TrialState.RUNNING,)) if has_leases(study) else []
     leases = leases_of(study) if running else {}
     released, ended, unseen = [], [], []
     for trial in running:
-        lease = leases.get(trial_id_of(trial)) or _lease_of_0_2(study, trial)
-        worker = Worker.parse(lease.worker) if lease is not None else None
-        if lease is not None and _is_free(lease):
-            if not _put_back(study, trial, leases.get(trial_id_of(trial))):
+        lease = leases.get(internals.trial_id_of(trial)) or _lease_of_0_2(study, trial)
+        if lease is not None and lease.is_free:
+            worker = lease.owner
+            if not _put_back(study, trial, leases.get(internals.trial_id_of(trial))):
                 continue
             released.append(trial.number)
             if worker is None or worker.is_gone():
@@ -294,9 +323,9 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
 def release_those_of(study: Study, worker: str) -> list[int]:
     """Put back what a worker runs that has certainly ended: whoever started it knows."""
     leases = {trial_id: lease for trial_id, lease in leases_of(study).items() if lease.worker == worker}
-    running = all_trials(study, (TrialState.RUNNING,)) if leases else []
-    theirs = [trial for trial in running if trial_id_of(trial) in leases]
-    return [trial.number for trial in theirs if _put_back(study, trial, leases[trial_id_of(trial)])]
+    running = internals.all_trials(study, (TrialState.RUNNING,)) if leases else []
+    theirs = [trial for trial in running if internals.trial_id_of(trial) in leases]
+    return [trial.number for trial in theirs if _put_back(study, trial, leases[internals.trial_id_of(trial)])]
 
 
 def release_by_hand(study: Study, number: int) -> None:
@@ -307,9 +336,9 @@ def release_by_hand(study: Study, number: int) -> None:
     if trial.state != TrialState.RUNNING:
         state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
         raise StudyError(f"trial {number} is {state}, not running; there is nothing to put back")
-    row = leases_of(study).get(trial_id_of(trial))
+    row = leases_of(study).get(internals.trial_id_of(trial))
     lease = row or _lease_of_0_2(study, trial)
-    worker = Worker.parse(lease.worker) if lease is not None else None
+    worker = None if lease is None else lease.owner
     if worker is not None and worker.is_here() and not worker.is_gone():
         raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
     if not _put_back(study, trial, row):
@@ -318,23 +347,23 @@ def release_by_hand(study: Study, number: int) -> None:
 
 def take_unclosed(study: Study) -> list[FrozenTrial]:
     """Take the trials that have ended, but whose process did before it had told everybody; `close` them afterwards."""
-    free = [(trial_id, lease) for trial_id, lease in leases_of(study).items() if _is_free(lease)]
-    found = [(read_trial(study, trial_id), lease) for trial_id, lease in free]
-    return [t for t, lease in found if t.state.is_finished() and take(study, trial_id_of(t), lease)]
+    free = [(trial_id, lease) for trial_id, lease in leases_of(study).items() if lease.is_free]
+    found = [(internals.read_trial(study, trial_id), lease) for trial_id, lease in free]
+    return [t for t, lease in found if t.state.is_finished() and _take(study, internals.trial_id_of(t), lease)]
 
 
 def _has_no_lease(study: Study, trial: FrozenTrial) -> bool:
     """Whether a trial runs still, and still without a lease: it was read before the leases were."""
-    found = read_trial(study, trial_id_of(trial))
-    return found.state == TrialState.RUNNING and trial_id_of(trial) not in leases_of(study)
+    found = internals.read_trial(study, internals.trial_id_of(trial))
+    return found.state == TrialState.RUNNING and internals.trial_id_of(trial) not in leases_of(study)
 
 
 def _put_back(study: Study, trial: FrozenTrial, seen: Lease | None) -> bool:
-    trial_id = trial_id_of(trial)
-    if not take(study, trial_id, seen):
+    trial_id = internals.trial_id_of(trial)
+    if not _take(study, trial_id, seen):
         return False
     put_back = _set_state(study, trial_id, TrialState.WAITING)
-    drop(study, trial_id)
+    _drop(study, trial_id)
     return put_back
 
 
@@ -343,4 +372,5 @@ def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
     worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
     if worker is None and until is None:
         return None
-    return Lease(worker or "", until or 0.0, until is not None and until < lease_table.now(study))
+    now = _in_table(study, lambda c: float(c.execute(sa.select(lease_table.clock(c))).scalar_one()), 0.0)
+    return Lease(worker or "", until or 0.0, until is not None and until < now)

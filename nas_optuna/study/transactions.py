@@ -17,6 +17,7 @@ from sqlalchemy import Connection, String, Table, delete, func, insert, select, 
 from sqlalchemy.exc import IntegrityError
 
 from nas_optuna.study.database import RetryingStorage
+from nas_optuna.study.lease_table import require_held
 from nas_optuna.study.optuna_internals import (
     METRIC_NAMES,
     all_trials,
@@ -161,7 +162,6 @@ def set_trial_attributes(
     trial_id, trials, steps = trial_id_of(trial), tables()["trials"], tables()["trial_intermediate_values"]
     known = known_of(trial)
     new = {key: value for key, value in values.items() if key not in known.user_attrs or known.user_attrs[key] != value}
-    from nas_optuna.study.lease import require_held
 
     def write(connection: Connection) -> None:
         open_ = trials.c.state.in_((TrialState.RUNNING, TrialState.WAITING))

@@ -6,7 +6,8 @@ from typing import Any
 import optuna
 from sqlalchemy import Connection, delete, insert, select
 
-from nas_optuna.study.lease_table import LEASES, has_leases
+from nas_optuna.study.lease import has_leases
+from nas_optuna.study.lease_table import LEASES
 from nas_optuna.study.optuna_internals import storage_of
 from nas_optuna.study.transactions import transaction
 

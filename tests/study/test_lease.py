@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease, lease_table
-from nas_optuna.study.lease import LeaseStatus
-from nas_optuna.study.lease_table import Worker, leases_of, this_worker
+from nas_optuna.study.lease import LeaseStatus, leases_of
+from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.optuna_internals import database_of
 from nas_optuna.study.storage import open_storage
 from tests.processes import logs, together
@@ -138,11 +138,11 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(study, GONE)
-    seen = lease.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
+    seen = lease.internals.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
     assert lease.release_abandoned(study) == [0]
     taken = lease.take_waiting(study)
     assert taken is not None
-    monkeypatch.setattr(lease, "all_trials", lambda study, states: seen[0])
+    monkeypatch.setattr(lease.internals, "all_trials", lambda study, states: seen[0])
     monkeypatch.setattr(lease, "leases_of", lambda study: seen[1])
     assert lease.release_abandoned(study) == []
     monkeypatch.undo()

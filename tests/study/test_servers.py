@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from nas_optuna.study import lease_table
+from nas_optuna.study import lease
 from nas_optuna.study.database import is_away
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.transactions import set_trial_attributes
@@ -26,8 +26,8 @@ def server(request: pytest.FixtureRequest) -> Server | MariaDB:
 
 @pytest.mark.parametrize(
     "ask",
-    [lease_table.leases_of, lease_table.now, lambda study: lease_table.take(study, 7, None)],
-    ids=["all leases", "the clock", "a lease"],
+    [lease.leases_of, lambda study: lease._take(study, 7, None)],
+    ids=["all leases", "a lease"],
 )
 def test_a_worker_whose_first_question_of_leases_meets_no_server_waits(
     server: Server | MariaDB, ask: Callable[[optuna.Study], object]
