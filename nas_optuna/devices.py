@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import DeviceError, unknown
-from nas_optuna.files import write_file
+from nas_optuna.files import read_json, write_file
 
 if TYPE_CHECKING:
     import torch
@@ -152,12 +152,12 @@ def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> A
     import torch
 
     key = f"{what} on {device_name(device)} with torch {torch.__version__}"
-    known = _read()
+    known = read_json(_file(), dict)
     if key not in known:
         known[key] = measure()
         if known[key] is None:
             return None
-        latest = dict(list((_read() | {key: known[key]}).items())[-_KEPT:])
+        latest = dict(list((read_json(_file(), dict) | {key: known[key]}).items())[-_KEPT:])
         with suppress(OSError):  # a folder that cannot be written: it is measured again in another process
             _file().parent.mkdir(parents=True, exist_ok=True)
             write_file(_file(), json.dumps(latest, indent=1))
@@ -168,14 +168,6 @@ def _file() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("nas-optuna") / "machine.json"
-
-
-def _read() -> dict[str, Any]:
-    try:
-        found = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @functools.cache

@@ -73,15 +73,15 @@ class TableError(NasOptunaError):
 
 
 class TrainingError(NasOptunaError):
-    """A training that cannot go on; `cause` is the short word kept with the trial.
+    """A training that cannot go on.
 
     Attributes:
-        cause: e.g. ``"non-finite loss"`` or ``"oom"``.
+        cause: What the trial remembers, e.g. ``"non-finite loss"`` or ``"oom"``; the message where nothing is given.
     """
 
-    def __init__(self, message: str, cause: str) -> None:
+    def __init__(self, message: str, cause: str = "") -> None:
         super().__init__(message)
-        self.cause = cause
+        self.cause = cause or message
 
     def __reduce__(self) -> tuple[type[TrainingError], tuple[str, str]]:
         return type(self), (str(self), self.cause)  # an exception is pickled by its message alone
@@ -107,6 +107,17 @@ def reason_of(error: BaseException, limit: int = NAMED) -> str:
     """What an error says, in one line of at most `limit` characters for the end of a message."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else error
     return shortened(printable(str(told)), limit) or type(error).__name__
+
+
+def describe_error(error: BaseException, limit: int = 120) -> str:
+    """An error's type and message in one line of at most `limit` characters.
+
+    Examples:
+        >>> describe_error(ValueError("no such layer"))
+        'ValueError: no such layer'
+    """
+    kind, told = type(error).__name__, reason_of(error, limit)
+    return shortened(kind if told == kind else f"{kind}: {told}", limit)
 
 
 _PLAINER = {

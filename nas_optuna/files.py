@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import platform
 import re
@@ -13,7 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 LIMIT = 64 * 2**20
 """Bytes of the largest file that is read as text."""
@@ -27,28 +30,6 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-
-
-@contextmanager
-def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """Give a new, empty file that takes a path's name at the end of the block."""
-    # Where the block raises, or the disk is full, the new file is removed and what the path named before stays whole.
-    target = path.resolve() if path.is_symlink() else path
-    if target.exists() and not target.is_file():
-        yield target
-        return
-    partial = target.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
-    try:
-        with suppress(FileNotFoundError):
-            partial.chmod(target.stat().st_mode & 0o7777)
-        yield partial
-        flush(partial)  # else a power cut may keep the new name and lose the content
-        partial.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
 
 
 @contextmanager
@@ -83,10 +64,25 @@ def _is_locked_here(file: IO[bytes]) -> bool:
     return True
 
 
-def write_file(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Write a file whole or not at all (then what was there is still there); text is written in UTF-8."""
-    with replacing(path, mode) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all (the earlier one then stays); text is written in UTF-8."""
+    data = content.encode() if isinstance(content, str) else content
+    target = path.resolve() if path.is_symlink() else path
+    if target.exists() and not target.is_file():  # a device
+        target.write_bytes(data)
+        return
+    partial = target.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        with suppress(FileNotFoundError):
+            partial.chmod(target.stat().st_mode & 0o7777)
+        partial.write_bytes(data)
+        flush(partial)  # else a power cut may keep the new name and lose the content
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def flush(path: Path) -> None:
@@ -123,3 +119,12 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError("it is not text in UTF-8; save it in this encoding") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """What a JSON file of this package remembers; nothing where it is absent or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return kind()
+    return found if isinstance(found, kind) else kind()

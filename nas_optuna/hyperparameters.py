@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.spec import Recipe
+from nas_optuna.spec_text import problem_of
 
 PREFIX = "recipe."
 """What the Optuna parameter of a recipe's setting begins with."""
@@ -82,9 +83,7 @@ def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate({**recipe.model_dump(), **chosen})
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"]))
-        raise SpecError(f"recipe.{name} cannot be {problem['input']!r}: {problem['msg']}") from None
+        raise SpecError(problem_of(error, "recipe")) from None
 
 
 def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistribution:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.errors import SpecError, TrainingError, reason_of
 
 if TYPE_CHECKING:
     import onnx
@@ -41,9 +41,7 @@ def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = Fa
     try:
         return _quantised(model, batches, inner, kept)
     except Exception as error:  # whatever ONNX Runtime's tool raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        cause = f"ONNX Runtime cannot quantise this network: {reason}"
-        raise TrainingError(cause, cause) from error
+        raise TrainingError(f"ONNX Runtime cannot quantise this network: {reason_of(error, 200)}") from error
 
 
 def _quantised(model: bytes, batches: Iterable[NDArray[Any]], inner: bool, kept: Sequence[str]) -> bytes:

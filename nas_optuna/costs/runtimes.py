@@ -202,8 +202,7 @@ def to_onnx(module: nn.Module, images: torch.Tensor, *, any_batch: bool = False)
         return _exported(module, images, any_batch)
     except Exception as error:  # whatever the exporter, or a layer of somebody's own, raises
         reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
-        cause = f"{_unsupported(module, images)} cannot be written as ONNX: {reason}"
-        raise TrainingError(cause, cause) from error
+        raise TrainingError(f"{_unsupported(module, images)} cannot be written as ONNX: {reason}") from error
 
 
 def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes:

@@ -16,7 +16,7 @@ from torch import Tensor
 from nas_optuna.data.images import VERBS, ImageSet, dimensions, divide, stratified_order
 from nas_optuna.data.pixels import fit_into
 from nas_optuna.devices import free_memory
-from nas_optuna.errors import DataError, NasOptunaError, reason_of
+from nas_optuna.errors import DataError, NasOptunaError, describe_error
 from nas_optuna.spec import DataSpec, ResizePolicy
 
 Part = Literal["train", "validation", "test"]
@@ -126,8 +126,7 @@ class FunctionSource:
         except NasOptunaError:
             raise
         except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {reason_of(error)}"
-            raise DataError(f"its function failed to load the {part} part ({reason})") from error
+            raise DataError(f"its function failed to load the {part} part ({describe_error(error)})") from error
         if not isinstance(images, ImageSet):
             raise DataError(
                 f"its function gave a {type(images).__name__} for the {part} part; it must return a nas_optuna.ImageSet"

@@ -24,14 +24,14 @@ from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
 from nas_optuna.devices import memory_format
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, describe_error
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
-from nas_optuna.training.network import describe, is_out_of_memory, resolve_precision
+from nas_optuna.training.network import is_out_of_memory, resolve_precision
 
 EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
 """Evaluators of third parties. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""
@@ -187,7 +187,7 @@ def checked_measurements(
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, MemoryError):
             raise TrainingError(f"{architecture} does not fit into the memory of {device}", "oom") from error
-        cause = describe(error)
+        cause = describe_error(error)
         raise TrainingError(f"{architecture}: {cause}", cause) from error
     if last == 0:
         raise TrainingError(f"{architecture}: the evaluator yielded no measurement", "no measurement")
@@ -196,19 +196,16 @@ def checked_measurements(
 def _require_sound(measured: object, step: int, needed: set[str]) -> None:
     """Refuse what an evaluator must not yield."""
     if not isinstance(measured, Measurement):
-        cause = f"the evaluator yielded a {type(measured).__name__}, not a Measurement"
-        raise TrainingError(cause, cause)
+        raise TrainingError(f"the evaluator yielded a {type(measured).__name__}, not a Measurement")
     if measured.step != step:
-        cause = f"the evaluator yielded step {measured.step} where step {step} was due"
-        raise TrainingError(cause, cause)
+        raise TrainingError(f"the evaluator yielded step {measured.step} where step {step} was due")
     for name in sorted(needed):
         value = measured.metrics.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            known = ", ".join(sorted(map(str, measured.metrics)))[:80]
-            cause = f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})"
             if name in measured.metrics:
-                cause = f"the evaluator measured {name!r} as a {type(value).__name__}, not a number"
-            raise TrainingError(cause, cause)
+                raise TrainingError(f"the evaluator measured {name!r} as a {type(value).__name__}, not a number")
+            known = ", ".join(sorted(map(str, measured.metrics)))[:80]
+            raise TrainingError(f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})")
         if not math.isfinite(value):
             raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")
 

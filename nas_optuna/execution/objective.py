@@ -17,7 +17,15 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import device_name, resolve_device
-from nas_optuna.errors import ArchitectureError, Interrupted, NasOptunaError, SpecError, StudyError, TrainingError
+from nas_optuna.errors import (
+    ArchitectureError,
+    Interrupted,
+    NasOptunaError,
+    SpecError,
+    StudyError,
+    TrainingError,
+    describe_error,
+)
 from nas_optuna.execution.evaluator import (
     Evaluator,
     TrainingEvaluator,
@@ -41,7 +49,6 @@ from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.fit import never
-from nas_optuna.training.network import describe
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +238,7 @@ class EvaluatorObjective:
         except NasOptunaError:
             raise
         except Exception as error:  # a network or a cost of the user's
-            cause = describe(error)
+            cause = describe_error(error)
             trial.set_user_attr(TrialKey.CAUSE, cause)
             raise TrainingError(f"the costs of {architecture} cannot be known: {cause}", cause) from error
 

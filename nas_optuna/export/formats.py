@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from nas_optuna.costs.runtimes import to_onnx
-from nas_optuna.errors import TrainingError
+from nas_optuna.errors import TrainingError, describe_error
 from nas_optuna.export.script import write_script
-from nas_optuna.export.source import NotWritable, short, write_source
+from nas_optuna.export.source import NotWritable, write_source
 from nas_optuna.registry import Registry
 from nas_optuna.training import ImageClassifier
 from nas_optuna.training.serialization import save_network
@@ -65,7 +65,7 @@ def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) 
     try:
         network: Callable[[Tensor], Tensor] = module.load()
     except Exception as error:
-        raise NotWritable(f"it cannot load the weights ({short(error)})") from error
+        raise NotWritable(f"it cannot load the weights ({describe_error(error)})") from error
     return network
 
 
@@ -80,7 +80,7 @@ def program(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
             torch.export.save(exported, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
         loaded: Any = torch.export.load(path).module()
     except Exception as error:
-        raise NotWritable(f"torch.export cannot take the network ({short(error)})") from error
+        raise NotWritable(f"torch.export cannot take the network ({describe_error(error)})") from error
     return lambda raw: loaded(raw)
 
 
@@ -102,5 +102,5 @@ def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: s
     except TrainingError as error:
         raise NotWritable(str(error)) from error
     except Exception as error:
-        raise NotWritable(f"ONNX cannot take the network ({short(error)})") from error
+        raise NotWritable(f"ONNX cannot take the network ({describe_error(error)})") from error
     return lambda raw: torch.from_numpy(session.run(None, {"images": raw.numpy()})[0])

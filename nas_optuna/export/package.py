@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, describe_error
 from nas_optuna.export.formats import FORMATS
 from nas_optuna.export.int8 import FILE as INT8
 from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
 from nas_optuna.export.script import write_reader
-from nas_optuna.export.source import NotWritable, short
+from nas_optuna.export.source import NotWritable
 from nas_optuna.files import scratch_folder
 from nas_optuna.markdown import code, plain
 from nas_optuna.spaces import SPACES
@@ -140,7 +140,7 @@ def _write_forms(
             if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError)):
                 raise  # any other form that fails must not cost those that are whole
             (place / name).unlink(missing_ok=True)
-            left_out[name] = str(error) if isinstance(error, NotWritable) else short(error)
+            left_out[name] = str(error) if isinstance(error, NotWritable) else describe_error(error)
     return [name for name in names if name not in left_out], left_out, largest
 
 
@@ -185,7 +185,7 @@ def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) ->
             with torch.inference_mode():
                 found = run(raw[:count])
         except Exception as error:
-            raise NotWritable(f"it does not run on {count} images ({short(error)})") from error
+            raise NotWritable(f"it does not run on {count} images ({describe_error(error)})") from error
         difference = (found - expected[:count]).abs().max().item()
         if found.shape != expected[:count].shape or not difference <= TOLERANCE * scale:
             raise NotWritable(f"its logits differ by {difference:.1e} from the network's on {count} images")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from nas_optuna.errors import reason_of
+from nas_optuna.errors import describe_error
 
 _OPERATORS = {
     operator.add: "+",
@@ -37,11 +37,6 @@ _VARIABLES = "xyzuvwabcdefghijklmnopqrst"
 
 class NotWritable(Exception):  # noqa: N818 - not an error: the other files are written without it
     """The network cannot be written in one of its forms; the message says why, and is one line."""
-
-
-def short(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
     except Exception as error:  # of a user's network, too
-        raise NotWritable(f"its code cannot be traced: {short(error)}") from error
+        raise NotWritable(f"its code cannot be traced: {describe_error(error)}") from error
     return NetworkSource(tuple(_layers(traced)), tuple(_steps(traced)))
 
 

@@ -75,8 +75,8 @@ class EqualSeconds(TrainingEvaluator):
         if steps < fewest:
             raise optuna.TrialPruned(f"{steps} steps fit into {self.rung.seconds:.0f} s")
         recipe = paced(self.recipe, steps, self.steps)
-        trained = copy_of(self, recipe)
-        for measured in TrainingEvaluator.evaluate(trained, architecture, resume=resume, stop=stop):
+        plain = TrainingEvaluator.evaluate(self.with_recipe(recipe), architecture, resume=resume, stop=stop)
+        for measured in plain:
             yield replace(measured, details={**measured.details, "STEPS": steps, "RECIPE": recipe.fingerprint})
 
     def _fixed_steps(self, architecture: Architecture, resume: Path | None, fewest: int) -> int:
@@ -93,13 +93,6 @@ class EqualSeconds(TrainingEvaluator):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(steps))
         return steps
-
-
-def copy_of(evaluator: EqualSeconds, recipe: Recipe) -> TrainingEvaluator:
-    """The plain training by a recipe, with the loaders of an evaluator."""
-    plain = TrainingEvaluator.__new__(TrainingEvaluator)
-    vars(plain).update(vars(evaluator))
-    return plain.with_recipe(recipe)
 
 
 def paced(recipe: Recipe, steps: int, epochs: int) -> Recipe:

@@ -13,8 +13,8 @@ from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.catalog import data_name
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.pictures import find_white, picture_pixels
-from nas_optuna.data.pixels import PixelFormat, is_deep
-from nas_optuna.errors import DataError, SpecError, StudyError, named, reason_of, shown
+from nas_optuna.data.pixels import PixelFormat, is_deep, orientation
+from nas_optuna.errors import DataError, SpecError, StudyError, describe_error, named, reason_of, shown
 from nas_optuna.export import files_of_ours
 from nas_optuna.spec import DataSpec
 
@@ -66,8 +66,8 @@ def _collected(dataset: Any) -> Arrays:
         try:
             item = dataset[index]
         except Exception as error:  # it is the user's code, or something that is no Dataset
-            reason = f"{type(error).__name__}: {reason_of(error)}"
-            raise DataError(f"item {index} of the {type(dataset).__name__} cannot be read ({reason})") from error
+            what = f"item {index} of the {type(dataset).__name__}"
+            raise DataError(f"{what} cannot be read ({describe_error(error)})") from error
         if not (isinstance(item, tuple | list) and len(item) >= 2):
             kinds = f"an item of the {type(dataset).__name__} is a {type(item).__name__}"
             raise DataError(f"{kinds}; each must be a pair (image, label)")
@@ -119,7 +119,7 @@ def _picture(image: Any, channels: int) -> np.ndarray[Any, Any]:
             raise DataError(f"images must be arrays, tensors or PIL images, not {shown(image)}")
         return _array(image, "images")
     width, height = image.size
-    if image.getexif().get(0x0112, 1) >= 5:  # it lies on its side
+    if orientation(image) >= 5:  # it lies on its side
         width, height = height, width
     format = PixelFormat(channels, height, width, (0.0,) * channels, (1.0,) * channels, (height, width))
     return picture_pixels(image, format)

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, String, Table, select, type_coerce
 
-from nas_optuna.errors import printable, shortened, shown
+from nas_optuna.errors import describe_error, printable, shortened, shown
 from nas_optuna.study.schema import TrialKey, flaw_of_trial
 
 Row = Sequence[Any]
@@ -89,7 +89,7 @@ def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenT
     except Unreadable as error:
         why = str(error)
     except Exception as error:  # whatever Python and Optuna raise over values of kinds that nobody has foreseen
-        why = f"{type(error).__name__}: {error}"
+        why = describe_error(error)
     why = shortened(printable(why), _SHOWN)
     return FrozenTrial(
         number=number if isinstance(number, int) else trial_id,

@@ -13,16 +13,14 @@ from pathlib import Path
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError
-from nas_optuna.files import write_file
+from nas_optuna.files import read_json, write_file
 
 
 def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = False) -> None:
     """Refuse to go on where a stored study names code that nobody on this machine has agreed to."""
     if not code:
         return
-    key = _key(storage, study, code)
-    known = _read()
-    if key in known:
+    if _key(storage, study, code) in read_json(_path(), list):
         return
     if not yes:
         raise StudyError(
@@ -37,9 +35,9 @@ def remember(storage: str, study: str, code: Sequence[str]) -> None:
     if not code:
         return
     path = _path()
-    keys = [*_read(), _key(storage, study, code)]
+    keys = {*map(str, read_json(path, list)), _key(storage, study, code)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps(sorted(set(keys))))
+    write_file(path, json.dumps(sorted(keys)))
 
 
 def _key(storage: str, study: str, code: Sequence[str]) -> str:
@@ -55,11 +53,3 @@ def _path() -> Path:
     from platformdirs import user_state_path
 
     return user_state_path("nas-optuna") / "trusted.json"
-
-
-def _read() -> list[str]:
-    try:
-        found = json.loads(_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [key for key in found if isinstance(key, str)] if isinstance(found, list) else []

@@ -25,9 +25,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError, reason_of
+from nas_optuna.errors import StudyError, describe_error, reason_of
 from nas_optuna.files import flush, write_file
-from nas_optuna.training.network import describe, kind_of
+from nas_optuna.training.network import kind_of
 
 _MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
 _MOMENTS["AdamW"] = _MOMENTS["Adam"]
@@ -149,7 +149,7 @@ class CheckpointFolder:
                 found = _read(epoch, file)
                 check(found)
             except Exception as error:  # a file that is damaged can make its reader raise anything
-                refused.append(f"epoch {epoch}: {describe(error).removeprefix('ValueError: ')}")
+                refused.append(f"epoch {epoch}: {describe_error(error).removeprefix('ValueError: ')}")
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")
             return found

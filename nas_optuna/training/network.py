@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nas_optuna.devices import laid_out
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, printable, shortened
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, describe_error
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -46,13 +46,8 @@ def network_failures(doing: str) -> Iterator[None]:
             raise
         if isinstance(error, MemoryError):
             raise TrainingError(f"{doing}: out of memory", "oom") from error
-        cause = describe(error)
+        cause = describe_error(error)
         raise TrainingError(f"{doing}: {cause}", cause) from error
-
-
-def describe(error: BaseException) -> str:
-    """An exception's type and message in one short line of printable text."""
-    return shortened(printable(f"{type(error).__name__}: {error}".removesuffix(": ")), 120)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -64,8 +59,7 @@ def require_logits(logits: object, images: int) -> None:
     """Refuse what is not one row of logits per image, before a loss is computed from it."""
     if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == images and logits.is_floating_point():
         return
-    cause = f"the network gave {kind_of(logits)} for {images} images, not logits [{images}, classes]"
-    raise TrainingError(cause, cause)
+    raise TrainingError(f"the network gave {kind_of(logits)} for {images} images, not logits [{images}, classes]")
 
 
 def kind_of(value: object) -> str:

@@ -24,7 +24,7 @@ from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.loaders import Preparation
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import DataError, NasOptunaError, named, reason_of
+from nas_optuna.errors import DataError, NasOptunaError, describe_error, named, reason_of
 from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
@@ -32,7 +32,7 @@ from nas_optuna.spaces.architecture import Architecture, checked_input_size
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
 from nas_optuna.training.checkpoint import require_tensors
-from nas_optuna.training.network import describe, kind_of
+from nas_optuna.training.network import kind_of
 from nas_optuna.training.raw_images import as_batch, refused
 
 FORMAT = 2
@@ -344,4 +344,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return problem_of(error, "header")
     told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
-    return reason_of(error, 240) if told else describe(error)
+    return reason_of(error, 240) if told else describe_error(error)

@@ -10,10 +10,9 @@ from torch import nn
 
 from nas_optuna import Objective, Recipe, TrialRecord, load_data
 from nas_optuna.data import BatchLoader, SearchData
-from nas_optuna.errors import TrainingError
+from nas_optuna.errors import TrainingError, describe_error
 from nas_optuna.spec import DataSpec
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
-from nas_optuna.training.network import describe
 from tests.training.user_space import UserSpace
 
 CPU = torch.device("cpu")
@@ -92,8 +91,8 @@ def test_faults_of_the_images_are_not_the_networks() -> None:
 
 
 def test_causes_are_one_short_line_of_printable_text() -> None:
-    assert describe(KeyError()) == "KeyError"
-    text = describe(ValueError("\x1b[31mred\n" * 1000 + "end"))
+    assert describe_error(KeyError()) == "KeyError"
+    text = describe_error(ValueError("\x1b[31mred\n" * 1000 + "end"))
     assert len(text) == 120
     assert text.isprintable()
 
