@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.fitting.clock import TimeBudget
 
-LOOK_UP_PAUSE = 50
-"""The whole study, which other workers may have brought forward, is looked at again after so many times as long as
-that took."""
-
 
 @dataclass
 class Score:
@@ -41,21 +37,12 @@ class Score:
     best: FrozenTrial | None = None
     front: int | None = None
     started: float = field(default_factory=time.monotonic)
-    look_up_at: float = 0.0  # when the whole study may be looked at again, by `time.monotonic`
 
     def add(self, study: Study, trial: FrozenTrial) -> None:
         """Count a finished trial."""
-        from nas_optuna.study.results import best_of, is_feasible
-
         self.done += 1
         self.pruned += trial.state.name == "PRUNED"
-        began = time.monotonic()
-        if began >= self.look_up_at:
-            self.look_up_best(study)
-            ended = time.monotonic()
-            self.look_up_at = ended + LOOK_UP_PAUSE * (ended - began)
-        elif len(study.directions) == 1 and trial.state.name == "COMPLETE" and is_feasible(trial):
-            self.best = best_of(study, [trial] if self.best is None else [self.best, trial])
+        self.look_up_best(study)
 
     def look_up_best(self, study: Study) -> None:
         """Find the study's best trial, other workers' included, where it has one objective; else count its front."""

@@ -36,17 +36,14 @@ def test_it_counts_and_knows_the_best() -> None:
     assert "best 0.7000 (trial 2) · 1 pruned" in str(score)
 
 
-def test_it_hears_of_other_workers_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_knows_the_best_of_other_workers() -> None:
     study = optuna.create_study(direction="maximize")
-    monkeypatch.setattr(progress, "LOOK_UP_PAUSE", 1e9)
     score = Score(total=None, timeout=None)
     add(score, study, trial(0.5))
     study.add_trial(trial(0.9))
     add(score, study, trial(0.6))
-    assert best(score) == (0.6, 2)
-    score.look_up_at = 0.0
-    add(score, study, trial(0.7))
     assert best(score) == (0.9, 1)
+    assert (score.done, score.pruned) == (2, 0)
 
 
 def test_less_is_better_where_a_study_minimises() -> None:
@@ -63,7 +60,6 @@ def test_with_several_objectives_it_counts_the_front() -> None:
     for front, values in enumerate(((0.5, 1.0), (0.6, 2.0)), start=1):
         add(score, study, create_trial(values=values))
         assert score.front == front
-        score.look_up_at = 0.0
     add(score, study, create_trial(values=(0.4, 3.0)))
     assert score.front == 2
     assert "2 on the front" in str(score)
