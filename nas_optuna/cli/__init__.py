@@ -15,7 +15,7 @@ import typer
 
 from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
-from nas_optuna.cli.printing import be_quiet, discard, prepare_streams, print_error, write
+from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
 from nas_optuna.errors import NasOptunaError, SpecError, nearest, plainer, shown
 
 _GROUPS = {
@@ -120,16 +120,23 @@ def set_defaults(command: str = "") -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, 1 where what was in use is gone, 2 where the user has to change something, or 130."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if arguments is not None:  # a caller's process is older than the command
+    if arguments is not None:  # a caller's process is older than the command, and goes on after it
         CLOCK.began = time.monotonic()
+        return _run(arguments)
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        end_facts()
+
+
+def _run(words: list[str]) -> int:
     set_defaults(next((word for word in words if not word.startswith("-")), ""))
     prepare_streams()
     be_quiet(False)
     try:
         _require_text(words)
         with _without_chatter():
-            result = app(arguments, standalone_mode=False)
+            result = app(words, standalone_mode=False)
             sys.stdout.flush()
     except NasOptunaError as error:
         print_error(str(error))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,14 +35,50 @@ def facts() -> TextIO:
 
 @contextmanager
 def facts_apart() -> Iterator[None]:
-    """Send to stderr what code of the user's prints, such as the constructor of a network: stdout holds facts alone."""
+    """Send to stderr what code of the user's writes, such as the constructor of a network: stdout holds facts alone."""
     global _facts
     before, stdout = _facts, sys.stdout
-    _facts, sys.stdout = facts(), sys.stderr
+    with _beside_descriptor_1(facts()) as stream:
+        _facts, sys.stdout = stream, sys.stderr
+        try:
+            yield
+        finally:
+            _facts, sys.stdout = before, stdout
+
+
+@contextmanager
+def _beside_descriptor_1(stream: TextIO) -> Iterator[TextIO]:
+    """A stream that ends where this one does, while whoever writes to descriptor 1 writes to stderr.
+
+    Libraries in C and processes that a user's code starts know the descriptor alone.
+    """
     try:
-        yield
+        is_descriptor_1 = stream.fileno() == 1
+    except (OSError, ValueError, AttributeError):  # it is in memory
+        is_descriptor_1 = False
+    if not is_descriptor_1:
+        yield stream
+        return
+    stream.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        lines = 1 if stream.isatty() else -1
+        with open(os.dup(kept), "w", lines, encoding=stream.encoding, errors=stream.errors) as apart:
+            _mask(apart)
+            yield apart
     finally:
-        _facts, sys.stdout = before, stdout
+        with suppress(OSError, ValueError):  # what others wrote to it
+            stream.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def end_facts() -> None:
+    """Send to stderr what others write while the process ends."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        os.dup2(2, 1)
 
 
 def be_quiet(quiet: bool) -> None:
@@ -133,12 +168,18 @@ def _remark(line: str) -> None:
 
 def _width() -> int:
     """Characters of a line on stderr; where that is no terminal, nothing is folded."""
-    if not sys.stderr.isatty():
-        return 10_000
-    try:
-        return int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stderr.fileno()).columns)
-    except (OSError, ValueError):
-        return shutil.get_terminal_size().columns
+    return _columns(sys.stderr) if sys.stderr.isatty() else UNLIMITED
+
+
+def _columns(stream: TextIO) -> int:
+    """Columns of the terminal in which a stream ends, unless the user names another number."""
+    with suppress(ValueError):
+        if (wanted := int(os.environ.get("COLUMNS", "0"))) > 0:
+            return wanted
+    with suppress(OSError, ValueError):
+        if found := os.get_terminal_size(stream.fileno()).columns:
+            return found
+    return 80
 
 
 def _sayable(value: Any) -> Any:
@@ -202,9 +243,9 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
     facts().write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
 
 
-def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
+def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
     """A table of names and values on stdout, without headings."""
-    print_table(title, ("", ""), facts)
+    print_table(title, ("", ""), rows)
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
@@ -268,8 +309,7 @@ def _cell(column: Column, text: str, width: int) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    wide = facts().isatty() or "COLUMNS" in os.environ
-    width = shutil.get_terminal_size().columns if wide else UNLIMITED
+    width = _columns(facts()) if facts().isatty() or "COLUMNS" in os.environ else UNLIMITED
     return Console(file=facts(), width=width, highlight=False, markup=False, emoji=False)
 
 

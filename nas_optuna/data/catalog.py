@@ -146,6 +146,9 @@ def is_code(name: str) -> bool:
     return name.partition(":")[0] not in FROM_FILES and DATA_SETS.is_code(name)
 
 
+_WANTED = "; give a folder with a directory of pictures for each class, or a .npz file of the arrays images and labels"
+
+
 def data_name(text: str) -> str:
     """The name of a data set: a folder is ``folder:PATH``, a file ``npz:FILE``, and a name stays."""
     if not text.strip():
@@ -160,12 +163,13 @@ def data_name(text: str) -> str:
         return f"folder:{path.absolute()}"
     if path.is_file():
         if path.suffix != ".npz":
-            raise DataError(f"{named(path)} is no folder of pictures and no .npz file; see docs/data.md")
+            raise DataError(f"{named(path)} is no folder of pictures and no .npz file{_WANTED}")
         return f"npz:{path.absolute()}"
     if text in DATA_SETS:
         return text
     if path.suffix or "/" in text:
-        raise DataError(f"{named(path)} does not exist; give a folder of pictures or a .npz file")
+        problem = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise DataError(f"{named(path)} {problem}{_WANTED}")
     raise SpecError(unknown("folder, file or data set", text, DATA_SETS.names()))
 
 

@@ -215,7 +215,7 @@ class FolderLayout:
             self.left_out.add("classes without a picture", name)
         self.classes = tuple(sorted(name for name, files in train.items() if files))
         if len(self.classes) < 2:
-            text = f"{named(self.directories['train'].name)} has {len(train)} class directories"
+            text = f"{named(self.directories['train'].name)} has {plural(len(train), 'class folder')}"
             if len(self.classes) != len(train):
                 text += f", of which {len(self.classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
             raise DataError(f"{text}; at least two are needed")
@@ -270,10 +270,10 @@ class FolderLayout:
         directories, files = self._entries(directory)
         for file in files:
             self._leave_out(file, "pictures beside the class directories")
-        if not directories and directory != self.root and any(map(_is_picture, files)):
+        if not directories and any(map(_is_picture, files)):
             raise DataError(
                 f"{named(directory.name)} holds pictures but no directory per class, so that nothing says what they"
-                " show; put them into directories, or move it elsewhere"
+                " show; put the pictures of each class into a directory of its own"
             )
         found: dict[str, list[Path]] = {}
         for each in sorted(directories):

@@ -127,7 +127,7 @@ def shared_background(facts: list[PictureFacts]) -> int:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    with _told_in_one_line(named(file), file), open_picture(file) as picture:
+    with _told_in_one_line(named(file)), open_picture(file) as picture:
         if picture.width * picture.height < _LARGE:
             yield picture
         else:
@@ -136,7 +136,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _told_in_one_line(name: str, file: Path | None = None) -> Iterator[None]:
+def _told_in_one_line(name: str) -> Iterator[None]:
     from PIL import Image
 
     try:
@@ -146,10 +146,7 @@ def _told_in_one_line(name: str, file: Path | None = None) -> Iterator[None]:
     except (DataError, UnsuitablePicture) as error:
         raise DataError(f"{name} cannot be used: {error}") from error
     except Exception as error:  # Pillow raises anything for damaged files, depending on the format
-        reason = reason_of(error)
-        if file is not None:
-            reason = reason.replace(named(file), "the file")
-        raise DataError(f"{name} is not an image that can be read ({reason}); repair or delete it") from error
+        raise DataError(f"{name} is not an image that can be read ({reason_of(error)}); repair or delete it") from error
 
 
 def _grey_palette(picture: Image.Image) -> bool:

@@ -29,7 +29,7 @@ _STRIP = 1 << 22
 
 
 class UnsuitablePicture(ValueError):  # noqa: N818 - it may be a good picture
-    """A whole picture that cannot be used as it is; the message says why and what to do."""
+    """A file that cannot be used as a picture as it is; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,20 @@ def read_picture(file: str | Path, pixels: PixelFormat) -> np.ndarray:
 
 def open_picture(file: str | Path) -> Image.Image:
     """Open a picture file; nothing is decoded yet."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    if Path(file).is_dir():
+        raise UnsuitablePicture("it is a folder; give the pictures in it")
     if not Path(file).is_file():
-        raise OSError(f"{file} is not there, or is not a regular file")
+        raise UnsuitablePicture("it is not there, or is not a regular file")
     Image.init()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    try:
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:  # which says no more than the file's name
+        if not Path(file).stat().st_size:
+            raise UnsuitablePicture("it is empty; delete it") from None
+        known = ", ".join(FORMATS)
+        raise UnsuitablePicture(f"it is damaged, or none of {known}; convert it to PNG or JPEG, or delete it") from None
 
 
 def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:

@@ -257,9 +257,9 @@ class Plan:
         ]
         longest = usable - sum(rung.networks * rung.seconds for rung in rungs) if retrain else rungs[-1].seconds
         pair = Rung(2, CONFIRMING * usable)
-        confirming = _growing(pair, longest - 2 * pair.seconds) if pair.seconds >= 1.5 * rungs[-1].seconds else None
-        if not retrain or rungs[-1].networks == 1:
-            confirming = None
+        confirming = None
+        if retrain and rungs[-1].networks > 1 and pair.seconds >= 1.5 * rungs[-1].seconds:
+            confirming = _growing(pair, longest - 2 * pair.seconds)
         return cls(tuple(_growing(rung, longest) for rung in rungs), reserve, speed.per_step, confirming)
 
     @classmethod

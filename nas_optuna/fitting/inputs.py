@@ -8,6 +8,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from torch.utils.data import IterableDataset
 
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.catalog import data_name
@@ -16,6 +17,7 @@ from nas_optuna.data.pictures import find_white, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep, orientation
 from nas_optuna.errors import DataError, SpecError, StudyError, describe_error, named, reason_of, shown
 from nas_optuna.export import files_of_ours
+from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
 NETWORK, PAGE = "network", "report.html"
@@ -48,21 +50,42 @@ def name_of(data: Any, folder: Path) -> str:
         return data_name(str(data))
     if isinstance(data, ImageSet):
         data = {"images": data.images, "labels": data.labels, "classes": data.classes}
+    parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, tuple | list) else ()
+    if 0 < len(parts) < 4 and all(map(_is_whole, parts)):
+        raise DataError(
+            f"it is divided into {plural(len(parts), 'part')}; give one dictionary of arrays: x_train, y_train, and"
+            " x_test, y_test where images are kept for the test"
+        )
     if isinstance(data, Mapping):
         return _kept({str(name): _array(values, f"{name!s:.40}") for name, values in data.items()}, folder)
     if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
         return _kept({"images": _images(data[0]), "labels": _labels(data[1])}, folder)
-    if hasattr(data, "__getitem__") and isinstance(data, Sized):
+    if hasattr(data, "shape"):
+        raise DataError("these are images without labels; give the pair (images, labels)")
+    if hasattr(data, "__getitem__") and isinstance(data, Sized) and not isinstance(data, bytes | IterableDataset):
         return _kept(_collected(data), folder)
     raise DataError(
-        f"a {type(data).__name__} holds no pictures; give a folder, a .npz file, a pair (images, labels) or a Dataset"
+        f"a {type(data).__name__} holds no pictures that can be asked for by number; give a folder, a .npz file, a pair"
+        " (images, labels), a Dataset with a length, or the list of what it gives, if that is pairs (image, label)"
     )
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is images with their labels, rather than one of both."""
+    if isinstance(value, tuple | list):
+        shapes = [tuple(getattr(each, "shape", ())) for each in value]
+        return len(shapes) == 2 and len(shapes[0]) > 2 and shapes[0][:1] == shapes[1][:1]
+    return hasattr(value, "__getitem__") and not (hasattr(value, "shape") or isinstance(value, str | bytes | Mapping))
 
 
 def _collected(dataset: Any) -> Arrays:
     """The pictures and labels of a ``Dataset``, read once, and the names of its classes where it has them."""
     images, labels = [], []
-    for index in range(len(dataset)):
+    try:
+        count = len(dataset)
+    except Exception as error:  # the user's code
+        raise DataError(f"the {type(dataset).__name__} does not say its length ({reason_of(error)})") from error
+    for index in range(count):
         try:
             item = dataset[index]
         except Exception as error:  # it is the user's code, or something that is no Dataset

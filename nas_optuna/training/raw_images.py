@@ -52,6 +52,8 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
 
 def _bytes(images: Tensor | np.ndarray[Any, Any], pixels: PixelFormat) -> Tensor:
     """Raw pixels of any type that is understood, as uint8; each type is scaled as the training images of it were."""
+    if isinstance(images, Tensor) and (images.layout != torch.strided or images.is_meta or images.is_quantized):
+        raise refused("a tensor is sparse, quantised or without data", pixels)
     if images.dtype in (torch.uint8, np.uint8):
         return images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     if isinstance(images, Tensor):
@@ -74,14 +76,12 @@ def refused(problem: str, pixels: PixelFormat) -> DataError:
     """What to raise for images that a network cannot take."""
     return DataError(
         f"{problem}; this network takes raw pixels, uint8 of 0 … 255, as"
-        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or PIL images"
+        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or pictures: paths or PIL"
+        " images"
     )
 
 
 def _picture(image: Any, pixels: PixelFormat) -> Tensor:
     if pixels.channels not in (1, 3):
         raise refused("a picture has 1 or 3 channels", pixels)
-    try:
-        return torch.from_numpy(np.array(picture_pixels(Path(image) if isinstance(image, str) else image, pixels)))
-    except DataError as error:
-        raise refused(str(error), pixels) from error
+    return torch.from_numpy(np.array(picture_pixels(Path(image) if isinstance(image, str) else image, pixels)))

@@ -65,14 +65,21 @@ def test_image_folders(command: Command, tmp_path: Path) -> None:
         refused(command, *RUN, *tiny(data__train_limit=16), "--set", f"data.name=folder:{root}", says=says)
 
     refuses(tmp_path / "absent", "absent does not exist; it should hold one directory per class")
-    refuses(image_folder(tmp_path / "one", ("cat",)), "1 class directories; at least two are needed")
+    refuses(image_folder(tmp_path / "one", ("cat",)), "1 class folder; at least two are needed")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     (tmp_path / "empty" / "dog").mkdir()
-    refuses(tmp_path / "empty", "2 class directories, of w")
+    refuses(tmp_path / "empty", "2 class folders, of w")
+    refuses(tmp_path / "one" / "cat", "holds pictures but no directory per class", "into a directory of its own")
     good = image_folder(tmp_path / "good")
-    for content in (b"", b"GIF", (good / "dog" / "3.png").read_bytes()[:45]):
+    damaged = (good / "dog" / "3.png").read_bytes()[:45]
+    for content, problem in (
+        (b"", "cannot be used: it is empty; delete it"),
+        (b"GIF", "cannot be used: it is damaged, or none of "),
+        (b"<html>", "convert it to PNG or JPEG, or delete it"),
+        (damaged, "not an image that can be read (image file is truncated); repair or delete it"),
+    ):
         (good / "dog" / "3.png").write_bytes(content)
-        refuses(good, str(good / "dog" / "3.png"), "not an image that can be read", "repair or delete it")
+        refuses(good, f"{good / 'dog' / '3.png'} ", problem)
 
 
 def test_a_class_that_only_the_test_part_has(command: Command, tmp_path: Path) -> None:

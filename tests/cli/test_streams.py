@@ -1,6 +1,7 @@
 """Text of users is never markup, and the standard streams may be closed, narrow in their encoding, or left."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -144,6 +145,49 @@ def test_a_reader_that_leaves_is_no_error(bracketed: str, arguments: tuple[str, 
     with os.fdopen(write, "wb") as gone:
         found = launched(*arguments, stdout=gone)
     assert (found.returncode, found.stderr) == (0, b"")
+
+
+LOUD = """
+import atexit, ctypes, os, sys
+from torch import nn
+import nas_optuna as nas
+
+def network(c, task):
+    print("from print")
+    os.write(1, b"from a descriptor\\n")
+    os.system("echo from a process")
+    sys.__stdout__.write("from the first stream\\n")
+    ctypes.CDLL(None).printf(b"from C\\n")
+    layers = [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, c.choice("width", [4, 8])), nn.LazyLinear(10)]
+    return nn.Sequential(*layers)
+
+atexit.register(print, "from the end")
+loud = nas.space(network)
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", "2")])
+def test_stdout_holds_facts_alone_whoever_writes_to_it(place: Path, more: tuple[str, ...]) -> None:
+    Path("own.py").write_text(LOUD)
+    small = ("--set", "recipe.epochs=1", "--set", "data.train_limit=200")
+    command = ("run", "--space", "own.py:loud", "--trials", "2", "--json", *small, *more)
+    found = subprocess.run(
+        [sys.executable, "-m", "nas_optuna", *command], capture_output=True, timeout=300, check=False, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)) == 2
+    for who in ("print", "a descriptor", "a process", "the first stream", "C", "the end"):
+        assert f"from {who}\n" in found.stderr, who
+
+
+def test_a_host_keeps_its_stdout(place: Path) -> None:
+    script = f"import os; {LAUNCH[2].replace('sys.exit(', '(')}; print('mine'); os.system('echo ours')"
+    found = subprocess.run(
+        [sys.executable, "-c", script, "devices", "--json"], capture_output=True, timeout=100, check=False, text=True
+    )
+    facts, mine = found.stdout.split("]", 1)
+    assert json.loads(facts + "]")
+    assert sorted(mine.split()) == ["mine", "ours"]
 
 
 def test_a_run_goes_on_when_nobody_reads_its_remarks_any_more(command: Command, bracketed: str) -> None:

@@ -101,8 +101,8 @@ def test_an_empty_folder_is_told_what_begins_a_study(command: Command, words: tu
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("folder:.", "here has 0 class directories"),
-        ("folder:..", "has 1 class directories"),
+        ("folder:.", "here has 0 class folders"),
+        ("folder:..", "has 1 class folder"),
         ("", "the data set has no name; give"),
         (" ", "the data set has no name; give"),
         ("https://example.org/photos.zip", "is an address; download it"),

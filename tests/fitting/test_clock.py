@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, TimeBudget
+from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, Plan, Speed, TimeBudget
 from nas_optuna.fitting.equal_seconds import EPOCHS, epochs_within
 from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult
@@ -58,3 +58,11 @@ def test_a_slow_first_epoch_does_not_end_a_training() -> None:
     clock = Clock(TimeBudget(10.0), reserve=3.0, epochs=40)
     assert clock(epochs(0.6)) > 10
     assert clock(epochs(0.6, 0.1, 0.1)) > 60
+
+
+@pytest.mark.parametrize("seconds", [0.0, -20.0, 1e-9])
+@pytest.mark.parametrize("retrain", [True, False])
+def test_where_loading_took_all_of_the_time_the_reference_is_left(seconds: float, retrain: bool) -> None:
+    plan = Plan.of(seconds, Speed(0.5, 4.0, 18), seconds / 4, retrain=retrain, selecting=1)
+    assert [rung.networks for rung in plan.rungs] == [1]
+    assert plan.confirming is None

@@ -1,6 +1,6 @@
 """Whatever a person gives as pictures is understood, or refused in one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from nas_optuna import ImageSet, load_data
 from nas_optuna.errors import DataError
@@ -36,6 +36,23 @@ class Items(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.item(index)
+
+
+class Stream(IterableDataset[Any]):
+    """What gives its items one after the other alone, and says how many they are."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(GREY, LABELS, strict=True))
+
+
+class Unmeasured(Items):
+    """It cannot say how many items it has."""
+
+    def __len__(self) -> int:
+        raise OSError("the index file is gone")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +153,12 @@ def test_a_dictionary_may_have_a_test_part(tmp_path: Path) -> None:
         ((["a.png"] * COUNT, LABELS), "not 'a.png'"),
         (("photos", "more"), "not 'photos'"),
         ((None, None), "not None"),
-        (GREY, r"must be a pair \(image, label\)"),
+        (GREY, r"images without labels; give the pair \(images, labels\)"),
+        (((GREY, LABELS), (GREY, LABELS)), "divided into 2 parts; give one dictionary of arrays: x_train"),
+        ([Items(lambda i: (GREY[i], 0))] * 3, "divided into 3 parts; give one dictionary of arrays: x_train"),
+        ({"train": Items(lambda i: (GREY[i], 0))}, "divided into 1 part; give one dictionary of arrays: x_train"),
+        (Stream(), r"a Stream holds no pictures.*the list of what it gives, if that is pairs \(image, label\)"),
+        (Unmeasured(lambda i: (GREY[i], 0)), r"the Unmeasured does not say its length \(the index file is gone\)"),
         (Items(lambda i: {"image": GREY[i], "label": i}), r"an item of the Items is a dict"),
         (Items(lambda i: 1 // 0), "item 0 of the Items cannot be read"),
         (Items(lambda i: (GREY[i], 0.7)), "must hold whole numbers or names"),

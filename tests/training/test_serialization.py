@@ -90,6 +90,8 @@ def test_predict_takes_arrays_tensors_pictures_and_single_images(network: ImageC
         torch.zeros(1, 1, 1, 8, 8, dtype=torch.uint8),
         [],
         [[0, 1], [2, 3]],
+        torch.zeros(1, 1, 8, 8).to_sparse(),
+        torch.zeros(1, 1, 8, 8, device="meta"),
         None,
         7,
     ],
@@ -101,6 +103,25 @@ def test_other_images_are_refused_with_what_is_expected(network: ImageClassifier
     if isinstance(wrong, torch.Tensor):
         with pytest.raises(DataError):
             network(wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "it is a folder; give the pictures in it"),
+        (b"", "it is empty; delete it"),
+        (b"<html>", "convert it to PNG or JPEG, or delete it"),
+    ],
+)
+def test_what_is_no_picture_file_is_told_in_one_line(
+    network: ImageClassifier, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    path = tmp_path / "holiday"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        network.predict(path)
+    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).endswith(said)
 
 
 def test_a_damaged_picture_is_refused(network: ImageClassifier, tmp_path: Path) -> None:
