@@ -89,7 +89,7 @@ def usable_cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can still take, a container's limit included; None where the system does not say."""
+    """Bytes that this process can still take, a container's limit included; None if the system does not say."""
     found = []
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -191,7 +191,7 @@ def laid_out(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _contiguous_is_faster(device: torch.device) -> bool | None:
-    """Train a first layer of one channel and a wider one in both formats, in turn; None where that cannot be timed."""
+    """Train a first layer of one channel and a wider one in both formats, in turn; None if that cannot be timed."""
     import torch
 
     formats = (torch.channels_last, torch.contiguous_format)

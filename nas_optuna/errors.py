@@ -168,7 +168,7 @@ def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str]
 
 
 def nearest(name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
-    """The known name that somebody most likely wanted to write; None where that is anybody's guess."""
+    """The known name that somebody most likely wanted to write; None if that is anybody's guess."""
     # The one that differs in case and separators only, else what `meant` says (words of other tools, in small letters
     # without other signs -> what each is called here), else the one that is begun or continued by the name, or has it
     # among its words, else one with two thirds of its letters in their order.

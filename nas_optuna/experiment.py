@@ -51,7 +51,7 @@ class Experiment:
         objective: Scores what a trial chooses; it holds evaluator, costs and limits.
         sampler: What proposes architectures, inside the limits.
         pruner: What stops trials.
-        data: The images of our own training; None where the study has an evaluator of its own.
+        data: The images of our own training; None if the study has an evaluator of its own.
         why: Why this sampler, where nobody has named one.
 
     Examples:
@@ -71,7 +71,7 @@ class Experiment:
 
     @property
     def allowed(self) -> Allowed | None:
-        """What the study's limits let be proposed, by its parameters; None where there are no limits."""
+        """What the study's limits let be proposed, by its parameters; None if there are no limits."""
         return self.sampler.is_inside if isinstance(self.sampler, WithinLimitsSampler) else None
 
     @classmethod

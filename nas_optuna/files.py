@@ -122,7 +122,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """What a JSON file of this package remembers; nothing where it is absent or damaged."""
+    """What a JSON file of this package remembers; nothing if it is absent or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

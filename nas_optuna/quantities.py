@@ -16,8 +16,8 @@ class Quantity:
     Attributes:
         name: What a spec calls it.
         direction: Optuna's word for which way is better.
-        ideal: The best value there can be; None where there is no bound.
-        worst: The worst value there can be; None where there is no bound.
+        ideal: The best value there can be; None if there is no bound.
+        worst: The worst value there can be; None if there is no bound.
         label: What people call it; the name where it says nothing.
         unit: Unit of its values; empty for a count or a share.
         format: Python's format specification of a value below 1,000; ``""`` is four significant digits.

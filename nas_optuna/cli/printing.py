@@ -98,7 +98,7 @@ def print_error(message: str) -> None:
 
 
 def say(*messages: str) -> None:
-    """Remarks for a person, on stderr, so that stdout stays a table or JSON; nothing where ``--quiet`` was given."""
+    """Remarks for a person, on stderr, so that stdout stays a table or JSON; nothing if ``--quiet`` was given."""
     for message in () if _quiet else messages:
         _remark("\n".join(map(printable, message.split("\n"))))
 
@@ -249,7 +249,7 @@ def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """How wide each column is printed, with so many characters a line; 0 where it is left out."""
+    """How wide each column is printed, with so many characters a line; 0 if it is left out."""
     from rich.cells import cell_len
 
     natural = [

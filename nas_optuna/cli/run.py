@@ -133,7 +133,7 @@ class _Search:
 
     @cached_property
     def handle(self) -> ExperimentHandle | None:
-        """What workers open; None where nobody else can open the study."""
+        """What workers open; None if nobody else can open the study."""
         from nas_optuna.experiment import ExperimentHandle
         from nas_optuna.study import files, storage
 

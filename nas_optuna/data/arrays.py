@@ -119,7 +119,7 @@ class NpzSource(FileSource):
         return found
 
     def _channel_axes(self) -> dict[Part, int | None]:
-        """Each part's axis of the channels, None where there is none; images, labels and parts must fit together."""
+        """Each part's axis of the channels, None if there is none; images, labels and parts must fit together."""
         layout = _text(self._array(self._headers[_LAYOUT])).casefold() if _LAYOUT in self._headers else None
         axes, channels = {}, set()
         for part in self._arrays:
@@ -295,7 +295,7 @@ def _class_values(
     labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOutCollector
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The different values of a data set's labels, sorted, and what each is called."""
-    # `names` are what the values 0, 1, … are called, None where each value is its own name; `left_out` is told of names
+    # `names` are what the values 0, 1, … are called, None if each value is its own name; `left_out` is told of names
     # that no image has. A `DataError` where a part has a value that the training part lacks, or values are no classes.
     train = labels["train"]
     known = np.unique(train)

@@ -45,7 +45,7 @@ class ImageSet:
         background: The shade that transparency was laid on where these were pictures: 255 is white, 0 black.
         whole_white: The whole number that became 255 where pixels were deeper than 8 bits, e.g. 4095.
         fraction_white: The fraction that became 255 where pixels were floating-point numbers: 1 or 255.
-        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty where that is
+        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty if that is
             unknown.
         notes: One line for each thing that a person should know: the layout, what was done to pixels, what is not used.
             They are printed at the head of a run.

@@ -41,7 +41,7 @@ class Augmentation:
 
     @classmethod
     def of(cls, recipe: Recipe, images: ImageSet) -> Augmentation | None:
-        """What a recipe varies in a training by some images; None where it is nothing."""
+        """What a recipe varies in a training by some images; None if it is nothing."""
         letters = all(len(name) == 1 for name in images.classes)  # or digits
         flip = not (letters or images.is_chiral) if recipe.flip == "auto" else recipe.flip
         shift = max(1, round(images.side / 10)) if recipe.shift == "auto" else recipe.shift
@@ -54,7 +54,7 @@ class Augmentation:
 
     @classmethod
     def note(cls, recipe: Recipe, images: ImageSet) -> str:
-        """What a recipe varies in images, where a person might want it otherwise; empty where it is nothing."""
+        """What a recipe varies in images, where a person might want it otherwise; empty if it is nothing."""
         found = cls.of(recipe, images)
         if found is None:
             return ""

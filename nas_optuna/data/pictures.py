@@ -54,7 +54,7 @@ def shared_whites(found: Iterable[tuple[str, int]]) -> dict[str, Any]:
 
 
 def scaling(kind: str, white: int) -> str:
-    """How numbers become 0 … 255, e.g. ``12-bit values scaled to 0 … 255``; empty where they stay."""
+    """How numbers become 0 … 255, e.g. ``12-bit values scaled to 0 … 255``; empty if they stay."""
     if kind == "fraction_white":
         return "fractions of 0 … 1 scaled to 0 … 255" if white == 1 else "fractions of 0 … 255 rounded"
     return "" if white == 255 else f"{white.bit_length()}-bit values scaled to 0 … 255"

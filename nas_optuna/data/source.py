@@ -34,7 +34,7 @@ MAX_INPUT_SIDE = 4096
 
 
 InputSize = int | tuple[int, int] | None
-"""Side in pixels of what networks will see, or its ``(height, width)``; None where nobody says."""
+"""Side in pixels of what networks will see, or its ``(height, width)``; None if nobody says."""
 
 
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:

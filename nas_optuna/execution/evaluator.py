@@ -1,4 +1,4 @@
-"""How an architecture is scored: the contract that a training of your own can fulfil, and our own training.
+"""How an architecture is scored: the `Evaluator` contract, for a training of your own, and the built-in training.
 
 An evaluator knows nothing of Optuna. It yields one `Measurement` per step; pruning, resuming, costs, samplers, workers
 and the dashboard need nothing else.
@@ -34,19 +34,18 @@ from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.network import is_out_of_memory, resolve_precision
 
 EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
-"""Evaluators of third parties. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""
+"""Third-party evaluators. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one step of a training brought.
+    """The results of one training step.
 
     Attributes:
-        step: Steps finished, from 1; in our own training a step is an epoch.
+        step: Steps finished, from 1; in the built-in training a step is an epoch.
         metrics: Every figure, by name; a tensor or an array of one number becomes that number.
         seconds: How long the step took.
-        details: What is to be kept with the trial beside that, JSON-ready, by the name of a `TrialKey`; the last step's
-            details win.
+        details: Further attributes of the trial, JSON-ready, by the name of a `TrialKey`; those of the last step win.
         epochs: Epochs trained in this step, over all repeats.
 
     Examples:
@@ -66,7 +65,7 @@ class Measurement:
 
 
 def _plain(value: Any) -> Any:
-    """The number that a tensor, an array or NumPy's number is; anything else as it is."""
+    """The number in a tensor, array or NumPy scalar of one element; anything else unchanged."""
     single = hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1
     return value.item() if single else value
 
@@ -76,8 +75,8 @@ class Evaluator(Protocol):
     """Scores architectures.
 
     Attributes:
-        identity: Differs whenever a value would: data, training settings, number format, and what else decides one. It
-            is the key by which a finished trial is reused and a checkpoint is found. The space is added by us.
+        identity: Differs whenever a value would: names data, training settings, number format and all else that decides
+            a value. A finished trial is reused, and a checkpoint found, by it. The space is added by us.
         space: The space whose architectures it trains.
         steps: The largest step that a training reaches.
 
@@ -118,10 +117,10 @@ class Evaluator(Protocol):
 
         Args:
             architecture: A point of `space`; ``space.build(architecture)`` is its network.
-            resume: A folder of this training's own, to keep what is needed to go on after a kill; it may not exist yet,
-                and is removed once the training has ended. None where nothing is to be kept. Steps that are found
-                there are yielded again, first.
-            stop: Asked between optimiser steps; raise `nas_optuna.errors.Interrupted` when it says True.
+            resume: This training's own folder, for what is needed to continue after a kill; it may not exist yet, and
+                is removed once the training has ended. None if nothing is to be kept. Steps that are found there are
+                yielded again, first.
+            stop: Called between optimiser steps; raise `nas_optuna.errors.Interrupted` when it returns True.
 
         Yields:
             One measurement per step, with steps 1, 2, 3, …
@@ -133,12 +132,12 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class EvaluatorContext:
-    """What a factory of an evaluator is given.
+    """What an evaluator's factory gets.
 
     Attributes:
         make_space: Makes the study's space for inputs ``[in_channels, *input_size]`` and a number of outputs.
         device: Where to train.
-        data_directory: Where data sets are kept; None is their default place.
+        data_directory: Where data sets are kept; None is the default.
 
     Examples:
         A factory that ``[evaluator] name = "my_package:make_evaluator"`` names::
@@ -157,7 +156,7 @@ class EvaluatorContext:
 
         Args:
             in_channels: Channels of an input.
-            outputs: Numbers that the network gives per input: classes, or 1 for a regression.
+            outputs: Number of outputs per input: classes, or 1 for a regression.
             input_size: Side in pixels, or ``(height, width)``.
 
         Raises:
@@ -175,7 +174,7 @@ def checked_measurements(
     stop: Callable[[], bool],
     device: torch.device,
 ) -> Iterator[Measurement]:
-    """What an evaluator yields, checked, with whatever it raises as one kind of error."""
+    """An evaluator's measurements, checked, with its errors as `TrainingError`."""
     last = 0
     try:
         for measured in evaluator.evaluate(architecture, resume=resume, stop=stop):
@@ -194,7 +193,7 @@ def checked_measurements(
 
 
 def _require_sound(measured: object, step: int, needed: set[str]) -> None:
-    """Refuse what an evaluator must not yield."""
+    """Check one measurement."""
     if not isinstance(measured, Measurement):
         raise TrainingError(f"the evaluator yielded a {type(measured).__name__}, not a Measurement")
     if measured.step != step:
@@ -222,13 +221,13 @@ def digest(*parts: Any) -> str:
 
 
 def space_identity(space: SearchSpace) -> dict[str, Any]:
-    """What decides the network of an architecture: the space's identity and its settings."""
+    """Everything that decides the network of an architecture: the space's identity and its settings."""
     names = space.settings if space.settings is not None else _plain_attributes(space)
     return {**space.identity(), "settings": {name: repr(getattr(space, name)) for name in names}}
 
 
 def _plain_attributes(space: SearchSpace) -> list[str]:
-    """What a space that declares no settings keeps, without what it has computed."""
+    """The public attributes of a space that declares no settings, without computed ones."""
     plain = (str, int, float, bool, tuple, list, dict, frozenset, type(None))
     derived = {k for k in vars(space) if isinstance(getattr(type(space), k, None), cached_property)}
     public = {k: v for k, v in vars(space).items() if not k.startswith("_") and k not in derived}
@@ -237,7 +236,7 @@ def _plain_attributes(space: SearchSpace) -> list[str]:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search with our own training is about."""
+    """Spec, data and space of a search with the built-in training."""
 
     spec: StudySpec
     data: SearchData
@@ -245,11 +244,11 @@ class Search:
 
 
 Beginning = Callable[[Architecture], Mapping[str, Tensor] | None]
-"""From an architecture to the weights with which its training begins; None draws them, as where nothing is given."""
+"""From an architecture to the initial weights of its training; None has them drawn."""
 
 
 class TrainingEvaluator:
-    """Our own training: images, a recipe, metrics on the images that select."""
+    """The built-in training: images, a recipe, and metrics of the validation images."""
 
     def __init__(
         self,
@@ -277,16 +276,16 @@ class TrainingEvaluator:
     def identity(self) -> str:
         """See `Evaluator`."""
         names = [metric.name for metric in self._metrics]
-        # Another memory format gives other last digits; the usual one is not named, as stored studies did not.
+        # Another memory format changes the last digits; the usual one is not named, as in earlier studies.
         unusual = [] if memory_format(self.device) == torch.channels_last else ["contiguous"]
-        if self.recipe.flip == "auto" and self.data.train.is_chiral:  # measured, or said by who made the images
+        if self.recipe.flip == "auto" and self.data.train.is_chiral:
             unusual.append("not mirrored")
         return digest(self.data.fingerprint, self.recipe.settings, self.precision, names, *unusual)
 
     def evaluate(
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[Measurement]:
-        """Train all repeats side by side, an epoch at a time, so that their mean can be pruned; see `Evaluator`."""
+        """Train all repeats epoch by epoch, in turn, so that their mean can be pruned; see `Evaluator`."""
         seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
         trainings = [self._training(architecture, seed, resume, stop) for seed in seeds]
         for results in zip(*trainings, strict=True):
@@ -317,11 +316,11 @@ class TrainingEvaluator:
 
     @cached_property
     def validation_loader(self) -> BatchLoader:
-        """Batches of the images that select, made once and shared by all trials of this process."""
+        """Batches of the validation images, made once and shared by all trials of this process."""
         return BatchLoader(self.data.validation, self.recipe.batch_size, self.space.input_size, self.device)
 
     def with_recipe(self, recipe: Recipe) -> TrainingEvaluator:
-        """Return a copy that trains by another recipe; the loaders are shared where the recipe leaves them alike."""
+        """Return a copy that trains by another recipe, with the same loaders if that recipe allows it."""
         other = copy.copy(self)
         other.recipe, other.steps = recipe, recipe.epochs
         other.precision = str(resolve_precision(recipe.precision, self.device)).removeprefix("torch.")
@@ -332,7 +331,7 @@ class TrainingEvaluator:
         return other
 
     def describe(self) -> str:
-        """The number format, and where the images live."""
+        """The number format, and where the images are."""
         return f"{self.precision}, images {self.train_loader.kind}"
 
     def _training(
@@ -354,7 +353,7 @@ class TrainingEvaluator:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the loaders, which every process makes for its own device."""
+        """Without the loaders, which each process makes for its own device."""
         return {k: v for k, v in vars(self).items() if k not in ("train_loader", "validation_loader")}
 
 
@@ -363,7 +362,7 @@ def _figures(result: EpochResult) -> dict[str, float]:
 
 
 def _require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
-    """Refuse a space, data and a recipe that do not fit together, before anything is trained."""
+    """Refuse space, data and recipe that do not fit together, before anything is trained."""
     classes = len(data.train.classes)
     if space.classes != classes:
         raise SpecError(f"the space has {space.classes} classes and the data {classes}; make it with classes={classes}")

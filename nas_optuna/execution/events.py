@@ -1,4 +1,4 @@
-"""What happens while something is trained, told to whoever wants to show it or to keep it.
+"""Events of trainings, and the callbacks that are told of them.
 
 One `Callback` serves a search, a supernet's training, a check and a retraining: terminal, dashboard notes and trackers
 are callbacks, and so is any plain Optuna callback ``(study, trial)``.
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What begins.
+    """One run: a search, a supernet's training, a supernet's check, or a retraining.
 
     Attributes:
-        kind: A search, a supernet's training, a supernet's check, or a retraining.
+        kind: Which of these.
         study: The study that it belongs to.
-        subjects: How many trainings it shall have, where that is known; a supernet's short trainings are not counted.
+        subjects: How many trainings are planned, if that is known; a supernet's short trainings are not counted.
         steps: Steps (epochs) of each training.
-        timeout: Seconds after which no further training begins, where there is such a limit.
-        facts: What else a person may want to know, by name, JSON-ready.
+        timeout: Seconds after which no further training begins, if there is such a limit.
+        facts: Further facts for a person, by name, JSON-ready.
     """
 
     kind: Literal["search", "supernet", "check", "retrain"]
@@ -47,14 +47,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained: a trial of a search, a seed of a retraining, a supernet, or an architecture for a short time.
+    """One training: a trial of a search, a seed of a retraining, a supernet, or a short training.
 
     Attributes:
         name: For a person, e.g. ``"trial 3"``, ``"seed 0"`` or ``"short training 1"``.
-        trial: The trial, in a search; None where another process runs it.
-        architecture: The architecture's string, where there is one.
+        trial: The trial, in a search; None if another process runs it.
+        architecture: The architecture's string, if there is one.
         study: The study, in a search.
-        worker: The number of the worker that trains it, from 1, where there are several.
+        worker: The number of the worker that trains it, from 1, if there are several.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Subject:
 
 
 class Callback:
-    """Told what happens, in the order of these methods. All of them do nothing; override what you need.
+    """Told of events by these methods, in this order. All of them do nothing; override what you need.
 
-    A callback that raises is closed and told nothing more; the run goes on.
+    A callback that raises is closed and not called again; the run continues.
 
     Examples:
         >>> class Printer(Callback):
@@ -96,21 +96,21 @@ class Callback:
         self.any_event("tested", run, report)
 
     def run_finished(self, run: Run) -> None:
-        """After the last training, also where the run was interrupted or failed."""
+        """After the last training, even if the run was interrupted or failed."""
         self.any_event("run_finished", run)
 
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
-        """Told, by the name of its method and with that method's arguments, whatever no method here overrides."""
+        """Receives every event whose method is not overridden: that method's name and arguments."""
 
     def close(self) -> None:
-        """Let go of what is open, after a method has raised; once more at the end of the run where this raises too."""
+        """Release resources after a method has raised; called again at the end of the run if it raises itself."""
 
 
 OptunaCallback = Callable[[Study, FrozenTrial], None]
 
 
 class _FromOptuna(Callback):
-    """A plain Optuna callback, told of each trial that has ended."""
+    """A plain Optuna callback, called for each ended trial."""
 
     def __init__(self, function: OptunaCallback) -> None:
         self._function = function
@@ -121,9 +121,9 @@ class _FromOptuna(Callback):
 
 
 class Callbacks(Callback):
-    """Several callbacks as one, plain Optuna callbacks ``(study, trial)`` among them: each is told until it raises."""
+    """Several callbacks as one, including plain Optuna callbacks ``(study, trial)``; one that raises is dropped."""
 
-    # A plain Optuna callback may raise, as in ``study.optimize``, where that ends the run.
+    # If a plain Optuna callback raises, the run ends, as in ``study.optimize``.
 
     def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
         self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
@@ -131,7 +131,7 @@ class Callbacks(Callback):
 
     @contextmanager
     def during(self, run: Run) -> Iterator[None]:
-        """Tell all that a run begins, and, however it ends, that it has ended."""
+        """Tell all that a run begins and, however it ends, that it has ended."""
         try:
             self.run_started(run)
             yield
@@ -139,7 +139,7 @@ class Callbacks(Callback):
             self.run_finished(run)
 
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
-        """Tell all; after the end of the run, close what could not be closed."""
+        """Tell all; at the end of the run, close those that could not be closed before."""
         for callback in list(self._callbacks):
             try:
                 getattr(callback, event)(about, *more)
@@ -149,7 +149,7 @@ class Callbacks(Callback):
                 self._drop(callback, error)
         if event == "run_finished":
             for callback in self._unclosed:
-                with suppress(Exception):  # it was said already that it fails
+                with suppress(Exception):  # its failure was already reported
                     callback.close()
             self._unclosed.clear()
 

@@ -1,4 +1,4 @@
-"""The network that a trial trained, or that was retrained for it, with what is known of how well it does."""
+"""The network that a trial trained, or that was retrained for it, with its accuracy."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header
 
 _SLACK = 0.002
-"""How much of the images may be classified otherwise on another device or in another precision, beside one image."""
+"""The share of images, in addition to one, that another device or precision may classify differently."""
 
 
 @dataclass(frozen=True)
 class FinishedNetwork:
-    """A trained network, on the CPU, with what a reader should know of it by name."""
+    """A trained network on the CPU, with facts for a reader, by name."""
 
     classifier: ImageClassifier
     facts: dict[str, str]
-    remark: str | None = None  # why it is not the one that somebody might expect
-    retrained: bool = False  # on validation images, too
+    remark: str | None = None  # why it is not the one that a person might expect
+    retrained: bool = False  # on training and validation images
 
 
 def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
-    """The network of a file that nobody named, if it is the trial's; else its kept weights, with a remark."""
+    """The network in the default file, if it is the trial's; otherwise its kept weights, with a remark."""
     refused: NasOptunaError | None = None
     if file.is_file():
         try:
@@ -64,7 +64,7 @@ def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, k
 
 
 def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
-    """What the file of a retraining's first network says of where it comes from and how it did."""
+    """The origin and test figures that are stored with a retraining's first network."""
     return Origin(
         study=study.study_name,
         study_uid=study_uid(study),
@@ -78,7 +78,7 @@ def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
 
 
 def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Path) -> FinishedNetwork:
-    """The network of a file that ``nas-optuna retrain`` wrote for a trial, with the figures that the file carries."""
+    """The network in a file that ``nas-optuna retrain`` wrote for a trial, with the figures stored there."""
     classifier = load_network(file, space=search.space)
     wanted, origin = search.space.architecture(of_architecture(trial.params)), classifier.header.origin
     if origin is not None and origin.study_uid != study.user_attrs.get(StudyKey.UID):
@@ -115,7 +115,7 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
 def with_kept_weights(
     study: Study, space: SearchSpace, trial: FrozenTrial, kept: KeptWeights
 ) -> tuple[nn.Module, dict[str, str]]:
-    """The network of a trial with its kept weights, and their facts; a `StudyError` where they are not its own."""
+    """A trial's network with its kept weights, and their facts; a `StudyError` if they are not the trial's."""
     found = kept.load(trial.number)
     if found is None:
         raise StudyError(
@@ -136,7 +136,7 @@ def with_kept_weights(
 
 
 def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
-    """The network of a trial whose weights were kept; its accuracy is measured again and must be what it was."""
+    """A trial's network with its kept weights, whose accuracy is measured again and must be unchanged."""
     network, facts = with_kept_weights(study, search.space, trial, kept)
     architecture = search.space.architecture(of_architecture(trial.params))
     classifier = ImageClassifier(
@@ -157,7 +157,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
 
 
 def _validated(classifier: ImageClassifier, search: Search, architecture: Architecture, facts: dict[str, str]) -> float:
-    """The accuracy on the images that select, measured again from the raw pixels."""
+    """The accuracy on the validation images, measured again from the raw pixels."""
     cpu = torch.device("cpu")
     loader = BatchLoader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
     accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy

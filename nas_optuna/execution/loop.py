@@ -1,4 +1,4 @@
-"""The loop that takes trials, runs them and tells their outcome, and that can be stopped and resumed."""
+"""The loop that takes trials, runs them and tells their outcome; it can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from nas_optuna.study.storage import failure
 logger = logging.getLogger(__name__)
 
 HOPELESS = 3
-"""A run whose first trials, so many, all fail for the same cause ends: the next ones would too."""
+"""A run ends if so many first trials all fail for the same cause: the next ones would, too."""
 _CAUSE_LENGTH = 300
 _LOOK_EVERY = 10.0
-"""Seconds after which a run looks again, between trials, for what another process has left behind."""
+"""Seconds after which a run looks again, between two trials, for abandoned trials of other processes."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Outcome:
 class StopRequest:
     """Whether somebody asked to stop. `interruptible` sets it on Ctrl-C and on SIGTERM.
 
-    Who asks it regularly, as a training does between steps, is asked to stop and may finish its step. Who has not asked
-    it yet, as a sampler that thinks for minutes, is interrupted at once, and so is everybody by a second signal. Only
-    writing to the study is never interrupted; that takes milliseconds.
+    A training asks it between steps, so it may finish its step. Code that does not ask, such as a sampler that computes
+    for minutes, is interrupted at once, and a second signal interrupts everything. Only writes to the study, which take
+    milliseconds, are never interrupted.
 
     Attributes:
         asked: Whether somebody has asked.
@@ -73,7 +73,7 @@ class StopRequest:
 
     @contextmanager
     def guarding(self) -> Iterator[None]:
-        """Within it nothing is interrupted, except within `evaluating`."""
+        """Let nothing in the block be interrupted, except within `evaluating`."""
         self._guarded = True
         try:
             yield
@@ -82,7 +82,7 @@ class StopRequest:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it a signal interrupts at once what does not ask whether to stop."""
+        """Let a signal interrupt the block at once unless it asks whether to stop."""
         self._was_asked_for, self._guarded = False, False
         try:
             if self.asked:
@@ -92,7 +92,7 @@ class StopRequest:
             self._was_asked_for, self._guarded = True, True
 
     def signal(self) -> None:
-        """Take notice of a signal."""
+        """Handle a signal."""
         again, self.asked = self.asked, True
         self.insisted = self.insisted or again
         if not self._guarded and (again or not self._was_asked_for):
@@ -102,7 +102,7 @@ class StopRequest:
 
 @contextmanager
 def interruptible(stop: StopRequest) -> Iterator[None]:
-    """Within it Ctrl-C and SIGTERM ask to stop; see `StopRequest`."""
+    """Make Ctrl-C and SIGTERM set `stop`; see `StopRequest`."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -119,7 +119,7 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
 
 
 def always() -> bool:
-    """Return True: a run that needs nobody's permission for its trials."""
+    """True: a run that needs no permission for its trials."""
     return True
 
 
@@ -134,25 +134,25 @@ def run(
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:
-    """Run trials of a study until there were enough, time is up, or somebody asks to stop (``study.stop()`` too)."""
-    # It differs from ``study.optimize`` in this:
-    # - A trial that is interrupted goes back into the queue rather than to waste, and so do trials whose process died
-    # or has not renewed its lease; see `nas_optuna.study.lease`. - Any number of processes may run the same study, on
-    # SQLite too: each trial is taken by one of them. - A trial that fails (`TrainingError`, `ArchitectureError`, or
-    # whatever an enqueued one raises) ends alone, with its cause. - A trial that somebody else took or deleted
-    # meanwhile is dropped, with a line that says so.
-    # - The callbacks are told of each step, too, where the objective is ours.
+    """Run trials of a study until there are enough, time is up, or somebody asks to stop (also by ``study.stop()``)."""
+    # It differs from ``study.optimize`` as follows:
+    # - An interrupted trial goes back into the queue, as do trials whose process died or did not renew its lease; see
+    #   `nas_optuna.study.lease`.
+    # - Any number of processes may run the same study, even on SQLite: one of them gets each trial.
+    # - A trial that fails (`TrainingError`, `ArchitectureError`, or anything in an enqueued one) does not end the run.
+    # - A trial that somebody else took or deleted meanwhile is dropped with a warning.
+    # - The callbacks are told of each step as well, if the objective is an `EvaluatorObjective`.
     budget = TrialBudget(trials, timeout, total)
     return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), may_begin, budget).run()
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an error is one of this package, of the machine or of the storage, and none of the objective's."""
+    """Whether an error comes from this package, the machine or the storage, and not from the objective."""
     return isinstance(error, NasOptunaError | Interrupted | OSError) or failure(error) is not None
 
 
 def _is_gone(error: BaseException) -> bool:
-    """Whether an error says that the study or its database server is not there."""
+    """Whether an error says that the study or its database server is gone."""
     return isinstance(error, Gone) or is_away(error)
 
 
@@ -192,7 +192,7 @@ class _Run:
         return Outcome(finished, self.stop.asked)
 
     def _take_over(self, *, again: bool = False) -> None:
-        """Put back the trials of processes that have died, and tell of those that ended just before theirs did."""
+        """Put back the trials of dead processes, and report those that ended just before their process died."""
         for ended in lease.take_unclosed(self.study):
             subject = Subject(f"trial {ended.number}", None, study=self.study)
             self.told.trial_started(subject)
@@ -201,7 +201,7 @@ class _Run:
         lease.release_abandoned(self.study, again=again)
 
     def _run_trial(self) -> bool:
-        """Run one trial; False where there is none left to run."""
+        """Run one trial; False if there is none left to run."""
         trial_id = lease.take_waiting(self.study)
         if trial_id is None:
             if self._is_exhausted():
@@ -258,28 +258,28 @@ class _Run:
         try:
             return self.study.tell(trial, value, state)
         except (UpdateFinishedTrialError, KeyError):
-            # A server that went away after it had written the end is asked once more; and a grid looks for the place of
-            # the last trial, which an enqueued one has not.
+            # Either the server went away after it had written the end, so the call was repeated; or a grid sampler
+            # looked up the grid point of an enqueued trial, which has none.
             if lease.status(self.study, trial_id) != LeaseStatus.TOLD:
                 raise
             return optuna_internals.read_trial(self.study, trial_id)
 
     def _is_lost(self, trial_id: int, error: BaseException) -> bool:
-        """Whether the trial is no longer this process's, which explains whatever was raised."""
+        """Whether the trial no longer belongs to this process, which explains the error."""
         if _is_gone(error):
             return False
         try:
             lost = lease.status(self.study, trial_id) == LeaseStatus.LOST
-        except Exception:  # the database failed, and fails still
+        except Exception:  # the database still fails
             return False
         if lost:
             self._require_study()
         return lost
 
     def _give_back(self, trial_id: int, error: BaseException) -> None:
-        """After an error that ends the run: the trial fails by its own, and waits after the machine's (a full disk)."""
+        """End the trial after an error that ends the run; it waits again if the machine caused it, as a full disk."""
         if _is_gone(error):
-            return  # whoever runs the study next takes the trial from this process, which is dead then
+            return  # the next run takes the trial over when this process has ended
         if _is_ours(error):
             lease.release(self.study, trial_id)
         else:
@@ -299,7 +299,7 @@ class _Run:
 
     @contextmanager
     def _telling_steps(self) -> Iterator[None]:
-        """Have an objective of ours tell the run's callbacks of its steps, beside its own."""
+        """Let an `EvaluatorObjective` tell the run's callbacks of its steps, in addition to its own."""
         if not isinstance(self.objective, EvaluatorObjective):
             yield
             return
@@ -311,7 +311,7 @@ class _Run:
 
     @contextmanager
     def _noticing_deletion(self) -> Iterator[None]:
-        """Say that the study was deleted, rather than what came of it."""
+        """Report that the study was deleted rather than an error that this has caused."""
         try:
             yield
         except NasOptunaError:
@@ -331,15 +331,15 @@ class _Run:
 
 @dataclass
 class TrialBudget:
-    """When a run ends, and who of its workers may begin one more trial; None is no limit. Its clock runs.
+    """When a run ends, and which of its workers may begin one more trial; None is no limit. Its clock starts at once.
 
-    A trial that a worker does not finish (it died, or somebody else took the trial) is given to the next that asks, so
-    that the run ends with exactly as many trials as it shall have.
+    If a worker does not finish a trial (it died, or somebody else took the trial), another worker may begin one, so
+    that the run ends with exactly as many trials as it was asked for.
 
     Attributes:
         trials: Trials to finish, by all workers of the run together.
         timeout: Seconds after which no trial begins.
-        total: Trials that the study may have, whoever makes them.
+        total: Trials that the study may have, no matter who makes them.
         finished: Trials that the workers have finished.
 
     Examples:
@@ -363,12 +363,12 @@ class TrialBudget:
 
     @property
     def is_open(self) -> bool:
-        """Whether a trial may still begin, now or when one is dropped."""
+        """Whether a trial may still begin, now or after another one is dropped."""
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return not (self._closed or late or (self.trials is not None and self.finished >= self.trials))
 
     def ask(self, worker: int) -> bool:
-        """Whether a worker may begin a trial; it has ended, or dropped, the one before."""
+        """Whether a worker, which has finished or dropped its previous trial, may begin a new one."""
         self._held.discard(worker)
         if not self.is_open or (self.trials is not None and self.finished + len(self._held) >= self.trials):
             return False
@@ -381,7 +381,7 @@ class TrialBudget:
         self.finished += 1
 
     def drop(self, worker: int) -> None:
-        """Take back the leave of a worker that has ended."""
+        """Take back the permission of a worker that has ended."""
         self._held.discard(worker)
 
     def close(self) -> None:

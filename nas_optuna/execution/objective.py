@@ -56,12 +56,12 @@ logger = logging.getLogger(__name__)
 class EvaluatorObjective:
     """Score the architecture that a trial chooses and return its objectives' values: a plain Optuna objective.
 
-    Reports after each step, obeys the study's pruner, and records what it did as trial user attributes (`TrialKey`). A
+    It reports after each step, obeys the study's pruner, and records results as trial user attributes (`TrialKey`). A
     loss or a figure that is not finite ends the trial as pruned with its cause; any other failure of the evaluator ends
-    it as failed, by a `TrainingError` with the cause (`nas_optuna.execution.loop.run` goes on with the next trial).
+    it as failed, by a `TrainingError` with the cause (`nas_optuna.execution.loop.run` continues with the next trial).
 
-    An architecture above a limit is not trained. Its trial ends as pruned, with the constraint that it violates: no
-    value has to be made up for it, and it is nobody's best, not even in tools that do not know of constraints.
+    An architecture above a limit is not trained. Its trial ends as pruned, with the constraint that it violates, so it
+    needs no made-up value and cannot become the best, even in tools that do not know constraints.
 
     Works under a bare ``study.optimize(objective, n_trials=20)`` and on an ``optuna.trial.FixedTrial``. It can be
     pickled, without its callbacks.
@@ -69,20 +69,20 @@ class EvaluatorObjective:
     Args:
         evaluator: Scores architectures.
         objectives: What is returned, in order; see `nas_optuna.objectives`. The study's directions must be theirs.
-        limits: The most that each cost may be, by name.
-        latency: How the cost ``latency_ms`` is known.
+        limits: Largest allowed value of each cost, by name.
+        latency: How the cost ``latency_ms`` is determined.
         device: Where networks are trained and measured, as `nas_optuna.devices.resolve_device` takes it.
         reuse_duplicates: Take over the values of an architecture that the study has finished under the same conditions,
             rather than train it again; recorded as ``duplicate_of``.
-        checkpoints: Folder for the state of running trials; without it an interrupted trial begins anew.
-        interrupted: Asked between steps; `Interrupted` is raised when it says so.
+        checkpoints: Folder for the state of running trials; without it an interrupted trial begins again.
+        interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         callbacks: Told of each step.
         search: Settings of the recipe that each trial of our own training chooses beside its architecture, as
             `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
         keep_weights: Keep the weights of each complete trial of our own training in `checkpoints`, for
             ``nas-optuna export``.
-        keep_paused: So many bytes of stopped trainings are kept in `checkpoints`, the most promising ones: a trial of
-            the same architecture goes on with one. 0 keeps none.
+        keep_paused: Bytes of the most promising stopped trainings to keep in `checkpoints`, so that a later trial of
+            the same architecture can continue one. 0 keeps none.
 
     Raises:
         DeviceError: The device is not there.
@@ -137,13 +137,13 @@ class EvaluatorObjective:
         self.interrupted = interrupted
 
     def __call__(self, trial: BaseTrial) -> float | tuple[float, ...]:
-        """Evaluate one trial; where nobody has marked it as this process's own, mark it.
+        """Evaluate one trial, and take its lease if it has none.
 
         Returns:
             The objectives' values, after the last step.
 
         Raises:
-            nas_optuna.study.lease.LostError: Another process runs the trial, maybe because this one stood still.
+            nas_optuna.study.lease.LostError: Another process runs the trial, maybe because this one was suspended.
         """
         if not isinstance(trial, optuna.Trial):
             return self._value(trial, None)
@@ -185,20 +185,20 @@ class EvaluatorObjective:
 
     @cached_property
     def identity(self) -> str:
-        """Differs whenever the values of an architecture would: the key of reuse and of checkpoints."""
+        """A digest of everything that decides the values of an architecture: the key for reuse and checkpoints."""
         timed = self._latency if any(c.cost == "latency_ms" for c in self.criteria) else None
         names = [criterion.name for criterion in self.criteria]
         return digest(self.evaluator.identity, space_identity(self.space), names, timed)
 
     def with_evaluator(self, evaluator: Evaluator) -> Self:
-        """Return a copy that scores the same space by another evaluator."""
+        """Return a copy that scores architectures by another evaluator of the same space."""
         other = copy.copy(self)
         other.__dict__.pop("identity", None)
         other.evaluator = evaluator
         return other
 
     def describe_device(self) -> str:
-        """One line: the device, and what the evaluator says of it."""
+        """The device in one line, with the evaluator's remark."""
         said = f", {self.evaluator.describe()}" if isinstance(self.evaluator, TrainingEvaluator) else ""
         return f"{self._device_name} ({self.device}){said}"
 
@@ -221,14 +221,14 @@ class EvaluatorObjective:
             raise self._impossible(trial, error) from error
 
     def _impossible(self, trial: BaseTrial, error: Exception) -> optuna.TrialPruned:
-        """What ends a trial that was enqueued with impossible params, and not the study: one cannot foresee a queue."""
+        """The exception that ends a trial that was enqueued with impossible params, but not the study."""
         cause = " ".join(str(error).split())[:200]
         trial.set_user_attr(TrialKey.CAUSE, cause)
         logger.warning("trial %d cannot be run: %s", trial.number, cause)
         return optuna.TrialPruned(cause)
 
     def _costs_of(self, trial: BaseTrial, earlier: FrozenTrial | None, architecture: Architecture) -> dict[str, float]:
-        """The costs; a measured one is measured once, though the trial goes on after a crash or repeats another."""
+        """The costs; each is measured once, even if the trial continues after a crash or repeats another."""
         for attributes in (trial.user_attrs, earlier.user_attrs if earlier else {}):
             known: dict[str, Any] = {name: attributes.get(TrialKey.cost(name)) for name in self.costs.names}
             if None not in known.values():
@@ -237,7 +237,7 @@ class EvaluatorObjective:
             return self.costs(architecture)
         except NasOptunaError:
             raise
-        except Exception as error:  # a network or a cost of the user's
+        except Exception as error:  # of a user's network or cost
             cause = describe_error(error)
             trial.set_user_attr(TrialKey.CAUSE, cause)
             raise TrainingError(f"the costs of {architecture} cannot be known: {cause}", cause) from error
@@ -250,7 +250,7 @@ class EvaluatorObjective:
         folder: TrainingFolder,
         held: lease.Held | None,
     ) -> tuple[Mapping[str, float], dict[str, float]]:
-        """Train to the end or to the pruning, which is by the first objective that training decides."""
+        """Train until the end or until pruned by the first objective that depends on the training."""
         decided = next(criterion for criterion in self.criteria if criterion.metric)
         subject = Subject(f"trial {trial.number}", trial, str(architecture), getattr(trial, "study", None))
         metrics: Mapping[str, float] = {}
@@ -266,7 +266,7 @@ class EvaluatorObjective:
         for measured in steps:
             costs = self.costs.refine(architecture, costs)
             metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
-            if not is_replayed:  # what an earlier trial paid for is reported, and not paid for again
+            if not is_replayed:  # steps of an earlier trial are reported again, but not counted again
                 epochs, seconds = epochs + measured.epochs, seconds + measured.seconds
             self.callbacks.step_finished(subject, measured)
             attributes = {getattr(TrialKey, name): value for name, value in measured.details.items()}
@@ -284,13 +284,13 @@ class EvaluatorObjective:
         return metrics, costs
 
     def _is_hopeless(self, trial: BaseTrial, costs: Mapping[str, float], direction: str) -> bool:
-        """Ask the pruner, which compares a trial with those that are no worse in the objectives that are costs."""
+        """Ask the pruner, which compares the trial with those that are no worse in any cost that is an objective."""
         others = {c.cost: c.maximize for c in self.criteria if c.cost and not c.metric}
         known = {name: costs[name] for name in others}
         return should_prune(trial, known, direction, maximized=[name for name, more in others.items() if more])
 
     def _key(self, architecture: Architecture) -> str:
-        """The key of a training's state, by which nobody goes on with another architecture or other settings."""
+        """The key of a training's saved state, which is valid for one architecture and these settings only."""
         return digest(str(architecture), self.identity)
 
     def _keep_weights(self, trial: BaseTrial, architecture: Architecture, folder: Path | None) -> None:
@@ -304,7 +304,7 @@ class EvaluatorObjective:
         KeptWeights(self.checkpoints / KEPT_FOLDER).keep(trial.number, training, facts)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> str | None:
-        """Record what is known before the training, and return why there is none: a limit that is not met."""
+        """Record what is known before the training; return the limit that is violated, if one is."""
         excess = self.limits.excess(costs)
         outside = [f"{self.limits.side(name)} the limit of {name}" for name, value in excess.items() if value > 0]
         cause = " and ".join(outside) or None
@@ -325,9 +325,9 @@ class EvaluatorObjective:
             attributes[TrialKey.FEASIBLE] = cause is None
         if cause is not None:
             attributes[TrialKey.CAUSE] = cause
-        known = known_of(trial) if isinstance(trial, optuna.Trial) else trial  # so that the database is not read
+        known = known_of(trial) if isinstance(trial, optuna.Trial) else trial  # without a query
         for name, value in excess.items():
-            if name not in known.constraints:  # where the trial goes on after a crash it is
+            if name not in known.constraints:  # it is there if the trial continues after a crash
                 trial.set_constraint(name, value)
         set_trial_attributes(trial, attributes)
         return cause
@@ -337,7 +337,7 @@ class EvaluatorObjective:
         return device_name(self.device)
 
     def _finished_before(self, trial: BaseTrial, architecture: Architecture) -> FrozenTrial | None:
-        """The trial of this study whose end this one takes over; None where it trains, from the start or from there."""
+        """The trial of this study whose outcome this one takes over; None if this one trains."""
         if not isinstance(trial, optuna.Trial):
             return None
         earlier = _finished_with(trial.study, architecture, self.identity, trial.number)
@@ -345,7 +345,7 @@ class EvaluatorObjective:
         return None if earlier and _goes_on(trial, earlier, is_kept) else earlier
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without callbacks, which belong to the process that shows things."""
+        """Without callbacks, which belong to the displaying process."""
         return vars(self) | {"callbacks": Callbacks()}
 
 
@@ -354,13 +354,12 @@ def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:
 
 
 def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
-    """Return values in the form that Optuna takes: a number for one objective, several for more."""
+    """Values in the form that Optuna takes: a number for one objective, a tuple for more."""
     return values[0] if len(values) == 1 else tuple(values)
 
 
 def _finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
-    """The finished trial of a study that scored an architecture under an identity, rather than reused another's."""
-    # A complete one comes before those that were stopped.
+    """The finished trial of a study that trained an architecture under an identity; a complete one comes first."""
     wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity, TrialKey.DUPLICATE_OF: None}
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     found = [t for t in ended if all(t.user_attrs.get(key) == value for key, value in wanted.items())]
@@ -369,21 +368,21 @@ def _finished_with(study: Study, architecture: Architecture, identity: str, othe
 
 
 def _goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
-    """Whether a trial trains on where an earlier one was stopped, rather than take over that it was stopped."""
+    """Whether a trial continues the training of an earlier one that was stopped, rather than end like it."""
     if earlier.state != TrialState.PRUNED or attribute(earlier, TrialKey.CAUSE) is not None:
         return False
-    # Its sampler knows that it was stopped, and wants to know how it ends.
+    # The sampler knows that it was stopped, and asks for its continuation.
     return is_kept or (isinstance(trial, Trial) and PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs)
 
 
 def _reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
-    """End a trial as an earlier one of the same architecture ended."""
+    """End a trial like an earlier one of the same architecture."""
     trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
     for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
         if (value := attribute(earlier, name)) is not None:
             trial.set_user_attr(name, value)
     if earlier.state == TrialState.COMPLETE:
         return list(earlier.values)
-    if earlier.last_step is not None:  # its value, where Optuna looks for a pruned trial's
+    if earlier.last_step is not None:  # a pruned trial's value for Optuna
         trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
     raise optuna.TrialPruned(f"as trial {earlier.number}")

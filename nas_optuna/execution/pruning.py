@@ -3,15 +3,15 @@
 Optuna refuses `Trial.report` and `Trial.should_prune` in a study with several objectives (optuna #3450), because a
 pruner compares single numbers. Here such a study is pruned by accuracy:
 
-- Each report is kept in the trial's user attribute `TrialKey.REPORTS`, where every storage, every worker and the
-  dashboard see it. It is not kept among the intermediate values, because with those in a study of several objectives
-  Optuna's TPE fails as soon as a trial is pruned (it asks the study for *the* direction).
-- The study's own pruner is then asked about a view of the same trials in the same storage, with one objective,
-  the metric, and the reports as intermediate values. Nothing is copied: what a pruner writes (the rungs of
-  successive halving) goes to the real trials, so that several workers prune together.
-- A trial is compared only with trials that cost no more in any of the other objectives. Compared with all, cheap and
-  less accurate networks are pruned although they belong to the front, which is then worse than without pruning.
-- A pruner that knows several objectives, as ``curves`` does, finds the whole study behind the view.
+- Each report is kept in the trial's user attribute `TrialKey.REPORTS`, where every storage, worker and dashboard sees
+  it. It is not an intermediate value, because with those in a study of several objectives Optuna's TPE fails as soon
+  as a trial is pruned (it asks the study for *the* direction).
+- The study's own pruner then sees a view of the same trials in the same storage, with one objective, the metric, and
+  the reports as intermediate values. Nothing is copied: what a pruner writes (the rungs of successive halving) goes to
+  the real trials, so that several workers prune together.
+- A trial is compared only with trials that cost no more in any other objective. Compared with all trials, cheap
+  networks of the front would be pruned for their accuracy, and the front would be worse than without pruning.
+- A pruner that can handle several objectives, such as ``curves``, finds the whole study behind the view.
 - The caller raises ``optuna.TrialPruned``; Optuna then records the trial as pruned, without values.
 """
 
@@ -32,7 +32,7 @@ from nas_optuna.study.transactions import set_trial_attributes
 
 
 def report(trial: BaseTrial, value: float, step: int, attributes: Mapping[str, Any]) -> None:
-    """Write at once what a step has brought: attributes of the trial, and the figure that the pruner asks for."""
+    """Write a step's results in one transaction: attributes of the trial, and the value for the pruner."""
     if _has_several_objectives(trial):
         reports = {**attribute(trial, TrialKey.REPORTS, {}), str(step): value}
         set_trial_attributes(trial, {**attributes, TrialKey.REPORTS: reports})
@@ -43,7 +43,7 @@ def report(trial: BaseTrial, value: float, step: int, attributes: Mapping[str, A
 def should_prune(
     trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize", *, maximized: Collection[str] = ()
 ) -> bool:
-    """Ask the study's pruner: ``trial.should_prune`` that also works in a study with several objectives."""
+    """Like ``trial.should_prune``, but also in a study with several objectives."""
     if not _has_several_objectives(trial):
         return trial.should_prune()
     study = trial.study
@@ -57,7 +57,7 @@ def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:
 
 @dataclass(eq=False)
 class _OneObjective:
-    """A storage that shows another one's trials with one objective, and only those that cost no more."""
+    """A view of a storage that shows one objective, and only trials that cost no more."""
 
     whole: BaseStorage
     costs: Mapping[str, float]

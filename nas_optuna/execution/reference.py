@@ -1,4 +1,4 @@
-"""The user's own network, trained as every trial is, so that a search is compared with it."""
+"""The user's own network, trained like every trial, for comparison with the search."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from nas_optuna.study.studies import study_uid
 from nas_optuna.training.checkpoint import KEPT_FOLDER, CheckpointFolder, KeptWeights, require_tensors
 
 REFERENCES = Registry("reference", "nas_optuna.references")
-"""Functions ``(task) -> nn.Module`` by the names that third parties give them; most are a ``file.py:function``."""
+"""Functions ``(task) -> nn.Module`` of installed packages; most references are a ``file.py:function`` instead."""
 _KEPT = "reference"
-"""By what its weights are kept, beside those of trials."""
+"""The name of its weights among those of trials."""
 
 
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
-    """The space that holds the user's network alone."""
+    """A space that contains only the user's network."""
     make = REFERENCES.find(name)
     if not callable(make) or isinstance(make, SpaceFunction):
         kind = "space" if isinstance(make, SpaceFunction) else type(make).__name__
@@ -41,7 +41,7 @@ def as_space(name: str, like: SearchSpace) -> SearchSpace:
         network: nn.Module = make(task)
         return network
 
-    build.__name__ = getattr(make, "__name__", name)  # by which errors call it
+    build.__name__ = getattr(make, "__name__", name)  # for error messages
     function = SpaceFunction(build, version=1)
     try:
         return function(in_channels=like.in_channels, classes=like.classes, input_size=like.input_size)
@@ -50,7 +50,7 @@ def as_space(name: str, like: SearchSpace) -> SearchSpace:
 
 
 def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callback) -> None:
-    """Train the user's network as the objective trains every trial, and record it with the study; once."""
+    """Train the user's network like a trial of the objective, once, and record its figures with the study."""
     known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
     if (known.get("name"), known.get("identity")) == (name, objective.identity):
         return
@@ -87,7 +87,7 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
 
 
 def trained_reference(study: Study, network: nn.Module, kept: KeptWeights) -> tuple[dict[str, Tensor], float] | None:
-    """What `measure` has left of the user's network, and the seconds that it took; None where that was not kept."""
+    """The weights of the user's network from `measure`, and its training time; None if they were not kept."""
     with suppress(StudyError, ValueError):
         found = kept.load(_KEPT)
         if found is not None and found[1].get("study_uid") == study_uid(study):

@@ -1,4 +1,4 @@
-"""Train a chosen architecture for the full recipe and look at the test set once, with the pictures it gets wrong."""
+"""Train a chosen architecture by the full recipe and look at the test set once, with the pictures it gets wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from nas_optuna.training.network import resolve_precision
 
 @dataclass(frozen=True)
 class TestReport:
-    """What retraining found.
+    """The results of a retraining.
 
     Attributes:
         architecture: The canonical string.
@@ -53,8 +53,8 @@ class TestReport:
         test_images: Test images.
         seeds: The seeds trained with.
         accuracies: Test accuracy of each, 0 … 1.
-        classes: What each class is called.
-        confusions: One matrix per seed: row is the true class, column the predicted one, each cell a number of images.
+        classes: Names of the classes.
+        confusions: One matrix per seed: rows are true classes, columns predicted ones, cells numbers of images.
         seconds: Training time of all seeds.
         mistakes: Test images that the network of the first seed gets wrong.
     """
@@ -88,13 +88,13 @@ class TestReport:
 
     @property
     def predictions(self) -> tuple[tuple[int, ...], ...]:
-        """The matrices of all seeds summed: each image counts once per seed."""
+        """The sum of the matrices of all seeds: each image counts once per seed."""
         return tuple(
             tuple(sum(cells) for cells in zip(*rows, strict=True)) for rows in zip(*self.confusions, strict=True)
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with what is derived and without pictures."""
+        """JSON-ready, with derived figures and without pictures."""
         facts = asdict(replace(self, mistakes=())) | {"mean": self.mean, "spread": self.spread}
         del facts["mistakes"]
         return facts | {"standard_error": error_on_test(facts), "class_accuracies": list(self.class_accuracies)}
@@ -117,14 +117,14 @@ def retrain(
 ) -> tuple[TestReport, nn.Module, ImageSet]:
     """Train on training and validation images together, with several seeds, and score on the test set.
 
-    `weights` are those of a shorter training, which then goes on; otherwise they are drawn.
+    `weights` are those of a shorter training to continue from; otherwise they are drawn.
     """
     where = resolve_device(device)
     spec, space, recipe = search.spec, search.space, search.spec.recipe
     size = recipe.input_size
     if parts is None:
         images = load_training_images(spec.data, data_directory, input_size=size)
-        load_test_images(spec.data, images, data_directory, input_size=size)  # refused before hours of training
+        load_test_images(spec.data, images, data_directory, input_size=size)  # fails now, not after hours of training
     else:
         images = parts[0]
     train = BatchLoader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))
@@ -136,7 +136,7 @@ def retrain(
             _trained(search, architecture, s, train, where, folder, interrupted, told, pace, weights) for s in numbers
         ]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
-        # Only now, when all that could be chosen is chosen.
+        # Only now, when there is nothing left to choose.
         tests = parts[1] if parts else load_test_images(spec.data, images, data_directory, input_size=size)
         test = BatchLoader(tests, recipe.batch_size, space.input_size, where)
         results = [evaluate(network, test, where, resolve_precision(recipe.precision, where)) for network in networks]
@@ -154,7 +154,7 @@ def retrain(
             mistakes=find_mistakes(tests, results[0].predicted.tolist()),
         )
         told.tested(run, report)
-    if folder and parts is None:  # a fit removes it when the network is safe
+    if folder and parts is None:  # a fit removes it when the network is saved
         shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images
 
@@ -171,7 +171,7 @@ def _trained(
     pace: Pace | None,
     weights: Mapping[str, Tensor] | None,
 ) -> tuple[nn.Module, float]:
-    """The network of one seed, and the seconds that its training took."""
+    """The network of one seed, and its training time in seconds."""
     recipe, seconds = search.spec.recipe, 0.0
     subject = Subject(f"seed {seed}", None, str(architecture))
     told.trial_started(subject)
@@ -190,7 +190,7 @@ def _trained(
 
 
 def record(study: Study, report: TestReport, trial: int | None = None) -> int:
-    """Keep a report's figures with its study."""
+    """Store a report with its study; return how many there were before."""
     left_out = ("confusions", "classes", "class_accuracies")
     entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
     cells = [count for row in report.predictions for count in row]
@@ -211,21 +211,21 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
 
 
 def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], list[list[int]]] | None:
-    """The names of the classes and the confusion matrix of a retraining, summed over its seeds."""
+    """The class names and the confusion matrix of a retraining, summed over its seeds."""
     classes, cells = _stored(attributes, look, "classes"), _stored(attributes, look, "cells")
-    if not classes or len(cells) != len(classes) ** 2:  # somebody may have removed a part
+    if not classes or len(cells) != len(classes) ** 2:  # a part may have been removed
         return None
     return classes, [cells[i * len(classes) : (i + 1) * len(classes)] for i in range(len(classes))]
 
 
 def mistakes(attributes: Mapping[str, Any], look: int = 0) -> list[Mistake]:
-    """The pictures that a retrained network got wrong; see `confusion`."""
+    """The pictures that a retrained network got wrong."""
     classes, texts = _stored(attributes, look, "classes"), _stored(attributes, look, "mistakes")
     return [found for text in texts if (found := Mistake.parse(text, len(classes)))]
 
 
 def _stored(attributes: Mapping[str, Any], look: int, name: str) -> list[Any]:
-    """A list of a retraining that was kept in parts; nothing where there is none, or a part is gone."""
+    """A list that was stored in parts with a retraining; empty if there is none, or a part is missing."""
     reports = attributes.get(StudyKey.RETRAINED, [])
     count = reports[look].get(f"{name}_parts", 0) if look < len(reports) else 0
     with suppress(KeyError):
@@ -241,26 +241,26 @@ def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:
 
 
 MAX_PICTURES = 24
-"""Pictures that are kept of one network."""
+"""The most pictures that are kept for one network."""
 MAX_SIDE = 48
-"""Pixels of a kept picture's longer side."""
+"""The longer side of a kept picture in pixels."""
 _BASE64 = re.compile(r"[0-9A-Za-z+/]+={0,2}")
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that was taken for another class."""
+    """A picture that was classified wrongly."""
 
     label: int
     predicted: int
-    picture: str  # it, small, as WebP in base 64
+    picture: str  # reduced, as WebP in base 64
 
     def __str__(self) -> str:
         return f"{self.label} {self.predicted} {self.picture}"
 
     @classmethod
     def parse(cls, text: str, classes: int) -> Mistake | None:
-        """What `str` has written; None where somebody has altered that."""
+        """Read what `str` wrote; None if it was altered."""
         label, _, rest = text.partition(" ")
         predicted, _, picture = rest.partition(" ")
         known = {str(i) for i in range(classes)}
@@ -270,7 +270,7 @@ class Mistake:
 
 
 def find_mistakes(images: ImageSet, predicted: Sequence[int]) -> tuple[Mistake, ...]:
-    """Pictures that were taken for another class: the first one of every class, then the second, and so on."""
+    """Pictures that were classified wrongly: the first one of every class, then the second, and so on."""
     wrong: dict[int, list[int]] = {}
     for i in torch.nonzero(images.labels != torch.as_tensor(predicted)).flatten().tolist():
         wrong.setdefault(int(images.labels[i]), []).append(i)

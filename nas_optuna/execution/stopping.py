@@ -1,4 +1,4 @@
-"""When a study ends by itself: it has reached what was wanted, or it no longer improves."""
+"""When a study ends by itself: it has reached a goal, or it no longer improves."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nas_optuna.samplers.base import Allowed
 from nas_optuna.study.results import complete_trials, hypervolume, losses_of
 
 PATIENCE = 5
-"""How many trials without an improvement end a study where the user names no number, if none is expected, either."""
+"""Trials without an improvement after which a study ends by default, if none is expected, either."""
 
 WORTH = 5e-4
-"""An expected improvement of less than this share of the best value is none: 0.05 points of an accuracy near 1."""
+"""An expected improvement below this share of the best value counts as none: 0.05 points of an accuracy near 1."""
 
 HARD_STOP = 6
 """Hard stop after this many times the patience without an improvement, whatever is expected."""
@@ -33,14 +33,14 @@ _STALLED = re.compile(r"stalled(?:\s*[:\s]\s*(\d+))?")
 
 @dataclass(frozen=True)
 class Reached:
-    """An objective's value that is good enough: at least, or else at most, `value`."""
+    """A goal for an objective: at least, or else at most, `value`."""
 
     objective: str
     at_least: bool
     value: float
 
     def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
-        """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
+        """Why the study ends, or None; the arguments are as for `reason_to_stop`."""
         place = objectives.index(self.objective)
         for trial in trials:
             value = trial.values[place]
@@ -51,16 +51,16 @@ class Reached:
 
 @dataclass(frozen=True)
 class Stalled:
-    """No improvement among the latest trials, and, where there is one objective, none to be expected."""
+    """No improvement in the latest trials and, with one objective, none to be expected."""
 
-    # What is expected is the expected improvement of a Gaussian process that is fitted to the trials, whichever sampler
-    # proposed them (`ArchitectureGPSampler.expected_gain`). A front has stalled when its hypervolume has.
+    # The expectation is that of a Gaussian process fitted to the trials, whichever sampler proposed them
+    # (`ArchitectureGPSampler.expected_gain`). A front has stalled when its hypervolume has.
 
     patience: int = PATIENCE
     allowed: Allowed | None = field(default=None, repr=False)
 
     def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
-        """Why the study ends, or None where it goes on; the arguments are as for `reason_to_stop`."""
+        """Why the study ends, or None; the arguments are as for `reason_to_stop`."""
         losses = losses_of(study, trials).tolist()
         if len(objectives) > 1:
             stalled = _front_stalls(losses, self.patience)
@@ -94,19 +94,19 @@ Condition = Reached | Stalled
 
 
 def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = None) -> Condition:
-    """Understand what ends a study.
+    """Parse a condition that ends a study.
 
-    ``stalled:30`` has another patience than ``stalled``; ``accuracy:0.98`` and ``accuracy 0.98`` are what no shell
-    takes for a redirection; ``accuracy:98%`` and ``macs:300k`` are understood, too.
+    ``stalled:30`` sets another patience than ``stalled``; a shell does not take ``accuracy:0.98`` or ``accuracy 0.98``
+    for a redirection; ``accuracy:98%`` and ``macs:300k`` are understood as well.
 
     Args:
-        text: What a person wrote.
+        text: The condition.
         objectives: Names of the study's objectives, in order.
-        allowed: What may still be proposed, by its parameters; None allows everything.
+        allowed: Whether an architecture may still be proposed, by its parameters; None allows everything.
 
     Raises:
-        SpecError: The text is none of these, names what the study does not optimise, or names a value that no network
-            can reach or that any network has.
+        SpecError: The text is no condition, names something that the study does not optimise, or a value that no
+            network can reach or that every network has.
 
     Examples:
         >>> parse_until("stalled:30", ["accuracy"])
@@ -139,7 +139,7 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
 
 
 def _described(name: str) -> Quantity | None:
-    """What an objective is; None for one of a study that we have not made."""
+    """A description of an objective; None in a study that this package has not made."""
     try:
         return parse_criterion(name)
     except SpecError:
@@ -151,7 +151,7 @@ def _operator(objective: Quantity | None) -> str:
 
 
 def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
-    """Refuse a bound that no network can reach, or that says nothing about how good a network is."""
+    """Refuse a bound that no network can reach or that every network meets."""
     if objective is None:
         return condition
     name, value, sign = objective.name, condition.value, objective.sign
@@ -172,8 +172,8 @@ def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
 
 
 def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
-    """The first condition that is met, as a sentence without a full stop; None while the study shall go on."""
-    # Complete and feasible trials with finite values count, whichever worker has trained them.
+    """The first condition that is met, as a sentence without a full stop; None while the study continues."""
+    # Complete and feasible trials of all workers with finite values count.
     trials = [t for t in complete_trials(study) if all(map(math.isfinite, t.values))]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
     reasons = (condition.reason(study, trials, objectives) for condition in conditions)
@@ -181,7 +181,7 @@ def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence
 
 
 class StopWhen:
-    """An Optuna callback that ends a study, in each of its workers after the trial at hand.
+    """An Optuna callback that ends a study, in each worker after the current trial.
 
     Attributes:
         reason: Why it has ended; None before.
@@ -201,7 +201,7 @@ class StopWhen:
         self.reason: str | None = None
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
-        """Stop the study where a condition is met."""
+        """Stop the study if a condition is met."""
         self.reason = reason_to_stop(study, self._objectives, self._conditions)
         if self.reason is not None:
             study.stop()

@@ -1,7 +1,6 @@
-"""How many CPU threads a training should have, by measuring the first steps of a few networks of the study.
+"""How many CPU threads a training should use, by measuring the first steps of a few networks of the study.
 
-Small networks do not fill a second thread: its steps then take as long, or longer, and a second worker does twice the
-work instead. Large ones do.
+Small networks gain nothing from a second thread, while a second worker does twice the work. Large ones do gain.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ from nas_optuna.training.step import TrainStep
 NETWORKS = 3
 """Architectures that are tried, drawn from the space."""
 ROUNDS = 3
-"""How often each number of threads has its turn with each network."""
+"""How often each network is measured with each number of threads."""
 PATIENCE = 2.0
 """Seconds after which no second round or network is begun."""
 MAX_SHARE = 0.1
-"""The most that measuring may take of one training, which the run has at least one of."""
+"""The largest share of one training that measuring may take."""
 GAIN = 1.2
-"""How many times faster more threads must be to be taken: values may differ in their last digits with the number of
-threads, so that it should not change from run to run by chance."""
+"""The speed-up that justifies more threads. The number of threads can change the last digits of values, so it should
+not vary from run to run by chance."""
 _LONG = 0.2
-"""Seconds of a step beside which it does not matter that threads are started."""
+"""Seconds of a step that make the start of threads negligible."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What a training step takes: the mean over the networks, by the number of threads."""
+    """The mean time of a training step over the networks, by the number of threads."""
 
     seconds: Mapping[int, float]
 
     def best(self, cores: int = 1) -> int:
-        """The best number of threads of each of several workers that share the cores; by default of a process alone."""
+        """The best number of threads for each of the workers that share the cores; by default for a single process."""
         chosen, *more = sorted(self.seconds)
         for threads in more:
             if self._work(threads, cores) >= GAIN * self._work(chosen, cores):
@@ -69,7 +68,7 @@ def _duration(seconds: float) -> str:
 
 
 def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
-    """Compute with as many CPU threads as make a step fastest, unless somebody has decided; return why."""
+    """Use the number of CPU threads with which a step is fastest, unless somebody has decided; return why."""
     if given is not None or "OMP_NUM_THREADS" in os.environ:
         return ""
     times = measure_steps(evaluator)
@@ -82,7 +81,7 @@ def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
 def measure_steps(evaluator: Evaluator) -> StepTimes | None:
     """Measure training steps on the CPU with 1, 2, 4, … threads up to all cores, in a small share of one training.
 
-    It is done once; the machine remembers it, so that a study has the same number of threads in each run.
+    The result is kept on the machine, so that a study has the same number of threads in each run.
     """
     if not isinstance(evaluator, TrainingEvaluator) or evaluator.device.type != "cpu":
         return None
@@ -96,7 +95,7 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
     def measure() -> dict[str, float] | None:
         try:
             found = _probe(evaluator, counts, share)
-        except (NasOptunaError, RuntimeError):  # its trial will say what is wrong with it
+        except (NasOptunaError, RuntimeError):  # its trial will report the error
             return None
         finally:
             torch.set_num_threads(before)
@@ -109,7 +108,7 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
 
 
 def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> list[dict[int, float]]:
-    """The fastest step of a few networks, by number of threads, measured for as long as `share` steps take."""
+    """The fastest step of each of a few networks, by number of threads, measured for as long as `share` steps take."""
     recipe, device, rng = evaluator.recipe, evaluator.device, random.Random(0)
     batch = next(iter(evaluator.train_loader.epoch(0)))
     found: list[dict[int, float]] = []
@@ -121,15 +120,15 @@ def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> lis
     while len(found) < NETWORKS and not (found and is_late(PATIENCE)):
         network = make_network(evaluator.space, evaluator.space.sample(rng), recipe, device, seed=0)
         step = TrainStep(network, recipe, device, total_steps=1 + 2 * ROUNDS * len(counts))
-        step(*batch)  # memory and kernels are made, once for the trainings that follow, too
+        step(*batch)  # allocates memory and compiles kernels
         started = started or time.monotonic()
         taken: dict[int, list[float]] = {}
-        for turn, threads in product(range(ROUNDS), counts):  # the most threads, hardly ever slow, come first
+        for turn, threads in product(range(ROUNDS), counts):  # the largest number, which is rarely slow, comes first
             if is_late(PATIENCE if turn else math.inf):
                 break
             torch.set_num_threads(threads)
             if fastest < _LONG or fastest == math.inf:
-                step(*batch)  # threads are started, which is nothing beside a long step
+                step(*batch)  # starts the threads, which is negligible for a long step
             began = time.perf_counter()
             step(*batch)
             taken.setdefault(threads, []).append(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""The objective of our own training: images and a recipe."""
+"""The objective of the built-in training: images and a recipe."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ class Objective(EvaluatorObjective):
     See `EvaluatorObjective` for what it records, how it prunes and what it raises.
 
     Args:
-        space: The search space, whose channels and classes must be the data's; or a function that ``@nas.space`` has
-            made one, which takes them from the data.
-        data: Training images and those that select.
-        recipe: How each network is trained. Its `input_size` may be left out; it must be the space's.
+        space: The search space, whose channels and classes must be those of the data; or a function with
+            ``@nas.space``, which takes them from the data.
+        data: Training and validation images.
+        recipe: How each network is trained. Its `input_size` must be that of the space, or None.
         objectives: What is returned, in order; this and the other arguments are those of `EvaluatorObjective`.
-        limits: The most that each cost may be, by name.
-        latency: How the cost ``latency_ms`` is known.
+        limits: Largest allowed value of each cost, by name.
+        latency: How the cost ``latency_ms`` is determined.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         reuse_duplicates: Whether a repeated architecture takes over the values of its first training.
         checkpoints: Folder for the state of running trials.
-        interrupted: Asked between steps.
+        interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         callbacks: Told of each epoch.
         search: Settings of the recipe that each trial chooses beside its architecture, as
             `nas_optuna.hyperparameters.parse_range` takes them, e.g. ``{"learning_rate": "1e-4..1e-1:log"}``.
         keep_weights: Keep the weights of each complete trial.
-        keep_paused: Bytes of stopped trainings that are kept.
+        keep_paused: Bytes of stopped trainings to keep.
 
-    Torch computes with as many CPU threads as the program says, and small networks are often faster with one:
-    call `choose_threads` before ``study.optimize``.
+    The number of CPU threads is that of the program, and small networks are often faster with one: call
+    `choose_threads` before ``study.optimize``.
 
     Raises:
-        SpecError: Space, data and recipe do not fit together, or the recipe asks for a precision that the device has
-            not.
+        SpecError: Space, data and recipe do not fit together, or the device lacks the recipe's precision.
 
     Examples:
         >>> import optuna
@@ -99,13 +98,13 @@ class Objective(EvaluatorObjective):
         )
 
     def choose_threads(self) -> str:
-        """Let torch compute with as many CPU threads as make a training step fastest, as ``nas-optuna run`` does.
+        """Use the number of CPU threads with which a training step is fastest, as ``nas-optuna run`` does.
 
-        An objective does not do so by itself, because the number is the whole process's: other models of the program
-        and other objectives that run in its threads would have it, too.
+        An objective does not do so by itself, because the number holds for the whole process, including the program's
+        other models and objectives.
 
         Returns:
-            What was measured, as one line; empty where the variable ``OMP_NUM_THREADS`` has decided, the device is not
-            the CPU, or trainings are too short to be worth a measurement.
+            What was measured, as one line; empty if ``OMP_NUM_THREADS`` is set, the device is not the CPU, or trainings
+            are too short to be worth a measurement.
         """
         return choose_threads(self.evaluator)

@@ -1,4 +1,4 @@
-"""What trials keep on disk: their state while they run, stopped trainings that may go on, and the best's weights."""
+"""The files of trials: their state while they run, stopped trainings that may continue, and the best's weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nas_optuna.study.schema import TrialKey
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 PAUSED_FOLDER = "paused"
-"""Where, inside a study's checkpoint folder, the state of stopped trainings is kept."""
+"""The folder of stopped trainings within a study's checkpoint folder."""
 DEFAULT_KEPT_BYTES = 10**9
 _FACTS = "paused.json"
 
 
 @dataclass(frozen=True)
 class Paused:
-    """A training that was stopped: by which trial, after how many steps, and its last value."""
+    """A stopped training: its trial, the steps done, and its last value."""
 
     trial: int
     steps: int
@@ -35,9 +35,9 @@ class Paused:
 
 
 class PausedTrainings:
-    """The state of stopped trainings, so that a later trial of the same architecture goes on with it."""
+    """The state of stopped trainings, with which a later trial of the same architecture can continue."""
 
-    # One rename moves a training: of several workers one gets it, and a kill leaves it in one place.
+    # A training is moved by one rename: only one worker gets it, and a kill leaves it in one place.
 
     def __init__(self, path: Path, most_bytes: int) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class PausedTrainings:
         self.removed: list[int] = []  # numbers of trials whose training was removed to make room
 
     def keep(self, key: str, folder: Path, paused: Paused) -> bool:
-        """Take over the folder of a training that was stopped; False where there is nothing to keep, or no room."""
+        """Keep the folder of a stopped training; False if there is nothing to keep, or no room."""
         if not self._most_bytes or not folder.is_dir() or not any(folder.iterdir()):
             return False
         try:
@@ -59,7 +59,7 @@ class PausedTrainings:
         return (self.path / key).is_dir()
 
     def take(self, key: str, folder: Path) -> None:
-        """Move a training, if it is kept, to the folder of the trial that goes on with it, if that has none."""
+        """Move a kept training to the folder of the trial that continues it, unless that folder exists."""
         if not folder.exists():
             with suppress(OSError):
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,14 +78,14 @@ class PausedTrainings:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of a folder's files; another worker may move it away meanwhile."""
+    """Bytes of a folder's files, which another worker may move away meanwhile."""
     with suppress(OSError):
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return 0
 
 
 def read_paused(folder: Path) -> Paused | None:
-    """What a folder says of the training that was stopped in it; None where it says nothing."""
+    """The stopped training in a folder; None if there is none."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         return Paused(int(found["trial"]), int(found["steps"]), float(found["gain"]))
@@ -94,21 +94,21 @@ def read_paused(folder: Path) -> Paused | None:
 
 @dataclass
 class TrainingFolder:
-    """Where one trial keeps its training's state, and how far it is."""
+    """The folder of one trial's training state, and its progress."""
 
-    path: Path | None  # None where nothing is kept
-    continued: Paused | None = None  # the stopped training with which it goes on
+    path: Path | None  # None if nothing is kept
+    continued: Paused | None = None  # the stopped training that it continues
     steps: int = 0
     gain: float = 0.0  # its last value, the higher the better
 
     @property
     def replayed(self) -> int:
-        """Number of steps that were trained, and judged, in an earlier trial."""
+        """Steps that were trained and judged in an earlier trial."""
         return self.continued.steps if self.continued else 0
 
 
 def has_state(trial: BaseTrial, root: Path | None, key: str) -> bool:
-    """Whether a training has a state to go on with: that of a stopped one, or of this trial before a kill."""
+    """Whether a training can continue from a stopped one, or from this trial's state before a kill."""
     return root is not None and ((root / PAUSED_FOLDER / key).is_dir() or _own(trial, root, key).is_dir())
 
 
@@ -118,9 +118,9 @@ def _own(trial: BaseTrial, root: Path, key: str) -> Path:
 
 @contextmanager
 def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
-    """A folder that no other trial, architecture or setting shares."""
-    # A training that its pruner stopped moves to `PausedTrainings`; its trial says so as `TrialKey.PAUSED`. Only an
-    # interrupted one stays where it is, and its trial goes on there; whatever ends otherwise is removed.
+    """A folder for this trial, architecture and settings only."""
+    # A pruned training moves to `PausedTrainings`, as its trial's `TrialKey.PAUSED` says. An interrupted one stays, and
+    # its trial continues there. All others are removed.
     if root is None:
         yield TrainingFolder(None)
         return
@@ -129,7 +129,7 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
     paused.take(key, path)
     folder = TrainingFolder(path, read_paused(path))
     if folder.continued is not None and folder.continued.trial == trial.number:
-        folder.continued = None  # killed when it had stopped, and before it said so: it is judged again
+        folder.continued = None  # killed after it had stopped, but before that was recorded: it is judged again
     if folder.continued is not None:
         trial.set_user_attr(TrialKey.CONTINUES, folder.continued.trial)
     try:
@@ -138,7 +138,7 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
         facts = Paused(trial.number, folder.steps, folder.gain)
         if folder.steps and paused.keep(key, path, facts):
             trial.set_user_attr(TrialKey.PAUSED, folder.steps)
-        if paused.removed:  # an ended trial cannot say it itself
+        if paused.removed:  # those trials have ended and cannot record it
             trial.set_user_attr(TrialKey.REMOVED, paused.removed)
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -149,13 +149,13 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
 
 
 class KeepBest(Callback):
-    """Forgets kept weights of finished trials that are not among the study's best."""
+    """Deletes the kept weights of finished trials that are not among the study's best."""
 
     def __init__(self, checkpoints: Path) -> None:
         self._kept = KeptWeights(checkpoints / KEPT_FOLDER)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Look what is still among the best; weights of trials that other workers train stay."""
+        """Delete what is no longer among the best, except for running trials of other workers."""
         study = subject.study
         if study is None:
             return

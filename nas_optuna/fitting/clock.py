@@ -227,7 +227,7 @@ class Plan:
     rungs: tuple[Rung, ...]  # each takes the best networks of the one before it, and the reference
     reserve: float  # seconds at the end for the test, the export and the report
     per_step: float = 1.0  # seconds of a training step of the reference network
-    confirming: Rung | None = None  # for the reference and what is ahead of it; None where the rungs are long enough
+    confirming: Rung | None = None  # for the reference and what is ahead of it; None if the rungs are long enough
 
     @classmethod
     def of(

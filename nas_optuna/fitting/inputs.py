@@ -177,7 +177,7 @@ def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
 
 
 def _read(path: Path) -> Arrays | None:
-    """The arrays of an earlier call; None where they are absent or damaged, so that they are written anew."""
+    """The arrays of an earlier call; None if they are absent or damaged, so that they are written anew."""
     try:
         with np.load(path) as known:
             return dict(known)

@@ -64,7 +64,7 @@ class RungSearch:
     left: Callable[[], float] | None = None  # seconds for all that is to come, the last training included
 
     def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
-        """Run what is missing of every rung; return the last one's best trial, None where somebody asked to stop."""
+        """Run what is missing of every rung; return the last one's best trial, None if somebody asked to stop."""
         pruner = self.study.pruner
         # It would compare what is in the middle of its schedule with what has ended its own.
         self.study.pruner = NopPruner()
@@ -221,7 +221,7 @@ def _first_step(training: TrainingEvaluator, networks: Sequence[Architecture]) -
 def trained_weights(
     study: Study, space: SearchSpace, kept: KeptWeights, architecture: Architecture
 ) -> dict[str, Tensor] | None:
-    """What the latest training of a network has left; None where nothing was kept, or it is another network's."""
+    """What the latest training of a network has left; None if nothing was kept, or it is another network's."""
     for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))):
         if _architecture(trial) == str(architecture):
             with suppress(StudyError):
@@ -237,7 +237,7 @@ def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:
 
 
 def last_rung(study: Study) -> int:
-    """The highest number of a rung that a study has; 0 where it has none."""
+    """The highest number of a rung that a study has; 0 if it has none."""
     return max((attribute(trial, TrialKey.RUNG, 0) for trial in study.get_trials(deepcopy=False)), default=0)
 
 

@@ -102,7 +102,7 @@ def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:
 
 
 def _excess(spec: StudySpec, data: SearchData, device: torch.device, *, walks: bool) -> float:
-    """How far the space's reference is outside the limits; 0 where a short walk leads to a network inside."""
+    """How far the space's reference is outside the limits; 0 if a short walk leads to a network inside."""
     space = make_space(spec, data)
     costs = StudyCosts(space, device, (), list(spec.limits), spec.latency)
     limits, known = Limits(spec.limits, costs, space), space.reference

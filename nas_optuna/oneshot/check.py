@@ -102,7 +102,7 @@ class Verdict:
 
     Attributes:
         ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
-            repeats trainings; None where it does not, and the noise is not known.
+            repeats trainings; None if it does not, and the noise is not known.
         advantage: Kendall's τ of the score minus that of the best without shared weights: one size, or all sizes; the
             interval is of the difference.
     """
@@ -115,7 +115,7 @@ class Verdict:
     chosen: tuple[Chosen, ...]
     budget_seconds: float  # of the supernet's training and that of the first chosen architecture
     random_trained: int  # how many random architectures these seconds would have trained, in the order drawn
-    random_accuracy: float | None  # the best among them; None where there is none
+    random_accuracy: float | None  # the best among them; None if there is none
     budget_covered: bool  # whether enough random architectures were trained to use the budget up
 
     def row(self, name: str) -> Row:
@@ -285,7 +285,7 @@ def _spearman(x: Array, y: Array, counts: Array) -> Array:
 
 
 def _ratio(together: Array, first: Array, second: Array) -> Array:
-    """Their correlation; 0 where one side has no order."""
+    """Their correlation; 0 if one side has no order."""
     scale = np.sqrt(first * second)
     result = np.zeros_like(scale)
     np.divide(together, scale, out=result, where=scale > 0)

@@ -85,7 +85,7 @@ class Price:
 
     epoch_seconds: float  # of shared weights
     training_seconds: float  # mean of one stand-alone training by the study's recipe, over random architectures
-    scoring_seconds: float  # for one architecture on shared weights; 0 where none is scored
+    scoring_seconds: float  # for one architecture on shared weights; 0 if none is scored
 
     @property
     def epoch_in_trainings(self) -> float:

@@ -110,7 +110,7 @@ class ShortTrainer:
         self.seconds_before = sum(result.seconds for result in self.results)  # of earlier processes
 
     def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
-        """Validation accuracy of each after so many epochs; None where a training fails."""
+        """Validation accuracy of each after so many epochs; None if a training fails."""
         return [self._accuracy(architecture, epochs) for architecture in architectures]
 
     @property

@@ -106,7 +106,7 @@ def supernet_folder(files: Path, study: Study, identity: str) -> Path:
 def trained_supernet(
     study: Study, result: SupernetResult, search: Search, device: torch.device, files: Path
 ) -> Supernet | None:
-    """The study's supernet with the weights that its training left behind; None where it had no shared weights."""
+    """The study's supernet with the weights that its training left behind; None if it had no shared weights."""
     if not result.epochs:
         return None
     with seeded(0):

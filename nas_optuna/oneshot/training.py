@@ -197,7 +197,7 @@ class SupernetTraining:
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
     def _restore(self) -> bool:
-        """Go on from the last sound checkpoint; False where there is none."""
+        """Go on from the last sound checkpoint; False if there is none."""
         found = self._folder.load(_progress)
         if found is None or self.strategy is None:
             return False

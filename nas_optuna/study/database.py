@@ -1,4 +1,4 @@
-"""Optuna's storage in a database: with leases, readable whatever is in it, waiting for its server."""
+"""Optuna's database storage with leases, a tolerance for damaged rows, and patience while its server is away."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from nas_optuna.study.schema import flaw_of_study
 from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
 
 SCHEMA = "v3.2.0.a"
-"""The version of the tables of Optuna 5.0; those of any other are left to Optuna to judge."""
+"""The version of Optuna 5.0's tables; Optuna itself judges any other."""
 _MOST_VARIABLES = 500
 
 
 class Database(RDBStorage):
-    """Optuna's storage in a database, with leases, and read whatever somebody has written into it."""
+    """Optuna's database storage with leases, which reads a study even if somebody has damaged some of its rows."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
         if not self._opened_at_once(url, engine_kwargs):
@@ -46,7 +46,7 @@ class Database(RDBStorage):
         self.engine.dialect.use_insertmanyvalues_wo_returning = self.engine.dialect.use_insertmanyvalues
 
     def _opened_at_once(self, url: str, engine_kwargs: dict[str, Any]) -> bool:
-        """Open a database that has this Optuna's tables, without its migrations, which take 0.1 s to import."""
+        """Open a database that has this version's tables without importing Alembic, which takes 0.1 s."""
         try:
             engine = create_engine(url, **engine_kwargs)
             with engine.connect() as connection:
@@ -100,8 +100,8 @@ class Database(RDBStorage):
             return read_trials(connection, tables(), which, objectives)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Write a trial's end only where this process's lease stands, and let one worker take a waiting trial."""
-        # Optuna reads the state and then writes it, between which another process may do so.
+        """Write a trial's end only while this process's lease stands, and let one worker take a waiting trial."""
+        # Optuna reads the state before it writes it, and another process may write in between.
         if state != TrialState.RUNNING and not (state.is_finished() and is_held(self, trial_id)):
             return super().set_trial_state_values(trial_id, state, values)
         trials, model = tables()["trials"], models().TrialValueModel
@@ -125,7 +125,7 @@ class Database(RDBStorage):
         return True
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study whatever its rows are; Optuna would read each of them first."""
+        """Delete a study without reading its rows, as Optuna would, since some may be damaged."""
         known = tables()
         trials = select(known["trials"].c.trial_id).where(known["trials"].c.study_id == study_id)
         with self.engine.begin() as connection:
@@ -137,14 +137,14 @@ class Database(RDBStorage):
         super().delete_study(study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Read and check what a study remembers."""
+        """Read and check a study's user attributes."""
         found = self._attributes_of_study(study_id, "study_user_attributes")
         if (flaw := flaw_of_study(found)) is not None:
             raise self._damaged(study_id, flaw)
         return found
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Read what tools keep with a study."""
+        """Read and check a study's system attributes."""
         found = self._attributes_of_study(study_id, "study_system_attributes")
         names = found.get(METRIC_NAMES, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -152,7 +152,7 @@ class Database(RDBStorage):
         return found
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Read which way is better in each objective."""
+        """Read and check the direction of each objective."""
         try:
             found = super().get_study_directions(study_id)
         except LookupError as error:
@@ -180,7 +180,7 @@ class Database(RDBStorage):
 
 
 def _utc() -> datetime:
-    """The time as Optuna keeps it: of UTC, without saying so."""
+    """The time as Optuna keeps it: UTC, without a time zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -208,14 +208,14 @@ _DISCONNECT_MARKERS = (
     "too many clients",
     "no such file or directory",  # the server's socket
 )
-"""What drivers say of a server that may come back."""
+"""What drivers say when a server is away and may come back."""
 _RETRYABLE_MARKERS = ("deadlock", "could not serialize access", "try restarting transaction")
-"""What PostgreSQL and MySQL say of a transaction that they have undone and that may be repeated."""
+"""What PostgreSQL and MySQL say when they have rolled back a transaction that may be repeated."""
 _ATTEMPTS = 20
 
 
 class RetryingStorage(CachedStorage):
-    """Optuna's cache before a database, whose calls are tried again while its server is away, for `wait` seconds."""
+    """Optuna's cached storage whose calls are repeated for up to `wait` seconds while the server is away."""
 
     # Optuna's transactions may be repeated, because they set values rather than add to them.
 
@@ -231,8 +231,8 @@ class RetryingStorage(CachedStorage):
         return super().__getstate__() | {"give_up": never}
 
     def with_retry(self, work: Callable[[], T]) -> T:
-        """Do one transaction, and again when the server is back, or has undone it for another one's sake."""
-        if getattr(_working, "now", False):  # a call of Optuna's within another one
+        """Run one transaction, and repeat it if the server was away or has rolled it back in favour of another."""
+        if getattr(_working, "now", False):  # one of Optuna's calls within another
             return work()
 
         def checked() -> T:
@@ -248,11 +248,11 @@ class RetryingStorage(CachedStorage):
 
 
 _working = threading.local()
-"""Whether this thread is within a call that is tried again."""
+"""Whether this thread is within a call that will be repeated."""
 
 
 def never() -> bool:
-    """Return False: nobody asked to give up."""
+    """False: nobody asks to give up."""
     return False
 
 
@@ -263,7 +263,7 @@ def persistently(
     give_up: Callable[[], bool] = never,
     is_undone: Callable[[Exception], bool] | None = None,
 ) -> T:
-    """Do something again while the server is away, for at most `wait` seconds, or where others have come between."""
+    """Repeat `work` while the server is away, for at most `wait` seconds, or after another process got in its way."""
     undone, pause, deadline = 0, 0.1, 0.0
     while True:
         try:
@@ -285,7 +285,7 @@ def persistently(
 
 
 def roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
-    """Undo what is open on a connection that is given back; replace it where its server has gone meanwhile."""
+    """Roll back a connection that returns to the pool, and replace it if its server has gone."""
     # SQLAlchemy does the same, but logs a traceback, although nothing is lost.
     if state.transaction_was_reset:
         return
@@ -300,14 +300,14 @@ IDLE_LIMITS = {
     "mysql": lambda seconds: f"SET SESSION wait_timeout = {round(seconds)}",
     "mariadb": lambda seconds: f"SET SESSION wait_timeout = {round(seconds)}",
 }
-"""What tells each server to end a session that stands still within a transaction; MySQL's ends any that does."""
+"""What tells each server to end a session that idles within a transaction; MySQL's ends any idle session."""
 
 
 def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
-    """What has a server end a session that stands still within a transaction for as long as a lease holds."""
+    """Make the server end a session that idles within a transaction for as long as a lease holds."""
 
-    # Others could not take up the trial of a frozen host while that holds the lock of its rows. A session that stands
-    # still outside a transaction and is ended, too, is opened anew by the pool when it is next asked for.
+    # A frozen host would keep its rows locked, so that nobody could take over its trial. The pool reopens a session
+    # that was ended outside of a transaction.
     def limit(connection: Any, record: ConnectionPoolEntry) -> None:
         with closing(connection.cursor()) as cursor:
             cursor.execute(IDLE_LIMITS[scheme](max(1.0, seconds())))
@@ -332,12 +332,12 @@ for _name, _ in inspect.getmembers(BaseStorage, inspect.isfunction):
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What is behind the error that Optuna makes of a database's."""
+    """The database's error behind the one that Optuna raises."""
     return error.__cause__ or error if isinstance(error, StorageInternalError) else error
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether a storage failed because its server is away, and may come back."""
+    """Whether a storage failed because its server is away and may come back."""
     error = cause_of(error)
     if not isinstance(error, DBAPIError) or type(error.orig).__module__.startswith("sqlite3"):
         return False
@@ -345,7 +345,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def _is_undone(error: BaseException) -> bool:
-    """Whether a server has undone a transaction because it and another one waited for each other, as MySQL does."""
+    """Whether a server has rolled back a transaction that could not go on beside another, as in a deadlock."""
     error = cause_of(error)
     return isinstance(error, DBAPIError) and any(sign in str(error.orig).lower() for sign in _RETRYABLE_MARKERS)
 
@@ -362,7 +362,7 @@ def _identity_of(file: Path | None) -> tuple[int, int] | None:
 
 @contextmanager
 def giving_up(storage: BaseStorage, when: Callable[[], bool]) -> Iterator[None]:
-    """Within it nobody waits any longer for the database server as soon as `when` says so."""
+    """Stop waiting for the database server as soon as `when` says so."""
     if not isinstance(storage, RetryingStorage):
         yield
         return

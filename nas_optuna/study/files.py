@@ -1,7 +1,7 @@
-"""Where the files of studies are: checkpoints, weights, and what optuna-dashboard shows.
+"""Where the files of studies are: checkpoints, weights, and artifacts for optuna-dashboard.
 
 A study remembers each folder that was named for its files, so that every command finds them. A path in a database may
-be somebody else's: it is followed only to a folder that was named on this host, too, which a mark in it shows.
+be somebody else's, so it is followed only to a folder that was named on this host as well, which a mark in it shows.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 MARK = ".nas-optuna"
-"""An empty file in each folder that was named."""
+"""An empty file in each folder that was named on this host."""
 _A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Two letters or more before the colon, so no drive of Windows; and one slash, because a path has no two."""
+"""At least two letters before the colon, so no Windows drive; and one slash, because `Path` merges two."""
 
 
 def folders(url: str, study: Mapping[str, Any] | None = None, given: Path | None = None) -> list[Path]:
-    """Every folder in which files of a study may lie; new ones belong into the first."""
+    """Every folder in which files of a study may be; new ones belong in the first."""
     database = sqlite_file(url)
     unnamed = database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
     return list(dict.fromkeys([*_named(study or {}, given), unnamed]))
 
 
 def are_named(study: Mapping[str, Any], given: Path | None) -> bool:
-    """Whether somebody has named the folder of a study's files, as one that hosts share."""
+    """Whether a folder was named for a study's files, as is done if hosts share it."""
     return bool(_named(study, given))
 
 
 def holding(url: str, study: Study, pattern: str) -> Path:
-    """The folder that has what is looked for among the study's checkpoints and weights; the first if none has."""
+    """The folder in which the study's checkpoints and weights match a pattern; the first if none does."""
     found = folders(url, study.user_attrs)
     return next(
         (folder for folder in found if any(checkpoint_folder(folder, study.study_name).glob(pattern))), found[0]
@@ -48,14 +48,14 @@ def holding(url: str, study: Study, pattern: str) -> Path:
 
 
 def remember(study: Study, url: str, given: Path | None = None) -> None:
-    """Have the study remember the folder that is named now, if one is, and mark that."""
+    """Store the folder that is named now with the study, and mark it."""
     folder = _named({}, given)
     if not folder or not is_kept(url):
         return
     path, known = folder[0].absolute(), list(study.user_attrs.get(StudyKey.FILES, []))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not _is_ours(str(path)):  # the mark may be another user's, whose file one may not touch
+        if not _is_ours(str(path)):  # an existing mark may be another user's, which this one may not touch
             (path / MARK).touch()
     except OSError as error:
         raise StudyError(f"cannot keep files in {path}: {error.strerror}; NAS_OPTUNA_FILES names another") from error
@@ -72,7 +72,7 @@ def elsewhere(study: Mapping[str, Any]) -> list[str]:
 
 
 def usable(folder: Path) -> Path:
-    """Return a folder in which files can be kept, or in whose place it can be made."""
+    """Check that files can be written to a folder, or that it can be created, and return it."""
     there = folder.absolute()
     while not os.path.lexists(there):
         there = there.parent

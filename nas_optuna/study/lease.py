@@ -2,18 +2,17 @@
 
 A trial that runs has a lease: a row in a table of ours with its worker and a time by the database's clock
 (`nas_optuna.study.lease_table`). A worker takes the lease first and then lets the trial run, renews it while it works,
-and removes it when everybody has been told of the trial's end. Another worker takes a trial up in two cases only:
+and removes it when everybody has been told of the trial's end. Another worker takes a trial over in two cases only:
 
-- The process was one of the same PID namespace of the same boot and is not there any more, or the machine has booted
-  anew.
+- The process ran in the same PID namespace since the same boot, and no longer exists; or the machine has rebooted.
 - The lease has lapsed: the process was stopped, or its host is gone or has no network.
 
-A trial that runs without a lease is left alone, because a plain ``study.optimize`` may be about to train it; whoever
-knows better puts it back by hand.
+A trial that runs without a lease is left alone, because a plain ``study.optimize`` may be about to train it; a person
+who knows better can put it back.
 
 A worker that finds its lease gone stops at its next step and records nothing: the trial's end is written only while the
-lease stands. Trials of release 0.2 have their worker and time as attributes, which are read like a lease. A storage
-that is no database has no leases.
+lease stands. Release 0.2 kept worker and time as attributes of the trial, which are read like a lease. Only databases
+have leases.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _MADE: WeakSet[sa.Engine] = WeakSet()
 
 
 class LeaseStatus(Enum):
-    """What a worker can still do with a trial that it runs."""
+    """Whether a worker still has a trial that it took."""
 
     HELD = "held"
     """It runs the trial."""
@@ -66,13 +65,13 @@ class LeaseStatus(Enum):
 
 
 class LostError(BaseException):
-    """This process does not run the trial any more; nothing of it may be recorded.
+    """This process no longer runs the trial, and may record nothing of it.
 
-    It is no `Exception`, because ``study.optimize`` records each of those as the trial's end.
+    It is not an `Exception`, because ``study.optimize`` records each of those as the trial's end.
     """
 
 
-# --- a study's leases: a storage that is no database has none, and whoever asks there gets the trial -----------------
+# --- a study's leases; without a database there are none, and whoever asks gets the trial -----------------------------
 
 
 def has_leases(study: Study) -> bool:
@@ -88,7 +87,7 @@ def has_leases(study: Study) -> bool:
 
 
 def _in_table(study: Study, work: Callable[[Connection], T], otherwise: T, *, with_retry: bool = True) -> T:
-    """Do something with a study's leases in one transaction; `otherwise` is returned where there are none."""
+    """Run `work` on a study's leases in one transaction; without a database return `otherwise`."""
     if not has_leases(study):
         return otherwise
     return transaction(internals.storage_of(study), work, with_retry=with_retry)
@@ -109,7 +108,7 @@ def leases_of(study: Study, trial_id: int | None = None) -> dict[int, Lease]:
 
 
 def _take(study: Study, trial_id: int, seen: Lease | None) -> bool:
-    """Take a trial that has no lease, or one that still is as it was seen; False where another process was faster."""
+    """Take a trial that has no lease, or still has the one that was `seen`; False if another process was faster."""
 
     def change(connection: Connection) -> bool:
         if seen is not None:
@@ -135,7 +134,7 @@ def _drop(study: Study, trial_id: int) -> None:
 
 
 def take_waiting(study: Study) -> int | None:
-    """Take the first trial that waits for this process, unless another worker is faster; then the next."""
+    """Take the first waiting trial for this process; the next one if another worker is faster."""
     waiting = internals.all_trials(study, (TrialState.WAITING,))
     leases = leases_of(study) if waiting else {}
     for trial in waiting:
@@ -150,7 +149,7 @@ def take_waiting(study: Study) -> int | None:
 
 
 def take_new(study: Study, below: int | None = None) -> int | None:
-    """Make a trial that this process runs; None where its number would not be below this one."""
+    """Create a trial that this process runs; None if its number would not be below `below`."""
     has_leases(study)  # so that the table is there
     template = optuna.trial.create_trial(state=TrialState.RUNNING)
     template.datetime_start = datetime.now()
@@ -161,7 +160,7 @@ def take_new(study: Study, below: int | None = None) -> int | None:
 class Held:
     """A trial that this process runs, in one of its threads."""
 
-    # It does not know its study, which would keep the storage alive that is its weak key.
+    # It does not hold its study, which would keep alive the storage that is its weak key.
     trial_id: int
     lost: bool = False  # another process is known to have taken it, put it back, or deleted it
     thread: int = field(default_factory=threading.get_ident)
@@ -169,27 +168,27 @@ class Held:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is renewed still; Optuna may be about to write its end where it is not."""
+        """Whether its lease is still being renewed; if not, Optuna may be about to write its end."""
         return not self._ended.is_set()
 
     def require(self, study: Study) -> None:
-        """Say so where another process has taken it up."""
+        """Raise `LostError` if another process has taken it over."""
         if self.lost or status(study, self.trial_id) == LeaseStatus.LOST:
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
     def keep(self, study: Study) -> None:
-        """Renew its lease again and again until `end`, in a thread beside the training."""
+        """Keep renewing its lease until `end`, in a thread of its own."""
         while not self.lost and not self._ended.wait(lease_table.seconds() / 5):
             try:
                 self.lost = not _in_table(study, self._renew, True, with_retry=False)
-            except Exception:  # the database is away or busy, which the training's own thread says
+            except Exception:  # the database is away or busy, which the training's thread will report
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
 
     def _renew(self, connection: Connection) -> bool:
         return lease_table.touch(connection, self.trial_id)
 
     def end(self) -> None:
-        """Renew it no more."""
+        """Stop renewing its lease."""
         self._ended.set()
 
 
@@ -201,7 +200,7 @@ def _held_in(study: Study) -> dict[int, Held]:
 
 @contextmanager
 def hold(study: Study, trial_id: int) -> Iterator[Held]:
-    """Within it the lease of a trial that this process took is renewed."""
+    """Keep renewing the lease of a trial that this process took."""
     # Until `close`, this process writes to the trial only while the lease stands.
     held = _held_in(study)[trial_id] = Held(trial_id)
     if has_leases(study):
@@ -214,7 +213,7 @@ def hold(study: Study, trial_id: int) -> Iterator[Held]:
 
 @contextmanager
 def hold_trial(trial: Trial) -> Iterator[Held]:
-    """`hold` for a trial that ``study.ask`` gave and that has no lease, or that this thread holds already."""
+    """`hold` for a trial from ``study.ask`` that has no lease yet, or that this thread already holds."""
     study, trial_id = trial.study, internals.trial_id_of(trial)
     found = _held_in(study).get(trial_id)
     is_running = found is not None and found.is_running
@@ -232,7 +231,7 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
 
 
 def close(study: Study, trial_id: int) -> None:
-    """Remove a trial's lease: it has ended, and whoever wants to know has been told."""
+    """Remove the lease of a trial that has ended, once everybody has been told."""
     _drop(study, trial_id)
     _held_in(study).pop(trial_id, None)
 
@@ -252,8 +251,7 @@ def status(study: Study, trial_id: int) -> LeaseStatus:
 
 def release(study: Study, trial_id: int) -> bool:
     """Put a trial of this process back into the queue, with its params, reports and attributes."""
-    # The next worker that takes a trial takes it up again under its number, so nothing is lost, and later trials keep
-    # the numbers, and so the proposals, that they would have had.
+    # The next worker continues it under its number, so later trials keep their numbers and thereby their proposals.
     if status(study, trial_id) != LeaseStatus.HELD:
         return False
     put_back = _set_state(study, trial_id, TrialState.WAITING)
@@ -262,7 +260,7 @@ def release(study: Study, trial_id: int) -> bool:
 
 
 def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
-    """Change a trial's state; False where it has ended, was deleted, or another process lets it run."""
+    """Change a trial's state; False if it has ended, was deleted, or is run by another process."""
     try:
         return internals.storage_of(study).set_trial_state_values(trial_id, state)
     except (UpdateFinishedTrialError, KeyError):
@@ -273,13 +271,13 @@ def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
 
 
 def require_transactions(study: Study) -> None:
-    """Refuse a storage in which trials could be lost without a word."""
+    """Refuse a storage that could lose trials silently."""
     if isinstance(internals.storage_of(study), GrpcStorageProxy):
         raise StudyError(refusal("grpc"))
 
 
 def advise(study: Study) -> None:
-    """Say in one line where the storage is not made for as many workers as are at work."""
+    """Warn in one line if the storage does not suit so many workers."""
     workers = {lease.worker for lease in leases_of(study).values()} | {this_worker()}
     url = internals.url_of(study)
     said = advice(url, len(workers)) if url is not None else None
@@ -321,7 +319,7 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
 
 
 def release_those_of(study: Study, worker: str) -> list[int]:
-    """Put back what a worker runs that has certainly ended: whoever started it knows."""
+    """Put back the trials of a worker that has ended, as the process that started it knows."""
     leases = {trial_id: lease for trial_id, lease in leases_of(study).items() if lease.worker == worker}
     running = internals.all_trials(study, (TrialState.RUNNING,)) if leases else []
     theirs = [trial for trial in running if internals.trial_id_of(trial) in leases]
@@ -329,7 +327,7 @@ def release_those_of(study: Study, worker: str) -> list[int]:
 
 
 def release_by_hand(study: Study, number: int) -> None:
-    """Put back a running trial of which only a person can know that its process is gone: one of another host, say."""
+    """Put back a running trial whose process only a person can know to be gone, e.g. one of another host."""
     trial = next((t for t in study.get_trials(deepcopy=False) if t.number == number), None)
     if trial is None:
         raise StudyError(f"study {study.study_name!r} has no trial {number}")
@@ -346,14 +344,14 @@ def release_by_hand(study: Study, number: int) -> None:
 
 
 def take_unclosed(study: Study) -> list[FrozenTrial]:
-    """Take the trials that have ended, but whose process did before it had told everybody; `close` them afterwards."""
+    """Take the ended trials whose process died before it had told everybody; `close` them afterwards."""
     free = [(trial_id, lease) for trial_id, lease in leases_of(study).items() if lease.is_free]
     found = [(internals.read_trial(study, trial_id), lease) for trial_id, lease in free]
     return [t for t, lease in found if t.state.is_finished() and _take(study, internals.trial_id_of(t), lease)]
 
 
 def _has_no_lease(study: Study, trial: FrozenTrial) -> bool:
-    """Whether a trial runs still, and still without a lease: it was read before the leases were."""
+    """Whether a trial still runs without a lease; trials are read before their leases."""
     found = internals.read_trial(study, internals.trial_id_of(trial))
     return found.state == TrialState.RUNNING and internals.trial_id_of(trial) not in leases_of(study)
 

@@ -42,7 +42,7 @@ _CLOCKS = {
     "mysql": "unix_timestamp(sysdate(6))",
     "mariadb": "unix_timestamp(sysdate(6))",
 }
-"""How each database says the time in seconds."""
+"""SQL for the time in seconds, by database."""
 HELD: WeakKeyDictionary[BaseStorage, dict[int, Any]] = WeakKeyDictionary()
 """The trials that this process runs in each storage, until everybody has been told of their end."""
 
@@ -67,12 +67,12 @@ class Lease:
 
 
 def create(engine: sa.Engine) -> None:
-    """Make the table where it is missing; other processes may do so at the same moment."""
+    """Create the table if it is missing; other processes may do so at the same moment."""
     try:
         with engine.begin() as connection:
             connection.execute(CreateTable(LEASES, if_not_exists=True))
     except DBAPIError:
-        with engine.connect() as connection:  # another process was faster, or this raises what is wrong
+        with engine.connect() as connection:  # another process was faster, or this raises the real error
             connection.execute(sa.select(LEASES).limit(1))
 
 
@@ -85,18 +85,18 @@ def seconds() -> float:
 
 
 def is_held(storage: BaseStorage, trial_id: int) -> bool:
-    """Whether this process has begun a trial, and not closed it."""
+    """Whether this process has begun a trial and not yet closed it."""
     return trial_id in HELD.get(storage, ())
 
 
 def require_held(storage: BaseStorage | None, connection: Connection, trial_id: int) -> None:
-    """Refuse to write to a trial that this process has begun, and whose lease is gone."""
+    """Refuse to write to a trial of this process whose lease is gone."""
     if storage is not None and is_held(storage, trial_id) and not touch(connection, trial_id):
         raise UpdateFinishedTrialError(f"trial {trial_id} has ended, was put back, or another runs it")
 
 
 def touch(connection: Connection, trial_id: int) -> bool:
-    """Renew this process's lease, which keeps others from it until the transaction ends; False where it is gone."""
+    """Renew this process's lease, which locks its row until the transaction ends; False if it is gone."""
     return change(connection, trial_id, LEASES.c.worker == this_worker())
 
 
@@ -106,7 +106,7 @@ def give(connection: Connection, trial_id: int) -> None:
 
 
 def give_new(connection: Connection, trial_id: int) -> None:
-    """Give the lease of a trial that was made in this transaction, in the place of one of a trial that was deleted."""
+    """Give the lease of a trial that was made in this transaction, replacing one that a deleted trial has left."""
     connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
     give(connection, trial_id)
 
@@ -131,21 +131,21 @@ def clock(connection: Connection) -> sa.ColumnElement[float]:
 
 
 _FIRST_NAMESPACE = "4026531836"
-"""Linux gives the PID namespace of a machine that is not a container this number."""
+"""The number that Linux gives to the PID namespace outside of containers."""
 _UNKNOWN = "-"
 _ENDED = "ended"
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process, told apart from every other one anywhere."""
+    """A process, identified across all machines."""
 
     host: str  # its name, for people
-    machine: str  # stays the same when the host boots anew, if that is known
+    machine: str  # survives a reboot, if it is known
     boot: str  # differs for each boot of each machine
-    namespace: str  # of its number: containers of one machine have different ones
+    namespace: str  # in which its number counts: each container has its own
     process: int  # its number
-    started: str  # tells it from a later process with its number
+    started: str  # distinguishes it from a later process with the same number
 
     def __str__(self) -> str:
         return f"{self.host}/{self.machine}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
@@ -165,7 +165,7 @@ class Worker:
         return cls(host, machine, boot, namespace, int(process), started)
 
     def is_gone(self) -> bool:
-        """Whether it has certainly ended; False where that cannot be known from here."""
+        """Whether it has certainly ended; False if that cannot be known from here."""
         here = _here()
         if self.boot != here.boot:
             return self._is_of_an_earlier_boot(here)
@@ -176,7 +176,7 @@ class Worker:
         return not _may_be_there(self.process, self.started)
 
     def _is_of_an_earlier_boot(self, here: Worker) -> bool:
-        """Containers are copied with their machine's identity in them, and then are several at once."""
+        """A machine's identity alone does not tell: containers are copied with it, and then several share it."""
         return (
             _UNKNOWN not in (self.machine, self.boot, here.boot)
             and self.machine == here.machine
@@ -192,12 +192,12 @@ class Worker:
 
 
 def this_worker() -> str:
-    """Return this process as text, which is what its trials are marked with."""
+    """This process as the text by which its leases name it."""
     return str(_here())
 
 
 def _here() -> Worker:
-    """Ask anew each time, because a fork is another process."""
+    """Not cached, because a fork is another process."""
     host, machine, boot, namespace = _surroundings()
     return Worker(host, machine, boot, namespace, os.getpid(), _start_time(os.getpid()))
 
@@ -207,7 +207,7 @@ def _surroundings() -> tuple[str, str, str, str]:
     """Host, machine, boot and PID namespace, which a fork shares."""
     boot = _first_line("/proc/sys/kernel/random/boot_id")
     machine = _first_line("/etc/machine-id", "/var/lib/dbus/machine-id")
-    if machine == _UNKNOWN and not (uuid.getnode() >> 40) & 1:  # with that bit set it was made up just now
+    if machine == _UNKNOWN and not (uuid.getnode() >> 40) & 1:  # with that bit set it is a random number
         machine = f"{uuid.getnode():012x}"
     try:
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
@@ -228,9 +228,8 @@ def _first_line(*files: str) -> str:
 
 
 def _start_time(process: int) -> str:
-    """Clock ticks after boot at which a process began, which tells it from a later one with the same number."""
-    # ``"-"`` where ``/proc`` does not say so, because there is none or the process is hidden; ``"ended"`` for one that
-    # has ended and that nobody has asked yet how.
+    """Clock ticks after boot at which a process began, which distinguish it from a later one with the same number."""
+    # ``"-"`` where ``/proc`` is missing or hides the process; ``"ended"`` for a zombie.
     try:
         # The second field is the name in parentheses and may hold spaces; the start time is the 20th after it.
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
@@ -241,7 +240,7 @@ def _start_time(process: int) -> str:
 
 
 def _may_be_there(process: int, started: str) -> bool:
-    """Whether a process of this PID namespace is there, as far as this one may see."""
+    """Whether a process of this PID namespace still exists, as far as this one may see."""
     found = _start_time(process)
     if found != _UNKNOWN:
         return found == started

@@ -1,13 +1,13 @@
-"""Everything that we use of Optuna beyond its public interface.
+"""Everything that this package uses of Optuna beyond its public interface.
 
-It was checked against Optuna 5.0.0; `tests/study/test_optuna_internals.py` holds a contract test for each use, and
-the list of the private names. A release that breaks one breaks this module and nothing else.
+It was checked against Optuna 5.0.0. `tests/study/test_optuna_internals.py` has a contract test for each use, and the
+list of the private names. A release of Optuna that breaks one breaks this module and nothing else.
 
 The reasons:
 
-- A trial's end is written only where its worker's lease stands, and a new trial has its lease from its first moment on.
-- Optuna's own reading of trials takes several times as long, and fails as a whole over one damaged row.
-- Samplers, pruners and notes are given frozen trials, and need to know the storage behind them.
+- A trial's end is written only while its worker's lease stands, and a new trial has its lease from the first moment.
+- Optuna's own reading of trials takes several times as long, and fails as a whole because of one damaged row.
+- Samplers, pruners and notes get frozen trials, and need the storage behind them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
 
 METRIC_NAMES = "study:metric_names"
-"""System attribute in which `Study.set_metric_names` keeps its names."""
+"""The system attribute in which `Study.set_metric_names` keeps its names."""
 CachedStorage = optuna.storages._CachedStorage
-"""Optuna's cache of ended trials before a database."""
+"""Optuna's cache of ended trials in front of a database."""
 
 
 # --- databases --------------------------------------------------------------------------------------------------------
 
 
 def models() -> Any:
-    """Optuna's classes of its tables."""
+    """Optuna's ORM classes."""
     from optuna.storages._rdb import models
 
     return models
@@ -49,7 +49,7 @@ def tables() -> Mapping[str, Table]:
 
 
 def database_of(storage: BaseStorage) -> RDBStorage | None:
-    """The database that a storage keeps things in; None where that is a journal or this process's memory."""
+    """The database behind a storage; None for a journal or this process's memory."""
     behind_cache = storage._backend if isinstance(storage, CachedStorage) else storage
     return behind_cache if isinstance(behind_cache, RDBStorage) else None
 
@@ -68,7 +68,7 @@ def study_id_of(study: Study) -> int:
 
 
 def url_of(study: Study) -> str | None:
-    """Return the URL of the database that a study lives in; None where it lives in no database."""
+    """Return the URL of a study's database; None if it is in no database."""
     database = database_of(storage_of(study))
     return None if database is None else str(database.url)
 
@@ -79,21 +79,21 @@ def study_user_attributes(study: Study) -> dict[str, Any]:
 
 
 def study_system_attributes(study: Study) -> dict[str, Any]:
-    """Return the attributes of a study that tools keep their own things in."""
+    """Return the attributes of a study in which tools keep their data."""
     return storage_of(study).get_study_system_attrs(study_id_of(study))
 
 
 def all_trials(study: Study, states: Iterable[TrialState] | None = None) -> list[FrozenTrial]:
-    """Return the trials as they are now, where ``study.get_trials`` may return those of the trial's beginning."""
-    # They must not be changed: they are not copied.
-    # A list, because for the tuple of the waiting state alone, the storage in memory begins its search after the last
-    # trial that it found waiting, and does not see one before it that was put back.
+    """Return the trials as they are now; ``study.get_trials`` may return them as they were when the trial began."""
+    # They are not copied, and must not be changed.
+    # Not a tuple: for that of the waiting state alone, the storage in memory starts its search behind the last trial
+    # that it found waiting, and misses an earlier one that was put back.
     chosen = None if states is None else list(states)
     return storage_of(study).get_all_trials(study_id_of(study), deepcopy=False, states=chosen)
 
 
 def exists(study: Study) -> bool:
-    """Whether the study is still in its storage, under its number: nobody deleted it."""
+    """Whether the study is still in its storage under its number, i.e. nobody has deleted it."""
     try:
         return storage_of(study).get_study_id_from_name(study.study_name) == study_id_of(study)
     except KeyError:
@@ -101,7 +101,7 @@ def exists(study: Study) -> bool:
 
 
 def with_storage(study: Study, storage: object) -> Study:
-    """Return the same study, read through something that acts as a storage."""
+    """Return the same study, read through an object that acts as a storage."""
     return Study(study.study_name, cast(BaseStorage, storage), sampler=study.sampler, pruner=study.pruner)
 
 
@@ -112,13 +112,13 @@ def whole(study: Study) -> Study:
 
 
 def showing(study: Study, chosen: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Study:
-    """Return a view of a study in which Optuna's samplers see some of its trials."""
+    """Return a view of a study in which Optuna's samplers see only the chosen trials."""
     everything = study._get_trials
     return _reading(study, lambda *arguments, **options: chosen(everything(*arguments, **options)))
 
 
 def read_once(study: Study) -> Study:
-    """Return a view of a study as it is now, so that all that is said of it agrees while others finish trials."""
+    """Return a view of a study as it is now, so that all figures agree while others finish trials."""
     trials = study.get_trials(deepcopy=False)
 
     def read(
@@ -137,13 +137,13 @@ def _reading(study: Study, trials: Callable[..., list[FrozenTrial]]) -> Study:
 
 
 def contains(distribution: BaseDistribution, value: float) -> bool:
-    """Whether a number, in Optuna's internal form, is inside a distribution."""
+    """Whether a number in Optuna's internal representation is inside a distribution."""
     return distribution._contains(value)
 
 
 @contextmanager
 def stoppable(study: Study) -> Iterator[Callable[[], bool]]:
-    """Within it an objective or a sampler may call ``study.stop()``, as within ``study.optimize``."""
+    """Let objectives and samplers call ``study.stop()``, as within ``study.optimize``."""
     study._stop_flag, here = False, study._thread_local
     here.in_optimize_loop = True
     try:
@@ -171,25 +171,25 @@ def read_trial(study: Study, trial_id: int) -> FrozenTrial:
 
 
 def enqueued_params(trial: Trial | FrozenTrial) -> dict[str, Any] | None:
-    """The parameters that somebody chose before the trial began; None where nobody did."""
+    """The parameters that a trial was enqueued with; None if it was not enqueued."""
     return known_of(trial).system_attrs.get("fixed_params")
 
 
 def is_enqueued(trial: Trial | FrozenTrial) -> bool:
-    """Whether somebody chose the trial's parameters before it began."""
+    """Whether a trial's parameters were chosen before it began."""
     return enqueued_params(trial) is not None
 
 
 def known_of(trial: Trial | FrozenTrial) -> FrozenTrial:
-    """What this process knows of a trial without asking the storage again."""
+    """A trial as this process knows it, without another query."""
     return trial._cached_frozen_trial if isinstance(trial, Trial) else trial
 
 
 def set_trial_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
-    """Set a user attribute of a trial that is known only as it was when it was read: what a sampler is given."""
+    """Set a user attribute of a frozen trial, which is what a sampler gets."""
     storage_of(study).set_trial_user_attr(trial_id_of(trial), key, value)
 
 
 def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
-    """Set a system attribute, in which tools keep their own things; see `set_trial_attribute`."""
+    """Set a system attribute of a frozen trial, in which tools keep their data."""
     storage_of(study).set_trial_system_attr(trial_id_of(trial), key, value)

@@ -1,4 +1,4 @@
-"""What a study has found: records of its trials, the best of them, the front of several objectives, its hypervolume."""
+"""What a study has found: records of its trials, the best, the front of several objectives and its hypervolume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas_optuna.study.schema import StudyKey, TrialKey, attribute, costs_of
 from nas_optuna.study.studies import maximizes
 
 ALIKE = 1.2
-"""Trainings whose seconds differ by less than this factor are compared."""
+"""Trainings are compared if their seconds differ by less than this factor."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class TrialRecord:
     Attributes:
         number: Its number in the study.
         state: ``"complete"``, ``"pruned"``, ``"fail"``, ``"running"``, ``"waiting"`` or ``"unreadable"``.
-        values: The objectives' values; empty where it has none.
-        architecture: The canonical string; empty where it was not reached.
+        values: The objectives' values; empty if it has none.
+        architecture: The canonical string; empty if it was not reached.
         epochs: Epochs trained.
         seconds: Training time.
-        costs: Every cost that the trial knows, by name, each in the unit that `nas_optuna.objectives.describe` tells.
+        costs: Every cost that is known of the trial, by name, in the unit that `nas_optuna.objectives.describe` gives.
         accuracy: Validation accuracy after the last epoch trained.
         feasible: Whether it is inside the study's limits, where there are any.
         origin: Who proposed it.
-        cause: Why it was stopped, where neither the pruner nor the end did it.
+        cause: Why it ended, if neither the pruner nor the last epoch ended it.
         duplicate_of: Number of the trial whose training was reused.
-        continues: Number of the stopped trial whose training this one went on with.
-        spread: Standard deviation over the recipe's repeats, where there are several.
+        continues: Number of the stopped trial whose training this one continued.
+        spread: Standard deviation over the recipe's repeats, if there are several.
 
     Examples:
         >>> import optuna
@@ -67,7 +67,7 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
-        """Read a trial's attributes; a trial that is not ours gives empty fields."""
+        """Read a trial's attributes; a trial of another objective gives empty fields."""
         attribute = trial.user_attrs.get
         return cls(
             number=trial.number,
@@ -92,7 +92,7 @@ class TrialRecord:
 
 
 def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -> list[str]:
-    """Costs that any of the records has, in the order of `COSTS`, without those that are objectives themselves."""
+    """Costs that any of the records has, in the order of `COSTS`, without those that are objectives."""
     shown = {name.partition(":")[0] for name in objectives}
     known = list(dict.fromkeys(name for record in records for name in record.costs if name not in shown))
     order = COSTS.names()
@@ -100,9 +100,9 @@ def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -
 
 
 def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRecord]:
-    """Records, best first value first: complete trials, then pruned ones, then the rest by number.
+    """Records by their first value, best first: complete trials, then pruned ones, then the rest by number.
 
-    What was trained for longer comes before what was trained for less; see `_training_levels`.
+    Longer trainings come before shorter ones; see `_training_levels`.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     found = list(trials)
@@ -118,9 +118,9 @@ def ranked(trials: Iterable[FrozenTrial], maximize: bool = True) -> list[TrialRe
 
 
 def _training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
-    """For each trial, how much shorter than the longest one its training was; only trials of one level compare.
+    """For each trial, how many levels shorter than the longest one its training was; only one level is comparable.
 
-    A training by the recipe counts as longest. Those with a clock are on one level where their seconds differ by less
+    A training by the recipe is on the top level. Trainings with a clock share a level if their seconds differ by less
     than the factor `ALIKE`, as they do between two runs of the same time.
     """
     shares: list[float | None] = [
@@ -135,7 +135,7 @@ def _training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial is inside every limit; so is one of a study without limits."""
+    """Whether a trial is inside every limit of its study."""
     return all(excess <= 0 for excess in trial.constraints.values())
 
 
@@ -145,23 +145,22 @@ def complete_trials(study: Study) -> list[FrozenTrial]:
 
 
 def losses_of(study: Study, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
-    """Every value of trials, the lower the better: ``[trials, objectives]``."""
+    """The values of trials as losses, lower is better: ``[trials, objectives]``."""
     signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions])
     losses: NDArray[np.float64] = signs * np.array([t.values for t in trials]).reshape(len(trials), len(signs))
     return losses
 
 
 def longest_trained(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that were trained for as long as any, in their order: only these can be compared."""
+    """The trials that were trained longest, in their order: only these can be compared."""
     levels = _training_levels(trials)
     return [trial for trial, level in zip(trials, levels, strict=True) if level == 0]
 
 
 def best_of(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The best in the first objective of those trained longest; the earliest of equals; None where there is none.
+    """The best in the first objective among those trained longest, the earliest of equals; None if there is none.
 
-    Where a fit has chosen one of them, and trained it anew, that one: it is what the study was for, and may be the
-    reference, which a better figure of another network did not clearly beat.
+    If a fit has chosen one of them, that one: it may be the reference, if no other network clearly beat it.
     """
     comparable = longest_trained(trials)
     sign = -1.0 if maximizes(study) else 1.0
@@ -171,7 +170,7 @@ def best_of(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _chosen(study: Study, trials: Sequence[FrozenTrial]) -> int | None:
-    """The number of the trial that a fit has chosen; None where it has not, or has not seen all of these."""
+    """The number of the trial that a fit has chosen; None if it has not, or has not seen all of these."""
     state: Mapping[str, Any] = study.user_attrs.get(StudyKey.FIT, {})
     final: Mapping[str, Any] = state.get("final", {})
     if any(trial.number >= final.get("trials", trial.number + 1) for trial in trials):
@@ -185,7 +184,7 @@ def best_trial(study: Study) -> FrozenTrial | None:
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
-    """The best and its equals; with several objectives those that no other trial beats in all of them, too."""
+    """The best and its equals; with several objectives, the front as well."""
     best = best_trial(study)
     equals = [t for t in longest_trained(complete_trials(study)) if best is not None and t.values == best.values]
     if len(study.directions) == 1:
@@ -195,7 +194,7 @@ def best_trials(study: Study) -> list[FrozenTrial]:
 
 
 def front_trials(study: Study) -> list[FrozenTrial]:
-    """The complete trials that no other one beats in every objective, by their numbers; only what can be compared."""
+    """The comparable complete trials that no other one beats in every objective, by number."""
     trials = longest_trained(complete_trials(study))
     losses = losses_of(study, trials)
     front: list[int] = []
@@ -211,9 +210,8 @@ def front_trials(study: Study) -> list[FrozenTrial]:
 
 def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
     """Volume between a set of points and a reference point, all coordinates to be minimised."""
-    # Slices along the last coordinate and adds up the volumes of the slices (HSO; While et al., "A faster algorithm for
-    # calculating hypervolume", IEEE TEC 2006). Exact; exponential in the number of coordinates, of which a study has
-    # few.
+    # Hypervolume by slicing objectives (While et al., "A faster algorithm for calculating hypervolume", IEEE TEC
+    # 2006): exact, and exponential in the number of objectives, which is small.
     *rest, last = reference
     points = sorted(
         {tuple(p) for p in losses if all(x < r for x, r in zip(p, reference, strict=True))}, key=lambda p: p[-1]
@@ -234,8 +232,8 @@ def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -
 class Front:
     """The feasible trials that no other one beats in every objective, best in the first objective first."""
 
-    # The hypervolume is the share of the box between `reference`, its worst corner, and the ideal: the best value that
-    # there can be, or, where there is no bound, the best of any trial.
+    # The hypervolume is a share of the box between `reference`, its worst corner, and the ideal: the best possible
+    # value or, without a bound, the best of any trial.
 
     objectives: tuple[str, ...]
     records: tuple[TrialRecord, ...]
@@ -248,7 +246,7 @@ class Front:
 
 
 def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Front:
-    """The front of a study of ours."""
+    """The front of a study."""
     objectives = [
         replace(parse_criterion(name, imports=False), direction=cast(Direction, direction.name.lower()))
         for name, direction in zip(study.metric_names or (), study.directions, strict=False)
@@ -275,7 +273,7 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
 
 
 def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """The best and the worst value of an objective: what is possible, or what was seen."""
+    """The best and the worst value of an objective: possible ones, or else observed ones."""
     if objective.metric is None:
         key = TrialKey.cost(str(objective.cost))
         seen = [value for trial in trials if (value := attribute(trial, key)) is not None]
@@ -289,7 +287,7 @@ def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tu
 
 @dataclass(frozen=True)
 class FeasibleShare:
-    """How many of a study's proposals were inside its limits, and the share among its last ten trials."""
+    """How many of a study's proposals were inside its limits, and their share among the last ten trials."""
 
     feasible: int
     proposals: int

@@ -95,10 +95,10 @@ _Kind = tuple[str, Any]
 _NUMBER: _Kind = "a number", Number
 _ANYTHING: _Kind = "anything", Any
 _OF_A_TRIAL: dict[str, _Kind] = {}
-"""What each of our user attributes of a trial is; every other one is a number: a cost."""
+"""The kind of each user attribute of a trial; every other one of ours is a cost, and a number."""
 _OF_A_STUDY: dict[str, _Kind] = {}
 _PARTS: dict[str, _Kind] = {}
-"""Numbered parts, by what their keys begin with."""
+"""The kind of numbered parts, by the prefix of their keys."""
 _OF_OPTUNA: Mapping[str, _Kind] = {
     "fixed_params": ("a mapping", dict[str, Any]),
     "constraints": ("a list of numbers", list[Number]),
@@ -148,40 +148,40 @@ class TrialKey:
     WORKER = _trial_key("worker", "a text", str | None)
     """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
     LEASE = _trial_key("lease", "a number", Number | None)
-    """float: until when, in seconds by the database's clock, that process had the trial for itself."""
+    """float: until when, in seconds by the database's clock, that process had the trial."""
     EPOCHS = _trial_key("epochs", *_COUNT)
     """int: epochs trained, over all seeds."""
     STEPS = _trial_key("steps", *_COUNT)
-    """int: optimiser steps, where the time for the training decided how many."""
+    """int: optimiser steps, if the time decided how many."""
     RUNG = _trial_key("rung", *_COUNT)
-    """int: 1 is the shortest training of a search with a clock; each run with one numbers on."""
+    """int: rung of a search with a clock, 1 is the shortest; each further run continues the numbers."""
     SHARE = _trial_key("share", *_SECONDS)
-    """float: seconds that a search with a clock gave to the training; absent where the recipe said how long."""
+    """float: seconds that a search with a clock gave to the training; absent if the recipe decided."""
     SECONDS = _trial_key("seconds", *_SECONDS)
     """float: seconds of training, over all processes that worked on it."""
     SPREAD = _trial_key("spread", "a number", Number | None)
     """float: standard deviation of the accuracy over the recipe's repeats."""
     MICRO_BATCHES = _trial_key("micro_batches", *_COUNT)
-    """int: parts that a batch was divided into, where it did not fit in memory whole."""
+    """int: parts that a batch was divided into, if it did not fit in memory."""
     CAUSE = _trial_key("cause", *_TEXT)
-    """str: why the trial ended, where neither the pruner nor the last epoch ended it."""
+    """str: why the trial ended, if neither the pruner nor the last epoch ended it."""
     DUPLICATE_OF = _trial_key("duplicate_of", *_COUNT)
     """int: number of the trial whose training was reused."""
     PAUSED = _trial_key("paused", *_COUNT)
-    """int: epochs after which the trial was stopped, where its weights were kept to go on with."""
+    """int: epochs after which the trial was stopped, if its state was kept to be continued."""
     REMOVED = _trial_key("removed", "a list of whole numbers", list[Count])
-    """list[int]: numbers of stopped trials whose weights were removed to make room for this one's."""
+    """list[int]: numbers of stopped trials whose state was removed to make room for this one's."""
     CONTINUES = _trial_key("continues", *_COUNT)
-    """int: number of the stopped trial whose training this one went on with."""
+    """int: number of the stopped trial whose training this one continued."""
     PROPOSALS = _trial_key("proposals", "a whole number above 0", Positive)
-    """int: how many proposals the sampler made until one was inside the limits."""
+    """int: how many proposals it took until one was inside the limits."""
     LOG_PROB = _trial_key("controller:log_prob")
     """float: log probability that the controller gave to its proposal."""
     ENTROPY = _trial_key("controller:entropy")
     """float: mean entropy of the controller's policy, in nats."""
 
     UNREADABLE = _trial_key("unreadable", *_TEXT)
-    """str: what is wrong with the trial's rows; given when they are read, never stored."""
+    """str: what is wrong with the trial's rows; set when they are read, never stored."""
 
     @staticmethod
     def cost(name: str) -> str:
@@ -193,29 +193,29 @@ class StudyKey:
     """User attributes of a study."""
 
     UID = _study_key("uid", *_TEXT)
-    """str: tells the study from every other one, also from a later one of its name."""
+    """str: distinguishes the study from all others, even from a later one of the same name."""
     FORMAT = _study_key("format", *_COUNT)
     """int: `FORMAT` of the version that made the study."""
     SPEC = _study_key("spec", *_MAPPING)
     """dict: the study spec."""
     SPACE = _study_key("space", "a description of a space", _Space)
-    """dict: what must not change about the search space while the study goes on."""
+    """dict: what must not change about the search space during the study."""
     DATA = _study_key("data", *_MAPPING)
     """dict: fingerprint and figures of the data set that the study began with."""
     FIT = _study_key("fit", "what a fit has decided", _Fit)
-    """dict: how a fit divided its time, how much of it is spent, and what it has decided."""
+    """dict: how a fit divides its time, how much of it is spent, and what it has decided."""
     WITHIN = _study_key("within", *_MAPPING)
-    """dict: the same of a search with a clock, which may go on in the study of a fit."""
+    """dict: the same for ``run --within``, which may also continue the study of a fit."""
     REFERENCE = _study_key("reference", "a reference", _Reference)
-    """dict: the user's own network that the search is compared with: its name, accuracy, and how it was trained."""
+    """dict: the user's own network that the search is compared with: its name, accuracy and training."""
     RETRAINED = _study_key("retrained", "a list of retrainings", list[_Report])
     """list[dict]: the report of every retraining."""
     CONFUSION = _parts("retrained:confusion:", "a list", list[str | Count])
     """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
     NOTE = _study_key("note", *_TEXT)
-    """str: digest of the study's note as it was written for the dashboard, to tell whether a person has changed it."""
+    """str: digest of the note that was written for the dashboard, which shows whether a person has changed it."""
     SUPERNET = _study_key("supernet", "a mapping", dict[str, Finite])
-    """dict: what the supernet's training was and what it found; written last."""
+    """dict: settings and findings of the supernet's training; written last."""
     ALPHAS = _parts("supernet:alphas:", "lists of numbers by name", dict[str, list[Number]])
     """dict[str, list[float]]: logits by parameter, in numbered parts."""
     SCORE = _parts("supernet:score:", "a list of numbers", list[Number])
@@ -223,7 +223,7 @@ class StudyKey:
     STARTS = _parts("supernet:starts:", "lists of whole numbers", list[list[Count]])
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
     TEACHERS = _parts("supernet:teachers:", "lists of numbers", list[list[Number]])
-    """list[list]: tokens and accuracy of each short training that taught the supernet's score, in numbered parts."""
+    """list[list]: tokens and accuracy of the short trainings that the score was fitted to, in numbered parts."""
     CHOICES = _parts("supernet:choices:", "a list of lists", list[Pair])
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
     FILES = _study_key("files", "a list of texts", list[str])
@@ -235,18 +235,18 @@ class StudyKey:
 
 
 def is_reserved(cost: str) -> bool:
-    """Whether trials remember something else under the key that a cost of this name would have."""
+    """Whether a cost of this name would have the key of another attribute."""
     return TrialKey.cost(cost) in _OF_A_TRIAL
 
 
 def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Every cost among a trial's user attributes, by name, whoever has registered it."""
+    """Every cost among a trial's user attributes, by name, built in or not."""
     ours = (key for key in attributes if key.startswith(PREFIX) and key not in _OF_A_TRIAL)
     return {key.removeprefix(PREFIX): attributes[key] for key in ours}
 
 
 def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:
-    """What a trial remembers under a key.
+    """A user attribute of a trial, by key.
 
     Examples:
         >>> import optuna
@@ -258,12 +258,12 @@ def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> 
 
 
 def readable(study: Study) -> dict[str, Any]:
-    """The study's own attributes without the prefix, for a person or for JSON."""
+    """Our attributes of a study without their prefix, for a person or for JSON."""
     return {key.removeprefix(PREFIX): value for key, value in study.user_attrs.items() if key.startswith(PREFIX)}
 
 
 def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | None:
-    """What is wrong with a trial's attributes, in a few words; None where nothing is.
+    """What is wrong with a trial's attributes, in a few words; None if nothing is.
 
     Examples:
         >>> flaw_of_trial({"nas_optuna:accuracy": []}, {})
@@ -282,7 +282,7 @@ def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | N
 
 
 def flaw_of_study(user: Mapping[str, Any]) -> str | None:
-    """What is wrong with a study's user attributes, in a few words; None where nothing is.
+    """What is wrong with a study's user attributes, in a few words; None if nothing is.
 
     Examples:
         >>> flaw_of_study({"nas_optuna:supernet": True})
@@ -298,7 +298,7 @@ def flaw_of_study(user: Mapping[str, Any]) -> str | None:
 
 @cache
 def _type(kind: Any) -> Any:
-    from pydantic import TypeAdapter  # late, because names alone do not need it
+    from pydantic import TypeAdapter  # late, because the names alone do not need it
 
     return TypeAdapter(kind)
 

@@ -1,4 +1,4 @@
-"""How far chance may have moved an accuracy, and whether a search has brought more than that."""
+"""Standard errors of accuracies, and whether a search has gained more than chance."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def sampling_error(accuracy: float, images: int) -> float:
 
 
 def standard_error(record: TrialRecord, images: int | None) -> float | None:
-    """How far a trial's accuracy may be off by chance: one standard error, as a share of 1."""
-    # It is the error of the sample of images, or, where several trainings differ by more, that of their mean (of two,
-    # the fewest that differ).
+    """One standard error of a trial's accuracy, as a share of 1."""
+    # It is the error of the sample of images or, if repeated trainings differ by more, that of their mean (of two, the
+    # fewest that differ).
     if record.accuracy is None or not 0 <= record.accuracy <= 1:
         return None
     known = [sampling_error(record.accuracy, images)] if images else []
@@ -40,7 +40,7 @@ def standard_error(record: TrialRecord, images: int | None) -> float | None:
 
 
 def with_error(name: str, value: float, error: float | None, *, brief: bool = False) -> str:
-    """An objective's value as text, without its unit, and if it is an accuracy its standard error.
+    """An objective's value as text without its unit, with the standard error of an accuracy.
 
     Examples:
         >>> with_error("accuracy", 0.97, 0.01), with_error("macs", 1234.0, 0.01)
@@ -53,7 +53,7 @@ def with_error(name: str, value: float, error: float | None, *, brief: bool = Fa
 
 def error_on_test(report: Mapping[str, Any]) -> float:
     """Standard error of the test accuracy that a retraining found."""
-    # It is the error of the sample of images, or that of the mean over the seeds where they differ by more.
+    # It is the error of the sample of images or, if the seeds differ by more, that of their mean.
     between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
     return max(sampling_error(report["mean"], report["test_images"]), between)
 
@@ -69,7 +69,7 @@ def accuracy_on_test(report: Mapping[str, Any]) -> str:
 
 
 CLAIM = 2.0
-"""Standard errors of a difference that make a claim: the best of a few equal networks is often ahead by one."""
+"""Standard errors of a difference that justify a claim: the best of a few equal networks is often ahead by one."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Measured:
         return f"{self.accuracy:.3f} ± {self.error:.3f}"
 
     def is_ahead(self, other: Measured) -> bool:
-        """Whether it is higher than another by more than two standard errors of the difference of two accuracies.
+        """Whether it is higher than another by more than two standard errors of the difference.
 
-        The best of many networks is compared, and partly lucky: the true error is larger, if anything.
+        The best of many networks is partly lucky, so the true error is larger, if anything.
         """
         return self.accuracy - other.accuracy > CLAIM * math.hypot(self.error, other.error)
 
@@ -97,7 +97,7 @@ class Gain:
     Attributes:
         best: The accuracy of the best network.
         reference: That of the reference, where there is one; trained alike, and judged by the same images.
-        majority: The share of the largest class: what naming it always would reach; None where it is not known.
+        majority: The share of the largest class, i.e. the accuracy of always naming it; None if it is not known.
         is_reference: Whether the best network is the reference.
 
     Examples:
@@ -115,7 +115,7 @@ class Gain:
 
     @property
     def beside(self) -> str:
-        """What the best accuracy is to be compared with."""
+        """What to compare the best accuracy with."""
         parts = []
         if self.reference is not None:
             parts.append("which is the reference" if self.is_reference else f"reference {self.reference}")
@@ -134,7 +134,7 @@ class Gain:
         return self.majority is None or self.best.accuracy > self.majority + CLAIM * self.best.error
 
     def remarks(self) -> list[str]:
-        """What a person should know of it, a line each."""
+        """What a person should know about it, a line each."""
         found = []
         if not self.has_learned:
             found.append(

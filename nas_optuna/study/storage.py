@@ -37,23 +37,23 @@ _REMEDIES = {
     "not a database": "name another file as the storage",
     "malformed": "restore a copy, or name another file as the storage",
 }
-"""What to do about what SQLite says."""
+"""Remedies for SQLite's errors, by a part of their text."""
 _DRIVERS = {
     "postgresql": ("'psycopg[binary]'", "postgresql+psycopg://"),
     "mysql": ("pymysql", "mysql+pymysql://"),
     "mariadb": ("pymysql", "mysql+pymysql://"),
 }
-"""Database → the package of a driver that works, and how the URL of that begins."""
+"""Database → the package of a driver that works, and how its URL begins."""
 _REFUSED = {
     "grpc": ("Optuna's gRPC proxy", "name the database behind it"),
     "journal": ("a journal", "use SQLite on one machine and PostgreSQL on many"),
     "redis": ("a journal in Redis", "use PostgreSQL"),
 }
-"""Storages of Optuna that are none of its databases → their names, and what to use instead."""
+"""Optuna's storages without transactions → their names, and what to use instead."""
 _ON_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs"})
-"""File systems of several hosts, between which SQLite's locks and its log do not work reliably."""
+"""Network file systems, on which SQLite's locks and log are not reliable."""
 MANY = 8
-"""Workers for which SQLite is enough: it lets one process write at a time, and a trial writes some twenty times."""
+"""The most workers for which SQLite suffices: one process writes at a time, and a trial writes some twenty times."""
 
 
 def storage_url(given: str | None = None) -> str:
@@ -62,7 +62,7 @@ def storage_url(given: str | None = None) -> str:
 
 
 def absolute(url: str) -> str:
-    """Return the URL with a SQLite file named from the root on, for a process that runs in another folder.
+    """The URL with an absolute path to its SQLite file, for a process that runs in another folder.
 
     Examples:
         >>> absolute("sqlite:////srv/nas.db")
@@ -83,15 +83,15 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def is_kept(url: str) -> bool:
-    """Whether what is stored there is still there when the process has ended: SQLite in memory forgets it."""
+    """Whether what is stored there outlives the process, which SQLite in memory does not."""
     parsed = _parsed(url)
     in_memory = parsed.database in (None, "", ":memory:") or "memory" in parsed.normalized_query.get("mode", ())
     return parsed.get_backend_name() != "sqlite" or not in_memory
 
 
 def open_storage(url: str, *, create: bool = False, with_retry: bool = False) -> RetryingStorage:
-    """Open a storage; any number of processes may do so at once, also where it does not exist yet."""
-    # A SQLite file that is made here keeps a write-ahead log: readers do not block the writer, and a commit does not
+    """Open a storage; any number of processes may do so at once, even if it does not exist yet."""
+    # A SQLite file that is made here has a write-ahead log: readers do not block the writer, and a commit does not
     # wait for the disk.
     database = sqlite_file(url)
     absent = database is not None and not database.exists()
@@ -117,7 +117,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
 
 
 def refusal(kind: str) -> str:
-    """Why Optuna's ``"grpc"``, ``"journal"`` or ``"redis"`` storage is not used."""
+    """Why Optuna's ``"grpc"``, ``"journal"`` or ``"redis"`` storage is refused."""
     name, remedy = _REFUSED[kind]
     return (
         f"the storage is no database: {name} cannot change a trial and its worker in one step, so that a killed worker"
@@ -126,7 +126,7 @@ def refusal(kind: str) -> str:
 
 
 def advice(url: str, workers: int) -> str | None:
-    """One line for who lets several workers use a SQLite file that is not made for it; None where all is well.
+    """One line of advice if a SQLite file does not suit so many workers; None if all is well.
 
     Examples:
         >>> advice("sqlite:///nas-optuna.db", 2) is None
@@ -146,7 +146,7 @@ def advice(url: str, workers: int) -> str | None:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of file system that a folder lies on; empty where the system does not say."""
+    """The type of a folder's file system; empty if the system does not say."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -189,8 +189,8 @@ def _parsed(url: str) -> URL:
         raise StudyError("the storage's URL has two @; write one in a user name or password as %40")
     try:
         parsed = make_url(url)
-        parsed.get_dialect()  # so that it is not the password of a URL without a scheme
-    except ImportError:  # the driver's remedy is told when it is opened
+        parsed.get_dialect()  # or a password in a URL without a scheme would count as one
+    except ImportError:  # reported with its remedy when it is opened
         pass
     except (ArgumentError, ValueError):
         raise StudyError(_not_a_url()) from None
@@ -198,7 +198,7 @@ def _parsed(url: str) -> URL:
 
 
 def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
-    """The seconds that a variable of the environment says."""
+    """The seconds that an environment variable sets."""
     text = os.environ.get(variable, "")
     try:
         seconds = float(text) if text else default
@@ -226,7 +226,7 @@ def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
 
 def _connect(database: Path, timeout: float) -> sqlite3.Connection:
     """Connect to a SQLite file that exists: SQLite would make an empty one in the place of one that was deleted."""
-    # Do not wait for the disk at each commit where a log makes that safe: in a database of ours, not in one of another.
+    # With a write-ahead log, which our own databases have, it is safe not to wait for the disk at each commit.
     file = f"file:{quote(str(database))}?mode=rw"
     connection = sqlite3.connect(file, uri=True, timeout=timeout, check_same_thread=False)
     if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
@@ -235,10 +235,10 @@ def _connect(database: Path, timeout: float) -> sqlite3.Connection:
 
 
 def _create(database: Path) -> None:
-    """Make a SQLite file that nobody sees before it is whole."""
-    # It is made in another folder and then given its name in one step, unless another process was faster: then that
-    # one's is used. A log without its database is what a killed process leaves where somebody deleted the database
-    # alone; SQLite would put its content into the new one.
+    """Make a SQLite file that nobody sees before it is complete."""
+    # It is made in another folder and then renamed in one step; if another process was faster, that one's is used.
+    # A log without its database is left behind if a process was killed and then only the database was deleted; SQLite
+    # would apply it to the new one.
     with scratch_folder(database.parent) as folder:
         unseen = folder / "new.db"
         unseen.touch()
@@ -251,7 +251,7 @@ def _create(database: Path) -> None:
 
 
 def _publish(unseen: Path, database: Path) -> None:
-    """Give a file its name, unless the name is taken: by another program, too."""
+    """Give a file its name, unless the name is taken, even by another program."""
     if os.path.lexists(database):
         return
     for suffix in ("-journal", "-wal", "-shm"):
@@ -266,7 +266,7 @@ def _publish(unseen: Path, database: Path) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Within it no other process is in here with the same folder, where the system can lock folders."""
+    """Keep other processes from entering this block with the same folder, if the system can lock folders."""
     try:
         import fcntl
     except ImportError:  # Windows, where a file is not renamed to a name that is taken
@@ -281,7 +281,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _has_raced(error: BaseException) -> bool:
-    """Whether other processes have created a database's tables at the same moment: theirs are used."""
+    """Whether other processes have created the tables at the same moment; theirs are then used."""
     from sqlalchemy.exc import IntegrityError
 
     from nas_optuna.study.database import cause_of
@@ -291,7 +291,7 @@ def _has_raced(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException, url: str = "") -> str:
-    """The last cause and its remedy in one line, without the password that some drivers repeat."""
+    """The cause and its remedy in one line, without the password that some drivers repeat."""
     text = _without_secrets(" ".join(str(getattr(error, "orig", None) or error).split()), url)[:300]
     if isinstance(error, OSError):
         text = f"{error.strerror or text}: unable to open database file"

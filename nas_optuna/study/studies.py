@@ -1,4 +1,4 @@
-"""Studies that remember their spec, and the commands that a message tells a person to type for one."""
+"""Studies that remember their spec, and the commands that messages suggest for them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from nas_optuna.study.optuna_internals import storage_of, study_id_of, url_of
 from nas_optuna.study.schema import FORMAT, StudyKey
 from nas_optuna.study.storage import storage_url
 
-if TYPE_CHECKING:  # a list of studies does not need to know what a spec holds
+if TYPE_CHECKING:  # a list of studies does not need the spec
     from nas_optuna.spec import StudySpec
 
 LONGEST_NAME = 512
-"""Characters of a study's name that every database keeps."""
+"""The most characters of a study's name, which every database can keep."""
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))})
 
@@ -46,7 +46,7 @@ def check_name(name: str) -> None:
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
-    """Create an Optuna study that holds its spec and its space's identity from its first moment on."""
+    """Create an Optuna study that has its spec and its space's identity from the first moment."""
     from nas_optuna.study.transactions import create_whole_study
 
     check_name(name)
@@ -61,7 +61,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
 
 
 def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
-    """Load a study by name, ours or any other."""
+    """Load a study by name, whether this package made it or not."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -83,7 +83,7 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
 
 
 def has_spec(study: Study) -> bool:
-    """Whether the study was made by nas-optuna, so that its commands can go on with it."""
+    """Whether the study was made by nas-optuna, whose commands can then continue it."""
     return study.user_attrs.get(StudyKey.SPEC) is not None
 
 
@@ -97,8 +97,8 @@ def study_spec(study: Study) -> StudySpec:
 
 
 def study_uid(study: Study) -> str:
-    """What tells a study from every other one, also from a later one of its name."""
-    # Files that belong to a study carry it, because names are given anew. A study of an earlier release gets one now.
+    """An identifier that distinguishes a study from all others, even from a later one of the same name."""
+    # The study's files carry it, because a name can be used again. A study of an earlier release gets one now.
     found = study.user_attrs.get(StudyKey.UID)
     if found is None:
         from nas_optuna.study.transactions import change_study
@@ -113,7 +113,7 @@ def _new_uid() -> str:
 
 
 def require_same_space(study: Study, space: SearchSpace) -> None:
-    """Refuse to continue a study in another space than it began with."""
+    """Refuse to continue a study in a space other than its own."""
     began: Mapping[str, Any] = study.user_attrs.get(StudyKey.SPACE, {})
     for key, value in space.identity().items():
         if began.get(key) != value:
@@ -124,9 +124,9 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
 
 
 def require_same_spec(study: Study, given: StudySpec) -> None:
-    """Refuse a spec that would give a study's values another meaning; sampler, pruner, supernet and pins may change."""
-    # So may ``latency.force``: whoever goes on elsewhere decides there whether to believe the table. Images may lie at
-    # another place, where the study remembers a fingerprint of their content.
+    """Refuse a spec that would change what a study's values mean; sampler, pruner, supernet and pins may change."""
+    # So may ``latency.force``, since whoever continues elsewhere decides whether to trust the table there. Images may
+    # have moved if the study remembers a fingerprint of their content.
     began, now = study_spec(study).to_dict(), given.to_dict()
     began["latency"]["force"] = now["latency"]["force"]
     if StudyKey.DATA in study.user_attrs:
@@ -141,7 +141,7 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
 
 
 def _changes(began: Any, now: Any) -> str:
-    """The settings of a section that have changed, in a few words."""
+    """What has changed in a section, in a few words."""
     if not (isinstance(began, dict) and isinstance(now, dict)):
         return f"{_written(began)} → {_written(now)}"
     keys = [key for key in {**began, **now} if began.get(key) != now.get(key)]
@@ -153,11 +153,11 @@ def _written(value: Any) -> str:
 
 
 _MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", "among", "keep_paused"})
-"""Sections of a spec that decide what is tried, and no value."""
+"""Sections of a spec that decide what is tried, but no value."""
 
 
 def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Iterable[Path]) -> None:
-    """Remove a study, and its checkpoints and weights from folders of files."""
+    """Delete a study, and its checkpoints and weights in these folders."""
     if name not in study_names(storage):
         raise StudyError(unknown("study", name, study_names(storage)))
     optuna.delete_study(study_name=name, storage=storage)
@@ -167,19 +167,19 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Itera
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
     """Where a study's running trials keep their checkpoints."""
-    # Folders of release 0.2 and before, which were called after the study, are still found.
+    # Folders of release 0.2 and earlier, which had the study's name, are still found.
     parent = files / "checkpoints"
     folder = parent / file_name(study_name)
     is_old = re.fullmatch(r"[A-Za-z0-9_.-]+", study_name) and study_name not in (".", "..")
     if is_old and not folder.exists():
         with suppress(OSError):
-            if study_name in os.listdir(parent):  # which tells a from A, where the file system may not
+            if study_name in os.listdir(parent):  # which distinguishes a from A even if the file system does not
                 return parent / study_name
     return folder
 
 
 def file_name(name: str) -> str:
-    """Turn any name into a short file name that is safe everywhere; different names give different ones.
+    """A short file name for any name, safe everywhere; different names give different file names.
 
     Examples:
         >>> file_name("mine"), file_name("../Mine")
@@ -193,7 +193,7 @@ def file_name(name: str) -> str:
 
 
 def _remove_child(parent: Path, folder: Path) -> None:
-    """Remove a folder that lies directly in another, and nothing else."""
+    """Remove a folder only if it is a direct child of another."""
     if folder.is_symlink() or not folder.exists():
         return
     if folder.resolve().parent != parent.resolve():
@@ -215,7 +215,7 @@ class StudySummary:
     trials: int  # in any state
     complete: int
     pruned: int
-    best: float | None  # of the only objective; None where there are several, or no complete trial
+    best: float | None  # of the only objective; None if there are several, or no complete trial
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -223,20 +223,20 @@ class StudySummary:
 
 
 def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
-    """A summary of every study in a storage, by name; trials are counted rather than read."""
+    """A summary of every study in a storage, by name; trials are counted, not read."""
     from nas_optuna.study.transactions import counts
 
     return [_summary(storage, name, counted) for name, counted in sorted(counts(storage).items())]
 
 
 def _best_value(study: Study) -> float | None:
-    """The best value of the only objective; where a higher one may be of a shorter training, that does not count."""
+    """The best value of the only objective, among the trials that were trained longest."""
     from nas_optuna.study.results import best_trial, is_feasible
 
     if not {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys():
         try:
-            found = storage_of(study).get_best_trial(study_id_of(study))  # a database finds it, and reads no other
-        except ValueError:  # there is none
+            found = storage_of(study).get_best_trial(study_id_of(study))  # one query, which reads no other trial
+        except ValueError:  # no trial is complete
             return None
         if found.state == TrialState.COMPLETE and is_feasible(found):
             return float(found.values[0])
@@ -251,7 +251,7 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
         objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
         if len(study.directions) == 1:
             best = _best_value(study)
-    except StudyError:  # somebody has altered its rows; the others are shown all the same
+    except StudyError:  # its rows are damaged; the others are shown all the same
         objectives = ("cannot be read",)
     return StudySummary(
         name=name,
@@ -264,7 +264,7 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
 
 
 def command(study: Study | str, *words: str) -> str:
-    """A command for a study, or for the URL of its storage, as a shell needs it; passwords are masked.
+    """A command for a study, or for its storage's URL, quoted for a shell; passwords are masked.
 
     Examples:
         >>> import optuna

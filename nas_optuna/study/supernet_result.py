@@ -1,6 +1,6 @@
-"""What a supernet found, in the one form that is stored: samplers, export, check and report all read it.
+"""What a supernet found, in the one form that is stored and that samplers, export, check and report read.
 
-Every worker reads it from the study's user attributes; nothing here knows the supernet itself.
+Every worker reads it from the study's user attributes, and nothing here needs the supernet itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nas_optuna.study.studies import command
 Tokens = tuple[int, ...]
 """The index of each parameter's choice, in the space's order."""
 REACH = 3
-"""How many places apart two parameters may be whose pairs of choices the predictor looks at."""
+"""The predictor looks at pairs of choices of parameters that are at most this many places apart."""
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
@@ -38,7 +38,7 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 
 def entropy(logits: Sequence[float]) -> float:
-    """Entropy of ``softmax(logits)`` in nats; 0 is decided, ``log(choices)`` undecided."""
+    """Entropy of ``softmax(logits)`` in nats: 0 is decided, ``log(choices)`` undecided."""
     return -sum(p * math.log(p) for p in softmax(logits) if p > 0)
 
 
@@ -64,7 +64,7 @@ class Predictor:
         return result
 
     def is_of(self, choices: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether it is of a space with these choices; parameters with a single choice may be missing."""
+        """Whether it belongs to a space with these choices; parameters with a single choice may be missing."""
         return _open(self.choices) == _open(choices)
 
 
@@ -92,10 +92,10 @@ class SupernetResult:
     strategy: str = "fair"
     argmax: str = ""  # the architecture of the most probable choices, as text
     shared_accuracy: float | None = None  # of shared weights in it on validation images; None without shared weights
-    best: str | None = None  # the best architecture by the score, as text; None where there is no score
+    best: str | None = None  # the best architecture by the score, as text; None if there is no score
     best_shared_accuracy: float | None = None
     starts: Sequence[Tokens] = ()  # the best that differ from each other, `best` first
-    predictor: Predictor | None = None  # the score without the weights of the supernet; None where there is no score
+    predictor: Predictor | None = None  # the score without the weights of the supernet; None if there is no score
     predictor_spearman: float | None = None  # how it ranks architectures that it was not fitted to
     calibration_set: Sequence[tuple[Tokens, float]] = ()  # accuracies of the short trainings the score was fitted to
     score: Mapping[str, float] = field(default_factory=dict)  # its weights by feature
@@ -105,11 +105,11 @@ class SupernetResult:
     finalists: int | None = None  # how many of the best by the score were compared by short trainings
     epochs: int = 0  # of the shared weights
     seconds: float = 0.0  # for everything
-    price: float | None = None  # everything in stand-alone trainings of the recipe; None where it was not measured
+    price: float | None = None  # everything in stand-alone trainings of the recipe; None if it was not measured
     expected_cost: float | None = None  # under the alphas, in `unit`
     unit: str = ""  # "ms", or "MMACs"
     costs: str = ""  # where costs are from, for a person
-    stopped: str | None = None  # why the training ended early; None where it did not
+    stopped: str | None = None  # why the training ended early; None if it did not
     identity: str = ""  # digest of everything that decides the shared weights
     version: int = 1  # of the supernet's computation
     artifact: str = ""  # identifier of the CSV with every epoch's figures
@@ -135,7 +135,7 @@ class SupernetResult:
         return best
 
     def start_params(self) -> list[dict[str, Any]]:
-        """The params to begin with, the best first; empty where there is no score."""
+        """The params to start a search with, best first; empty if there is no score."""
         choices = self.predictor.choices if self.predictor else {}
         return [
             {name: values[i] for (name, values), i in zip(choices.items(), tokens, strict=True)}
@@ -214,7 +214,7 @@ def read_result(study: Study) -> SupernetResult:
 
 
 def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predictor | None:
-    """The predictor of a study's supernet; None where there is none, or it is of another space."""
+    """The predictor of a study's supernet; None if there is none, or it is of another space."""
     result = find_result(study)
     predictor = result.predictor if result else None
     return predictor if predictor is not None and predictor.is_of(choices) else None

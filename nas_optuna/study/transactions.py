@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_retry: bool = True) -> T:
-    """Do something in one transaction of a storage's database."""
+    """Run `work` in one transaction of a storage's database."""
     database = database_of(storage)
     assert database is not None
 
@@ -46,7 +46,7 @@ def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_r
 
 
 def retried(storage: BaseStorage, work: Callable[[], T]) -> T:
-    """Do something with a storage's database, and again when its server is back."""
+    """Run `work`, and run it again if the database server was away."""
     return storage.with_retry(work) if isinstance(storage, RetryingStorage) else work()
 
 
@@ -60,7 +60,7 @@ def create_whole_study(
     metric_names: Sequence[str],
     user_attributes: Mapping[str, Any],
 ) -> None:
-    """Create a study that nobody sees before it has its names and attributes."""
+    """Create a study with its names and attributes in one step, so that nobody sees it without them."""
     chosen = [StudyDirection[direction.upper()] for direction in directions]
     if database_of(storage) is None:
         study_id = storage.create_new_study(chosen, name)
@@ -85,7 +85,7 @@ def create_whole_study(
 
 
 def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None:
-    """Set the attributes of a study that tools such as optuna-dashboard keep their own things in."""
+    """Set system attributes of a study, in which tools such as optuna-dashboard keep their data."""
     storage, study_id = storage_of(study), study_id_of(study)
     if database_of(storage) is None:
         for key, value in values.items():
@@ -96,7 +96,7 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
 
 
 def remove_study_system_attributes(study: Study, keys: Sequence[str]) -> None:
-    """Remove attributes of a study from a database; no other storage can forget one."""
+    """Remove system attributes of a study; only databases can."""
     storage, study_id, table = storage_of(study), study_id_of(study), tables()["study_system_attributes"]
     if keys and database_of(storage) is not None:
         rows = delete(table).where(table.c.study_id == study_id, table.c.key.in_(list(keys)))
@@ -104,7 +104,7 @@ def remove_study_system_attributes(study: Study, keys: Sequence[str]) -> None:
 
 
 def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Set user attributes of a study that depend on those it has, so that of two processes neither is overwritten."""
+    """Set user attributes that depend on the present ones, so that two processes do not overwrite each other's."""
     storage, study_id = storage_of(study), study_id_of(study)
     if database_of(storage) is None:
         values = change(study.user_attrs)
@@ -124,7 +124,7 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
 
 
 def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
-    """How many trials of each state every study has, by the study's name; in a database no trial is read."""
+    """How many trials of each state every study has, by the study's name; a database counts them itself."""
     if database_of(storage) is None:
         studies_ = [optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()]
         return {study.study_name: Counter(trial.state.name for trial in all_trials(study)) for study in studies_}
@@ -150,7 +150,7 @@ def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
 def set_trial_attributes(
     trial: BaseTrial, values: Mapping[str, Any], reports: Mapping[int, float] | None = None
 ) -> None:
-    """Set user attributes of a trial and report values by step, all at once, and only while this process has it."""
+    """Set user attributes of a trial and report values by step in one transaction, while this process has its lease."""
     reports = reports or {}
     if not isinstance(trial, Trial) or database_of(trial.storage) is None:
         for key, value in values.items():
@@ -187,7 +187,7 @@ def add_trial(
     is_due: Callable[[int], bool],
     also: Callable[[Connection, int], None] | None = None,
 ) -> int | None:
-    """Add a trial without params, unless its number is not due; returns its number within the storage."""
+    """Add a trial without params if its number is due; return its number within the storage."""
     storage, study_id, trials = storage_of(study), study_id_of(study), tables()["trials"]
     if database_of(storage) is None:
         return storage.create_new_trial(study_id, template_trial=trial) if is_due(len(all_trials(study))) else None
@@ -216,7 +216,7 @@ def add_trial(
 
 
 def _lock_study(connection: Connection, study_id: int) -> None:
-    """Let other transactions that ask for this wait; the row is written to, so that every database does it."""
+    """Make other transactions that call this wait; writing to the row has this effect in every database."""
     studies = tables()["studies"]
     lock = update(studies).where(studies.c.study_id == study_id).values(study_name=studies.c.study_name)
     if connection.execute(lock).rowcount != 1:
@@ -224,7 +224,7 @@ def _lock_study(connection: Connection, study_id: int) -> None:
 
 
 def _write(connection: Connection, table: Table, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:
-    """Put rows into one of Optuna's attribute tables, in the place of those with the same keys."""
+    """Put rows into one of Optuna's attribute tables, replacing those with the same keys."""
     if values:
         connection.execute(delete(table).where(table.c[owner] == owner_id, table.c.key.in_(list(values))))
         written = [{owner: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]

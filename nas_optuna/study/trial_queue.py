@@ -64,7 +64,7 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
 
 
 def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
-    """Put an architecture into the queue."""
+    """Add an architecture to the queue."""
     architecture = space.architecture(params)
     study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
 
@@ -76,7 +76,7 @@ def enqueue_new(
     origin: str,
     states: Collection[TrialState] = tuple(TrialState),
 ) -> bool:
-    """Enqueue params unless a trial of these states has them, however many processes do so at once."""
+    """Enqueue params unless a trial in one of these states has them; safe with any number of processes."""
     wanted = dict(space.architecture(params).params)
     chosen, marked = {"fixed_params": wanted}, {TrialKey.ORIGIN: origin}
     waiting = create_trial(state=TrialState.WAITING, system_attrs=chosen, user_attrs=marked)
@@ -84,7 +84,7 @@ def enqueue_new(
         known = all_trials(study)
         if any(trial.state in states and _has(trial, wanted) for trial in known):
             return False
-        if add_trial(study, waiting, len(known).__eq__) is not None:  # nobody has added another one meanwhile
+        if add_trial(study, waiting, len(known).__eq__) is not None:  # no trial was added meanwhile
             return True
 
 
@@ -93,7 +93,7 @@ def _has(trial: FrozenTrial, params: Mapping[str, Any]) -> bool:
 
 
 def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """Enqueue params unless they wait already; return how many trials have to begin until they have begun."""
+    """Enqueue params unless they already wait; return how many trials must begin for these to begin, too."""
     enqueue_new(study, space, params, origin, (TrialState.WAITING,))
     waiting = all_trials(study, (TrialState.WAITING,))
     return next((place for place, trial in enumerate(waiting, start=1) if _has(trial, params)), 1)
@@ -101,7 +101,7 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
 
 def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> Architecture | None:
     """Begin a study with the network that its user would have taken without a search."""
-    # Does nothing once a trial of the study has begun, or where the space names no such network.
+    # Does nothing once a trial of the study has begun, or if the space names no such network.
     from nas_optuna.costs.study_costs import nearest_inside
 
     known = space.reference
@@ -115,9 +115,9 @@ def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limit
 
 def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> dict[str, Architecture]:
     """Begin a study of several objectives at the cheap ends of its front."""
-    # The cheapest architecture in a cost is an end of the front, unless another costs as little, and it is known
-    # without a search, where a sampler would hardly meet it (in a large space, the cheapest that descents find; for
-    # measured latency, the one with the fewest MACs). ``benchmarks/limits.py`` compares fronts with and without it.
+    # The cheapest architecture is an end of the front, and is known without a search, while a sampler would hardly
+    # find it. In a large space it is the cheapest that descents find, and for measured latency the one with the fewest
+    # MACs. ``benchmarks/limits.py`` compares fronts with and without it.
     # Does nothing once a trial of the study has begun, and leaves out what is above a limit.
     from nas_optuna.costs.study_costs import best_in_cost
 
@@ -128,6 +128,6 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits
         return {}
     found = {name: best_in_cost(space, costs, name, direction) for name, direction in directions.items()}
     found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
-    for architecture in found.values():  # another process that begins at the same time may have run them already
+    for architecture in found.values():  # another process that begins at the same time may already have run them
         enqueue_new(study, space, architecture.params, "cheapest")
     return found

@@ -1,7 +1,7 @@
-"""Reading trials out of Optuna's tables: many at once, and each of them whatever somebody has written into its rows.
+"""Reading trials from Optuna's tables: many at once, and each of them even if some of its rows are damaged.
 
-Optuna reads trials as objects of SQLAlchemy, which takes several times as long for thousands of them, and with one
-damaged row nothing of the study can be read.
+Optuna reads trials as SQLAlchemy objects, which takes several times as long for thousands of them, and one damaged row
+makes the whole study unreadable.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _PARTS = {
     "trial_system_attributes": ("key", "value_json"),
     "trial_intermediate_values": ("step", "intermediate_value", "intermediate_value_type"),
 }
-"""Table → the columns that are read of it."""
+"""Table → the columns that are read from it."""
 _AS_TEXT = ("state", "datetime_start", "datetime_complete", "value_type", "intermediate_value_type")
-"""Columns that SQLAlchemy would convert, so that one altered row would fail them all."""
+"""Columns that SQLAlchemy would convert, where one altered row would fail the whole query."""
 _NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 _LARGEST = 1e30
 _SHOWN = 120
 
 
-class Unreadable(Exception):  # noqa: N818 - what rows are
-    """A row is none that Optuna or we write."""
+class Unreadable(Exception):  # noqa: N818 - a property of rows
+    """A row that neither Optuna nor this package would write."""
 
 
 def read_trials(
@@ -70,7 +70,7 @@ def _parts(
 
 
 def attributes_of(rows: Iterable[Row]) -> dict[str, Any]:
-    """What rows of keys and JSON say."""
+    """Attributes from rows of keys and JSON."""
     found = {}
     for key, text in rows:
         if not isinstance(key, str):
@@ -88,7 +88,7 @@ def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenT
         return _readable(row, parts, objectives)
     except Unreadable as error:
         why = str(error)
-    except Exception as error:  # whatever Python and Optuna raise over values of kinds that nobody has foreseen
+    except Exception as error:  # Python and Optuna may raise anything for unforeseen values
         why = describe_error(error)
     why = shortened(printable(why), _SHOWN)
     return FrozenTrial(
@@ -136,7 +136,7 @@ def _readable(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> Froz
 
 
 def _time(found: Any) -> datetime | None:
-    """Optuna keeps the time of UTC, without saying so, and shows the local one."""
+    """Optuna stores UTC without a time zone, and shows local time."""
     moment = datetime.fromisoformat(found) if isinstance(found, str) else found
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 

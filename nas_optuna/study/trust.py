@@ -17,7 +17,7 @@ from nas_optuna.files import read_json, write_file
 
 
 def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = False) -> None:
-    """Refuse to go on where a stored study names code that nobody on this machine has agreed to."""
+    """Refuse a stored study that names code to which nobody on this machine has agreed."""
     if not code:
         return
     if _key(storage, study, code) in read_json(_path(), list):
@@ -31,7 +31,7 @@ def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = 
 
 
 def remember(storage: str, study: str, code: Sequence[str]) -> None:
-    """Note that a study may import this code: its maker, on this machine, does not have to be asked."""
+    """Remember that a study may import this code."""
     if not code:
         return
     path = _path()
@@ -45,7 +45,7 @@ def _key(storage: str, study: str, code: Sequence[str]) -> str:
 
     file = sqlite_file(storage)
     place = str(file.resolve()) if file is not None else storage
-    # A file's or a module's place depends on the current folder.
+    # Where a file or module is found depends on the current folder.
     return hex_digest(json.dumps([place, study, sorted(code), str(Path.cwd())]), 64, "sha256")
 
 

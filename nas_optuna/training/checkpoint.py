@@ -141,7 +141,7 @@ class CheckpointFolder:
         self._remove_old(epoch)
 
     def load(self, check: Callable[[Checkpoint], object] = lambda found: None) -> Checkpoint | None:
-        """Return the latest checkpoint that is whole and passes a check, or None where there is none."""
+        """Return the latest checkpoint that is whole and passes a check, or None if there is none."""
         # What is refused is said in one line of warning, with what is done instead.
         refused: list[str] = []
         for epoch, file in sorted(self._epochs().items(), reverse=True):
@@ -273,7 +273,7 @@ class KeptWeights:
             ) from error
 
     def load(self, number: int | str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """A trial's weights and facts; None where they were not kept."""
+        """A trial's weights and facts; None if they were not kept."""
         path = self.path / f"trial-{number}.safetensors"
         if not path.is_file():
             return None

@@ -155,7 +155,7 @@ class TrainStep:
         self._sums += sums  # only once the step has succeeded, so that a repeated one counts once
 
     def _why_no_graph(self) -> str | None:
-        """Why steps cannot be CUDA graphs here, or None where they can."""
+        """Why steps cannot be CUDA graphs here, or None if they can."""
         if self.device.type != "cuda":
             return "the device is not CUDA"
         if not self.recipe.cuda_graphs:

@@ -1,10 +1,10 @@
-"""The contract of an executor, and those there are, by name. A new one is a file here and a line in `EXECUTORS`.
+"""The contract of an executor, and the registry of them. A new one is a file here and a line in `EXECUTORS`.
 
-An executor is a class that takes `WorkerOptions` and its own options by keyword. Third parties register the entry point
-group ``nas_optuna.executors`` or are named as ``package.module:Class`` or ``file.py:Class``.
+An executor is a class that takes `WorkerOptions` and its own options by keyword. Other packages register one in the
+entry point group ``nas_optuna.executors``, or it is named as ``package.module:Class`` or ``file.py:Class``.
 
-Whatever an executor is, every worker runs the same loop (`nas_optuna.execution.loop.run`) against the study's storage:
-the storage decides who runs a trial, so that workers of several executors may work on one study.
+With any executor, every worker runs the same loop (`nas_optuna.execution.loop.run`) on the study's storage. The storage
+decides who runs a trial, so workers of several executors may work on one study.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nas_optuna.errors import SpecError
 from nas_optuna.registry import Registry
 
-if TYPE_CHECKING:  # an executor begins its work before torch is imported
+if TYPE_CHECKING:  # an executor preloads before torch is imported
     from optuna.study import Study
 
     from nas_optuna.data import SearchData
@@ -40,14 +40,14 @@ EXECUTORS = Registry(
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How many workers a person asks for, and where; what is None or empty is left to the executor.
+    """How many workers are wanted, and where; the executor decides what is None or empty.
 
     Attributes:
-        workers: How many.
-        auto: Whether the machine is to be filled.
+        workers: Number of workers.
+        auto: Use as many as the machine has room for.
         devices: Their devices, e.g. ``("cuda:0", "cuda:1")``.
-        per_device: How many on each device.
-        device: The device, where none is named for each worker; ``"auto"`` is the best there is.
+        per_device: Number on each device.
+        device: The device, if none is named for each worker; ``"auto"`` is the best available.
         threads: CPU threads of each.
     """
 
@@ -73,18 +73,18 @@ class WorkerOptions:
 
     @property
     def is_one_process(self) -> bool:
-        """Whether nobody asks for more than this process."""
+        """Whether this process is enough."""
         return self.workers in (None, 1) and not (self.auto or self.devices or self.per_device)
 
     @property
     def first_device(self) -> str:
-        """The device for which the study's parts are made here."""
+        """The device for which this process makes the study's parts."""
         return self.devices[0] if self.devices else self.device
 
 
 @dataclass(frozen=True)
 class Handle(ABC):
-    """What another process needs to work on a stored study: it can be pickled.
+    """Everything that another process needs to work on a stored study; it can be pickled.
 
     Attributes:
         storage: The storage's URL.
@@ -92,7 +92,7 @@ class Handle(ABC):
         device: Where to train.
         checkpoints: Folder for the state of running trials, which workers on one machine share.
         keep_weights: Keep the weights of each complete trial in `checkpoints`.
-        images: Gives the images where whoever made the handle has them in memory; None is to load them.
+        images: Returns the images if they are in memory already; None loads them.
         files_are_shared: Whether `checkpoints` is the same folder on all hosts.
     """
 
@@ -106,18 +106,18 @@ class Handle(ABC):
 
     @abstractmethod
     def work(self, *, interrupted: Callable[[], bool]) -> Work:
-        """The study and what its trials do, in this process."""
+        """Open the study and make its objective in this process."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The trials that an executor shall run.
+    """What an executor is to run.
 
     Attributes:
         study: The study, open in this process.
-        objective: What a trial does, in this process.
-        data: The images, where the objective trains on images.
-        handle: What other processes open; None where the study lives in this process's memory.
+        objective: The objective, in this process.
+        data: The images, if the objective trains on images.
+        handle: Opens the study in other processes; None if it exists in this process's memory only.
     """
 
     study: Study
@@ -127,7 +127,7 @@ class Work:
 
 
 class Executor(ABC):
-    """Runs trials of a study; its methods are called in this order, and only `run` has to be written.
+    """Runs trials of a study; its methods are called in this order, and only `run` must be written.
 
     A subclass may take options of its own as keyword arguments, which ``--executor-option NAME=VALUE`` gives.
 
@@ -148,17 +148,17 @@ class Executor(ABC):
         self.options = options or WorkerOptions()
 
     def preload(self) -> None:  # noqa: B027
-        """Begin what takes a while, before the study is opened and its images are loaded."""
+        """Start slow preparations before the study is opened and its images are loaded."""
 
     @contextmanager
     def reached(self, handle: Handle | None) -> Iterator[None]:
-        """Within it the devices, or the cluster, are there; entered before a study is created.
+        """Reach the devices or the cluster; entered before a study is created.
 
         Args:
             handle: What workers open.
 
         Raises:
-            NasOptunaError: They are not there, or cannot open the study.
+            NasOptunaError: They cannot be reached, or cannot open the study.
         """
         yield
 
@@ -166,7 +166,7 @@ class Executor(ABC):
         """Decide what depends on the study.
 
         Returns:
-            Lines for a person: how many workers there are, where, and why.
+            Lines for a person: how many workers there will be, where, and why.
         """
         return ()
 
@@ -175,11 +175,11 @@ class Executor(ABC):
         """Run trials until the budget is used up, or somebody asks to stop.
 
         Args:
-            work: What is to be done.
-            budget: How much of it.
-            stop: Looked at all the time; asked once, steps are finished, and asked twice, everything ends at once.
-            told: Told, in this process, what every worker does.
+            work: What to run.
+            budget: How many trials.
+            stop: Asks to stop: once to finish the current steps, twice to end everything at once.
+            told: Told, in this process, of what every worker does.
 
         Raises:
-            NasOptunaError: What ended the run, in whichever process.
+            NasOptunaError: The error that ended the run, in any process.
         """

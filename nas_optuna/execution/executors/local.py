@@ -1,4 +1,4 @@
-"""Trials on this machine: in this process, or in processes of their own, each with its device and share of the CPU."""
+"""Trials on this machine: in this process or in several, each with its device and share of the CPU."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from nas_optuna.execution.threads import StepTimes
 
 WORKER_MEMORY = 600_000_000
-"""Bytes that a worker on the CPU takes beside the images, measured for small networks: torch itself, mostly."""
+"""Bytes that a CPU worker takes in addition to the images, measured for small networks: mostly torch itself."""
 _IMPORTED = [
     "nas_optuna.execution.executors.processes",
     "nas_optuna.experiment",
     "nas_optuna.study.optuna_internals",
-    "torch._dynamo",  # which torch imports in more than a second when a process makes its first optimizer
+    "torch._dynamo",  # torch imports it, for more than a second, when a process makes its first optimizer
 ]
 _prepared = False
 
 
 class LocalExecutor(Executor):
-    """Runs trials here, one after another; with several workers in processes, one per device named.
+    """Runs trials one after another in this process, or in several worker processes, one per named device.
 
-    A worker that dies is started again, and its trial goes on from the last epoch that was kept. The images are loaded
-    once, here, and all workers use the same memory. On Linux workers are copies of a process that has imported
-    everything: they begin in an instant. Elsewhere, and in programs that do not call `preload`, each is a process that
-    is started afresh.
+    A worker that dies is started again, and its trial continues from the last epoch that was kept. The images are
+    loaded once, here, and all workers use the same memory. On Linux, workers are forked from a process that has already
+    imported everything, so they start at once. Elsewhere, and in programs that do not call `preload`, each is a new
+    process.
 
-    The main module of a program that uses several workers is imported by every one, as always with `multiprocessing`:
-    begin it with ``if __name__ == "__main__":``.
+    Every worker imports the program's main module, as always with `multiprocessing`: protect its code with
+    ``if __name__ == "__main__":``.
 
     Examples:
         ::
@@ -56,7 +56,7 @@ class LocalExecutor(Executor):
         self._threads: int | None = None
 
     def preload(self) -> None:
-        """Start the process that imports, where workers are copies of it; it ends with this one."""
+        """Start the process from which workers are forked, if the system can; it ends with this one."""
         if not self.options.is_one_process:
             preload_workers()
 
@@ -113,7 +113,7 @@ class LocalExecutor(Executor):
 
 
 def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list[str], StepTimes | None]:
-    """The device of each worker, and what was measured to know how many there are."""
+    """The device of each worker, and the step times by which their number was chosen, if it was."""
     from nas_optuna.devices import free_memory, resolve_device, usable_cores
     from nas_optuna.execution.threads import measure_steps
 
@@ -137,12 +137,12 @@ def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list
 
 
 def preload_workers() -> None:
-    """Start the process that imports, where that is possible: while it does, this one may load images."""
+    """Start the process from which workers are forked; it imports while this one may load images."""
     global _prepared
-    if sys.platform != "linux" or sys.version_info < (3, 11, 1):  # before, its socket was open to other users
+    if sys.platform != "linux" or sys.version_info < (3, 11, 1):  # older versions open its socket to other users
         return
     multiprocessing.set_forkserver_preload(_IMPORTED)
-    with suppress(OSError), without_ctrl_c():  # the folder for temporary files may have too long a name for a socket
+    with suppress(OSError), without_ctrl_c():  # the path of the temporary folder may be too long for a socket
         forkserver.ensure_running()
         _prepared = True
 
@@ -154,13 +154,13 @@ def worker_context() -> ForkServerContext | SpawnContext:
 
 @contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """A process started within it never sees Ctrl-C, which a terminal sends to all; this one sees it afterwards."""
+    """Start processes that never see Ctrl-C, which a terminal sends to all; this process sees it afterwards."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
     from multiprocessing import resource_tracker  # not on Windows
 
-    resource_tracker.ensure_running()  # the first process to start would start it, which lets the signal through again
+    resource_tracker.ensure_running()  # otherwise the first process would start it and thereby unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

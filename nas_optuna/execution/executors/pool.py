@@ -1,4 +1,4 @@
-"""A worker, and the pool of them that executors share: what they tell each other, who may begin, and whom to tell."""
+"""A worker, the messages that it exchanges with its executor, and the pool that executors share."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from nas_optuna.study.storage import failure
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
-"""A worker that dies so often without having finished a trial is not started again: the next would die, too."""
+"""A worker that dies this many times without finishing a trial is not started again."""
 GRACE = 10.0
-"""Seconds that a worker has to end at once, before it is killed."""
+"""Seconds that a worker has to end before it is killed."""
 PAUSE = 0.2
-"""Seconds between two looks at whether somebody asked to stop."""
+"""Seconds between two checks of whether somebody asked to stop."""
 
 
 @dataclass
 class WorkerState:
-    """One worker, as its executor knows it."""
+    """One worker, as its executor sees it."""
 
     spec: WorkerSpec
-    name: str  # for a person, with its process or its node
-    owner: str | None = None  # what its trials are marked with, once it has said so
+    name: str  # for a person, with its process or node
+    owner: str | None = None  # its name in leases, once it has said so
     subject: Subject | None = None  # the trial that it runs
-    deaths: int = 0  # since it finished a trial
-    done: bool = False  # it has said its last word
+    deaths: int = 0  # since it last finished a trial
+    done: bool = False  # whether it has sent its last message
 
 
 W = TypeVar("W", bound=WorkerState)
 
 
 class WorkerPool(ABC, Generic[W]):
-    """The workers of one run. A subclass starts them and carries their messages; what these mean is decided here."""
+    """The workers of one run. A subclass starts them and transports their messages, which are handled here."""
 
     def __init__(self, work: Work, budget: TrialBudget, told: Callback) -> None:
         self.budget = budget
@@ -68,26 +68,26 @@ class WorkerPool(ABC, Generic[W]):
 
     @abstractmethod
     def serve(self) -> None:
-        """Wait at most `PAUSE` for messages, handle them, and reap the workers that have ended."""
+        """Wait for messages, at most `PAUSE` seconds, handle them, and reap workers that have ended."""
 
     @abstractmethod
     def interrupt(self, worker: W) -> None:
-        """Ask a worker to stop: once after its step, twice at once."""
+        """Ask a worker to stop: the first time after its step, the second time at once."""
 
     @abstractmethod
     def end(self) -> None:
-        """Leave no worker behind, however the run has ended."""
+        """End all workers, however the run has ended."""
 
     def patience(self) -> float:
-        """Seconds in which the workers that were asked to stop, so many times, have to end."""
+        """Seconds in which the workers that were asked to stop must end."""
         return GRACE if self.asked > 1 else float("inf")
 
     def is_over(self) -> bool:
-        """Whether nobody is left to be waited for."""
+        """Whether there is no worker left to wait for."""
         return not self.workers
 
     def run(self, specs: Sequence[WorkerSpec], stop: StopRequest) -> Outcome:
-        """Serve the workers until all have ended, or should have."""
+        """Serve the workers until all have ended or their time is up."""
         with stop.guarding(), optuna_internals.stoppable(self._study) as self._stopped:
             try:
                 for spec in specs:
@@ -96,12 +96,12 @@ class WorkerPool(ABC, Generic[W]):
                     self.serve()
                     self._pass_on(stop)
             finally:
-                self.asked = self.asked or 1  # whoever ends now is not started again
+                self.asked = self.asked or 1  # a worker that ends now is not started again
                 self.end()
         return self.outcome(stop.asked)
 
     def _pass_on(self, stop: StopRequest) -> None:
-        """Ask the workers to stop as often as this process was asked, and where one of them has failed."""
+        """Ask the workers to stop as often as this process was asked, or if one of them has failed."""
         wanted = 2 if stop.insisted else 1 if stop.asked or self.error is not None else 0
         while self.asked < wanted:
             self.asked += 1
@@ -111,7 +111,7 @@ class WorkerPool(ABC, Generic[W]):
                 self.interrupt(worker)
 
     def handle(self, worker: W, message: Message) -> None:
-        """Take notice of what a worker says."""
+        """Handle a worker's message."""
         if isinstance(message, ReadyMessage):
             worker.owner = message.owner
         elif isinstance(message, LogMessage):
@@ -122,13 +122,13 @@ class WorkerPool(ABC, Generic[W]):
             self._finish(worker, message)
 
     def outcome(self, interrupted: bool) -> Outcome:
-        """The outcome of all workers together."""
+        """The joint outcome of all workers."""
         if self.error is not None:
             raise self.error
         return Outcome(self.budget.finished, interrupted)
 
     def reap(self, worker: W, how: str) -> None:
-        """Put back what a worker ran that has ended, and start it again where it died."""
+        """Put back the trial of a worker that has ended, and start it again if it died."""
         self.workers.remove(worker)
         self._tell_what_it_finished(worker)
         self.budget.drop(worker.spec.number)
@@ -150,7 +150,7 @@ class WorkerPool(ABC, Generic[W]):
             self.workers.append(self.start(worker.spec, deaths))
 
     def _tell_what_it_finished(self, worker: W) -> None:
-        """A worker may die when its trial's end is in the database and before it has said so."""
+        """Report a trial whose end is in the database, but whose worker died before it could say so."""
         subject = worker.subject
         for trial in self._study.get_trials(deepcopy=False) if subject else ():
             if subject and subject.name == f"trial {trial.number}" and trial.state.is_finished():
@@ -173,7 +173,7 @@ class WorkerPool(ABC, Generic[W]):
             self.error = message.error
 
     def _log_once(self, level: int, line: str) -> None:
-        """Log a line that several workers say, such as one on a trial of another host, a single time."""
+        """Log a line only once if several workers say it, e.g. one about a trial of another host."""
         if line not in self._logged:
             self._logged.add(line)
             logger.log(level, "%s", line)
@@ -184,14 +184,14 @@ class WorkerPool(ABC, Generic[W]):
 
 @dataclass(frozen=True)
 class ReadyMessage:
-    """The worker has opened the study, and marks its trials so."""
+    """The worker has opened the study; `owner` is its name in leases."""
 
     owner: str
 
 
 @dataclass(frozen=True)
 class EventMessage:
-    """A `Callback` is to be told something: its method, and its arguments."""
+    """An event for the run's callbacks: a method of `Callback`, and its arguments."""
 
     event: str
     subject: Subject
@@ -208,7 +208,7 @@ class LogMessage:
 
 @dataclass(frozen=True)
 class DoneMessage:
-    """The worker has nothing more to do, or cannot go on."""
+    """The worker has nothing more to do, or cannot continue."""
 
     error: NasOptunaError | None = None
 
@@ -223,12 +223,12 @@ class Channel(Protocol):
         """Send a message."""
 
     def may_begin(self) -> bool:
-        """Ask for leave to begin one more trial."""
+        """Ask for permission to begin one more trial."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Which worker it is, from 1, where it trains, with how many CPU threads, and when the study is full."""
+    """A worker's number, from 1, its device, its CPU threads, and the number of trials at which the study is full."""
 
     number: int
     device: str
@@ -237,7 +237,7 @@ class WorkerSpec:
 
 
 def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopRequest) -> None:
-    """Run trials for as long as the executor gives leave; never raises, because nobody here would see it."""
+    """Run trials for as long as the executor permits; never raises, because nobody here would see it."""
     with _logging_to(channel):
         try:
             use_threads(spec.threads)
@@ -248,13 +248,13 @@ def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopReq
             run(work.study, work.objective, **options, callbacks=[relay])
             channel.tell(DoneMessage())
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
-            return  # whoever started this worker is gone, or does not want it any more
+            return  # the executor is gone, or no longer wants this worker
         except Exception as error:
             channel.tell(DoneMessage(_told_plainly(error, spec.number)))
 
 
 class _Relay(Callback):
-    """Sends what happens to the executor, without what belongs to this process."""
+    """Sends events to the executor, without objects that belong to this process."""
 
     def __init__(self, channel: Channel, worker: int) -> None:
         self._channel = channel
@@ -271,7 +271,7 @@ def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
         return error
     if (text := failure(error)) is not None:
         return StudyError(text)
-    if not isinstance(error, OSError):  # a fault of ours or of the user's code: whoever looks for it needs the place
+    if not isinstance(error, OSError):  # a bug of ours or of the user's code: a traceback shows where
         logging.getLogger(__name__).error("%s", traceback.format_exc())
     return StudyError(f"worker {worker} failed: {type(error).__name__}: {error}")
 
@@ -292,7 +292,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def _logging_to(channel: Channel) -> Iterator[None]:
-    """Within it what is logged here, Python's warnings included, is a line of the executor's log."""
+    """Send what is logged here, including Python's warnings, to the executor's log."""
     root, handler = logging.getLogger(), _Handler(channel)
     root.addHandler(handler)
     logging.captureWarnings(True)

@@ -41,7 +41,7 @@ def run_processes(
 class _Process(WorkerState):
     """One worker with its process and the connection to it."""
 
-    process: ForkServerProcess | SpawnProcess = None  # type: ignore[assignment] # given by whoever starts it
+    process: ForkServerProcess | SpawnProcess = None  # type: ignore[assignment] # set by `start`
     connection: Connection = None  # type: ignore[assignment]
 
 
@@ -49,7 +49,7 @@ class _ProcessPool(WorkerPool[_Process]):
     def __init__(self, handle: Handle, work: Work, budget: TrialBudget, told: Callback) -> None:
         super().__init__(work, budget, told)
         self._context = worker_context()
-        self._handle = pickle.dumps(handle)  # not by multiprocessing's own way, which moves tensors to other memory
+        self._handle = pickle.dumps(handle)  # multiprocessing's own pickler would move tensors to other memory
 
     def start(self, spec: WorkerSpec, deaths: int = 0) -> _Process:
         here, there = self._context.Pipe()
@@ -89,7 +89,7 @@ class _ProcessPool(WorkerPool[_Process]):
             self.reap(worker, "was ended")
 
     def _receive(self, worker: _Process) -> None:
-        """Take all that a worker has sent, and answer it."""
+        """Receive and answer a worker's messages."""
         with suppress(EOFError, ConnectionError):
             while worker.connection.poll():
                 message: Message | None = worker.connection.recv()
@@ -98,7 +98,7 @@ class _ProcessPool(WorkerPool[_Process]):
                 else:
                     self.handle(worker, message)
             return
-        worker.process.join(PAUSE)  # the connection is closed, so that the process is about to end
+        worker.process.join(PAUSE)  # the connection is closed, so the process is about to end
 
     def _reap_process(self, worker: _Process) -> None:
         self._receive(worker)
@@ -116,7 +116,7 @@ def _how(code: int | None) -> str:
 
 
 class _PipeChannel:
-    """A worker's end of its connection; see `Channel`."""
+    """A worker's end of the connection; see `Channel`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -134,7 +134,7 @@ class _PipeChannel:
 
 def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     """The main function of a worker's process."""
-    sys.stdout = sys.stderr  # standard output is for the facts of the command that may have started it, and those alone
+    sys.stdout = sys.stderr  # standard output is reserved for the facts of the command that may have started it
     stop = StopRequest()
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):
@@ -142,7 +142,7 @@ def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
 
 
 def _stop_without_parent(stop: StopRequest) -> None:
-    """Stop at the next step where the process that shows and counts is gone: the trial goes back into the queue."""
+    """Stop at the next step if the parent process is gone, so that the trial goes back into the queue."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

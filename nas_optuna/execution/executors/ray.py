@@ -1,7 +1,7 @@
-"""Workers on a Ray cluster: actors that run our loop against the study's storage.
+"""Workers on a Ray cluster: actors that run our loop on the study's storage.
 
-Ray only says where a worker runs and whether its node is alive; who runs which trial is in the study's database, as
-everywhere. Ray's own hyperparameter search (Ray Tune) is not used: it runs Optuna's samplers without their pruners.
+Ray only decides where a worker runs and knows whether its node is alive; who runs which trial is decided by the study's
+database, as everywhere. Ray Tune is not used, because it runs Optuna's samplers without its pruners.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LONG = 20.0
-"""Seconds after which it is said that Ray has found no room for some workers."""
+"""Seconds after which a line says that Ray has found no room for some workers."""
 _SHARE_FILES = "name one that all hosts share (--files DIR; in Python checkpoints and files_are_shared of the handle)"
-"""What to do where the workers share no folder."""
+"""The remedy if the workers share no folder."""
 
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[ModuleType]:
-    """Within it this process is connected to a Ray cluster."""
+    """Connect this process to a Ray cluster."""
     named = (os.environ.get("RAY_ADDRESS") or address) if address in (None, "auto") else address
     _use_token(named)
     try:
@@ -72,7 +72,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         _keep_token_private()
     try:
         with warnings.catch_warnings(), _silent():
-            warnings.simplefilter("ignore")  # what they say is in the error as well
+            warnings.simplefilter("ignore")  # the error says the same
             ray.init(address=named if place else "local", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = shortened(printable(str(error)), 200)
@@ -87,8 +87,8 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
 
 
 def _place(named: str | None) -> str | None:
-    """The address of a cluster that answers; None where one is to be started, StudyError where one was named."""
-    # Ray remembers the cluster that ran last on a host, also when it has ended, and waits for it for minutes.
+    """The address of a cluster that answers; None to start one, StudyError if one was named."""
+    # Ray remembers the last cluster of a host even after it has ended, and waits for it for minutes.
     if named == "local":
         return None
     try:
@@ -96,7 +96,7 @@ def _place(named: str | None) -> str | None:
         if place is not None:
             logger.warning("connecting to the Ray cluster at %s", place)
             _require_answer(place)
-    except (ConnectionError, ValueError):  # Ray remembers none, or nothing that is an address
+    except (ConnectionError, ValueError):  # Ray remembers none, or no valid address
         if named is not None:
             raise StudyError("no Ray cluster runs on this host; ray start --head starts one") from None
         return None
@@ -109,25 +109,25 @@ def _place(named: str | None) -> str | None:
 
 
 def remembered(named: str | None) -> str | None:
-    """The address that Ray would connect to, given None or ``"auto"``; None where it would start a cluster."""
-    from ray._private.services import canonicalize_bootstrap_address  # which ray.init calls; nothing public tells it
+    """The address that Ray would connect to, given None or ``"auto"``; None if it would start a cluster."""
+    from ray._private.services import canonicalize_bootstrap_address  # as ray.init does; there is no public function
 
-    return canonicalize_bootstrap_address(named)  # type: ignore[arg-type] # None is what ray.init gives it
+    return canonicalize_bootstrap_address(named)  # type: ignore[arg-type] # ray.init passes None, too
 
 
 def _use_token(named: str | None) -> None:
-    """Have Ray show its token to a cluster that a person names, which ignores it if it wants none."""
+    """Make Ray send its token to a cluster that a person names; a cluster without tokens ignores it."""
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
     if named not in (None, "auto") and ("RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray reads when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
 
 
 def _keep_token_private() -> None:
-    """Ray writes a new token so that every user of the host can read it; so it is written here first, or shut."""
+    """Create the token file for its owner only, or restrict it: Ray would let every user of the host read it."""
     file = Path.home() / ".ray" / "auth_token"
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
-    with suppress(OSError):  # a home that cannot be written to: Ray will say so
+    with suppress(OSError):  # Ray will report a home that is not writable
         file.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
@@ -138,7 +138,7 @@ def _keep_token_private() -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Within it nothing is written to the standard error: Ray writes a line per second there while it waits."""
+    """Discard standard error, where Ray writes a line per second while it waits."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
@@ -150,7 +150,7 @@ def _silent() -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Refuse an address at which nobody listens, for which Ray would wait for minutes."""
+    """Refuse an address at which nothing listens, for which Ray would wait for minutes."""
     try:
         place = urlsplit(address if "//" in address else f"//{address}")
         if place.hostname and place.port:
@@ -162,24 +162,24 @@ def _require_answer(address: str) -> None:
 
 
 def is_one_host(ray: ModuleType) -> bool:
-    """Whether all nodes of the cluster are on this host, whose files all workers then see."""
+    """Whether all nodes of the cluster are on this host, so that all workers see its files."""
     hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     return hosts <= {socket.gethostname()}
 
 
 class RayExecutor(Executor):
-    """Runs trials in actors of a Ray cluster, on whose nodes this package has to be installed.
+    """Runs trials in actors of a Ray cluster whose nodes have this package installed.
 
-    A worker that dies, alone or with its node, is started again where Ray finds room, and its trial goes back at once.
-    The images are put into Ray's object store once.
+    A worker that dies, alone or with its node, is started again where Ray finds room, and its trial is put back at
+    once. The images are put into Ray's object store once.
 
     Args:
         options: Without a number of workers there are as many as the cluster has room for. Their threads are reserved.
-        gpus: GPUs of each, which are reserved; a fraction shares one.
-        address: The address of the cluster; ``"auto"`` or None takes the one that runs here, else starts one.
+        gpus: GPUs reserved for each worker; a fraction shares one.
+        address: The address of the cluster; ``"auto"`` or None uses the one that runs here, or starts one.
 
     Raises:
-        SpecError: Devices are named, which Ray chooses.
+        SpecError: Devices are named, although Ray chooses them.
 
     Examples:
         ::
@@ -200,7 +200,7 @@ class RayExecutor(Executor):
 
     @contextmanager
     def reached(self, handle: Handle | None) -> Iterator[None]:
-        """Within it this process is connected to the cluster; see `Executor`."""
+        """Connect to the cluster; see `Executor`."""
         with self._connected(handle):
             yield
 
@@ -223,7 +223,7 @@ class RayExecutor(Executor):
 
     @contextmanager
     def _connected(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
-        """The module ``ray``, and the handle with what all hosts of the cluster can reach."""
+        """The module ``ray``, and the handle restricted to what all hosts of the cluster can reach."""
         if handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a database")
         with connected(self.address) as ray:
@@ -231,7 +231,7 @@ class RayExecutor(Executor):
 
 
 def reachable(handle: Handle, one_host: bool) -> Handle:
-    """The handle with what all hosts of the cluster can reach; refused where the study is a file of this host."""
+    """The handle restricted to what all hosts can reach; a `StudyError` if the study is a file of this host."""
     if one_host:
         return handle
     if sqlite_file(handle.storage):
@@ -248,7 +248,7 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Search data whose pixels are in Ray's object store; calling it gives the data."""
+    """Search data whose pixels are in Ray's object store; call it to get the data."""
 
     pixels: Any
     rest: SearchData
@@ -265,13 +265,13 @@ class StoredImages:
 
         train, validation = ray.get(self.pixels)
         with warnings.catch_warnings():
-            # The store's memory cannot be written to, and nobody does.
+            # The store's memory is read-only, and nobody writes to it.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return with_pixels(self.rest, (torch.from_numpy(train), torch.from_numpy(validation)))
 
 
 class _Actor:
-    """A worker, in a process that Ray has started. Its methods are called in threads of their own."""
+    """A worker in a process of Ray's. Each of its methods is called in its own thread."""
 
     def __init__(self) -> None:
         self._stop = StopRequest()
@@ -279,7 +279,7 @@ class _Actor:
         self._messages: queue.Queue[Message | None] = queue.Queue()
 
     def begin(self, handle: Handle, spec: WorkerSpec) -> None:
-        """Work, in a thread."""
+        """Start working in a thread."""
 
         def train() -> None:
             try:
@@ -290,7 +290,7 @@ class _Actor:
         threading.Thread(target=train, daemon=True).start()
 
     def listen(self) -> list[Message | None]:
-        """Wait for what is said next: messages, and None where leave for a trial is asked for."""
+        """Wait for the next messages; None asks for permission to begin a trial."""
         said = [self._messages.get()]
         while not self._messages.empty():
             said.append(self._messages.get())
@@ -306,17 +306,17 @@ class _Actor:
         return self._answers.get()
 
     def answer(self, leave: bool) -> None:
-        """Answer the question for leave."""
+        """Answer a request for permission."""
         self._answers.put(leave)
 
     def stop(self) -> None:
-        """End after the step at hand."""
+        """End after the current step."""
         self._stop.asked = True
 
 
 @dataclass
 class _ActorState(WorkerState):
-    """One worker with its actor, and the reference to what that says next."""
+    """One worker with its actor, and the reference to its next messages."""
 
     actor: Any = None
     said: Any = None
@@ -324,7 +324,7 @@ class _ActorState(WorkerState):
 
 class _ActorPool(WorkerPool[_ActorState]):
     def use(self, ray: ModuleType, handle: Handle, **resources: float) -> None:
-        """Say where workers are started, with what each reserves."""
+        """Set the cluster on which workers are started, and what each reserves."""
         self._ray = ray
         self._handle = handle
         self._class = ray.remote(_Actor).options(max_concurrency=3, max_restarts=0, **resources)
@@ -337,12 +337,12 @@ class _ActorPool(WorkerPool[_ActorState]):
         return _ActorState(spec, name, deaths=deaths, actor=actor, said=actor.listen.remote())
 
     def is_over(self) -> bool:
-        """Workers for which Ray has found no room are not waited for."""
+        """Whether no worker is left; those for which Ray has found no room do not count."""
         at_work = any(worker.owner for worker in self.workers)
         return not at_work and not (self.workers and self.budget.is_open)
 
     def patience(self) -> float:
-        """A worker that has failed may hang, and whoever insists waits for nobody: a node may be gone."""
+        """No patience with a second request, since a node may be gone, and little after a failure."""
         return 0.0 if self.asked > 1 else GRACE if self.error is not None else float("inf")
 
     def serve(self) -> None:
@@ -363,7 +363,7 @@ class _ActorPool(WorkerPool[_ActorState]):
             self.reap(worker, "was ended")
 
     def _receive(self, worker: _ActorState) -> None:
-        """Take what a worker has said, and answer it."""
+        """Receive and answer a worker's messages."""
         try:
             messages: list[Message | None] = self._ray.get(worker.said)
         except self._ray.exceptions.RayError:
@@ -384,7 +384,7 @@ class _ActorPool(WorkerPool[_ActorState]):
 
 
 def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
-    """How many workers, of so many CPU threads and GPUs each, ``ray.cluster_resources()`` has room for.
+    """How many workers with so many CPU threads and GPUs each fit into ``ray.cluster_resources()``.
 
     Examples:
         >>> room({"CPU": 16.0, "GPU": 2.0}, threads=1, gpus=0.5)

@@ -39,9 +39,9 @@ class Epoch:
     gradient_norm: float  # median norm of the weights' gradient before clipping
     seconds: float
     alpha_loss: float | None = None  # of the alpha steps; None while alphas stand still, and in a joint update
-    temperature: float | None = None  # the Gumbel-softmax's; None where nothing is drawn from alphas
+    temperature: float | None = None  # the Gumbel-softmax's; None if nothing is drawn from alphas
     cost: float | None = None  # expected at the end, in the table's unit; None without alphas or a table
-    alphas: Mapping[str, list[float]] | None = None  # parameter name → logits at the end; None where none are trained
+    alphas: Mapping[str, list[float]] | None = None  # parameter name → logits at the end; None if none are trained
 
 
 EXPLOSION = 100.0
