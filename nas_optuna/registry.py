@@ -95,8 +95,10 @@ class Registry:
                 found = getattr(found, part)
         except NasOptunaError:
             raise
-        except Exception as error:  # somebody else's module may raise anything
-            raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason_of(error)}") from error
+        except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+            ends = "it ends its process; put what it runs below if __name__ == '__main__'"
+            reason = ends if isinstance(error, SystemExit) else reason_of(error)
+            raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason}") from error
         return found
 
     def make(self, name: str, *arguments: Any, options: Mapping[str, Any], wanted: type, **given: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,8 +30,18 @@ if TYPE_CHECKING:
     from nas_optuna.fitting import Fitted
 
 
+@dataclass(frozen=True)
+class FitOptions(SpecOptions):
+    """What a command line says about the spec of a fit; what the clock decides is refused, and so not offered."""
+
+    pruner: Annotated[str | None, option("", hidden=True)] = None
+    epochs: Annotated[int | None, option("", hidden=True), "recipe.epochs"] = None
+    search: Annotated[list[str] | None, option("", hidden=True)] = None
+    keep_paused: Annotated[str | None, option("", hidden=True), "keep_paused"] = None
+
+
 def fit(
-    given: SpecOptions,
+    given: FitOptions,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A folder of pictures, a .npz file, or a name such as mnist.")
     ],

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
-from nas_optuna.errors import Interrupted, NasOptunaError
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError
 from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
@@ -114,6 +114,10 @@ class Command(TyperCommand):
         except Interrupted as stopped:
             say(f"{str(stopped) or 'stopped'}; nothing is lost. Continue: {command_line(ctx)}")
             return 130
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # what rich makes of it
+                raise
+            raise SpecError(f"code of yours ends the process (SystemExit: {ended}); let it raise an error") from ended
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write them, those without a panel first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,9 +34,15 @@ _KEPT = "reference"
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
     """A space that contains only the user's network."""
     make = REFERENCES.find(name)
-    if not callable(make) or isinstance(make, SpaceFunction):
-        kind = "space" if isinstance(make, SpaceFunction) else type(make).__name__
-        raise SpecError(f"reference {name!r} is a {kind}; name a function (task) -> nn.Module")
+    kind = "a space" if isinstance(make, SpaceFunction) else None if callable(make) else f"a {type(make).__name__}"
+    if kind is None:
+        with suppress(ValueError):  # some of what is written in C does not say what it takes
+            try:
+                inspect.signature(make).bind(None)
+            except TypeError as error:
+                kind = f"a function of other arguments ({error})"
+    if kind is not None:
+        raise SpecError(f"reference {name!r} is {kind}; name a function (task) -> nn.Module")
 
     def build(_: object, task: Task) -> nn.Module:
         network: nn.Module = make(task)
@@ -46,7 +53,8 @@ def as_space(name: str, like: SearchSpace) -> SearchSpace:
     try:
         return function(in_channels=like.in_channels, classes=like.classes, input_size=like.input_size)
     except SpecError as error:
-        raise SpecError(f"reference {name!r}: {error}") from error
+        problem = str(error).removeprefix(f"space {build.__name__!r}: ")
+        raise SpecError(f"reference {name!r}: {problem}") from error
 
 
 def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callback) -> None:

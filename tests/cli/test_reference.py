@@ -19,6 +19,22 @@ def other_shape(task):
 
 number = 3
 
+def without_task():
+    return nn.Linear(3, 2)
+
+def two(c, task):
+    return nn.Linear(3, 2)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+def nothing(task):
+    return None
+
+def leaves(task):
+    raise SystemExit(3)
+
 @nas_optuna.space
 def several(c, task):
     return linear(task)
@@ -52,6 +68,13 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
     [
         ("own.py:other_shape", "cannot take"),
         ("own.py:number", "name a function (task)"),
+        ("own.py:without_task", "is a function of other arguments (too many"),
+        ("own.py:two", "is a function of other arguments (missing"),
+        ("own.py:Net", "is a function of other arguments (too many"),
+        ("own.py:nothing", "reference 'own.py:nothing': its function must return an nn.Module"),
+        ("own.py:leaves", "code of yours ends the process (SystemExit: 3)"),
+        ("script.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
+        ("arguments.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
         ("own.py:several", "is a space; name a function (task)"),
         ("own.py:lineer", "did you mean 'linear'"),
         ("nothing.py:net", "there is no file"),
@@ -60,6 +83,8 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
 )
 def test_what_is_no_network_is_one_line(command: Command, name: str, says: str) -> None:
     Path("own.py").write_text(OWN)
+    Path("script.py").write_text("import sys\nsys.exit('bye')\n")
+    Path("arguments.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--nothing'])\n")
     result = command("run", "--trials", 1, *tiny(), "--reference", name)
     assert result.code == 2
     assert says in result.err.splitlines()[-1]
