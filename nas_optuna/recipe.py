@@ -15,7 +15,7 @@ Fill = Literal["black", "reflect"]
 _Pixels = Annotated[int, Field(ge=1)]
 
 
-_ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix")
+_ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix", "progressive")
 """Settings that recipes of 0.2 did not have; their defaults change nothing."""
 
 
@@ -50,6 +50,10 @@ class Recipe(BaseModel):
         cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
         mix: Augmentation: share of images into which a part of another image is pasted, with its share of the label
             (CutMix, Yun et al. 2019). ``"auto"`` is half of them where a training sees its images 30 times, else none.
+        progressive: Share of the steps, from the first, in which the network sees images of five eighths of their side
+            and a step takes half the time (progressive resizing, Tan & Le 2021, section 4). Where a clock ends the
+            training, it is a share of the time. ``"auto"`` is 0.6 where a training sees its images fewer than 100
+            times, else 0. Images below 32 pixels a side, and networks that take one size only, keep their size.
         cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
 
@@ -80,6 +84,7 @@ class Recipe(BaseModel):
     cutout: int = Field(default=0, ge=0)
     shift_fill: Fill = "black"
     mix: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.0
+    progressive: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     cuda_graphs: bool = True
     compile: bool = False
 

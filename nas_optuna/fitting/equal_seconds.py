@@ -96,9 +96,9 @@ class EqualSeconds(TrainingEvaluator):
 
 
 def paced(recipe: Recipe, steps: int, epochs: int) -> Recipe:
-    """The recipe with so many steps, in epochs of equal size."""
+    """The recipe with so many steps of one length, in epochs of equal size."""
     each = max(1, round(steps / epochs))
-    return recipe.model_copy(update={"epochs": epochs, "epoch_size": each * recipe.batch_size})
+    return recipe.model_copy(update={"epochs": epochs, "epoch_size": each * recipe.batch_size, "progressive": 0.0})
 
 
 def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: float = 0.0) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def seconds_per_step(
     training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None
 ) -> float:
     """How long a training step takes: the fastest of a few, on a network that nobody keeps, maybe of another space."""
-    recipe, device, train = training.recipe, training.device, training.train_loader
+    recipe, device, train = paced(training.recipe, 1, 1), training.device, training.train_loader
     network = make_network(space or training.space, architecture, recipe, device, recipe.seed)
     network.train()
     tried = 3 if device.type == "cpu" else GRAPH_WARM_UP + 3  # all but the first steps of a training are graphs

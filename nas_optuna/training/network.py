@@ -156,6 +156,19 @@ def mixes_images(network: nn.Module, images: Tensor) -> bool:
             buffer.copy_(value)
 
 
+@torch.no_grad()
+def takes(network: nn.Module, images: Tensor) -> bool:
+    """Whether a network computes something of images of this size, too, rather than of one size only."""
+    was_training = network.training
+    try:
+        with seeded(0):
+            return isinstance(network.eval()(images[:1]), Tensor)
+    except Exception:  # whatever a network that cannot do so raises
+        return False
+    finally:
+        network.train(was_training)
+
+
 def _is_known(module: nn.Module) -> bool:
     """Whether the module does what its class says, and its class is torch's or ours."""
     hooks = module._forward_hooks or module._forward_pre_hooks

@@ -27,12 +27,21 @@ from nas_optuna.training.network import (
     mixes_images,
     require_logits,
     resolve_precision,
+    takes,
 )
 
 logger = logging.getLogger(__name__)
 
 GRAPH_WARM_UP = 3
 """Eager full batches before capture, so that cuDNN has chosen its algorithms and the optimiser has its state."""
+
+SMALLER = 5 / 8
+"""The side of the images with which a progressive training begins, as a share of theirs."""
+SMALLEST = 20
+"""Pixels a side below which images are not made smaller: digits of 28 lose strokes."""
+PROGRESSIVE, MOST_PASSES = 0.6, 100
+"""With ``progressive = "auto"``: that share of the steps, where each image is seen less often than so. Where images are
+seen often, further steps bring next to nothing."""
 
 _fallbacks_logged: set[str] = set()
 
@@ -58,7 +67,9 @@ class TrainStep:
         True
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, total_steps: int) -> None:
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, device: torch.device, total_steps: int, passes: float = 0.0
+    ) -> None:
         prepare_process(device)
         self.network = network
         self.recipe = recipe
@@ -82,10 +93,15 @@ class TrainStep:
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._full_batches = 0
         self._microbatch_size: int | None = None  # known once a batch has been seen
+        self._size: torch.Size | None = None  # height and width of the last images
+        few = PROGRESSIVE if passes < MOST_PASSES else 0.0
+        self._progressive = few if recipe.progressive == "auto" else recipe.progressive
+        self._smaller: bool | None = None if self._progressive else False  # None until the network was asked
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """Update the network once."""
         self._set_learning_rate()
+        images = self._resized(images)
         if self._microbatch_size is None:
             self.mixes = mixes_images(self.network, images)
             self._microbatch_size = microbatch_size(self.network, images)
@@ -94,6 +110,18 @@ class TrainStep:
         else:
             self._eager(images, labels)
         self.steps += 1
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """The images, smaller in the first part of a progressive training; what is of the old size is forgotten."""
+        if self._smaller is not False:
+            small = F.interpolate(images, scale_factor=SMALLER, mode="bilinear", align_corners=False)
+            if self._smaller is None:
+                self._smaller = min(small.shape[2:]) >= SMALLEST and takes(self.network, small)
+            self._smaller = self._smaller and self.steps < self._progressive * self.total_steps
+            images = small if self._smaller else images
+        if images.shape[2:] != self._size:
+            self._size, self._microbatch_size, self._graph, self._full_batches = images.shape[2:], None, None, 0
+        return images
 
     def skip(self) -> None:
         """Let a step of the schedule pass without an update."""

@@ -50,6 +50,21 @@ def test_full_batches_are_replayed_from_a_graph() -> None:
     assert step._graph is not None
 
 
+def test_a_progressive_training_replays_a_graph_of_each_size() -> None:
+    device = torch.device("cuda")
+    space, recipe = ConvSpace(input_size=32), RECIPE.model_copy(update={"progressive": 0.5})
+    network = make_network(space, space.parse(str(ARCHITECTURE)), recipe, device, seed=0)
+    batches = BatchLoader(load_data().train, recipe.batch_size, 32, device).epoch(0)
+    step = TrainStep(network, recipe, device, total_steps=16)
+    graphs = []
+    for _ in range(16):
+        step(*next(batches))
+        graphs.append(step._graph)
+    assert graphs[7] is not None
+    assert graphs[8] is None
+    assert graphs[15] not in (None, graphs[7])
+
+
 def test_auto_precision_trains_to_the_same_accuracy() -> None:
     assert resolve_precision("auto", torch.device("cuda")) in (torch.bfloat16, torch.float16)
     _, fast = run(RECIPE.model_copy(update={"precision": "auto", "epochs": 6}))

@@ -9,7 +9,7 @@ from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import Recipe
-from nas_optuna.training import TrainStep, make_network
+from nas_optuna.training import TrainStep, fit, make_network
 from nas_optuna.training.network import microbatch_size, resolve_precision
 from nas_optuna.training.step import make_optimizer, rate_factor
 
@@ -230,3 +230,53 @@ def test_forward_and_loss_stay_on_a_fake_cuda_device(monkeypatch: pytest.MonkeyP
         sums = torch.zeros(2, device=cuda)
         sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == labels).sum()))
         assert {logits.device.type, loss.device.type, sums.device.type} == {"cuda"}
+
+
+class Sizes(nn.Module):
+    """Takes images of any size, or of one only as a flattening before a linear layer does, and remembers the sizes."""
+
+    def __init__(self, only: int | None = None) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self.layer = nn.Conv2d(1, 10, 3)
+        self.only = only
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.only not in (None, x.shape[-1]):
+            raise RuntimeError("shapes cannot be multiplied")
+        if self.training:
+            self.seen.append(x.shape[-1])
+        logits: torch.Tensor = self.layer(x).mean((2, 3))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("side", "only", "sides"),
+    [(64, None, [40] * 6 + [64] * 4), (32, None, [20] * 6 + [32] * 4), (28, None, [28] * 10), (32, 32, [32] * 10)],
+    ids=["large", "just large enough", "small", "a network of one size"],
+)
+def test_a_progressive_training_begins_with_smaller_images_where_it_can(
+    side: int, only: int | None, sides: list[int]
+) -> None:
+    network = Sizes(only)
+    step = TrainStep(network, Recipe(progressive=0.6), CPU, total_steps=10)
+    for _ in range(10):
+        network.seen.clear()
+        step(torch.rand(4, 1, side, side), torch.zeros(4, dtype=torch.int64))
+        assert set(network.seen) == {sides.pop(0)}
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(99, 20), (100, 32)])
+def test_images_that_are_seen_often_keep_their_size(epochs: int, first: int) -> None:
+    network, recipe = Sizes(), Recipe(epochs=epochs, batch_size=5, progressive="auto")
+    loader = BatchLoader(load_images("digits", True).subset(range(10)), 5, 32, CPU)
+    next(fit(network, loader, None, recipe, CPU, seed=0))
+    assert network.seen[0] == first
+
+
+def test_a_progressive_training_that_goes_on_is_at_its_place_in_the_schedule() -> None:
+    network = Sizes()
+    step = TrainStep(network, Recipe(progressive=0.5), CPU, total_steps=10)
+    step.steps = 5
+    step(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))
+    assert set(network.seen) == {32}
