@@ -121,20 +121,24 @@ def describe_error(error: BaseException, limit: int = 120) -> str:
 
 
 _PLAINER = {
-    "Input should be a valid integer, unable to parse string as an integer": "it must be a whole number",
-    "Input should be a valid integer, got a number with a fractional part": "it must be a whole number",
-    "Input should be a valid number, unable to parse string as a number": "it must be a number",
-    "Input should be a valid tuple": "it must be a list",
-    "Input should be greater than or equal to": "it must be at least",
-    "Input should be less than or equal to": "it must be at most",
-    "Input should be": "it must be",
+    r"Input should be a valid integer(, unable to parse string as an integer|, got a number with a fractional part)?": (
+        "it must be a whole number"
+    ),
+    r"Input should be a valid number(, unable to parse string as a number)?": "it must be a number",
+    r"Input should be a valid boolean(, unable to interpret input)?": "it must be true or false",
+    r"Input should be a valid dictionary or instance of \w+": "it must be a section of settings",
+    r"Input should be a valid tuple": "it must be a list",
+    r"(Tuple|List) should have at (least|most) (\d+ items?) after validation, not \d+": r"it must have at \2 \3",
+    r"Input should be greater than or equal to": "it must be at least",
+    r"Input should be less than or equal to": "it must be at most",
+    r"Input should be": "it must be",
 }
 
 
 def plainer(message: str) -> str:
     """What a parser says of a value that it refuses, in words for a person."""
     for theirs, ours in _PLAINER.items():
-        message = message.replace(theirs, ours)
+        message = re.sub(theirs, ours, message)
     return message
 
 

@@ -225,12 +225,20 @@ def _unknown_at_the_top(key: str, spec: type[BaseModel]) -> str:
     return f"{unknown('key', key, sections)}; other keys follow their section, as in recipe.epochs or space.depth"
 
 
+_UNION_MEMBER = re.compile(r"(?:constrained-|function-|literal\[|tuple\[|list\[|dict\[|bool$|int$|float$|str$).*")
+"""What pydantic adds to the place of a value that may be of several kinds: the kind that the problem is of."""
+
+
 def problem_of(error: ValidationError, *section: str) -> str:
     """Say in one line which value is refused and why."""
-    problem = error.errors()[0]
-    location = ".".join([*section, *map(str, problem["loc"])])
-    message = plainer(problem["msg"].removeprefix("Value error, "))
-    return f"{named(location)}: {message}, got {shown(problem['input'])}"
+    first, *others = error.errors()
+    parts = [str(part) for part in first["loc"]]
+    messages = [first["msg"]]
+    if parts and _UNION_MEMBER.fullmatch(parts[-1]):
+        messages += [other["msg"] for other in others if other["loc"][:-1] == first["loc"][:-1]]
+    said = ", or ".join(dict.fromkeys(plainer(message.removeprefix("Value error, ")) for message in messages))
+    place = ".".join([*section, *(part for part in parts if not _UNION_MEMBER.fullmatch(part))])
+    return f"{named(place)}: {said.replace(', or it must be ', ', or ')}, got {shown(first['input'])}"
 
 
 _CHOSE_DARTS = frozenset(

@@ -115,6 +115,23 @@ def test_files_that_no_spec_can_be_are_refused(tmp_path: Path, text: str) -> Non
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"recipe": {"mix": 3}}, "recipe.mix: it must be at most 1, or 'auto', got 3"),
+        ({"recipe": {"flip": "maybe"}}, "recipe.flip: it must be true or false, or 'auto', got 'maybe'"),
+        ({"recipe": {"shift": -2, "mix": 3}}, "recipe.shift: it must be at least 0, or 'auto', got -2"),
+        ({"recipe": {"input_size": [4, "a"]}}, "recipe.input_size: it must be a whole number, got [4, 'a']"),
+        ({"recipe": {"epochs": 0, "batch_size": 0}}, "recipe.epochs: it must be at least 1, got 0"),
+        ({"sampler": 5}, "sampler: it must be a section of settings, got 5"),
+    ],
+)
+def test_a_value_of_several_kinds_is_refused_by_its_name(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        StudySpec.from_dict(values)
+    assert str(caught.value).endswith(says)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" + "0" * 5000, "2020-01-01", "{b = " * 2000, "nan", "x" * 60_000])
 def test_assignments_that_no_spec_can_hold_are_refused(text: str) -> None:
     for override in (f"space.x={text}", f"{text}=1", text):
