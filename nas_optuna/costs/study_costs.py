@@ -166,7 +166,8 @@ class Limits:
                 known = "possible" if self._space.size <= _ENUMERATED else "found"
                 raise SpecError(
                     f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
-                    f" the {'largest' if more else 'smallest'} {known} is {cost:,.7g}, of {architecture}"
+                    f" the {'largest' if more else 'smallest'} {known} is {cost:,.7g}, of {architecture};"
+                    f" {'lower' if more else 'raise'} the limit"
                 )
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
 from optuna.study import Study
 from torch import Tensor, nn
 
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.errors import SpecError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator, checked_measurements
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -50,10 +51,17 @@ def as_space(name: str, like: SearchSpace) -> SearchSpace:
 
     build.__name__ = getattr(make, "__name__", name)  # for error messages
     function = SpaceFunction(build, version=1)
-    try:
+    with _told_of(name):
         return function(in_channels=like.in_channels, classes=like.classes, input_size=like.input_size)
-    except SpecError as error:
-        problem = str(error).removeprefix(f"space {build.__name__!r}: ")
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Say of the reference what is said of the space of one network that it is to us."""
+    try:
+        yield
+    except (SpecError, TrainingError) as error:
+        problem = re.sub(r"^(space '[^']*'|fixed): ", "", str(error))
         raise SpecError(f"reference {name!r}: {problem}") from error
 
 
@@ -73,11 +81,12 @@ def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callba
     folder = objective.checkpoints and objective.checkpoints / f"reference-{objective.identity}"
     stop: Callable[[], bool] = objective.interrupted
     try:
-        for last in checked_measurements(
-            evaluator, architecture, {judged}, resume=folder, stop=stop, device=objective.device
-        ):
-            told.step_finished(Subject("reference", None, name), last)
-            seconds += last.seconds
+        with _told_of(name):
+            for last in checked_measurements(
+                evaluator, architecture, {judged}, resume=folder, stop=stop, device=objective.device
+            ):
+                told.step_finished(Subject("reference", None, name), last)
+                seconds += last.seconds
     except optuna.TrialPruned as error:
         raise SpecError(
             f"the reference {name} is too slow for its share of the time ({error}); give more time"

@@ -21,6 +21,7 @@ from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
 NETWORK, PAGE = "network", "report.html"
+WEIGHTS = f"{NETWORK}/model.safetensors"
 DATABASE = "search.db"
 """The search of a fit; where it is, the images beside it are those that it began with."""
 PIXELS = "images.npz"

@@ -29,7 +29,7 @@ from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
-from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, name_of, require_own_folder
+from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
@@ -50,7 +50,7 @@ from nas_optuna.training.serialization import make_header, save_network
 
 STUDY = "fit"
 TRAINED = "trained.safetensors"
-"""The network, from its test until it is exported."""
+"""The network, since its test: from it what is missing is written again."""
 
 
 def to_stderr(line: str) -> None:
@@ -143,14 +143,15 @@ class Fit:
             ) from error
         require_own_folder(self.folder, begun=False)
         url = f"sqlite:///{self.folder.absolute() / DATABASE}"
-        storage = open_storage(url, create=True)
-        study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
+        with _in_a_folder():
+            storage = open_storage(url, create=True)
+            study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
         state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
         self.budget.spent += state.get("spent", 0.0)
         if study is not None:
             self.spec = self.spec.override(decided_size(self.spec, study_spec(study)))
             self._require_same(study, images=bool(state.get("done")))
-            if state.get("done"):
+            if state.get("done") and all((self.folder / name).is_file() for name in (WEIGHTS, PAGE)):
                 self.say(f"{named(self.folder)} holds the finished network; another folder begins anew")
                 return self._fitted(study)
         require_own_folder(self.folder, begun=True)
@@ -166,7 +167,7 @@ class Fit:
 
     def _fitted(self, study: Study) -> Fitted:
         winner = winner_of(study, space_of(study), self.spec.reference)
-        network = load_network(self.folder / NETWORK / "model.safetensors", space=winner.space)
+        network = load_network(self.folder / WEIGHTS, space=winner.space)
         return Fitted(network, tested(study), study, winner.gain(study), self.folder, self.budget.spent)
 
 
@@ -218,8 +219,8 @@ class _Running:
 
     def run(self) -> Fitted:
         say, budget = self.fit.say, self.fit.budget
-        about = (*self.experiment.notes(), *advice(self.fit.spec, self.images))
-        for line in (self.experiment.describe(within=True), *about):
+        about = (self.experiment.describe(within=True), *self.experiment.notes(), *advice(self.fit.spec, self.images))
+        for line in about:
             say(line)
         try:
             winner, report, classifier = self._finished() or self._made()
@@ -390,9 +391,9 @@ class _Running:
 
 @contextmanager
 def _in_a_folder() -> Iterator[None]:
-    """Say folder where an error says name: that of a fit's study is its folder."""
+    """Say folder where an error says name or file: a fit's study and database are those of its folder."""
     try:
         yield
     except StudyError as error:
-        here, said = "in another folder (--out FOLDER)", "under another name (--study NAME)"
-        raise StudyError(str(error).replace(said, here)) from None
+        told = str(error).replace("under another name (--study NAME)", "in another folder (--out FOLDER)")
+        raise StudyError(told.replace("another file as the storage", "another folder (--out FOLDER)")) from None

@@ -32,6 +32,17 @@ class Net(nn.Module):
 def nothing(task):
     return None
 
+def wide(task):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.classes + 3))
+
+def fixed(task):
+    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(task.classes))
+
+def explodes(task):
+    last = nn.Linear(math.prod(task.shape), task.classes)
+    last.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    return nn.Sequential(nn.Flatten(), last)
+
 def leaves(task):
     raise SystemExit(3)
 
@@ -72,6 +83,12 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
         ("own.py:two", "is a function of other arguments (missing"),
         ("own.py:Net", "is a function of other arguments (too many"),
         ("own.py:nothing", "reference 'own.py:nothing': its function must return an nn.Module"),
+        ("own.py:wide", "reference 'own.py:wide': the network gives [2, 13] for 2 images"),
+        (
+            "own.py:fixed",
+            "reference 'own.py:fixed': the training cannot begin: ValueError: optimizer got an empty parameter list",
+        ),
+        ("own.py:explodes", "reference 'own.py:explodes': the loss is not finite in epoch 1"),
         ("own.py:leaves", "code of yours ends the process (SystemExit: 3)"),
         ("script.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
         ("arguments.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),

@@ -130,6 +130,7 @@ def test_a_least_that_nothing_reaches_is_refused(command: Command, installed: In
     found = command("run", "--trials", 1, "--set", "limits.width=1000", *tiny())
     assert found.code == 2
     assert "no architecture has width of at least 1,000; the largest possible is 96" in found.err
+    assert found.err.rstrip().endswith("; lower the limit")
 
 
 def test_what_is_not_installed_here_is_shown_by_its_name() -> None:

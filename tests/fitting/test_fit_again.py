@@ -11,6 +11,7 @@ import torch
 
 import nas_optuna as nas
 from nas_optuna.cli.run_options import SpecOptions
+from nas_optuna.data import load_images
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
@@ -136,6 +137,29 @@ def test_a_report_that_is_missing_is_made(resumed: tuple[Path, list[str], list[s
     work(folder)[0].run()
     assert (folder / "report.html").is_file()
     assert state_in(folder)["done"]
+
+
+@pytest.mark.parametrize("missing", ["network", "network/model.safetensors", "report.html"])
+def test_what_somebody_deleted_of_a_finished_fit_is_written_again(
+    resumed: tuple[Path, list[str], list[str]], tmp_path: Path, missing: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resumed[0], folder)
+    digits = load_images("digits", False).images
+    before = nas.load_network(folder / "network/model.safetensors").predict(digits)
+    shutil.rmtree(folder / missing) if missing == "network" else (folder / missing).unlink()
+    fitted = work(folder)[0].run()
+    assert fitted.predict(digits) == before
+    assert (folder / "network/model.py").is_file()
+    assert (folder / "report.html").is_file()
+    assert len(study_in(folder).user_attrs[StudyKey.RETRAINED]) == 1, "nothing was trained or tested again"
+
+
+@pytest.mark.parametrize("content", [b"hello\n" * 2000, b"SQLite format 3\0" + b"\1" * 5000])
+def test_a_damaged_search_is_told_with_the_folder_as_the_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "search.db").write_bytes(content)
+    with pytest.raises(StudyError, match=r"search\.db.*name another folder \(--out FOLDER\)"):
+        work(tmp_path)[0].run()
 
 
 @pytest.mark.parametrize("is_done", [True, False])
