@@ -29,7 +29,7 @@ from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
-from nas_optuna.samplers.base import Allowed
+from nas_optuna.samplers.base import Allowed, innermost
 from nas_optuna.samplers.wrapping import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
@@ -316,11 +316,8 @@ class Experiment:
         found = self.objective.searched
         if found:
             yield f"each trial chooses beside its architecture: {', '.join(found)}"
-        sampler = self.sampler
-        while isinstance(inner := getattr(sampler, "_sampler", None), BaseSampler):
-            sampler = inner
         ranges = [name for name, d in found.items() if not isinstance(d, CategoricalDistribution)]
-        if ranges and not getattr(sampler, "numbers", True):
+        if ranges and not getattr(innermost(self.sampler), "numbers", True):
             yield f"sampler {self.spec.sampler.name} proposes choices only: {', '.join(ranges)} is drawn at random"
 
 

@@ -1,4 +1,4 @@
-"""Pruners by name, with settings that make sense when a step is an epoch and there are few of them."""
+"""Pruners by name, with defaults for steps that are epochs, of which there are few."""
 
 from __future__ import annotations
 

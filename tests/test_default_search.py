@@ -8,7 +8,9 @@ from optuna.trial import TrialState
 
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.experiment import Experiment
-from nas_optuna.samplers.curve_pruner import CurvePruner, curve_sampler
+from nas_optuna.samplers.base import innermost
+from nas_optuna.samplers.curve_pruner import CurvePruner
+from nas_optuna.samplers.curves import CurveSampler
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import with_default_search
 
@@ -48,7 +50,7 @@ def test_the_first_line_says_which_and_why() -> None:
 def test_the_pruner_finds_its_sampler_whatever_is_around_it(extra: dict) -> None:
     experiment = Experiment.from_spec(StudySpec.from_dict(SMALL | extra), device="cpu")
     assert isinstance(experiment.pruner, CurvePruner)
-    assert curve_sampler(experiment.sampler) is not None
+    assert isinstance(innermost(experiment.sampler), CurveSampler)
 
 
 @pytest.mark.parametrize("sampler", ["curves", "tpe", "random", "evolution"])

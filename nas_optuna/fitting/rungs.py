@@ -28,13 +28,13 @@ from nas_optuna.fitting.clock import LEAST_SECONDS, Plan, Progress, Rung, Speed,
 from nas_optuna.fitting.equal_seconds import FORWARD, TEST, EqualSeconds, seconds_per_step
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
-from nas_optuna.report.selection import measured, remembered_images
+from nas_optuna.report.selection import measured
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.results import TrialRecord, best_trial, is_feasible
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import standard_error
+from nas_optuna.study.significance import remembered_images, standard_error
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
 from nas_optuna.training.checkpoint import KeptWeights

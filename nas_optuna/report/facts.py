@@ -19,12 +19,12 @@ from nas_optuna.objectives import describe
 from nas_optuna.quantities import Quantity, duration, plural
 from nas_optuna.report import charts
 from nas_optuna.report.columns import Column
-from nas_optuna.report.selection import Winners, gain_of, objective_names, remembered_images, validation_images, winners
+from nas_optuna.report.selection import Winners, gain_of, objective_names, validation_images, winners
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, complete_trials, cost_names, ranked
-from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import Gain, accuracy_on_test, standard_error, with_error
+from nas_optuna.study.schema import StudyKey, reports_of
+from nas_optuna.study.significance import Gain, accuracy_on_test, remembered_images, standard_error, with_error
 from nas_optuna.study.studies import command, maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
@@ -213,9 +213,8 @@ def staircase(points: Sequence[charts.Point], *, maximize: bool) -> list[charts.
 
 
 def curve_of(trial: FrozenTrial) -> list[charts.Point]:
-    """Epoch and value, of a study of several objectives from what its pruner compares."""
-    reports: dict[Any, float] = trial.intermediate_values or attribute(trial, TrialKey.REPORTS, {})
-    return sorted((float(epoch), value) for epoch, value in reports.items())
+    """The points of a trial's learning curve."""
+    return sorted((float(epoch), value) for epoch, value in reports_of(trial).items())
 
 
 def rows(study: Study) -> list[dict[str, Any]]:

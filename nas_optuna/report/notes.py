@@ -21,11 +21,11 @@ from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import StudyFacts, figures_of
-from nas_optuna.report.selection import objective_names, remembered_images
+from nas_optuna.report.selection import objective_names
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
 from nas_optuna.study.results import TrialRecord, front_trials, ranked
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.significance import accuracy_on_test
+from nas_optuna.study.significance import accuracy_on_test, remembered_images
 from nas_optuna.study.studies import command, maximizes
 from nas_optuna.study.transactions import set_study_system_attributes
 

@@ -17,7 +17,7 @@ from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, best_of, complete_trials, longest_trained
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import Gain, Measured, sampling_error, standard_error
+from nas_optuna.study.significance import Gain, Measured, remembered_images, sampling_error, standard_error
 from nas_optuna.study.studies import command, has_spec, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
@@ -64,13 +64,6 @@ def measured(trial: FrozenTrial, images: int | None) -> Measured:
 def _error(trial: FrozenTrial, images: int | None) -> float | None:
     """One standard error of a trial's first value, where that is an accuracy, in full precision or not."""
     return standard_error(replace(TrialRecord.of(trial), accuracy=trial.values[0]), images)
-
-
-def remembered_images(study: Study) -> int | None:
-    """How many images a study's accuracies were measured on; None where it does not remember that."""
-    known = study.user_attrs.get(StudyKey.DATA)
-    images = known.get("validation") if isinstance(known, dict) else None
-    return images if isinstance(images, int) else None
 
 
 def validation_images(study: Study, data_directory: Path | None = None) -> int | None:

@@ -1,8 +1,8 @@
 """Samplers by name. A new one is a file here and a line in `SAMPLERS`.
 
-Those below propose no network twice while others are left. Each factory takes ``(space, seed, **options)``; its keyword
-options are what ``[sampler]`` in a study spec may hold.
-Third parties register the entry point group ``nas_optuna.samplers`` or are named as ``package.module:factory``.
+None of these proposes a network twice while others are left. Each factory takes ``(space, seed, **options)``; a study
+spec sets the options in ``[sampler]``. Third parties register an entry point in the group ``nas_optuna.samplers``, or
+are named as ``package.module:factory``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
 
     Args:
         name: Built-in name, entry point, or ``package.module:factory``.
-        space: The space it will sample; its distributions and which of them are ordered.
-        seed: The study's seed. Every sampler made here derives its draws from it and the trial's number.
+        space: The space that it samples.
+        seed: The study's seed; every draw is seeded by it and the trial's number.
         options: The sampler's own options.
 
     Raises:

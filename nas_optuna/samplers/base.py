@@ -1,4 +1,4 @@
-"""What our samplers share: parameters as tokens, a study's trials read once each, proposals that never coincide."""
+"""The base class of our samplers: parameters as tokens, each trial read once, no two workers with one proposal."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
 
 MAX_POOL = 400
-"""Of listed architectures at most so many random ones are candidates of one proposal."""
+"""The most listed architectures, drawn at random, that are candidates for one proposal."""
 
 GRID_LIMIT = 10_000
-"""A space of at most so many architectures is listed where random draws find nothing new, and for ``grid``."""
+"""The size up to which a space is enumerated: by ``grid``, and where random draws find nothing new."""
 
 ATTEMPTS = 8
-"""A proposal that another worker has published as well is replaced at most this many times."""
+"""How often a proposal is replaced at most because another worker has published the same one."""
 
 Allowed = Callable[[Mapping[str, Any]], bool]
 """Whether an architecture, given by its params, may be proposed."""
@@ -46,31 +46,32 @@ class ArchitectureSampler(BaseSampler):
     """A sampler of the parameters that every trial of a study has in common.
 
     It infers them from the study, as Optuna's own samplers do: the first trials, and every parameter that is not in
-    all trials, are sampled independently and uniformly. All draws come from (seed, trial number), so a study may be
-    stopped, resumed and shared by workers: what is proposed depends on the history alone.
+    all trials, are sampled independently and uniformly. All draws are seeded by (seed, trial number), so a study can be
+    stopped, resumed and shared by workers: proposals depend on the history alone.
 
-    No two running trials are given the same architecture while the space offers another, however many workers propose
-    at once. A proposal is published in the study by one write, and then the study is read again. Of two workers that
-    propose the same, at least one reads the other's publication, and whoever does so proposes anew.
+    No two running trials get the same architecture while the space offers another, however many workers propose at
+    once. Each worker publishes its proposal in the study by one write, and then reads the study again. Of two workers
+    with the same proposal, at least one sees the other's, and it proposes anew.
 
     Threads of one process may share an instance; an instance follows one study at a time.
 
     Attributes:
-        numbers: Whether the class proposes floats and integers, too. Where it does not, they are drawn uniformly.
+        numbers: Whether the class also proposes floats and integers; if not, they are drawn uniformly.
         obeys_list: Whether the class proposes only what is in `among`, where that is given.
-        allowed: What may be proposed; None allows everything. A constraint on costs that are known before training.
-        canonical: The search space's, so that equal networks are not proposed twice; see `for_space`.
-        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
-            are all numbers.
+        allowed: What may be proposed, given limits on costs that are known before training; None allows everything.
+        canonical: `SearchSpace.canonical`, so that equal networks are not proposed twice; see `for_space`.
+        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
+            numbers.
         among: The only architectures that may be proposed, as params; None is the whole space.
-        pinned: Parameter name → the only value that a proposal may have; whoever pins sets the values themselves.
-        repeated: An architecture of an earlier trial that the last proposal meant to train on; None where it is new.
-        attempt: How often a proposal of this trial met another worker's.
-        repeated_params: The params of that trial: a number within the same level would be another training.
+        pinned: Parameter name → the value that every proposal has.
+        repeated: The architecture of an earlier trial whose training the last proposal continues; None if it is new.
+        repeated_params: The params of that trial, since another number of the same level would be another training.
+        attempt: How many times a proposal for this trial has collided with another worker's.
     """
 
     numbers: ClassVar[bool] = False
     obeys_list: ClassVar[bool] = False
+    _learned: ClassVar[frozenset[str]] = frozenset({"_lock", "_study_name", "_intersection", "_history", "_networks"})
 
     def __init__(self, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
         self._seed = secrets.randbelow(2**31) if seed is None else seed
@@ -87,7 +88,7 @@ class ArchitectureSampler(BaseSampler):
         self._follow(None)
 
     def for_space(self, space: SearchSpace) -> Self:
-        """Return the sampler, which from now on knows which params of a space are alike, or give the same network."""
+        """Tell the sampler which params of a space are alike or give the same network, and return it."""
         self.canonical = space.canonical if space.conditional else None
         self.ordered = frozenset(name for name, parameter in space.parameters.items() if parameter.ordered)
         self._space = space
@@ -98,16 +99,11 @@ class ArchitectureSampler(BaseSampler):
         self._study_name = study_name
         self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._history = History({})
-        self._listed: dict[int, list[Tokens]] = {}
         self._networks: dict[int, list[Tokens]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only the options travel to another process: everything learned is in the study."""
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name not in ("_lock", "_study_name", "_intersection", "_history", "_listed", "_networks")
-        }
+        """Only the options are sent to another process: everything learned is in the study."""
+        return {name: value for name, value in vars(self).items() if name not in self._learned}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -119,7 +115,7 @@ class ArchitectureSampler(BaseSampler):
         """Choose a token for every parameter of `history`; called by one thread at a time.
 
         Args:
-            history: What is known. It is a new object whenever the study or the parameters have changed.
+            history: The study's trials; a new object whenever the study or the parameters have changed.
             study: The study.
             trial: The trial that will evaluate the choice.
         """
@@ -129,10 +125,13 @@ class ArchitectureSampler(BaseSampler):
         with self._lock:
             return self._common(study)
 
-    def _common(self, study: Study) -> dict[str, BaseDistribution]:
+    def _shared(self, study: Study) -> dict[str, BaseDistribution]:
         if study.study_name != self._study_name:
             self._follow(study.study_name)
-        common = self._intersection.calculate(study)
+        return self._intersection.calculate(study)
+
+    def _common(self, study: Study) -> dict[str, BaseDistribution]:
+        common = self._shared(study)
         names = [n for n, d in common.items() if self._proposes(d) and not d.single()]
         return {name: common[name] for name in sorted(names, key=natural)}
 
@@ -161,7 +160,7 @@ class ArchitectureSampler(BaseSampler):
         """A proposal that no other running trial has chosen or published."""
         for self.attempt in range(ATTEMPTS):
             tokens = self.propose(history, study, trial)
-            if not history.is_new(tokens) and tokens != self.repeated:  # the space is exhausted
+            if not history.is_new(tokens) and tokens != self.repeated:  # nothing new is left
                 break
             set_trial_system_attribute(study, trial, PROPOSAL, [history.digest, *tokens])
             history.read(study)
@@ -170,13 +169,13 @@ class ArchitectureSampler(BaseSampler):
             rivals = [number for number, theirs in history.running.items() if history.canonical(theirs) == ours]
             if not rivals:
                 break
-            history.pending += rivals  # they may have read ours and be about to choose something else
+            history.pending += rivals  # they may have seen ours, and be choosing something else now
         return tokens
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Uniformly at random, under a seed of the trial and the parameter."""
+        """Uniformly at random, seeded by the trial and the parameter."""
         sampler = RandomSampler(seed=seed_for(self._seed, trial.number, param_name))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
@@ -192,7 +191,7 @@ class ArchitectureSampler(BaseSampler):
         return np.random.default_rng(seed_for(self._seed, trial.number, type(self).__name__))
 
     def _random(self, history: History, rng: np.random.Generator, attempts: int = 100) -> Tokens:
-        """A uniformly drawn point: if possible one that is allowed and was not seen before."""
+        """A uniform draw, if possible one that is allowed and new."""
         candidates = self.pool_tokens(history, rng, attempts)
         if candidates is None:
             draws = rng.integers(0, history.sizes, (attempts, len(history.sizes)))
@@ -201,33 +200,31 @@ class ArchitectureSampler(BaseSampler):
         return next((tokens for tokens in unseen if self._allows(history, tokens)), (unseen or candidates)[0])
 
     def _left(self, history: History, rng: np.random.Generator) -> list[Tokens]:
-        """The networks of a small space that nobody has tried, in a random order; none where it is large."""
+        """The untried networks of a small space, in random order; none of a large one."""
         left = [tokens for tokens in self._all(history) if tokens not in history.seen]
         return [left[i] for i in rng.permutation(len(left))]
 
     def _all(self, history: History) -> list[Tokens]:
-        """Every network of a small space, or of a list, that may be proposed."""
+        """Every network of a small space, or of a list; a setting of the recipe has its first token."""
         if history.digest not in self._networks:
             found = self.among
             if found is None and self._space is not None and self._space.size <= GRID_LIMIT:
                 found = [architecture.params for architecture in self._space.enumerate()]
-            points = [params for params in found or () if params.keys() >= history.axes.keys()]
-            tokens = [tuple(a.token(params[name]) for name, a in history.axes.items()) for params in points]
+            axes = history.axes.items()
+            tokens = [tuple(a.token(p[name]) if name in p else 0 for name, a in axes) for p in found or ()]
             self._networks = {history.digest: list(dict.fromkeys(map(history.proposed, tokens)))}
         return self._networks[history.digest]
 
     def pool_tokens(self, history: History, rng: np.random.Generator, most: int = MAX_POOL) -> list[Tokens] | None:
-        """Those of the listed architectures that were not seen, at most so many at random; None without a list."""
+        """Listed architectures, new ones if any are left, in random order; None without a list."""
         if self.among is None:
             return None
-        if history.digest not in self._listed:
-            axes = history.axes.items()
-            self._listed = {history.digest: [tuple(a.token(p[name]) for name, a in axes) for p in self.among]}
-        unseen = [tokens for tokens in self._listed[history.digest] if tokens not in history.seen]
-        unseen = unseen or self._listed[history.digest]
-        if len(unseen) <= 1:
-            return unseen
-        return [unseen[i] for i in rng.permutation(len(unseen))[:most]]
+        listed = self._all(history)
+        unseen = [tokens for tokens in listed if tokens not in history.seen] or listed
+        pool = [unseen[i] for i in rng.permutation(len(unseen))[:most]]
+        free = [i for i, name in enumerate(history.axes) if name not in self.among[0]]  # a list says nothing of them
+        drawn = {i: rng.integers(history.sizes[i], size=len(pool)) for i in free}
+        return [tuple(int(drawn[i][j]) if i in drawn else t for i, t in enumerate(pool[j])) for j in range(len(pool))]
 
     def _order(self, history: History) -> list[bool]:
         """For each parameter, whether its neighbouring choices are alike."""
@@ -238,20 +235,27 @@ class ArchitectureSampler(BaseSampler):
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """Within it NumPy's matrix products use one thread: for small ones, waking others costs ten times the product."""
+    """Let NumPy use one thread: for small matrix products, waking others costs ten times the product."""
     limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
     return limit
 
 
 @cache
 def _blas() -> ThreadpoolController:
-    import scipy.linalg  # noqa: F401 - brings a BLAS of its own, which the controller must find loaded
+    import scipy.linalg  # noqa: F401 - its own BLAS must be loaded before the controller looks for it
 
     return ThreadpoolController()
 
 
+def innermost(sampler: BaseSampler) -> BaseSampler:
+    """The sampler that a chain of wrappers asks in the end."""
+    while isinstance(inner := getattr(sampler, "sampler", None), BaseSampler):
+        sampler = inner
+    return sampler
+
+
 def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[str] | None) -> bool:
-    """Whether neighbouring tokens are alike: levels always; choices where `ordered` says so, or all are numbers."""
+    """Whether neighbouring tokens are alike: levels always are; choices where `ordered` names them, or if numbers."""
     if not isinstance(distribution, CategoricalDistribution):
         return True
     if ordered is not None:
@@ -261,14 +265,14 @@ def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[st
 
 @cache
 def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Sorts ``conv2.kernel`` before ``conv10.kernel``."""
+    """A sort key that puts ``conv2.kernel`` before ``conv10.kernel``."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))
 
 
 def configured(
     config: Callable[..., Config],
 ) -> Callable[[Callable[[SearchSpace, int, Config], BaseSampler]], Callable[..., BaseSampler]]:
-    """Turn a function of (space, seed, config) into a factory that takes the fields of the config as keywords.
+    """Turn a function of (space, seed, config) into a factory whose keywords are the fields of the config.
 
     Examples:
         >>> import dataclasses, optuna

@@ -1,8 +1,8 @@
-"""What a study knows of architectures before its first trial, and the samplers ``arch`` and ``curves`` that use it.
+"""Prior knowledge of a study about architectures, and the samplers ``arch`` and ``curves``, which use it.
 
-It knows a supernet's score, and the trials of an earlier study of the same or an overlapping space. These are copied
-into the study, so that every worker finds them and the earlier study may be deleted. A Gaussian process fitted to them
-scores architectures; how much of that score holds in the new study, and at which offset, is learned from its own trials
+It is a supernet's score, and the trials of an earlier study of the same or an overlapping space. These are copied into
+the study, so that every worker finds them and the earlier study may be deleted. A Gaussian process fitted to them
+scores architectures. How far that score holds in the new study, and at which offset, is learned from its own trials
 (`LearnedMean`), so that a misleading earlier study is ignored after a few trials.
 """
 
@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
-from optuna.distributions import CategoricalDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,20 +26,21 @@ from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import contains, study_user_attributes
 from nas_optuna.study.schema import StudyKey, read_parts, write_parts
+from nas_optuna.study.significance import remembered_images
 from nas_optuna.study.supernet_result import find_predictor
 
 MOST = 200
-"""So many trials are copied at most: half the best, half spread over the rest."""
+"""The most trials that are copied: half are the best, half spread over the rest."""
 FEWEST = 5
-"""Trials below which an earlier study teaches nothing."""
+"""The fewest trials of an earlier study to learn from."""
 SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
-"""Trials after which half of a coefficient is left; an earlier study knows few architectures, a supernet all."""
+"""Trials after which a coefficient has halved; an earlier study knows few architectures, a supernet all."""
 
 Made = TypeVar("Made", bound=ArchitectureGPSampler)
 
 
 def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str]) -> list[FrozenTrial]:
-    """The trials that a study can teach."""
+    """The trials of an earlier study to learn from."""
     name = other.study_name
     if other.directions[0] != direction:
         raise StudyError(
@@ -59,7 +59,7 @@ def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str
 
 
 def remember(study: Study, other: Study, names: Iterable[str]) -> int:
-    """Copy the complete trials of another study into this one, in place of what was copied before."""
+    """Copy complete trials of another study into this one, replacing earlier copies; return their number."""
     names = list(names)
     complete = complete_trials(other, study.directions[0], names)
     sign = 1.0 if other.directions[0] == StudyDirection.MAXIMIZE else -1.0
@@ -74,7 +74,7 @@ def remember(study: Study, other: Study, names: Iterable[str]) -> int:
 
 
 def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
-    """Gain and params of each copied trial, the best first; the higher the gain, the better. Empty where none are."""
+    """Gain (the higher the better) and params of each copied trial, the best first."""
     attributes = study_user_attributes(study)
     summary = attributes.get(StudyKey.EARLIER)
     if summary is None:
@@ -84,7 +84,7 @@ def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
 
 
 def best_of(study: Study, choices: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
-    """The best copied trials that are points of a space and differ in two parameters or more."""
+    """The best copied trials that are points of a space and differ from each other in at least two parameters."""
     apart = min(2, len(choices))
     taken: list[dict[str, Any]] = []
     for _, params in trials_of(study):
@@ -96,7 +96,7 @@ def best_of(study: Study, choices: Mapping[str, Sequence[Any]], count: int) -> l
 
 
 def experience_of(study: Study, history: History, ordered: Sequence[bool]) -> Scorer | None:
-    """What the copied trials say of architectures; None where there are none of this space."""
+    """Scores of architectures learned from the copied trials; None if too few are of this space."""
     known = trials_of(study)
     if not known:
         return None
@@ -117,7 +117,7 @@ def experience_of(study: Study, history: History, ordered: Sequence[bool]) -> Sc
 
 
 def _token(history: History, name: str, value: Any) -> int | None:
-    """The token of a value; None where the parameter does not offer it."""
+    """The token of a value; None if the parameter does not have that value."""
     distribution = history.space[name]
     choices = getattr(distribution, "choices", None)
     try:
@@ -131,14 +131,14 @@ def _token(history: History, name: str, value: Any) -> int | None:
 def _fitted(
     sizes: tuple[int, ...], ordered: tuple[bool, ...], rows: tuple[Tokens, ...], gains: tuple[float, ...]
 ) -> GaussianProcess:
-    """Ranks rather than values: studies differ in scale, and a few failures would set it."""
+    """A process of ranks rather than values, since studies differ in scale, and a few failures would dominate it."""
     order = np.argsort(np.argsort(gains, kind="stable"), kind="stable")
     values = (order - order.mean()) / (order.std() + 1e-12)
     return GaussianProcess(sizes, ordered, np.array(rows), values)
 
 
 def score_of(study: Study, history: History) -> Scorer | None:
-    """The supernet's scores; None in a study without a score."""
+    """The supernet's scores; None if the study has none."""
     predictor = find_predictor(study, {name: getattr(d, "choices", ()) for name, d in history.space.items()})
     if predictor is None:
         return None
@@ -146,18 +146,14 @@ def score_of(study: Study, history: History) -> Scorer | None:
 
 
 def beforehand(study: Study, history: History, ordered: Sequence[bool]) -> list[tuple[Scorer, float]]:
-    """A supernet's score, and the experience of an earlier study, as far as the study has them."""
+    """The scores that a study has, each with its fading; see `LearnedMean`."""
     found = (score_of(study, history), SUPERNET_FADING), (experience_of(study, history, ordered), EARLIER_FADING)
     return [(scorer, fading) for scorer, fading in found if scorer is not None]
 
 
 def images_of(study: Study) -> int | None:
-    """On how many validation images the first objective was measured; None where it is no accuracy."""
-    if (study.metric_names or [""])[0] != "accuracy":
-        return None
-    known = study_user_attributes(study).get(StudyKey.DATA)
-    images = known.get("validation") if isinstance(known, dict) else None
-    return images if isinstance(images, int) and images > 0 else None
+    """How many validation images the first objective was measured on; None if it is no accuracy."""
+    return remembered_images(study) if (study.metric_names or [""])[0] == "accuracy" else None
 
 
 def _for_space(sampler: Made, space: SearchSpace) -> Made:
@@ -167,21 +163,19 @@ def _for_space(sampler: Made, space: SearchSpace) -> Made:
 
 @configured(ArchitectureGPConfig)
 def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
-    """A Gaussian process over architectures: the fewest trials; for trainings that take minutes."""
+    """A Gaussian process over architectures: needs the fewest trials; for trainings that take minutes."""
     return _for_space(ArchitectureGPSampler(config, seed=seed), space)
 
 
 @configured(CurveConfig)
 def curves(space: SearchSpace, seed: int, config: CurveConfig) -> CurveSampler:
-    """Learns from every epoch, stops networks and goes on with them: the fewest epochs; with pruner curves."""
-    given = {name: CategoricalDistribution(p.choices) for name, p in space.parameters.items()}
-    known = known_of(space)
-    sampler = CurveSampler(config, seed=seed, known=known, distributions=given)
+    """Learns from every epoch, stops networks and resumes them: needs the fewest epochs; with pruner curves."""
+    sampler = CurveSampler(config, seed=seed, known=known_of(space), distributions=space.distributions())
     sampler.images = images_of
     return _for_space(sampler, space)
 
 
 def known_of(space: SearchSpace) -> Known:
-    """What a space's networks tell before they are trained; a table of trainings knows it itself."""
+    """Numbers of a space's networks that are known before training: its own ones (a table's), or sizes."""
     own: Known | None = getattr(space, "known_numbers", None)
     return own if own is not None else partial(log_sizes, space)

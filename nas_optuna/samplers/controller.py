@@ -1,4 +1,4 @@
-"""The RNN controller: an LSTM proposes architectures and learns from their accuracy by reinforcement."""
+"""The RNN controller: an LSTM that proposes architectures and learns from their values by REINFORCE."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CANDIDATES = 64
 """Sequences drawn for a proposal; the first unseen one is taken."""
 
 TEMPERATURES = (1.0, 2.0, 4.0, 1e9)
-"""Where all candidates were seen, the policy is flattened step by step, at last to uniform."""
+"""The policy is flattened step by step, in the end to uniform, until a candidate is new."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class ControllerConfig:
         hidden: Units of the LSTM.
         learning_rate: Learning rate of Adam.
         batch_size: Finished trials per update.
-        entropy: Weight of one nat of entropy against the reward, whose standard deviation is about 0.3.
-        reward: ``"rank"`` is the share of recent trials that a trial beats, which no outlier distorts.
+        entropy: Weight of the entropy in nats; rewards have a standard deviation of about 0.3.
+        reward: ``"rank"`` is the share of recent trials that a trial beats, which outliers do not distort.
             ``"standardised"`` is the value's distance from their mean in standard deviations, clipped to ±3.
             A pruned trial is compared with the others at the last epoch that it reached.
         failures: ``"ignore"`` failed trials, or reward them as ``"worst"``.
@@ -64,7 +64,7 @@ class ControllerConfig:
 
 
 class OneObjectiveError(SpecError, ValueError):
-    """A study of several objectives; a ValueError too, as Optuna's own samplers raise."""
+    """A study has several objectives; also a ValueError, which Optuna's own samplers raise."""
 
 
 class ControllerSampler(ArchitectureSampler):
@@ -74,24 +74,25 @@ class ControllerSampler(ArchitectureSampler):
     (Pham et al. 2018).
 
     Each categorical parameter is one token, in the natural order of the parameters' names, with its own embedding
-    and soft-max head. After every `batch_size` finished trials the policy takes one Adam step along the gradient of
-    reward minus a bias-corrected moving average, plus an entropy bonus. A trial
-    that an older policy proposed, as happens with asynchronous workers, is weighted by the truncated ratio of its
-    probabilities now and then. An architecture that was seen is not proposed again while the policy, flattened
-    if need be, offers another.
+    and softmax head. After every `batch_size` finished trials the policy takes one Adam step along the gradient of
+    reward minus a bias-corrected moving average, plus an entropy bonus. A trial that an older policy proposed, as
+    happens with asynchronous workers, is weighted by the truncated ratio of its current probability to its former one.
+    An architecture is not proposed twice while the policy, flattened if necessary, offers another.
 
     The policy is a function of the finished trials in their order of completion, so any process can rebuild it.
 
-    For one objective. Parameters that are not categorical are sampled uniformly.
+    It is for one objective. Parameters that are not categorical are sampled uniformly.
     """
+
+    _learned = ArchitectureSampler._learned | {"_trainer"}
 
     def __init__(self, config: ControllerConfig | None = None, *, seed: int | None = None) -> None:
         super().__init__(seed)
         self._config = config or ControllerConfig()
-        self._trainer: ReinforceTrainer | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_trainer": None}
+    def _follow(self, study_name: str | None) -> None:
+        super()._follow(study_name)
+        self._trainer: ReinforceTrainer | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The categorical parameters that all trials share."""
@@ -106,7 +107,7 @@ class ControllerSampler(ArchitectureSampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
-        """Learn from what has finished since, then draw."""
+        """Learn from newly finished trials, then draw."""
         import torch
 
         policy = self._learn(history, study)
@@ -130,7 +131,7 @@ class ControllerSampler(ArchitectureSampler):
         return proposal
 
     def policy(self, study: Study) -> Policy:
-        """The policy after all finished trials of `study`, to look at its probabilities."""
+        """The policy after all finished trials of a study, for a look at its probabilities."""
         trials = study.get_trials(deepcopy=False)
         space = self.infer_relative_search_space(study, trials[-1]) if trials else {}
         if not space:

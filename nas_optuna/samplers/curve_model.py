@@ -1,17 +1,16 @@
-"""What every epoch of every trial says of an architecture's final value.
+"""A model that predicts final values of architectures from the learning curves of all trials.
 
-A search of neural networks pays in epochs, and most of what a training tells it tells early, in some spaces; in others
-early epochs mislead. The model compares trainings at a few epochs, the rungs, and learns how much a rung tells of the
-next one:
+A search pays for epochs. In some spaces the early epochs of a training tell most of its outcome; in others they
+mislead. The model compares trainings at a few epochs, the rungs, and learns how well a rung predicts the next one:
 
     value at the next rung  =  ρ · value at this rung  +  β · sizes  +  a Gaussian process over architectures  +  noise
 
 This is recursive co-kriging (Le Gratiet and Garnier, "Recursive co-kriging model for design of computer experiments
-with multiple levels of fidelity", 2014): whoever reached a rung reached all below it, so that each rung has a process
-of its own, and an untried architecture is predicted from rung to rung. The variances of ρ and β are chosen by marginal
-likelihood. Where early epochs tell nothing, ρ is 0, and the last rung is the plain Gaussian process of ``arch``. So it
-is, too, where a rung does not rank trainings as the next one does: a single network that never learns is lowest at both
-and would make ρ large, however curves cross above it.
+with multiple levels of fidelity", 2014). A training that reached a rung reached all below it, so each rung has its own
+process, and an untried architecture is predicted from rung to rung. The variances of ρ and β are chosen by marginal
+likelihood. If early epochs tell nothing, ρ is 0, and the last rung is the plain Gaussian process of ``arch``. ρ is also
+0 if a rung does not rank trainings as the next one does: one network that never learns is last at both rungs, and would
+make ρ large even though all other curves cross.
 """
 
 from __future__ import annotations
@@ -33,27 +32,27 @@ RUNGS = (0.1, 0.3, 0.6)
 """Trainings are compared after these shares of their epochs, and at the end."""
 
 ENDED_SHARE = 0.4
-"""Where trainings that ended took less than this share of the epochs, only an end is worth more: looks may mislead."""
+"""Partial trainings may mislead: none is planned while whole ones took less than this share of all epochs."""
 
 MIN_AT_RUNG, MIN_COMPLETE = 4, 2
 """Trainings that must have reached a rung, or the end, before it has a process."""
 
 MIN_RANKED = 5
-"""The order of fewer trainings than this says nothing against early epochs."""
+"""The order of fewer trainings than this is no evidence against early epochs."""
 
 MAX_POINTS = 150
-"""The process of a rung is fitted to so many trainings at most: the best half and the latest half."""
+"""The most trainings to which the process of a rung is fitted: the best half and the latest half."""
 
 BOUNDS = 32
-"""Bounds on the costs over which improvement is averaged."""
+"""Number of bounds on the costs over which the improvement is averaged."""
 
 MARGIN = 0.1
-"""Bounds begin below the cheapest network by so much of the range of costs."""
+"""The lowest bound is below the cheapest network by this share of the range of costs."""
 
 Improvement = Callable[[Array, Array], Array]
-"""From means and standard deviations of the final values of certain architectures to what they are worth."""
+"""From means and standard deviations of certain architectures' final values to their expected improvement."""
 Space = tuple[Sequence[int], Sequence[bool], Sequence[int]]
-"""Choices of each parameter, which parameters are ordered, and groups of those that mean the same in other layers."""
+"""`sizes`, `ordered` and `groups` of `GaussianProcess`."""
 
 NODES, _weights = hermegauss(15)
 NODES, WEIGHTS = NODES[::-1], _weights[::-1] / _weights.sum()
@@ -61,15 +60,15 @@ NODES, WEIGHTS = NODES[::-1], _weights[::-1] / _weights.sum()
 
 @dataclass
 class Curve:
-    """What is known of one architecture's training, over all trials that trained it."""
+    """One architecture's training, over all trials that trained it."""
 
     values: dict[int, float] = field(default_factory=dict)  # epoch → value, the higher the better
-    final: float | None = None  # the value of the whole training; None where it has not ended
+    final: float | None = None  # the value of the whole training; None if it has not ended
     costs: tuple[float, ...] = ()  # the other objectives of a whole training, the lower the better
-    number: int = -1  # the trial that came furthest
+    number: int = -1  # the latest trial
     running: bool = False  # whether a trial trains it now
-    resumable: bool = False  # whether it was stopped only because other trainings seemed worth more
-    kept: int = 0  # epochs that need not be trained again; 0 where its weights are gone
+    resumable: bool = False  # see `samplers.curves.is_paused`
+    kept: int = 0  # epochs that need not be trained again; 0 if its weights are gone
 
     @property
     def last(self) -> int:
@@ -79,16 +78,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the model expects of architectures."""
+    """The predicted final values of architectures."""
 
-    mean: Array  # of the final value, ``[architectures]``
-    deviation: Array  # its standard deviation, noise of the training excluded
-    later: list[Array]  # for each rung still ahead, the standard deviation that is left once its value is known
+    mean: Array  # ``[architectures]``
+    deviation: Array  # the standard deviations, without the noise of the training
+    later: list[Array]  # for each rung ahead, the standard deviations that remain once its value is known
 
 
 @dataclass(frozen=True)
 class _Level:
-    """One rung: its process, and how values are standardised."""
+    """One rung."""
 
     step: int  # the epoch
     process: GaussianProcess  # over the standardised values at that epoch
@@ -97,20 +96,20 @@ class _Level:
 
 
 class CurveModel:
-    """Predict final values from the curves of a study.
+    """Predicts final values from the curves of a study.
 
     Args:
-        curves: What is known, by architecture.
-        epochs: Of a whole training.
-        sizes: Choices of each parameter.
+        curves: The learning curves, by architecture.
+        epochs: Epochs of a whole training.
+        sizes: Number of choices of each parameter.
         ordered: For each parameter, whether neighbouring choices are alike.
         groups: For each parameter, the group of those that mean the same in other layers.
-        known: ``[architectures of curves, numbers]``: what is known of each before it is trained.
-        images: Validation images, where values are accuracies on these; they say how noisy a value is at least.
+        known: ``[architectures of curves, numbers]`` that are known of each before training.
+        images: Number of validation images if values are accuracies, from which the least noise of a value follows.
 
     Attributes:
-        typical: ``[numbers]``: the mean of what is known of the architectures.
-        may_look: Whether trainings that ended took enough of the epochs, so that others may be stopped.
+        typical: ``[numbers]``, the mean of `known`.
+        may_look: Whether whole trainings took enough of the epochs that partial ones may be planned; see `ENDED_SHARE`.
     """
 
     def __init__(
@@ -149,12 +148,12 @@ class CurveModel:
         self._target = Target([names[i] for i in ended], finals, costs, self._space, standardised[ended])
 
     def improvement(self, tokens: Sequence[Tokens], known: Array | None = None) -> Improvement:
-        """What architectures would improve, as a function of what is expected of them."""
+        """The expected improvement of architectures, as a function of their predicted values."""
         return self._target.improvement(tokens, None if known is None else self._known(known))
 
     @property
     def steps(self) -> list[int]:
-        """The epochs that are compared, in order."""
+        """The epochs of the rungs, in order."""
         return [level.step for level in self._levels]
 
     @property
@@ -168,10 +167,10 @@ class CurveModel:
 
     def _add(self, step: int, tokens: NDArray[np.int64], values: Array, known: Array, curves: Sequence[Curve]) -> None:
         centre, scale = float(values.mean()), float(values.std()) + 1e-9
-        numbers = [known] if known.shape[1] else []
-        if self._levels:
-            before = np.array([curve.values[self._levels[-1].step] for curve in curves])
-            numbers.append(self._below(before) * ranks_alike(before, values))
+        before = np.array([curve.values[self._levels[-1].step] for curve in curves]) if self._levels else None
+        numbers = self._numbers(len(self._levels), known, before)
+        if before is not None:
+            numbers[-1] *= ranks_alike(before, values)
         sizes, ordered, groups = self._space
         noise = self._sampling_variance(values) / scale**2
         standardised = (values - centre) / scale
@@ -179,30 +178,33 @@ class CurveModel:
         self._levels.append(_Level(step, process, centre, scale))
 
     def _sampling_variance(self, values: Array) -> float:
-        """The binomial variance of accuracies; 0 where nobody says on how many images they are."""
+        """The mean binomial variance of accuracies; 0 if the number of images is unknown."""
         if not self._images or values.min() < 0 or values.max() > 1:
             return 0.0
         return float((values * (1 - values)).mean()) / self._images
 
-    def _below(self, values: Array, place: int = -1) -> Array:
-        level = self._levels[place]
-        return ((values - level.centre) / level.scale)[:, None]
+    def _numbers(self, place: int, known: Array, values: Array | None) -> list[Array]:
+        """The numbers that a rung's process takes: those known, and the values at the rung below."""
+        numbers = [known] if known.shape[1] else []
+        if place:
+            assert values is not None
+            below = self._levels[place - 1]
+            numbers.append(((values - below.centre) / below.scale)[:, None])
+        return numbers
 
     def rung_of(self, last: int) -> int:
-        """How many of the compared epochs a training of so many epochs has reached."""
+        """How many rungs a training has reached by its last epoch."""
         return sum(step <= last for step in self.steps)
 
     def forecast(self, tokens: Sequence[Tokens], known: Array, reached: int, values: Array | None = None) -> Forecast:
-        """Predict final values."""
+        """Predict final values, given the values at the last of the rungs reached."""
         points, standardised = np.array(tokens), self._known(known)
         ahead = self._levels[reached:]
         deviations, slopes = [], []
         for place, level in enumerate(ahead, start=reached):
-            numbers = [standardised] if standardised.shape[1] else []
+            numbers = self._numbers(place, standardised, values)
             slope = 0.0
             if place:
-                assert values is not None
-                numbers.append(self._below(values, place - 1))
                 slope = float(level.process.coefficients(len(numbers) - 1)[0])
                 slope *= level.scale / self._levels[place - 1].scale
             mean, deviation = level.process.predict(points, numbers)
@@ -220,19 +222,17 @@ class CurveModel:
         return Forecast(values, np.sqrt(variance), later[::-1])
 
     def fantasize(self, tokens: Sequence[Tokens], known: Array) -> None:
-        """Take it that architectures, which are being trained, have at each rung what is expected of them."""
+        """Condition on running trainings as though they had their predicted values at each rung."""
         points, standardised = np.array(tokens), self._known(known)
         values: Array | None = None
         for place, level in enumerate(self._levels):
-            numbers = [standardised] if standardised.shape[1] else []
-            if place and values is not None:
-                numbers.append(self._below(values, place - 1))
+            numbers = self._numbers(place, standardised, values)
             values = level.centre + level.scale * level.process.predict(points, numbers)[0]
             level.process.fantasize(points, numbers)
 
 
 def rungs(epochs: int) -> list[int]:
-    """The epochs at which trainings are compared, the last one included.
+    """The epochs at which trainings are compared, including the last one.
 
     Examples:
         >>> rungs(90), rungs(5)
@@ -242,7 +242,7 @@ def rungs(epochs: int) -> list[int]:
 
 
 def ranks_alike(values: Array, later: Array) -> bool:
-    """Whether trainings stand at a rung as at the next one: Spearman's correlation is above its error without any.
+    """Whether a rung ranks trainings as the next one does: Spearman's correlation exceeds its error under the null.
 
     Examples:
         >>> rung = np.array([0.1, 0.30, 0.31, 0.32, 0.33, 0.34])
@@ -258,17 +258,17 @@ def ranks_alike(values: Array, later: Array) -> bool:
 
 
 def rate(forecast: Forecast, improvement: Improvement, epochs: Array | float) -> Array:
-    """Expected improvement per epoch, where each is trained to the end; ``[architectures]``."""
+    """Expected improvement per epoch if each is trained to the end; ``[architectures]``."""
     return improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9)) / epochs
 
 
 def rate_with_a_look(
     forecast: Forecast, later: Array, improvement: Improvement, look: Array | float, rest: Array | float
 ) -> Array:
-    """Expected improvement per expected epoch, where each is looked at first and then trained to the end, or not."""
-    # After the look the mean has moved by a normal variable, and the training goes on only above a threshold; the one
-    # of the best ratio is taken (as in the Gittins index of a Pandora's box, Weitzman 1979). Where a look tells nothing
-    # this is never more than `rate`.
+    """Expected improvement per expected epoch if each is trained to a rung first, and then to the end or not."""
+    # At the rung the mean moves by a normal variable, and the training goes on only above a threshold, namely that of
+    # the best ratio (as in the Gittins index of Pandora's box, Weitzman 1979). If the rung tells nothing, this is never
+    # more than `rate`.
     moved = np.sqrt(np.maximum(forecast.deviation**2 - later**2, 0.0))
     means = forecast.mean[:, None] + moved[:, None] * NODES
     gains = np.cumsum(WEIGHTS * improvement(means, np.maximum(later, 1e-9)[:, None]), 1)
@@ -278,26 +278,26 @@ def rate_with_a_look(
 
 
 def value_at(curve: Curve, step: int, epochs: int) -> float:
-    """The value at a rung, NaN before it; a whole training's is its final one."""
+    """The value at a rung, NaN before it; at the last rung it is the final value."""
     if step == epochs:
         return math.nan if curve.final is None else curve.final
     return curve.values.get(step, math.nan)
 
 
 class Target:
-    """What is to be improved: the best value, or the hypervolume where other objectives are functions of architectures.
+    """The goal of the search: the best value, or the hypervolume if there are costs as further objectives.
 
-    Costs (multiply-accumulates, latency) are known before a training or are learned after a few, so that only the
-    trained value is uncertain. At each bound on the costs a network that is inside improves on the best value inside;
-    the mean of that over the bounds is the expected hypervolume improvement (Emmerich et al. 2006), without its usual
-    recursion.
+    Costs (multiply-accumulates, latency) are functions of the architecture, known before training or learned from a few
+    trainings, so that only the trained value is uncertain. For each bound on the costs, a network inside improves on
+    the best value inside; the mean over the bounds is the expected hypervolume improvement (Emmerich et al. 2006),
+    without its usual recursion.
 
     Args:
         tokens: The architectures whose training has ended.
-        finals: ``[architectures]``: their values, the higher the better.
-        costs: Other objectives of each, the lower the better; empty where there are none.
-        space: Choices of each parameter, which are ordered, and groups, as of `GaussianProcess`.
-        known: ``[architectures, numbers]``: what is known of each before it is trained, standardised.
+        finals: ``[architectures]`` values, the higher the better.
+        costs: Other objectives of each, the lower the better; empty if there are none.
+        space: See `Space`.
+        known: ``[architectures, numbers]`` that are known of each before training, standardised.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class Target:
         self._thresholds = np.where(inside, np.array(finals)[:, None], min(finals)).max(0)
 
     def improvement(self, tokens: Sequence[Tokens], known: Array | None) -> Improvement:
-        """What certain architectures would improve, as a function of what is expected of them."""
+        """The expected improvement of architectures, as a function of their predicted values."""
         if not self._costs:
             return partial(expected_improvement, best=self._best)
         points = np.array(tokens)
@@ -339,21 +339,21 @@ class Target:
 
 
 def _bounds(table: Array) -> tuple[Array, Array]:
-    """Bounds on costs, ``[bounds, costs]``, and their shares of the volume; between positive costs by equal ratios."""
+    """Bounds on costs, ``[bounds, costs]``, and their shares of the volume; positive costs are spaced by ratios."""
     low, high = table.min(0), table.max(0)
     shares = np.linspace(-MARGIN, 1, BOUNDS + 1)[:, None]
     edges = low * (high / low) ** shares if (low > 0).all() else low + (high - low) * shares
     rng = np.random.default_rng(0)
-    # Several costs' bounds are paired at random.
+    # The bounds of several costs are paired at random.
     order = np.stack([rng.permutation(BOUNDS) for _ in low], 1)
     volumes = np.take_along_axis(np.diff(edges, axis=0), order, 0).prod(1)
     upper = edges[1:].copy()
-    upper[-1] = np.inf  # dearer networks than any that is known may still be better
+    upper[-1] = np.inf  # more expensive networks than all known ones may be better
     return np.take_along_axis(upper, order, 0), volumes / max(float(volumes.sum()), 1e-300)
 
 
 class _Cost:
-    """One cost, learned from the networks that have it; a positive one by its logarithm."""
+    """One cost, learned from trained networks; the logarithm of it if all are positive."""
 
     def __init__(self, space: Space, points: NDArray[Any], costs: Array, known: Array) -> None:
         self._space, self._points, self._known = space, points, known
@@ -364,7 +364,7 @@ class _Cost:
         self._processes: dict[bool, GaussianProcess] = {}
 
     def predict(self, points: NDArray[Any], known: Array | None) -> Array:
-        """The cost of each architecture; with nothing known of them beforehand, from their choices alone."""
+        """The cost of each architecture, from its choices and the numbers known of it."""
         numbers = [known] if known is not None and known.shape[1] else []
         values = self._centre + self._scale * self._process(bool(numbers)).predict(points, numbers)[0]
         found: Array = np.exp(values) if self._is_log else values

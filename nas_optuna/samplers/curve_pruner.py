@@ -1,34 +1,34 @@
-"""Pruners: one that leaves enough complete trials to compare, and one that asks the sampler ``curves``."""
+"""The pruners ``guarded``, which keeps enough complete trials to compare, and ``curves``, which asks its sampler."""
 
 from __future__ import annotations
 
 import math
 
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_optuna.samplers.base import innermost
 from nas_optuna.samplers.curve_model import rungs
 from nas_optuna.samplers.curves import PLAN, CurveSampler
 from nas_optuna.study.optuna_internals import whole
 
 GUARDED_RUNGS = (0.2, 0.5)
-"""A trial is judged after these shares of its epochs: not after the first one, where everything is at chance."""
+"""Shares of its epochs after which a trial is judged; after the first epoch everything is still at chance."""
 
 
 class GuardedPruner(BasePruner):
     """Keep the best third at a fifth and at half of the epochs, and at least a quarter of all trials to the end.
 
-    Successive halving keeps so few trials that a study has nothing to rank, and the second search in a study keeps
-    none, since every trial must beat the best of the first. Here a trial goes on where fewer than a guaranteed share
-    of the latest trials is complete.
+    Successive halving keeps too few trials to rank, and a second search in the same study keeps none, because every
+    trial must beat the best of the first search. Here no trial is stopped while fewer than a guaranteed share of the
+    latest trials are complete.
 
     Args:
         epochs: The largest step that a trial can reach.
-        keep: The share of the trials that go on at a rung, from 0 to 1.
-        guarantee: The share of the latest `window` trials that must be complete before one is stopped, from 0 to 1.
-        n_startup_trials: How many trials must be complete before one is stopped.
+        keep: The share of trials that go on at a rung, from 0 to 1.
+        guarantee: The share of the latest `window` trials that must be complete before any is stopped, from 0 to 1.
+        n_startup_trials: How many trials must be complete before any is stopped.
         window: How many trials count as the latest.
 
     Raises:
@@ -60,7 +60,7 @@ class GuardedPruner(BasePruner):
         self._window = window
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether to stop the trial, judged by its value at its last step alone."""
+        """Whether to stop the trial, judged by its latest value alone."""
         step = trial.last_step
         if step not in self._rungs:
             return False
@@ -78,9 +78,9 @@ class GuardedPruner(BasePruner):
 
 
 class CurvePruner(BasePruner):
-    """Stop a trial, where its sampler planned a decision, if the model of curves would rather train another network.
+    """Stop a trial if, at an epoch for which its sampler planned a decision, the sampler would train another network.
 
-    A trial without such a plan (of another sampler, enqueued) is judged by `GuardedPruner`.
+    A trial without a plan (from another sampler, or enqueued) is judged by `GuardedPruner`.
 
     Examples:
         >>> import optuna
@@ -95,21 +95,13 @@ class CurvePruner(BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial after its last step."""
         plan = trial.system_attrs.get(PLAN)
-        sampler = curve_sampler(study.sampler)
-        if plan is None or sampler is None:
+        sampler = innermost(study.sampler)
+        if plan is None or not isinstance(sampler, CurveSampler):
             return self._guarded.prune(study, trial)
         step = trial.last_step
         return bool(plan) and step in self._rungs and step >= plan and sampler.should_stop(whole(study), trial)
 
 
-def curve_sampler(sampler: BaseSampler) -> CurveSampler | None:
-    """The sampler of curves that a sampler is, or that it asks."""
-    found: BaseSampler | None = sampler
-    while found is not None and not isinstance(found, CurveSampler):
-        found = getattr(found, "sampler", None)
-    return found
-
-
 def curves(epochs: int) -> BasePruner:
-    """Stop a trial when the epochs are worth more elsewhere, and go on with it later; with sampler curves."""
+    """Stop a trial when its epochs are worth more elsewhere, and go on with it later; with sampler curves."""
     return CurvePruner(epochs)

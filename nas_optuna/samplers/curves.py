@@ -1,4 +1,4 @@
-"""A sampler that spends epochs rather than trainings: it begins networks, looks at them, and goes on with some."""
+"""A sampler that plans epochs rather than whole trainings: it starts networks, stops some, and resumes the best."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from nas_optuna.samplers.gaussian_process import Array
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near, groups_of
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import TrialKey, attribute, reports_of
 
 PLAN = "nas_optuna:plan"
-"""System attribute of a trial: the epoch after which it is decided again whether to go on; 0 is to go to the end."""
+"""System attribute of a trial: the epoch of the next decision whether to go on; 0 means to train to the end."""
 
 EARLY_LOOKS = 5
-"""So many random networks are trained to the first rung before the model chooses any."""
+"""How many random networks are trained to the first rung before the model chooses."""
 
 MAX_ASKED = 100
-"""Of so many candidates at most it is asked what is known of them before they are trained."""
+"""The most candidates whose numbers known before training are computed."""
 
 LOOK_DISCOUNT = 0.7
-"""What a look is worth: a whole training teaches the model more about all other networks than its own gain says."""
+"""The value of a partial training: a whole one teaches the model more about other networks than its gain shows."""
 
 LARGE_AMONG = 20
-"""The first network is the largest of so many random ones: a large one is a good guess, the largest may take hours."""
+"""The first network is the largest of this many random ones, a good guess; the largest of all might take hours."""
 
 PARENTS = 3
-"""All neighbours of the best so many at each rung are candidates."""
+"""How many of the best at each rung have all their neighbours among the candidates."""
 
 Known = Callable[[Mapping[str, Any]], Sequence[float]]
-"""From params to what is known of a network before it is trained, the larger the better as a first guess."""
+"""From params to numbers that are known of a network before training; at first, larger is assumed to be better."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class CurveConfig(ArchitectureGPConfig):
     """Options of `CurveSampler`.
 
     Attributes:
-        n_startup_trials: So many trainings must have ended before the model chooses; a large network, and random ones.
+        n_startup_trials: How many trainings, of a large network and of random ones, end before the model chooses.
 
     Raises:
         ValueError: A value is out of its range.
@@ -60,39 +60,39 @@ class CurveConfig(ArchitectureGPConfig):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial is to do."""
+    """A plan for a trial."""
 
     tokens: Tokens  # the architecture
-    until: int  # the epoch of the next decision; 0 is to go to the end
+    until: int  # the epoch of the next decision; 0 means to train to the end
     rate: float = 0.0  # expected improvement per epoch
 
 
 class CurveSampler(ArchitectureGPSampler):
-    """Bayesian optimisation that decides about epochs: begin a network, look at it early, go on with a stopped one.
+    """Bayesian optimisation over epochs: train a new network to the end, only to a rung, or resume a stopped one.
 
-    One model (`samplers.curve_model`) predicts the final value of every architecture from the curves of all trials:
-    complete, pruned, running. What is chosen is the use of the next epochs with the highest expected improvement per
-    epoch: to train a new network to the end; to train it to a rung and then decide; or to go on with a network that
-    was stopped. The pruner ``curves`` asks the same question at each rung, and stops the trial when the answer is
-    another network. Where early epochs tell nothing, whole trainings win, and this is `ArchitectureGPSampler`.
+    One model (`samplers.curve_model`) predicts the final value of every architecture from the curves of all trials,
+    complete, pruned and running. The sampler chooses the use of the next epochs with the highest expected improvement
+    per epoch: to train a new network to the end; to train it to a rung and then decide; or to resume a stopped network.
+    The pruner ``curves`` asks the same question at each rung, and stops the trial when the answer is another network.
+    If early epochs predict nothing, whole trainings win, and this is `ArchitectureGPSampler`.
 
-    A stopped trial is an ordinary pruned trial. To go on, its architecture is proposed again; the objective decides
-    whether it has kept the weights (`TrialKey.PAUSED`) or must begin anew, and the sampler counts epochs accordingly.
-    An architecture is proposed by one running trial at a time, however many workers there are.
+    A stopped trial is an ordinary pruned trial. To resume it, its architecture is proposed again; the objective knows
+    whether the weights were kept (`TrialKey.PAUSED`) or training starts anew, and the sampler counts epochs
+    accordingly. Only one running trial trains an architecture, however many workers there are.
 
-    With several objectives the one that trials report is trained, and the others are costs: functions of the
-    architecture, learned from whole trainings. What is improved is then the hypervolume (`curve_model.Target`).
+    With several objectives, the one that trials report is trained, and the others are costs: functions of the
+    architecture, learned from whole trainings. The sampler then improves the hypervolume (`curve_model.Target`).
 
     Args:
         config: How to propose.
         seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
-            are all numbers.
-        known: What is known of a network before it is trained, from its params: sizes, for example.
-        distributions: The parameters, where they are known before the first trial has chosen them.
+        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
+            numbers.
+        known: From a network's params to numbers known before training, such as its size.
+        distributions: The parameters, if they are known before the first trial has chosen them.
 
     Attributes:
-        images: Says of a study on how many images its values, as accuracies, were measured; see `CurveModel`.
+        images: From a study to the number of images on which its accuracies were measured; see `CurveModel`.
 
     Examples:
         >>> import optuna
@@ -113,24 +113,19 @@ class CurveSampler(ArchitectureGPSampler):
         self._known = known
         self.images: Callable[[Study], int | None] = _unknown
         self._distributions = dict(distributions or {})
-        self._only = {
-            name: d.choices[0]
-            for name, d in self._distributions.items()
-            if isinstance(d, CategoricalDistribution) and d.single()
-        }
+        given = self._distributions.items()
+        self._only = {n: d.choices[0] for n, d in given if isinstance(d, CategoricalDistribution) and d.single()}
 
     def _common(self, study: Study) -> dict[str, BaseDistribution]:
         common = {**self._distributions, **super()._common(study)}
         names = [name for name, distribution in common.items() if not distribution.single()]
         return {name: common[name] for name in sorted(names, key=natural)}
 
+    _learned = ArchitectureGPSampler._learned | {"_numbers"}
+
     def _follow(self, study_name: str | None) -> None:
         super()._follow(study_name)
         self._numbers: dict[Tokens, tuple[float, ...]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what was computed; see `ArchitectureSampler`."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_numbers"}
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The architecture on which the next epochs are best spent; the plan is stored with the trial."""
@@ -163,11 +158,11 @@ class CurveSampler(ArchitectureGPSampler):
     def _startup(
         self, history: History, study: Study, curves: Mapping[Tokens, Curve], rng: np.random.Generator
     ) -> Choice | None:
-        """A large network and random ones to the end, then random ones to the first rung; None after that."""
+        """First a large network and random ones to the end, then random ones to the first rung, then None."""
         epochs = _epochs(curves.values())
         whole = sum(curve.final is not None or (curve.running and not epochs) for curve in curves.values())
         if whole < self._config.n_startup_trials or not epochs:
-            # A study of several objectives was begun with its cheapest network; a large one is the front's other end.
+            # A study of several objectives begins with its cheapest network; a large one is the other end of the front.
             is_first = len(curves) < len(study.directions)
             return Choice(self._large(history, study, rng) if is_first else self._random(history, rng), 0)
         first = rungs(epochs)[0]
@@ -177,7 +172,7 @@ class CurveSampler(ArchitectureGPSampler):
         return Choice(self._random(history, rng), first)
 
     def _large(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
-        """Of some random architectures the one of the largest numbers that are known beforehand."""
+        """The random architecture with the largest known numbers."""
         drawn = list(dict.fromkeys(self._random(history, rng) for _ in range(LARGE_AMONG)))
         known = self._known_of(history, study, drawn)
         if not known.shape[1]:
@@ -187,7 +182,7 @@ class CurveSampler(ArchitectureGPSampler):
     def _choose(
         self, history: History, study: Study, curves: Mapping[Tokens, Curve], rng: np.random.Generator
     ) -> Choice | None:
-        """The use of the next epochs with the highest expected improvement per epoch; None where nothing is known."""
+        """The use of the next epochs with the highest expected improvement per epoch; None without a model."""
         epochs = _epochs(curves.values())
         model = self._model(history, study, curves, epochs)
         if model is None or not model.is_complete:
@@ -213,7 +208,7 @@ class CurveSampler(ArchitectureGPSampler):
         model: CurveModel,
         rng: np.random.Generator,
     ) -> Iterator[Choice]:
-        """The best new architecture, if there is one that is allowed."""
+        """The best new architecture that is allowed, if any."""
         candidates = self._fresh(history, curves, model, rng)
         if not candidates:
             return
@@ -226,14 +221,14 @@ class CurveSampler(ArchitectureGPSampler):
     def _fresh(
         self, history: History, curves: Mapping[Tokens, Curve], model: CurveModel, rng: np.random.Generator
     ) -> list[Tokens]:
-        """Neighbours of the best, more distant ones and random ones, none of which was trained."""
+        """Untrained candidates: neighbours of the best, more distant mutations, and random ones."""
         pool = self.pool_tokens(history, rng)
         if pool is None:
             pool = candidates_near(np.array(_leaders(curves, model)), history.sizes, rng)
         fresh = history.new(pool)
         if self._known is None or self.among is not None or len(fresh) <= MAX_ASKED:
             return fresh
-        # To count a network takes a millisecond, so that only those are counted that look good without it.
+        # Counting a network takes a millisecond, so only candidates that look good without it are counted.
         forecast = model.forecast(fresh, np.tile(model.typical, (len(fresh), 1)), 0)
         order = np.argsort(-rate(forecast, model.improvement(fresh), 1.0), kind="stable")
         return [fresh[i] for i in order[:MAX_ASKED]]
@@ -241,9 +236,9 @@ class CurveSampler(ArchitectureGPSampler):
     def _paused(
         self, history: History, study: Study, curves: Mapping[Tokens, Curve], model: CurveModel
     ) -> Iterator[Choice]:
-        """For each rung the best of the networks that were stopped there."""
+        """For each rung, the best of the networks that were stopped there."""
         waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < model.epochs]
-        waiting = [tokens for tokens in waiting if history.proposed(tokens) == tokens]  # as what is pinned allows
+        waiting = [tokens for tokens in waiting if history.proposed(tokens) == tokens]  # pinned values must match
         by_rung: dict[int, list[Tokens]] = {}
         for one in waiting:
             by_rung.setdefault(model.rung_of(curves[one].last), []).append(one)
@@ -268,7 +263,7 @@ class CurveSampler(ArchitectureGPSampler):
         values: Array | None,
         kept: Array | float,
     ) -> tuple[Array, Array]:
-        """The highest rate of each architecture, and the epoch until which to train for it; 0 is the end."""
+        """The highest rate of each architecture, and the epoch until which to train for it; 0 means the end."""
         forecast, worth = model.forecast(tokens, known, reached, values), model.improvement(tokens, known)
         best = rate(forecast, worth, model.epochs - kept)
         until = np.zeros(len(tokens), int)
@@ -280,7 +275,7 @@ class CurveSampler(ArchitectureGPSampler):
         return best, until
 
     def _known_of(self, history: History, study: Study, tokens: Sequence[Tokens]) -> Array:
-        """What is known of architectures before they are trained, ``[architectures, numbers]``; each asked once."""
+        """Numbers known of architectures before training, ``[architectures, numbers]``; each is computed once."""
         if self._known is not None:
             for one in tokens:
                 if one not in self._numbers:
@@ -291,11 +286,11 @@ class CurveSampler(ArchitectureGPSampler):
 
 
 def _unknown(study: Study) -> None:
-    """Nobody says on how many images."""
+    """The number of images, for a study that does not say it."""
 
 
 def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
-    """What the trials of a study tell of each architecture, in order of completion."""
+    """Each architecture's curve over all trials, in order of completion."""
     objective = _trained(history)
     signs = [1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions]
     trials = {trial.number: trial for trial in all_trials(study)} if history.running else {}
@@ -307,11 +302,11 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
         trial = member.trial
         if trial.state == TrialState.FAIL or member.violation > 0:
             curve.resumable = False
-            curve.number = max(curve.number, trial.number)  # a used-up space proposes even it again
+            curve.number = max(curve.number, trial.number)  # if nothing new is left, even it is proposed again
             continue
         before = curve.last
         _take(curve, trial, signs[objective], removed)
-        # Who came no further than an earlier trial of the same architecture would not do so the next time.
+        # A trial that came no further than an earlier one of the same architecture would not do so the next time.
         curve.resumable = is_paused(trial) and curve.last > before
         if trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values)):
             gains = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
@@ -325,25 +320,18 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
 
 
 def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial was stopped only because other trainings seemed worth more."""
+    """Whether a trial was stopped only because other trainings seemed more promising."""
     return trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
 
 
 def _trained(history: History) -> int:
-    """Which objective the trials report: the one that a complete trial's last report equals; the first by default."""
+    """Which objective trials report: the one whose value equals a complete trial's last report; else the first."""
     for member in reversed(history.finished):
         reports = reports_of(member.trial)
         if member.trial.state == TrialState.COMPLETE and len(member.trial.values) > 1 and reports:
             last = reports[max(reports)]
             return next((place for place, value in enumerate(member.trial.values) if value == last), 0)
     return 0
-
-
-def reports_of(trial: FrozenTrial) -> Mapping[int, float]:
-    """Epoch → value; a study of several objectives has no intermediate values."""
-    if trial.intermediate_values:
-        return trial.intermediate_values
-    return {int(step): value for step, value in attribute(trial, TrialKey.REPORTS, {}).items()}
 
 
 def _take(curve: Curve, trial: FrozenTrial, sign: float, removed: Container[int]) -> None:
@@ -354,12 +342,12 @@ def _take(curve: Curve, trial: FrozenTrial, sign: float, removed: Container[int]
 
 
 def _epochs(curves: Collection[Curve]) -> int:
-    """Of a whole training: the last epoch that a complete trial reported, or 1; 0 while no trial is complete."""
+    """The epochs of a whole training: the last that a complete trial reported, or 1; 0 while no trial is complete."""
     return max((max(curve.last, 1) for curve in curves if curve.final is not None), default=0)
 
 
 def _leaders(curves: Mapping[Tokens, Curve], model: CurveModel) -> list[Tokens]:
-    """The best at each epoch that is compared, and the front where there are costs."""
+    """The best at each rung, and the front if there are costs."""
     result: dict[Tokens, None] = {}
     for step in model.steps:
         values = {tokens: value_at(curve, step, model.epochs) for tokens, curve in curves.items()}

@@ -1,4 +1,4 @@
-"""Regularized evolution: the strongest simple search over architectures."""
+"""Regularized evolution, a strong and simple search over architectures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nas_optuna.samplers.history import History, Tokens, nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 DOUBTFUL = 0.2
-"""Correlation with the study's own trials below which an earlier study is not followed."""
+"""An earlier study whose predictions correlate less than this with the study's own trials is ignored."""
 
 LITTERS = 8
-"""Tournaments until a child is allowed; only mutating one parent within the limits gets stuck near the start."""
+"""The most tournaments until a child is allowed; mutating one parent until then would get stuck near the start."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class EvolutionConfig:
     Attributes:
         population_size: How many finished trials may be parents.
         tournament_size: How many of them compete to be one.
-        n_startup_trials: How many trials must have finished before evolution begins; until then, random.
-        neighbour_bias: How many times likelier a mutation takes an ordered parameter to an adjacent choice than
+        n_startup_trials: How many trials must have finished before evolution begins; until then, trials are random.
+        neighbour_bias: How many times more likely a mutation moves an ordered parameter to an adjacent choice than
             to a distant one.
         crossover: The probability that a child mixes two parents, parameter by parameter, before it mutates.
-        children: How many children the score of the study's supernet chooses from; 1 does not ask it.
+        children: From how many children the score of the study's supernet chooses; with 1 it is not used.
     """
 
     population_size: int = 50
@@ -66,23 +66,21 @@ class EvolutionSampler(ArchitectureSampler):
     Real et al., "Regularized Evolution for Image Classifier Architecture Search" (2019), algorithm 1.
 
     The population is the last `population_size` trials to finish, so that even the best one dies of age. A parent
-    is the best of `tournament_size` members drawn at random; its child differs in one categorical parameter. A
-    child is never an architecture that was evaluated or is being evaluated while a member of the population has a
-    neighbour that was not.
+    is the best of `tournament_size` members drawn at random; its child differs in one parameter. A child is never an
+    architecture that was evaluated or is being evaluated while a member of the population has an untried neighbour.
 
-    Members are compared by non-dominated rank, feasible ones before infeasible ones (Deb et al. 2002, section VI),
-    complete ones before pruned ones, and those pruned late before those pruned early. Failed trials are no members.
+    Members are compared by non-dominated rank: feasible before infeasible ones (Deb et al. 2002, section VI), complete
+    before pruned ones, and those pruned late before those pruned early. Failed trials are no members. The ranges of
+    floats and integers are divided into levels, which mutate like ordered choices.
 
-    Floats and integers are mutated level by level of their range.
-
-    In a study with a supernet of strategy ``"fair"``, each proposal is the best by the supernet's score among several
-    children, each of a tournament of its own; the random ones of the start are chosen in the same way.
+    In a study with a supernet of strategy ``"fair"``, each proposal is the best of several children by the supernet's
+    score; each child comes from its own tournament. The random trials of the start are chosen in the same way.
 
     Args:
         config: How to evolve.
         seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
-            are all numbers.
+        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
+            numbers.
 
     Examples:
         >>> import optuna
@@ -103,7 +101,7 @@ class EvolutionSampler(ArchitectureSampler):
         self._config = config or EvolutionConfig()
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
-        """A mutated winner of a tournament; of several, the one that the study's supernet prefers."""
+        """A mutated winner of a tournament, or of several the one with the best score."""
         rng = self._rng(trial)
         prefers = self._preference(history, study) if self._config.children > 1 else None
         if prefers is None:
@@ -112,7 +110,7 @@ class EvolutionSampler(ArchitectureSampler):
         return children[int(np.argmax(prefers(children)))]
 
     def _preference(self, history: History, study: Study) -> Scorer | None:
-        """The supernet's score; else what an earlier study says, while the study's own trials bear it out."""
+        """The supernet's score, or an earlier study's predictions as long as the study's own trials agree."""
         score = score_of(study, history)
         if score is not None:
             return score
@@ -125,7 +123,7 @@ class EvolutionSampler(ArchitectureSampler):
         return experience if agreement > DOUBTFUL else None
 
     def _child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
-        """The first allowed child of several tournaments; a random one keeps the population diverse where none is."""
+        """The first allowed child of several tournaments, or else a random one, which keeps the population diverse."""
         children = (self._any_child(history, study, rng) for _ in range(LITTERS))
         allowed = next((child for child in children if self._allows(history, child)), None)
         return self._random(history, rng) if allowed is None else allowed
@@ -135,7 +133,7 @@ class EvolutionSampler(ArchitectureSampler):
         if len(members) < self._config.n_startup_trials:
             return self._random(history, rng)
         ranks = nondominated_ranks([m.trial for m in members], study.directions)
-        # Members in order of merit; equals in a random one. A tournament's winner is its first in this order.
+        # Members in order of merit, equals in random order; a tournament's winner is its first in this order.
         merit = np.lexsort((rng.random(len(members)), ranks))
         parent = members[self._winner(merit, rng)].tokens
         if rng.random() < self._config.crossover:
@@ -153,7 +151,7 @@ class EvolutionSampler(ArchitectureSampler):
         return int(merit[rng.choice(len(merit), size, replace=False).min()])
 
     def _mutate(self, parent: Tokens, history: History, rng: np.random.Generator) -> Tokens | None:
-        """Change one parameter so that the result was not seen, or None where every neighbour was."""
+        """A new neighbour of the parent; None if there is none."""
         children, weights = [], []
         for i, ordered in enumerate(self._order(history)):
             for token in range(history.sizes[i]):

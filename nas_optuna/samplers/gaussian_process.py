@@ -1,6 +1,6 @@
-"""A Gaussian process over token sequences, and numbers known of them, that is fitted within milliseconds.
+"""A Gaussian process over token sequences and known numbers of them, which is fitted within milliseconds.
 
-Its mean is what is known beforehand, as far as the study's own trials bear it out (`LearnedMean`).
+Its mean is prior knowledge, as far as the study's own trials confirm it (`LearnedMean`).
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ Array = NDArray[np.float64]
 Scorer = Callable[[Sequence[Tokens]], Array]
 """From token sequences to scores, the higher the better; ``[tokens]``."""
 Beforehand = Callable[[Study, History, Sequence[bool]], Sequence[tuple[Scorer, float]]]
-"""From a study, its history and which parameters are ordered to scores, each with its fading; see `LearnedMean`."""
+"""From a study, its history and the parameters' order to scores with their fading; see `LearnedMean`."""
 
 SHRINKAGE = 2.0
-"""Trials that it takes to believe half of a coefficient."""
+"""Number of trials with which a coefficient is shrunk by half."""
 
 RANGES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Steps between choices over which similarity falls to 1/e; the one of the highest likelihood is taken."""
+"""Candidates for the number of steps between choices over which similarity falls to 1/e."""
 
 NOISES = (1e-4, 1e-2, 1e-1)
-"""Variance of the noise in units of the signal's; the one of the highest likelihood is taken."""
+"""Candidates for the variance of the noise, in units of the signal's."""
 
 FITTED_POINTS = 80
-"""Range, noise and trend are chosen from so many of these points at most; every second or third of them, if need be."""
+"""The most points from which hyperparameters are chosen; of more, every second or third is used."""
 
 TRENDS = (0.0, 0.5, 2.0)
-"""The variance of the trend, in units of the variance of the rest, is chosen from these by likelihood."""
+"""Candidates for the variance of the trend, in units of the variance of the rest."""
 
 SLOPES = (0.0, 0.3, 1.0, 4.0)
-"""The prior variance of the coefficients of a group of numbers; 0 ignores the group."""
+"""Candidates for the prior variance of the coefficients of a group of numbers; 0 ignores the group."""
 
 MAX_COMBINATIONS = 64
-"""Where there are more combinations of hyperparameters, they are improved one by one."""
+"""If there are more combinations of hyperparameters, they are improved one by one."""
 
 PRIOR_POINTS = 2
-"""With numbers, so many points' worth of belief that the variance is 1: a few points and many slopes fit anything."""
+"""With numbers, a prior worth this many points says that the variance is 1: many slopes fit a few points exactly."""
 
 MAX_STEPS = 7
-"""A range of more levels than this is measured in steps of a seventh of it, so that numbers reach as far as choices."""
+"""The most steps that a range is long, however many levels it has, so that numbers correlate as far as choices."""
 
 
 class Hyperparameters(NamedTuple):
-    """What is chosen by marginal likelihood: places in `RANGES`, `TRENDS`, `NOISES`, and in `SLOPES` for each group."""
+    """Places in `RANGES`, `TRENDS` and `NOISES`, and in `SLOPES` for each group, chosen by marginal likelihood."""
 
     reach: int
     trend: int
@@ -65,18 +65,18 @@ class Hyperparameters(NamedTuple):
 class GaussianProcess:
     """A Gaussian process over token sequences; its hyperparameters are chosen by marginal likelihood.
 
-    Numbers that are known of each point (sizes, an earlier value) take part linearly. The coefficients of a group of
-    them have a normal prior whose variance is chosen, too, so that numbers that do not help are ignored.
+    Known numbers of each point (sizes, an earlier value) enter linearly. The coefficients of a group of them have a
+    normal prior whose variance is chosen, too, so that numbers that do not help are ignored.
 
     Args:
-        sizes: Choices of each parameter.
+        sizes: Number of choices of each parameter.
         ordered: For each parameter, whether neighbouring choices are alike.
         tokens: ``[points, parameters]`` integers.
         values: ``[points]``; mean 0 and variance 1 are assumed.
         groups: For each parameter, the group of those that mean the same in other layers; None puts each in its own.
-        mean: What is expected beforehand, in units of `values`; the process models the rest.
-        numbers: Groups of numbers that are known of the points, each ``[points, numbers]``, standardised.
-        least_noise: The variance that values have at least around what is modelled, in units of their own.
+        mean: The prior mean, in units of `values`; the process models the rest.
+        numbers: Groups of known numbers of the points, each ``[points, numbers]``, standardised.
+        least_noise: The least variance of the noise, in units of the values' variance.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class GaussianProcess:
         self._condition(points, values, self._scaled(numbers, len(points)))
 
     def _choose(self, points: Array, values: Array, numbers: Sequence[Array]) -> None:
-        """Take the hyperparameters of the highest marginal likelihood."""
+        """Take the hyperparameters with the highest marginal likelihood."""
         sizes, ordered, groups = self._kernels
         has_trend = len(set(groups)) < len(sizes)
         grids = [range(len(RANGES)), range(len(TRENDS) if has_trend else 1), range(len(NOISES))]
@@ -140,7 +140,7 @@ class GaussianProcess:
         return result
 
     def _scaled(self, numbers: Sequence[Array], points: int) -> Array:
-        """The numbers side by side, ``[points, numbers]``, so that their products are covariances."""
+        """The numbers side by side, ``[points, numbers]``, scaled so that their products are covariances."""
         weights = [SLOPES[place] ** 0.5 for place in self.chosen.slopes]
         scaled = [weight * group for weight, group in zip(weights, numbers, strict=True)]
         return np.concatenate(scaled, 1) if scaled else np.zeros((points, 0))
@@ -153,29 +153,29 @@ class GaussianProcess:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a value around what the process models."""
+        """Standard deviation of the noise."""
         return float(np.sqrt(self._variance * self._noise))
 
     def coefficients(self, group: int) -> Array:
-        """By how much the mean grows with each number of a group; ``[numbers]``."""
+        """The slopes of the mean in the numbers of a group; ``[numbers]``."""
         own = self._numbers[:, self._starts[group] : self._starts[group + 1]]
         grown: Array = SLOPES[self.chosen.slopes[group]] ** 0.5 * (self._weights @ own)
         return grown
 
     def fantasize(self, tokens: NDArray[Any], numbers: Sequence[Array] = ()) -> None:
-        """Condition on further points as though they had the values that are expected of them."""
+        """Condition on further points as though they had their predicted values."""
         mean, _ = self._residual(tokens, numbers)
         points = np.concatenate((self._points, self._one_hot(tokens)))
         known = np.concatenate((self._numbers, self._scaled(numbers, len(tokens))))
         self._condition(points, np.concatenate((self._values, mean)), known)
 
     def predict(self, tokens: NDArray[Any], numbers: Sequence[Array] = ()) -> tuple[Array, Array]:
-        """Mean and standard deviation at each point, noise excluded; both ``[points]``."""
+        """Mean and standard deviation at each point, without noise; both ``[points]``."""
         residual, deviation = self._residual(tokens, numbers)
         return residual + self._mean(list(map(tuple, tokens.tolist()))), deviation
 
     def _residual(self, tokens: NDArray[Any], numbers: Sequence[Array]) -> tuple[Array, Array]:
-        """What `predict` says beside the mean given beforehand."""
+        """The prediction without the prior mean."""
         points, known = self._one_hot(tokens), self._scaled(numbers, len(tokens))
         cross = self._covariance(self._points, points, self._numbers, known)
         mean = self._weights @ cross
@@ -189,7 +189,7 @@ class GaussianProcess:
 
 
 def _profile(covariance: Array, values: Array, prior: float) -> tuple[float, float]:
-    """The log likelihood with the signal's variance at its own optimum, and that variance, values' K⁻¹ values / n."""
+    """The log likelihood with the signal's variance at its optimum, and that variance, values' K⁻¹ values / n."""
     lower, _ = dpotrf(covariance, lower=1, clean=0)
     whitened, _ = dtrtrs(lower, values, lower=1)
     count = len(values) + prior
@@ -199,7 +199,7 @@ def _profile(covariance: Array, values: Array, prior: float) -> tuple[float, flo
 
 
 def _maximise(value: Callable[[tuple[int, ...]], float], grids: Sequence[range]) -> tuple[int, ...]:
-    """The best combination: of all where they are few, else by improving one place after another, twice."""
+    """The best of all combinations if they are few, or else the result of improving each place twice."""
     if np.prod([len(grid) for grid in grids]) <= MAX_COMBINATIONS:
         return max(itertools.product(*grids), key=value)
     best = tuple(len(grid) // 2 for grid in grids)
@@ -210,7 +210,7 @@ def _maximise(value: Callable[[tuple[int, ...]], float], grids: Sequence[range])
 
 @cache
 def _similarity(sizes: tuple[int, ...], ordered: tuple[bool, ...], reach: float) -> Array:
-    """Block-diagonal, by parameter: of each choice to each other, so that it sums to 1 over an architecture."""
+    """Similarity of each parameter's choices, block-diagonal; those of an architecture to itself sum to 1."""
     result = np.zeros((sum(sizes),) * 2)
     start = 0
     for size, order in zip(sizes, ordered, strict=True):
@@ -224,8 +224,8 @@ def _similarity(sizes: tuple[int, ...], ordered: tuple[bool, ...], reach: float)
 
 @cache
 def _slope(sizes: tuple[int, ...], ordered: tuple[bool, ...], groups: tuple[int, ...], reach: float) -> Array:
-    """Covariance of a trend: how often each choice occurs among the layers, whatever the layer."""
-    # It is ``[choices of all parameters] * 2``, of mean 0 and variance 1 over the architectures of the space.
+    """Covariance of the trend: how often each choice occurs among the layers, whatever the layer."""
+    # It is ``[choices of all parameters] * 2``, with mean 0 and variance 1 over the architectures of the space.
     names = sorted(set(groups))
     result = np.zeros((sum(sizes),) * 2)
     offsets = np.concatenate(([0], np.cumsum(sizes)))
@@ -242,7 +242,7 @@ def _slope(sizes: tuple[int, ...], ordered: tuple[bool, ...], groups: tuple[int,
 
 
 def _kernel(similarity: Array) -> Array:
-    """1 where two architectures are the same."""
+    """The kernel as a polynomial of the mean similarity; 1 for equal architectures."""
     square = similarity * similarity  # NumPy's power takes ten times as long
     return 0.3 * similarity + 0.4 * square + 0.3 * square * square
 
@@ -255,16 +255,16 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
 
 
 class LearnedMean:
-    """The sum over scores of ``coefficient · score``; each coefficient is learned on what those before it leave.
+    """A prior mean: the sum of ``coefficient · score``, each coefficient learned from the residual of those before it.
 
-    A supernet's score, or what an earlier study found, tells where good architectures are; the process models what that
-    leaves unexplained. A coefficient is a ridge regression's, so that a score that does not help is ignored, and it
-    fades as trials arrive: what many trainings say needs no prior (as the prior of πBO, Hvarfner et al. 2022, fades).
+    The score of a supernet or of an earlier study tells where good architectures are, and the process models the
+    residual. Coefficients are those of a ridge regression, so that a score that does not help is ignored. They fade as
+    trials arrive, because many trainings need no prior (the prior of πBO, Hvarfner et al. 2022, fades, too).
 
     Args:
-        scores: What is known beforehand, each with the trials after which half of its coefficient is left.
-        tokens: What was trained.
-        merit: Its merit, standardised; ``[points]``.
+        scores: Scores, each with the number of trials after which half of its coefficient is left.
+        tokens: The trained architectures.
+        merit: Their merit, standardised; ``[points]``.
     """
 
     def __init__(self, scores: Sequence[tuple[Scorer, float]], tokens: Sequence[Tokens], merit: Array) -> None:
@@ -275,7 +275,7 @@ class LearnedMean:
             centre = float(values.mean())
             centred = values - centre
             slope = float(centred @ rest / (centred @ centred + SHRINKAGE * max(centred.var(), 1e-9)))
-            coefficient = max(0.0, slope) / (1 + (len(merit) / fading) ** 2)  # what falls with merit is ignored
+            coefficient = max(0.0, slope) / (1 + (len(merit) / fading) ** 2)  # a negative correlation is ignored
             rest = rest - coefficient * centred
             self._terms.append((scorer, centre, coefficient))
 

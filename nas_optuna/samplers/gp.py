@@ -1,4 +1,4 @@
-"""A Gaussian process over architectures that proposes within milliseconds."""
+"""Bayesian optimisation with a Gaussian process over architectures, which proposes within milliseconds."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from nas_optuna.samplers.gaussian_process import (
 from nas_optuna.samplers.history import History, Observation, Tokens, best_and_latest
 
 MAX_POINTS = 200
-"""The process is fitted to so many trials at most: the best half and the latest half."""
+"""The most trials that the process is fitted to: the best half and the latest half."""
 
 PARENTS = 5
-"""All neighbours of the best so many architectures are candidates."""
+"""How many of the best architectures have all their neighbours among the candidates."""
 
 DISTANT_CANDIDATES = 150
 """Candidates that differ from one of the best in two parameters."""
@@ -38,10 +38,10 @@ DISTANT_CANDIDATES = 150
 RANDOM_CANDIDATES = 300
 
 SCORED_STARTUP = 3
-"""How many trials must have finished where a supernet's score says where to begin."""
+"""How many trials must have finished if a supernet's score tells where to begin."""
 
 MOST_AHEAD = 16
-"""Among so many trials before ours, those without a choice are taken to be choosing now; older ones are dead."""
+"""Of this many trials before ours, those without a choice are assumed to be choosing now; older ones are dead."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ArchitectureGPConfig:
     """Options of `ArchitectureGPSampler`.
 
     Attributes:
-        n_startup_trials: So many trials must have finished before the process is fitted; until then, random.
+        n_startup_trials: How many trials must have finished before the process is fitted; until then, they are random.
     """
 
     n_startup_trials: int = 3
@@ -62,33 +62,31 @@ class ArchitectureGPConfig:
 class ArchitectureGPSampler(ArchitectureSampler):
     """Bayesian optimisation with a Gaussian process that compares architectures parameter by parameter.
 
-    Choices of an ordered parameter are the more alike the nearer they are; those of another are all equally unlike.
-    The kernel is a polynomial of the parameters' mean similarity: effects of single parameters add up, then those of
-    pairs, then of more (as the additive kernels of Duvenaud et al. 2011). To them comes a trend: how often each choice
-    occurs in the network, whatever the layer. Only one range, one noise and the trend's share are fitted, by marginal
-    likelihood on a small grid, which takes milliseconds where fitting a range for each parameter takes a tenth of a
-    second; a trend that does not help has the share 0. Among unseen neighbours of the best architectures and random
-    ones, the candidate of the highest expected improvement (Jones et al. 1998) is proposed.
+    Choices of an ordered parameter, and levels of a float's or an integer's range, are more alike the nearer they are;
+    choices of other parameters are all equally unlike. The kernel is a polynomial of the parameters' mean similarity:
+    the effects of single parameters, of pairs, and of more add up (as in the additive kernels of Duvenaud et al. 2011).
+    A trend is added: how often each choice occurs in the network, whatever the layer. Only one range, one noise and the
+    trend's share, which may be 0, are fitted, by marginal likelihood on a small grid. That takes milliseconds, whereas
+    fitting a range for each parameter takes a tenth of a second. Among new neighbours of the best architectures and
+    random ones, the candidate with the highest expected improvement (Jones et al. 1998) is proposed.
 
     Running trials, and what other workers are expected to propose at this moment, count as finished with the value that
-    the process expects of them, so that workers do not crowd.
-    A pruned trial counts as the quantile of the complete ones at which it stood when it was pruned, an infeasible one
-    as the worst. Several objectives are weighted at random for each trial (ParEGO, Knowles 2006).
+    the process predicts, so that workers do not crowd. A pruned trial counts as the quantile of the complete ones at
+    which it stood when it was pruned, an infeasible one as the worst. Several objectives are weighted at random for
+    each trial (ParEGO, Knowles 2006).
 
-    Floats and integers take part as levels of their range, each the more alike the nearer they are.
-
-    What a study knows beforehand is the process's mean, with learned coefficients that fade (`LearnedMean`),
-    and the start is then short. `create_sampler` makes a sampler that finds in its study a supernet's score, and the
-    trials of an earlier study.
+    Prior knowledge of a study is the mean of the process, with learned coefficients that fade (`LearnedMean`), and
+    shortens the random start. A sampler from `create_sampler` finds a supernet's score and the trials of an earlier
+    study.
 
     Args:
         config: How to propose.
         seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None stands for those whose choices
-            are all numbers.
+        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
+            numbers.
 
     Attributes:
-        beforehand: Finds what a study knows of architectures before its trials; None where there is nothing.
+        beforehand: Finds a study's prior knowledge of architectures; None if there is none.
 
     Examples:
         >>> import optuna
@@ -114,7 +112,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         return () if self.beforehand is None else self.beforehand(study, history, self._order(history))
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
-        """The unseen candidate of the highest expected improvement."""
+        """The new candidate with the highest expected improvement."""
         rng = self._rng(trial)
         members = history.informative
         scores = self._scores(study, history)
@@ -128,21 +126,21 @@ class ArchitectureGPSampler(ArchitectureSampler):
         if history.running:
             process.fantasize(np.array([history.canonical(tokens) for tokens in history.running.values()]))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
-        for _ in range(ahead):  # what the workers ahead of us are about to choose
+        for _ in range(ahead):  # predict the choices of the workers ahead of us
             choice = self._best(process, candidates, history, merit.max())
             if choice is None:
                 break
             process.fantasize(np.array([choice]))
             candidates.remove(choice)
-        history.read(study)  # a worker may have chosen meanwhile
+        history.read(study)  # other workers may have chosen meanwhile
         candidates = [c for c in candidates if c not in history.seen]
         choice = self._best(process, candidates, history, merit.max())
         return self._random(history, rng) if choice is None else choice
 
     def expected_gain(self, study: Study) -> float | None:
-        """By how much the best architecture not tried yet is expected to exceed the best one of a study."""
-        # A search may end where this is less than an improvement is worth (Makarova et al. 2022 bound the regret; the
-        # expected improvement is the same process's answer to what the next training would bring).
+        """By how much the best untried architecture is expected to exceed the best one of a study."""
+        # A search may end when this is less than an improvement is worth. (Makarova et al. 2022 bound the regret
+        # instead; the expected improvement tells what the next training would bring.)
         with self._lock, one_blas_thread():
             history = self._read(study, self._common(study))
             members = history.informative
@@ -168,7 +166,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         rng: np.random.Generator,
         mean: LearnedMean | None = None,
     ) -> tuple[GaussianProcess, list[Tokens]]:
-        """The process of some trials, and candidates that nobody has tried."""
+        """The process fitted to some trials, and new candidates."""
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
         pool = self.pool_tokens(history, rng) or candidates_near(parents, history.sizes, rng)
         candidates = history.new(pool)
@@ -178,7 +176,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
     def _best(
         self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float
     ) -> Tokens | None:
-        """The allowed candidate of the highest expected improvement; only better ones are asked about."""
+        """The allowed candidate with the highest expected improvement; those below it are not checked."""
         if not candidates:
             return None
         improvement = expected_improvement(*process.predict(np.array(candidates)), best)
@@ -193,7 +191,7 @@ def _counts(member: Observation) -> bool:
 
 
 def groups_of(space: Mapping[str, BaseDistribution]) -> list[int]:
-    """Parameters whose names differ only in numbers and that have the same choices are one group, by first member."""
+    """The group of each parameter: names that differ only in numbers, with equal choices; it is its first member."""
     kinds = [(re.sub(r"\d+", "#", name), repr(distribution)) for name, distribution in space.items()]
     return [kinds.index(kind) for kind in kinds]
 
@@ -201,10 +199,10 @@ def groups_of(space: Mapping[str, BaseDistribution]) -> list[int]:
 def utilities(
     members: Sequence[Observation], directions: Sequence[StudyDirection], rng: np.random.Generator
 ) -> tuple[list[int], Array]:
-    """One figure for each trial, the higher the better, standardised over those that are kept."""
+    """Places of the trials that are kept, and the merit of each, the higher the better, standardised."""
     signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
     unknown = [np.nan] * len(signs)
-    # Optuna gives a pruned trial its latest intermediate value, which is none of a whole training.
+    # Optuna gives a pruned trial its latest intermediate value, which is not the value of a whole training.
     values = [m.trial.values if m.trial.state == TrialState.COMPLETE else unknown for m in members]
     gains = signs * np.array(values, dtype=float)
     merit = _scalarise(gains, rng) if len(signs) > 1 else _finite(gains)[:, 0]
@@ -217,7 +215,7 @@ def utilities(
 
 
 def _with_pruned(trials: Sequence[FrozenTrial], merit: Array, sign: float) -> Array:
-    """Fill in the merit of pruned trials: the quantile of the complete ones at which they stood at their last epoch."""
+    """Set the merit of pruned trials to the quantile of the complete ones at which they stood at their last epoch."""
     pruned = np.flatnonzero(np.isnan(merit)).tolist()
     complete = merit[~np.isnan(merit)]
     rivals = [t for t in trials if t.state == TrialState.COMPLETE] or trials
@@ -234,14 +232,14 @@ def _with_pruned(trials: Sequence[FrozenTrial], merit: Array, sign: float) -> Ar
 
 
 def _finite(gains: Array) -> Array:
-    """Infinities become the extremes of the rest; NaN stays."""
+    """Replace infinities by the extremes of the rest; NaN stays."""
     finite = gains[np.isfinite(gains)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     return np.clip(gains, low, high)
 
 
 def _scalarise(gains: Array, rng: np.random.Generator) -> Array:
-    """Augmented Chebyshev over objectives scaled to [0, 1], with random weights (Knowles 2006, equation 2)."""
+    """The augmented Chebyshev function of objectives scaled to [0, 1], with random weights (Knowles 2006, eq. 2)."""
     gains = np.column_stack([_finite(column) for column in gains.T])
     low, high = np.nanmin(gains, 0), np.nanmax(gains, 0)
     losses = (high - gains) / np.maximum(high - low, 1e-12)
@@ -251,7 +249,7 @@ def _scalarise(gains: Array, rng: np.random.Generator) -> Array:
 
 
 def candidates_near(parents: NDArray[Any], sizes: Sequence[int], rng: np.random.Generator) -> list[Tokens]:
-    """Neighbours of the parents, more distant relatives, and random points; each once."""
+    """Neighbours of the parents, more distant mutations, and random points, each once."""
     result = [parents]
     for parameter, size in enumerate(sizes):
         for token in range(size):

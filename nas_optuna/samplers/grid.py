@@ -1,4 +1,4 @@
-"""Every network of a small space once."""
+"""Grid search: every network of a small space once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nas_optuna.spaces import SearchSpace
 
 
 class GridSampler(ArchitectureSampler):
-    """Proposes each network of a space once, in a random order, and stops the study after the last.
+    """Proposes each network of a space once, in random order, and stops the study after the last one.
 
-    Optuna's own lists all combinations of choices, of which several may give the same network.
+    Optuna's own grid sampler lists all combinations of choices, of which several may give the same network.
 
     Args:
         space: A space of at most `GRID_LIMIT` architectures.
@@ -34,14 +34,14 @@ class GridSampler(ArchitectureSampler):
         return {} if self._distributions.keys() <= trial.distributions.keys() else self._distributions
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
-        """One of those that are left; where none is, any."""
+        """An untried network, or any if none is left."""
         rng = self._rng(trial)
         left = self._left(history, rng)
         choices = [tokens for tokens in left if self._allows(history, tokens)] or left or self._all(history)
         return choices[0]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Stop the study when no network but this trial's was left."""
+        """Stop the study after its last network."""
         with self._lock:
             history = self._read(study, self._distributions)
             tokens = history.tokens(trial)

@@ -1,4 +1,4 @@
-"""A study's trials as tokens, each read once, and how a trial stands among others."""
+"""A study's trials as tokens, each read once, and how trials rank against each other."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Tokens = tuple[int, ...]
 """One token per parameter, in the natural order of the parameters' names."""
 
 LEVELS = 33
-"""The range of a number is divided into at most this many levels: four decades into factors of 1.3."""
+"""The most levels into which the range of a number is divided: four decades in steps of a factor of 1.3."""
 
 Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""From params to those that stand for all params with the same network; see `SearchSpace.canonical`."""
+"""See `SearchSpace.canonical`."""
 
 PROPOSAL = "nas_optuna:proposal"
-"""System attribute of a trial, written before its choices are stored: digest of the parameters' names, then tokens."""
+"""System attribute of a trial, written before its choices are stored: a digest of the parameters' names, and tokens."""
 
 _MAX_CANONICAL = 100_000
-"""Token sequences of which the canonical form is remembered."""
+"""The most token sequences whose canonical form is cached."""
 
 SPREAD = 0.29
 """Standard deviation of a rank that is uniform in [0, 1]; standardised values are scaled to the same."""
@@ -38,25 +38,25 @@ SPREAD = 0.29
 
 @dataclass(frozen=True)
 class Axis:
-    """One parameter as tokens."""
+    """One parameter as tokens: choices, or levels of a range."""
 
-    distribution: BaseDistribution  # what Optuna draws from
-    size: int  # how many tokens there are
+    distribution: BaseDistribution
+    size: int  # number of tokens
 
     @property
     def is_number(self) -> bool:
-        """Whether the tokens are levels of a range, each of them the nearer to another the closer they are."""
+        """Whether the tokens are levels of a range."""
         return not isinstance(self.distribution, CategoricalDistribution)
 
     def token(self, value: Any) -> int:
-        """The token of a value that lies in the distribution."""
+        """The token of a value of the distribution."""
         if isinstance(self.distribution, CategoricalDistribution):
             return int(self.distribution.to_internal_repr(value))
         low, length = self._range()
         return min(self.size - 1, int(self.size * (self._scaled(value) - low) / length))
 
     def value(self, token: int, place: float) -> Any:
-        """A value of that token; of a level, the one at `place` in it, from 0 to 1."""
+        """The value of a token; `place`, from 0 to 1, is the position in a level."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return d.choices[token]
@@ -73,7 +73,7 @@ class Axis:
         return math.log(value) if getattr(self.distribution, "log", False) else float(value)
 
     def _range(self) -> tuple[float, float]:
-        """The lower end of the levels, and their length together."""
+        """The lower end and the length of the whole range."""
         d = self.distribution
         assert isinstance(d, IntDistribution | FloatDistribution)
         half = 0.5 * (d.step or 0.0)
@@ -98,7 +98,7 @@ class Observation:
 
     tokens: Tokens  # what it chose
     trial: FrozenTrial  # the trial; complete, pruned or failed
-    violation: float  # by how much it breaks its constraints, see the function of that name; computed once
+    violation: float  # see the function of that name
 
 
 class History:
@@ -111,12 +111,12 @@ class History:
 
     Attributes:
         axes: Parameter name → its tokens.
-        sizes: How many tokens each parameter has.
-        digest: Of the parameters' names, to tell tokens of other parameters.
-        finished: In order of completion, as far as this process could know it.
-        informative: Those of them that have a value, or had one after an epoch before they were pruned.
-        running: Number → what an unfinished trial chose, or what its sampler has published as its proposal.
-        pending: Numbers of running trials of which neither is known yet.
+        sizes: Number of tokens of each parameter.
+        digest: A digest of the parameters' names, to recognise tokens of other parameters.
+        finished: Finished trials in order of completion, as far as this process could know it.
+        informative: Those of them that have a value, or were pruned after they had reported one.
+        running: Number → tokens that an unfinished trial chose, or that its sampler has published.
+        pending: Numbers of running trials without either.
         seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
     """
 
@@ -143,21 +143,21 @@ class History:
         self._count = 0
 
     def tokens(self, trial: FrozenTrial) -> Tokens | None:
-        """What a trial chose, or None while a parameter is missing or has another distribution."""
+        """The tokens of a trial's choices; None if a parameter is missing or has another distribution."""
         if any(trial.distributions.get(name) != d for name, d in self.space.items()):
             return None
         return tuple(a.token(trial.params[name]) for name, a in self.axes.items())
 
     def params(self, tokens: Tokens, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """The values that tokens stand for; `rng` draws a number within its level, whose middle is taken without."""
+        """The values of tokens; a number is drawn within its level, or without `rng` is the middle of that."""
         return {
             name: a.value(token, 0.5 if rng is None or not a.is_number else rng.random())
             for (name, a), token in zip(self.axes.items(), tokens, strict=True)
         }
 
     def read(self, study: Study) -> None:
-        """Take in what has been started or has finished since the last call."""
-        # Not study.get_trials: under Hyperband that shows one bracket. A number is no position: rows may be removed.
+        """Read the trials that have started or finished since the last call."""
+        # Not study.get_trials, which under Hyperband shows one bracket. Rows may be removed, so numbers are no places.
         trials = all_trials(study)
         places = [*(i for i in self._unfinished if i < len(trials)), *range(self._count, len(trials))]
         self._count = len(trials)
@@ -174,10 +174,10 @@ class History:
                 self._evaluated.add(self.canonical(tokens))
                 if is_informative(trial):
                     self.informative.append(self.finished[-1])
-        self.seen = self._evaluated.union(self.canonical_all(self.running.values()))
+        self.seen = self._evaluated.union(map(self.canonical, self.running.values()))
 
     def canonical(self, tokens: Tokens) -> Tokens:
-        """The one token sequence that stands for all with the same network."""
+        """The token sequence that represents all with the same network."""
         if self._canonical is None:
             return tokens
         if tokens not in self._canonical_tokens:
@@ -190,22 +190,18 @@ class History:
             )
         return self._canonical_tokens[tokens]
 
-    def canonical_all(self, several: Iterable[Tokens]) -> list[Tokens]:
-        """The canonical ones of several that differ, each once, in their order."""
-        return list(several if self._canonical is None else dict.fromkeys(map(self.canonical, several)))
-
     def proposed(self, tokens: Tokens) -> Tokens:
-        """The canonical tokens of the network that a proposal becomes, in which pinned parameters have their values."""
+        """The canonical tokens of a proposal with the pinned values."""
         if self._pins:
             tokens = tuple(self._pins.get(i, token) for i, token in enumerate(tokens))
         return self.canonical(tokens)
 
     def new(self, several: Iterable[Tokens]) -> list[Tokens]:
-        """What several proposals become: each network once, in their order, and none that was tried."""
+        """The new networks among several proposals, each once, in their order."""
         return [tokens for tokens in dict.fromkeys(map(self.proposed, several)) if tokens not in self.seen]
 
     def is_new(self, tokens: Tokens) -> bool:
-        """Whether no trial has evaluated, or is evaluating, the network that a proposal becomes."""
+        """Whether no trial has evaluated, or is evaluating, the network of a proposal."""
         return self.proposed(tokens) not in self.seen
 
     def _published(self, trial: FrozenTrial) -> Tokens | None:
@@ -214,30 +210,30 @@ class History:
 
 
 def best_and_latest(gains: NDArray[Any], most: int, order: Sequence[int] | None = None) -> NDArray[np.int64]:
-    """Places of the best half and of the latest half of so many trials, sorted; NaN, an unknown gain, is the worst."""
+    """Sorted places of the best and the latest trials, `most` in all; NaN, an unknown gain, is the worst."""
     best = np.argsort(-np.nan_to_num(gains, nan=-np.inf), kind="stable")[: most // 2]
     latest = np.argsort(range(len(gains)) if order is None else order, kind="stable")[-(most // 2) :]
     return np.union1d(best, latest)
 
 
 def is_informative(trial: FrozenTrial) -> bool:
-    """Whether there is a value to learn from: the trial is complete, or pruned after at least one epoch."""
+    """Whether a trial has a value to learn from: it is complete, or was pruned after at least one epoch."""
     return trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and bool(trial.intermediate_values))
 
 
 def violation(trial: FrozenTrial) -> float:
-    """By how much a trial breaks its constraints in sum; 0 where it is feasible."""
+    """The sum of a trial's constraint violations; 0 if it is feasible."""
     return sum(max(0.0, value) for value in trial.constraints.values())
 
 
 def quantile_rank(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
-    """The share of `others` that a trial beats, from 0 to 1; equals, such as itself, count by half."""
+    """The share of `others` that a trial beats, from 0 to 1; equals, such as itself, count half."""
     return sum(_beats(trial, other, sign) for other in others) / len(others)
 
 
 def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) -> float:
     """How far a trial is above the mean of `others`, in standard deviations within ±3, times `SPREAD`."""
-    # A pruned trial is compared at its last epoch, with all that reached it. Failed and infeasible ones are at -3.
+    # A pruned trial is compared at its last epoch with all trials that reached it. Failed and infeasible ones get -3.
     if trial.state == TrialState.FAIL or violation(trial) > 0:
         return -3 * SPREAD
     step = _last_step(trial)
@@ -253,7 +249,7 @@ def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) ->
 def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> NDArray[np.int64]:
     """Rank complete and pruned trials; 0 is the first front."""
     signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
-    # Compared first, as a tuple: complete before pruned, then by violation, or by the last step that was reached.
+    # Tiers are compared first: complete before pruned, then by violation, or by the last step reached.
     tiers: list[tuple[int, float]] = []
     losses = np.empty((len(trials), len(signs)))
     for i, trial in enumerate(trials):
@@ -267,12 +263,12 @@ def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[Study
     losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf, neginf=-np.inf)
     order = {tier: i for i, tier in enumerate(sorted(set(tiers)))}
     tier = np.array([order[t] for t in tiers])
-    if len(signs) == 1:  # then they are in one order, and need not be compared pair by pair
+    if len(signs) == 1:  # one objective sorts them, so no pairs need to be compared
         return np.unique(np.column_stack((tier, losses)), axis=0, return_inverse=True)[1].reshape(-1)
     better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
     dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
     ranks = np.full(len(trials), -1)
-    dominators, rank = dominates.sum(0), 0  # of those without a rank
+    dominators, rank = dominates.sum(0), 0  # how many unranked trials dominate each
     while (left := ranks < 0).any():
         front = left & (dominators == 0)
         ranks[front] = rank
@@ -282,10 +278,10 @@ def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[Study
 
 
 def _beats(a: FrozenTrial, b: FrozenTrial, sign: float) -> float:
-    """1, ½ or 0. The first difference decides: failed, infeasible by how much, value at the last common epoch."""
+    """1, ½ or 0. The first difference decides: failure, constraint violation, value at the last common epoch."""
     step = min(_last_step(a), _last_step(b))
     x, y = _value_at(a, step), _value_at(b, step)
-    if x is None or y is None:  # the epochs differ, so neither can be compared: the one that came further wins
+    if x is None or y is None:  # they have no epoch in common: the one that came further wins
         x, y, sign = _last_step(a), _last_step(b), 1.0
     mine = (a.state != TrialState.FAIL, -violation(a), sign * x)
     theirs = (b.state != TrialState.FAIL, -violation(b), sign * y)

@@ -1,4 +1,4 @@
-"""Coordinate-wise local search: one kind of choice after the other, in all places alike, from the best so far."""
+"""Local search that changes one kind of choice at a time, such as all widths, from the best network so far."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from nas_optuna.samplers.history import History, Tokens, nondominated_ranks
 from nas_optuna.spaces import SearchSpace
 
 FIRST = ("width", "depth", "filters")
-"""What decides a network's size is tried first: it has the largest effect, whatever the time."""
+"""Kinds that decide a network's size are tried first, as they matter most."""
 
 
 @dataclass(frozen=True)
 class Move:
     """A change of one kind of choice, in all places where it occurs."""
 
-    kind: str  # what stands behind the last dot of the parameters' names, e.g. ``"width"`` of ``stage1.width``
-    step: int = 0  # by how many choices an ordered parameter goes up; 0 for others
-    choice: int = 0  # which choice one that is not ordered takes
+    kind: str  # the last part of the parameters' names, e.g. ``"width"`` of ``stage1.width``
+    step: int = 0  # for an ordered parameter, how many choices further
+    choice: int = 0  # for another parameter, the new choice
 
 
 class NeighboursSampler(ArchitectureSampler):
     """Local search for few trials: begins with a network that is known to be good, and changes all its stages alike.
 
-    A few short trainings cannot tell apart what a single parameter does, but they can tell a wider network from a
-    narrower one. So each proposal takes the best network so far and moves one kind of choice in all places at once:
-    every width a step up, then down, every depth, every block type, … When each of these moves was made once, single
-    parameters are moved. It is coordinate descent (e.g. Wright 2015, section 1) over groups of parameters.
+    A few short trainings cannot show the effect of a single parameter, but they can tell a wider network from a
+    narrower one. So each proposal takes the best network so far and changes one kind of choice everywhere at once:
+    every width a step up, then down, then every depth, every block type, … After each of these moves was made once,
+    single parameters are changed. This is coordinate descent (e.g. Wright 2015, section 1) over groups of parameters.
 
-    It is made for one process: several workers may now and then try the same network.
+    It is meant for one process: several workers may occasionally try the same network.
 
-    The first trial should be the network to begin with, put into the queue: a space's reference.
+    The first trial should be enqueued: the network to begin with, such as the space's reference.
 
     Args:
         seed: The study's seed; None draws one.
@@ -57,7 +57,7 @@ class NeighboursSampler(ArchitectureSampler):
         best = history.informative[int(np.argmin(ranks))].tokens
         moves = self._moves(history)
         made = len(history.finished) + len(history.running) - 1
-        # Where another worker has just made the same move, each goes on from another place.
+        # When another worker has just made the same move, each continues from another place.
         turn = (made + self.attempt * (1 + trial.number)) % max(1, len(moves))
         candidates = (self._moved(history, best, move) for move in (*moves[turn:], *moves[:turn]))
         wider = candidates if made < len(moves) else iter(())
@@ -70,7 +70,7 @@ class NeighboursSampler(ArchitectureSampler):
         return history.is_new(tokens) and self._allows(history, tokens)
 
     def _moves(self, history: History) -> list[Move]:
-        """Every move in the order of its turn: those of size first, the others in an order that the seed draws."""
+        """All moves in order: those of size first, the others in an order drawn from the seed."""
         sizes: dict[str, int] = {}
         steps: set[str] = set()
         for (name, axis), ordered in zip(history.axes.items(), self._order(history), strict=True):
@@ -98,7 +98,7 @@ class NeighboursSampler(ArchitectureSampler):
         return history.proposed(tuple(tokens))
 
     def _single(self, history: History, start: Tokens, rng: np.random.Generator) -> Iterator[Tokens]:
-        """Networks that differ in one parameter, in a random order."""
+        """Networks that differ in one parameter, in random order."""
         places = [(i, token) for i, size in enumerate(history.sizes) for token in range(size) if token != start[i]]
         for place in rng.permutation(len(places)):
             i, token = places[place]

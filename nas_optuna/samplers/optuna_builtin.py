@@ -1,4 +1,4 @@
-"""Optuna's own samplers, seeded so that a study can be stopped and resumed, and kept from repeating networks."""
+"""Optuna's samplers, seeded for each trial so that a study can be resumed, and kept from repeating networks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued, showing
 
 GP_TRIALS = 100
-"""Optuna's Gaussian process is fitted to so many complete trials at most; 3,000 take ten minutes and 5 GB."""
+"""The most complete trials that Optuna's Gaussian process is fitted to; 3,000 take ten minutes and 5 GB."""
 
 DRAWS = 8
-"""A sampler is asked so many times at most for a new network, then a random one is taken."""
+"""How often a sampler is asked for a new network before a random one is taken."""
 
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
@@ -42,13 +42,13 @@ def tpe(
 ) -> BaseSampler:
     """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
     options = {"n_startup_trials": n_startup_trials, "multivariate": multivariate, "constant_liar": constant_liar}
-    return DistinctSampler(PerTrialSeedSampler(_TPESampler, seed, **options), space, seed)
+    return DistinctSampler(PerTrialSeedSampler(TPESampler, seed, **options), space, seed)
 
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
-    """Optuna's Gaussian process: as few trials as arch, but many times its time for a proposal."""
+    """Optuna's Gaussian process: as few trials as arch, but each proposal takes many times as long."""
     options = {"n_startup_trials": n_startup_trials, "warn_independent_sampling": False}
-    return DistinctSampler(PerTrialSeedSampler(_GPSampler, seed, **options), space, seed)
+    return DistinctSampler(PerTrialSeedSampler(GPSampler, seed, **options), space, seed)
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
@@ -58,9 +58,9 @@ def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSa
 
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
-    """Quasi-random points: for a study that is to cover the space evenly."""
-    # Its position in the sequence lives in the study, so it keeps the study's seed.
-    made = _QMCSampler(
+    """Quasi-random points that cover the space evenly."""
+    # Its position in the sequence is stored in the study, so that all trials share one seed.
+    made = QMCSampler(
         seed=seed,
         scramble=True,
         independent_sampler=PerTrialSeedSampler(optuna.samplers.RandomSampler, seed),
@@ -70,18 +70,15 @@ def qmc(space: SearchSpace, seed: int) -> BaseSampler:
     return DistinctSampler(made, space, seed)
 
 
-class _TPESampler(optuna.samplers.TPESampler):
-    """Optuna's, which chooses among those of its candidates that are allowed, if there are any."""
+class TPESampler(optuna.samplers.TPESampler):
+    """Optuna's sampler, restricted to those of its candidates that are allowed, if any are."""
 
     allowed: Allowed | None = None
-
-    def __str__(self) -> str:
-        return "TPESampler"
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return its proposal; the distributions tell which choices its candidates stand for."""
+        """Optuna's proposal; the distributions are kept to read its candidates."""
         self._distributions = search_space
         return super().sample_relative(study, trial, search_space)
 
@@ -98,11 +95,8 @@ class _TPESampler(optuna.samplers.TPESampler):
         return merit
 
 
-class _QMCSampler(optuna.samplers.QMCSampler):
-    """Optuna's, which takes a point of its sequence whenever a trial begins, also where one merely goes on."""
-
-    def __str__(self) -> str:
-        return "QMCSampler"
+class QMCSampler(optuna.samplers.QMCSampler):
+    """Optuna's sampler, except that a trial which is resumed takes no further point of the sequence."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing for a trial that has its choices already."""
@@ -110,21 +104,18 @@ class _QMCSampler(optuna.samplers.QMCSampler):
         return {} if found.keys() <= trial.distributions.keys() else found
 
 
-class _GPSampler(optuna.samplers.GPSampler):
-    """Optuna's, whose time and memory grow with the cube and the square of the trials: fitted to `GP_TRIALS`."""
-
-    def __str__(self) -> str:
-        return "GPSampler"
+class GPSampler(optuna.samplers.GPSampler):
+    """Optuna's sampler, fitted to few trials, as its time grows with their cube and its memory with their square."""
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return a proposal of Optuna's sampler, which is fitted to at most `GP_TRIALS` complete trials."""
+        """Optuna's proposal from at most `GP_TRIALS` complete trials."""
         return super().sample_relative(_with_fewer_trials(study), trial, search_space)
 
 
 def _with_fewer_trials(study: Study) -> Study:
-    """Return a view of a study with at most `GP_TRIALS` complete trials, half the best, half the latest."""
+    """A view of a study with at most `GP_TRIALS` complete trials: the best half and the latest half."""
     sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
 
     def fewer(trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -139,18 +130,18 @@ def _with_fewer_trials(study: Study) -> Study:
 
 
 class PerTrialSeedSampler(BaseSampler):
-    """Ask a fresh copy of a sampler, seeded by (study seed, trial number), for every draw.
+    """Make every draw with a fresh copy of a sampler, seeded by (study seed, trial number).
 
     Optuna's samplers hold one random stream. A second process with the same seed starts that stream again and
-    repeats its proposals (optuna #3255), and two workers with one seed propose the same points. With a seed for
-    each trial the proposals depend on the study's history alone: ten trials and then ten more in a
-    second process are the same as twenty in one.
+    repeats its proposals (optuna #3255), and two workers with one seed propose the same points. With one seed per
+    trial, proposals depend on the study's history alone: ten trials and ten more in a second process are the same as
+    twenty in one.
 
-    Fits samplers whose state lives in the study (random, TPE, GP, NSGA-II).
+    It suits samplers whose state is stored in the study (random, TPE, GP, NSGA-II).
 
     Attributes:
-        allowed: What a sampler that can choose among its candidates may propose; None allows everything.
-        attempt: How often it was asked for the same trial before; each time it draws anew.
+        allowed: What a sampler that compares candidates may propose; None allows everything.
+        attempt: How often it was already asked for this trial; each attempt has another seed.
     """
 
     def __init__(self, kind: Callable[..., BaseSampler], seed: int, **options: Any) -> None:
@@ -174,7 +165,7 @@ class PerTrialSeedSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Ask the wrapped sampler for the parameters that it proposes together."""
-        # A fresh copy reads all trials for it, and a trial may be drawn for again and again.
+        # Cached for the trial, because a fresh copy reads all trials and a trial may need many draws.
         key = (study.study_name, trial.number, trial.datetime_start)
         known, space = self._inferred
         if known != key:
@@ -185,13 +176,13 @@ class PerTrialSeedSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Ask the wrapped sampler, under the trial's seed."""
+        """Ask the wrapped sampler, seeded by the trial."""
         return self._sampler(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Ask the wrapped sampler, under a seed of the trial and the parameter."""
+        """Ask the wrapped sampler, seeded by the trial and the parameter."""
         return self._sampler(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -204,14 +195,14 @@ class PerTrialSeedSampler(BaseSampler):
 
 
 class DistinctSampler(WrappingSampler, ArchitectureSampler):
-    """Ask a sampler that does not know which params give the same network until it proposes a new network.
+    """Ask a sampler, which does not know which params give the same network, until it proposes a new network.
 
-    Choices that switch others off give many params to one network, and some samplers favour what they have seen. A
-    repeat would teach nothing and cost a trial. Draws that are thrown away leave the distribution of the others as it
-    is, so that random search stays uniform among what is left.
+    Where choices switch others off, many params give one network, and some samplers favour what they have seen. A
+    repeat would cost a trial and teach nothing. Rejecting draws does not change the distribution of the others, so
+    random search stays uniform over the rest.
 
-    Where trials have parameters with numbers, such as a learning rate, the same network is another training, and the
-    sampler is obeyed.
+    Where a trial also chooses numbers, such as a learning rate, the same network is another training, and the first
+    proposal is taken as it is.
 
     Attributes:
         sampler: The sampler that is asked.
@@ -225,20 +216,18 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space and what else the sampler proposes; nothing for a trial that has its choices already."""
-        # Optuna asks when the first parameter of several choices is suggested; those of one choice may be there.
+        # Optuna asks when the first parameter with several choices is suggested; those with one may be there.
         if self._distributions.keys() <= trial.distributions.keys():
             return {}
-        if study.study_name != self._study_name:
-            self._follow(study.study_name)
         whole = {name: d for name, d in self._distributions.items() if not d.single()}
         return whole | self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The sampler's first proposal of a new network; its first of all where a network may be trained again."""
+        """The sampler's first proposal of a new network, or its first of all if trials choose numbers, too."""
         with self._lock:
-            known = [*search_space.values(), *self._intersection.calculate(study).values()]
+            known = [*search_space.values(), *self._shared(study).values()]
         if is_enqueued(trial) or not all(isinstance(d, CategoricalDistribution) for d in known):
             return self._drawn(study, trial, search_space)
         return super().sample_relative(study, trial, search_space)
@@ -251,7 +240,7 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
             tokens = history.proposed(tuple(a.token(params[name]) for name, a in history.axes.items()))
             if tokens not in history.seen and self._allows(history, tokens):
                 return tokens
-            if tokens in drawn:  # it has a favourite, and may think for a second about each answer
+            if tokens in drawn:  # it repeats itself, and each answer may take a second
                 break
             drawn.add(tokens)
         return self._random(history, self._rng(trial))
@@ -259,7 +248,7 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
     def _drawn(
         self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution], draw: int = 0
     ) -> dict[str, Any]:
-        """One proposal of the sampler, of every parameter of a space."""
+        """One proposal of the sampler for every parameter of a space."""
         sampler = self.sampler
         if hasattr(sampler, "allowed"):
             sampler.allowed = self.allowed

@@ -1,4 +1,4 @@
-"""The controller's policy, an LSTM that emits one token per parameter, and how it learns from finished trials."""
+"""The controller's policy, an LSTM that emits one token per parameter, and its training by REINFORCE."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from nas_optuna.samplers.controller import ControllerConfig
 
 WINDOW = 64
-"""A reward is relative to the last so many trials."""
+"""The number of latest trials to which a reward is relative."""
 
 BASELINE_DECAY = 0.9
-"""EMA decay of the reward baseline, per trial."""
+"""Decay of the reward baseline, an exponential moving average, per trial."""
 
 MAX_IMPORTANCE = 2.0
-"""Truncation of π_now(a) / π_then(a) for trials that an older policy proposed."""
+"""Truncation of the importance ratio π_now(a) / π_then(a) for trials that an older policy proposed."""
 
 MAX_GRADIENT_NORM = 1.0
 
 LOGIT_DECAY = 0.0005
-"""Weight of the logits' squares, taken from the objective: they stay small enough to change their mind."""
+"""Weight of the penalty on squared logits, which keeps them small enough for the policy to change its mind."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Token sequences and what the policy thought at each token.
+    """Token sequences and the policy's logits at each token.
 
     Attributes:
         tokens: ``[batch, length]`` int64, an index into each parameter's choices.
@@ -61,7 +61,7 @@ class Rollout:
 
 
 class Policy(nn.Module):
-    """An LSTM over the parameters in order; each has its own embeddings and its own soft-max head.
+    """An LSTM over the parameters in order; each has its own embeddings and its own softmax head.
 
     The input of a step is the embedding of the token chosen one step before (a learned vector at the first), as in
     Zoph & Le, "Neural Architecture Search with Reinforcement Learning" (2017), section 3.1.
@@ -69,15 +69,15 @@ class Policy(nn.Module):
     Args:
         sizes: The number of choices of each parameter, in order.
         hidden: Units of the LSTM, and dimensions of the embeddings.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     def __init__(self, sizes: Sequence[int], *, hidden: int = 32, seed: int = 0) -> None:
         super().__init__()
         self._sizes = list(sizes)
-        with torch.device("meta"):  # torch's own initialisation would draw from the state that trainings draw from
+        with torch.device("meta"):  # torch's own initialisation would draw from the generator that trainings use
             self.first = nn.Parameter(torch.empty(1, hidden))
-            self.embeddings = nn.Embedding(sum(sizes[:-1]), hidden)  # of all parameters, one after the other
+            self.embeddings = nn.Embedding(sum(sizes[:-1]), hidden)  # of all parameters, one after another
             self.cell = nn.LSTMCell(hidden, hidden)
             self.heads = nn.Linear(hidden, sum(sizes))
         self.to_empty(device="cpu")
@@ -93,13 +93,13 @@ class Policy(nn.Module):
         return self._run(batch, lambda _, p: torch.multinomial(p, 1, generator=generator)[:, 0], temperature)
 
     def evaluate(self, tokens: Tensor) -> Rollout:
-        """What the policy thinks of given sequences, ``[batch, length]``."""
+        """The rollout of given sequences, ``[batch, length]``."""
         return self._run(len(tokens), lambda step, _: tokens[:, step])
 
     def _run(self, batch: int, choose: Callable[[int, Tensor], Tensor], temperature: float = 1.0) -> Rollout:
-        """Forward through every token; `choose` gives each, of the step and its probabilities."""
-        # The cell's own forward has twice as many operations, each of which costs more than its arithmetic. There are
-        # few different inputs, so that their share of the gates is computed once for all.
+        """Run the policy over every token, which `choose` takes from the step and its probabilities."""
+        # The cell's own forward has twice as many operations, whose overhead exceeds their arithmetic. There are few
+        # different inputs, so their share of the gates is computed once for all of them.
         inputs = torch.cat([self.first, self.embeddings.weight])
         shares = F.linear(inputs, self.cell.weight_ih, self.cell.bias_ih + self.cell.bias_hh)
         rows = shares.split([1, *self._sizes[:-1]])
@@ -121,7 +121,7 @@ class Policy(nn.Module):
 
 
 class ReinforceTrainer:
-    """A policy and the state of its training: a function of the finished trials in their order, whatever the seed."""
+    """A policy and the state of its training, which depend on the finished trials in their order, and on no seed."""
 
     def __init__(self, history: History, config: ControllerConfig, direction: StudyDirection) -> None:
         self.history = history
@@ -129,7 +129,7 @@ class ReinforceTrainer:
         self.policy = Policy(history.sizes, hidden=config.hidden)
         self._optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate, fused=True)
         self._sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
-        self._baseline = np.zeros(2)  # decayed sum of rewards, decayed sum of weights
+        self._baseline = np.zeros(2)  # decayed sums of rewards and of weights
         self._recent: deque[FrozenTrial] = deque(maxlen=WINDOW)
         self._pending: deque[Observation] = deque()
         self._taken = 0
@@ -155,7 +155,7 @@ class ReinforceTrainer:
             self._baseline = BASELINE_DECAY * self._baseline + (1 - BASELINE_DECAY) * np.array((reward, 1.0))
         rollout = self.policy.evaluate(torch.as_tensor([finished.tokens for finished in batch]))
         log_prob = rollout.log_prob
-        # A trial that the policy did not propose counts as drawn uniformly.
+        # A trial that the policy did not propose is treated as drawn uniformly.
         uniform = -sum(math.log(size) for size in self.history.sizes)
         then = [attribute(trial, TrialKey.LOG_PROB, uniform) for trial in trials]
         importance = (log_prob.detach() - torch.as_tensor(then)).exp().clamp(max=MAX_IMPORTANCE)

@@ -1,4 +1,4 @@
-"""Samplers that take what a study's supernet found as their prior: drawn from, or used for the first trials."""
+"""Samplers whose prior is a study's supernet: for all trials, or for the first ones."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from nas_optuna.study.supernet_result import read_result, softmax
 _REDRAWS = 50
 """Draws before an architecture that the study has seen is proposed again."""
 _FLATTEN = 1.1
-"""Factor of the temperature after each draw of such an architecture."""
+"""Factor by which each draw of such an architecture raises the temperature."""
 WARM_START = "supernet warm start"
-"""What the trial user attribute ``origin`` of a warm-started trial says."""
+"""The user attribute ``origin`` of a warm-started trial."""
 
 
 def propose(study: Study, space: SearchSpace, *, seed: int, temperature: float) -> dict[str, Any]:
-    """The best by the score, or the alphas' argmax, while not seen; then draws from the prior, new ones if possible."""
-    # A supernet of strategy ``"fair"`` has a list of the best that differ from each other; it comes first.
+    """The best by the score, or the argmax of the alphas, until seen; then draws from the prior, if possible new."""
+    # A supernet of strategy ``"fair"`` has a list of good architectures that differ from each other.
     result = read_result(study)
     alphas = result.alphas
     choices = {name: parameter.choices for name, parameter in space.parameters.items()}
@@ -73,7 +73,7 @@ class SupernetConfig:
     Attributes:
         start_temperature: Temperature of the first trial after the supernet's training.
         end_temperature: Temperature from `anneal_trials` trials on.
-        anneal_trials: How many trials the geometric way from one to the other takes.
+        anneal_trials: Over how many trials it falls from one to the other, geometrically.
 
     Raises:
         SpecError: A temperature or `anneal_trials` is not positive.
@@ -88,21 +88,21 @@ class SupernetConfig:
             raise SpecError("sampler 'supernet' needs temperatures and anneal_trials above 0")
 
     def temperature(self, trials: int) -> float:
-        """The temperature when that many trials have begun since the supernet's training."""
+        """The temperature after that many trials since the supernet's training."""
         change = self.end_temperature / self.start_temperature
         return float(self.start_temperature * change ** min(1.0, trials / self.anneal_trials))
 
 
 class SupernetSampler(BaseSampler):
-    """Draws every parameter from the study's supernet, at a temperature that anneals from trial to trial.
+    """Draws every parameter from the study's supernet, at a temperature that falls from trial to trial.
 
     Args:
         space: The space.
-        seed: The study's seed; each draw's comes from it and the trial's number.
-        config: How the temperature anneals.
+        seed: The study's seed; each draw is seeded by it and the trial's number.
+        config: How the temperature falls.
     """
 
-    numbers = False  # its alphas are of choices
+    numbers = False
 
     def __init__(self, space: SearchSpace, seed: int, config: SupernetConfig | None = None) -> None:
         self._space = space
@@ -116,7 +116,7 @@ class SupernetSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The argmax first, then draws; raises as `propose`."""
+        """See `propose`."""
         if not search_space:
             return {}
         begun = max(0, trial.number - read_result(study).first_trial)
@@ -132,12 +132,12 @@ class SupernetSampler(BaseSampler):
 
 
 class WarmStartSampler(FixedSampler):
-    """Begins with the supernet's argmax and draws from its prior, then goes on with another sampler.
+    """Takes the first trials from the supernet's prior, and the others from another sampler.
 
-    The trials it proposes have the origin `WARM_START`; every worker counts those of all.
+    The trials that it proposes have the origin `WARM_START`; each worker counts those of all workers.
 
     Args:
-        sampler: What goes on.
+        sampler: The other sampler.
         space: The space.
         seed: The study's seed.
         trials: How many trials the supernet proposes.
@@ -168,7 +168,7 @@ class WarmStartSampler(FixedSampler):
             self.sampler.before_trial(study, trial)
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
-        if attribute(trial, TrialKey.ORIGIN) is not None:  # it was begun before, or enqueued
+        if attribute(trial, TrialKey.ORIGIN) is not None:  # it began earlier, or was enqueued
             return bool(attribute(trial, TrialKey.ORIGIN) == WARM_START)
         begun = sum(attribute(t, TrialKey.ORIGIN) == WARM_START for t in all_trials(study))
         return begun < self._trials and not is_enqueued(trial)
@@ -177,7 +177,7 @@ class WarmStartSampler(FixedSampler):
         """The whole space while warm, then the other sampler's."""
         if trial.number in self._warm:
             return dict(self._space.distributions())
-        return self.sampler.infer_relative_search_space(study, trial)
+        return super().infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -189,7 +189,7 @@ class WarmStartSampler(FixedSampler):
         return self.sampler.sample_relative(study, trial, search_space)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the other sampler that a trial has ended; it learns from warm trials, too."""
+        """Tell the other sampler, which learns from warm-started trials, too."""
         self._warm.discard(trial.number)
         super().after_trial(study, trial, state, values)
 

@@ -1,4 +1,4 @@
-"""Samplers that ask any other and overrule it: pinned parameters, listed architectures, a study's limits."""
+"""Wrappers that constrain any sampler: pinned parameters, listed architectures, a study's limits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers.base import Allowed, ArchitectureSampler, is_ordered
+from nas_optuna.samplers.base import Allowed, ArchitectureSampler
 from nas_optuna.samplers.curves import CurveSampler, is_paused
-from nas_optuna.samplers.grid import GridSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
@@ -24,11 +23,11 @@ from nas_optuna.study.schema import TrialKey
 
 _OWN_DRAWS = 8
 _UNIFORM_DRAWS = 248
-_REMEMBERED = 20_000
+_MAX_KNOWN = 20_000
 
 
 class WrappingSampler(BaseSampler):
-    """Tells the sampler that it asks what Optuna tells it.
+    """Forwards everything to another sampler.
 
     Attributes:
         sampler: The sampler that is asked.
@@ -47,6 +46,10 @@ class WrappingSampler(BaseSampler):
         """Tell the sampler that a trial has ended."""
         self.sampler.after_trial(study, trial, state, values)
 
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The sampler's own."""
+        return self.sampler.infer_relative_search_space(study, trial)
+
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
@@ -57,11 +60,16 @@ class WrappingSampler(BaseSampler):
         """Reseed the sampler."""
         self.sampler.reseed_rng()
 
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether the sampler says that it has nothing left to try."""
+        exhausted = getattr(self.sampler, "is_exhausted", None)
+        return exhausted is not None and bool(exhausted(study))
+
 
 def whole_proposal(
     sampler: BaseSampler, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
 ) -> dict[str, Any]:
-    """A sampler's proposal of every parameter of a space: what it proposes together, and the rest one by one."""
+    """A sampler's choice for every parameter of a space: those that it proposes together, then the others."""
     found = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
     return {
         name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
@@ -70,10 +78,11 @@ def whole_proposal(
 
 
 class FixedSampler(WrappingSampler):
-    """Ask a sampler, and overrule it where a parameter is pinned.
+    """Ask a sampler, and set the parameters that are pinned.
 
-    Unlike Optuna's ``PartialFixedSampler`` the sampler still sees the whole space, because some (the controller, the
-    Gaussian process) propose whole architectures; a study can so be pinned in one run and not in the next.
+    Unlike with Optuna's ``PartialFixedSampler``, the sampler still sees the whole space, because some samplers (the
+    controller, the Gaussian process) propose whole architectures. So a study can be pinned in one run and not in the
+    next.
 
     Attributes:
         sampler: The sampler that is asked.
@@ -83,31 +92,27 @@ class FixedSampler(WrappingSampler):
         self.sampler = sampler
         self._fixed = dict(fixed)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the sampler's own."""
-        return self.sampler.infer_relative_search_space(study, trial)
-
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the sampler's proposal with the pinned values in it."""
+        """The sampler's proposal with the pinned values."""
         found = self.sampler.sample_relative(study, trial, search_space)
         return {name: self._fixed.get(name, value) for name, value in found.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return the pinned value, or what the sampler draws."""
+        """The pinned value, or the sampler's draw."""
         if param_name in self._fixed:
             return self._fixed[param_name]
-        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 class AmongSampler(FixedSampler):
-    """Ask a sampler, and propose the listed architecture that is nearest to its answer and was not tried.
+    """Ask a sampler, and propose the untried listed architecture that is nearest to its answer.
 
-    A list may be what a hardware team allows, or what a table of trainings holds. Our own samplers that compare
-    candidates take them from the list; random search draws from it.
+    The list may hold what a hardware team allows, or the rows of a table of trainings. Our own samplers that compare
+    candidates take them from the list, and random search draws from it.
     """
 
     def __init__(
@@ -117,10 +122,9 @@ class AmongSampler(FixedSampler):
         self._seed = seed
         self._names = list(space.parameters)
         self._places = {n: {c: i for i, c in enumerate(p.choices)} for n, p in space.parameters.items()}
-        self._distributions = {n: CategoricalDistribution(p.choices) for n, p in space.parameters.items()}
-        # In steps, for what is ordered; any other choice is as far away as the longest way.
-        names = [name for name, parameter in space.parameters.items() if parameter.ordered]
-        self._ordered = np.array([is_ordered(name, d, names) for name, d in self._distributions.items()])
+        self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
+        # Ordered choices are as far apart as their places, on a scale from 0 to 1; any two others are 1 apart.
+        self._ordered = np.array([parameter.ordered for parameter in space.parameters.values()])
         self._lengths = np.array([max(1, len(places) - 1) for places in self._places.values()])
         self._list(listed)
 
@@ -145,13 +149,13 @@ class AmongSampler(FixedSampler):
         return tuple(self._places[name][params[name]] for name in self._names)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        """The whole space, because whole architectures are listed; and what else the sampler proposes."""
+        """The whole space, because whole architectures are listed, and what else the sampler proposes."""
         whole = {name: d for name, d in self._distributions.items() if not d.single()}
-        return {**whole, **self.sampler.infer_relative_search_space(study, trial)}
+        return whole | self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        """A listed architecture, and the sampler's other proposals."""
-        if is_enqueued(trial):  # the choice is made
+        """A listed architecture, and the sampler's proposals for other parameters."""
+        if is_enqueued(trial):
             return {}
         own = self.sampler
         if isinstance(own, ArchitectureSampler) and own.obeys_list:
@@ -172,7 +176,7 @@ class AmongSampler(FixedSampler):
         return found | self._listed[int(rng.choice(nearest))]
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether every listed architecture was tried; to the end, where the sampler goes on with stopped ones."""
+        """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones."""
         goes_on = isinstance(self.sampler, CurveSampler)
         return len(self._tried(study, ended=goes_on)) >= len(self._listed)
 
@@ -190,7 +194,7 @@ class AmongSampler(FixedSampler):
         return tried - {-1}
 
     def _left(self, study: Study) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """What was not tried; everything where nothing is left."""
+        """Places of the untried architectures; of all if none is left."""
         tried = self._tried(study)
         left = np.array([i for i in range(len(self._listed)) if i not in tried], dtype=np.int64)
         return left if len(left) else np.arange(len(self._listed))
@@ -199,21 +203,21 @@ class AmongSampler(FixedSampler):
 class WithinLimitsSampler(WrappingSampler):
     """Ask a sampler until it proposes an architecture inside the limits.
 
-    A cost is known before training, so a proposal outside costs next to nothing, where a trial outside costs a place
-    among the trials. And TPE is misled by trials outside (optuna #2969), told as pruned or as complete: it keeps
-    further away from the limit than it needs to. ``benchmarks/limits.py`` compares.
+    Costs are known before training, so rejecting a proposal costs next to nothing, whereas a trial outside the limits
+    wastes a trial. Such trials also mislead TPE (optuna #2969), whether they are told as pruned or as complete: it then
+    stays further away from the limit than necessary. ``benchmarks/limits.py`` compares.
 
-    A sampler that compares candidates (TPE, and ours) is told what is allowed and chooses among that: its first
-    proposal is inside if one of its candidates is. Other samplers are asked again. Where several draws in a row are
-    outside, uniform ones follow: a sampler that has one favourite (Optuna's GP) would propose it forever. If these are
-    outside as well, the one that is least so is proposed.
+    A sampler that compares candidates (TPE, and ours) is told what is allowed, and its first proposal is inside if any
+    of its candidates is. Other samplers are asked again. After several draws outside, uniform ones follow, because a
+    sampler with one favourite (Optuna's GP) would propose it forever. If all of these are outside, too, the one with
+    the smallest excess is proposed.
 
     Args:
-        make: Makes the sampler for a seed. Each further draw for a trial is asked of one with a seed of its own.
+        make: Makes the sampler for a seed. Each further draw for a trial comes from a sampler with another seed.
         space: The space.
-        excess: How far an architecture is outside, inside at 0 and below.
+        excess: How far an architecture is outside the limits; at most 0 inside.
         seed: The study's seed.
-        fixed: Pinned parameters, which the samplers that `make` makes obey by themselves.
+        fixed: Pinned parameters, which the samplers that `make` makes already obey.
     """
 
     def __init__(
@@ -247,22 +251,18 @@ class WithinLimitsSampler(WrappingSampler):
         return self._samplers[draw]
 
     def is_inside(self, params: Mapping[str, Any]) -> bool:
-        """Whether a proposal of some parameters is inside; others are pinned or have a single choice."""
+        """Whether a proposal is inside the limits; parameters that it lacks are pinned or have a single choice."""
         named = self._only | dict(params) | self._fixed
         return self._outside({name: named[name] for name in self._distributions}) <= 0
 
     def _outside(self, params: Mapping[str, Any]) -> float:
-        """How far params are outside; a sampler asks again and again about the neighbours of its best."""
+        """How far params are outside, cached: a sampler keeps asking about the neighbours of its best."""
         key = tuple(params[name] for name in self._distributions)
         if key not in self._known:
-            if len(self._known) >= _REMEMBERED:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[key] = self._excess(self._space.architecture(params))
         return self._known[key]
-
-    def is_exhausted(self, study: Study) -> bool:
-        """Whether the sampler has a list of architectures, and nothing of it is left to try."""
-        return isinstance(self.sampler, AmongSampler | GridSampler) and self.sampler.is_exhausted(study)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, because limits are on whole architectures."""
@@ -271,8 +271,8 @@ class WithinLimitsSampler(WrappingSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The first of the sampler's proposals that is inside."""
-        if is_enqueued(trial):  # the choice is made
+        """The sampler's first proposal inside the limits."""
+        if is_enqueued(trial):
             return {}
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):

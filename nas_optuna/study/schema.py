@@ -257,6 +257,13 @@ def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> 
     return trial.user_attrs.get(key, default)
 
 
+def reports_of(trial: FrozenTrial) -> Mapping[int, float]:
+    """Epoch → reported value; in a study of several objectives Optuna has no intermediate values."""
+    if trial.intermediate_values:
+        return trial.intermediate_values
+    return {int(epoch): value for epoch, value in attribute(trial, TrialKey.REPORTS, {}).items()}
+
+
 def readable(study: Study) -> dict[str, Any]:
     """Our attributes of a study without their prefix, for a person or for JSON."""
     return {key.removeprefix(PREFIX): value for key, value in study.user_attrs.items() if key.startswith(PREFIX)}

@@ -7,9 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.study import Study
+
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
+from nas_optuna.study.optuna_internals import study_user_attributes
 from nas_optuna.study.results import TrialRecord
+from nas_optuna.study.schema import StudyKey
+
+
+def remembered_images(study: Study) -> int | None:
+    """How many images a study's accuracies were measured on; None if it does not remember that."""
+    known = study_user_attributes(study).get(StudyKey.DATA)
+    images = known.get("validation") if isinstance(known, dict) else None
+    return images if isinstance(images, int) and images > 0 else None
 
 
 def sampling_error(accuracy: float, images: int) -> float:

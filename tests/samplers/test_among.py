@@ -27,6 +27,21 @@ def test_every_sampler_keeps_to_the_list_and_tries_all_of_it(name: str) -> None:
     assert len(set(tried)) == len(listed)
 
 
+@pytest.mark.parametrize("name", ["random", "tpe", "evolution", "controller", "arch", "curves"])
+def test_a_list_says_nothing_of_what_else_a_trial_chooses(name: str) -> None:
+    """Settings of the recipe are searched beside the listed architectures."""
+    sampler = AmongSampler(create_sampler(name, SPACE, 0, {}), SPACE, LISTED, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    listed = {str(SPACE.architecture(params)) for params in LISTED}
+    for _ in range(12):
+        trial = study.ask()
+        assert str(SPACE.suggest(trial)) in listed
+        rate = trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1, log=True)
+        study.tell(trial, rate * trial.suggest_categorical("recipe.batch_size", [32, 64]))
+    assert len({trial.params["recipe.learning_rate"] for trial in study.trials}) > 6
+    assert {trial.params["recipe.batch_size"] for trial in study.trials} == {32, 64}
+
+
 def limited(name: str, filters: int) -> WithinLimitsSampler:
     def excess(architecture: Architecture) -> float:
         return architecture.params["conv1.filters"] / filters - 1
